@@ -1,0 +1,30 @@
+"""The fixed list of things that should not happen, each counted as `sidecar.anomalies`."""
+
+from enum import StrEnum
+
+
+class Anomaly(StrEnum):
+    """Values of `sidecar.anomaly`. Bounded on purpose: the list is the label's whole value set."""
+
+    ID_HASHED = "id_hashed"
+    ID_INVALID = "id_invalid"
+    SESSION_UNTRACKED = "session_untracked"
+    CONVERSATION_UNTRACKED = "conversation_untracked"
+    UNKNOWN_ID_ENDED = "unknown_id_ended"
+    SESSION_EVICTED = "session_evicted"
+    CONVERSATION_EVICTED = "conversation_evicted"
+    RESPONSE_CHAIN_EVICTED = "response_chain_evicted"
+    PENDING_WAITS_CAP = "pending_waits_cap"
+    LINKS_CAP = "links_cap"
+    MODEL_CAP = "model_cap"
+    BYTES_AFTER_END = "bytes_after_end"
+    CONNECTION_RESENT = "connection_resent"
+    BODY_TOO_LARGE = "body_too_large"
+    BODY_NOT_JSON = "body_not_json"
+    BODY_INVALID = "body_invalid"
+    BODY_MEMORY_FULL = "body_memory_full"
+    BODY_ENCODING = "body_encoding"
+    ANSWER_NOT_READ = "answer_not_read"
+    EVENT_TOO_LARGE = "event_too_large"
+    PIPELINE_CAP = "pipeline_cap"
+    LISTENER_FAILED = "listener_failed"

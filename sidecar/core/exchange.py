@@ -1,0 +1,304 @@
+"""The sidecar's record of one request, from its first byte to its one outcome.
+
+Owns the decision how a request ended: the first decisive fact wins, and it settles exactly once.
+It takes facts with timestamps and never asks for the time; it knows no socket and no telemetry.
+The relay (`proxy/`) tells it what happened; what it freezes into is read by `telemetry/`.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.clock import MILLISECOND
+from sidecar.core.facts import EventKind, RequestFacts, ResponseFacts, Route
+from sidecar.core.headers import Field, Headers
+from sidecar.core.identity import Identity
+from sidecar.core.outcome import Outcome, Phase
+from sidecar.core.sessions import Arrival, RequestRef, Settlement
+
+CHUNK_BOUNDS = tuple(MILLISECOND * 2**k for k in range(14))
+"""Upper bounds (ns) of the per-chunk time buckets: 0.001 x 2^k s, k = 0..13."""
+
+MAX_STALLS = 32
+"""Stalls kept with their times; further ones are only counted."""
+
+
+class Trace(Protocol):
+    """The ids chosen for an exchange at its start, by whoever makes the spans."""
+
+    @property
+    def trace_id(self) -> int:
+        """128-bit trace id."""
+
+    @property
+    def server_span_id(self) -> int:
+        """64-bit id of the SERVER span."""
+
+    @property
+    def client_span_id(self) -> int:
+        """64-bit id of the CLIENT span, the one the upstream is told."""
+
+    @property
+    def sampled(self) -> bool:
+        """The sampler's verdict."""
+
+    def outbound(self) -> tuple[Field, ...]:
+        """The trace header fields that go to the upstream in place of the caller's."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request's head as it was received. `target` is the raw request target, query included."""
+
+    method: str
+    target: bytes
+    version: str
+    headers: Headers
+    scheme: str = "http"
+    client_address: str | None = None
+    client_port: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The raw path, without the query, as text."""
+        return self.target.partition(b"?")[0].decode("latin-1")
+
+    @property
+    def query(self) -> str:
+        """The raw query, without the question mark, as text."""
+        return self.target.partition(b"?")[2].decode("latin-1")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where a request goes. `name` is `default` or a name of `UPSTREAMS`."""
+
+    name: str
+    scheme: str
+    host: str
+    port: int
+    base_path: bytes = b""
+    provider: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectTiming:
+    """How the upstream connection was had. All times in ns since the epoch; None: the step did not occur.
+
+    `kind` is `new` (one was opened), `waited` (one was waited for) or `reused` (taken from the pool).
+    """
+
+    kind: str
+    start: int
+    end: int
+    dns_end: int | None = None
+    tcp_end: int | None = None
+    tls_end: int | None = None
+    address: str | None = None
+
+
+@dataclass(slots=True)
+class Stream:
+    """Integer observations on an answer, kept while it passes. Times in ns, sizes in bytes.
+
+    `gap` is the longest silence between data-bearing events from the first byte on. `chunk_counts` are
+    the times between chunks, bucketed by `CHUNK_BOUNDS` (one more bucket for what lies above).
+    """
+
+    bytes: int = 0
+    events: int = 0
+    chunks: int = 0
+    gap: int = 0
+    first_chunk: int = 0
+    last_chunk: int = 0
+    last_event: int = 0
+    chunk_counts: list[int] = field(default_factory=lambda: [0] * (len(CHUNK_BOUNDS) + 1))
+    chunk_sum: int = 0
+    chunk_min: int = 0
+    chunk_max: int = 0
+    stalls: list[tuple[int, int]] = field(default_factory=list)
+    stall_count: int = 0
+    blocked: int = 0
+
+    def event(self, kind: EventKind, at: int) -> None:
+        """Counts one event of the answer that was read at `at`."""
+        if kind is EventKind.IDLE:
+            return
+        self.events += 1
+        gap = at - self.last_event
+        if gap > self.gap and self.last_event:
+            self.gap = gap
+        self.last_event = at
+        if kind is not EventKind.CHUNK:
+            return
+        self.chunks += 1
+        last = self.last_chunk
+        self.last_chunk = at
+        if not last:
+            self.first_chunk = at
+            return
+        between = at - last
+        self.chunk_counts[bisect_left(CHUNK_BOUNDS, between)] += 1
+        self.chunk_sum += between
+        if between > self.chunk_max:
+            self.chunk_max = between
+        if self.chunks == 2 or between < self.chunk_min:
+            self.chunk_min = between
+
+    def stalled(self, since: int, length: int) -> None:
+        """Notes a silence that began at `since` and has lasted `length` so far."""
+        self.stall_count += 1
+        if len(self.stalls) < MAX_STALLS:
+            self.stalls.append((since, length))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The one outcome, when it was decided, and the words that say why."""
+
+    outcome: Outcome
+    at: int
+    phase: Phase | None = None
+    error_type: str | None = None
+    message: str | None = None
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request from start to settling. Times are ns since the epoch; 0 means "not reached".
+
+    `start`: first byte of the head. `head_at`: the head was whole. `arrived`: it joined its conversation.
+    `needed`: the last input byte that was needed before asking for a connection. `asked`: a connection was
+    asked for. `sent`: the request's head was written upstream. `request_end`: its last body byte was.
+    `first_byte`/`last_byte`: of the answer, as read. `headers_at`: the answer's head was passed on.
+    `end`: nothing more can pass. `overhead_before`, `overhead_after`, `overhead_loop`: what the sidecar
+    itself added (ns).
+    """
+
+    start: int
+    head: RequestHead
+    trace: Trace
+    route: Route
+    upstream: Upstream | None = None
+    identity: Identity | None = None
+    arrival: Arrival | None = None
+    settlement: Settlement | None = None
+    request: RequestFacts = field(default_factory=RequestFacts)
+    response: ResponseFacts = field(default_factory=ResponseFacts)
+    stream: Stream = field(default_factory=Stream)
+    verdict: Verdict | None = None
+    anomalies: list[Anomaly] = field(default_factory=list)
+    body_state: str = "none"
+    """`read`, `none`, or why the request's body was not read (`too_large`, `not_json`, ...)."""
+    retry_count: int = 0
+    retry: bool = False
+    retry_of: RequestRef | None = None
+    continues: RequestRef | None = None
+    head_at: int = 0
+    arrived: int = 0
+    needed: int = 0
+    asked: int = 0
+    connect: ConnectTiming | None = None
+    sent: int = 0
+    request_end: int = 0
+    first_byte: int = 0
+    headers_at: int = 0
+    last_byte: int = 0
+    end: int = 0
+    status: int | None = None
+    upstream_status: int | None = None
+    upstream_headers: Headers | None = None
+    streams: bool = False
+    """The answer is an event stream."""
+    resends: int = 0
+    request_bytes: int = 0
+    overhead_before: int = 0
+    overhead_after: int = 0
+    overhead_loop: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """True from the moment it is frozen on."""
+        return self.end != 0
+
+    def decide(
+        self,
+        outcome: Outcome,
+        at: int,
+        *,
+        phase: Phase | None = None,
+        error_type: str | None = None,
+        message: str | None = None,
+    ) -> bool:
+        """Decides the outcome, unless an earlier fact has. Says whether this call decided."""
+        if self.verdict is not None:
+            return False
+        self.verdict = Verdict(outcome, at, phase, error_type, message)
+        return True
+
+    def answer_began(self, status: int, at: int) -> None:
+        """The final answer's head is known. A status of 400 or more decides; so does an answer without a body."""
+        self.upstream_status = self.status = status
+        if status >= 400:
+            self.decide(
+                Outcome.UPSTREAM_REJECTED, at, phase=Phase.BEFORE_HEADERS, error_type=str(status)
+            )
+        elif self.head.method == "HEAD" or status in (204, 304):
+            self.decide(Outcome.COMPLETED, at, phase=Phase.END)
+
+    def event_read(self, kind: EventKind, at: int) -> None:
+        """An event of the answer has been read; terminators and error events decide."""
+        self.stream.event(kind, at)
+        if kind is EventKind.END:
+            self.decide(Outcome.COMPLETED, at, phase=Phase.END)
+        elif kind is EventKind.ERROR:
+            self.decide(
+                Outcome.ERROR_IN_STREAM,
+                at,
+                phase=Phase.MID_STREAM,
+                error_type=self.response.error or "error",
+            )
+
+    def answer_ended(self, at: int) -> None:
+        """The answer's body ended cleanly framed. Whether that is an end depends on what the body was."""
+        if self.response.error is not None:
+            self.decide(
+                Outcome.ERROR_IN_STREAM,
+                at,
+                phase=Phase.END,
+                error_type=self.response.error,
+            )
+        elif self.streams and self.route.turn and not self.response.finish_reasons:
+            self.answer_cut(at)
+        else:
+            self.decide(Outcome.COMPLETED, at, phase=Phase.END)
+
+    def answer_cut(self, at: int) -> None:
+        """The answer broke off before its end."""
+        self.upstream_failed(at, "cut_short", "the answer broke off before its end")
+
+    def upstream_failed(self, at: int, word: str, message: str | None = None) -> bool:
+        """The upstream refused, reset, or sent what is not HTTP; `word` is short and fixed."""
+        if self.first_byte:
+            phase = Phase.MID_STREAM
+        else:
+            phase = Phase.BEFORE_HEADERS if self.sent else Phase.CONNECT
+        return self.decide(
+            Outcome.UPSTREAM_FAILED, at, phase=phase, error_type=word, message=message
+        )
+
+    def client_left(self, at: int) -> bool:
+        """The client went away; says whether that decided the outcome."""
+        phase = Phase.MID_STREAM if self.headers_at else Phase.BEFORE_HEADERS
+        return self.decide(Outcome.CLIENT_LEFT, at, phase=phase)
+
+    def settle(self, at: int) -> None:
+        """Freezes the end. The outcome must have been decided; a second call is a bug.
+
+        Raises:
+            RuntimeError: the exchange has settled already, or nothing has decided its outcome.
+        """
+        if self.end or self.verdict is None:
+            raise RuntimeError("an exchange settles once, after its outcome is decided")
+        self.end = max(at, self.start)
