@@ -1,0 +1,204 @@
+"""How a setting's value is written: one reader and one sentence ("what is allowed") per kind.
+
+Owns the grammar of addresses, durations, sizes, lists and upstream URLs. It never reads the environment and
+knows no setting by name. Every reader takes the text and raises ValueError for what it does not accept.
+Called by `settings.py` only; the shapes it gives (`Address`) are re-exported there.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from sidecar.core.exchange import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and port to listen on. Port 0: any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """As it is written in a setting and in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """True when only this machine (or pod) can reach it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A way to write values: the reader and the sentence that says what is allowed."""
+
+    read: Callable[[str], object]
+    allowed: str
+
+
+REQUEST_ID_WORDS = ("sessionId", "conversationId", "counter", "timestamp", "random")
+REQUEST_ID_DEFAULT = ":".join(f"{{{word}}}" for word in REQUEST_ID_WORDS)
+
+_DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
+_SIZES = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+_SWITCH = {
+    "on": True,
+    "true": True,
+    "yes": True,
+    "1": True,
+    "off": False,
+    "false": False,
+    "no": False,
+    "0": False,
+}
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_PATH = re.compile(r"[^\s.,]+(\.[^\s.,]+)*")
+_HOST = re.compile(r"[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?")
+_UPSTREAM_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+
+
+def read_address(text: str) -> Address:
+    """`host:port`; an IPv6 address stands in brackets."""
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError("no port")
+    if host.startswith("[") and host.endswith("]"):
+        return Address(str(ip_address(host[1:-1])), int(port))
+    if not _HOST.fullmatch(host):
+        raise ValueError("no host")
+    return Address(host, int(port))
+
+
+def read_duration(text: str) -> float:
+    """Seconds, from `30`, `30s`, `500ms`, `10m`, `1h`."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([a-z]*)", text)
+    seconds = float(match[1]) * _DURATIONS.get(match[2], 0.0) if match else 0.0
+    if not 0.001 <= seconds <= 30 * 86400:
+        raise ValueError("no duration in range")
+    return seconds
+
+
+def _size_between(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        match = re.fullmatch(r"([0-9]{1,13}) ?([A-Za-z]*)", text)
+        size = int(match[1]) * _SIZES.get(match[2].lower(), -1) if match else -1
+        if not least <= size <= most:
+            raise ValueError("no size in range")
+        return size
+
+    return read
+
+
+def _read_number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise ValueError("no number in range")
+    return int(text)
+
+
+def _read_switch(text: str) -> bool:
+    if text.lower() not in _SWITCH:
+        raise ValueError("neither on nor off")
+    return _SWITCH[text.lower()]
+
+
+def _read_token(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{8,}", text):
+        raise ValueError("no token")
+    return text
+
+
+def _list_of(pattern: re.Pattern[str], *, lower: bool) -> Callable[[str], tuple[str, ...]]:
+    def read(text: str) -> tuple[str, ...]:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        if not all(pattern.fullmatch(name) for name in names):
+            raise ValueError("a bad name")
+        return tuple(dict.fromkeys(name.lower() if lower else name for name in names))
+
+    return read
+
+
+def _read_baggage(text: str) -> str | frozenset[str]:
+    if text.lower() in {"none", "all"}:
+        return text.lower()
+    return frozenset(_list_of(_HEADER_NAME, lower=False)(text))
+
+
+def one_of(*words: str) -> Kind:
+    """A choice between words; case does not matter."""
+
+    def read(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError("none of the words")
+        return text.lower()
+
+    return Kind(read, f"one of {', '.join(words)}")
+
+
+def read_upstream(text: str, name: str = "default") -> Upstream:
+    """An upstream's URL. Its path is kept byte for byte; a lone `/` is no path. `provider` stays None."""
+    if not re.fullmatch(r"[!-~]+", text) or set(text) & set('?#\\"<>'):
+        raise ValueError("not a plain URL")
+    parts = urlsplit(text)
+    scheme = parts.scheme.lower()
+    host, port = parts.hostname or "", parts.port
+    if scheme not in {"http", "https"} or "@" in parts.netloc or port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("not an upstream")
+    if parts.netloc.startswith("["):
+        host = str(ip_address(host))
+    elif not _HOST.fullmatch(host):
+        raise ValueError("no host")
+    path = "" if parts.path == "/" else parts.path
+    return Upstream(name, scheme, host, port or (443 if scheme == "https" else 80), path.encode("ascii"))
+
+
+def read_upstreams(text: str) -> dict[str, Upstream]:
+    """`name=url,name=url`; a name is given once, and `default` is taken."""
+    upstreams: dict[str, Upstream] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, _, url = entry.partition("=")
+        if not _UPSTREAM_NAME.fullmatch(name) or name == "default" or name in upstreams:
+            raise ValueError("a bad name")
+        upstreams[name] = read_upstream(url, name)
+    return upstreams
+
+
+def read_request_id(text: str) -> str:
+    """A request id's format: `REQUEST_ID_WORDS` in braces, printable ASCII between them."""
+    words = re.findall(r"\{([^{}]*)\}", text)
+    plain = re.sub(r"\{[^{}]*\}", "", text)
+    if not set(words) <= set(REQUEST_ID_WORDS) or len(text) > 200 or not re.fullmatch(r"[!-z|~]*", plain):
+        raise ValueError("not a format")
+    if not {"counter", "random"} & set(words):
+        raise ValueError("nothing that tells two requests apart")
+    return text
+
+
+def mask(text: str) -> str:
+    """The text without the credentials a URL may carry (before an `@`, in a query), and no longer than a line."""
+    shown = re.sub(r"[?#][^,]*", "?***", re.sub(r"(https?://)?[^,]*@", r"\1***@", text))
+    return shown if len(shown) <= 200 else shown[:200] + "..."
+
+
+ADDRESS = Kind(read_address, "host:port, such as 127.0.0.1:7070 or [::1]:7070 (port 0: any free one)")
+DURATION = Kind(read_duration, "a duration from 1ms to 30 days, such as 30, 30s, 500ms, 10m or 1h")
+HEAD_SIZE = Kind(_size_between(1024, 16 * 1024**2), "a size from 1KiB to 16MiB, such as 64KiB or 65536")
+SIZE = Kind(_size_between(0, 1024**4), "a size up to 1024GiB, such as 8MiB, 64KiB or 1048576")
+NUMBER = Kind(_read_number, "a whole number from 1 to 999999999")
+SWITCH = Kind(_read_switch, "on or off")
+HEADERS = Kind(_list_of(_HEADER_NAME, lower=True), "names of header fields, separated by commas")
+FIELDS = Kind(_list_of(_FIELD_PATH, lower=False), "dotted paths into a JSON body, separated by commas")
+URL = Kind(
+    read_upstream, "http:// or https:// and a host, a port and a path where needed; no user, query, fragment"
+)
+URLS = Kind(
+    read_upstreams, "name=url, separated by commas; a name is letters, digits, '.', '_', '-', not 'default'"
+)
+TOKEN = Kind(_read_token, "8 or more printable ASCII characters without spaces")
+BAGGAGE = Kind(_read_baggage, "none, all, or names of baggage members, separated by commas")
+REQUEST_ID = Kind(read_request_id, f"text with {REQUEST_ID_DEFAULT}, at least {{counter}} or {{random}}")
