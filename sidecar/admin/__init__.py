@@ -1,0 +1,35 @@
+"""The second port: health, stats, live sessions, /metrics, shutdown (aiohttp).
+
+Owns what an operator and a probe see of a running sidecar. It asks an `AdminView` for everything and holds no
+state; it never touches the data port, the upstream or the collector. Called by `sidecar/app.py`.
+"""
+
+from sidecar.admin.routes import create_admin_app, create_health_app
+from sidecar.admin.serve import Port, serve
+from sidecar.admin.view import (
+    ActiveRequest,
+    AdminView,
+    ConversationView,
+    RecentRequest,
+    RequestCounts,
+    SessionCounts,
+    SessionDetail,
+    SessionView,
+    Stats,
+)
+
+__all__ = [
+    "ActiveRequest",
+    "AdminView",
+    "ConversationView",
+    "Port",
+    "RecentRequest",
+    "RequestCounts",
+    "SessionCounts",
+    "SessionDetail",
+    "SessionView",
+    "Stats",
+    "create_admin_app",
+    "create_health_app",
+    "serve",
+]

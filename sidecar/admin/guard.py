@@ -1,0 +1,69 @@
+"""Who may talk to the admin port: a check of `Host`, of the page a browser comes from, and of the token.
+
+Owns three refusals. A web page must not reach a port on the operator's loopback: neither directly (cross-site)
+nor under a name of its own that resolves to loopback (DNS rebinding). It never looks at what is asked for,
+except that health needs no token. Called by `routes.py`, for every request.
+"""
+
+import hmac
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from sidecar.settings_values import Address
+
+
+def host_allowed(host: str, listen: Address) -> bool:
+    """Whether a `Host` value can come from somebody who means this port.
+
+    Loopback names and addresses, and the host that is listened on. When that is a wildcard, every name is as
+    good as another: such a port has a token, which a rebound page cannot know.
+    """
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name in {"localhost", listen.host.lower()}:
+        return True
+    if listen.host in {"0.0.0.0", "::"}:
+        return bool(name)
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name.endswith(".localhost")
+
+
+def same_site(request: web.Request) -> bool:
+    """False for what a browser sends on behalf of another site's page. Programs send neither field."""
+    if request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+        return False
+    origin = request.headers.get("Origin")
+    return origin is None or origin == f"{request.scheme}://{request.host}"
+
+
+def token_given(request: web.Request, token: str) -> bool:
+    """Whether `Authorization: Bearer` carries the token; compared in constant time."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+
+
+def checked(listen: Address, token: str | None, open_paths: frozenset[str]) -> Middleware:
+    """The middleware that refuses: 403 for `Host` and cross-site, 401 without the token (`open_paths` excepted)."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        hosts = request.headers.getall("Host", [])
+        if len(hosts) > 1 or not all(host_allowed(host, listen) for host in hosts):
+            raise web.HTTPForbidden(text="this Host is not served here; use the address that is listened on")
+        if not same_site(request):
+            raise web.HTTPForbidden(text="requests from other sites' pages are refused")
+        if token is not None and request.path not in open_paths and not token_given(request, token):
+            raise web.HTTPUnauthorized(
+                text="a token is needed: Authorization: Bearer <SIDECAR_ADMIN_TOKEN>",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return await handler(request)
+
+    return check

@@ -1,0 +1,138 @@
+"""What the admin port shows: every document, field by field, and the protocol that supplies them.
+
+Owns names and units of the admin API's JSON; `docs/admin.md` repeats them for readers and a test holds the two
+together. Ages and durations are seconds, moments are RFC 3339 in UTC; what is not known is null.
+Filled by `sidecar/app.py`, served by `routes.py`.
+"""
+
+from typing import Literal, Protocol, TypedDict
+
+
+class RequestCounts(TypedDict):
+    """Requests of all kinds since the start; `started` = `settled` + `in_flight` at every moment."""
+
+    started: int
+    settled: int
+    in_flight: int
+    outcomes: dict[str, int]
+    """Settled requests by outcome."""
+
+
+class SessionCounts(TypedDict):
+    """The session manager's own stats."""
+
+    total: int
+    active: int
+    """Sessions alive now."""
+    completed: int
+    """Requests that completed."""
+    failed: int
+    """Requests that ended in any other way."""
+    out_of_order: int
+    """Completed turns that later ones had overtaken."""
+
+
+class Stats(TypedDict):
+    """`GET /stats`."""
+
+    version: str
+    state: Literal["ready", "draining"]
+    uptime_s: float
+    requests: RequestCounts
+    sessions: SessionCounts
+    telemetry: dict[str, dict[str, int]]
+    """The loss ledger: per signal (`traces`, `logs`, `metrics`), items by state."""
+    anomalies: dict[str, int]
+    """Things that should not happen, by name; only those that did."""
+
+
+class SessionView(TypedDict):
+    """One row of `GET /sessions`."""
+
+    id: str
+    source: str
+    """Which rule of the identity table gave the id."""
+    started_at: str
+    idle_s: float | None
+    """Time since its last ending; null while a request is in flight."""
+    conversations: int
+    requests: int
+    """Arrived so far."""
+    in_flight: int
+
+
+class ConversationView(TypedDict):
+    """One conversation of a session."""
+
+    id: str
+    supplied: bool
+    """False where the caller named none and it is the session's `main`."""
+    started_at: str
+    requests: int
+    in_flight: int
+    overlaps: int
+    """Turns that arrived while another was in flight."""
+    most_at_once: int
+    out_of_order: int
+    wait_avoided_s: float
+    """What a one-at-a-time queue would have made its turns wait, as far as known."""
+
+
+class ActiveRequest(TypedDict):
+    """A request in flight."""
+
+    request_id: str
+    conversation_id: str
+    sequence: int
+    streaming: bool
+    turn: bool
+    started_at: str
+    age_s: float
+    trace_id: str
+    """32 hex digits."""
+
+
+class RecentRequest(TypedDict):
+    """A request that has ended, newest first."""
+
+    request_id: str
+    conversation_id: str
+    sequence: int
+    outcome: str
+    status: int | None
+    """The HTTP status the client got."""
+    model: str | None
+    finish_reason: str | None
+    ended_at: str
+    duration_s: float
+    trace_id: str
+
+
+class SessionDetail(SessionView):
+    """`GET /sessions/{id}`. The lists are bounded; `conversations` stays the number of all."""
+
+    conversation_list: list[ConversationView]
+    active: list[ActiveRequest]
+    recent: list[RecentRequest]
+
+
+class AdminView(Protocol):
+    """What the admin port asks of the sidecar. Every method is quick and is called on the event loop."""
+
+    def ready(self) -> bool:
+        """False from the moment the drain begins. Depends on neither upstream nor collector."""
+
+    def stats(self) -> Stats:
+        """The whole sidecar in numbers."""
+
+    def sessions(self) -> list[SessionView]:
+        """Sessions alive now."""
+
+    def session(self, session_id: str) -> SessionDetail | None:
+        """One session that is alive, or None."""
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """All metrics as text, and its whole `Content-Type`. `accept` is the request's `Accept`, or empty."""
+
+    def shutdown(self) -> None:
+        """Begins the drain and returns at once; a second call changes nothing."""
