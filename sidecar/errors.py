@@ -1,16 +1,17 @@
 """What can go wrong with a request, as a small family: each error knows how to be told to everybody.
 
-Owns, per error: the HTTP status, the provider-style code, the telemetry word, and a hint for the operator that
-names the setting behind it. It decides nothing, sends nothing and logs nothing: the relay decides the outcome
-and answers with `render`; `CannotListenError` is for the command line.
+Owns, per error: the HTTP status, the provider-style code, the telemetry word, the outcome, and a hint for the
+operator that names the setting behind it. Pure: it sends nothing and logs nothing. The relay raises these and
+answers with `render`; `CannotListenError` is for the command line.
 """
 
 import errno
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import ClassVar, Literal, Self
 
 from sidecar.core.headers import Field
+from sidecar.core.outcome import Outcome
 
 Shape = Literal["openai", "anthropic", "gemini"]
 """Whose error bodies a client expects."""
@@ -33,131 +34,146 @@ class CannotListenError(Exception):
 
 
 class SidecarError(Exception):
-    """An error the sidecar answers with. What is the same for every case stands on the class.
+    """An error the sidecar answers with. Class attributes hold what is the same for every case.
 
-    `status` is HTTP's; `code` is the word for programs in an OpenAI-shaped body; `word` is telemetry's
-    `error.type`, short and fixed; `hint` tells the operator what to look at; `setting` is the variable behind
-    the error, if there is one; `fields` are header fields that the answer needs.
+    `word` is short and fixed (telemetry's `error.type`); `closes` says that the client's connection cannot be
+    used again; `fields` are header fields the answer needs; `setting` is the variable behind it, if one is.
     """
 
     status: ClassVar[int]
     code: ClassVar[str]
-    word: str
-    hint: str | None = None
-    setting: ClassVar[str | None] = None
+    outcome: ClassVar[Outcome]
+    closes: ClassVar[bool] = False
     fields: ClassVar[tuple[Field, ...]] = ()
+
+    def __init__(
+        self, message: str, *, word: str, hint: str | None = None, setting: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.word = word
+        self.hint = hint
+        self.setting = setting
 
     @property
     def text(self) -> str:
         """The message with its hint, as the caller reads it."""
-        return f"sidecar: {self}" + (f" ({self.hint})" if self.hint else "")
+        return f"sidecar: {self.message}" + (f" ({self.hint})" if self.hint else "")
 
 
-class MalformedRequestError(SidecarError):
-    """What came is not HTTP as RFC 9110 and 9112 have it: a bad head, or a body whose end cannot be told."""
+class RefusedError(SidecarError):
+    """The sidecar itself says no."""
+
+    outcome = Outcome.REFUSED
+
+
+class MalformedError(RefusedError):
+    """What came is not HTTP as RFC 9110 and 9112 have it."""
 
     status = 400
     code = "malformed_request"
-    word = "malformed"
-    hint = "the connection is closed"
+    closes = True
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message, word="malformed", hint="the connection is closed; the request was not passed on"
+        )
 
 
-class HeadTooLargeError(SidecarError):
-    """A head with more bytes or fields than is allowed."""
+class FramingError(MalformedError):
+    """A body whose end cannot be told for certain: two lengths, length beside chunks, a bad chunk."""
+
+    code = "malformed_body"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.word = "body_framing"
+
+
+class HeadTooLargeError(RefusedError):
+    """A head over `SIDECAR_HEAD_LIMIT` bytes or `SIDECAR_HEAD_FIELDS` fields."""
 
     status = 431
     code = "head_too_large"
-    word = "head_too_large"
-    hint = "SIDECAR_HEAD_LIMIT and SIDECAR_HEAD_FIELDS set the limits"
-    setting = "SIDECAR_HEAD_LIMIT"
+    closes = True
 
-    def __init__(self) -> None:
-        super().__init__("the request's head has too many bytes or fields")
+    def __init__(self, setting: Literal["SIDECAR_HEAD_LIMIT", "SIDECAR_HEAD_FIELDS"], limit: int) -> None:
+        unit = "bytes" if setting == "SIDECAR_HEAD_LIMIT" else "fields"
+        super().__init__(
+            f"the request's head is larger than {limit} {unit}",
+            word="head_too_large",
+            hint=f"{setting} sets the limit",
+            setting=setting,
+        )
 
 
-class UpgradeRefusedError(SidecarError):
-    """A protocol upgrade, such as WebSocket's: not offered; clients fall back to plain HTTP on 426.
+class UpgradeRefusedError(RefusedError):
+    """A WebSocket upgrade: not offered; clients fall back to plain HTTP on 426.
 
-    RFC 9110 (15.5.22) has a 426 name a protocol in `Upgrade`: HTTP/1.1, the one that is served.
+    RFC 9110 (15.5.22) wants a 426 to name a protocol in `Upgrade`: HTTP/1.1, the one that is served.
     """
 
     status = 426
     code = "upgrade_not_offered"
-    word = "upgrade"
-    hint = "send the request as plain HTTP"
     fields = ((b"Upgrade", b"HTTP/1.1"), (b"Connection", b"Upgrade"))
 
-    def __init__(self) -> None:
-        super().__init__("upgrades, WebSocket's among them, are not offered here")
+    def __init__(self, protocol: str) -> None:
+        super().__init__(
+            f"an upgrade to {protocol[:40]} is not offered here",
+            word="upgrade",
+            hint="send the request as plain HTTP",
+        )
 
 
-class OverloadError(SidecarError):
-    """As many requests are in flight as are allowed."""
+class OverloadError(RefusedError):
+    """More requests in flight than `SIDECAR_MAX_REQUESTS`."""
 
     status = 503
     code = "overloaded"
-    word = "overload"
-    hint = "SIDECAR_MAX_REQUESTS sets the limit"
-    setting = "SIDECAR_MAX_REQUESTS"
     fields = ((b"Retry-After", b"1"),)
 
-    def __init__(self) -> None:
-        super().__init__("too many requests are in flight")
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} requests are in flight, which is all that is allowed",
+            word="overload",
+            hint="SIDECAR_MAX_REQUESTS sets the limit",
+            setting="SIDECAR_MAX_REQUESTS",
+        )
 
 
-class DrainingError(SidecarError):
+class DrainingError(RefusedError):
     """The sidecar is shutting down and takes nothing new."""
 
     status = 503
     code = "draining"
-    word = "draining"
+    closes = True
     fields = ((b"Retry-After", b"1"),)
 
     def __init__(self) -> None:
-        super().__init__("shutting down, no new requests are taken")
+        super().__init__("shutting down, no new requests are taken", word="draining")
 
 
-class ShutdownError(SidecarError):
-    """A request that had no answer yet when the drain ended."""
-
-    status = 503
-    code = "shutdown"
-    word = "shutdown"
-    hint = "SIDECAR_SHUTDOWN_TIMEOUT sets how long requests may still run"
-    setting = "SIDECAR_SHUTDOWN_TIMEOUT"
-    fields = ((b"Retry-After", b"1"),)
-
-    def __init__(self) -> None:
-        super().__init__("shut down before an answer had come")
-
-
-class UnknownUpstreamError(SidecarError):
-    """The path's first segment names no upstream, and there is no default one. `known` are those there are."""
+class UnknownUpstreamError(RefusedError):
+    """The path's first segment names no upstream, and there is no default one."""
 
     status = 404
     code = "unknown_upstream"
-    word = "unknown_upstream"
-    hint = "SIDECAR_UPSTREAMS names them, SIDECAR_UPSTREAM is the default"
-    setting = "SIDECAR_UPSTREAMS"
 
-    def __init__(self, known: Iterable[str]) -> None:
-        super().__init__(f"the path must begin with the name of an upstream: {', '.join(sorted(known))}")
-
-
-class UpstreamError(SidecarError):
-    """The upstream could not be reached, or what it sent is not HTTP; `word` says which of `UPSTREAM_HINTS`."""
-
-    status = 502
-    code = "upstream_failed"
-    setting = "SIDECAR_UPSTREAM"
-
-    def __init__(self, word: str, message: str) -> None:
-        super().__init__(message)
-        self.word = word
-        self.hint = UPSTREAM_HINTS.get(word)
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = ", ".join(sorted(known))
+        super().__init__(
+            f"no upstream is called {_printable(name)!r}; known: {names}",
+            word="unknown_upstream",
+            hint="SIDECAR_UPSTREAMS names them, SIDECAR_UPSTREAM is the default",
+            setting="SIDECAR_UPSTREAMS",
+        )
 
 
-UPSTREAM_HINTS: Mapping[str, str] = {
+UpstreamWord = Literal[
+    "connection_refused", "connection_reset", "dns", "tls", "proxy", "malformed", "cut_short", "unreachable"
+]
+
+_UPSTREAM_HINTS: dict[UpstreamWord, str] = {
     "connection_refused": "is it running, and is SIDECAR_UPSTREAM right?",
     "connection_reset": "the upstream or something before it broke the connection",
     "dns": "is the host in SIDECAR_UPSTREAM right, and does DNS work here?",
@@ -165,68 +181,101 @@ UPSTREAM_HINTS: Mapping[str, str] = {
     "proxy": "HTTPS_PROXY, HTTP_PROXY and NO_PROXY choose the proxy",
     "malformed": "is SIDECAR_UPSTREAM an HTTP/1.1 server, and http or https as it should be?",
     "cut_short": "the upstream or something before it broke off",
+    "unreachable": "is there a route to the host in SIDECAR_UPSTREAM?",
 }
-"""What an operator can look at, by the word of an upstream's failure."""
 
 
-class TimeoutExpiredError(SidecarError):
-    """One of the sidecar's own timers ran out. Subclasses say what did not come and which setting waited."""
+class UpstreamFailedError(SidecarError):
+    """The upstream could not be reached, or what it sent is not HTTP. `word` says which."""
 
+    status = 502
+    code = "upstream_failed"
+    outcome = Outcome.UPSTREAM_FAILED
+
+    def __init__(self, word: UpstreamWord, message: str) -> None:
+        super().__init__(message, word=word, hint=_UPSTREAM_HINTS[word], setting="SIDECAR_UPSTREAM")
+
+
+class TimedOutError(SidecarError):
+    """One of the sidecar's own timers ran out; its setting is named."""
+
+    outcome = Outcome.TIMED_OUT
     what: ClassVar[str]
+    timer: ClassVar[str]
 
-    def __init__(self) -> None:
-        super().__init__(f"{self.what} in time")
-        self.hint = f"{self.setting} sets the time"
+    def __init__(self, seconds: float) -> None:
+        setting = f"SIDECAR_{self.timer}"
+        super().__init__(
+            f"{self.what} within {seconds:g} s",
+            word="timeout." + self.timer.removesuffix("_TIMEOUT").lower(),
+            hint=f"{setting} sets the time",
+            setting=setting,
+        )
 
 
-class HeadTimeoutError(TimeoutExpiredError):
+class ClientHeadTimeoutError(TimedOutError):
     """The request's head did not come."""
 
     status = 408
     code = "request_timeout"
-    word = "timeout.client_head"
-    setting = "SIDECAR_CLIENT_HEAD_TIMEOUT"
+    closes = True
     what = "the request's head did not arrive"
+    timer = "CLIENT_HEAD_TIMEOUT"
 
 
-class BodyTimeoutError(TimeoutExpiredError):
+class ClientBodyTimeoutError(TimedOutError):
     """The request's body stopped coming."""
 
     status = 408
     code = "request_timeout"
-    word = "timeout.client_body"
-    setting = "SIDECAR_CLIENT_BODY_TIMEOUT"
+    closes = True
     what = "nothing more of the request's body arrived"
+    timer = "CLIENT_BODY_TIMEOUT"
 
 
-class ConnectTimeoutError(TimeoutExpiredError):
+class ConnectTimeoutError(TimedOutError):
     """No connection to the upstream stood in time."""
 
     status = 504
     code = "upstream_timeout"
-    word = "timeout.connect"
-    setting = "SIDECAR_CONNECT_TIMEOUT"
-    what = "no connection to the upstream stood"
+    what = "the upstream could not be connected to"
+    timer = "CONNECT_TIMEOUT"
 
 
-class FirstByteTimeoutError(TimeoutExpiredError):
+class FirstByteTimeoutError(TimedOutError):
     """The upstream did not begin to answer."""
 
     status = 504
     code = "upstream_timeout"
-    word = "timeout.first_byte"
-    setting = "SIDECAR_FIRST_BYTE_TIMEOUT"
     what = "the upstream did not begin to answer"
+    timer = "FIRST_BYTE_TIMEOUT"
 
 
-class IdleTimeoutError(TimeoutExpiredError):
-    """An exchange that had begun fell silent."""
+class IdleTimeoutError(TimedOutError):
+    """An answer that had begun fell silent."""
 
     status = 504
     code = "upstream_timeout"
-    word = "timeout.idle"
-    setting = "SIDECAR_IDLE_TIMEOUT"
-    what = "nothing more came from the upstream"
+    what = "the upstream sent nothing more"
+    timer = "IDLE_TIMEOUT"
+
+
+class ShutdownError(SidecarError):
+    """A request that was still running when the drain ended; told to the client only if no answer had begun."""
+
+    status = 503
+    code = "shutdown"
+    outcome = Outcome.SHUTDOWN
+    closes = True
+    fields = ((b"Retry-After", b"1"),)
+
+    def __init__(self) -> None:
+        super().__init__(
+            "shut down while the request was running",
+            word="shutdown",
+            hint="SIDECAR_SHUTDOWN_TIMEOUT sets how long requests may still run",
+            setting="SIDECAR_SHUTDOWN_TIMEOUT",
+        )
 
 
 class InternalError(SidecarError):
@@ -234,10 +283,11 @@ class InternalError(SidecarError):
 
     status = 500
     code = "internal_error"
-    word = "internal_error"
+    outcome = Outcome.INTERNAL_ERROR
+    closes = True
 
     def __init__(self) -> None:
-        super().__init__("an internal error; the sidecar's log has the details")
+        super().__init__("an internal error; the sidecar's log has the details", word="internal_error")
 
 
 _OPENAI_TYPES = {
@@ -286,3 +336,8 @@ def render(error: SidecarError, shape: Shape) -> bytes:
         kind = _OPENAI_TYPES.get(error.status, "invalid_request_error")
         body = {"error": {"message": error.text, "type": kind, "param": None, "code": error.code}}
     return json.dumps(body).encode()
+
+
+def _printable(name: str) -> str:
+    """A caller's word, safe to repeat: printable ASCII, and short."""
+    return "".join(char if " " <= char <= "~" else "?" for char in name[:80])
