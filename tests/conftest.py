@@ -1,0 +1,76 @@
+"""Fixtures that every test may use: a collector, a scripted provider, and the production server between them.
+
+Owns how long they live: one process per test module, because starting one costs more than most tests.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sidecar.testing import OtlpSink, RunningSidecar, ScriptedUpstream
+
+
+@pytest.fixture(scope="module")
+def module_sink() -> Iterator[OtlpSink]:
+    """One collector for the module's sidecar."""
+    with OtlpSink() as sink:
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def module_upstream() -> Iterator[ScriptedUpstream]:
+    """One provider for the module's sidecar."""
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def sidecar_settings() -> dict[str, str]:
+    """Settings of the module's sidecar, without `SIDECAR_`; a module overrides this to have its own."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def sidecar(
+    module_sink: OtlpSink, module_upstream: ScriptedUpstream, sidecar_settings: dict[str, str]
+) -> Iterator[RunningSidecar]:
+    """The module's sidecar, in front of `upstream`, exporting to `sink`."""
+    running = RunningSidecar(upstream=module_upstream.url, sink=module_sink, settings=sidecar_settings)
+    with running:
+        yield running
+
+
+@pytest.fixture
+def upstream(module_upstream: ScriptedUpstream) -> Iterator[ScriptedUpstream]:
+    """The module's provider with no scripts and no records; a wrong script fails the test."""
+    module_upstream.clear()
+    yield module_upstream
+    assert module_upstream.errors == []
+
+
+@pytest.fixture
+def sink(module_sink: OtlpSink) -> OtlpSink:
+    """The module's collector. What earlier tests exported is still in it: ask by ids of your own."""
+    return module_sink
+
+
+StartSidecar = Callable[..., RunningSidecar]
+
+
+@pytest.fixture
+def start_sidecar(module_sink: OtlpSink, module_upstream: ScriptedUpstream) -> Iterator[StartSidecar]:
+    """Starts a sidecar with settings of its own; it takes what `RunningSidecar` takes, and is ended with the test.
+
+    Without a word about them it stands in front of `upstream` and exports to `sink`.
+    """
+    running: list[RunningSidecar] = []
+
+    def start(**options: object) -> RunningSidecar:
+        options = {"upstream": module_upstream.url, "sink": module_sink, **options}
+        one = RunningSidecar(**options)  # type: ignore[arg-type]
+        running.append(one)
+        return one.start()
+
+    yield start
+    for one in running:
+        one.kill()
