@@ -1,0 +1,184 @@
+"""Keeps what others send within bounds before it becomes a label, a span's name or an attribute.
+
+Owns the lists of known methods, finish reasons and error codes, the cap on models, and what of a query may
+be shown. It never lets a credential through: what is not known to be harmless is replaced, not passed.
+"""
+
+from collections.abc import Callable
+
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.exchange import Verdict
+from sidecar.core.outcome import Outcome
+
+OTHER = "other"
+"""Stands for every value beyond a cap or outside a list."""
+OTHER_HTTP = "_OTHER"
+"""The same word as the HTTP and error conventions have it."""
+MISSING = "missing"
+"""The finish reason of a response that gave none."""
+REDACTED = "REDACTED"
+
+TEXT_LIMIT = 256
+"""Characters kept of a text that the other side chose."""
+_PATH_LIMIT = 1024
+_QUERY_LIMIT = 1024
+_NAME_LIMIT = 40
+
+KNOWN_METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"}
+)
+
+KNOWN_FINISH_REASONS = frozenset(
+    {
+        # OpenAI: chat completions, completions, responses
+        *("stop", "length", "tool_calls", "content_filter", "function_call", "completed", "incomplete"),
+        *("max_output_tokens", "cancelled", "failed"),
+        # Messages of Anthropic
+        *("end_turn", "max_tokens", "stop_sequence", "tool_use", "pause_turn", "refusal"),
+        "model_context_window_exceeded",
+        # Gemini: generateContent (finish and block reasons, lower-cased)
+        *("safety", "recitation", "language", "other", "blocklist", "prohibited_content", "spii"),
+        *("malformed_function_call", "image_safety", "unexpected_tool_call", "too_many_tool_calls"),
+        *("image_prohibited_content", "image_recitation", "image_other", "no_image"),
+        *("missing_thought_signature", "malformed_response", "finish_reason_unspecified"),
+        *("block_reason_unspecified", "jailbreak", "model_armor"),
+        # compatible servers
+        *("error", "abort", "eos", "eos_token", "repetition", "insufficient_system_resource", "model_length"),
+    }
+)
+
+KNOWN_ERRORS = frozenset(
+    {
+        # OpenAI
+        *("server_error", "rate_limit_exceeded", "insufficient_quota", "invalid_api_key", "model_not_found"),
+        *("context_length_exceeded", "invalid_prompt", "content_filter", "vector_store_timeout"),
+        *("tokens", "requests", "insufficient_permissions", "engine_overloaded", "slow_down"),
+        # Anthropic
+        *("invalid_request_error", "authentication_error", "permission_error", "not_found_error"),
+        *("request_too_large", "rate_limit_error", "api_error", "overloaded_error", "timeout_error"),
+        "billing_error",
+        # Google's canonical codes, as Gemini sends them
+        *("INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNAUTHENTICATED", "PERMISSION_DENIED"),
+        *(
+            "NOT_FOUND",
+            "ABORTED",
+            "ALREADY_EXISTS",
+            "RESOURCE_EXHAUSTED",
+            "CANCELLED",
+            "DATA_LOSS",
+            "UNKNOWN",
+        ),
+        *("INTERNAL", "UNIMPLEMENTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"),
+        # compatible servers and our own readers
+        *(
+            "error",
+            "failed",
+            "internal_error",
+            "internal_server_error",
+            "InternalServerError",
+            "BadRequestError",
+        ),
+        *("service_unavailable", "timeout", "overloaded"),
+        *(str(status) for status in range(400, 600)),
+    }
+)
+
+HARMLESS_QUERY = frozenset(
+    {
+        *("alt", "api-version", "api_version", "beta", "limit", "order", "stream", "pageSize", "page_size"),
+        *("purpose", "include", "include[]", "include_obfuscation", "starting_after"),
+    }
+)
+"""Names in a query whose values are shown."""
+
+
+def shorten(text: str) -> str:
+    """The first `TEXT_LIMIT` characters."""
+    return text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT]
+
+
+def known_method(method: str) -> str:
+    """The method, or `_OTHER`."""
+    return method if method in KNOWN_METHODS else OTHER_HTTP
+
+
+def finish_reason(reasons: list[str]) -> str:
+    """One word for a response: its first choice's reason if it is known (any case), `other`, or `missing`."""
+    if not reasons:
+        return MISSING
+    reason = reasons[0]
+    if reason in KNOWN_FINISH_REASONS:
+        return reason
+    lower = reason.lower()
+    return lower if lower in KNOWN_FINISH_REASONS else OTHER
+
+
+def error_type(verdict: Verdict) -> str | None:
+    """The verdict's word, from a fixed set: only an error inside a stream brings words that are not ours."""
+    word = verdict.error_type
+    if verdict.outcome is not Outcome.ERROR_IN_STREAM or word is None or word in KNOWN_ERRORS:
+        return word
+    return OTHER_HTTP
+
+
+def provider_word(word: str | None) -> str | None:
+    """A provider's error code as an attribute: only if it is one short word, so that no prose can pass."""
+    if (
+        not word
+        or len(word) > 64
+        or not word.isascii()
+        or not word.replace("_", "").replace(".", "").isalnum()
+    ):
+        return None
+    return word
+
+
+def redact_path(path: str) -> str:
+    """The path as it may be shown: without the authority of an absolute-form target, shortened."""
+    if not path.startswith("/") and "://" in path:
+        path = "/" + path.split("://", 1)[1].partition("/")[2]
+    return path[:_PATH_LIMIT]
+
+
+def redact_query(query: str) -> str:
+    """The query as it may be shown: names kept, values only of `HARMLESS_QUERY`, the rest `REDACTED`."""
+    return "&".join(_redact_member(member) for member in query[:_QUERY_LIMIT].split("&"))
+
+
+def _redact_member(member: str) -> str:
+    name, equals, _ = member.partition("=")
+    if name in HARMLESS_QUERY:
+        return member
+    if not equals or len(name) > _NAME_LIMIT:
+        return REDACTED if member else ""
+    return f"{name}={REDACTED}"
+
+
+class Cap:
+    """Lets the first `limit` distinct values through; every later one becomes `other`.
+
+    `report` is called once for each new value beyond the cap; as many of those are remembered as were let
+    through, further ones are not told apart any more and not reported.
+    """
+
+    __slots__ = ("_beyond", "_kept", "_limit", "_report")
+
+    def __init__(self, limit: int, report: Callable[[Anomaly], None]) -> None:
+        self._limit = limit
+        self._report = report
+        self._kept: dict[str, str] = {}
+        self._beyond: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        """The value, or `other`."""
+        known = self._kept.get(value)
+        if known is not None:
+            return known
+        short = shorten(value)
+        if len(self._kept) < self._limit:
+            self._kept[short] = short
+            return short
+        if short not in self._beyond and len(self._beyond) < max(self._limit, 1):
+            self._beyond.add(short)
+            self._report(Anomaly.MODEL_CAP)
+        return self._kept.get(short, OTHER)

@@ -1,0 +1,243 @@
+"""Log lines: JSON or console on stderr by structlog, and the same events as OTLP log records.
+
+Owns the form of a line, the level of an outcome, and the limit on lines that repeat because of traffic: each
+event's name has a bucket of tokens, and the next line that passes says how many were left out. The one wide
+line of a request is never left out. No text of a prompt or an answer. Called by the recorder.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import BinaryIO, cast
+
+import msgspec
+import structlog
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
+from opentelemetry.util.types import AttributeValue
+
+from sidecar.core.clock import SECOND, Clock
+from sidecar.core.outcome import Outcome
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry.spans import SpanAttributes, bounded
+from sidecar.telemetry.trace import FLAGS
+
+Logger = structlog.typing.FilteringBoundLogger
+Fields = Mapping[str, AttributeValue]
+
+DEBUG, INFO, WARNING, ERROR = "debug", "info", "warning", "error"
+
+LINES_PER_SECOND = 20
+"""Lines of one event's name that may pass each second, in the long run."""
+BURST = 100
+"""Lines of one event's name that may pass at once."""
+
+_LEVELS = {Outcome.COMPLETED: INFO, Outcome.CLIENT_LEFT: INFO, Outcome.REFUSED: WARNING}
+_LEVELS[Outcome.UPSTREAM_REJECTED] = WARNING
+_NUMBERS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_SEVERITY = {
+    DEBUG: SeverityNumber.DEBUG,
+    INFO: SeverityNumber.INFO,
+    WARNING: SeverityNumber.WARN,
+    ERROR: SeverityNumber.ERROR,
+}
+_NOWHERE = Context()
+
+
+def level_of(outcome: Outcome) -> str:
+    """The level of a settled request's line: what others did is no error of ours, but may be a warning."""
+    return _LEVELS.get(outcome, ERROR)
+
+
+def make_logger(log_format: str, *, stream: BinaryIO | None = None, level: str = INFO) -> Logger:
+    """A structlog logger that writes whole lines to `stream` (stderr), as `json` or for the `console`."""
+    file = stream or sys.stderr.buffer
+    processors: list[structlog.typing.Processor] = [structlog.processors.add_log_level]
+    if log_format == "console":
+        console = structlog.dev.ConsoleRenderer(colors=file.isatty(), sort_keys=False)
+        processors.append(lambda *given: console(*given).encode())
+    else:
+        encode = msgspec.json.Encoder(enc_hook=str).encode
+        processors.append(lambda _logger, _method, event: encode(event))
+    return cast(
+        Logger,
+        structlog.wrap_logger(
+            structlog.BytesLogger(file),
+            processors=processors,
+            wrapper_class=structlog.make_filtering_bound_logger(_NUMBERS[level]),
+            context_class=dict,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What every line of a request carries: its ids, and those of its SERVER span."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
+    session_id: str | None
+    conversation_id: str | None
+    request_id: str | None
+
+
+class _Bucket:
+    """Tokens of one event's name."""
+
+    __slots__ = ("at", "suppressed", "tokens")
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.tokens = float(BURST)
+        self.suppressed = 0
+
+    def take(self, at: int) -> bool:
+        """True when a line may pass at `at` (ns); otherwise it is counted."""
+        self.tokens = min(BURST, self.tokens + max(0, at - self.at) / SECOND * LINES_PER_SECOND)
+        self.at = max(self.at, at)
+        if self.tokens < 1:
+            self.suppressed += 1
+            return False
+        self.tokens -= 1
+        return True
+
+
+class Log:
+    """Writes events to both ends: the logger, and `export` if there is one."""
+
+    def __init__(
+        self,
+        logger: Logger,
+        *,
+        clock: Clock,
+        resource: Resource,
+        scope: InstrumentationScope,
+        limits: SpanLimits,
+        export: Callable[[ReadableLogRecord], object] | None = None,
+    ) -> None:
+        """`export` takes each event as a record; None when logs do not leave by OTLP."""
+        self._methods: dict[str, Callable[..., object]] = {
+            level: getattr(logger, level) for level in _NUMBERS
+        }
+        self._clock = clock
+        self._resource = resource
+        self._scope = scope
+        self._export = export
+        self._count = limits.max_attributes
+        self._length = limits.max_attribute_length
+        self._buckets: dict[str, _Bucket] = {}
+
+    def event(
+        self,
+        name: str,
+        level: str,
+        at: int,
+        fields: Fields,
+        request: RequestContext | None = None,
+        *,
+        always: bool = False,
+    ) -> None:
+        """One event at `at` (ns since the epoch). Unless `always`, it may be left out and counted instead."""
+        told = fields if always else self._pass(name, at, fields)
+        if told is None:
+            return
+        self._write(name, level, at, told, request)
+        if self._export is not None:
+            self._export(self._record(name, level, at, told, request))
+
+    def library(self, level: str, fields: Fields) -> None:
+        """A line of a library below. It is not exported: an exporter's complaint would feed itself."""
+        at = self._clock()
+        told = self._pass(a.LIBRARY, at, fields)
+        if told is not None:
+            self._write(a.LIBRARY, level, at, told, None)
+
+    def flush(self) -> None:
+        """Says what was left out and has not been told by a later line; for the end of the process."""
+        for name, bucket in self._buckets.items():
+            if bucket.suppressed:
+                fields = {a.SUPPRESSED: bucket.suppressed}
+                bucket.suppressed = 0
+                self._write(name, WARNING, self._clock(), fields, None)
+
+    def _pass(self, name: str, at: int, fields: Fields) -> Fields | None:
+        """The fields of a line that may pass, with what was left out before it; None if it may not."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = _Bucket(at)
+        if not bucket.take(at):
+            return None
+        if bucket.suppressed:
+            fields = {**fields, a.SUPPRESSED: bucket.suppressed}
+            bucket.suppressed = 0
+        return fields
+
+    def _write(self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None) -> None:
+        line: dict[str, object] = {"timestamp": _iso(at)}
+        if request is not None:
+            line["trace_id"] = f"{request.trace_id:032x}"
+            line["span_id"] = f"{request.span_id:016x}"
+            line["session_id"] = request.session_id
+            line["conversation_id"] = request.conversation_id
+            line["request_id"] = request.request_id
+        line.update(fields)
+        self._methods[level](name, **line)
+
+    def _record(
+        self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None
+    ) -> ReadableLogRecord:
+        """The same event in the SDK's form; a request's ids are attributes of the spans' names."""
+        attributes: SpanAttributes = dict(fields)
+        context = _NOWHERE
+        if request is not None:
+            span = SpanContext(request.trace_id, request.span_id, False, FLAGS[request.sampled])
+            context = set_span_in_context(NonRecordingSpan(span), _NOWHERE)
+            ids = (
+                (a.SESSION_ID, request.session_id),
+                (a.CONVERSATION, request.conversation_id),
+                (a.REQUEST_ID, request.request_id),
+            )
+            attributes |= {key: value for key, value in ids if value is not None}
+        record = LogRecord(
+            timestamp=at,
+            observed_timestamp=self._clock(),
+            context=context,
+            severity_text=level.upper(),
+            severity_number=_SEVERITY[level],
+            body=name,
+            attributes=bounded(attributes, self._count, self._length),
+            event_name=name,
+        )
+        return ReadableLogRecord(record, self._resource, self._scope)
+
+
+class LibraryHandler(logging.Handler):
+    """Carries warnings of libraries that use the standard library's logging into the same log, limited alike."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line; an exception's traceback is left out, its text stays."""
+        level = ERROR if record.levelno >= logging.ERROR else WARNING
+        fields: SpanAttributes = {"logger": record.name, a.MESSAGE: record.getMessage()}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["exception"] = repr(record.exc_info[1])
+        self._log.library(level, fields)
+
+
+def _iso(at: int) -> str:
+    """RFC 3339 with microseconds, UTC."""
+    return (
+        datetime.fromtimestamp(at // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        + f"{at % SECOND // 1000:06d}Z"
+    )

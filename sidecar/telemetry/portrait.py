@@ -1,0 +1,310 @@
+"""What a settled exchange says about itself, as attributes: who, the SERVER side, the CLIENT side.
+
+Owns the one translation from an exchange to attributes; spans and the wide log line are both made of it, so
+they cannot disagree. What was not told is absent. No text of a prompt or an answer, and no credential.
+Called by the recorder, once per exchange.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from opentelemetry.util.types import AttributeValue
+
+from sidecar.core.clock import SECOND
+from sidecar.core.exchange import Exchange
+from sidecar.core.headers import Headers
+from sidecar.core.outcome import Outcome
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry.bounded import (
+    error_type,
+    known_method,
+    provider_word,
+    redact_path,
+    redact_query,
+    shorten,
+)
+from sidecar.telemetry.spans import SpanAttributes
+
+_REQUEST_IDS = (
+    *(b"x-request-id", b"request-id", b"apim-request-id", b"x-amzn-requestid"),
+    *(b"x-goog-request-id", b"x-ms-request-id", b"cf-ray"),
+)
+_PROCESSING = (b"openai-processing-ms", b"x-envoy-upstream-service-time")
+"""Header fields in which a provider tells its own processing time, in milliseconds."""
+
+_USAGE: dict[str, dict[str, tuple[str, ...]]] = {
+    "shipped": {
+        "input": (a.INPUT_TOKENS,),
+        "output": (a.OUTPUT_TOKENS,),
+        "cache_read": (a.CACHE_READ_TOKENS,),
+        "cache_write": (a.CACHE_CREATION_TOKENS,),
+        "reasoning": (a.REASONING_TOKENS,),
+    }
+}
+_USAGE["latest"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_WRITE_TOKENS,)}
+_USAGE["both"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_CREATION_TOKENS, a.CACHE_WRITE_TOKENS)}
+
+_ERRORS = frozenset(
+    {
+        *(Outcome.UPSTREAM_FAILED, Outcome.ERROR_IN_STREAM, Outcome.TIMED_OUT),
+        *(Outcome.SHUTDOWN, Outcome.INTERNAL_ERROR),
+    }
+)
+
+
+class Portrait(NamedTuple):
+    """Attributes of one exchange. `client` is empty when no connection was ever asked for."""
+
+    common: SpanAttributes
+    server: SpanAttributes
+    client: SpanAttributes
+
+
+def outcome_of(exchange: Exchange) -> Outcome:
+    """The settled exchange's outcome; one without a verdict is a bug of ours, and is called so."""
+    return exchange.verdict.outcome if exchange.verdict else Outcome.INTERNAL_ERROR
+
+
+def server_failed(exchange: Exchange) -> bool:
+    """True when the SERVER span is an error: everything but completed, left, and answers below 500."""
+    outcome = outcome_of(exchange)
+    if outcome in (Outcome.UPSTREAM_REJECTED, Outcome.REFUSED):
+        return (exchange.status or 0) >= 500
+    return outcome in _ERRORS
+
+
+def client_failed(exchange: Exchange) -> bool:
+    """True when the CLIENT span is an error: as the SERVER span, and every answer of 400 or more."""
+    outcome = outcome_of(exchange)
+    return outcome in _ERRORS or outcome is Outcome.UPSTREAM_REJECTED
+
+
+def has_client(exchange: Exchange) -> bool:
+    """True when there was an upstream call: a connection was asked for."""
+    return bool(exchange.asked) and outcome_of(exchange) is not Outcome.REFUSED
+
+
+def call_end(exchange: Exchange) -> int:
+    """When the upstream call ended, ns: with the answer's last byte if it came to that, else with the exchange."""
+    outcome = outcome_of(exchange)
+    whole = outcome in (Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.ERROR_IN_STREAM)
+    return exchange.last_byte if whole and exchange.last_byte else exchange.end
+
+
+def is_streaming(exchange: Exchange) -> bool:
+    """True when the answer streams, or was asked to."""
+    return exchange.streams or exchange.request.streaming or exchange.route.streaming
+
+
+def provider_of(exchange: Exchange) -> str | None:
+    """`gen_ai.provider.name`: by the upstream's host, else by the API's shape."""
+    upstream = exchange.upstream
+    return (upstream.provider if upstream else None) or exchange.route.provider
+
+
+def request_model(exchange: Exchange) -> str | None:
+    """The model asked for, by the body or the path."""
+    return exchange.request.model or exchange.route.model
+
+
+def portray(exchange: Exchange, semconv: str) -> Portrait:
+    """The attributes of a settled exchange, under `shipped`, `latest` or `both` conventions."""
+    return Portrait(
+        _common(exchange),
+        _server(exchange),
+        _client(exchange, _USAGE[semconv]) if has_client(exchange) else {},
+    )
+
+
+def _common(exchange: Exchange) -> SpanAttributes:
+    attributes: SpanAttributes = {}
+    identity = exchange.identity
+    if identity is not None:
+        attributes[a.SESSION_ID] = identity.session_id
+        attributes[a.SESSION_SOURCE] = identity.source.value
+        attributes[a.CONVERSATION] = identity.conversation_id
+        if identity.conversation_supplied:
+            attributes[a.GEN_AI_CONVERSATION] = identity.conversation_id
+        elif identity.named:
+            attributes[a.GEN_AI_CONVERSATION] = identity.session_id
+    arrival = exchange.arrival
+    if arrival is not None:
+        attributes[a.REQUEST_ID] = arrival.request_id
+        if arrival.sequence:
+            attributes[a.SEQUENCE] = arrival.sequence
+    return attributes
+
+
+def _server(exchange: Exchange) -> SpanAttributes:
+    head, route, status = exchange.head, exchange.route, exchange.status
+    method = known_method(head.method)
+    attributes: SpanAttributes = {
+        **exchange_sampling(exchange),
+        a.METHOD: method,
+        a.SCHEME: head.scheme,
+        a.PATH: redact_path(head.path),
+        a.ROUTE: route.template,
+        a.PROTOCOL_VERSION: head.version.removeprefix("HTTP/"),
+        a.OUTCOME: outcome_of(exchange).value,
+        a.STREAMING: is_streaming(exchange),
+        a.BODY_STATE: exchange.body_state,
+        a.REQUEST_SIZE: exchange.request_bytes,
+        a.RESPONSE_SIZE: exchange.stream.bytes,
+    }
+    if method != head.method:
+        attributes[a.METHOD_ORIGINAL] = shorten(head.method)
+    if query := head.query:
+        attributes[a.QUERY] = redact_query(query)
+    if status is not None:
+        attributes[a.STATUS] = status
+    verdict = exchange.verdict
+    if verdict is not None:
+        if verdict.phase is not None:
+            attributes[a.PHASE] = verdict.phase.value
+        if verdict.error_type and server_failed(exchange):
+            attributes[a.ERROR_TYPE] = error_type(verdict) or ""
+    if exchange.upstream is not None:
+        attributes[a.UPSTREAM] = exchange.upstream.name
+    if head.client_address is not None:
+        attributes[a.CLIENT_ADDRESS] = head.client_address
+        if head.client_port is not None:
+            attributes[a.CLIENT_PORT] = head.client_port
+    _add_host(attributes, head.headers)
+    if agent := head.headers.text(b"user-agent"):
+        attributes[a.USER_AGENT] = shorten(agent)
+    _add_conversation(attributes, exchange)
+    _add_rare(attributes, exchange)
+    if exchange.asked:
+        attributes[a.OVERHEAD_BEFORE] = exchange.overhead_before / SECOND
+        attributes[a.OVERHEAD_AFTER] = exchange.overhead_after / SECOND
+        attributes[a.OVERHEAD_LOOP] = exchange.overhead_loop / SECOND
+    return attributes
+
+
+def exchange_sampling(exchange: Exchange) -> SpanAttributes:
+    """What the sampler wants on the span: `RequestTrace.attributes`, for traces that have them."""
+    return getattr(exchange.trace, "attributes", {})
+
+
+def _add_host(attributes: SpanAttributes, headers: Headers) -> None:
+    """`server.address` and `server.port` by the Host field: what the app asked for."""
+    host = headers.text(b"host")
+    if not host:
+        return
+    name, colon, port = host.rpartition(":")
+    if colon and port.isdigit() and len(port) <= 5:
+        attributes[a.SERVER_ADDRESS] = shorten(name)
+        attributes[a.SERVER_PORT] = int(port)
+    else:
+        attributes[a.SERVER_ADDRESS] = shorten(host)
+
+
+def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
+    """Figures of the conversation; those the queue knew only for turns of named sessions."""
+    identity, arrival, settlement = exchange.identity, exchange.arrival, exchange.settlement
+    if exchange.arrived:
+        attributes[a.BODY_READ_TIME] = (exchange.arrived - exchange.start) / SECOND
+    if arrival is not None and arrival.concurrency:
+        attributes[a.OVERLAPS] = len(arrival.overlaps)
+        if arrival.think_time is not None:
+            attributes[a.THINK_TIME] = arrival.think_time / SECOND
+        if settlement is not None:
+            attributes[a.OVERLAPPED_BY] = len(settlement.overlapped_by)
+            attributes[a.DISTANCE] = settlement.distance
+            if settlement.wait is not None:
+                attributes[a.WAIT_AVOIDED] = settlement.wait / SECOND
+    if identity is not None:
+        _add_present(
+            attributes,
+            (a.AGENT, identity.agent),
+            (a.PARENT_AGENT, identity.parent_agent),
+            (a.REQUEST_KIND, identity.request_kind),
+        )
+
+
+def _add_rare(attributes: SpanAttributes, exchange: Exchange) -> None:
+    if exchange.retry:
+        attributes[a.RETRY] = True
+    if exchange.retry_count:
+        attributes[a.RETRY_COUNT] = exchange.retry_count
+    if exchange.request.ignored:
+        attributes[a.IGNORED] = exchange.request.ignored
+    if anomalies := anomalies_of(exchange):
+        attributes[a.ANOMALIES] = tuple(dict.fromkeys(anomalies))
+
+
+def anomalies_of(exchange: Exchange) -> list[str]:
+    """The exchange's anomalies and its identity's, in the order they were noted; those in both count once."""
+    noted = [anomaly.value for anomaly in exchange.anomalies]
+    if exchange.identity is not None and exchange.identity.anomalies:
+        noted += [anomaly.value for anomaly in exchange.identity.anomalies if anomaly.value not in noted]
+    return noted
+
+
+def _client(exchange: Exchange, usage: dict[str, tuple[str, ...]]) -> SpanAttributes:
+    route, request, response = exchange.route, exchange.request, exchange.response
+    attributes: SpanAttributes = {a.METHOD: known_method(exchange.head.method)}
+    _add_present(
+        attributes,
+        (a.OPERATION, route.operation),
+        (a.PROVIDER, provider_of(exchange)),
+        (a.MESSAGES, request.messages),
+        (a.STATUS, exchange.upstream_status),
+    )
+    if model := request_model(exchange):
+        attributes[a.REQUEST_MODEL] = shorten(model)
+    if request.streaming or route.streaming:
+        attributes[a.REQUEST_STREAM] = True
+    for name, value in request.attributes.items():
+        attributes[name] = shorten(value) if isinstance(value, str) else value  # type: ignore[assignment]
+    upstream = exchange.upstream
+    if upstream is not None:
+        attributes[a.UPSTREAM] = upstream.name
+        attributes[a.SERVER_ADDRESS] = upstream.host
+        attributes[a.SERVER_PORT] = upstream.port
+    if exchange.connect is not None:
+        attributes[a.CONNECTION] = exchange.connect.kind
+        if exchange.connect.address:
+            attributes[a.PEER_ADDRESS] = exchange.connect.address
+    if exchange.resends:
+        attributes[a.RESEND_COUNT] = exchange.resends
+    if response.id:
+        attributes[a.RESPONSE_ID] = shorten(response.id)
+    if response.model:
+        attributes[a.RESPONSE_MODEL] = shorten(response.model)
+    if response.finish_reasons:
+        attributes[a.FINISH_REASONS] = tuple(map(shorten, response.finish_reasons))
+    for kind, count in response.tokens.items():
+        for name in usage.get(kind, ()):
+            attributes[name] = count
+    if exchange.streams and exchange.stream.first_chunk:
+        attributes[a.TIME_TO_FIRST_CHUNK] = (exchange.stream.first_chunk - exchange.asked) / SECOND
+    verdict = exchange.verdict
+    if verdict is not None and verdict.error_type and client_failed(exchange):
+        attributes[a.ERROR_TYPE] = error_type(verdict) or ""
+    if (word := provider_word(response.error)) is not None:
+        attributes[a.UPSTREAM_ERROR] = word
+    if exchange.upstream_headers is not None:
+        _add_upstream_headers(attributes, exchange.upstream_headers)
+    return attributes
+
+
+def _add_upstream_headers(attributes: SpanAttributes, headers: Headers) -> None:
+    for name in _REQUEST_IDS:
+        text = headers.text(name)
+        if text and len(text) <= 200 and text.isascii() and text.isprintable():
+            attributes[a.UPSTREAM_REQUEST_ID] = text
+            break
+    for name in _PROCESSING:
+        text = headers.text(name)
+        if text and len(text) <= 12 and text.isascii() and text.replace(".", "", 1).isdigit():
+            attributes[a.UPSTREAM_PROCESSING] = float(text) / 1000
+            break
+
+
+def _add_present(attributes: SpanAttributes, *pairs: tuple[str, AttributeValue | None]) -> None:
+    attributes.update(_present(pairs))
+
+
+def _present(pairs: Iterable[tuple[str, AttributeValue | None]]) -> SpanAttributes:
+    return {name: value for name, value in pairs if value is not None}

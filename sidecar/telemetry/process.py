@@ -1,0 +1,25 @@
+"""The process's own figures, by psutil, under the names of the conventions.
+
+Owns `process.*`; nothing is read until a snapshot asks. Called once by the composition root.
+"""
+
+import psutil
+
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names
+from sidecar.telemetry.metric_store import MetricStore, Observations
+
+
+def observe_process(store: MetricStore, process: psutil.Process | None = None) -> None:
+    """Lets the store ask for this process's CPU time, memory, open files (Unix) and threads."""
+    own = process or psutil.Process()
+
+    def cpu() -> Observations:
+        times = own.cpu_times()
+        return ((times.user, ((a.CPU_MODE, "user"),)), (times.system, ((a.CPU_MODE, "system"),)))
+
+    store.observe(names.PROCESS_CPU, cpu)
+    store.observe(names.PROCESS_MEMORY, lambda: [(own.memory_info().rss, ())])
+    store.observe(names.PROCESS_THREADS, lambda: [(own.num_threads(), ())])
+    if psutil.POSIX:
+        store.observe(names.PROCESS_FILES, lambda: [(own.num_fds(), ())])

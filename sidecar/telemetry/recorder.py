@@ -1,0 +1,341 @@
+"""The recorder: telemetry as the relay sees it, and as the session manager's listener.
+
+Owns the one guard: whatever goes wrong in telemetry is caught here, counted, said once in a while, and never
+touches a request; with `strict` it is raised on, for tests. It decides nothing and knows no wire; it hands
+each event to the spans, the measures and the log. Called on the event loop only.
+"""
+
+from collections.abc import Callable, Collection
+from random import Random
+from typing import Protocol, TypeVar
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.clock import SECOND, Clock
+from sidecar.core.exchange import Exchange, RequestHead, Trace
+from sidecar.core.facts import Route
+from sidecar.core.outcome import Outcome
+from sidecar.core.sessions import (
+    ConversationSummary,
+    KnownWait,
+    SessionListener,
+    SessionRequest,
+    SessionSummary,
+)
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry.ledger import Signal
+from sidecar.telemetry.logs import ERROR, INFO, WARNING, Log, Logger, RequestContext, level_of, make_logger
+from sidecar.telemetry.measures import Measures, observe_ledger
+from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.portrait import Portrait, outcome_of, portray
+from sidecar.telemetry.request_spans import MAX_LINKS, RequestSpans, link_count, span_count
+from sidecar.telemetry.session_measures import LiveSessions, SessionMeasures
+from sidecar.telemetry.session_spans import SessionSpans, totals_attributes
+from sidecar.telemetry.spans import Pipeline, SpanAttributes, SpanFactory
+from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer
+
+_Given = TypeVar("_Given")
+
+SCOPE_NAME = "sidecar"
+PROPAGATORS = ("tracecontext", "baggage")
+
+
+class RecorderSettings(Protocol):
+    """What the recorder takes from the settings."""
+
+    @property
+    def semconv(self) -> str:
+        """`shipped`, `latest` or `both`."""
+
+    @property
+    def incoming_trace(self) -> str:
+        """`parent`, `link` or `ignore`."""
+
+    @property
+    def forward_trace(self) -> bool:
+        """Whether the upstream is told the trace."""
+
+    @property
+    def forward_baggage(self) -> str | Collection[str]:
+        """`none`, `all`, or the names of members that go on."""
+
+    @property
+    def model_limit(self) -> int:
+        """Distinct models kept apart in metrics."""
+
+    @property
+    def log_format(self) -> str:
+        """`json` or `console`."""
+
+
+class Recorder:
+    """Telemetry, whole (`core.ports.Telemetry`). `listener` is for the session manager."""
+
+    def __init__(
+        self,
+        *,
+        settings: RecorderSettings,
+        pipeline: Pipeline,
+        store: MetricStore,
+        clock: Clock,
+        resource: Resource,
+        sampler: Sampler,
+        limits: SpanLimits,
+        propagators: Collection[str] = PROPAGATORS,
+        logger: Logger | None = None,
+        export_logs: bool = False,
+        version: str = "",
+        random: Random | None = None,
+        strict: bool = False,
+    ) -> None:
+        """`logger`: where lines go, stderr if None. `export_logs`: events leave by the pipeline too."""
+        scope = InstrumentationScope(SCOPE_NAME, version or None)
+        factory = SpanFactory(resource, scope, limits)
+        self._semconv = settings.semconv
+        self._pipeline = pipeline
+        self._strict = strict
+        self._clock = clock
+        self._tracer = Tracer(
+            sampler,
+            Propagation.of(
+                incoming_trace=settings.incoming_trace,
+                forward_trace=settings.forward_trace,
+                forward_baggage=settings.forward_baggage,
+                propagators=propagators,
+            ),
+            random,
+        )
+        self.measures = Measures(store, clock, semconv=settings.semconv, model_limit=settings.model_limit)
+        self._spans = RequestSpans(factory, self._tracer.span_id, self.measures.request_model)
+        self.log = Log(
+            logger or make_logger(settings.log_format),
+            clock=clock,
+            resource=resource,
+            scope=scope,
+            limits=limits,
+            export=pipeline.log if export_logs else None,
+        )
+        self._session_measures = SessionMeasures(store)
+        observe_ledger(store, pipeline.ledger)
+        self._session_spans = SessionSpans(factory, self._tracer, pipeline, sampler)
+        self.listener: SessionListener = _Listener(
+            self, (self._session_measures, self._session_spans, _SessionLines(self.log, clock))
+        )
+        self.requests_started = 0
+        self.requests_settled = 0
+        self.failures = 0
+        """How often the guard caught something."""
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Started and not yet settled; refused requests are among them too."""
+        return self.requests_started - self.requests_settled
+
+    def attach(self, sessions: LiveSessions) -> None:
+        """Lets the gauges ask the session manager at each snapshot. Once, by the composition root."""
+        self._session_measures.observe(sessions)
+
+    # core.ports.Telemetry
+
+    def begin(self, head: RequestHead, route: Route, start: int) -> Trace:  # noqa: ARG002 - the port's shape
+        """Ids for a request's spans, its parent and the sampler's verdict."""
+        return self.guard("begin", self._tracer.begin, head, route) or self._tracer.bare()
+
+    def started(self, exchange: Exchange) -> None:
+        """A request is in flight from now on."""
+        self.requests_started += 1
+        self.guard("started", self.measures.started, exchange)
+
+    def arrived(self, exchange: Exchange) -> None:
+        """It has joined its conversation."""
+        self.guard("arrived", self._arrived, exchange)
+
+    def streaming(self, exchange: Exchange) -> None:
+        """Its answer is a stream."""
+        self.guard("streaming", self.measures.streaming, exchange)
+
+    def stalled(self, exchange: Exchange, at: int) -> None:
+        """Its answer has been silent for too long, since before `at`."""
+        self.guard("stalled", self._stalled, exchange, at)
+
+    def settled(self, exchange: Exchange) -> None:
+        """It is frozen: spans, metric points and the wide line are made of it."""
+        self.requests_settled += 1
+        self.guard("settled", self.measures.settled, exchange)
+        portrait = self.guard("portray", portray, exchange, self._semconv)
+        if portrait is not None:
+            self.guard("spans", self._make_spans, exchange, portrait)
+            self.guard("wide line", self._wide_line, exchange, portrait)
+
+    def anomaly(self, anomaly: Anomaly) -> None:
+        """Something that should not happen, outside any settled exchange."""
+        self.guard("anomaly", self.measures.anomaly, anomaly)
+
+    def record_lag(self, lag: int) -> None:
+        """How late the event loop ran a timer, ns."""
+        self.guard("record_lag", self.measures.record_lag, lag)
+
+    def close(self) -> None:
+        """Says what the log left out. After the last event."""
+        self.guard("close", self.log.flush)
+
+    # The guard
+
+    def guard(self, what: str, call: Callable[..., _Given], *given: object) -> _Given | None:
+        """What the call gives; what it raises is caught, counted and logged (or raised on if strict): then None."""
+        try:
+            return call(*given)
+        except Exception as error:  # noqa: BLE001 - the guard
+            self._caught(what, error)
+            return None
+
+    def _caught(self, what: str, error: Exception) -> None:
+        self.failures += 1
+        if self._strict:
+            raise error
+        try:
+            fields: SpanAttributes = {a.MESSAGE: f"{what}: {type(error).__name__}: {error}"[:500]}
+            self.log.event(a.TELEMETRY_FAILED, ERROR, self._clock(), fields)
+        except Exception:  # noqa: BLE001, S110 - the guard: stderr is gone, and the count remains
+            pass
+
+    # What the events mean
+
+    def _arrived(self, exchange: Exchange) -> None:
+        self.measures.arrived(exchange)
+        arrival = exchange.arrival
+        fields: SpanAttributes = {}
+        if arrival is not None:
+            fields = {a.SEQUENCE: arrival.sequence, a.OVERLAPS: len(arrival.overlaps)}
+        self.log.event(a.REQUEST_GENERATED, INFO, exchange.arrived, fields, _request(exchange))
+
+    def _stalled(self, exchange: Exchange, at: int) -> None:
+        self.measures.stalled(exchange)
+        silent = at - (exchange.stream.last_event or exchange.first_byte or exchange.sent or exchange.start)
+        self.log.event(
+            a.REQUEST_STALLED, WARNING, at, {a.STALL_DURATION: silent / SECOND}, _request(exchange)
+        )
+
+    def _make_spans(self, exchange: Exchange, portrait: Portrait) -> None:
+        trace = exchange.trace
+        if isinstance(trace, RequestTrace) and link_count(exchange, trace) > MAX_LINKS:
+            self.measures.anomaly(Anomaly.LINKS_CAP)
+        if isinstance(trace, RequestTrace) and trace.sampled:
+            for span in self._spans.build(exchange, trace, portrait):
+                self._pipeline.span(span)
+        else:
+            self._pipeline.not_sampled(Signal.TRACES, span_count(exchange))
+
+    def _wide_line(self, exchange: Exchange, portrait: Portrait) -> None:
+        outcome = outcome_of(exchange)
+        name = a.REQUEST_COMPLETED if outcome is Outcome.COMPLETED else a.REQUEST_FAILED
+        fields = {
+            **portrait.client,
+            **portrait.server,
+            a.DURATION: (exchange.end - exchange.start) / SECOND,
+        }
+        if a.SESSION_SOURCE in portrait.common:
+            fields[a.SESSION_SOURCE] = portrait.common[a.SESSION_SOURCE]
+        if a.SEQUENCE in portrait.common:
+            fields[a.SEQUENCE] = portrait.common[a.SEQUENCE]
+        if exchange.verdict is not None and exchange.verdict.message:
+            fields[a.MESSAGE] = exchange.verdict.message
+        self.log.event(name, level_of(outcome), exchange.end, fields, _request(exchange), always=True)
+
+
+def _request(exchange: Exchange) -> RequestContext:
+    """What every line of the request carries."""
+    trace, identity, arrival = exchange.trace, exchange.identity, exchange.arrival
+    return RequestContext(
+        trace.trace_id,
+        trace.server_span_id,
+        trace.sampled,
+        identity.session_id if identity is not None else None,
+        identity.conversation_id if identity is not None else None,
+        arrival.request_id if arrival is not None else None,
+    )
+
+
+class _SessionLines(SessionListener):
+    """The log events of sessions, and of turns out of order."""
+
+    def __init__(self, log: Log, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+
+    def session_started(self, session_id: str, source: str, at: int) -> None:
+        """`session.start`."""
+        fields: SpanAttributes = {a.SESSION_ID: session_id, a.SESSION_SOURCE: str(source)}
+        self._log.event(a.SESSION_START, INFO, at, fields)
+
+    def session_ended(self, summary: SessionSummary) -> None:
+        """`session.end`, with the session's sums."""
+        fields: SpanAttributes = {
+            a.SESSION_ID: summary.session_id,
+            a.SESSION_SOURCE: str(summary.source),
+            a.DURATION: (summary.ended_at - summary.started_at) / SECOND,
+            a.TOTAL_CONVERSATIONS: summary.conversations,
+            **totals_attributes(summary.totals),
+        }
+        self._log.event(a.SESSION_END, INFO, summary.ended_at, fields)
+
+    def response_out_of_order(self, request: SessionRequest, distance: int) -> None:
+        """`sidecar.request.out_of_order`."""
+        ref = request.ref
+        context = RequestContext(
+            ref.trace_id,
+            ref.span_id,
+            ref.sampled,
+            request.session_id,
+            request.conversation_id,
+            request.request_id,
+        )
+        fields: SpanAttributes = {a.SEQUENCE: request.sequence, a.DISTANCE: distance}
+        self._log.event(a.REQUEST_OUT_OF_ORDER, INFO, self._clock(), fields, context)
+
+
+class _Listener(SessionListener):
+    """Tells each part what happened, under the guard, so that one part's mistake stops no other."""
+
+    def __init__(self, recorder: Recorder, parts: tuple[SessionListener, ...]) -> None:
+        self._guard = recorder.guard
+        self._parts = parts
+
+    def session_started(self, session_id: str, source: str, at: int) -> None:
+        """Counts and logs it."""
+        for part in self._parts:
+            self._guard("session_started", part.session_started, session_id, source, at)
+
+    def session_ended(self, summary: SessionSummary) -> None:
+        """Its span, its figures, its line."""
+        for part in self._parts:
+            self._guard("session_ended", part.session_ended, summary)
+
+    def conversation_ended(self, summary: ConversationSummary) -> None:
+        """Its span."""
+        for part in self._parts:
+            self._guard("conversation_ended", part.conversation_ended, summary)
+
+    def response_out_of_order(self, request: SessionRequest, distance: int) -> None:
+        """Its line."""
+        for part in self._parts:
+            self._guard("response_out_of_order", part.response_out_of_order, request, distance)
+
+    def wait_known(self, wait: KnownWait) -> None:
+        """Its figure."""
+        for part in self._parts:
+            self._guard("wait_known", part.wait_known, wait)
+
+    def waits_unknown(self, count: int) -> None:
+        """Its figure."""
+        for part in self._parts:
+            self._guard("waits_unknown", part.waits_unknown, count)
+
+    def anomaly(self, anomaly: Anomaly) -> None:
+        """Its figure."""
+        for part in self._parts:
+            self._guard("anomaly", part.anomaly, anomaly)

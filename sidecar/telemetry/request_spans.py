@@ -1,0 +1,233 @@
+"""The spans of a settled exchange: SERVER, CLIENT, connect, wait, stream, with links and status.
+
+Owns which spans there are, from when to when, and their links; their attributes are the portrait's. It reads
+a frozen exchange and never changes it. Called by the recorder for sampled requests; for the others
+`span_count` says how many were not made.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
+
+from sidecar.core.clock import SECOND
+from sidecar.core.exchange import ConnectTiming, Exchange
+from sidecar.core.outcome import Phase
+from sidecar.core.sessions import RequestRef
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry.bounded import known_method, shorten
+from sidecar.telemetry.portrait import (
+    Portrait,
+    call_end,
+    client_failed,
+    has_client,
+    request_model,
+    server_failed,
+)
+from sidecar.telemetry.spans import UNSET, SpanAttributes, SpanFactory
+from sidecar.telemetry.trace import FLAGS, RequestTrace
+
+MAX_LINKS = 32
+"""Links kept on a SERVER span; further ones are counted in `sidecar.links.dropped`."""
+
+_ERROR = Status(StatusCode.ERROR)
+_LINK_KINDS: dict[str, SpanAttributes] = {
+    kind: {a.LINK: kind} for kind in ("caller", "previous", "retry_of", "continues", "overlaps")
+}
+
+Link = tuple[SpanContext, SpanAttributes]
+
+
+class RequestSpans:
+    """Makes the spans of one exchange after another."""
+
+    def __init__(
+        self, factory: SpanFactory, span_id: Callable[[], int], model_name: Callable[[str], str]
+    ) -> None:
+        """`model_name` bounds a model's name for the CLIENT span's name; `span_id` gives fresh ids."""
+        self._build = factory.build
+        self._span_id = span_id
+        self._model_name = model_name
+
+    def build(self, exchange: Exchange, trace: RequestTrace, portrait: Portrait) -> Iterator[ReadableSpan]:
+        """The exchange's spans, the SERVER span first. `trace` is the exchange's own."""
+        server = trace.context(trace.server_span_id)
+        attributes = {**portrait.common, **portrait.server}
+        count = link_count(exchange, trace)
+        if count > MAX_LINKS:
+            attributes[a.LINKS_DROPPED] = count - MAX_LINKS
+        yield self._build(
+            f"{known_method(exchange.head.method)} {exchange.route.template}",
+            server,
+            start=exchange.start,
+            end=exchange.end,
+            attributes=attributes,
+            parent=trace.parent,
+            kind=SpanKind.SERVER,
+            status=_status(exchange, server_failed(exchange)),
+            links=_links(exchange, trace) if count else (),
+        )
+        if has_client(exchange):
+            yield from self._call(exchange, trace, server, portrait)
+
+    def _call(
+        self, exchange: Exchange, trace: RequestTrace, server: SpanContext, portrait: Portrait
+    ) -> Iterator[ReadableSpan]:
+        """The CLIENT span and its children."""
+        client = trace.context(trace.client_span_id)
+        yield self._build(
+            self._client_name(exchange),
+            client,
+            start=exchange.asked,
+            end=call_end(exchange),
+            attributes={**portrait.common, **portrait.client},
+            parent=server,
+            kind=SpanKind.CLIENT,
+            status=_status(exchange, client_failed(exchange)),
+        )
+        for name, start, end, status, attributes, events in _steps(exchange):
+            yield self._build(
+                name,
+                trace.context(self._span_id()),
+                start=start,
+                end=end,
+                attributes={**portrait.common, **attributes},
+                parent=client,
+                status=status,
+                events=events,
+            )
+
+    def _client_name(self, exchange: Exchange) -> str:
+        """`chat gpt-4o`; without an operation, as the HTTP conventions name a client span."""
+        operation = exchange.route.operation
+        if operation is None:
+            return f"{known_method(exchange.head.method)} {exchange.route.template}"
+        model = request_model(exchange)
+        return f"{operation} {self._model_name(model)}" if model else operation
+
+
+Step = tuple[str, int, int, Status, SpanAttributes, list[tuple[str, int, SpanAttributes]]]
+
+
+def span_count(exchange: Exchange) -> int:
+    """How many spans `RequestSpans.build` makes of the exchange."""
+    return 2 + sum(1 for _ in _steps(exchange)) if has_client(exchange) else 1
+
+
+def _steps(exchange: Exchange) -> Iterator[Step]:
+    """The children of the CLIENT span that apply: (name, start, end, status, attributes, events)."""
+    connect = _connect(exchange)
+    if connect is not None:
+        failed = exchange.verdict is not None and exchange.verdict.phase is Phase.CONNECT
+        yield (
+            "connect",
+            connect.start,
+            connect.end,
+            _status(exchange, failed and client_failed(exchange)),
+            _connect_attributes(connect),
+            [],
+        )
+    if exchange.sent:
+        # An answer may begin before the request's body has ended: then the wait began with the head.
+        start = max(exchange.sent, exchange.request_end)
+        end = exchange.first_byte or call_end(exchange)
+        yield "wait", start if start <= end else exchange.sent, end, UNSET, {}, []
+    if exchange.streams and exchange.first_byte:
+        yield (
+            "stream",
+            exchange.first_byte,
+            exchange.last_byte or exchange.end,
+            UNSET,
+            _stream_attributes(exchange),
+            [
+                (a.REQUEST_STALLED, since + length, {a.STALL_DURATION: length / SECOND})
+                for since, length in exchange.stream.stalls
+            ],
+        )
+
+
+def _connect(exchange: Exchange) -> ConnectTiming | None:
+    """How a connection was made or waited for; an attempt that never ended lasted until the call did."""
+    connect = exchange.connect
+    if connect is not None:
+        return None if connect.kind == "reused" else connect
+    if exchange.verdict is not None and exchange.verdict.phase is Phase.CONNECT:
+        return ConnectTiming("new", exchange.asked, call_end(exchange))
+    return None
+
+
+def _connect_attributes(connect: ConnectTiming) -> SpanAttributes:
+    attributes: SpanAttributes = {a.CONNECTION: connect.kind}
+    begun = connect.start
+    for name, end in (
+        (a.CONNECT_DNS, connect.dns_end),
+        (a.CONNECT_TCP, connect.tcp_end),
+        (a.CONNECT_TLS, connect.tls_end),
+    ):
+        if end is not None:
+            attributes[name] = (end - begun) / SECOND
+            begun = end
+    if connect.address is not None:
+        attributes[a.PEER_ADDRESS] = connect.address
+    return attributes
+
+
+def _stream_attributes(exchange: Exchange) -> SpanAttributes:
+    stream = exchange.stream
+    attributes: SpanAttributes = {
+        a.STREAM_BYTES: stream.bytes,
+        a.STREAM_EVENTS: stream.events,
+        a.STREAM_CHUNKS: stream.chunks,
+        a.STREAM_GAP: stream.gap / SECOND,
+        a.STREAM_STALLS: stream.stall_count,
+        a.STREAM_BLOCKED: stream.blocked / SECOND,
+    }
+    if exchange.response.unreadable:
+        attributes[a.STREAM_UNREADABLE] = exchange.response.unreadable
+    return attributes
+
+
+def _status(exchange: Exchange, failed: bool) -> Status:
+    if not failed:
+        return UNSET
+    message = exchange.verdict.message if exchange.verdict else None
+    return Status(StatusCode.ERROR, shorten(message)) if message else _ERROR
+
+
+def link_count(exchange: Exchange, trace: RequestTrace) -> int:
+    """How many links there are for the SERVER span, kept or not."""
+    arrival, settlement = exchange.arrival, exchange.settlement
+    count = (trace.caller is not None) + (exchange.retry_of is not None) + (exchange.continues is not None)
+    if arrival is not None:
+        count += (arrival.previous is not None) + len(arrival.overlaps)
+    if settlement is not None:
+        count += len(settlement.overlapped_by)
+    return count
+
+
+def _links(exchange: Exchange, trace: RequestTrace) -> list[Link]:
+    links = [(trace.caller, _LINK_KINDS["caller"])] if trace.caller is not None else []
+    links += [(ref_context(ref), _LINK_KINDS[kind]) for kind, ref in islice(_linked(exchange), MAX_LINKS)]
+    return links[:MAX_LINKS]
+
+
+def _linked(exchange: Exchange) -> Iterator[tuple[str, RequestRef]]:
+    arrival, settlement = exchange.arrival, exchange.settlement
+    if arrival is not None and arrival.previous is not None:
+        yield "previous", arrival.previous
+    if exchange.retry_of is not None:
+        yield "retry_of", exchange.retry_of
+    if exchange.continues is not None:
+        yield "continues", exchange.continues
+    if arrival is not None:
+        for ref in arrival.overlaps:
+            yield "overlaps", ref
+    if settlement is not None:
+        for ref in settlement.overlapped_by:
+            yield "overlaps", ref
+
+
+def ref_context(ref: RequestRef) -> SpanContext:
+    """The context of a request's SERVER span, sampled or not, to link to."""
+    return SpanContext(ref.trace_id, ref.span_id, False, FLAGS[3 if ref.sampled else 2])

@@ -1,0 +1,84 @@
+"""The metrics that the session manager's events and gauges give.
+
+Owns sessions started and ended, waits avoided, and what is live now. A wait becomes known after its turn has
+settled; its record carries the context that was kept from the turn. Told by the recorder's listener.
+"""
+
+from typing import Protocol
+
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.clock import SECOND
+from sidecar.core.sessions import KnownWait, SessionListener, SessionSummary
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names
+from sidecar.telemetry.metric_store import Attributes, ExemplarContext, MetricStore
+
+
+class LiveSessions(Protocol):
+    """What is asked of the session manager at each snapshot."""
+
+    @property
+    def sessions_active(self) -> int:
+        """Sessions live now."""
+
+    @property
+    def conversations_active(self) -> int:
+        """Conversations live now."""
+
+    @property
+    def conversations_busy(self) -> int:
+        """Conversations with a request in flight."""
+
+    @property
+    def overlapping(self) -> int:
+        """Turns in flight that a queue would hold: over conversations, the sum of those beyond the first."""
+
+    @property
+    def most_concurrent(self) -> int:
+        """Turns in flight in the busiest conversation."""
+
+
+class SessionMeasures(SessionListener):
+    """Records what happens to sessions."""
+
+    def __init__(self, store: MetricStore) -> None:
+        self._store = store
+
+    def observe(self, sessions: LiveSessions) -> None:
+        """Lets the store ask `sessions` for its gauges at each snapshot."""
+        observe = self._store.observe
+        observe(names.SESSIONS_ACTIVE, lambda: [(sessions.sessions_active, ())])
+        observe(names.CONVERSATIONS_ACTIVE, lambda: [(sessions.conversations_active, ())])
+        observe(names.CONVERSATIONS_BUSY, lambda: [(sessions.conversations_busy, ())])
+        observe(names.REQUESTS_OVERLAPPING, lambda: [(sessions.overlapping, ())])
+        observe(names.CONCURRENCY_MAX, lambda: [(sessions.most_concurrent, ())])
+
+    def session_started(self, session_id: str, source: str, at: int) -> None:  # noqa: ARG002
+        """One more session, by the rule that named it."""
+        self._store.add(names.SESSIONS, 1, _source(source))
+
+    def session_ended(self, summary: SessionSummary) -> None:
+        """How long it was and how many requests it had."""
+        source = _source(summary.source)
+        duration = (summary.ended_at - summary.started_at) / SECOND
+        self._store.record(names.SESSION_DURATION, duration, source, None, summary.ended_at)
+        requests = sum(summary.totals.requests.values())
+        self._store.record(names.SESSION_REQUESTS, requests, source, None, summary.ended_at)
+
+    def wait_known(self, wait: KnownWait) -> None:
+        """The queue wait that a turn was spared."""
+        ref = wait.request
+        exemplar = ExemplarContext(ref.trace_id, ref.span_id, ref.sampled)
+        self._store.record(names.WAIT_AVOIDED, wait.wait / SECOND, (), exemplar)
+
+    def waits_unknown(self, count: int) -> None:
+        """Waits that were given up."""
+        self._store.add(names.WAIT_UNKNOWN, count)
+
+    def anomaly(self, anomaly: Anomaly) -> None:
+        """A cap was reached, or an unknown id was ended."""
+        self._store.add(names.ANOMALIES, 1, ((a.ANOMALY, anomaly.value),))
+
+
+def _source(source: str) -> Attributes:
+    return ((a.SESSION_SOURCE, str(source)),)

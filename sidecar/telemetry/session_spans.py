@@ -1,0 +1,127 @@
+"""The `conversation` and `session` spans, made when a conversation or a session has ended.
+
+Owns their attributes and links; each is a trace of its own, for a session may last a day. They are always
+taken, whatever became of their requests, unless the sampler is `always_off`. Told by the session manager
+through the recorder's listener.
+"""
+
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
+from opentelemetry.trace import SpanContext
+
+from sidecar.core.clock import SECOND
+from sidecar.core.outcome import Outcome
+from sidecar.core.sessions import ConversationSummary, SessionListener, SessionSummary, Totals
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry.ledger import Signal
+from sidecar.telemetry.request_spans import MAX_LINKS, ref_context
+from sidecar.telemetry.spans import Pipeline, SpanAttributes, SpanFactory
+from sidecar.telemetry.trace import FLAGS, Tracer
+
+_OUTCOMES = {
+    Outcome.COMPLETED: a.TOTAL_COMPLETED,
+    Outcome.CLIENT_LEFT: a.TOTAL_CLIENT_LEFT,
+    Outcome.UPSTREAM_REJECTED: a.TOTAL_REJECTED,
+    Outcome.UPSTREAM_FAILED: a.TOTAL_FAILED,
+    Outcome.ERROR_IN_STREAM: a.TOTAL_ERROR_IN_STREAM,
+    Outcome.TIMED_OUT: a.TOTAL_TIMED_OUT,
+    Outcome.REFUSED: a.TOTAL_REFUSED,
+    Outcome.SHUTDOWN: a.TOTAL_SHUTDOWN,
+    Outcome.INTERNAL_ERROR: a.TOTAL_INTERNAL_ERROR,
+}
+
+
+class SessionSpans(SessionListener):
+    """Makes the spans of ended conversations and sessions, and hands them to the way out."""
+
+    def __init__(self, factory: SpanFactory, tracer: Tracer, pipeline: Pipeline, sampler: Sampler) -> None:
+        self._factory = factory
+        self._tracer = tracer
+        self._pipeline = pipeline
+        self._off = sampler.get_description() == ALWAYS_OFF.get_description()
+        self._ended: dict[str, tuple[list[SpanContext], int]] = {}
+        """By session: the spans of its ended conversations, at most `MAX_LINKS`, and how many more there were."""
+
+    def conversation_ended(self, summary: ConversationSummary) -> None:
+        """Makes its span, and keeps the span's context for its session's links."""
+        if self._off:
+            self._pipeline.not_sampled(Signal.TRACES, 1)
+            return
+        context = self._fresh_context()
+        attributes: SpanAttributes = {
+            a.SESSION_ID: summary.session_id,
+            a.SESSION_SOURCE: str(summary.source),
+            a.CONVERSATION: summary.conversation_id,
+            a.GEN_AI_CONVERSATION: summary.conversation_id if summary.supplied else summary.session_id,
+            **totals_attributes(summary.totals),
+        }
+        kept = summary.links[:MAX_LINKS]
+        dropped = summary.links_dropped + len(summary.links) - len(kept)
+        if dropped:
+            attributes[a.LINKS_DROPPED] = dropped
+        self._pipeline.span(
+            self._factory.build(
+                "conversation",
+                context,
+                start=summary.started_at,
+                end=summary.ended_at,
+                attributes=attributes,
+                links=[(ref_context(ref), {a.LINK: kind}) for kind, ref in kept],
+            )
+        )
+        contexts, more = self._ended.setdefault(summary.session_id, ([], 0))
+        if len(contexts) < MAX_LINKS:
+            contexts.append(context)
+        else:
+            self._ended[summary.session_id] = (contexts, more + 1)
+
+    def session_ended(self, summary: SessionSummary) -> None:
+        """Makes its span, with a link to each of its conversations' spans."""
+        if self._off:
+            self._pipeline.not_sampled(Signal.TRACES, 1)
+            return
+        contexts, more = self._ended.pop(summary.session_id, ([], 0))
+        attributes: SpanAttributes = {
+            a.SESSION_ID: summary.session_id,
+            a.SESSION_SOURCE: str(summary.source),
+            a.TOTAL_CONVERSATIONS: summary.conversations,
+            **totals_attributes(summary.totals),
+        }
+        if more:
+            attributes[a.LINKS_DROPPED] = more
+        self._pipeline.span(
+            self._factory.build(
+                "session",
+                self._fresh_context(),
+                start=summary.started_at,
+                end=summary.ended_at,
+                attributes=attributes,
+                links=[(context, {a.LINK: "conversation"}) for context in contexts],
+            )
+        )
+
+    def _fresh_context(self) -> SpanContext:
+        return SpanContext(self._tracer.trace_id(), self._tracer.span_id(), False, FLAGS[3])
+
+
+def totals_attributes(totals: Totals) -> SpanAttributes:
+    """The sums as attributes: times in seconds; outcomes that did not occur and unreported tokens are absent."""
+    attributes: SpanAttributes = {
+        a.TOTAL_REQUESTS: sum(totals.requests.values()),
+        **{_OUTCOMES[outcome]: count for outcome, count in totals.requests.items() if count},
+        a.TOTAL_TURNS: totals.turns,
+        a.TOTAL_OVERLAPS: totals.overlaps,
+        a.TOTAL_MOST_AT_ONCE: totals.most_at_once,
+        a.TOTAL_OUT_OF_ORDER: totals.out_of_order,
+        a.TOTAL_WAITS_KNOWN: totals.waits_known,
+        a.TOTAL_WAIT_AVOIDED: totals.wait_avoided / SECOND,
+        a.TOTAL_WAITS_UNKNOWN: totals.waits_unknown,
+        a.TOTAL_MODEL_TIME: totals.model_time / SECOND,
+        a.TOTAL_THINK_TIME: totals.think_time / SECOND,
+    }
+    if totals.input_tokens is not None:
+        attributes[a.INPUT_TOKENS] = totals.input_tokens
+    if totals.output_tokens is not None:
+        attributes[a.OUTPUT_TOKENS] = totals.output_tokens
+    if totals.models:
+        attributes[a.MODELS] = totals.models
+    return attributes

@@ -1,0 +1,136 @@
+"""The one factory of spans: each is built once, when what it tells has ended.
+
+Owns the resource, the scope and the SDK's limits, which the SDK does not apply to a span made ready: what
+goes over a limit is dropped here, the first being kept, and counted where the exporters look for the count.
+It also holds the shape of the way out. Called by `request_spans.py` and `session_spans.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
+from opentelemetry.sdk.util import BoundedList
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.util.types import AttributeValue
+
+from sidecar.telemetry.ledger import Ledger, Signal
+
+SpanAttributes = dict[str, AttributeValue]
+"""Attributes as they are gathered: no value is None."""
+
+_Item = TypeVar("_Item")
+
+UNSET = Status(StatusCode.UNSET)
+
+
+class Pipeline(Protocol):
+    """The way out, as those who make signals see it. Every method only queues or counts."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of every item."""
+
+    def span(self, span: ReadableSpan, /) -> None:
+        """Takes a span that has ended."""
+
+    def log(self, record: ReadableLogRecord, /) -> None:
+        """Takes a log record."""
+
+    def not_sampled(self, signal: Signal, count: int, /) -> None:
+        """Counts items that were not made because the sampler said no."""
+
+
+class SpanFactory:
+    """Builds spans within the limits."""
+
+    def __init__(self, resource: Resource, scope: InstrumentationScope, limits: SpanLimits) -> None:
+        self._resource = resource
+        self._scope = scope
+        self._span_count = limits.max_span_attributes
+        self._span_length = limits.max_span_attribute_length
+        self._events = limits.max_events
+        self._links = limits.max_links
+        self._event_count = limits.max_event_attributes
+        self._link_count = limits.max_link_attributes
+        self._length = limits.max_attribute_length
+
+    def build(
+        self,
+        name: str,
+        context: SpanContext,
+        *,
+        start: int,
+        end: int,
+        attributes: SpanAttributes,
+        parent: SpanContext | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        status: Status = UNSET,
+        events: Sequence[tuple[str, int, SpanAttributes]] = (),
+        links: Sequence[tuple[SpanContext, SpanAttributes]] = (),
+    ) -> ReadableSpan:
+        """A span, ready for export. Times in ns since the epoch; an end before the start becomes the start.
+
+        `events` are (name, time, attributes), `links` (context, attributes).
+        """
+        return ReadableSpan(
+            name,
+            context,
+            parent,
+            self._resource,
+            bounded(attributes, self._span_count, self._span_length),
+            self._bounded_events(events) if events else (),
+            self._bounded_links(links) if links else (),
+            kind,
+            None,
+            status,
+            start,
+            max(start, end),
+            self._scope,
+        )
+
+    def _bounded_events(self, events: Sequence[tuple[str, int, SpanAttributes]]) -> Sequence[Event]:
+        limit, length = self._event_count, self._length
+        kept = events if self._events is None else events[: self._events]
+        made = [Event(name, bounded(attributes, limit, length), at) for name, at, attributes in kept]
+        return _dropping(made, len(events) - len(kept))
+
+    def _bounded_links(self, links: Sequence[tuple[SpanContext, SpanAttributes]]) -> Sequence[Link]:
+        limit, length = self._link_count, self._length
+        kept = links if self._links is None else links[: self._links]
+        made = [Link(context, bounded(attributes, limit, length)) for context, attributes in kept]
+        return _dropping(made, len(links) - len(kept))
+
+
+def bounded(
+    attributes: SpanAttributes, count: int | None, length: int | None
+) -> Mapping[str, AttributeValue]:
+    """The attributes within the limits: at most `count` of them, texts of at most `length` characters."""
+    if length is not None:
+        attributes = {key: _cut(value, length) for key, value in attributes.items()}
+    if count is None or len(attributes) <= count:
+        return attributes
+    kept = BoundedAttributes(None, dict(list(attributes.items())[:count]))
+    kept.dropped = len(attributes) - count
+    return kept
+
+
+def _cut(value: AttributeValue, length: int) -> AttributeValue:
+    if isinstance(value, str):
+        return value[:length]
+    if isinstance(value, list | tuple):
+        return [item[:length] if isinstance(item, str) else item for item in value]
+    return value
+
+
+def _dropping(items: list[_Item], dropped: int) -> Sequence[_Item]:
+    """The items, in the SDK's list that tells how many were dropped when some were."""
+    if not dropped:
+        return items
+    listed: BoundedList[_Item] = BoundedList(None)
+    listed.extend(items)
+    listed.dropped = dropped
+    return listed
