@@ -1,0 +1,114 @@
+"""The loss ledger: what became of every span, log record and metric point.
+
+Owns the counts, and the law that they add up: whatever was created is in exactly one state, at every moment.
+One lock per signal, held for a few additions, since the event loop and that signal's worker both count.
+Counted by the pipeline; read by the admin port and by the metrics `sidecar.telemetry.items` and `.queue`.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Signal(StrEnum):
+    """What OTLP carries."""
+
+    TRACES = "traces"
+    METRICS = "metrics"
+    LOGS = "logs"
+
+
+class State(StrEnum):
+    """What became of an item, once and for all."""
+
+    EXPORTED = "exported"
+    """The collector took it."""
+    REJECTED = "rejected"
+    """The collector answered that it took the batch, but not this one (`partial_success`)."""
+    DROPPED = "dropped"
+    """Never sent: the queue was full, or the sidecar had to end."""
+    FAILED = "failed"
+    """Refused for good, or retries exhausted."""
+    UNKNOWN = "unknown"
+    """Sent, but no answer came in time: it may have arrived."""
+    NOT_SAMPLED = "not_sampled"
+    """The sampler did not want it."""
+
+
+QUEUED = "queued"
+CREATED = "created"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one batch: how many were exported, rejected and so on, and why not all were."""
+
+    counts: dict[State, int]
+    reason: str = ""
+
+    @classmethod
+    def of(cls, state: State, count: int, reason: str = "") -> "Delivery":
+        """All of the batch met the same fate."""
+        return cls({state: count}, reason)
+
+    @property
+    def complete(self) -> bool:
+        """True if everything was exported."""
+        return not any(count for state, count in self.counts.items() if state is not State.EXPORTED)
+
+
+class Account:
+    """One signal's page of the ledger. Its lock also guards the queue that the pipeline keeps beside it."""
+
+    __slots__ = ("created", "lock", "queued", "states")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.created = 0
+        self.queued = 0
+        """Waiting to be exported, or being exported."""
+        self.states = dict.fromkeys(State, 0)
+
+    def not_sampled(self, count: int) -> None:
+        """Created, and at once known not to be wanted."""
+        with self.lock:
+            self.created += count
+            self.states[State.NOT_SAMPLED] += count
+
+    def snapshot(self) -> dict[str, int]:
+        """`created`, `queued` and each state; the first is the sum of the others."""
+        with self.lock:
+            counts = {CREATED: self.created, QUEUED: self.queued}
+            counts.update((state.value, count) for state, count in self.states.items())
+        return counts
+
+
+class Ledger:
+    """The accounts of all three signals."""
+
+    def __init__(self) -> None:
+        self._accounts = {signal: Account() for signal in Signal}
+
+    def account(self, signal: Signal) -> Account:
+        """One signal's page."""
+        return self._accounts[signal]
+
+    def snapshot(self) -> dict[str, dict[str, int]]:
+        """Per signal: `created`, `queued`, and each state."""
+        return {signal.value: account.snapshot() for signal, account in self._accounts.items()}
+
+    def items(self) -> Iterator[tuple[str, str, int]]:
+        """Signal, state and count since the start, for `sidecar.telemetry.items`; states that are empty too.
+
+        What is still queued is no state of an item: `queues` tells it.
+        """
+        for signal, account in self._accounts.items():
+            counts = account.snapshot()
+            for state in State:
+                yield signal.value, state.value, counts[state.value]
+
+    def queues(self) -> Iterator[tuple[str, int]]:
+        """Signal and how many of its items wait, or are under way, for `sidecar.telemetry.queue`."""
+        for signal, account in self._accounts.items():
+            yield signal.value, account.queued
