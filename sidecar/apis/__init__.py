@@ -1,0 +1,27 @@
+"""What requests and answers of LLM APIs mean, as small facts.
+
+Owns the public functions; one module per API knows its shapes. Pure: bytes and values in, facts out. It
+knows no socket, no clock and no telemetry, and it keeps no prompt or answer text. The relay calls it.
+"""
+
+from sidecar.apis.answers import body_reader, event_parser, stream_reader
+from sidecar.apis.base import BodyReader, EventParser, StreamReader
+from sidecar.apis.decode import UnreadableBody
+from sidecar.apis.errors import error_code
+from sidecar.apis.providers import provider_of_host
+from sidecar.apis.requests import read_request
+from sidecar.apis.routes import match
+
+__all__ = [
+    "BodyReader",
+    "EventParser",
+    "StreamReader",
+    "UnreadableBody",
+    "body_reader",
+    "error_code",
+    "event_parser",
+    "match",
+    "provider_of_host",
+    "read_request",
+    "stream_reader",
+]

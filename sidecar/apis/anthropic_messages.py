@@ -1,0 +1,182 @@
+"""Anthropic's messages.
+
+Owns what a request, an event and a body of `/messages` mean. The API reports cached tokens beside its
+input tokens; the facts hold their sum as `input`, as the conventions ask (`gen_ai.usage.input_tokens`).
+Shapes: https://docs.anthropic.com/en/api/messages-streaming
+"""
+
+from typing import TypeVar
+
+import msgspec
+
+from sidecar.apis.base import ModelRequest, Reader, counted, present
+from sidecar.apis.decode import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.apis.errors import error_word, is_error
+from sidecar.core.facts import EventKind, ResponseFacts
+
+_OUTPUT_TYPES = {"json_schema": "json"}
+
+
+class _Format(msgspec.Struct):
+    type: Word | None = None
+
+
+class _OutputConfig(msgspec.Struct):
+    format: _Format | None = None
+
+
+class MessagesRequest(ModelRequest, kw_only=True):
+    """What is read of a request."""
+
+    messages: list[Thing] | None = None
+    max_tokens: Int64 | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: float | None = None
+    output_config: _OutputConfig | None = None
+
+    def message_count(self) -> int | None:
+        """How many messages the request carries."""
+        return counted(self.messages)
+
+    def attributes(self) -> dict[str, object]:
+        """The request's parameters by the attribute names of the conventions."""
+        form = self.output_config.format if self.output_config else None
+        return present(
+            {
+                "gen_ai.request.max_tokens": self.max_tokens,
+                "gen_ai.request.temperature": self.temperature,
+                "gen_ai.request.top_p": self.top_p,
+                "gen_ai.request.top_k": self.top_k,
+                "gen_ai.output.type": _OUTPUT_TYPES.get(form.type or "") if form else None,
+            }
+        )
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    cache_read_input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+
+
+class _Message(msgspec.Struct):
+    id: Ident | None = None
+    model: Word | None = None
+    stop_reason: Word | None = None
+    usage: _Usage | None = None
+
+
+class _Delta(msgspec.Struct):
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    stop_reason: Word | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str | None = None
+    message: _Message | None = None
+    delta: _Delta | None = None
+    usage: _Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+class _Body(_Message):
+    type: str | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_EVENT = Shape(_Event)
+_BODY = Shape(_Body)
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class _MessageReader(Reader[T]):
+    """Takes the facts of a message object, which stands alone or inside an event."""
+
+    __slots__ = ("_uncached",)
+
+    def __init__(self, shape: Shape[T], facts: ResponseFacts) -> None:
+        super().__init__(shape, facts)
+        self._uncached: int | None = None
+
+    def _message(self, message: _Message) -> None:
+        self.facts.id = self.facts.id or message.id or None
+        self.facts.model = self.facts.model or message.model or None
+        if message.stop_reason:
+            self._finish(0, message.stop_reason)
+        self._usage(message.usage)
+
+    def _usage(self, usage: _Usage | None) -> None:
+        """Notes usage; in a stream its counts are cumulative, and the last event may tell only the output."""
+        if usage is None:
+            return
+        self._tokens(
+            output=usage.output_tokens,
+            cache_read=usage.cache_read_input_tokens,
+            cache_write=usage.cache_creation_input_tokens,
+        )
+        if usage.input_tokens is not None:
+            self._uncached = usage.input_tokens
+        if self._uncached is not None:
+            tokens = self.facts.tokens
+            self._tokens(input=self._uncached + tokens.get("cache_read", 0) + tokens.get("cache_write", 0))
+
+
+class MessagesStream(_MessageReader[_Event]):
+    """Reads a streamed message."""
+
+    __slots__ = ("_decode",)
+
+    def __init__(self, facts: ResponseFacts) -> None:
+        super().__init__(_EVENT, facts)
+        self._decode = _EVENT.decode
+
+    def event(self, name: bytes, data: bytes) -> EventKind:
+        """Takes one event; says what it means."""
+        try:
+            event = self._decode(data)
+        except (ValueError, RecursionError):
+            salvaged = self._salvage(data)
+            if salvaged is None:
+                return EventKind.EVENT
+            event = salvaged
+        kind = event.type or name.decode("latin-1")
+        delta = event.delta
+        if kind == "content_block_delta":
+            output = delta is not None and (delta.text or delta.partial_json or delta.thinking)
+            return EventKind.CHUNK if output else EventKind.EVENT
+        if kind == "ping":
+            return EventKind.IDLE
+        if kind == "error" or is_error(event.error):
+            self.facts.error = error_word(event.error if is_error(event.error) else data)
+            return EventKind.ERROR
+        if event.message is not None:
+            self._message(event.message)
+        if delta is not None and delta.stop_reason:
+            self._finish(0, delta.stop_reason)
+        self._usage(event.usage)
+        if kind == "message_stop":
+            self.facts.ended = True
+            return EventKind.END
+        return EventKind.EVENT
+
+
+class MessagesBody(_MessageReader[_Body]):
+    """Reads a whole message."""
+
+    __slots__ = ()
+
+    def __init__(self, facts: ResponseFacts) -> None:
+        super().__init__(_BODY, facts)
+
+    def body(self, data: bytes) -> None:
+        """Takes the body."""
+        body = self._read(data)
+        if body is None:
+            return
+        self._message(body)
+        if body.type == "error" or is_error(body.error):
+            self.facts.error = error_word(body.error)

@@ -1,0 +1,173 @@
+"""OpenAI's chat completions, and everything that speaks like them.
+
+Owns what a request, a chunk and a body of `/chat/completions` mean, with what compatible servers add:
+reasoning beside the content, errors inside a stream, usage wherever they put it.
+Shapes: https://platform.openai.com/docs/api-reference/chat
+"""
+
+import msgspec
+
+from sidecar.apis.base import ModelRequest, Reader, counted, present, several, tier
+from sidecar.apis.decode import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.apis.errors import is_error
+from sidecar.apis.openai_common import DONE, Format, Usage, ended, failed, name_answer, output_type
+from sidecar.core.facts import EventKind, ResponseFacts
+
+
+class ChatRequest(ModelRequest, kw_only=True):
+    """What is read of a request."""
+
+    messages: list[Thing] | None = None
+    max_tokens: Int64 | None = None
+    max_completion_tokens: Int64 | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: Int64 | None = None
+    n: Int64 | None = None
+    response_format: Format | None = None
+    service_tier: Word | None = None
+
+    def message_count(self) -> int | None:
+        """How many messages the request carries."""
+        return counted(self.messages)
+
+    def attributes(self) -> dict[str, object]:
+        """The request's parameters by the attribute names of the conventions."""
+        limit = self.max_completion_tokens
+        return present(
+            {
+                "gen_ai.request.max_tokens": self.max_tokens if limit is None else limit,
+                "gen_ai.request.temperature": self.temperature,
+                "gen_ai.request.top_p": self.top_p,
+                "gen_ai.request.top_k": self.top_k,
+                "gen_ai.request.frequency_penalty": self.frequency_penalty,
+                "gen_ai.request.presence_penalty": self.presence_penalty,
+                "gen_ai.request.seed": self.seed,
+                "gen_ai.request.choice.count": several(self.n),
+                "gen_ai.output.type": output_type(self.response_format),
+                "openai.request.service_tier": tier(self.service_tier),
+            }
+        )
+
+
+class _Audio(msgspec.Struct):
+    data: str | None = None
+    transcript: str | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | list[Thing] | None = None
+    tool_calls: list[Thing] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | Thing | None = None
+    refusal: str | None = None
+    function_call: Thing | None = None
+    audio: _Audio | None = None
+
+    def carries_output(self) -> bool:
+        """True when there is something for the reader of the answer, not only a role or an empty text."""
+        return bool(
+            self.content
+            or self.tool_calls
+            or self.reasoning_content
+            or self.reasoning
+            or self.refusal
+            or self.function_call
+            or (self.audio and (self.audio.data or self.audio.transcript))
+        )
+
+
+class _Choice(msgspec.Struct):
+    index: Count = 0
+    delta: _Delta | None = None
+    finish_reason: Word | None = None
+
+
+class _GroqExtra(msgspec.Struct):
+    usage: Usage | None = None
+
+
+class _Chunk(msgspec.Struct):
+    id: Ident | None = None
+    model: Word | None = None
+    object: str | None = None
+    choices: list[_Choice] | None = None
+    usage: Usage | None = None
+    x_groq: _GroqExtra | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+class _Body(msgspec.Struct):
+    id: Ident | None = None
+    model: Word | None = None
+    choices: list[_Choice] | None = None
+    usage: Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_CHUNK = Shape(_Chunk)
+_BODY = Shape(_Body)
+
+
+class ChatStream(Reader[_Chunk]):
+    """Reads a streamed chat completion."""
+
+    __slots__ = ("_decode",)
+
+    def __init__(self, facts: ResponseFacts) -> None:
+        super().__init__(_CHUNK, facts)
+        self._decode = _CHUNK.decode
+
+    def event(self, name: bytes, data: bytes) -> EventKind:
+        """Takes one event; says what it means."""
+        try:
+            chunk = self._decode(data)
+        except (ValueError, RecursionError):
+            if data.strip() == DONE:
+                return ended(self.facts)
+            salvaged = self._salvage(data)
+            if salvaged is None:
+                return EventKind.EVENT
+            chunk = salvaged
+        facts = self.facts
+        if facts.id is None or facts.model is None:
+            name_answer(facts, chunk.id, chunk.model)
+        kind = EventKind.EVENT
+        for choice in chunk.choices or ():
+            delta = choice.delta
+            if delta is not None and (delta.content or delta.carries_output()):
+                kind = EventKind.CHUNK
+            if choice.finish_reason:
+                self._finish(choice.index, choice.finish_reason)
+        usage = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
+        if usage:
+            self._tokens(**usage.tokens())
+        if name == b"error" or chunk.object == "error" or (chunk.error and is_error(chunk.error)):
+            return failed(facts, chunk.error, data)
+        return kind
+
+
+class ChatBody(Reader[_Body]):
+    """Reads a whole chat completion."""
+
+    __slots__ = ()
+
+    def __init__(self, facts: ResponseFacts) -> None:
+        super().__init__(_BODY, facts)
+
+    def body(self, data: bytes) -> None:
+        """Takes the body."""
+        body = self._read(data)
+        if body is None:
+            return
+        name_answer(self.facts, body.id, body.model)
+        for choice in body.choices or ():
+            if choice.finish_reason:
+                self._finish(choice.index, choice.finish_reason)
+        if body.usage:
+            self._tokens(**body.usage.tokens())
+        if is_error(body.error):
+            failed(self.facts, body.error)
