@@ -1,0 +1,68 @@
+"""`sidecar demo`: a simulated provider, the real sidecar in front of it, an app that calls through it, a picture.
+
+Owns the order in which these start and end. It is a guest like any other: it knows the sidecar by its ports
+and its settings only, and no other room may import it. Called by `cli.py`.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from sidecar.demo.child import Child, ChildError, compose
+from sidecar.demo.ending import Ending
+from sidecar.demo.provider import Provider
+from sidecar.demo.screen import Screen
+from sidecar.demo.watch import Watch, WatchError
+from sidecar.settings import SettingsError
+
+__all__ = ["main"]
+
+
+def main(*, once: bool, listen: str | None, seed: int, environ: Mapping[str, str]) -> int:
+    """Runs the demo until Ctrl-C or SIGTERM, or for one round; gives the exit code.
+
+    `listen` is the data port's address (None: 127.0.0.1:7070, or any free port if that is taken). `seed`
+    decides what goes wrong and how long answers are. 0: all is well; 1: the sidecar could not be run, or
+    `openai` is missing; 2: a setting is wrong.
+    """
+    if find_spec("openai") is None:
+        print("the demo needs the openai client: pip install 'session-sidecar[demo]'", file=sys.stderr)
+        return 1
+    try:
+        return asyncio.run(_main(once=once, listen=listen, seed=seed, environ=environ))
+    except SettingsError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return 2
+    except (ChildError, WatchError) as error:
+        print(error, *getattr(error, "lines", ()), sep="\n", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the pictures has seen enough. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+async def _main(*, once: bool, listen: str | None, seed: int, environ: Mapping[str, str]) -> int:
+    from sidecar.demo.show import Options, Show  # noqa: PLC0415 - it needs openai, whose absence is told above
+
+    screen = Screen(sys.stdout, environ)
+    async with Provider(seed=seed) as provider:
+        composed = compose(environ, listen=listen, upstream=provider.url)
+        async with Watch(f"http://{composed.admin}", composed.token) as watch:
+            ending = Ending()
+            child = await ending.unless(Child.start(composed, watch))
+            if child is None:
+                return 0
+            ending.hurry = child.hurry
+            show = Show(screen, watch, child, composed, Options(once=once, seed=seed, environ=environ))
+            try:
+                await ending.unless(show.run())
+            finally:
+                screen.leave()
+                await child.stop()
+            if screen.live and not once and show.picture is not None:
+                screen.print(show.picture)
+    return 0

@@ -1,0 +1,200 @@
+"""The demo's app: seven sessions that call an LLM through the sidecar with the real `openai` client.
+
+Each is a small story of what apps do: wait politely, ask several things at once, hang up, be turned away and
+try again, send a sub-agent. It knows the sidecar only as a base URL, as any app does, and reads nothing back.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+
+import openai
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+from sidecar.demo.plan import Plan
+
+SESSION_HEADER = "X-Sidecar-Session-Id"
+AGENT_HEADER = "X-Claude-Code-Agent-Id"
+
+QUIET = Plan(words=28)
+"""A plan of ordinary length: about 1.6 s."""
+
+MISHAPS = (Plan(fail="error"), Plan(fail="cut"), Plan(fail="500"), Plan(words=40))
+"""What becomes of the news: an error in the stream, a stream cut short, a refusal; or all goes well."""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One session of one round: the client, and the dice. `pace` scales every pause and every answer."""
+
+    client: AsyncOpenAI
+    chance: Random
+    mishap: Plan
+    pace: float = 1.0
+
+    async def pause(self, seconds: float) -> None:
+        """Thinks for a while."""
+        await asyncio.sleep(seconds * self.pace)
+
+    def headers(self, plan: Plan) -> dict[str, str]:
+        """What asks the simulated provider for an answer as planned, a little varied."""
+        vary = self.chance.uniform(0.9, 1.1) * self.pace
+        varied = Plan(
+            words=plan.words,
+            first=round(plan.first * vary, 4),
+            pace=round(plan.pace * vary, 4),
+            fail=plan.fail,
+            after=plan.after,
+        )
+        return varied.header()
+
+    async def ask(self, text: str, plan: Plan = QUIET, *, hang_up_after: int | None = None) -> None:
+        """One streamed chat turn; the app may hang up after some pieces of the answer."""
+        stream = await self.client.chat.completions.create(
+            model="demo-large",
+            messages=[{"role": "user", "content": text}],
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_headers=self.headers(plan),
+        )
+        pieces = 0
+        async with stream:
+            async for _ in stream:
+                pieces += 1
+                if hang_up_after is not None and pieces >= hang_up_after:
+                    return
+
+    async def ask_briefly(self, text: str, plan: Plan) -> None:
+        """One chat turn that is not streamed."""
+        await self.client.chat.completions.create(
+            model="demo-small",
+            messages=[{"role": "user", "content": text}],
+            extra_headers=self.headers(plan),
+        )
+
+    async def respond(self, text: str, plan: Plan, *, previous: str | None) -> str:
+        """One turn of the responses API, which continues `previous`; gives its id."""
+        answer = await self.client.responses.create(
+            model="demo-large",
+            input=text,
+            previous_response_id=previous,
+            extra_headers=self.headers(plan),
+        )
+        return answer.id
+
+    async def embed(self, texts: list[str]) -> None:
+        """Embeddings: a request, but no turn."""
+        await self.client.embeddings.create(
+            model="demo-embedding", input=texts, extra_headers=self.headers(Plan(first=0.3))
+        )
+
+
+async def support_chat(app: App) -> None:
+    """Polite: one turn after the other, with time to read in between."""
+    for text in ("My parcel is late.", "It is number 4711.", "Thank you, that helps."):
+        await app.ask(text)
+        await app.pause(0.9)
+
+
+async def notebook(app: App) -> None:
+    """Polite too, with embeddings before and a response that continues the one before it."""
+    await app.embed(["what a sidecar is", "what a queue was"])
+    first = await app.respond("Summarise my notes.", Plan(words=30), previous=None)
+    await app.pause(0.7)
+    await app.respond("Shorter, please.", Plan(words=20), previous=first)
+    await app.embed(["the summary"])
+
+
+async def trip_planner(app: App) -> None:
+    """Three turns at once that end in the order 3, 1, 2; then one that sums them up."""
+
+    async def later(pause: float, text: str, words: int) -> None:
+        await app.pause(pause)
+        await app.ask(text, Plan(words=words))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(later(0.2, "Find trains.", 60))
+        tasks.create_task(later(0.6, "Find hotels.", 84))
+        tasks.create_task(later(1.0, "How is the weather?", 22))
+    await app.pause(0.4)
+    await app.ask("Put it together.", Plan(words=24))
+
+
+async def impatient(app: App) -> None:
+    """Hangs up in the middle of an answer and asks again."""
+    await app.pause(0.5)
+    await app.ask("Write a long essay.", Plan(words=200), hang_up_after=30)
+    await app.pause(0.8)
+    await app.ask("A short one, then.", Plan(words=20))
+
+
+async def rush_hour(app: App) -> None:
+    """Is told 429 and `Retry-After`; the client waits and sends it again, as it does for every app."""
+    await app.pause(0.8)
+    await app.ask("Is anybody there?", Plan(words=32, fail="429"))
+    await app.pause(0.6)
+    await app.ask("Good.", Plan(words=16))
+
+
+async def coding_agent(app: App) -> None:
+    """An agent: a title call beside its first turn, then a sub-agent that works beside it."""
+    explorer = App(
+        app.client.with_options(default_headers={AGENT_HEADER: "explorer"}), app.chance, app.mishap, app.pace
+    )
+
+    async def explore() -> None:
+        for path in ("src", "tests"):
+            await explorer.ask(f"Read {path}.", Plan(words=26))
+            await app.pause(0.2)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(app.ask("Fix the bug.", Plan(words=40)))
+        tasks.create_task(app.ask_briefly("A title for this.", Plan(words=12)))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(explore())
+        tasks.create_task(app.ask("Plan the fix while we look around.", Plan(words=70)))
+    await app.ask("Now write it.", Plan(words=24))
+
+
+async def news_digest(app: App) -> None:
+    """Something goes wrong now and then; the app shrugs and goes on."""
+    await app.pause(1.5)
+    await _shrug(app.ask("What is new?", app.mishap))
+    await app.pause(0.8)
+    await _shrug(app.ask("And the weather?", Plan(words=18)))
+
+
+STORIES: dict[str, Callable[[App], Awaitable[None]]] = {
+    "support-chat": support_chat,
+    "notebook": notebook,
+    "trip-planner": trip_planner,
+    "coding-agent": coding_agent,
+    "impatient": impatient,
+    "rush-hour": rush_hour,
+    "news-digest": news_digest,
+}
+"""Every session of a round, by the name that its id begins with."""
+
+
+async def play(base_url: str, number: int, *, seed: int, pace: float = 1.0) -> None:
+    """Plays round `number`, all stories at once, against an OpenAI-compatible `base_url`."""
+    mishap = MISHAPS[(seed + number - 1) % len(MISHAPS)]
+    async with DefaultAsyncHttpxClient(trust_env=False) as http, asyncio.TaskGroup() as tasks:
+        for name, story in STORIES.items():
+            client = AsyncOpenAI(
+                api_key="demo",
+                base_url=base_url,
+                default_headers={SESSION_HEADER: f"{name}-{number}"},
+                http_client=http,
+            )
+            chance = Random(f"{seed}:{number}:{name}")
+            tasks.create_task(_shrug(story(App(client, chance, mishap, pace))))
+
+
+async def _shrug(story: Awaitable[None]) -> None:
+    """An app whose call fails goes on living; what happened is the sidecar's to show."""
+    try:
+        await story
+    except* (openai.OpenAIError, OSError):
+        pass

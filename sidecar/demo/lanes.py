@@ -1,0 +1,148 @@
+"""Lanes: what a round's picture is made of, one lane per conversation, remembered from snapshot to snapshot.
+
+Pure: takes what the admin port told (already read into `Seen`) and gives frozen lanes; knows no HTTP and no
+terminal. Times are ns since the epoch. `drawing.py` draws what this gives.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+MAIN = "main"
+"""The conversation of a session that names no finer one."""
+
+MAX_LANES = 200
+MAX_BARS = 2000
+"""What is remembered of a round: lanes, and bars of one lane. What comes above is not drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One request. `end` and `outcome` are None while it runs; `turn` says that it generates."""
+
+    sequence: int
+    start: int
+    end: int | None = None
+    outcome: str | None = None
+    turn: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the sidecar counted for one conversation. `wait_avoided` in ns."""
+
+    overlaps: int = 0
+    most_at_once: int = 0
+    out_of_order: int = 0
+    wait_avoided: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A conversation as one snapshot of the admin port shows it."""
+
+    session: str
+    session_started: int
+    conversation: str
+    bars: tuple[Bar, ...]
+    tally: Tally = Tally()
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A conversation ready to be drawn: its bars by arrival. `ended`: its session is over."""
+
+    session: str
+    conversation: str
+    bars: tuple[Bar, ...]
+    tally: Tally = Tally()
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The figures of all lanes together. `outcomes` is sorted by frequency; `running` have none yet."""
+
+    requests: int
+    running: int
+    outcomes: tuple[tuple[str, int], ...]
+    tally: Tally
+
+
+def sums(lanes: Iterable[Lane]) -> Sums:
+    """Adds the lanes up; `most_at_once` is the greatest of one conversation."""
+    outcomes: Counter[str] = Counter()
+    running = overlaps = most = out_of_order = wait = 0
+    for lane in lanes:
+        running += sum(bar.outcome is None for bar in lane.bars)
+        outcomes.update(bar.outcome for bar in lane.bars if bar.outcome is not None)
+        overlaps += lane.tally.overlaps
+        most = max(most, lane.tally.most_at_once)
+        out_of_order += lane.tally.out_of_order
+        wait += lane.tally.wait_avoided
+    ranked = tuple(sorted(outcomes.items(), key=lambda item: (-item[1], item[0])))
+    return Sums(running + outcomes.total(), running, ranked, Tally(overlaps, most, out_of_order, wait))
+
+
+def tracks(bars: Sequence[Bar]) -> list[list[Bar]]:
+    """The fewest rows on which no two requests that ran at the same time share one; first come, topmost."""
+    rows: list[list[Bar]] = []
+    for bar in sorted(bars, key=lambda bar: (bar.start, bar.sequence)):
+        for row in rows:
+            end = row[-1].end
+            if end is not None and end <= bar.start:
+                row.append(bar)
+                break
+        else:
+            rows.append([bar])
+    return rows
+
+
+def queued(bars: Sequence[Bar], now: int) -> list[Bar]:
+    """The turns as a queue would have run them: one at a time, in order of arrival, each as long as it took."""
+    free = 0
+    row = []
+    for bar in sorted(bars, key=lambda bar: (bar.start, bar.sequence)):
+        if bar.turn:
+            start = max(bar.start, free)
+            free = start + (now if bar.end is None else bar.end) - bar.start
+            row.append(Bar(bar.sequence, start, free, bar.outcome))
+    return row
+
+
+class Board:
+    """The lanes of one round. A conversation that has ended stays until the round is over."""
+
+    def __init__(self, since: int) -> None:
+        self._since = since
+        self._seen: dict[tuple[str, int, str], Seen] = {}
+        self._live: set[tuple[str, int, str]] = set()
+
+    def take(self, snapshot: Iterable[Seen]) -> None:
+        """Adds one snapshot: what it shows is up to date, what it no longer shows has ended."""
+        self._live = set()
+        for seen in snapshot:
+            key = (seen.session, seen.session_started, seen.conversation)
+            known = self._seen.get(key)
+            if known is None and len(self._seen) >= MAX_LANES:
+                continue
+            bars = {bar.sequence: bar for bar in (known.bars if known else ())}
+            for bar in seen.bars:
+                within = bar.end is None or bar.end > self._since
+                before = bars.get(bar.sequence)
+                if within and (before or len(bars) < MAX_BARS):
+                    bars[bar.sequence] = replace(bar, turn=before.turn) if before else bar
+            self._live.add(key)
+            if bars:
+                self._seen[key] = Seen(*key, tuple(bars.values()), seen.tally)
+
+    def lanes(self) -> list[Lane]:
+        """Every lane so far: sessions by their start, conversations of one together, `main` first."""
+        ordered = sorted(
+            self._seen.items(),
+            key=lambda item: (item[0][1], item[0][0], item[0][2] != MAIN, item[1].bars[0].start),
+        )
+        return [
+            Lane(seen.session, seen.conversation, seen.bars, seen.tally, key not in self._live)
+            for key, seen in ordered
+        ]

@@ -1,0 +1,68 @@
+"""The terminal: redraws a picture in place, or prints one after another where there is no terminal.
+
+Owns every control sequence. Without a TTY, with `NO_COLOR` or on a dumb terminal there are none: no colours,
+no cursor movement. It decides nothing about what is drawn. Called by `show.py`.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import TextIO
+
+from sidecar.demo.drawing import Picture, draw, paint, plain
+
+_ENTER = "\x1b[?1049h\x1b[?25l"
+_LEAVE = "\x1b[?25h\x1b[?1049l"
+_HOME = "\x1b[H"
+_REST_OF_LINE = "\x1b[K"
+_REST_OF_SCREEN = "\x1b[J"
+
+
+class Screen:
+    """Where pictures go. `live` says that it can be redrawn."""
+
+    def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
+        self._stream = stream
+        self._columns = environ.get("COLUMNS", "")
+        self._entered = False
+        dumb = environ.get("TERM", "dumb") == "dumb" or bool(environ.get("NO_COLOR"))
+        self.live = stream.isatty() and not dumb
+
+    def redraw(self, picture: Picture) -> None:
+        """Shows the picture in place of the one before; does nothing where that is not possible."""
+        if not self.live:
+            return
+        width, height = self._size()
+        lines = [paint(line) + _REST_OF_LINE for line in draw(picture, width, height)]
+        enter = "" if self._entered else _ENTER
+        self._entered = True
+        self._write(enter + _HOME + "\r\n".join(lines) + _REST_OF_SCREEN)
+
+    def print(self, picture: Picture) -> None:
+        """Leaves the picture behind, whole, below what was printed before."""
+        self.leave()
+        finish = paint if self.live else plain
+        width, _ = self._size()
+        self._write("".join(f"{finish(line)}\n" for line in draw(picture, width)))
+
+    def say(self, text: str) -> None:
+        """Prints a line of text."""
+        self.leave()
+        self._write(f"{text}\n")
+
+    def leave(self) -> None:
+        """Gives the terminal back as it was."""
+        if self._entered:
+            self._entered = False
+            self._write(_LEAVE)
+
+    def _size(self) -> tuple[int, int]:
+        """Columns and rows: the terminal's own, or 80 by 24; `COLUMNS` wins where there is no terminal."""
+        try:
+            columns, rows = os.get_terminal_size(self._stream.fileno())
+        except (OSError, ValueError):
+            columns, rows = (int(self._columns) if self._columns.isdecimal() else 0), 0
+        return columns or 80, rows or 24
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()

@@ -1,0 +1,135 @@
+"""One round after another: plays the conversations, watches the sidecar, draws what it tells.
+
+Owns the rounds and the words around the lanes. What is drawn comes from the admin port; what the app does
+comes from `conversations.py`; how it gets to the terminal is `screen.py`. Called by the demo's `main`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sidecar.admin.view import Stats
+from sidecar.core.clock import SECOND, system_clock
+from sidecar.demo.child import Child, Composed
+from sidecar.demo.conversations import play
+from sidecar.demo.drawing import Picture
+from sidecar.demo.lanes import Board
+from sidecar.demo.screen import Screen
+from sidecar.demo.watch import Snapshot, Watch, WatchError
+
+ROUND = 14.0
+"""Seconds from the beginning of one round to the next; the width of the lanes."""
+
+REDRAW = 0.12
+"""Seconds between two looks at the sidecar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for. `environ` tells where telemetry goes."""
+
+    once: bool
+    seed: int
+    environ: Mapping[str, str]
+
+
+class Show:
+    """The rounds of one demo."""
+
+    def __init__(
+        self, screen: Screen, watch: Watch, child: Child, composed: Composed, options: Options
+    ) -> None:
+        self._screen = screen
+        self._watch = watch
+        self._child = child
+        self._composed = composed
+        self._options = options
+        self._clock = system_clock()
+        self.picture: Picture | None = None
+
+    async def run(self) -> None:
+        """Plays rounds until it is cancelled, or once; each leaves its picture where nothing can be redrawn.
+
+        Raises:
+            ChildError: the sidecar has ended.
+        """
+        number = 1
+        while True:
+            await self._round(number)
+            if self._options.once or not self._screen.live:
+                self._leave_behind()
+            if self._options.once:
+                return
+            number += 1
+
+    async def _round(self, number: int) -> None:
+        start = self._clock()
+        board = Board(start)
+        url = f"http://{self._composed.listen}/v1"
+        playing = asyncio.create_task(play(url, number, seed=self._options.seed))
+        try:
+            while not playing.done():
+                await self._look(board, number, start, "calls are running")
+                await asyncio.wait([playing], timeout=REDRAW)
+            await playing
+            await self._look(board, number, start, "all calls have ended")
+            while not self._options.once and (left := start + ROUND * SECOND - self._clock()) > 0:
+                await self._look(board, number, start, f"next round in {left / SECOND:.0f} s")
+                await asyncio.sleep(REDRAW)
+        finally:
+            playing.cancel()
+            await asyncio.wait([playing])
+
+    async def _look(self, board: Board, number: int, start: int, state: str) -> None:
+        """Asks the sidecar, and shows what it says."""
+        try:
+            snapshot = await self._watch.look()
+        except WatchError:
+            await self._child.alive()
+            raise
+        board.take(snapshot.seen)
+        now = self._clock()
+        self.picture = Picture(
+            title=f"sidecar demo · round {number}",
+            state=state,
+            start=start,
+            end=max(now, start + round(ROUND * SECOND)),
+            now=now,
+            lanes=tuple(board.lanes()),
+            figures=self._figures(snapshot),
+            footer=(("your own app", f"export OPENAI_BASE_URL=http://{self._composed.listen}/v1"),),
+        )
+        self._screen.redraw(self.picture)
+
+    def _leave_behind(self) -> None:
+        if self.picture is not None:
+            self._screen.print(self.picture)
+
+    def _figures(self, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+        requests, sessions = snapshot.stats["requests"], snapshot.stats["sessions"]
+        proof = f"{requests['started']} started = {requests['settled']} settled + {requests['in_flight']} in flight"
+        rows = [
+            ("since start", f"{proof}   {sessions['total']} sessions, {sessions['active']} live"),
+            ("telemetry", telemetry_line(self._options.environ, snapshot.stats)),
+        ]
+        if self._composed.remark is not None:
+            rows.insert(0, ("port", self._composed.remark))
+        return tuple(rows)
+
+
+def telemetry_line(environ: Mapping[str, str], stats: Stats) -> str:
+    """Where telemetry goes, and what has become of it so far; or how to turn it on."""
+    endpoint = next(
+        (
+            environ[name]
+            for name in sorted(environ)
+            if name.startswith("OTEL_EXPORTER_OTLP") and name.endswith("ENDPOINT") and environ[name]
+        ),
+        None,
+    )
+    chosen = any(name.startswith("OTEL_") and name.endswith("S_EXPORTER") for name in environ)
+    if endpoint is None and not chosen:
+        return "off; OTEL_EXPORTER_OTLP_ENDPOINT=http://... sends it there"
+    spans = stats["telemetry"].get("traces", {})
+    lost = sum(spans.get(state, 0) for state in ("rejected", "dropped", "failed", "unknown"))
+    return f"{endpoint or 'on'}   {spans.get('exported', 0)} spans exported, {lost} lost"

@@ -1,0 +1,140 @@
+"""Reads the sidecar's admin port: the live sessions as lanes see them, and its figures.
+
+Whatever is drawn comes from here, never from the demo's own knowledge of what it does; so other apps that are
+pointed at the sidecar get lanes like everybody else. `show.py` asks a few times a second.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Self, TypedDict, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import ClientError, ClientSession, ClientTimeout
+
+from sidecar.admin.view import SessionDetail, SessionView, Stats
+from sidecar.demo.lanes import Bar, Seen, Tally
+
+MAX_SESSIONS = 50
+"""Sessions whose details are asked for: the busiest ones, then the youngest."""
+
+_SECOND = 1_000_000_000
+
+T = TypeVar("T")
+
+
+class _Sessions(TypedDict):
+    sessions: list[SessionView]
+
+
+_SESSIONS = msgspec.json.Decoder(_Sessions)
+_DETAIL = msgspec.json.Decoder(SessionDetail)
+_STATS = msgspec.json.Decoder(Stats)
+
+
+class WatchError(Exception):
+    """The admin port did not answer, or not with what it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the admin port told at one moment."""
+
+    seen: tuple[Seen, ...]
+    stats: Stats
+
+
+class Watch:
+    """A client of one admin port. Use as an async context manager."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._url = url
+        self._http = ClientSession(headers=headers, timeout=ClientTimeout(total=5))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._http.close()
+
+    async def ready(self) -> bool:
+        """Whether the sidecar serves by now."""
+        try:
+            async with self._http.get(f"{self._url}/readiness") as answer:
+                return answer.status == 200
+        except (ClientError, TimeoutError):
+            return False
+
+    async def look(self) -> Snapshot:
+        """The live sessions and the figures.
+
+        Raises:
+            WatchError: the sidecar is gone, or is not the one this demo knows.
+        """
+        stats = _decoded(_STATS, await self._get("/stats"))
+        listed = _decoded(_SESSIONS, await self._get("/sessions"))["sessions"]
+        listed.sort(key=lambda session: (session["in_flight"] > 0, session["started_at"]), reverse=True)
+        seen: list[Seen] = []
+        for session in listed[:MAX_SESSIONS]:
+            found = await self._get(f"/sessions/{quote(session['id'], safe='')}")
+            if found is not None:  # None: it ended between the two questions
+                seen += read_session(_decoded(_DETAIL, found))
+        return Snapshot(tuple(seen), stats)
+
+    async def _get(self, path: str) -> bytes | None:
+        """A document, or None if there is none of that name."""
+        try:
+            async with self._http.get(self._url + path) as answer:
+                if answer.status == 404:
+                    return None
+                answer.raise_for_status()
+                return await answer.read()
+        except (ClientError, TimeoutError) as error:
+            raise WatchError(f"the admin port did not answer {path}: {error}") from error
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], document: bytes | None) -> T:
+    try:
+        return decoder.decode(document or b"")
+    except msgspec.DecodeError as error:
+        raise WatchError(f"the admin port's answer is not what it should be: {error}") from error
+
+
+def read_session(session: SessionDetail) -> list[Seen]:
+    """The conversations of a session as lanes see them."""
+    bars: dict[str, list[Bar]] = {view["id"]: [] for view in session["conversation_list"]}
+    for recent in reversed(session["recent"]):
+        end = moment(recent["ended_at"])
+        start = end - round(recent["duration_s"] * _SECOND)
+        bar = Bar(recent["sequence"], start, end, recent["outcome"])
+        bars.setdefault(recent["conversation_id"], []).append(bar)
+    for active in session["active"]:
+        bar = Bar(active["sequence"], moment(active["started_at"]), turn=active["turn"])
+        bars.setdefault(active["conversation_id"], []).append(bar)
+    tallies = {
+        view["id"]: Tally(
+            overlaps=view["overlaps"],
+            most_at_once=view["most_at_once"],
+            out_of_order=view["out_of_order"],
+            wait_avoided=round(view["wait_avoided_s"] * _SECOND),
+        )
+        for view in session["conversation_list"]
+    }
+    started = moment(session["started_at"])
+    return [
+        Seen(session["id"], started, conversation, tuple(found), tallies.get(conversation, Tally()))
+        for conversation, found in bars.items()
+    ]
+
+
+def moment(text: str) -> int:
+    """An RFC 3339 moment as ns since the epoch, to the microsecond."""
+    read = datetime.fromisoformat(text)
+    return int(read.timestamp()) * _SECOND + read.microsecond * 1000
