@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 import requests
-from google.protobuf import json_format
-from google.protobuf.message import DecodeError, Message
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.grpc.exporter import OTLPExporterMixin
@@ -269,7 +269,7 @@ class _GrpcExporter(OTLPExporterMixin):  # type: ignore[type-arg]
             options.append(("grpc.http_proxy", target.proxy))
         gzip = target.compression == "gzip"
         super().__init__(
-            stub=partial(_Stub, watch),  # type: ignore[arg-type]
+            stub=partial(_Stub, watch),
             result=SpanExportResult,
             endpoint=target.endpoint,
             insecure=target.insecure,

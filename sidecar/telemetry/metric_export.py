@@ -1,0 +1,63 @@
+"""The metrics' periodic export: a snapshot on the event loop, encoding and sending in the worker.
+
+Owns the interval. While an export is under way no snapshot is taken: the accumulators go on, and nothing is lost.
+Must be started and stopped on the event loop. The ledger's unit of `metrics` is the data point.
+"""
+
+import asyncio
+
+from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from sidecar.telemetry.metric_store import MetricStore, Temporality
+from sidecar.telemetry.outlet import Outlet
+
+SCOPE_NAME = "sidecar"
+
+
+class MetricExport:
+    """See the module. Times in seconds."""
+
+    def __init__(
+        self,
+        store: MetricStore,
+        outlet: Outlet[MetricsData],
+        *,
+        resource: Resource,
+        temporality: Temporality,
+        interval: float,
+    ) -> None:
+        self._store = store
+        self._reader = store.reader(temporality)
+        self._outlet = outlet
+        self._resource = resource
+        self._scope = InstrumentationScope(SCOPE_NAME, str(resource.attributes["service.version"]))
+        self._interval = interval
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the first snapshot an interval from now, and one per interval after that."""
+        self._timer = loop.call_later(self._interval, self._tick, loop, loop.time() + self._interval)
+
+    def stop(self) -> None:
+        """Take no more snapshots."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def snapshot(self) -> None:
+        """Hand the present numbers to the worker, unless it still has older ones."""
+        if not self._outlet.idle:
+            return
+        metrics = self._store.collect(self._reader)
+        points = sum(len(metric.data.data_points) for metric in metrics)
+        if points:
+            scope = ScopeMetrics(self._scope, metrics, "")
+            self._outlet.offer(MetricsData([ResourceMetrics(self._resource, [scope], "")]), points)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        # The next one first: a callback that fails must not be the end of all snapshots.
+        after = max(due + self._interval, loop.time())
+        self._timer = loop.call_at(after, self._tick, loop, after)
+        self.snapshot()

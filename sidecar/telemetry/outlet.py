@@ -1,0 +1,174 @@
+"""One signal's way out: a bounded queue, a worker thread, and the account that adds up.
+
+Owns what waits and what is under way. The event loop only appends (about a microsecond, never blocking); the
+worker takes batches, exports them, and settles them in the ledger. A worker that hangs is abandoned, not joined:
+its batch is `unknown`, and what it may do later counts no more. Made and ended by the pipeline.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sidecar.core.clock import SECOND, Clock
+from sidecar.telemetry.exporters import Sender
+from sidecar.telemetry.ledger import Account, Delivery, Signal, State
+from sidecar.telemetry.otel_settings import QueueSettings
+
+_REPEAT = 60 * SECOND
+_Item = TypeVar("_Item")
+
+
+class Teller:
+    """Says once that exports fail, then at most once a minute how many did, and once that they work again.
+
+    Called by one worker only; `logger` is a structlog logger.
+    """
+
+    def __init__(self, signal: Signal, logger: Any, clock: Clock) -> None:
+        self._logger = logger.bind(signal=signal.value)
+        self._clock = clock
+        self._failing = False
+        self._told = 0
+        self._lost = 0
+
+    def tell(self, delivery: Delivery) -> None:
+        """Take note of one batch."""
+        if delivery.complete:
+            if self._failing:
+                self._logger.info("sidecar.telemetry.recovered", lost=self._lost)
+                self._failing, self._lost = False, 0
+            return
+        self._lost += sum(count for state, count in delivery.counts.items() if state is not State.EXPORTED)
+        now = self._clock()
+        if self._failing and now - self._told < _REPEAT:
+            return
+        event = "sidecar.telemetry.still_failing" if self._failing else "sidecar.telemetry.failing"
+        self._logger.warning(event, reason=delivery.reason, lost=self._lost)
+        self._failing, self._told = True, now
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment(Generic[_Item]):
+    """What is sent at once, and how many items that is."""
+
+    batch: Sequence[_Item]
+    count: int
+
+
+class Outlet(Generic[_Item]):
+    """See the module. `offer` is for the event loop, the rest for the pipeline; the thread is its own."""
+
+    def __init__(
+        self,
+        signal: Signal,
+        account: Account,
+        sender: Sender[_Item],
+        queue: QueueSettings,
+        teller: Teller,
+    ) -> None:
+        self._account = account
+        self._sender = sender
+        self._size = queue.size
+        self._batch = queue.batch
+        self._delay = queue.delay
+        self._teller = teller
+        self._waiting: deque[tuple[_Item, int]] = deque()
+        self._under_way = 0
+        self._wake = threading.Event()
+        self._empty: list[Callable[[], object]] = []
+        self._closing = False
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._work, name=f"telemetry-{signal}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to export."""
+        self._thread.start()
+
+    def offer(self, item: _Item, count: int = 1) -> None:
+        """Queue one item (that stands for `count` of the ledger's), or drop it where there is no room."""
+        account = self._account
+        with account.lock:
+            account.created += count
+            if len(self._waiting) >= self._size or self._closing:
+                account.states[State.DROPPED] += count
+                return
+            account.queued += count
+            self._waiting.append((item, count))
+            full = len(self._waiting) == self._batch
+        if full:
+            self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, nothing is under way."""
+        return not self._account.queued
+
+    def flush(self, done: Callable[[], object]) -> None:
+        """Export all that waits now; `done` is called in the worker's thread when nothing is left."""
+        with self._account.lock:
+            self._empty.append(done)
+        self._wake.set()
+
+    def close(self, done: Callable[[], object]) -> None:
+        """Take nothing more, export what waits, and end; `done` is called like that of `flush`."""
+        with self._account.lock:
+            self._closing = True
+        self.flush(done)
+
+    def abandon(self) -> None:
+        """End now: what is under way is `unknown`, what waits is `dropped`."""
+        account = self._account
+        with account.lock:
+            self._closing = self._abandoned = True
+            account.states[State.UNKNOWN] += self._under_way
+            account.states[State.DROPPED] += account.queued - self._under_way
+            account.queued = self._under_way = 0
+            self._waiting.clear()
+        self._wake.set()
+        self._sender.close()
+
+    def _work(self) -> None:
+        while not self._abandoned:
+            woken = self._wake.wait(self._delay)
+            self._wake.clear()
+            with self._account.lock:
+                waiters, self._empty = self._empty, []
+                closing = self._closing
+            # Woken by a full batch: what makes no full batch waits for its time, unless someone flushes.
+            least = self._batch if woken and not waiters else 1
+            while shipment := self._take(least):
+                self._settle(self._export(shipment))
+            if closing:
+                self._sender.close()
+            for done in waiters:
+                with suppress(RuntimeError):  # the loop that waited is gone
+                    done()
+            if closing:
+                return
+
+    def _take(self, least: int) -> Shipment[_Item] | None:
+        with self._account.lock:
+            if len(self._waiting) < least or not self._waiting:
+                return None
+            taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
+            self._under_way = sum(count for _, count in taken)
+            return Shipment([item for item, _ in taken], self._under_way)
+
+    def _export(self, shipment: Shipment[_Item]) -> Delivery:
+        try:
+            return self._sender.send(shipment.batch, shipment.count)
+        except Exception as error:  # noqa: BLE001 - the outermost handler of this thread: a lost batch must not end it
+            return Delivery.of(State.FAILED, shipment.count, f"{type(error).__name__}: {error}")
+
+    def _settle(self, delivery: Delivery) -> None:
+        with self._account.lock:
+            if self._abandoned:
+                return
+            for state, count in delivery.counts.items():
+                self._account.states[state] += count
+            self._account.queued -= self._under_way
+            self._under_way = 0
+        self._teller.tell(delivery)
