@@ -14,6 +14,7 @@ class Anomaly(StrEnum):
     SESSION_EVICTED = "session_evicted"
     CONVERSATION_EVICTED = "conversation_evicted"
     RESPONSE_CHAIN_EVICTED = "response_chain_evicted"
+    RETRY_KEY_EVICTED = "retry_key_evicted"
     PENDING_WAITS_CAP = "pending_waits_cap"
     LINKS_CAP = "links_cap"
     MODEL_CAP = "model_cap"

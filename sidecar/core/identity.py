@@ -1,9 +1,21 @@
-"""Who is talking: the session and conversation of a request, by the first rule that gives a valid value."""
+"""Who is talking: the session and conversation of a request, by the first rule that gives a valid value.
 
-from dataclasses import dataclass
+Owns the order of the rules. Ids are unauthenticated hints: nothing is ever allowed or denied by them, and
+a value that is no valid id is counted and passed over. Called by the relay: once at the head (`from_head`),
+once when the body has been read (`resolve`).
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sidecar.core.anomaly import Anomaly
+from sidecar.core.baggage import members
+from sidecar.core.headers import Headers
+from sidecar.core.ids import LONGEST, tidy
+from sidecar.core.session_facts import ChainEntry
 
 
 class Source(StrEnum):
@@ -23,6 +35,51 @@ class Source(StrEnum):
 MAIN = "main"
 """The one conversation of a session whose caller tells no finer word."""
 
+OWN_SESSION_HEADER = b"x-sidecar-session-id"
+OWN_CONVERSATION_HEADER = b"x-sidecar-conversation-id"
+
+CODEX_METADATA_HEADER = b"x-codex-turn-metadata"
+
+KNOWN_SESSION_HEADERS = (
+    b"x-claude-code-session-id",
+    b"session-id",
+    b"session_id",
+    CODEX_METADATA_HEADER,
+    b"x-opencode-session",
+    b"x-qwen-code-session-id",
+    b"agent-session-id",
+    b"x-session-id",
+    b"x-litellm-session-id",
+    b"x-litellm-trace-id",
+    b"x-bf-session-id",
+    b"helicone-session-id",
+    b"x-portkey-trace-id",
+    b"x-session-affinity",
+)
+"""Of the turn metadata, the `session_id` inside it counts."""
+
+KNOWN_CONVERSATION_HEADERS = (
+    b"thread-id",
+    b"thread_id",
+    b"conversation_id",
+    CODEX_METADATA_HEADER,
+    b"x-claude-code-agent-id",
+)
+"""Of the turn metadata, the `thread_id` inside it counts."""
+
+SESSION_BAGGAGE = ("session.id", "langfuse_session_id")
+CONVERSATION_BAGGAGE = "gen_ai.conversation.id"
+
+SESSION_FIELDS = ("session_id", "litellm_session_id", "metadata.session_id")
+USER_FIELD = "metadata.user_id"
+CONVERSATION_FIELD = "conversation"
+CONVERSATION_FIELDS = ("metadata.conversation_id", CONVERSATION_FIELD)
+CHAIN_FIELD = "previous_response_id"
+
+_SHORTEST_VENDOR_VALUE = 8
+_LONGEST_JSON = 16 * 1024
+_USER_SUFFIX = re.compile(r"_session_([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$")
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -41,3 +98,236 @@ class Identity:
     def named(self) -> bool:
         """True when a caller named the session; False for ids made up by the sidecar."""
         return self.source not in (Source.GENERATED, Source.UNINSPECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRules:
+    """The operator's own rules: header names in lower case, body fields as dotted paths."""
+
+    session_headers: tuple[str, ...] = ()
+    conversation_headers: tuple[str, ...] = ()
+    session_fields: tuple[str, ...] = ()
+    conversation_fields: tuple[str, ...] = ()
+    session_header_names: tuple[bytes, ...] = field(init=False, repr=False)
+    conversation_header_names: tuple[bytes, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for kind in ("session", "conversation"):
+            names = tuple(name.lower().encode("latin-1") for name in getattr(self, f"{kind}_headers"))
+            object.__setattr__(self, f"{kind}_header_names", names)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadIdentity:
+    """What a request's head says of its identity; None where it says nothing."""
+
+    session_id: str | None = None
+    source: Source | None = None
+    conversation_id: str | None = None
+    agent: str | None = None
+    parent_agent: str | None = None
+    request_kind: str | None = None
+    anomalies: tuple[Anomaly, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """True if the body can add nothing: the request may arrive at its head."""
+        return self.session_id is not None and self.conversation_id is not None
+
+
+class _Judge:
+    """Takes the first valid value it is offered, and notes what was wrong with others."""
+
+    __slots__ = ("anomalies",)
+
+    def __init__(self, anomalies: tuple[Anomaly, ...] = ()) -> None:
+        self.anomalies = list(anomalies)
+
+    def text(self, value: str | None) -> str | None:
+        """The id a value gives; an empty one is as good as absent."""
+        if value is None or not value.strip(" \t"):
+            return None
+        known = tidy(value)
+        if known is None:
+            self.anomalies.append(Anomaly.ID_INVALID)
+        elif len(value.strip(" \t")) > LONGEST:
+            self.anomalies.append(Anomaly.ID_HASHED)
+        return known
+
+    def header(self, headers: Headers, name: bytes) -> str | None:
+        """The id a header field gives."""
+        return self.text(headers.text(name))
+
+    def first(self, headers: Headers, names: tuple[bytes, ...]) -> str | None:
+        """The id of the first of these header fields that gives one."""
+        for name in names:
+            found = self.header(headers, name)
+            if found is not None:
+                return found
+        return None
+
+    def first_hint(self, hints: Mapping[str, str], paths: tuple[str, ...]) -> str | None:
+        """The id of the first of these body fields that gives one."""
+        for path in paths:
+            found = self.text(hints.get(path))
+            if found is not None:
+                return found
+        return None
+
+
+def from_head(headers: Headers, rules: IdentityRules) -> HeadIdentity:
+    """What the headers alone say. Cheap; `resolve` takes it on from there."""
+    judge = _Judge()
+    metadata = _json_texts(headers.text(CODEX_METADATA_HEADER))
+    baggage = members(headers.get_all(b"baggage"))
+    session_id, source = _session_in_head(judge, headers, rules, metadata, baggage)
+    conversation_id = (
+        judge.first(headers, (OWN_CONVERSATION_HEADER, *rules.conversation_header_names))
+        or _known(judge, headers, KNOWN_CONVERSATION_HEADERS, metadata.get("thread_id"))
+        or judge.text(baggage.get(CONVERSATION_BAGGAGE))
+    )
+    agent = judge.text(metadata.get("agent_name")) or judge.header(headers, b"x-claude-code-agent-id")
+    return HeadIdentity(
+        session_id=session_id,
+        source=source,
+        conversation_id=conversation_id,
+        agent=agent,
+        parent_agent=judge.header(headers, b"x-claude-code-parent-agent-id"),
+        request_kind=judge.text(metadata.get("request_kind")),
+        anomalies=tuple(judge.anomalies),
+    )
+
+
+def _session_in_head(
+    judge: _Judge,
+    headers: Headers,
+    rules: IdentityRules,
+    metadata: Mapping[str, str],
+    baggage: Mapping[str, str],
+) -> tuple[str | None, Source | None]:
+    if found := judge.header(headers, OWN_SESSION_HEADER):
+        return found, Source.OWN_HEADER
+    if found := judge.first(headers, rules.session_header_names):
+        return found, Source.CONFIGURED_HEADER
+    if found := _known(judge, headers, KNOWN_SESSION_HEADERS, metadata.get("session_id")):
+        return found, Source.KNOWN_HEADER
+    if found := _vendor(judge, headers):
+        return found, Source.VENDOR_HEADER
+    for name in SESSION_BAGGAGE:
+        if found := judge.text(baggage.get(name)):
+            return found, Source.BAGGAGE
+    return None, None
+
+
+def _known(judge: _Judge, headers: Headers, names: tuple[bytes, ...], in_metadata: str | None) -> str | None:
+    for name in names:
+        value = in_metadata if name is CODEX_METADATA_HEADER else headers.text(name)
+        if found := judge.text(value):
+            return found
+    return None
+
+
+def _vendor(judge: _Judge, headers: Headers) -> str | None:
+    """Any other `x-<vendor>-session-id` of 8 characters or more."""
+    for name, value in headers:
+        if len(name) <= len(b"x--session-id") or name[-11:].lower() != b"-session-id":
+            continue
+        lowered = name.lower()
+        if not lowered.startswith(b"x-") or lowered == OWN_SESSION_HEADER or lowered in KNOWN_SESSION_HEADERS:
+            continue
+        text = value.decode("latin-1").strip(" \t")
+        if len(text) >= _SHORTEST_VENDOR_VALUE and (found := judge.text(text)):
+            return found
+    return None
+
+
+def _json_texts(text: str | None) -> Mapping[str, str]:
+    """The string members of a JSON object; nothing if it is none, or absurdly long or deep."""
+    if text is None or len(text) > _LONGEST_JSON or not text.lstrip().startswith("{"):
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return {name: member for name, member in value.items() if isinstance(member, str)}
+
+
+def resolve(
+    headers: Headers,
+    rules: IdentityRules,
+    hints: Mapping[str, str] | None,
+    *,
+    chain: Callable[[str], ChainEntry | None],
+    generate: Callable[[], str],
+    inspected: bool,
+    head: HeadIdentity | None = None,
+) -> Identity:
+    """The identity of a request.
+
+    `hints` maps dotted paths of the body's identity fields to their text (None: there is no body that was
+    read). `chain` finds what a `previous_response_id` continues, `generate` makes up an id. `inspected` is
+    False if there was a body that was not read. `head` is what `from_head` said, if it was asked before.
+    """
+    if head is None:
+        head = from_head(headers, rules)
+    judge = _Judge(head.anomalies)
+    hints = hints or {}
+    previous = hints.get(CHAIN_FIELD)
+    entry = chain(previous) if previous else None
+    session_id, source = head.session_id, head.source
+    if session_id is None or source is None:
+        session_id, source = _session_in_body(judge, hints, rules)
+    if session_id is None or source is None:
+        if entry is not None:
+            session_id, source = entry.session_id, Source.RESPONSE_CHAIN
+        else:
+            session_id, source = generate(), Source.GENERATED if inspected else Source.UNINSPECTED
+    conversation_id = head.conversation_id or judge.first_hint(
+        hints, (*rules.conversation_fields, *CONVERSATION_FIELDS)
+    )
+    supplied = conversation_id is not None
+    if conversation_id is None and entry is not None:
+        conversation_id, supplied = entry.conversation_id, entry.conversation_supplied
+    return Identity(
+        session_id=session_id,
+        source=source,
+        conversation_id=conversation_id or MAIN,
+        conversation_supplied=supplied,
+        agent=head.agent,
+        parent_agent=head.parent_agent,
+        request_kind=head.request_kind,
+        anomalies=tuple(judge.anomalies),
+    )
+
+
+def _session_in_body(
+    judge: _Judge, hints: Mapping[str, str], rules: IdentityRules
+) -> tuple[str | None, Source | None]:
+    found = (
+        judge.first_hint(hints, (*rules.session_fields, *SESSION_FIELDS))
+        or judge.text(_session_of_user(hints.get(USER_FIELD)))
+        or judge.text(hints.get(CONVERSATION_FIELD))
+    )
+    return found, None if found is None else Source.BODY
+
+
+def _session_of_user(user_id: str | None) -> str | None:
+    """Anthropic's `metadata.user_id`: a JSON object with `session_id`, or the older `..._session_<uuid>`."""
+    if user_id is None:
+        return None
+    suffix = _USER_SUFFIX.search(user_id[-64:])
+    return suffix.group(1) if suffix else _json_texts(user_id).get("session_id")
+
+
+def told(session_id: str, conversation_id: str | None, *, generate: Callable[[], str]) -> Identity:
+    """The identity that app code names directly: as good as our own headers."""
+    judge = _Judge()
+    session = judge.text(session_id)
+    conversation = judge.text(conversation_id)
+    return Identity(
+        session_id=session or generate(),
+        source=Source.OWN_HEADER if session else Source.GENERATED,
+        conversation_id=conversation or MAIN,
+        conversation_supplied=conversation is not None,
+        anomalies=tuple(judge.anomalies),
+    )

@@ -1,172 +1,397 @@
-"""Sessions and conversations (contract)."""
+"""The session manager: light tracking of sessions in place of the queue that was deleted.
 
+Owns request ids, sequences and what requests of a conversation mean to each other; it holds no request up.
+Everything runs at the same time, and everything it keeps is bounded. The relay calls `arrive` and `settle`
+with timestamps; other code may call the six wrapping methods. The event loop's thread only.
+"""
+
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 from sidecar.core.anomaly import Anomaly
+from sidecar.core.bounded_map import BoundedMap
+from sidecar.core.clock import MILLISECOND, Clock, system_clock
+from sidecar.core.conversation import Conversation, Tracked
+from sidecar.core.identity import Identity, Source, told
+from sidecar.core.ids import tidy
+from sidecar.core.listeners import Listeners, SessionListener
 from sidecar.core.outcome import Outcome
+from sidecar.core.registry import Registry, Session
+from sidecar.core.request_id import DEFAULT_FORMAT, RequestIdFormat
+from sidecar.core.session_facts import (
+    Arrival,
+    ChainEntry,
+    ConversationSummary,
+    KnownWait,
+    LiveConversation,
+    LiveSession,
+    RecentRequest,
+    RequestRef,
+    Result,
+    SessionLimits,
+    SessionRequest,
+    SessionStats,
+    SessionSummary,
+    SessionView,
+    Settlement,
+    Totals,
+)
+from sidecar.core.tally import Tally, recent
+
+__all__ = [
+    "Arrival",
+    "ChainEntry",
+    "ConversationSummary",
+    "KnownWait",
+    "LiveConversation",
+    "LiveSession",
+    "RecentRequest",
+    "RequestRef",
+    "Result",
+    "SessionLimits",
+    "SessionListener",
+    "SessionManager",
+    "SessionRequest",
+    "SessionStats",
+    "SessionSummary",
+    "SessionView",
+    "Settlement",
+    "Totals",
+]
+
+_log = logging.getLogger("sidecar.sessions")
+
+_NO_LIMITS = SessionLimits()
+_ERROR_LENGTH = 200
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRef:
-    """Enough of a request to link to it: its id, running number and the context of its SERVER span."""
+@dataclass(slots=True)
+class _Flight:
+    """A request in flight and where it counts; both None for a request of a made-up or untracked session."""
 
-    request_id: str
-    sequence: int
-    trace_id: int
-    span_id: int
-    sampled: bool = True
+    tracked: Tracked
+    session: Session | None = None
+    conversation: Conversation | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """What is known the moment a request joins its conversation.
+class SessionManager:
+    """Tracks requests by session and conversation.
 
-    `sequence` is 0 for an untracked request. `overlaps` are the turns of the conversation in flight at
-    this arrival, `concurrency` their number with this one; both are empty/0 for requests that are no turn
-    or whose session nobody named. `think_time` is in nanoseconds, None where it is not defined.
+    `clock` gives ns since the epoch and is asked by the wrapping methods only; `random` gives 32 random
+    bits; `request_id_format` is described in `request_id.py`.
+
+    Raises:
+        RequestIdFormatError: the format cannot be used.
     """
 
-    request_id: str
-    sequence: int
-    tracked: bool
-    previous: RequestRef | None
-    overlaps: tuple[RequestRef, ...]
-    concurrency: int
-    think_time: int | None
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        random: Callable[[], int] | None = None,
+        request_id_format: str = DEFAULT_FORMAT,
+        limits: SessionLimits = _NO_LIMITS,
+    ) -> None:
+        self._clock = clock or system_clock()
+        dice = Random()  # noqa: S311 - tells ids apart; nothing is ever allowed by one
+        self._random = random or (lambda: dice.getrandbits(32))
+        self._format = RequestIdFormat(request_id_format)
+        self._limits = limits
+        self._listeners = Listeners()
+        self._registry = Registry(limits, self._listeners)
+        self._tally = Tally(self._listeners, self._registry)
+        self._active: dict[str, _Flight] = {}
+        self._by_session: dict[str, dict[str, Tracked]] = {}
+        anomaly = self._listeners.anomaly
+        self._chain: BoundedMap[Tracked] = BoundedMap(
+            limits.response_chain, lambda: anomaly(Anomaly.RESPONSE_CHAIN_EVICTED)
+        )
+        self._retry_keys: BoundedMap[RequestRef] = BoundedMap(
+            limits.retry_keys, lambda: anomaly(Anomaly.RETRY_KEY_EVICTED)
+        )
 
+    # The interface that replaced the queue.
 
-@dataclass(frozen=True, slots=True)
-class KnownWait:
-    """A wait avoided that has become known: which turn, how long (ns), and the turn's context."""
+    def generate_request_id(self, session_id: str, conversation_id: str | None, is_streaming: bool) -> str:
+        """A turn begins now: gives its request id. Without a conversation id it is in `main`.
 
-    request: RequestRef
-    wait: int
+        An id that is no valid id (see `identity.py`) is ignored and counted, and the session made up.
+        """
+        identity = told(session_id, conversation_id, generate=self._make_up)
+        for anomaly in identity.anomalies:
+            self._listeners.anomaly(anomaly)
+        arrival = self.arrive(
+            identity, at=self._clock(), streaming=is_streaming, turn=True, trace_id=0, span_id=0
+        )
+        return arrival.request_id
 
+    def complete_request(self, request_id: str, finish_reason: str | None = None) -> None:
+        """The request has its whole answer. An unknown or already ended id is logged and counted."""
+        self._end_now(request_id, Outcome.COMPLETED, finish_reason=finish_reason)
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What is known the moment a request ends.
+    def fail_request(self, request_id: str, error: BaseException | str | None) -> None:
+        """The request ended in any other way. Of an exception only the type is kept: no content.
 
-    `distance` is the out-of-order distance (0: in order). `overlapped_by` are the turns that arrived while
-    this one was in flight. `wait` is this turn's own wait avoided (ns) if known by now. `waits` are all
-    waits that became known by this ending, this turn's included. `dropped` counts waits given up by a cap.
-    """
+        An unknown or already ended id is logged and counted.
+        """
+        word = error if isinstance(error, str) or error is None else type(error).__name__
+        self._end_now(request_id, Outcome.UPSTREAM_FAILED, error=word)
 
-    distance: int
-    overlapped_by: tuple[RequestRef, ...]
-    wait: int | None
-    waits: tuple[KnownWait, ...]
-    dropped: int = 0
+    def get_session_stats(self) -> SessionStats:
+        """Everything counted since the start, and what is live now."""
+        return self._tally.stats(len(self._active))
 
+    def get_active_requests(
+        self, session_id: str, conversation_id: str | None = None
+    ) -> list[SessionRequest]:
+        """The requests of a session in flight, in order of arrival; of one conversation if it is given."""
+        active = self._by_session.get(tidy(session_id) or "", {}).values()
+        wanted = None if conversation_id is None else tidy(conversation_id)
+        return [
+            tracked.request
+            for tracked in active
+            if conversation_id is None or tracked.request.conversation_id == wanted
+        ]
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a request ended, as the session manager needs to know it for its sums."""
+    def is_request_active(self, request_id: str) -> bool:
+        """True from the request's arrival to its end."""
+        return request_id in self._active
 
-    outcome: Outcome
-    duration: int = 0
-    model: str | None = None
-    finish_reason: str | None = None
-    error: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    # Underneath: the same with timestamps, for the relay.
 
+    def arrive(
+        self,
+        identity: Identity,
+        *,
+        at: int,
+        streaming: bool,
+        turn: bool,
+        trace_id: int,
+        span_id: int,
+        sampled: bool = True,
+        continues: ChainEntry | None = None,
+    ) -> Arrival:
+        """A request joins its conversation at `at` (ns). The ids are those of its SERVER span.
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over a conversation or a session. Times in ns; tokens as reported, None if none reported any."""
+        `continues` is what its `previous_response_id` led to. The identity's anomalies are the caller's
+        to count. Never raises, whatever the caps say: over them a request passes untracked, as number 0.
+        """
+        session, conversation = self._place(identity, at, continues)
+        sequence = int(not identity.named) if conversation is None else conversation.next_sequence()
+        request_id = self._new_request_id(identity, sequence, at)
+        request = SessionRequest(
+            request_id=request_id,
+            session_id=identity.session_id if session is None else session.session_id,
+            conversation_id=identity.conversation_id,
+            sequence=sequence,
+            streaming=streaming,
+            turn=turn,
+            arrived_at=at,
+            ref=RequestRef(request_id, sequence, trace_id, span_id, sampled),
+        )
+        tracked = Tracked(
+            request,
+            generated=not identity.named,
+            conversation_supplied=identity.conversation_supplied,
+        )
+        self._active[request_id] = _Flight(tracked, session, conversation)
+        self._by_session.setdefault(request.session_id, {})[request_id] = tracked
+        joined = None
+        if session is not None:
+            joined = self._registry.enter(session, conversation, tracked)
+        return self._tally.arrival(tracked, joined)
 
-    requests: dict[Outcome, int]
-    turns: int
-    input_tokens: int | None
-    output_tokens: int | None
-    overlaps: int
-    most_at_once: int
-    out_of_order: int
-    waits_known: int
-    wait_avoided: int
-    waits_unknown: int
-    model_time: int
-    think_time: int
-    models: tuple[str, ...]
+    def settle(
+        self, request_id: str, result: Result, *, at: int, response_id: str | None = None
+    ) -> Settlement | None:
+        """A request ends at `at` (ns); `response_id` is its answer's, for `previous_response_id`.
 
+        None for an unknown or already ended id, which is counted as an anomaly.
+        """
+        flight = self._active.pop(request_id, None)
+        if flight is None:
+            self._listeners.anomaly(Anomaly.UNKNOWN_ID_ENDED)
+            return None
+        tracked, session = flight.tracked, flight.session
+        request = tracked.request
+        of_session = self._by_session[request.session_id]
+        del of_session[request_id]
+        if not of_session:
+            del self._by_session[request.session_id]
+        end = tracked.ended(result, at)
+        left = None
+        if session is not None:
+            left = self._registry.leave(session, flight.conversation, tracked, result)
+        if response_id is not None:
+            self._learn(response_id, tracked)
+        settlement = self._tally.ending(tracked, result, left)
+        tracked.forget()
+        if session is not None:
+            session.recent.append(recent(request, result, settlement, end))
+            del session.recent[: -self._limits.recent or None]
+        return settlement
 
-@dataclass(frozen=True, slots=True)
-class ConversationSummary:
-    """A conversation that has ended. `links` are (`first`|`last`|`slowest`|`failed`|`overlapping`, request)."""
+    # What one answer or attempt says about the next request.
 
-    session_id: str
-    conversation_id: str
-    source: str
-    supplied: bool
-    started_at: int
-    ended_at: int
-    totals: Totals
-    links: tuple[tuple[str, RequestRef], ...]
-    links_dropped: int
+    def learn_response(self, request_id: str, response_id: str) -> None:
+        """An answer told its id while it streams; unknown or ended requests are ignored."""
+        flight = self._active.get(request_id)
+        if flight is not None:
+            self._learn(response_id, flight.tracked)
 
+    def chain(self, previous_response_id: str) -> ChainEntry | None:
+        """Whose answer that is, if it is still remembered."""
+        response_id = tidy(previous_response_id)
+        tracked = None if response_id is None else self._chain.get(response_id)
+        if tracked is None or response_id is None:
+            return None
+        return ChainEntry(
+            response_id=response_id,
+            session_id=tracked.request.session_id,
+            conversation_id=tracked.request.conversation_id,
+            conversation_supplied=tracked.conversation_supplied,
+            generated=tracked.generated,
+            ref=tracked.request.ref,
+        )
 
-@dataclass(frozen=True, slots=True)
-class SessionSummary:
-    """A session that has ended. `source` is the identity source of its first request."""
+    def seen_before(self, key: str, ref: RequestRef, *, session_id: str = "") -> RequestRef | None:
+        """The latest request that came with this `Idempotency-Key`, which this one retries; remembers this one.
 
-    session_id: str
-    source: str
-    started_at: int
-    ended_at: int
-    conversations: int
-    totals: Totals
+        `session_id` keeps the keys of different sessions apart; leave it out where the id was made up.
+        """
+        scoped = f"{session_id}\n{tidy(key) or ''}"
+        before = self._retry_keys.get(scoped)
+        self._retry_keys.put(scoped, ref)
+        return before
 
+    def last_failed(self, session_id: str, conversation_id: str) -> RequestRef | None:
+        """The last turn of a conversation that failed: the best guess at what a retry without a key retries."""
+        session = self._registry.sessions.get(session_id)
+        conversation = None if session is None else session.conversations.get(conversation_id)
+        return None if conversation is None else conversation.last_failed
 
-class SessionListener:
-    """What happens to sessions, one method each; override what you need. `at` is ns since the epoch.
+    # Lives.
 
-    A method that raises is counted (`listener_failed`) and the others are still called.
-    """
+    def add_listener(self, listener: SessionListener) -> None:
+        """Tells `listener` what happens from now on."""
+        self._listeners.add(listener)
 
-    def session_started(self, session_id: str, source: str, at: int) -> None:
-        """A named session's first request arrived."""
+    def remove_listener(self, listener: SessionListener) -> None:
+        """Tells `listener` no more."""
+        self._listeners.remove(listener)
 
-    def session_ended(self, summary: SessionSummary) -> None:
-        """After `conversation_ended` of each of its conversations."""
+    @property
+    def next_expiry(self) -> int | None:
+        """When (ns) the next session will have been idle for long enough; None if none is idle."""
+        return self._registry.next_expiry
 
-    def conversation_started(self, session_id: str, conversation_id: str, at: int) -> None:
-        """A conversation's first request arrived."""
+    def expire(self, now: int, *, most: int | None = None) -> int:
+        """Ends the sessions that have been idle for long enough, `most` at a time; says how many."""
+        return self._registry.expire(now, most)
 
-    def conversation_ended(self, summary: ConversationSummary) -> None:
-        """With its session, or earlier through the cap."""
+    def shutdown(self, at: int) -> None:
+        """Ends every session, also busy ones; waits that are open are counted as unknown."""
+        self._registry.end_all(at)
 
-    def request_generated(self, request: "SessionRequest") -> None:
-        """A request was given its id."""
+    # Views: gauges that cost nothing to ask, and what the admin port shows.
 
-    def request_completed(self, request: "SessionRequest", result: Result) -> None:
-        """It ended as `completed`."""
+    @property
+    def sessions_active(self) -> int:
+        """Live sessions that somebody named."""
+        return len(self._registry.sessions)
 
-    def request_failed(self, request: "SessionRequest", result: Result) -> None:
-        """It ended in any other way."""
+    @property
+    def conversations_active(self) -> int:
+        """Their live conversations."""
+        return self._registry.gauges.conversations
 
-    def response_out_of_order(self, request: "SessionRequest", distance: int) -> None:
-        """A completed turn that `distance` later ones had overtaken."""
+    @property
+    def conversations_busy(self) -> int:
+        """Conversations with a request in flight."""
+        return self._registry.gauges.busy
 
-    def wait_known(self, wait: KnownWait) -> None:
-        """A turn's wait avoided has become known (0 included)."""
+    @property
+    def overlapping(self) -> int:
+        """Turns in flight that the queue would be holding: over conversations, max(0, turns in flight - 1)."""
+        return self._registry.gauges.overlapping
 
-    def waits_unknown(self, count: int) -> None:
-        """That many waits were given up: by the cap, an eviction or a shutdown."""
+    @property
+    def most_concurrent(self) -> int:
+        """Turns in flight in the busiest conversation now."""
+        return self._registry.gauges.most_concurrent
 
-    def anomaly(self, anomaly: Anomaly) -> None:
-        """A cap was reached, or an unknown id was ended."""
+    def live_sessions(self, most: int = 1000) -> list[LiveSession]:
+        """Live sessions, the latest started first, `most` of them."""
+        sessions = self._registry.sessions
+        latest = (sessions[session_id] for session_id in reversed(sessions))
+        return [session.view() for session, _ in zip(latest, range(most), strict=False)]
 
+    def live_session(self, session_id: str) -> SessionView | None:
+        """One live session in depth, or None."""
+        session = self._registry.sessions.get(session_id)
+        return None if session is None else session.view_in_depth()
 
-@dataclass(frozen=True, slots=True)
-class SessionRequest:
-    """A request as the session manager knows it."""
+    # Inside.
 
-    request_id: str
-    session_id: str
-    conversation_id: str
-    sequence: int
-    streaming: bool
-    turn: bool
-    arrived_at: int
-    ref: RequestRef
+    def _place(
+        self, identity: Identity, at: int, continues: ChainEntry | None
+    ) -> tuple[Session | None, Conversation | None]:
+        """Where an arrival counts. The first continuation of a made-up session makes it a session."""
+        if not identity.named:
+            return None, None
+        first = None
+        if continues is not None and identity.source is Source.RESPONSE_CHAIN:
+            first = self._chain.get(continues.response_id)
+            if first is not None and (not first.generated or first.request.session_id != identity.session_id):
+                first = None
+        session = self._registry.session_for(identity, at, first)
+        if session is None:
+            return None, None
+        if first is not None and not session.requests:
+            self._adopt(session, first)
+        conversation = self._registry.conversation_for(
+            session, identity.conversation_id, supplied=identity.conversation_supplied, at=at
+        )
+        return session, conversation
+
+    def _adopt(self, session: Session, first: Tracked) -> None:
+        conversation = self._registry.adopt(session, first)
+        flight = self._active.get(first.request.request_id)
+        if flight is not None and conversation is not None:
+            flight.session, flight.conversation = session, conversation
+
+    def _new_request_id(self, identity: Identity, sequence: int, at: int) -> str:
+        request_id = self._format.compose(
+            session=identity.session_id,
+            conversation=identity.conversation_id,
+            counter=sequence,
+            timestamp=at // MILLISECOND,
+            random=self._random(),
+        )
+        # A short format may repeat itself; an id in flight never does.
+        return request_id if request_id not in self._active else f"{request_id}-{self._tally.arrived:x}"
+
+    def _make_up(self) -> str:
+        return f"{self._random():08x}{self._random():08x}"
+
+    def _learn(self, response_id: str, tracked: Tracked) -> None:
+        known = tidy(response_id)
+        if known is not None:
+            self._chain.put(known, tracked)
+
+    def _end_now(
+        self,
+        request_id: str,
+        outcome: Outcome,
+        *,
+        finish_reason: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        at = self._clock()
+        flight = self._active.get(request_id)
+        took = 0 if flight is None else max(0, at - flight.tracked.request.arrived_at)
+        result = Result(outcome, took, finish_reason=finish_reason, error=error and error[:_ERROR_LENGTH])
+        if self.settle(request_id, result, at=at) is None:
+            _log.warning("request ended twice or never begun: %.200r", request_id)

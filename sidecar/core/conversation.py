@@ -1,0 +1,287 @@
+"""One conversation while it lives: who is in flight, in which order they came, what they did to each other.
+
+Owns the definitions of overlap, out of order, think time and (through `waits.py`) wait avoided, for one
+conversation. It keeps no clock and calls no listener. Called by the session manager and its registry.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+
+from sidecar.core.outcome import Outcome
+from sidecar.core.session_facts import (
+    ConversationSummary,
+    KnownWait,
+    LiveConversation,
+    RequestRef,
+    Result,
+    SessionLimits,
+    SessionRequest,
+)
+from sidecar.core.summaries import Highlights, Sums
+from sidecar.core.waits import Place, WaitLine
+
+
+class Tracked:
+    """A request in flight, and after its end as long as a response id leads to it.
+
+    `figures` is False for requests that record no conversation figures: those that are no turn, and one
+    that joined its conversation only when a later request continued it.
+    """
+
+    __slots__ = (
+        "conversation_supplied",
+        "distance",
+        "ended_at",
+        "figures",
+        "generated",
+        "known_at_arrival",
+        "number",
+        "overlapped_by",
+        "place",
+        "request",
+        "result",
+    )
+
+    def __init__(self, request: SessionRequest, *, generated: bool, conversation_supplied: bool) -> None:
+        self.request = request
+        self.generated = generated
+        self.conversation_supplied = conversation_supplied
+        self.figures = request.turn and not generated
+        self.number = 0
+        self.distance = 0
+        self.overlapped_by: list[RequestRef] = []
+        self.place: Place | None = None
+        self.known_at_arrival: KnownWait | None = None
+        self.ended_at: int | None = None
+        self.result: Result | None = None
+
+    def ended(self, result: Result, at: int) -> int:
+        """Notes its end, which is not before its arrival; gives the end (ns)."""
+        self.result = result
+        self.ended_at = max(at, self.request.arrived_at)
+        return self.ended_at
+
+    def forget(self) -> None:
+        """Lets go of what only a request in flight needs; a response id may lead here for long."""
+        self.place = None
+        self.known_at_arrival = None
+        self.overlapped_by = []
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What an arrival means to its conversation; see `Arrival`. `given_up`: its wait will not be known."""
+
+    previous: RequestRef | None
+    overlaps: tuple[RequestRef, ...] = ()
+    concurrency: int = 0
+    think_time: int | None = None
+    given_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an ending means to its conversation; see `Settlement`. `waits` became known by it."""
+
+    distance: int
+    overlapped_by_rest: int
+    waits: tuple[KnownWait, ...]
+    model_dropped: bool
+
+
+class Conversation:
+    """A thread of a named session. Timestamps are ns since the epoch."""
+
+    __slots__ = (
+        "_arrived",
+        "_highlights",
+        "_last_turn_end",
+        "_limits",
+        "_line",
+        "_previous",
+        "active",
+        "conversation_id",
+        "ended",
+        "last_ended_at",
+        "last_failed",
+        "sequence",
+        "started_at",
+        "sums",
+        "supplied",
+        "turns",
+    )
+
+    def __init__(
+        self, conversation_id: str, *, supplied: bool, started_at: int, limits: SessionLimits
+    ) -> None:
+        self.conversation_id = conversation_id
+        self.supplied = supplied
+        self.started_at = started_at
+        self.last_ended_at: int | None = None
+        self.sequence = 0
+        self.ended = False
+        self.active: dict[str, Tracked] = {}
+        self.turns: dict[str, Tracked] = {}
+        self.last_failed: RequestRef | None = None
+        self.sums = Sums()
+        self._limits = limits
+        self._line = WaitLine(limits.pending_waits)
+        self._highlights = Highlights(limits.links)
+        self._previous: RequestRef | None = None
+        self._arrived = 0
+        self._last_turn_end: int | None = None
+
+    @property
+    def waits_open(self) -> int:
+        """Turns whose wait is wanted and not known yet."""
+        return self._line.unknown
+
+    @property
+    def links_dropped(self) -> int:
+        """Requests that its summary will not point at, for want of room."""
+        return self._highlights.dropped
+
+    def next_sequence(self) -> int:
+        """Gives out the running number of the next arrival."""
+        self.sequence += 1
+        return self.sequence
+
+    def join(self, tracked: Tracked) -> Joined:
+        """A request arrives, with its sequence and id already given."""
+        request = tracked.request
+        previous, self._previous = self._previous, request.ref
+        self.active[request.request_id] = tracked
+        self._highlights.arrived(request.ref)
+        if not request.turn:
+            return Joined(previous)
+        at = request.arrived_at
+        others = len(self.turns)
+        overlaps = tuple(
+            other.request.ref for other in islice(reversed(self.turns.values()), self._limits.links)
+        )
+        think_time = None
+        if not others and self._last_turn_end is not None:
+            think_time = max(0, at - self._last_turn_end)
+        self._arrived += 1
+        tracked.number = self._arrived
+        self._tell_overlapped(request.ref)
+        self.turns[request.request_id] = tracked
+        tracked.place = self._line.join(request.ref if tracked.figures else None, at)
+        self._count_arrival(tracked, others, think_time)
+        given_up = tracked.figures and tracked.place.ref is None
+        if not tracked.figures:
+            return Joined(previous)
+        return Joined(previous, overlaps[::-1], others + 1, think_time, given_up)
+
+    def _tell_overlapped(self, newcomer: RequestRef) -> None:
+        """Only the turns that arrived among the last few still have room for one more link."""
+        full = self._arrived - self._limits.links
+        for other in reversed(self.turns.values()):
+            if other.number < full:
+                break
+            other.overlapped_by.append(newcomer)
+
+    def _count_arrival(self, tracked: Tracked, others: int, think_time: int | None) -> None:
+        sums = self.sums
+        sums.turns += 1
+        if not tracked.figures:
+            return
+        sums.most_at_once = max(sums.most_at_once, others + 1)
+        sums.think_time += think_time or 0
+        if others:
+            sums.overlaps += 1
+            self._highlights.note("overlapping", tracked.request.ref)
+        place = tracked.place
+        if place is not None and place.wait is not None:
+            sums.wait(place.wait)
+        elif place is not None and place.ref is None:
+            sums.waits_unknown += 1
+
+    def leave(self, tracked: Tracked, result: Result, at: int) -> Left:
+        """A request ends. `at` is not before its arrival."""
+        request = tracked.request
+        del self.active[request.request_id]
+        waits: tuple[KnownWait, ...] = ()
+        rest = 0
+        if request.turn:
+            del self.turns[request.request_id]
+            rest = self._arrived - tracked.number - len(tracked.overlapped_by)
+            if result.outcome is Outcome.COMPLETED:
+                self._overtake(tracked)
+            waits = self._pass_line(tracked, at)
+        room = self._account(request, result, at)
+        in_order = not tracked.figures or result.outcome is not Outcome.COMPLETED
+        distance = 0 if in_order else tracked.distance
+        if distance:
+            self.sums.out_of_order += 1
+        return Left(distance, rest, waits, model_dropped=not room)
+
+    def adopt(self, tracked: Tracked, result: Result, ended_at: int) -> None:
+        """Takes in the ended request that the first newcomer continues, as the conversation's first."""
+        request = tracked.request
+        self._previous = request.ref
+        self._highlights.arrived(request.ref)
+        if request.turn:
+            self._arrived += 1
+            self.sums.turns += 1
+        self._account(request, result, ended_at)
+
+    def _account(self, request: SessionRequest, result: Result, at: int) -> bool:
+        self.last_ended_at = at if self.last_ended_at is None else max(at, self.last_ended_at)
+        if request.turn:
+            self._last_turn_end = at if self._last_turn_end is None else max(at, self._last_turn_end)
+        if result.outcome is not Outcome.COMPLETED:
+            self._highlights.note("failed", request.ref)
+            if request.turn:
+                self.last_failed = request.ref
+        self._highlights.took(request.ref, at - request.arrived_at)
+        return self.sums.ended(result, turn=request.turn)
+
+    def _overtake(self, tracked: Tracked) -> None:
+        """Every earlier turn in flight has been overtaken by one more; they stand in order of arrival."""
+        for other in self.turns.values():
+            if other.number > tracked.number:
+                break
+            other.distance += 1
+
+    def _pass_line(self, tracked: Tracked, at: int) -> tuple[KnownWait, ...]:
+        if tracked.place is None:
+            return ()
+        known = tuple(
+            KnownWait(place.ref, place.wait)
+            for place in self._line.leave(tracked.place, at)
+            if place.ref is not None and place.wait is not None
+        )
+        for wait in known:
+            self.sums.wait(wait.wait)
+        return known
+
+    def summary(self, session_id: str, source: str, ended_at: int) -> ConversationSummary:
+        """The conversation as it ends; waits that are still open are given up as unknown."""
+        self.ended = True
+        self.sums.waits_unknown += self._line.unknown
+        return ConversationSummary(
+            session_id=session_id,
+            conversation_id=self.conversation_id,
+            source=source,
+            supplied=self.supplied,
+            started_at=self.started_at,
+            ended_at=ended_at,
+            totals=self.sums.freeze(),
+            links=self._highlights.links(),
+            links_dropped=self._highlights.dropped,
+        )
+
+    def view(self) -> LiveConversation:
+        """The conversation as it stands."""
+        return LiveConversation(
+            conversation_id=self.conversation_id,
+            supplied=self.supplied,
+            started_at=self.started_at,
+            last_ended_at=self.last_ended_at,
+            sequence=self.sequence,
+            concurrency=len(self.turns),
+            waits_open=self._line.unknown,
+            totals=self.sums.freeze(),
+            active=tuple(tracked.request for tracked in self.active.values()),
+        )

@@ -1,0 +1,261 @@
+"""What the session manager takes and gives: the values that cross its wall.
+
+Owns shapes only; every one is frozen. `sessions.py` re-exports them, and others import them from there.
+Timestamps are ns since the epoch, durations ns.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.clock import SECOND
+from sidecar.core.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """The caps of the session manager.
+
+    `session_idle` (ns) is the quiet after which a session ends. `sessions` and `conversations_per_session`
+    bound what is tracked, `response_chain` and `retry_keys` what is remembered of answers and of
+    `Idempotency-Key`s, `pending_waits` the unknown waits per conversation, `links` the requests that one
+    request or conversation refers to, `recent` the ended requests kept per session for the live view.
+    """
+
+    session_idle: int = 30 * 60 * SECOND
+    sessions: int = 100_000
+    conversations_per_session: int = 1000
+    response_chain: int = 100_000
+    pending_waits: int = 1000
+    links: int = 32
+    retry_keys: int = 10_000
+    recent: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRef:
+    """Enough of a request to link to it: its id, running number and the context of its SERVER span."""
+
+    request_id: str
+    sequence: int
+    trace_id: int
+    span_id: int
+    sampled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is known the moment a request joins its conversation.
+
+    `sequence` is 0 for an untracked request. `overlaps` are the turns of the conversation in flight at
+    this arrival (the latest `SessionLimits.links` of them), `concurrency` their exact number with this one;
+    both are empty/0 for requests that are no turn or whose session nobody named. `think_time` is in
+    nanoseconds, None where it is not defined.
+    """
+
+    request_id: str
+    sequence: int
+    tracked: bool
+    previous: RequestRef | None
+    overlaps: tuple[RequestRef, ...]
+    concurrency: int
+    think_time: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownWait:
+    """A wait avoided that has become known: which turn, how long (ns), and the turn's context."""
+
+    request: RequestRef
+    wait: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What is known the moment a request ends.
+
+    `distance` is the out-of-order distance (0: in order). `overlapped_by` are the turns that arrived while
+    this one was in flight (the first `SessionLimits.links` of them; `overlapped_by_rest` counts the others).
+    `wait` is this turn's own wait avoided (ns) if known by now. `waits` are all waits that became known by
+    this ending, and this turn's if it was known at its arrival: over all settlements each wait stands once.
+    `dropped` is 1 if the cap gave this turn's wait up, else 0.
+    """
+
+    distance: int
+    overlapped_by: tuple[RequestRef, ...]
+    wait: int | None
+    waits: tuple[KnownWait, ...]
+    dropped: int = 0
+    overlapped_by_rest: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a request ended, as the session manager needs to know it for its sums."""
+
+    outcome: Outcome
+    duration: int = 0
+    model: str | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over a conversation or a session. Times in ns; tokens as reported, None if none reported any."""
+
+    requests: dict[Outcome, int]
+    turns: int
+    input_tokens: int | None
+    output_tokens: int | None
+    overlaps: int
+    most_at_once: int
+    out_of_order: int
+    waits_known: int
+    wait_avoided: int
+    waits_unknown: int
+    model_time: int
+    think_time: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationSummary:
+    """A conversation that has ended. `links` are (`first`|`last`|`slowest`|`failed`|`overlapping`, request)."""
+
+    session_id: str
+    conversation_id: str
+    source: str
+    supplied: bool
+    started_at: int
+    ended_at: int
+    totals: Totals
+    links: tuple[tuple[str, RequestRef], ...]
+    links_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSummary:
+    """A session that has ended. `source` is the identity source of its first request."""
+
+    session_id: str
+    source: str
+    started_at: int
+    ended_at: int
+    conversations: int
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """A request as the session manager knows it."""
+
+    request_id: str
+    session_id: str
+    conversation_id: str
+    sequence: int
+    streaming: bool
+    turn: bool
+    arrived_at: int
+    ref: RequestRef
+
+
+@dataclass(frozen=True, slots=True)
+class ChainEntry:
+    """Whose answer a response id is: what `previous_response_id` leads to.
+
+    `generated` says that its session id was made up and that no request has continued it yet.
+    """
+
+    response_id: str
+    session_id: str
+    conversation_id: str
+    conversation_supplied: bool
+    generated: bool
+    ref: RequestRef
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStats:
+    """Everything counted since the start, and what is live now. Times in ns.
+
+    `total_requests` = `completed_requests` + `failed_requests` + `active_requests`, always. Waits,
+    overlaps and out-of-order responses are those of turns of named sessions. `untracked_requests` passed
+    without a place in their conversation because a cap was reached.
+    """
+
+    total_sessions: int
+    active_sessions: int
+    total_requests: int
+    active_requests: int
+    completed_requests: int
+    failed_requests: int
+    untracked_requests: int
+    active_conversations: int
+    busy_conversations: int
+    turns: int
+    overlaps: int
+    overlapping_requests: int
+    most_concurrent: int
+    out_of_order_responses: int
+    waits_known: int
+    wait_avoided: int
+    waits_unknown: int
+    anomalies: Mapping[Anomaly, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RecentRequest:
+    """A request that has ended, as the live view shows it. `wait` is None if it was not known by then."""
+
+    request: SessionRequest
+    outcome: Outcome
+    ended_at: int
+    distance: int
+    wait: int | None
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """A session that is being tracked. `last_ended_at` is None until a request of it has ended."""
+
+    session_id: str
+    source: str
+    started_at: int
+    last_ended_at: int | None
+    conversations: int
+    active: int
+    requests: int
+    completed: int
+    failed: int
+    out_of_order: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveConversation:
+    """A conversation that is being tracked; `sequence` is its last request's number.
+
+    `concurrency` counts its turns in flight, `waits_open` the waits that are not known yet.
+    """
+
+    conversation_id: str
+    supplied: bool
+    started_at: int
+    last_ended_at: int | None
+    sequence: int
+    concurrency: int
+    waits_open: int
+    totals: Totals
+    active: tuple[SessionRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """One live session in depth; `recent` are its latest ended requests, the newest last."""
+
+    session: LiveSession
+    conversations: tuple[LiveConversation, ...]
+    recent: tuple[RecentRequest, ...]
