@@ -8,9 +8,8 @@ against 5 measured); baggage is passed as it was written, which the official one
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random, SystemRandom
-from types import MappingProxyType
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import Decision, Sampler
@@ -41,7 +40,6 @@ FLAGS = tuple(TraceFlags(value) for value in range(4))
 """Trace flags by value: 1 sampled, 2 random trace id."""
 _RANDOM = int(TraceFlags.RANDOM_TRACE_ID)
 _NO_STATE = TraceState()
-_NO_ATTRIBUTES: Attributes = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +88,10 @@ class RequestTrace:
     client_span_id: int
     sampled: bool
     flags: TraceFlags = FLAGS[0]
-    state: TraceState = _NO_STATE
+    state: TraceState = field(default_factory=TraceState)
     parent: SpanContext | None = None
     caller: SpanContext | None = None
-    attributes: Attributes = _NO_ATTRIBUTES
+    attributes: Attributes = field(default_factory=dict)
     fields: tuple[Field, ...] = ()
     forward: bool = False
 

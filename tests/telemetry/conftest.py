@@ -1,0 +1,57 @@
+"""Recorders for the tests beside this; what they are made of is `world.py`."""
+
+import io
+from random import Random
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
+
+from sidecar.telemetry import names
+from sidecar.telemetry.logs import make_logger
+from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.recorder import Recorder
+from tests.telemetry.world import ListPipeline, MakeWorld, Wishes, World, ms
+
+
+@pytest.fixture
+def make_world() -> MakeWorld:
+    """Makes a recorder; keyword `wishes` are settings, the others go to the recorder itself."""
+
+    def make(
+        *,
+        sampler: Sampler = DEFAULT_ON,
+        limits: SpanLimits | None = None,
+        strict: bool = True,
+        export_logs: bool = False,
+        pipeline: ListPipeline | None = None,
+        **wishes: object,
+    ) -> World:
+        now = [ms(1000)]
+        settings = Wishes(**wishes)  # type: ignore[arg-type]
+        store = MetricStore(names.metrics_of(settings.semconv), clock=lambda: now[0])
+        pipeline = pipeline or ListPipeline()
+        stderr = io.BytesIO()
+        recorder = Recorder(
+            settings=settings,
+            pipeline=pipeline,
+            store=store,
+            clock=lambda: now[0],
+            resource=Resource({"service.name": "test"}),
+            sampler=sampler,
+            limits=limits or SpanLimits(),
+            logger=make_logger(settings.log_format, stream=stderr),
+            export_logs=export_logs,
+            random=Random(7),
+            strict=strict,
+        )
+        return World(recorder, pipeline, store, stderr, now)
+
+    return make
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    """A recorder with the settings' defaults."""
+    return make_world()

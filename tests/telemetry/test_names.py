@@ -1,0 +1,92 @@
+"""The tables of names: complete, without doubles, with the buckets and attributes that are documented."""
+
+import pytest
+
+from sidecar.core.exchange import CHUNK_BOUNDS
+from sidecar.telemetry import attributes, names
+from sidecar.telemetry.metric_store import Metric, MetricKind
+
+IDS = {attributes.SESSION_ID, attributes.CONVERSATION, attributes.REQUEST_ID, attributes.GEN_AI_CONVERSATION}
+
+
+def test_every_metric_stands_once() -> None:
+    """No name is used twice, and every constant of the module is in the table."""
+    listed = [metric.name for metric in names.ALL_METRICS]
+    assert len(listed) == len(set(listed))
+    assert {value for value in vars(names).values() if isinstance(value, Metric)} == set(names.ALL_METRICS)
+
+
+@pytest.mark.parametrize("metric", names.ALL_METRICS, ids=lambda metric: metric.name)
+def test_a_metric_is_whole(metric: Metric) -> None:
+    """It has a sentence, known attributes in order, no id among them, and buckets exactly if it is a histogram."""
+    assert metric.description.endswith(".")
+    assert list(metric.attributes) == sorted(set(metric.attributes))
+    assert set(metric.attributes) <= set(attributes.ALL_ATTRIBUTES)
+    assert not set(metric.attributes) & IDS
+    assert bool(metric.bounds) == (metric.kind is MetricKind.HISTOGRAM)
+    assert list(metric.bounds) == sorted(set(metric.bounds))
+
+
+def test_buckets_are_the_documented_ones() -> None:
+    """First, last and number of bounds of each family."""
+    shapes = {
+        metric.name: (metric.bounds[0], round(metric.bounds[-1], 4), len(metric.bounds))
+        for metric in names.metrics_of("shipped")
+        if metric.bounds
+    }
+    durations, overhead = (0.01, 655.36, 17), (0.00005, 0.1024, 12)
+    assert shapes == {
+        "gen_ai.client.operation.duration": durations,
+        "gen_ai.client.operation.time_to_first_chunk": durations,
+        "gen_ai.client.operation.time_per_output_chunk": (0.001, 8.192, 14),
+        "gen_ai.client.token.usage": (1, 67108864, 14),
+        "http.server.request.duration": durations,
+        "sidecar.session.duration": (1, 86400, 16),
+        "sidecar.session.requests": (1, 1000, 13),
+        "sidecar.conversation.concurrency": (1, 64, 11),
+        "sidecar.conversation.wait_avoided": (0.05, 600, 14),
+        "sidecar.conversation.think_time": (0.1, 3600, 15),
+        "sidecar.responses.out_of_order.distance": (1, 1000, 13),
+        "sidecar.stream.gap": durations,
+        "sidecar.stream.backpressure": durations,
+        "sidecar.overhead": overhead,
+        "sidecar.event_loop.lag": overhead,
+    }
+    assert {30.0, 60.0} <= set(names.WAIT_BOUNDS)
+
+
+def test_chunk_buckets_are_the_exchange_s() -> None:
+    """What the exchange counts in nanoseconds goes into the same buckets in seconds."""
+    assert [round(bound * 1e9) for bound in names.CHUNK_SECOND_BOUNDS] == list(CHUNK_BOUNDS)
+
+
+def test_conventions_choose_the_metrics() -> None:
+    """`both` is the union; `latest` keeps the operation's duration, for what does not generate."""
+    shipped, latest, both = (set(names.metrics_of(choice)) for choice in ("shipped", "latest", "both"))
+    assert shipped | latest == both == set(names.ALL_METRICS)
+    assert {metric.name for metric in shipped - latest} == {
+        "gen_ai.client.operation.time_to_first_chunk",
+        "gen_ai.client.operation.time_per_output_chunk",
+        "gen_ai.client.token.usage",
+    }
+    assert all(metric.name.startswith("gen_ai.client.inference.") for metric in latest - shipped)
+    assert {new for renamed in names.LATEST_FOR.values() for new in renamed} == latest - shipped
+
+
+def test_every_attribute_has_a_sentence_and_a_constant() -> None:
+    """The tables are the module's constants, each with its sentence."""
+    constants = {value for value in vars(attributes).values() if type(value) is str} - {
+        attributes.__name__,
+        attributes.__doc__,
+    }
+    assert {*attributes.ALL_ATTRIBUTES, *attributes.ALL_EVENTS} <= constants
+    assert all(says.endswith(".") for says in attributes.ALL_ATTRIBUTES.values())
+    assert all(says for says in attributes.ALL_EVENTS.values())
+
+
+def test_a_name_cannot_be_defined_twice() -> None:
+    """The table itself says no."""
+    catalogue = attributes.Catalogue()
+    assert catalogue.define("a.b", "Something.") == "a.b"
+    with pytest.raises(ValueError, match=r"a\.b is defined twice"):
+        catalogue.define("a.b", "Something else.")
