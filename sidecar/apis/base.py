@@ -158,12 +158,14 @@ class Reader(Generic[T]):
         self._reasons: dict[int, str] = {}
 
     def _salvage(self, data: bytes) -> T | None:
-        """What fits of something that is not as its API says; counts it as unreadable either way."""
-        self.facts.unreadable += 1
+        """What fits of something that is not as its API says; what does not is counted as unreadable."""
         try:
-            return self._shape.salvage(data)[0]
+            found, ignored = self._shape.salvage(data)
         except UnreadableBody:
+            self.facts.unreadable += 1
             return None
+        self.facts.unreadable += bool(ignored)
+        return found
 
     def _read(self, data: bytes) -> T | None:
         """A whole body, or as much of it as fits."""

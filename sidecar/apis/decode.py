@@ -5,6 +5,7 @@ fast, and field by field when a provider or an app sends something of another ty
 It keeps no content: a field that no shape names is passed over without being decoded.
 """
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from types import UnionType
@@ -35,6 +36,14 @@ class UnreadableBody(ValueError):  # noqa: N818 - says what is wrong with the bo
 class Thing(msgspec.Struct, gc=False):
     """Any JSON object, of which nothing is read: good for counting messages and telling that one is there."""
 
+
+_SURROGATES = re.compile(
+    rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+"""Every escape in a JSON text; the group is half of a pair that stands alone, as texts cut in the middle of
+an emoji have it. That is valid JSON (RFC 8259, section 8.2), but no Unicode, and the decoder refuses it."""
+
+_check = msgspec.json.Decoder(msgspec.Raw).decode
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -67,13 +76,22 @@ class Shape(Generic[T]):
             UnreadableBody: it is not JSON at all.
         """
         try:
-            whole = msgspec.json.decode(data, type=msgspec.Raw)
+            try:
+                _check(data)
+            except ValueError:
+                data = _SURROGATES.sub(_mended, data)
+                _check(data)
         except (ValueError, RecursionError) as error:
             raise UnreadableBody(str(error)) from None
-        if bytes(whole).lstrip()[:1] != b"{":
+        if data.lstrip()[:1] != b"{":
             return self._struct(), (WHOLE,)
         ignored: dict[str, None] = {}
         return _salvage_struct(self._struct, data, "", ignored), tuple(ignored)
+
+
+def _mended(found: re.Match[bytes]) -> bytes:
+    """Half of a surrogate pair becomes the replacement character; every other escape stays."""
+    return b"\\ufffd" if found[1] else found[0]
 
 
 def _salvage_struct(struct: type[T], data: bytes | msgspec.Raw, prefix: str, ignored: dict[str, None]) -> T:

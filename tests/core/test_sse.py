@@ -30,7 +30,11 @@ CASES: dict[str, tuple[bytes, list[Event], int]] = {
     "last name wins": (b"event: a\nevent: b\ndata: 1\n\n", [(b"b", b"1")], 0),
     "crlf": (b"event: x\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n", [(b"x", b"1"), (b"", b"2")], 0),
     "lone cr": (b"event: x\rdata: 1\r\rdata: 2\r\r", [(b"x", b"1"), (b"", b"2")], 0),
-    "mixed line ends": (b"data: 1\r\n\ndata: 2\n\r\ndata: 3\r\r\n", [(b"", b"1"), (b"", b"2"), (b"", b"3")], 0),
+    "mixed line ends": (
+        b"data: 1\r\n\ndata: 2\n\r\ndata: 3\r\r\n",
+        [(b"", b"1"), (b"", b"2"), (b"", b"3")],
+        0,
+    ),
     "no space after the colon": (b"event:x\ndata:{}\n\ndata:1\n\n", [(b"x", b"{}"), (b"", b"1")], 0),
     "only one space is taken off": (b"data:  1\n\n", [(b"", b" 1")], 0),
     "multi-line data": (b"data: {\ndata:  1\ndata: }\n\n", [(b"", b"{\n 1\n}")], 0),
@@ -94,7 +98,19 @@ def test_a_too_large_event_that_never_ends_keeps_nothing() -> None:
 
 
 LINES = st.sampled_from(
-    [b"data: a", b"data:", b"data", b"event: e", b":", b"id: 1", b"", b"", b"", b"\xef\xbb\xbf", b"data: " + b"x" * 30]
+    [
+        b"data: a",
+        b"data:",
+        b"data",
+        b"event: e",
+        b":",
+        b"id: 1",
+        b"",
+        b"",
+        b"",
+        b"\xef\xbb\xbf",
+        b"data: " + b"x" * 30,
+    ]
 )
 STREAMS = st.lists(st.tuples(LINES, st.sampled_from([b"\n", b"\r\n", b"\r", b""])), max_size=12).map(
     lambda lines: b"".join(line + end for line, end in lines)

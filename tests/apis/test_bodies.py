@@ -1,0 +1,155 @@
+"""What whole answers tell, and which error words may become a label."""
+
+import json
+from typing import Any
+
+import pytest
+
+from sidecar import apis
+from sidecar.apis.errors import KNOWN_ERRORS
+from sidecar.core.facts import ResponseFacts, Route
+
+
+def read(api: str, body: Any) -> ResponseFacts:
+    """The facts of a whole answer given as a value."""
+    facts = ResponseFacts()
+    reader = apis.body_reader(Route("/", api=api), facts)
+    assert reader is not None
+    reader.body(json.dumps(body).encode())
+    return facts
+
+
+USAGE = {"prompt_tokens": 9, "completion_tokens": 12, "prompt_tokens_details": {"cached_tokens": 0}}
+
+
+def test_openai_chat() -> None:
+    """Id, model, a finish reason per choice, usage; a reported zero is a zero."""
+    body = {
+        "id": "chatcmpl-1",
+        "model": "gpt-4o",
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"},
+            {"index": 1, "message": {"role": "assistant", "content": "y"}, "finish_reason": "length"},
+            {"index": 2, "message": {"role": "assistant", "content": "z"}},
+        ],
+        "usage": USAGE,
+    }
+    tokens = {"input": 9, "output": 12, "cache_read": 0}
+    assert read("openai.chat", body) == ResponseFacts("chatcmpl-1", "gpt-4o", ["stop", "length"], tokens)
+
+
+def test_openai_completions_and_embeddings() -> None:
+    """The same facts of the older and the smaller API."""
+    body = {
+        "id": "c",
+        "model": "m",
+        "choices": [{"text": "x", "index": 0, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
+    tokens = {"input": 9, "output": 12, "cache_read": 0}
+    assert read("openai.completions", body) == ResponseFacts("c", "m", ["stop"], tokens)
+    body = {"model": "e", "data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 8, "total_tokens": 8}}
+    assert read("openai.embeddings", body) == ResponseFacts(model="e", tokens={"input": 8})
+
+
+RESPONSE = {"id": "resp_1", "model": "gpt-5", "error": None, "incomplete_details": None}
+
+
+def test_openai_responses() -> None:
+    """Every status a response can have."""
+    usage = {"input_tokens": 1, "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 0}}
+    assert read("openai.responses", RESPONSE | {"status": "completed", "usage": usage}) == ResponseFacts(
+        "resp_1", "gpt-5", ["completed"], {"input": 1, "output": 2, "reasoning": 0}
+    )
+    details = {"reason": "content_filter"}
+    incomplete = read("openai.responses", RESPONSE | {"status": "incomplete", "incomplete_details": details})
+    assert incomplete == ResponseFacts("resp_1", "gpt-5", ["content_filter"])
+    assert read("openai.responses", RESPONSE | {"status": "cancelled"}).finish_reasons == ["cancelled"]
+    assert read("openai.responses", RESPONSE | {"status": "queued"}) == ResponseFacts("resp_1", "gpt-5")
+    error = {"code": "rate_limit_exceeded", "message": "m"}
+    failed = read("openai.responses", RESPONSE | {"status": "failed", "error": error})
+    assert failed == ResponseFacts("resp_1", "gpt-5", error="rate_limit_exceeded")
+    assert read("openai.responses", RESPONSE | {"status": "failed"}).error == "error"
+
+
+def test_anthropic_messages() -> None:
+    """Cached tokens are input tokens."""
+    usage = {
+        "input_tokens": 3,
+        "cache_read_input_tokens": 20,
+        "cache_creation_input_tokens": 0,
+        "output_tokens": 5,
+    }
+    body = {"id": "msg_1", "type": "message", "model": "claude", "stop_reason": "end_turn", "usage": usage}
+    tokens = {"output": 5, "cache_read": 20, "cache_write": 0, "input": 23}
+    assert read("anthropic.messages", body) == ResponseFacts("msg_1", "claude", ["end_turn"], tokens)
+
+
+def test_gemini() -> None:
+    """Thought tokens are output tokens."""
+    body = {
+        "candidates": [{"content": {"parts": [{"text": "x"}]}, "finishReason": "MAX_TOKENS"}],
+        "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 2, "thoughtsTokenCount": 5},
+        "modelVersion": "gemini-2.5-pro",
+        "responseId": "r",
+    }
+    tokens = {"input": 7, "output": 7, "reasoning": 5}
+    assert read("gemini.generate_content", body) == ResponseFacts(
+        "r", "gemini-2.5-pro", ["MAX_TOKENS"], tokens
+    )
+
+
+APIS = ("openai.chat", "openai.completions", "openai.embeddings", "openai.responses", "anthropic.messages")
+
+
+@pytest.mark.parametrize("api", [*APIS, "gemini.generate_content"])
+def test_an_error_in_a_good_status(api: str) -> None:
+    """An error object in a 200 answer is an error."""
+    assert read(api, {"type": "error", "error": {"type": "api_error", "message": "m"}}).error == "api_error"
+    assert read(api, {"error": None}).error is None
+
+
+@pytest.mark.parametrize("api", [*APIS, "gemini.generate_content"])
+def test_what_does_not_fit_costs_only_itself(api: str) -> None:
+    """Wrong types are counted once, and the rest is read."""
+    body = {"id": "x", "responseId": "x", "model": 7, "modelVersion": 7, "candidates": 1, "choices": [3]}
+    facts = read(api, body)
+    assert facts == ResponseFacts(id="x", unreadable=1)
+    assert read(api, []) == ResponseFacts(unreadable=1)
+
+
+CODES = [
+    (
+        {"error": {"code": "context_length_exceeded", "type": "invalid_request_error"}},
+        "context_length_exceeded",
+    ),
+    ({"error": {"code": None, "type": "invalid_request_error"}}, "invalid_request_error"),
+    ({"error": {"code": "made_up", "type": "server_error"}}, "server_error"),
+    ({"type": "error", "error": {"type": "rate_limit_error"}}, "rate_limit_error"),
+    ({"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": "m"}}, "INVALID_ARGUMENT"),
+    ([{"error": {"code": 404, "status": "NOT_FOUND"}}], "NOT_FOUND"),
+    ({"object": "error", "type": "invalid_request_error", "code": "1500"}, "invalid_request_error"),
+    ({"code": "permission_denied", "error": "a text"}, "permission_denied"),
+    ({"error": {"code": "a secret", "type": "made up"}}, None),
+    ({"error": {"code": ["x"], "type": {}}}, None),
+    ({"error": 7}, None),
+    ({"detail": "Not Found"}, None),
+    ("text", None),
+    (None, None),
+]
+
+
+@pytest.mark.parametrize("body, code", CODES)
+def test_error_codes_are_bounded(body: object, code: str | None) -> None:
+    """Known words only, the most telling first."""
+    found = apis.error_code(Route("/"), json.dumps(body, indent=1).encode())
+    assert found == code
+    assert found is None or found in KNOWN_ERRORS
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>Bad Gateway</html>", b"{", b"\xff", b"[" * 100_000, b"[]", b"[,"]
+)
+def test_error_bodies_that_are_no_json(body: bytes) -> None:
+    """A gateway's page tells no code."""
+    assert apis.error_code(Route("/"), body) is None

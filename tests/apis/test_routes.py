@@ -1,0 +1,207 @@
+"""Which routes are recognised behind which prefixes, and that templates stay few."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar import apis
+from sidecar.core.facts import Route
+
+READ = [
+    ("/v1/chat/completions", "/v1/chat/completions", "openai.chat", "chat", True),
+    ("/chat/completions", "/chat/completions", "openai.chat", "chat", True),
+    ("/api/v1/chat/completions", "/api/v1/chat/completions", "openai.chat", "chat", True),
+    ("/openai/v1/chat/completions/", "/openai/v1/chat/completions", "openai.chat", "chat", True),
+    ("/%761/chat/completions", "/v1/chat/completions", "openai.chat", "chat", True),
+    ("/acme/team-7/chat/completions", "/{prefix}/chat/completions", "openai.chat", "chat", True),
+    ("/v1/completions", "/v1/completions", "openai.completions", "text_completion", True),
+    ("/v1/responses", "/v1/responses", "openai.responses", "chat", True),
+    ("/backend-api/codex/responses", "/backend-api/codex/responses", "openai.responses", "chat", True),
+    ("/v1/embeddings", "/v1/embeddings", "openai.embeddings", "embeddings", False),
+]
+
+
+@pytest.mark.parametrize("path, template, api, operation, turn", READ)
+def test_openai_routes(path: str, template: str, api: str, operation: str, turn: bool) -> None:
+    """OpenAI's suffixes behind any prefix."""
+    expected = Route(template=template, api=api, operation=operation, turn=turn, provider="openai")
+    assert apis.match("POST", path) == expected
+
+
+def test_anthropic_routes() -> None:
+    """Messages behind any prefix, and on Vertex."""
+    for prefix in ("/v1", "", "/anthropic/v1", "/api/anthropic/v1"):
+        assert apis.match("POST", prefix + "/messages") == Route(
+            prefix + "/messages", "anthropic.messages", "chat", turn=True, provider="anthropic"
+        )
+    base = "/v1/projects/p/locations/us-east5/publishers/anthropic/models/"
+    template = "/{version}/projects/{project}/locations/{location}/publishers/anthropic/models/{model}:"
+    assert apis.match("POST", base + "claude-sonnet-4@20250514:streamRawPredict") == Route(
+        template + "streamRawPredict",
+        "anthropic.messages",
+        "chat",
+        turn=True,
+        provider="gcp.vertex_ai",
+        model="claude-sonnet-4@20250514",
+        streaming=True,
+    )
+    assert apis.match("POST", base + "count-tokens@x:rawPredict") == Route(template + "rawPredict")
+
+
+def test_azure_routes() -> None:
+    """A deployment stands for the model and is no part of the template."""
+    assert apis.match("POST", "/openai/deployments/my%20gpt/chat/completions") == Route(
+        "/openai/deployments/{deployment}/chat/completions",
+        "openai.chat",
+        "chat",
+        turn=True,
+        provider="azure.ai.openai",
+        model="my gpt",
+    )
+
+
+def test_mistral_fim_and_vertex_endpoints() -> None:
+    """Chat-shaped routes with names of their own."""
+    assert apis.match("POST", "/v1/fim/completions") == Route(
+        "/v1/fim/completions", "openai.chat", "text_completion", turn=True, provider="mistral_ai"
+    )
+    assert apis.match("POST", "/v1/projects/p/locations/l/endpoints/openapi/chat/completions") == Route(
+        "/{version}/projects/{project}/locations/{location}/endpoints/{endpoint}/chat/completions",
+        "openai.chat",
+        "chat",
+        turn=True,
+        provider="gcp.vertex_ai",
+    )
+
+
+GOOGLE = [
+    (
+        "/v1beta/models/gemini-2.5-pro:generateContent",
+        "/v1beta/models/{model}:generateContent",
+        False,
+        "gcp.gemini",
+    ),
+    ("/v1/models/g%3AstreamGenerateContent", "/v1/models/{model}:streamGenerateContent", True, "gcp.gemini"),
+    (
+        "/v1beta/tunedModels/t:generateContent",
+        "/v1beta/tunedModels/{model}:generateContent",
+        False,
+        "gcp.gemini",
+    ),
+    (
+        "/v1/projects/p/locations/global/publishers/google/models/g:streamGenerateContent",
+        "/{version}/projects/{project}/locations/{location}/publishers/google/models/{model}:streamGenerateContent",
+        True,
+        "gcp.vertex_ai",
+    ),
+    (
+        "/v1/publishers/google/models/g:generateContent",
+        "/v1/publishers/google/models/{model}:generateContent",
+        False,
+        "gcp.vertex_ai",
+    ),
+]
+
+
+@pytest.mark.parametrize("path, template, streaming, provider", GOOGLE)
+def test_gemini_routes(path: str, template: str, streaming: bool, provider: str) -> None:
+    """Google's verbs, with the model from the path."""
+    route = apis.match("POST", path)
+    assert (route.template, route.streaming, route.provider) == (template, streaming, provider)
+    assert (route.api, route.operation, route.turn) == ("gemini.generate_content", "generate_content", True)
+    assert route.model in {"gemini-2.5-pro", "g", "t"}
+
+
+NOT_TURNS = [
+    ("GET", "/v1/models", "/v1/models"),
+    ("GET", "/models/gpt-4o", "/models/{model}"),
+    ("HEAD", "/", "/"),
+    ("GET", "", "/"),
+    ("POST", "/v1/messages/count_tokens", "/v1/messages/count_tokens"),
+    ("POST", "/v1/messages/batches", "/v1/messages/batches"),
+    ("GET", "/v1/messages/batches/b1/results", "/v1/messages/batches/{batch}/results"),
+    ("GET", "/v1/chat/completions", "/v1/chat/completions"),
+    ("GET", "/v1/responses/resp_1", "/v1/responses/{response}"),
+    ("POST", "/v1/responses/resp_1/cancel", "/v1/responses/{response}/cancel"),
+    ("POST", "/v1/responses/input_tokens", "/v1/responses/input_tokens"),
+    ("GET", "/v1/responses", "/v1/responses"),
+    ("POST", "/v1/audio/transcriptions", "/v1/audio/transcriptions"),
+    ("POST", "/v1beta/models/g:countTokens", "/v1beta/models/{model}:countTokens"),
+    ("GET", "/v1beta/models/g:generateContent", "/v1beta/models/{model}:generateContent"),
+    ("POST", "/v1beta/models/g:somethingElse", "/{provider path}"),
+    ("POST", "/v1/threads/t1/messages", "/{provider path}"),
+    ("POST", "/v1/weird/thing", "/{provider path}"),
+    ("GET", "/acme/models", "/{provider path}"),
+]
+
+
+@pytest.mark.parametrize("method, path, template", NOT_TURNS)
+def test_other_routes_are_no_turns(method: str, path: str, template: str) -> None:
+    """Known or not, nothing but its template is said about them."""
+    assert apis.match(method, path) == Route(template=template)
+
+
+def test_embeddings_of_google_are_named_but_not_read() -> None:
+    """The operation is plain; its bodies are not read."""
+    route = apis.match("POST", "/v1beta/models/e:embedContent")
+    assert (route.operation, route.turn, route.api) == ("embeddings", False, None)
+
+
+WORDS = st.sampled_from(
+    ["v1", "chat", "completions", "messages", "models", "openai", "deployments", "projects"]
+)
+
+
+@given(
+    words=st.lists(WORDS | st.text("abc:%/", max_size=4), max_size=7), method=st.sampled_from(["GET", "POST"])
+)
+def test_templates_never_contain_foreign_words(words: list[str], method: str) -> None:
+    """Whatever the path, its template is made of words of the table."""
+    template = apis.match(method, "/" + "/".join(words)).template
+    for segment in template.split("/"):
+        known = {"", "v1", "chat", "completions", "messages", "models", "openai", "deployments"}
+        assert segment in known or segment.startswith("{")
+
+
+def test_a_very_long_path_is_matched_quickly() -> None:
+    """No path makes the matching slow."""
+    for unit in (
+        "/models/a",
+        "/projects/a/locations/a",
+        "/publishers/google",
+        "/openai/deployments/x",
+        "/threads",
+    ):
+        apis.match("POST", unit * 2000 + ":x")
+
+
+HOSTS = [
+    ("api.openai.com", "openai"),
+    ("EU.API.OpenAI.com.", "openai"),
+    ("api.anthropic.com", "anthropic"),
+    ("generativelanguage.googleapis.com", "gcp.gemini"),
+    ("us-east5-aiplatform.googleapis.com", "gcp.vertex_ai"),
+    ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+    ("aiplatform.eu.rep.googleapis.com", "gcp.vertex_ai"),
+    ("acme.openai.azure.com", "azure.ai.openai"),
+    ("acme.services.ai.azure.com", "azure.ai.inference"),
+    ("bedrock-runtime.us-west-2.amazonaws.com", "aws.bedrock"),
+    ("s3.us-west-2.amazonaws.com", None),
+    ("api.groq.com", "groq"),
+    ("api.mistral.ai", "mistral_ai"),
+    ("api.deepseek.com", "deepseek"),
+    ("api.perplexity.ai", "perplexity"),
+    ("us-east-1.api.x.ai", "x_ai"),
+    ("api.cohere.com", "cohere"),
+    ("us-south.ml.cloud.ibm.com", "ibm.watsonx.ai"),
+    ("openrouter.ai", "openrouter"),
+    ("notapi.openai.com.evil.example", None),
+    ("127.0.0.1", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize("host, provider", HOSTS)
+def test_provider_of_host(host: str, provider: str | None) -> None:
+    """Hosts of the table, by name or by ending."""
+    assert apis.provider_of_host(host) == provider

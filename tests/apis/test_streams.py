@@ -1,0 +1,248 @@
+"""Recorded shapes of streams: cut in every way, each gives the same kinds of events and the same facts."""
+
+import json
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar import apis
+from sidecar.core.facts import EventKind, ResponseFacts, Route
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.suffix in {".sse", ".body"})
+
+
+def observe(path: str, content_type: str, pieces: list[bytes]) -> dict[str, Any]:
+    """What the parser and the reader make of an answer's pieces."""
+    facts = ResponseFacts()
+    route = apis.match("POST", path)
+    parser = apis.event_parser(route, content_type)
+    reader = apis.stream_reader(route, facts)
+    assert parser is not None
+    assert reader is not None
+    events = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
+    kinds = [reader.event(name, data).name for name, data in events]
+    return {"kinds": kinds, "facts": asdict(facts), "keep_alives": parser.keep_alives}
+
+
+def golden(name: str) -> tuple[bytes, str, str, dict[str, Any]]:
+    """A recorded stream: its bytes, its path, its content type and what is expected of it."""
+    expected = json.loads((GOLDEN / name).with_suffix(".expected.json").read_text())
+    return (GOLDEN / name).read_bytes(), expected.pop("path"), expected.pop("content_type"), expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_whole_and_byte_by_byte(name: str) -> None:
+    """The whole stream in one piece, and one byte at a time."""
+    stream, path, content_type, expected = golden(name)
+    assert observe(path, content_type, [stream]) == expected
+    assert observe(path, content_type, [stream[i : i + 1] for i in range(len(stream))]) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_at_every_split(name: str) -> None:
+    """Every way to cut the stream in two."""
+    stream, path, content_type, expected = golden(name)
+    for at in range(len(stream) + 1):
+        assert observe(path, content_type, [stream[:at], stream[at:]]) == expected, at
+
+
+@settings(max_examples=100, deadline=None)
+@given(name=st.sampled_from(NAMES), data=st.data())
+def test_golden_at_random_splits(name: str, data: st.DataObject) -> None:
+    """Many pieces of random lengths."""
+    stream, path, content_type, expected = golden(name)
+    ends = sorted({0, len(stream), *data.draw(st.lists(st.integers(0, len(stream)), max_size=40))})
+    pieces = [stream[start:end] for start, end in pairwise(ends)]
+    assert observe(path, content_type, pieces) == expected
+
+
+READ = (
+    "openai.chat",
+    "openai.completions",
+    "openai.responses",
+    "anthropic.messages",
+    "gemini.generate_content",
+)
+WORDS = """
+    id model object choices usage error type delta response message candidates content parts index
+    finish_reason prompt_tokens x_groq status promptFeedback usageMetadata promptTokenCount input_tokens
+    incomplete_details reason code stop_reason text
+"""
+FIELDS = st.sampled_from(WORDS.split())
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(api=st.sampled_from(READ), value=ODD, name=st.sampled_from([b"", b"error", b"x.delta", b"\xff"]))
+def test_no_json_is_too_odd(api: str, value: object, name: bytes) -> None:
+    """Whatever JSON an upstream sends in place of a chunk or a body, no reader raises."""
+    data = json.dumps(value).encode()
+    for facts in (ResponseFacts(), ResponseFacts()):
+        stream = apis.stream_reader(Route("/", api=api), facts)
+        body = apis.body_reader(Route("/", api=api), facts)
+        assert stream is not None
+        assert body is not None
+        assert stream.event(name, data) in EventKind
+        body.body(data)
+        assert all(isinstance(word, str) for word in facts.finish_reasons)
+
+
+@pytest.mark.parametrize("api", READ)
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"\xff", b"[" * 100_000, b'{"x":' * 100_000, b'{"id":"\\ud800"} x']
+)
+def test_what_is_no_json_is_counted(api: str, data: bytes) -> None:
+    """Malformed events and bodies are counted, and tell nothing."""
+    facts = ResponseFacts()
+    stream = apis.stream_reader(Route("/", api=api), facts)
+    body = apis.body_reader(Route("/", api=api), facts)
+    assert stream is not None
+    assert body is not None
+    assert stream.event(b"", data) is EventKind.EVENT
+    body.body(data)
+    assert facts == ResponseFacts(unreadable=2)
+
+
+ERRORS = [
+    ("openai.chat", b"", b'{"error":{"code":502,"message":"m","metadata":{}},"choices":[]}', "502"),
+    ("openai.chat", b"", b'{"error":{"code":"500","type":"None"}}', "500"),
+    ("openai.chat", b"", b'{"error":"out of memory"}', "error"),
+    ("openai.chat", b"", b'{"error":{"type":"something_new","code":"never_heard_of"}}', "error"),
+    (
+        "openai.chat",
+        b"",
+        b'{"object":"error","type":"invalid_request_error","code":400}',
+        "invalid_request_error",
+    ),
+    ("openai.chat", b"error", b'{"message":"m","type":"rate_limit_error"}', "rate_limit_error"),
+    ("openai.chat", b"error", b'{"object":7,"code":"model_not_found"}', "model_not_found"),
+    ("openai.completions", b"", b'{"error":{"type":"server_error"}}', "server_error"),
+    ("openai.completions", b"error", b'{"code":"server_error"}', "server_error"),
+    ("openai.responses", b"response.failed", b'{"response":{"status":"failed","error":null}}', "error"),
+    ("openai.responses", b"error", b'{"code":"server_error"}', "server_error"),
+    ("anthropic.messages", b"error", b'{"error":{"type":"api_error"}}', "api_error"),
+    ("anthropic.messages", b"error", b'{"message":"no object here"}', "error"),
+    (
+        "gemini.generate_content",
+        b"",
+        b'{"error":{"code":429,"status":"RESOURCE_EXHAUSTED"}}',
+        "RESOURCE_EXHAUSTED",
+    ),
+    ("gemini.generate_content", b"error", b'{"code":500,"status":"INTERNAL"}', "INTERNAL"),
+]
+
+
+@pytest.mark.parametrize("api, name, data, word", ERRORS)
+def test_error_events(api: str, name: bytes, data: bytes, word: str) -> None:
+    """An error event is one in every shape; its word is known, a status, or `error`."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api=api), facts)
+    assert reader is not None
+    assert reader.event(name, data) is EventKind.ERROR
+    assert facts.error == word
+
+
+QUIET = [
+    ("openai.chat", b'{"choices":[{"delta":{"content":"a"}}],"error":null}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"audio":{"transcript":"a"}}}]}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"audio":{"expires_at":1}}}]}', EventKind.EVENT),
+    ("openai.chat", b'{"choices":[{"delta":{"function_call":{"name":"f"}}}]}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":null}', EventKind.EVENT),
+    ("openai.chat", b'{"choices":[{"delta":{"content":"\\ud83d"}}]}', EventKind.CHUNK),
+    ("openai.responses", b'{"type":"response.output_text.delta","delta":"\\\\ \\ude00"}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":null,"finish_reason":""}],"error":{}}', EventKind.EVENT),
+    ("openai.responses", b'{"type":"response.image_generation_call.partial_image"}', EventKind.CHUNK),
+    ("openai.responses", b'{"type":"keepalive","sequence_number":3}', EventKind.IDLE),
+    ("openai.responses", b"[DONE]", EventKind.END),
+    ("openai.completions", b" [DONE]", EventKind.END),
+    ("openai.chat", b" [DONE] ", EventKind.END),
+    ("anthropic.messages", b'{"type":"ping"}', EventKind.IDLE),
+    ("gemini.generate_content", b'{"candidates":[{"content":{}}]}', EventKind.EVENT),
+    (
+        "gemini.generate_content",
+        b'{"candidates":[{"content":{"parts":[{"inlineData":{}}]}}]}',
+        EventKind.CHUNK,
+    ),
+]
+
+
+@pytest.mark.parametrize("api, data, kind", QUIET)
+def test_event_kinds(api: str, data: bytes, kind: EventKind) -> None:
+    """What carries output is a chunk; what only keeps alive is idle; terminators end."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api=api), facts)
+    assert reader is not None
+    assert reader.event(b"", data) is kind
+    assert facts.unreadable == 0
+    assert facts.ended is (kind is EventKind.END)
+
+
+def test_finish_reasons_are_bounded_and_in_order_of_choices() -> None:
+    """Reasons stand by choice, a later word replaces an earlier one, and a flood is cut."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api="openai.chat"), facts)
+    assert reader is not None
+    for index, reason in ((2, "stop"), (0, "length"), (2, "tool_calls")):
+        reader.event(b"", b'{"choices":[{"index":%d,"finish_reason":"%s"}]}' % (index, reason.encode()))
+    assert facts.finish_reasons == ["length", "tool_calls"]
+    flood = ",".join(f'{{"index":{index},"finish_reason":"stop"}}' for index in range(1000))
+    reader.event(b"", f'{{"choices":[{flood}]}}'.encode())
+    assert len(facts.finish_reasons) == 128
+
+
+def test_long_words_and_impossible_counts_are_not_taken() -> None:
+    """A megabyte in place of a model's name, or a count below zero, is unreadable; the rest is kept."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api="openai.chat"), facts)
+    assert reader is not None
+    chunk = {"id": "x", "model": "m" * 1_000_000, "usage": {"prompt_tokens": -1, "completion_tokens": 3}}
+    assert reader.event(b"", json.dumps(chunk).encode()) is EventKind.EVENT
+    assert facts == ResponseFacts(id="x", tokens={"output": 3}, unreadable=1)
+
+
+def test_an_array_parser_skips_what_is_too_large() -> None:
+    """An element over the limit is counted and skipped, wherever the stream is cut."""
+    from sidecar.apis.json_array import JsonArrayParser
+
+    stream = b'[{"a":1},{"b":"' + b'x\\"]}' * 10 + b'"} , {"c":[{}]}, {"d":'
+    for at in range(len(stream) + 1):
+        parser = JsonArrayParser(limit=20)
+        events = parser.feed(stream[:at]) + parser.feed(stream[at:]) + parser.finish()
+        assert events == [(b"", b'{"a":1}'), (b"", b'{"c":[{}]}')], at
+        assert parser.oversized == 1
+
+
+@given(stream=st.binary(max_size=60), at=st.integers(0, 60))
+def test_an_array_parser_takes_any_bytes(stream: bytes, at: int) -> None:
+    """No bytes make it raise, and a cut changes nothing."""
+    from sidecar.apis.json_array import JsonArrayParser
+
+    whole, cut = JsonArrayParser(), JsonArrayParser()
+    assert cut.feed(stream[:at]) + cut.feed(stream[at:]) == whole.feed(stream)
+
+
+def test_event_parser_by_content_type() -> None:
+    """Event streams on any route; arrays only where Gemini was asked to stream; nothing else."""
+    gemini = apis.match("POST", "/v1beta/models/m:streamGenerateContent")
+    assert apis.event_parser(Route("/"), "Text/Event-Stream; charset=utf-8") is not None
+    assert apis.event_parser(gemini, "application/json") is not None
+    assert (
+        apis.event_parser(apis.match("POST", "/v1beta/models/m:generateContent"), "application/json") is None
+    )
+    assert apis.event_parser(Route("/"), "application/json") is None
+    assert apis.event_parser(gemini, None) is None
+    assert apis.stream_reader(Route("/"), ResponseFacts()) is None
+    assert apis.body_reader(Route("/"), ResponseFacts()) is None
