@@ -1,0 +1,341 @@
+"""The metric points of settled exchanges and of sessions, exact."""
+
+from dataclasses import dataclass
+
+import pytest
+from opentelemetry.sdk.metrics import export as sdk
+
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.exchange import Exchange
+from sidecar.core.facts import RequestFacts, Route
+from sidecar.core.identity import Source
+from sidecar.core.outcome import Outcome, Phase
+from sidecar.core.sessions import KnownWait, SessionSummary, Totals
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names
+from sidecar.telemetry.bounded import Cap, finish_reason
+from sidecar.telemetry.process import observe_process
+from tests.telemetry.world import CHAT, MakeWorld, World, ms, ref
+
+CALL = ("chat", "openai", "gpt-4o", "gpt-4o-2024-08-06", True, "default")
+"""operation, provider, request model, response model, streaming, upstream: the attributes' order by name."""
+
+
+def test_a_completed_stream(world: World) -> None:
+    """Every point of one streaming turn."""
+    world.stream()
+    collected = {
+        metric.name for metric in world.store.collect(world.store.reader(world.store.scrape.temporality))
+    }
+    assert collected >= {"sidecar.requests.active", "sidecar.telemetry.items"}
+    assert world.points(names.OPERATION_DURATION) == {CALL: (1, 0.447)}
+    assert world.points(names.OPERATION_FIRST_CHUNK) == {CALL: (1, 0.107)}
+    assert world.points(names.OPERATION_PER_CHUNK) == {CALL: (1, 0.3)}
+    tokens = (*CALL[:4], "input", *CALL[4:]), (*CALL[:4], "output", *CALL[4:])
+    assert world.points(names.TOKEN_USAGE) == {tokens[0]: (1, 10), tokens[1]: (1, 20)}
+    assert world.points(names.HTTP_DURATION) == {("POST", 200, "/v1/chat/completions", "http"): (1, 0.5)}
+    assert world.points(names.REQUESTS) == {
+        ("chat", "openai", "gpt-4o", "completed", "end", True, "default"): 1
+    }
+    assert world.points(names.FINISH_REASONS) == {("chat", "openai", "gpt-4o", "stop", "default"): 1}
+    assert world.points(names.TURNS) == {("default",): 1}
+    assert world.points(names.CONCURRENCY) == {("default",): (1, 1)}
+    assert world.points(names.IDENTITY) == {("own_header",): 1}
+    assert world.points(names.STREAM_GAP) == {("openai", "gpt-4o", "default"): (1, 0.3)}
+    assert world.points(names.STREAM_EVENTS) == {("default",): 4}
+    assert world.points(names.STREAM_BYTES) == {("default",): 999}
+    assert world.points(names.BACKPRESSURE) == {("default",): (1, 0.0)}
+    assert world.points(names.OVERHEAD) == {
+        ("before",): (1, 0.00015),
+        ("after",): (1, 0.0),
+        ("loop",): (1, 0.0),
+    }
+    assert (
+        world.points(names.OVERLAPS) == world.points(names.OUT_OF_ORDER) == world.points(names.RETRIES) == {}
+    )
+
+
+def test_points_carry_only_declared_attributes(make_world: MakeWorld) -> None:
+    """Whatever happens, no point has an attribute that its metric's definition does not name, and none is an id."""
+    world = make_world(semconv="both")
+    world.stream()
+    world.refuse(503)
+    for code in (200, 429, 500):
+        exchange = world.begin()
+        world.arrive(exchange, overlaps=(ref(1),), think_time=5)
+        exchange.retry = True
+        world.send(exchange)
+        world.answer(exchange, code)
+        exchange.decide(Outcome.COMPLETED, ms(200))
+        world.settle(exchange, 200, distance=3)
+    observe_process(world.store)
+    world.recorder.record_lag(3_000_000)
+    declared = {metric.name: set(metric.attributes) for metric in names.ALL_METRICS}
+    seen = world.store.collect(world.store.scrape)
+    for metric in seen:
+        for point in metric.data.data_points:
+            assert set(point.attributes or {}) <= declared[metric.name], metric.name
+    assert not any("s1" in repr(point.attributes) for metric in seen for point in metric.data.data_points)
+    assert {"process.cpu.time", "process.memory.usage", "process.thread.count", "sidecar.event_loop.lag"} <= {
+        metric.name for metric in seen
+    }
+
+
+def test_latest_conventions(make_world: MakeWorld) -> None:
+    """The renamed set for what generates; embeddings keep the operation's duration."""
+    world = make_world(semconv="latest")
+    world.stream()
+    exchange = world.begin(
+        route=Route("/v1/embeddings", "openai.embeddings", "embeddings", provider="openai")
+    )
+    world.send(exchange)
+    world.answer(exchange)
+    exchange.response.tokens["input"] = 5
+    exchange.decide(Outcome.COMPLETED, ms(100))
+    world.settle(exchange, 103)
+    unknown = (*CALL[:4], "unknown", *CALL[4:])
+    assert world.points(names.INFERENCE_DURATION) == {CALL: (1, 0.447)}
+    assert world.points(names.INFERENCE_FIRST_CHUNK) == {CALL: (1, 0.107)}
+    assert world.points(names.INFERENCE_PER_CHUNK) == {CALL: (1, 0.3)}
+    assert world.points(names.INFERENCE_INPUT_TOKENS) == {unknown: 10}
+    assert world.points(names.INFERENCE_OUTPUT_TOKENS) == {unknown: 20}
+    assert world.points(names.INFERENCE_CACHE_READ_TOKENS) == {unknown: 4}
+    assert world.points(names.INFERENCE_CACHE_WRITE_TOKENS) == {unknown: 1}
+    assert world.points(names.INFERENCE_REASONING_TOKENS) == {unknown: 5}
+    assert world.points(names.OPERATION_DURATION) == {("embeddings", "openai", False, "default"): (1, 0.1)}
+    assert world.points(names.TOKEN_USAGE) == {}
+
+
+def test_refused_and_rejected(world: World) -> None:
+    """A refused request has no call; a rejected one has an error type on both durations, and no finish reason."""
+    world.refuse(503)
+    exchange = world.begin()
+    world.send(exchange)
+    world.answer(exchange, 429)
+    exchange.last_byte = ms(103)
+    world.settle(exchange, 110)
+    assert world.points(names.REQUESTS) == {
+        ("draining", "chat", "openai", "refused", False, "default"): 1,
+        ("429", "chat", "openai", "upstream_rejected", "before_headers", False, "default"): 1,
+    }
+    assert world.points(names.OPERATION_DURATION) == {("429", "chat", "openai", False, "default"): (1, 0.1)}
+    assert world.points(names.HTTP_DURATION) == {
+        ("draining", "POST", 503, "/v1/chat/completions", "http"): (1, 0.005),
+        ("POST", 429, "/v1/chat/completions", "http"): (1, 0.11),
+    }
+    assert world.points(names.FINISH_REASONS) == world.points(names.TURNS) == {}
+
+
+def test_in_flight_goes_up_and_down(world: World) -> None:
+    """Active, streams and the oldest's age follow; a request settles off where it was counted."""
+    first, second = world.begin(), world.begin()
+    second.upstream = None
+    world.recorder.streaming(first)
+    world.recorder.streaming(first)
+    assert world.points(names.REQUESTS_ACTIVE) == {("default",): 2}
+    assert world.points(names.STREAMS_ACTIVE) == {("default",): 1}
+    assert world.points(names.OLDEST_AGE) == {(): 1.0}
+    for exchange in (first, second):
+        exchange.decide(Outcome.CLIENT_LEFT, ms(5), phase=Phase.BEFORE_HEADERS)
+        world.settle(exchange, 5)
+    assert world.points(names.REQUESTS_ACTIVE) == world.points(names.STREAMS_ACTIVE) == {("default",): 0}
+    assert world.points(names.OLDEST_AGE) == {(): 0.0}
+
+
+def test_conversation_figures(world: World) -> None:
+    """Overlap, think time and retry at arrival; out of order and its distance at the end, of completed turns only."""
+    for outcome in (Outcome.COMPLETED, Outcome.UPSTREAM_FAILED):
+        exchange = world.begin()
+        exchange.retry = True
+        world.arrive(exchange, overlaps=(ref(1), ref(2)), think_time=250_000_000)
+        exchange.decide(outcome, ms(50))
+        world.settle(exchange, 50, distance=2)
+    default = ("default",)
+    assert world.points(names.CONCURRENCY) == {default: (2, 6)}
+    assert world.points(names.OVERLAPS) == world.points(names.RETRIES) == {default: 2}
+    assert world.points(names.THINK_TIME) == {default: (2, 0.5)}
+    assert world.points(names.TURNS) == world.points(names.OUT_OF_ORDER) == {default: 1}
+    assert world.points(names.DISTANCE) == {default: (1, 2)}
+
+
+def test_made_up_ids_record_no_conversation_figures(world: World) -> None:
+    """Only that they were made up."""
+    exchange = world.begin()
+    world.arrive(exchange, source=Source.GENERATED)
+    exchange.decide(Outcome.COMPLETED, ms(50))
+    world.settle(exchange, 50)
+    assert world.points(names.IDENTITY) == {("generated",): 1}
+    assert world.points(names.CONCURRENCY) == world.points(names.TURNS) == {}
+
+
+@pytest.mark.parametrize(
+    "reasons, status, outcome, counted",
+    [
+        (["stop", "length"], 200, Outcome.COMPLETED, "stop"),
+        (["MAX_TOKENS"], 200, Outcome.COMPLETED, "max_tokens"),
+        (["made up by a server"], 200, Outcome.COMPLETED, "other"),
+        ([], 200, Outcome.COMPLETED, "missing"),
+        ([], 200, Outcome.UPSTREAM_FAILED, "missing"),
+        ([], 200, Outcome.CLIENT_LEFT, None),
+        (["stop"], 200, Outcome.CLIENT_LEFT, "stop"),
+        ([], 500, Outcome.UPSTREAM_REJECTED, None),
+        ([], None, Outcome.UPSTREAM_FAILED, None),
+    ],
+)
+def test_finish_reasons(
+    world: World, reasons: list[str], status: int | None, outcome: Outcome, counted: str | None
+) -> None:
+    """One per response: known, `other` or `missing`; none where no response could give one."""
+    exchange = world.begin()
+    exchange.upstream_status = status
+    exchange.response.finish_reasons += reasons
+    exchange.decide(outcome, ms(50))
+    world.settle(exchange, 50)
+    expected = {("chat", "openai", counted, "default"): 1} if counted else {}
+    assert world.points(names.FINISH_REASONS) == expected
+
+
+def test_finish_reason_words() -> None:
+    """`missing` is a word of ours for none."""
+    assert (finish_reason([]), finish_reason(["SAFETY"])) == ("missing", "safety")
+
+
+def test_models_are_capped(make_world: MakeWorld) -> None:
+    """Beyond the cap `other`, each new value counted once; those known stay."""
+    world = make_world(model_limit=2)
+    for model in ("a", "b", "c", "c", "d", "e", "a"):
+        exchange = world.begin()
+        exchange.request = RequestFacts(model)
+        exchange.decide(Outcome.COMPLETED, ms(1))
+        world.settle(exchange, 1)
+    by_model = {key[2]: count for key, count in world.points(names.REQUESTS).items()}
+    assert by_model == {"a": 2, "b": 1, "other": 4}
+    assert world.points(names.ANOMALIES) == {("model_cap",): 2}
+
+
+def test_a_cap_keeps_long_values_short() -> None:
+    """A value is cut before it is kept, and is the same value the next time."""
+    reported: list[Anomaly] = []
+    cap = Cap(1, reported.append)
+    assert cap("x" * 1000) == cap("x" * 1000) == "x" * 256
+    assert (cap("y"), cap("z"), reported) == ("other", "other", [Anomaly.MODEL_CAP])
+
+
+def test_anomalies_count_once_each(world: World) -> None:
+    """The exchange's and its identity's, and those that belong to none."""
+    exchange = world.begin()
+    exchange.anomalies += [Anomaly.BODY_INVALID]
+    exchange.decide(Outcome.COMPLETED, ms(1))
+    world.settle(exchange, 1)
+    world.recorder.anomaly(Anomaly.BYTES_AFTER_END)
+    world.recorder.listener.anomaly(Anomaly.SESSION_EVICTED)
+    assert world.points(names.ANOMALIES) == {
+        ("body_invalid",): 1,
+        ("bytes_after_end",): 1,
+        ("session_evicted",): 1,
+    }
+
+
+def test_stalls_are_counted_when_they_happen(world: World) -> None:
+    """Before the request has settled."""
+    world.recorder.stalled(world.begin(), ms(10_000))
+    assert world.points(names.STREAM_STALLS) == {("default",): 1}
+
+
+def test_loop_lag(world: World) -> None:
+    """Nanoseconds in, seconds out."""
+    world.recorder.record_lag(1_500_000)
+    assert world.points(names.LOOP_LAG) == {(): (1, 0.0015)}
+
+
+@dataclass
+class Live:
+    """Gauges as the session manager has them."""
+
+    sessions_active: int = 1
+    conversations_active: int = 2
+    conversations_busy: int = 3
+    overlapping: int = 4
+    most_concurrent: int = 5
+
+
+def test_sessions(world: World) -> None:
+    """Counters and histograms by source; gauges asked at each snapshot; waits with their turn's exemplar."""
+    live = Live()
+    world.recorder.attach(live)
+    listener = world.recorder.listener
+    listener.session_started("s1", Source.BODY, ms(0))
+    totals = Totals({Outcome.COMPLETED: 3, Outcome.TIMED_OUT: 2}, 5, None, None, 0, 1, 0, 0, 0, 0, 0, 0, ())
+    listener.session_ended(SessionSummary("s1", Source.BODY, ms(0), ms(2500), 1, totals))
+    listener.wait_known(KnownWait(ref(7), 31_000_000_000))
+    listener.wait_known(KnownWait(ref(8), 0))
+    listener.waits_unknown(4)
+    assert world.points(names.SESSIONS) == {("body",): 1}
+    assert world.points(names.SESSION_DURATION) == {("body",): (1, 2.5)}
+    assert world.points(names.SESSION_REQUESTS) == {("body",): (1, 5)}
+    assert world.points(names.WAIT_UNKNOWN) == {(): 4}
+    gauges = (
+        names.SESSIONS_ACTIVE,
+        names.CONVERSATIONS_ACTIVE,
+        names.CONVERSATIONS_BUSY,
+        names.REQUESTS_OVERLAPPING,
+        names.CONCURRENCY_MAX,
+    )
+    assert [world.points(gauge) for gauge in gauges] == [{(): n} for n in range(1, 6)]
+    live.overlapping = 9
+    assert world.points(names.REQUESTS_OVERLAPPING) == {(): 9}
+    point = histogram_point(world, "sidecar.conversation.wait_avoided")
+    assert (point.count, point.sum) == (2, 31.0)
+
+
+def histogram_point(world: World, name: str) -> sdk.HistogramDataPoint:
+    """The one point of a histogram, by a reader of its own."""
+    (metric,) = [metric for metric in world.store.collect(world.store.scrape) if metric.name == name]
+    (point,) = metric.data.data_points
+    assert isinstance(point, sdk.HistogramDataPoint)
+    return point
+
+
+def test_exemplars_lead_to_the_trace(world: World) -> None:
+    """The call's to the CLIENT span, the request's to the SERVER span, a wait's to its turn's."""
+    exchange = world.stream()
+    world.recorder.listener.wait_known(KnownWait(ref(7), 5))
+    trace = exchange.trace
+    collected = {metric.name: metric for metric in world.store.collect(world.store.scrape)}
+
+    def spans(name: str) -> set[tuple[int | None, int | None]]:
+        return {
+            (exemplar.trace_id, exemplar.span_id)
+            for point in collected[name].data.data_points
+            if isinstance(point, sdk.HistogramDataPoint)
+            for exemplar in point.exemplars
+        }
+
+    client = {(trace.trace_id, trace.client_span_id)}
+    server = {(trace.trace_id, trace.server_span_id)}
+    assert spans("gen_ai.client.operation.duration") == client
+    assert spans("gen_ai.client.operation.time_to_first_chunk") == client
+    assert spans("gen_ai.client.operation.time_per_output_chunk") == client
+    assert spans("http.server.request.duration") == spans("sidecar.stream.gap") == server
+    assert spans("sidecar.overhead") == spans("sidecar.conversation.concurrency") == server
+    assert spans("sidecar.conversation.wait_avoided") == {(0x1007, 0x2007)}
+
+
+def test_the_ledger_is_a_metric(make_world: MakeWorld) -> None:
+    """Every state of every signal, and what waits."""
+    world = make_world()
+    world.pipeline.not_sampled(next(iter(world.pipeline.ledger._accounts)), 3)
+    items = world.points(names.TELEMETRY_ITEMS)
+    assert items["traces", "not_sampled"] == 3
+    assert items["logs", "dropped"] == 0
+    assert world.points(names.TELEMETRY_QUEUE) == {("traces",): 0, ("metrics",): 0, ("logs",): 0}
+
+
+def test_unknown_methods_do_not_become_labels(world: World) -> None:
+    """`_OTHER`, however many different ones there are."""
+    for number in range(3):
+        exchange: Exchange = world.begin(route=CHAT, method=f"BREW{number}")
+        exchange.decide(Outcome.COMPLETED, ms(1))
+        world.settle(exchange, 1)
+    assert world.points(names.HTTP_DURATION) == {("_OTHER", "/v1/chat/completions", "http"): (3, 0.003)}
+    assert a.METHOD in names.HTTP_DURATION.attributes
