@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sidecar import settings_values as values
 from sidecar.core.exchange import Upstream
+from sidecar.core.request_id import DEFAULT_FORMAT
 from sidecar.settings_values import Address, Kind
 
 __all__ = ["TABLE", "Address", "Problem", "Setting", "Settings", "SettingsError", "load"]
@@ -36,7 +37,7 @@ class Problem:
 
     def __str__(self) -> str:
         """One line for a terminal."""
-        return f"{self.name}={self.value}: {self.allowed}"
+        return f"{self.name}={self.value}: {self.allowed}" if self.value else f"{self.name}: {self.allowed}"
 
 
 class SettingsError(Exception):
@@ -173,9 +174,7 @@ TABLE = (
     Setting(
         "CONVERSATION_FIELDS", "", values.FIELDS, "body fields that name a conversation, as dotted paths"
     ),
-    Setting(
-        "REQUEST_ID_FORMAT", values.REQUEST_ID_DEFAULT, values.REQUEST_ID, "how a request id is composed"
-    ),
+    Setting("REQUEST_ID_FORMAT", DEFAULT_FORMAT, values.REQUEST_ID, "how a request id is composed"),
     Setting(
         "INCOMING_TRACE",
         "parent",

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from sidecar.apis import provider_of_host
 from sidecar.core.exchange import Upstream
+from sidecar.core.request_id import DEFAULT_FORMAT, RequestIdFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,6 @@ class Kind:
     read: Callable[[str], object]
     allowed: str
 
-
-REQUEST_ID_WORDS = ("sessionId", "conversationId", "counter", "timestamp", "random")
-REQUEST_ID_DEFAULT = ":".join(f"{{{word}}}" for word in REQUEST_ID_WORDS)
 
 _DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
 _SIZES = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
@@ -141,7 +140,7 @@ def one_of(*words: str) -> Kind:
 
 
 def read_upstream(text: str, name: str = "default") -> Upstream:
-    """An upstream's URL. Its path is kept byte for byte; a lone `/` is no path. `provider` stays None."""
+    """An upstream's URL. Its path is kept byte for byte; a lone `/` is no path."""
     if not re.fullmatch(r"[!-~]+", text) or set(text) & set('?#\\"<>'):
         raise ValueError("not a plain URL")
     parts = urlsplit(text)
@@ -154,7 +153,8 @@ def read_upstream(text: str, name: str = "default") -> Upstream:
     elif not _HOST.fullmatch(host):
         raise ValueError("no host")
     path = "" if parts.path == "/" else parts.path
-    return Upstream(name, scheme, host, port or (443 if scheme == "https" else 80), path.encode("ascii"))
+    port = port or (443 if scheme == "https" else 80)
+    return Upstream(name, scheme, host, port, path.encode("ascii"), provider_of_host(host))
 
 
 def read_upstreams(text: str) -> dict[str, Upstream]:
@@ -169,19 +169,15 @@ def read_upstreams(text: str) -> dict[str, Upstream]:
 
 
 def read_request_id(text: str) -> str:
-    """A request id's format: `REQUEST_ID_WORDS` in braces, printable ASCII between them."""
-    words = re.findall(r"\{([^{}]*)\}", text)
-    plain = re.sub(r"\{[^{}]*\}", "", text)
-    if not set(words) <= set(REQUEST_ID_WORDS) or len(text) > 200 or not re.fullmatch(r"[!-z|~]*", plain):
-        raise ValueError("not a format")
-    if not {"counter", "random"} & set(words):
-        raise ValueError("nothing that tells two requests apart")
-    return text
+    """A request id's format, as `core/request_id.py` allows it."""
+    return RequestIdFormat(text).template
 
 
 def mask(text: str) -> str:
-    """The text without the credentials a URL may carry (before an `@`, in a query), and no longer than a line."""
-    shown = re.sub(r"[?#][^,]*", "?***", re.sub(r"(https?://)?[^,]*@", r"\1***@", text))
+    """The text without what may be credentials (all before an `@`, all of a query), and no longer than a line."""
+    _, at, rest = text.rpartition("@")
+    plain, mark, _ = rest.partition("?")
+    shown = ("***@" if at else "") + plain + ("?***" if mark else "")
     return shown if len(shown) <= 200 else shown[:200] + "..."
 
 
@@ -201,4 +197,4 @@ URLS = Kind(
 )
 TOKEN = Kind(_read_token, "8 or more printable ASCII characters without spaces")
 BAGGAGE = Kind(_read_baggage, "none, all, or names of baggage members, separated by commas")
-REQUEST_ID = Kind(read_request_id, f"text with {REQUEST_ID_DEFAULT}, at least {{counter}} or {{random}}")
+REQUEST_ID = Kind(read_request_id, f"text without blanks and any of {DEFAULT_FORMAT}, {{random}} among them")

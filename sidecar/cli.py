@@ -1,0 +1,133 @@
+"""The command line: `sidecar run`, `sidecar demo`, `sidecar settings`.
+
+Owns arguments, exit codes and what is said when a start fails: 2 and every bad value at once, 1 and one line
+for a port that cannot be had, 0 after a clean end. It is the one place that takes the process's environment;
+everything behind it gets mappings. Called by the console script and `python -m sidecar`.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from sidecar.errors import CannotListenError
+from sidecar.settings import TABLE, Problem, Settings, SettingsError, load
+from sidecar.version import VERSION
+
+DONE, FAILED, BAD_SETTINGS = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
+    """Runs one command and gives its exit code. Both parameters default to the process's own."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    environment = dict(os.environ if environ is None else environ)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    given = dict(vars(options))
+    command = given.pop("command")
+    if command == "run":
+        return _run(given, unknown, environment)
+    if unknown:
+        parser.error(f"no such argument: {unknown[0]}")
+    if command == "settings":
+        print(settings_table())
+        return DONE
+
+    from sidecar import demo
+
+    return demo.main(**given, environ=environment)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sidecar", description="A transparent LLM proxy beside your app.")
+    parser.add_argument("--version", action="version", version=f"sidecar {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run | demo | settings")
+    run = commands.add_parser(
+        "run",
+        help="serve until told to stop",
+        description="Serves until SIGTERM. Every flag is also a variable: --listen is SIDECAR_LISTEN; flags win.",
+        allow_abbrev=False,
+    )
+    for setting in TABLE:
+        shown = f" (default: {setting.default})" if setting.default else ""
+        run.add_argument(
+            setting.flag,
+            metavar="VALUE",
+            default=argparse.SUPPRESS,
+            help=f"{setting.meaning}{shown}".replace("%", "%%"),
+        )
+    demo = commands.add_parser(
+        "demo", help="a simulated provider, the sidecar and conversations, in this terminal"
+    )
+    demo.add_argument("--once", action="store_true", help="end after one round")
+    demo.add_argument(
+        "--listen", metavar="HOST:PORT", help="the data port (default: 127.0.0.1:7070, or any free one)"
+    )
+    demo.add_argument("--seed", type=int, default=1, help="decides what goes wrong and how long answers are")
+    commands.add_parser("settings", help="list every setting")
+    return parser
+
+
+def settings_table() -> str:
+    """Every setting as lines of text: variable, default, meaning, and what is allowed."""
+    return "\n".join(
+        f"{setting.variable} [{setting.default or 'not set'}]\n    {setting.meaning}\n    {setting.kind.allowed}"
+        for setting in TABLE
+    )
+
+
+def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str, str]) -> int:
+    try:
+        settings = read_settings(flags, environ, unknown)
+    except SettingsError as error:
+        _say("sidecar: the settings are not valid")
+        for problem in error.problems:
+            _say(f"  {problem}")
+        return BAD_SETTINGS
+
+    from sidecar import app
+
+    try:
+        return app.run(settings)
+    except CannotListenError as error:
+        _say(f"sidecar: {error}")
+        return FAILED
+
+
+def read_settings(
+    flags: Mapping[str, str], environ: Mapping[str, str], unknown: Sequence[str] = ()
+) -> Settings:
+    """The sidecar's and OpenTelemetry's settings, checked together.
+
+    Raises:
+        SettingsError: everything that is wrong with either, and the arguments nobody knows.
+    """
+    from sidecar.telemetry import otel_settings
+
+    # What follows an unknown flag is its value, perhaps a secret, and is not repeated.
+    misnamed = [argument for argument in unknown if argument.startswith("-")] or unknown
+    problems = [_unknown_argument(argument) for argument in misnamed]
+    settings: Settings | None = None
+    try:
+        settings = load(flags, environ)
+    except SettingsError as error:
+        problems += error.problems
+    try:
+        otel_settings.read(environ)
+    except otel_settings.OtelSettingsError as error:
+        problems += [Problem(bad.name, bad.value, bad.allowed) for bad in error.problems]
+    if settings is None or problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _unknown_argument(argument: str) -> Problem:
+    flag, _, value = argument.partition("=")
+    near = difflib.get_close_matches(flag, [setting.flag for setting in TABLE], n=1)
+    hint = f"did you mean {near[0]}?" if near else "`sidecar run --help` lists all there are"
+    return Problem(flag, "***" if value else "", f"there is no such argument; {hint}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
