@@ -18,6 +18,8 @@ MISSING = "missing"
 """The finish reason of a response that gave none."""
 REDACTED = "REDACTED"
 
+_NO_ERRORS = (Outcome.COMPLETED, Outcome.CLIENT_LEFT)
+
 TEXT_LIMIT = 256
 """Characters kept of a text that the other side chose."""
 _PATH_LIMIT = 1024
@@ -114,11 +116,16 @@ def finish_reason(reasons: list[str]) -> str:
 
 
 def error_type(verdict: Verdict) -> str | None:
-    """The verdict's word, from a fixed set: only an error inside a stream brings words that are not ours."""
-    word = verdict.error_type
-    if verdict.outcome is not Outcome.ERROR_IN_STREAM or word is None or word in KNOWN_ERRORS:
-        return word
-    return OTHER_HTTP
+    """Why it went wrong, from a fixed set; None for what did not.
+
+    Only an error inside a stream brings words that are not ours; without any word, the outcome is the word.
+    """
+    word, outcome = verdict.error_type, verdict.outcome
+    if outcome in _NO_ERRORS:
+        return None
+    if outcome is Outcome.ERROR_IN_STREAM and word is not None and word not in KNOWN_ERRORS:
+        return OTHER_HTTP
+    return word or outcome.value
 
 
 def provider_word(word: str | None) -> str | None:

@@ -5,6 +5,7 @@ kept as tuples; no id is ever among them, and what others choose (models, error 
 Called by the recorder on the event loop; it only adds to the accumulators of `metric_store.py`.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -71,6 +72,8 @@ class Measures:
         self._clock = clock
         self._shipped = semconv != "latest"
         self._latest = semconv != "shipped"
+        self.anomalies: Counter[str] = Counter()
+        """What should not have happened, by name; the admin port shows it."""
         self.request_model = Cap(model_limit, self.anomaly)
         self._response_model = Cap(model_limit, self.anomaly)
         self._calls: dict[tuple[object, ...], _Call] = {}
@@ -139,7 +142,7 @@ class Measures:
             exchange.end,
         )
         for word in anomalies_of(exchange):
-            self._store.add(names.ANOMALIES, 1, self._set(a.ANOMALY, word))
+            self._count_anomaly(word)
         if has_client(exchange):
             self._overhead(exchange, server)
             if exchange.route.operation is not None:
@@ -151,7 +154,11 @@ class Measures:
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Something that should not happen."""
-        self._store.add(names.ANOMALIES, 1, self._set(a.ANOMALY, anomaly.value))
+        self._count_anomaly(anomaly.value)
+
+    def _count_anomaly(self, word: str) -> None:
+        self.anomalies[word] += 1
+        self._store.add(names.ANOMALIES, 1, self._set(a.ANOMALY, word))
 
     def record_lag(self, lag: int) -> None:
         """How late the event loop ran a timer, ns."""

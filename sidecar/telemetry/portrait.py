@@ -161,8 +161,8 @@ def _server(exchange: Exchange) -> SpanAttributes:
     if verdict is not None:
         if verdict.phase is not None:
             attributes[a.PHASE] = verdict.phase.value
-        if verdict.error_type and server_failed(exchange):
-            attributes[a.ERROR_TYPE] = error_type(verdict) or ""
+        if server_failed(exchange) and (word := error_type(verdict)) is not None:
+            attributes[a.ERROR_TYPE] = word
     if exchange.upstream is not None:
         attributes[a.UPSTREAM] = exchange.upstream.name
     if head.client_address is not None:
@@ -280,10 +280,10 @@ def _client(exchange: Exchange, usage: dict[str, tuple[str, ...]]) -> SpanAttrib
     if exchange.streams and exchange.stream.first_chunk:
         attributes[a.TIME_TO_FIRST_CHUNK] = (exchange.stream.first_chunk - exchange.asked) / SECOND
     verdict = exchange.verdict
-    if verdict is not None and verdict.error_type and client_failed(exchange):
-        attributes[a.ERROR_TYPE] = error_type(verdict) or ""
-    if (word := provider_word(response.error)) is not None:
-        attributes[a.UPSTREAM_ERROR] = word
+    if verdict is not None and client_failed(exchange) and (word := error_type(verdict)) is not None:
+        attributes[a.ERROR_TYPE] = word
+    if (code := provider_word(response.error)) is not None:
+        attributes[a.UPSTREAM_ERROR] = code
     if exchange.upstream_headers is not None:
         _add_upstream_headers(attributes, exchange.upstream_headers)
     return attributes

@@ -5,6 +5,7 @@ touches a request; with `strict` it is raised on, for tests. It decides nothing 
 each event to the spans, the measures and the log. Called on the event loop only.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from random import Random
 from typing import Protocol, TypeVar
@@ -127,6 +128,8 @@ class Recorder:
         )
         self.requests_started = 0
         self.requests_settled = 0
+        self.outcomes: Counter[str] = Counter()
+        """Settled requests by outcome."""
         self.failures = 0
         """How often the guard caught something."""
 
@@ -134,6 +137,11 @@ class Recorder:
     def requests_in_flight(self) -> int:
         """Started and not yet settled; refused requests are among them too."""
         return self.requests_started - self.requests_settled
+
+    @property
+    def anomalies(self) -> Counter[str]:
+        """What should not have happened, by name."""
+        return self.measures.anomalies
 
     def attach(self, sessions: LiveSessions) -> None:
         """Lets the gauges ask the session manager at each snapshot. Once, by the composition root."""
@@ -165,6 +173,7 @@ class Recorder:
     def settled(self, exchange: Exchange) -> None:
         """It is frozen: spans, metric points and the wide line are made of it."""
         self.requests_settled += 1
+        self.outcomes[outcome_of(exchange)] += 1
         self.guard("settled", self.measures.settled, exchange)
         portrait = self.guard("portray", portray, exchange, self._semconv)
         if portrait is not None:
@@ -303,6 +312,7 @@ class _Listener(SessionListener):
 
     def __init__(self, recorder: Recorder, parts: tuple[SessionListener, ...]) -> None:
         self._guard = recorder.guard
+        self._anomaly = recorder.anomaly
         self._parts = parts
 
     def session_started(self, session_id: str, source: str, at: int) -> None:
@@ -337,5 +347,4 @@ class _Listener(SessionListener):
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Its figure."""
-        for part in self._parts:
-            self._guard("anomaly", part.anomaly, anomaly)
+        self._anomaly(anomaly)

@@ -6,7 +6,6 @@ settled; its record carries the context that was kept from the turn. Told by the
 
 from typing import Protocol
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND
 from sidecar.core.sessions import KnownWait, SessionListener, SessionSummary
 from sidecar.telemetry import attributes as a
@@ -74,10 +73,6 @@ class SessionMeasures(SessionListener):
     def waits_unknown(self, count: int) -> None:
         """Waits that were given up."""
         self._store.add(names.WAIT_UNKNOWN, count)
-
-    def anomaly(self, anomaly: Anomaly) -> None:
-        """A cap was reached, or an unknown id was ended."""
-        self._store.add(names.ANOMALIES, 1, ((a.ANOMALY, anomaly.value),))
 
 
 def _source(source: str) -> Attributes:

@@ -211,7 +211,7 @@ U, E = StatusCode.UNSET, StatusCode.ERROR
         ),
         (_decided(Outcome.ERROR_IN_STREAM, "You said: my secret"), (E, "_OTHER"), (E, "_OTHER")),
         (_decided(Outcome.TIMED_OUT, "timeout.idle"), (E, "timeout.idle"), (E, "timeout.idle")),
-        (_decided(Outcome.SHUTDOWN, "shutdown"), (E, "shutdown"), (E, "shutdown")),
+        (_decided(Outcome.SHUTDOWN), (E, "shutdown"), (E, "shutdown")),
         (_decided(Outcome.INTERNAL_ERROR, "KeyError"), (E, "KeyError"), (E, "KeyError")),
     ],
 )

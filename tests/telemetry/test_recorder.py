@@ -1,0 +1,130 @@
+"""The recorder as a whole: the port it fills, the numbers of law 2, and the guard."""
+
+import io
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.outcome import Outcome
+from sidecar.core.ports import Telemetry
+from sidecar.telemetry import names
+from sidecar.telemetry.trace import RequestTrace
+from tests.telemetry.world import ListPipeline, MakeWorld, World, ms, ref
+
+
+def test_it_fills_the_port(world: World) -> None:
+    """The relay can hold it as `Telemetry`."""
+    telemetry: Telemetry = world.recorder
+    assert telemetry is world.recorder
+
+
+def test_started_is_settled_plus_in_flight(world: World) -> None:
+    """At every moment, refused requests included."""
+    recorder = world.recorder
+
+    def numbers() -> tuple[int, int, int]:
+        return recorder.requests_started, recorder.requests_settled, recorder.requests_in_flight
+
+    assert numbers() == (0, 0, 0)
+    first = world.begin()
+    assert numbers() == (1, 0, 1)
+    world.refuse(503)
+    assert numbers() == (2, 1, 1)
+    first.decide(Outcome.COMPLETED, ms(1))
+    world.settle(first, 1)
+    assert numbers() == (2, 2, 0)
+
+
+class BrokenPipeline(ListPipeline):
+    """A way out that has a bug."""
+
+    def span(self, span: ReadableSpan, /) -> None:
+        """Fails."""
+        raise ValueError("queue on fire")
+
+
+def test_a_mistake_stays_inside(make_world: MakeWorld) -> None:
+    """Caught, counted, logged; the rest of the settling goes on."""
+    world = make_world(strict=False, pipeline=BrokenPipeline())
+    world.stream()
+    failed, wide = world.lines()[1:]
+    assert (failed["event"], failed["level"]) == ("sidecar.telemetry.failed", "error")
+    assert failed["sidecar.message"] == "spans: ValueError: queue on fire"
+    assert wide["event"] == "sidecar.request.completed"
+    assert world.recorder.failures == 1
+    assert world.recorder.requests_in_flight == 0
+    assert len(world.points(names.REQUESTS)) == 1
+
+
+def test_strict_raises_on(make_world: MakeWorld) -> None:
+    """So that tests see the mistake."""
+    world = make_world(pipeline=BrokenPipeline())
+    with pytest.raises(ValueError, match="queue on fire"):
+        world.stream()
+
+
+def test_a_broken_stderr_is_survived(make_world: MakeWorld) -> None:
+    """A log that cannot be written costs its lines, and the count remains."""
+    world = make_world(strict=False)
+    world.stderr.close()
+    world.stream()
+    assert len(world.pipeline.spans) == 5
+    assert world.recorder.failures == 2
+    world.stderr = io.BytesIO()
+
+
+def test_a_trace_is_always_given(make_world: MakeWorld) -> None:
+    """If beginning one fails, an unsampled one that tells nobody."""
+    world = make_world(strict=False)
+    trace = world.recorder.begin(None, None, 0)  # type: ignore[arg-type]
+    assert isinstance(trace, RequestTrace)
+    assert (trace.sampled, trace.outbound()) == (False, ())
+    assert trace.trace_id
+    assert world.recorder.failures == 1
+
+
+def test_one_part_s_mistake_stops_no_other(make_world: MakeWorld) -> None:
+    """The listener's parts are told one by one, each under the guard."""
+    world = make_world(strict=False)
+    world.recorder.listener.session_ended(None)  # type: ignore[arg-type]
+    assert world.recorder.failures == 3
+    world.recorder.listener.session_started("s1", "body", ms(0))
+    assert world.points(names.SESSIONS) == {("body",): 1}
+
+
+def test_a_foreign_trace_is_not_sampled_here(world: World) -> None:
+    """An exchange whose trace another made has its spans counted as not made."""
+    exchange = world.begin()
+
+    class Foreign:
+        """Ids from elsewhere."""
+
+        trace_id, server_span_id, client_span_id, sampled = 1, 2, 3, True
+
+        def outbound(self) -> tuple[tuple[bytes, bytes], ...]:
+            """Nothing."""
+            return ()
+
+    exchange.trace = Foreign()
+    exchange.decide(Outcome.COMPLETED, ms(1))
+    world.settle(exchange, 1)
+    assert (world.pipeline.spans, world.pipeline.unsampled) == ([], 1)
+
+
+def test_close_tells_what_was_left_out(world: World) -> None:
+    """The last lines that were limited are not lost silently."""
+    for number in range(150):
+        world.recorder.listener.session_started(f"s{number}", "body", ms(0))
+    world.recorder.close()
+    assert world.lines()[-1]["sidecar.suppressed"] == 50
+
+
+def test_links_over_the_cap_are_an_anomaly_even_unsampled(world: World) -> None:
+    """The count does not depend on the sampler."""
+    exchange = world.begin([(b"traceparent", b"00-%032x-%016x-00" % (1, 2))])
+    world.arrive(exchange, overlaps=tuple(ref(number) for number in range(33)))
+    exchange.decide(Outcome.COMPLETED, ms(3))
+    world.settle(exchange, 3)
+    assert world.pipeline.spans == []
+    assert world.points(names.ANOMALIES) == {(Anomaly.LINKS_CAP.value,): 1}
