@@ -20,8 +20,8 @@ AGENT_HEADER = "X-Claude-Code-Agent-Id"
 QUIET = Plan(words=28)
 """A plan of ordinary length: about 1.6 s."""
 
-MISHAPS = (Plan(fail="error"), Plan(fail="cut"), Plan(fail="500"), Plan(words=40))
-"""What becomes of the news: an error in the stream, a stream cut short, a refusal; or all goes well."""
+MISHAPS = (Plan(words=40), Plan(fail="error"), Plan(fail="cut"), Plan(fail="500"))
+"""What becomes of the news: all goes well, or an error in the stream, a stream cut short, a refusal."""
 
 
 @dataclass(frozen=True, slots=True)

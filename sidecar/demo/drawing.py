@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from unicodedata import east_asian_width
 
-from sidecar.demo.lanes import MAIN, Bar, Lane, Sums, queued, sums, tracks
+from sidecar.core.clock import SECOND
+from sidecar.core.identity import MAIN
+from sidecar.demo.lanes import Bar, Lane, Sums, queued, sums, tracks
 
-SECOND = 1_000_000_000
 MAX_TRACKS = 6
 """Rows of one lane; what ran beside more than these is told as a number."""
 
@@ -60,8 +61,8 @@ _OTHER = ("?", Tone.BAD)
 class Picture:
     """All that one picture shows. Times in ns since the epoch; `start` to `end` is the width of the lanes.
 
-    `title` and `state` stand at the two ends of the first line; `figures` and `footer` are named lines below
-    the counts, the first ones quiet, the last ones to be read.
+    `title` and `state` stand at the two ends of the first line, `about` below them; `figures` and `footer` are
+    named lines below the counts, the first ones quiet, the last ones to be read.
     """
 
     title: str
@@ -72,6 +73,7 @@ class Picture:
     lanes: tuple[Lane, ...]
     figures: tuple[tuple[str, str], ...] = ()
     footer: tuple[tuple[str, str], ...] = ()
+    about: str = ""
 
 
 def draw(picture: Picture, width: int, height: int | None = None) -> list[Line]:
@@ -79,7 +81,8 @@ def draw(picture: Picture, width: int, height: int | None = None) -> list[Line]:
 
     Where height is short the rows of the queue go first, then the oldest lanes, which are counted instead.
     """
-    head = [_ends(Span(f" {picture.title}", Tone.STRONG), Span(f"{picture.state} ", Tone.FAINT), width), ()]
+    head = [_ends(Span(f" {picture.title}", Tone.STRONG), Span(f"{picture.state} ", Tone.FAINT), width)]
+    head += [(Span(f" {picture.about}", Tone.FAINT),), ()]
     tail = [axis(picture.start, picture.end, *_columns(width)), (), *_counts(picture, width), ()]
     tail += [line for name, text in picture.footer for line in _named(name, text, width, Tone.STRONG)]
     room = None if height is None else max(1, height - len(head) - len(tail))

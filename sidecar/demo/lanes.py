@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-MAIN = "main"
-"""The conversation of a session that names no finer one."""
+from sidecar.core.identity import MAIN
 
 MAX_LANES = 200
 MAX_BARS = 2000

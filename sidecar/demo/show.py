@@ -8,17 +8,18 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sidecar.admin.view import Stats
 from sidecar.core.clock import SECOND, system_clock
 from sidecar.demo.child import Child, Composed
 from sidecar.demo.conversations import play
 from sidecar.demo.drawing import Picture
 from sidecar.demo.lanes import Board
 from sidecar.demo.screen import Screen
-from sidecar.demo.watch import Snapshot, Watch, WatchError
+from sidecar.demo.watch import Snapshot, Stats, Watch, WatchError
 
 ROUND = 14.0
 """Seconds from the beginning of one round to the next; the width of the lanes."""
+
+ABOUT = "one lane per conversation; calls that overlapped stand below one another"
 
 REDRAW = 0.12
 """Seconds between two looks at the sidecar."""
@@ -91,6 +92,7 @@ class Show:
         now = self._clock()
         self.picture = Picture(
             title=f"sidecar demo · round {number}",
+            about=ABOUT,
             state=state,
             start=start,
             end=max(now, start + round(ROUND * SECOND)),
@@ -106,10 +108,10 @@ class Show:
             self._screen.print(self.picture)
 
     def _figures(self, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
-        requests, sessions = snapshot.stats["requests"], snapshot.stats["sessions"]
-        proof = f"{requests['started']} started = {requests['settled']} settled + {requests['in_flight']} in flight"
+        requests, sessions = snapshot.stats.requests, snapshot.stats.sessions
+        proof = f"{requests.started} started = {requests.settled} settled + {requests.in_flight} in flight"
         rows = [
-            ("since start", f"{proof}   {sessions['total']} sessions, {sessions['active']} live"),
+            ("since start", f"{proof}   {sessions.total} sessions, {sessions.active} live"),
             ("telemetry", telemetry_line(self._options.environ, snapshot.stats)),
         ]
         if self._composed.remark is not None:
@@ -130,6 +132,6 @@ def telemetry_line(environ: Mapping[str, str], stats: Stats) -> str:
     chosen = any(name.startswith("OTEL_") and name.endswith("S_EXPORTER") for name in environ)
     if endpoint is None and not chosen:
         return "off; OTEL_EXPORTER_OTLP_ENDPOINT=http://... sends it there"
-    spans = stats["telemetry"].get("traces", {})
+    spans = stats.telemetry.get("traces", {})
     lost = sum(spans.get(state, 0) for state in ("rejected", "dropped", "failed", "unknown"))
     return f"{endpoint or 'on'}   {spans.get('exported', 0)} spans exported, {lost} lost"

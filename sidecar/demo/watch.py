@@ -7,29 +7,88 @@ pointed at the sidecar get lanes like everybody else. `show.py` asks a few times
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Self, TypedDict, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout
+from msgspec import Struct
 
-from sidecar.admin.view import SessionDetail, SessionView, Stats
+from sidecar.core.clock import SECOND
 from sidecar.demo.lanes import Bar, Seen, Tally
 
 MAX_SESSIONS = 50
 """Sessions whose details are asked for: the busiest ones, then the youngest."""
 
-_SECOND = 1_000_000_000
-
 T = TypeVar("T")
 
 
-class _Sessions(TypedDict):
-    sessions: list[SessionView]
+class Requests(Struct, frozen=True):
+    """Of `GET /stats`: requests since the start."""
+
+    started: int
+    settled: int
+    in_flight: int
 
 
-_SESSIONS = msgspec.json.Decoder(_Sessions)
-_DETAIL = msgspec.json.Decoder(SessionDetail)
+class Sessions(Struct, frozen=True):
+    """Of `GET /stats`: named sessions since the start, and those alive."""
+
+    total: int
+    active: int
+
+
+class Stats(Struct, frozen=True):
+    """What the demo reads of `GET /stats`. `telemetry` is items by state, per signal."""
+
+    requests: Requests
+    sessions: Sessions
+    telemetry: dict[str, dict[str, int]]
+
+
+class _Listed(Struct, frozen=True):
+    id: str
+    started_at: str
+    in_flight: int
+
+
+class _List(Struct, frozen=True):
+    sessions: list[_Listed]
+
+
+class _Conversation(Struct, frozen=True):
+    id: str
+    overlaps: int
+    most_at_once: int
+    out_of_order: int
+    wait_avoided_s: float
+
+
+class _Active(Struct, frozen=True):
+    conversation_id: str
+    sequence: int
+    turn: bool
+    started_at: str
+
+
+class _Recent(Struct, frozen=True):
+    conversation_id: str
+    sequence: int
+    outcome: str
+    started_at: str
+    ended_at: str
+
+
+class _Detail(Struct, frozen=True):
+    id: str
+    started_at: str
+    conversation_list: list[_Conversation]
+    active: list[_Active]
+    recent: list[_Recent]
+
+
+_LIST = msgspec.json.Decoder(_List)
+_DETAIL = msgspec.json.Decoder(_Detail)
 _STATS = msgspec.json.Decoder(Stats)
 
 
@@ -79,13 +138,13 @@ class Watch:
             WatchError: the sidecar is gone, or is not the one this demo knows.
         """
         stats = _decoded(_STATS, await self._get("/stats"))
-        listed = _decoded(_SESSIONS, await self._get("/sessions"))["sessions"]
-        listed.sort(key=lambda session: (session["in_flight"] > 0, session["started_at"]), reverse=True)
+        listed = _decoded(_LIST, await self._get("/sessions")).sessions
+        busiest = sorted(listed, key=lambda one: (one.in_flight > 0, one.started_at), reverse=True)
         seen: list[Seen] = []
-        for session in listed[:MAX_SESSIONS]:
-            found = await self._get(f"/sessions/{quote(session['id'], safe='')}")
+        for session in busiest[:MAX_SESSIONS]:
+            found = await self._get(f"/sessions/{quote(session.id, safe='')}")
             if found is not None:  # None: it ended between the two questions
-                seen += read_session(_decoded(_DETAIL, found))
+                seen += _read(_decoded(_DETAIL, found))
         return Snapshot(tuple(seen), stats)
 
     async def _get(self, path: str) -> bytes | None:
@@ -107,29 +166,22 @@ def _decoded(decoder: msgspec.json.Decoder[T], document: bytes | None) -> T:
         raise WatchError(f"the admin port's answer is not what it should be: {error}") from error
 
 
-def read_session(session: SessionDetail) -> list[Seen]:
+def _read(session: _Detail) -> list[Seen]:
     """The conversations of a session as lanes see them."""
-    bars: dict[str, list[Bar]] = {view["id"]: [] for view in session["conversation_list"]}
-    for recent in reversed(session["recent"]):
-        end = moment(recent["ended_at"])
-        start = end - round(recent["duration_s"] * _SECOND)
-        bar = Bar(recent["sequence"], start, end, recent["outcome"])
-        bars.setdefault(recent["conversation_id"], []).append(bar)
-    for active in session["active"]:
-        bar = Bar(active["sequence"], moment(active["started_at"]), turn=active["turn"])
-        bars.setdefault(active["conversation_id"], []).append(bar)
+    bars: dict[str, list[Bar]] = {one.id: [] for one in session.conversation_list}
+    for recent in reversed(session.recent):
+        bar = Bar(recent.sequence, moment(recent.started_at), moment(recent.ended_at), recent.outcome)
+        bars.setdefault(recent.conversation_id, []).append(bar)
+    for active in session.active:
+        bar = Bar(active.sequence, moment(active.started_at), turn=active.turn)
+        bars.setdefault(active.conversation_id, []).append(bar)
     tallies = {
-        view["id"]: Tally(
-            overlaps=view["overlaps"],
-            most_at_once=view["most_at_once"],
-            out_of_order=view["out_of_order"],
-            wait_avoided=round(view["wait_avoided_s"] * _SECOND),
-        )
-        for view in session["conversation_list"]
+        one.id: Tally(one.overlaps, one.most_at_once, one.out_of_order, round(one.wait_avoided_s * SECOND))
+        for one in session.conversation_list
     }
-    started = moment(session["started_at"])
+    started = moment(session.started_at)
     return [
-        Seen(session["id"], started, conversation, tuple(found), tallies.get(conversation, Tally()))
+        Seen(session.id, started, conversation, tuple(found), tallies.get(conversation, Tally()))
         for conversation, found in bars.items()
     ]
 
@@ -137,4 +189,4 @@ def read_session(session: SessionDetail) -> list[Seen]:
 def moment(text: str) -> int:
     """An RFC 3339 moment as ns since the epoch, to the microsecond."""
     read = datetime.fromisoformat(text)
-    return int(read.timestamp()) * _SECOND + read.microsecond * 1000
+    return int(read.timestamp()) * SECOND + read.microsecond * 1000

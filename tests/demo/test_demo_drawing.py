@@ -32,6 +32,7 @@ def picture(*lanes: Lane, now: float = 6.9) -> Picture:
         now=round(now * S),
         lanes=lanes,
         figures=(("since start", "21 started = 20 settled + 1 in flight   7 sessions, 7 live"),),
+        about="a lane per conversation",
         footer=(("your own app", "export OPENAI_BASE_URL=http://127.0.0.1:7070/v1"),),
     )
 
@@ -53,6 +54,7 @@ def test_a_whole_picture() -> None:
     )
     assert [plain(line) for line in draw(picture(*lanes), 80)] == [
         " sidecar demo · round 1                                       next round in 4 s",
+        " a lane per conversation",
         "",
         " support-chat-1 ended 1━━━━━━✓   2━━━━━━━✓   3━━━━✓",
         " trip-planner-1        1━━━━━━━━━━━━━━━━✓          4━━╸",
@@ -96,8 +98,8 @@ def test_a_low_terminal_gives_up_the_queue_first() -> None:
     assert not any("would queue" in line for line in shorter)
     assert any(line.startswith(" chat-0") for line in shorter)
     low = [plain(line) for line in draw(picture(*lanes, TRIP), 80, len(full) - 4)]
-    assert low[2] == "   4 more, in a taller terminal"
-    assert low[3].startswith(" chat-4")
+    assert low[3] == "   4 more, in a taller terminal"
+    assert low[4].startswith(" chat-4")
     assert any(line.startswith(" trip-planner-1") for line in low)
     assert low[-1] == " your own app  export OPENAI_BASE_URL=http://127.0.0.1:7070/v1"
 

@@ -16,7 +16,8 @@ from sidecar.admin.view import (
 )
 from sidecar.demo.lanes import Bar, Seen, Tally
 from sidecar.demo.show import telemetry_line
-from sidecar.demo.watch import Watch, WatchError, moment
+from sidecar.demo.watch import Requests, Sessions, Watch, WatchError, moment
+from sidecar.demo.watch import Stats as Read
 from sidecar.settings import Address
 
 S = 1_000_000_000
@@ -65,18 +66,19 @@ def conversation(name: str, overlaps: int) -> ConversationView:
     }
 
 
-def recent(sequence: int, ended: str, duration: float) -> RecentRequest:
+def recent(sequence: int, started: str, ended: str) -> RecentRequest:
     """A request of `main` that has ended."""
     return {
         "request_id": f"r{sequence}",
         "conversation_id": "main",
         "sequence": sequence,
         "outcome": "completed",
-        "status": 200,
         "model": "m",
-        "finish_reason": "stop",
+        "out_of_order": 0,
+        "wait_avoided_s": None,
+        "started_at": started,
         "ended_at": ended,
-        "duration_s": duration,
+        "duration_s": 0.5,
         "trace_id": "0" * 32,
     }
 
@@ -123,8 +125,8 @@ class View:
             "conversation_list": [conversation("main", 1), conversation("agent", 0)],
             "active": [active()],
             "recent": [
-                recent(2, "2026-11-23T12:00:02.000000Z", 0.5),
-                recent(1, "2026-11-23T12:00:01.750000Z", 1.5),
+                recent(2, "2026-11-23T12:00:01.500000Z", "2026-11-23T12:00:02.000000Z"),
+                recent(1, "2026-11-23T12:00:00.250000Z", "2026-11-23T12:00:01.750000Z"),
             ],
         }
 
@@ -154,7 +156,7 @@ async def test_a_look(admin: tuple[View, str]) -> None:
     async with Watch(url, "secret") as watch:
         assert await watch.ready()
         snapshot = await watch.look()
-    assert snapshot.stats["requests"]["started"] == 3
+    assert snapshot.stats.requests == Requests(3, 2, 1)
     assert snapshot.seen == (
         Seen(
             "s/1 ?%2F",
@@ -225,4 +227,5 @@ def test_moments(text: str, expected: int) -> None:
 )
 def test_where_telemetry_goes(environ: dict[str, str], expected: str) -> None:
     """Off with what turns it on, or where it goes and what became of it."""
-    assert telemetry_line(environ, stats()) == expected
+    read = Read(Requests(3, 2, 1), Sessions(1, 1), stats()["telemetry"])
+    assert telemetry_line(environ, read) == expected
