@@ -5,6 +5,8 @@ reasoning beside the content, errors inside a stream, usage wherever they put it
 Shapes: https://platform.openai.com/docs/api-reference/chat
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from sidecar.apis.base import ModelRequest, Reader, counted, present, several, tier
@@ -91,13 +93,16 @@ class _GroqExtra(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
-    id: Ident | None = None
-    model: Word | None = None
-    object: str | None = None
     choices: list[_Choice] | None = None
     usage: Usage | None = None
     x_groq: _GroqExtra | None = None
     error: msgspec.Raw = msgspec.Raw()
+
+
+class _NamedChunk(_Chunk):
+    id: Ident | None = None
+    model: Word | None = None
+    object: str | None = None
 
 
 class _Body(msgspec.Struct):
@@ -109,17 +114,24 @@ class _Body(msgspec.Struct):
 
 
 _CHUNK = Shape(_Chunk)
+_NAMED_CHUNK = Shape(_NamedChunk)
 _BODY = Shape(_Body)
 
 
-class ChatStream(Reader[_Chunk]):
-    """Reads a streamed chat completion."""
+def _is_error_object(chunk: _Chunk, data: bytes) -> bool:
+    """True for what some servers send in place of a chunk: an error that stands alone."""
+    return chunk.choices is None and _NAMED_CHUNK.read(data)[0].object == "error"
 
-    __slots__ = ("_decode",)
+
+class ChatStream(Reader[_NamedChunk]):
+    """Reads a streamed chat completion. Names are read until they are known, then only what changes."""
+
+    __slots__ = ("_decode", "_named")
 
     def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_CHUNK, facts)
-        self._decode = _CHUNK.decode
+        super().__init__(_NAMED_CHUNK, facts)
+        self._decode: Callable[[bytes], _Chunk] = _NAMED_CHUNK.decode
+        self._named = False
 
     def event(self, name: bytes, data: bytes) -> EventKind:
         """Takes one event; says what it means."""
@@ -132,9 +144,8 @@ class ChatStream(Reader[_Chunk]):
             if salvaged is None:
                 return EventKind.EVENT
             chunk = salvaged
-        facts = self.facts
-        if facts.id is None or facts.model is None:
-            name_answer(facts, chunk.id, chunk.model)
+        if not self._named:
+            self._name(chunk)
         kind = EventKind.EVENT
         for choice in chunk.choices or ():
             delta = choice.delta
@@ -145,9 +156,18 @@ class ChatStream(Reader[_Chunk]):
         usage = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
         if usage:
             self._tokens(**usage.tokens())
-        if name == b"error" or chunk.object == "error" or (chunk.error and is_error(chunk.error)):
-            return failed(facts, chunk.error, data)
+        if name == b"error" or (chunk.error and is_error(chunk.error)) or _is_error_object(chunk, data):
+            return failed(self.facts, chunk.error, data)
         return kind
+
+    def _name(self, chunk: _Chunk) -> None:
+        """Notes the answer's names, and stops looking for them once they are known."""
+        facts = self.facts
+        if isinstance(chunk, _NamedChunk):
+            name_answer(facts, chunk.id, chunk.model)
+        if facts.id is not None and facts.model is not None:
+            self._named = True
+            self._decode = _CHUNK.decode
 
 
 class ChatBody(Reader[_Body]):

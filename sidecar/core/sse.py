@@ -98,9 +98,9 @@ class SseParser:
             blocks[0] = bytes(self._pending) + blocks[0]
             self._pending.clear()
         if not self._began:
+            # Nothing was skipped yet (that ends the beginning too), so the first block is there.
             self._began = True
-            if blocks:
-                blocks[0] = blocks[0].removeprefix(_BOM)
+            blocks[0] = blocks[0].removeprefix(_BOM)
 
     def _keep(self, tail: bytes) -> None:
         """Keeps the beginning of a block until the rest has come, or starts to skip it."""

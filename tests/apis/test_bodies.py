@@ -116,6 +116,11 @@ def test_what_does_not_fit_costs_only_itself(api: str) -> None:
     facts = read(api, body)
     assert facts == ResponseFacts(id="x", unreadable=1)
     assert read(api, []) == ResponseFacts(unreadable=1)
+    facts = ResponseFacts()
+    reader = apis.body_reader(Route("/", api=api), facts)
+    assert reader is not None
+    reader.body(b'{"id":')
+    assert facts == ResponseFacts(unreadable=1)
 
 
 CODES = [

@@ -128,6 +128,7 @@ ERRORS = [
         "invalid_request_error",
     ),
     ("openai.chat", b"error", b'{"message":"m","type":"rate_limit_error"}', "rate_limit_error"),
+    ("openai.chat", b"", b'{"object":"error","message":"m","choices":7}', "error"),
     ("openai.chat", b"error", b'{"object":7,"code":"model_not_found"}', "model_not_found"),
     ("openai.completions", b"", b'{"error":{"type":"server_error"}}', "server_error"),
     ("openai.completions", b"error", b'{"code":"server_error"}', "server_error"),
@@ -188,6 +189,23 @@ def test_event_kinds(api: str, data: bytes, kind: EventKind) -> None:
     assert reader.event(b"", data) is kind
     assert facts.unreadable == 0
     assert facts.ended is (kind is EventKind.END)
+
+
+def test_an_error_after_the_names_are_known() -> None:
+    """Once id and model are known less is read of each chunk; an error is seen all the same."""
+    for error in (
+        b'{"object":"error","code":"server_error"}',
+        b'{"error":{"code":"server_error"},"choices":[]}',
+    ):
+        facts = ResponseFacts()
+        reader = apis.stream_reader(Route("/", api="openai.chat"), facts)
+        assert reader is not None
+        for content in ("", "a"):
+            chunk = {"id": "x", "model": "m", "choices": [{"delta": {"content": content}}]}
+            expected = EventKind.CHUNK if content else EventKind.EVENT
+            assert reader.event(b"", json.dumps(chunk).encode()) is expected
+        assert reader.event(b"", error) is EventKind.ERROR
+        assert facts == ResponseFacts(id="x", model="m", error="server_error")
 
 
 def test_finish_reasons_are_bounded_and_in_order_of_choices() -> None:
