@@ -99,10 +99,12 @@ class RecentRequest(TypedDict):
     conversation_id: str
     sequence: int
     outcome: str
-    status: int | None
-    """The HTTP status the client got."""
     model: str | None
-    finish_reason: str | None
+    out_of_order: int
+    """How many later turns of its conversation had completed before it; 0 is in order."""
+    wait_avoided_s: float | None
+    """What a one-at-a-time queue would have made it wait; null where that was not known at its end."""
+    started_at: str
     ended_at: str
     duration_s: float
     trace_id: str

@@ -27,5 +27,4 @@ class Anomaly(StrEnum):
     BODY_ENCODING = "body_encoding"
     ANSWER_NOT_READ = "answer_not_read"
     EVENT_TOO_LARGE = "event_too_large"
-    PIPELINE_CAP = "pipeline_cap"
     LISTENER_FAILED = "listener_failed"

@@ -141,8 +141,7 @@ class Stream:
         between = at - last
         self.chunk_counts[bisect_left(CHUNK_BOUNDS, between)] += 1
         self.chunk_sum += between
-        if between > self.chunk_max:
-            self.chunk_max = between
+        self.chunk_max = max(self.chunk_max, between)
         if self.chunks == 2 or between < self.chunk_min:
             self.chunk_min = between
 
@@ -211,6 +210,8 @@ class Exchange:
     upstream_headers: Headers | None = None
     streams: bool = False
     """The answer is an event stream."""
+    watched: bool = True
+    """The answer's events could be read; where not, a clean framed end is all there is to go by."""
     resends: int = 0
     request_bytes: int = 0
     overhead_before: int = 0
@@ -241,9 +242,7 @@ class Exchange:
         """The final answer's head is known. A status of 400 or more decides; so does an answer without a body."""
         self.upstream_status = self.status = status
         if status >= 400:
-            self.decide(
-                Outcome.UPSTREAM_REJECTED, at, phase=Phase.BEFORE_HEADERS, error_type=str(status)
-            )
+            self.decide(Outcome.UPSTREAM_REJECTED, at, phase=Phase.BEFORE_HEADERS, error_type=str(status))
         elif self.head.method == "HEAD" or status in (204, 304):
             self.decide(Outcome.COMPLETED, at, phase=Phase.END)
 
@@ -269,7 +268,7 @@ class Exchange:
                 phase=Phase.END,
                 error_type=self.response.error,
             )
-        elif self.streams and self.route.turn and not self.response.finish_reasons:
+        elif self.streams and self.watched and self.route.turn and not self.response.finish_reasons:
             self.answer_cut(at)
         else:
             self.decide(Outcome.COMPLETED, at, phase=Phase.END)
@@ -280,13 +279,9 @@ class Exchange:
 
     def upstream_failed(self, at: int, word: str, message: str | None = None) -> bool:
         """The upstream refused, reset, or sent what is not HTTP; `word` is short and fixed."""
-        if self.first_byte:
-            phase = Phase.MID_STREAM
-        else:
-            phase = Phase.BEFORE_HEADERS if self.sent else Phase.CONNECT
-        return self.decide(
-            Outcome.UPSTREAM_FAILED, at, phase=phase, error_type=word, message=message
-        )
+        asked = Phase.BEFORE_HEADERS if self.sent else Phase.CONNECT
+        phase = Phase.MID_STREAM if self.first_byte else asked
+        return self.decide(Outcome.UPSTREAM_FAILED, at, phase=phase, error_type=word, message=message)
 
     def client_left(self, at: int) -> bool:
         """The client went away; says whether that decided the outcome."""

@@ -237,3 +237,8 @@ TELEMETRY_FAILED = _event(
     "sidecar.telemetry.failed", "A mistake inside telemetry was caught; the call was not touched."
 )
 LIBRARY = _event("sidecar.library", "A warning or error from a library below.")
+LISTENING = _event("sidecar.listening", "The ports are open; where.")
+TELEMETRY_NOTE = _event("sidecar.telemetry", "What an operator should know of the telemetry's way out.")
+DRAINING = _event("sidecar.draining", "Nothing new is taken; running requests may end.")
+STOPPED = _event("sidecar.stopped", "The end, with the ledger of what became of all telemetry.")
+BUG = _event("sidecar.bug", "A mistake of the sidecar's ended a request; its kind and where.")

@@ -129,7 +129,7 @@ def read(environ: Mapping[str, str]) -> OtelConfig:
 
     Raises `OtelSettingsError` that lists every bad value.
     """
-    values = _values(environ)
+    values, problems = _values(environ)
     disabled = values.get("OTEL_SDK_DISABLED", False)
     exporters = {signal: "none" if disabled else _exporter(values, signal) for signal in Signal}
     targets = {
@@ -137,7 +137,8 @@ def read(environ: Mapping[str, str]) -> OtelConfig:
         for signal, exporter in exporters.items()
         if exporter == "otlp"
     }
-    problems = [problem for signal, target in targets.items() for problem in _misfits(values, signal, target)]
+    if not any(bad.name.endswith("_PROTOCOL") for bad in problems):
+        problems += [bad for signal, target in targets.items() for bad in _misfits(values, signal, target)]
     if problems:
         raise OtelSettingsError(tuple(dict.fromkeys(problems)))
     return OtelConfig(
@@ -165,8 +166,8 @@ def read(environ: Mapping[str, str]) -> OtelConfig:
     )
 
 
-def _values(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Every variable of the table that is set, understood. Raises `OtelSettingsError` for all that are not."""
+def _values(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[BadValue]]:
+    """Every variable of the table that is set, understood; and those that cannot be."""
     values: dict[str, Any] = {}
     problems = []
     for setting in SETTINGS:
@@ -184,9 +185,7 @@ def _values(environ: Mapping[str, str]) -> dict[str, Any]:
         if batch > size:
             name = f"{prefix}_MAX_EXPORT_BATCH_SIZE"
             problems.append(BadValue(name, str(batch), f"at most {prefix}_MAX_QUEUE_SIZE, which is {size}"))
-    if problems:
-        raise OtelSettingsError(tuple(problems))
-    return values
+    return values, problems
 
 
 def _otlp_value(values: Mapping[str, Any], signal: Signal, suffix: str, default: Any = None) -> Any:

@@ -1,0 +1,183 @@
+"""Fills the admin port's documents from the running parts.
+
+Owns the translation from the core's nanoseconds and shapes to what `view.py` documents. It keeps nothing and
+changes nothing. Made by `sidecar/app.py`, asked by `routes.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from sidecar.admin.view import (
+    ActiveRequest,
+    ConversationView,
+    RecentRequest,
+    SessionDetail,
+    SessionView,
+    Stats,
+)
+from sidecar.core import sessions as core
+from sidecar.core.clock import SECOND, Clock
+from sidecar.version import VERSION
+
+
+class Counts(Protocol):
+    """The three numbers of every request, and what they ended as."""
+
+    @property
+    def requests_started(self) -> int:
+        """Since the start, refused ones included."""
+
+    @property
+    def requests_settled(self) -> int:
+        """Of these, how many have ended."""
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """Settled requests by outcome."""
+
+    @property
+    def anomalies(self) -> Mapping[str, int]:
+        """What should not have happened, by name."""
+
+
+class Ledger(Protocol):
+    """What became of every item of telemetry."""
+
+    def snapshot(self) -> dict[str, dict[str, int]]:
+        """Per signal, items by state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveView:
+    """The running sidecar, as the admin port asks for it (`view.AdminView`)."""
+
+    manager: core.SessionManager
+    counts: Counts
+    ledger: Ledger
+    text: Callable[[str], tuple[bytes, str]]
+    stop: Callable[[], None]
+    draining: Callable[[], bool]
+    clock: Clock
+    started_at: int
+
+    def ready(self) -> bool:
+        """False from the moment the drain begins."""
+        return not self.draining()
+
+    def stats(self) -> Stats:
+        """The whole sidecar in numbers."""
+        stats = self.manager.get_session_stats()
+        started, settled = self.counts.requests_started, self.counts.requests_settled
+        return {
+            "version": VERSION,
+            "state": "draining" if self.draining() else "ready",
+            "uptime_s": (self.clock() - self.started_at) / SECOND,
+            "requests": {
+                "started": started,
+                "settled": settled,
+                "in_flight": started - settled,
+                "outcomes": dict(self.counts.outcomes),
+            },
+            "sessions": {
+                "total": stats.total_sessions,
+                "active": stats.active_sessions,
+                "completed": stats.completed_requests,
+                "failed": stats.failed_requests,
+                "out_of_order": stats.out_of_order_responses,
+            },
+            "telemetry": self.ledger.snapshot(),
+            "anomalies": dict(self.counts.anomalies),
+        }
+
+    def sessions(self) -> list[SessionView]:
+        """Sessions alive now."""
+        now = self.clock()
+        return [_session(session, now) for session in self.manager.live_sessions()]
+
+    def session(self, session_id: str) -> SessionDetail | None:
+        """One session that is alive, or None."""
+        view = self.manager.live_session(session_id)
+        if view is None:
+            return None
+        now = self.clock()
+        return {
+            **_session(view.session, now),
+            "conversation_list": [_conversation(one) for one in view.conversations],
+            "active": [_active(request, now) for one in view.conversations for request in one.active],
+            "recent": [_recent(request) for request in reversed(view.recent)],
+        }
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """All metrics as text, and its `Content-Type`."""
+        return self.text(accept)
+
+    def shutdown(self) -> None:
+        """Begins the drain."""
+        self.stop()
+
+
+def _moment(at: int) -> str:
+    """RFC 3339 in UTC, to the microsecond."""
+    moment = datetime.fromtimestamp(at // SECOND, UTC).replace(microsecond=at % SECOND // 1000)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _session(session: core.LiveSession, now: int) -> SessionView:
+    idle = None
+    if not session.active and session.last_ended_at is not None:
+        idle = (now - session.last_ended_at) / SECOND
+    return {
+        "id": session.session_id,
+        "source": session.source,
+        "started_at": _moment(session.started_at),
+        "idle_s": idle,
+        "conversations": session.conversations,
+        "requests": session.requests,
+        "in_flight": session.active,
+    }
+
+
+def _conversation(one: core.LiveConversation) -> ConversationView:
+    return {
+        "id": one.conversation_id,
+        "supplied": one.supplied,
+        "started_at": _moment(one.started_at),
+        "requests": one.sequence,
+        "in_flight": len(one.active),
+        "overlaps": one.totals.overlaps,
+        "most_at_once": one.totals.most_at_once,
+        "out_of_order": one.totals.out_of_order,
+        "wait_avoided_s": one.totals.wait_avoided / SECOND,
+    }
+
+
+def _active(request: core.SessionRequest, now: int) -> ActiveRequest:
+    return {
+        "request_id": request.request_id,
+        "conversation_id": request.conversation_id,
+        "sequence": request.sequence,
+        "streaming": request.streaming,
+        "turn": request.turn,
+        "started_at": _moment(request.arrived_at),
+        "age_s": (now - request.arrived_at) / SECOND,
+        "trace_id": f"{request.ref.trace_id:032x}",
+    }
+
+
+def _recent(recent: core.RecentRequest) -> RecentRequest:
+    request = recent.request
+    return {
+        "request_id": request.request_id,
+        "conversation_id": request.conversation_id,
+        "sequence": request.sequence,
+        "outcome": recent.outcome,
+        "model": recent.model,
+        "out_of_order": recent.distance,
+        "wait_avoided_s": None if recent.wait is None else recent.wait / SECOND,
+        "started_at": _moment(request.arrived_at),
+        "ended_at": _moment(recent.ended_at),
+        "duration_s": (recent.ended_at - request.arrived_at) / SECOND,
+        "trace_id": f"{request.ref.trace_id:032x}",
+    }

@@ -1,0 +1,223 @@
+"""The composition root: makes every room from the settings, ties them together, and ends them in order.
+
+Owns start, the timers that belong to nobody else, signals and the drain. It decides nothing about a
+request. Called by the command line; tests that inject a fault start it in their own process.
+"""
+
+import asyncio
+import logging
+import signal
+import traceback
+
+import msgspec
+import uvloop
+
+from sidecar.admin import Port, create_admin_app, create_health_app, serve
+from sidecar.admin.live import LiveView
+from sidecar.core.clock import SECOND, system_clock
+from sidecar.core.sessions import SessionLimits, SessionManager
+from sidecar.proxy.relay import Relay
+from sidecar.settings import Address, Settings
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry import otel_settings
+from sidecar.telemetry.ledger import Signal
+from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler, make_logger
+from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.names import metrics_of
+from sidecar.telemetry.pipeline import build_pipeline
+from sidecar.telemetry.process import observe_process
+from sidecar.telemetry.prometheus import prometheus_text
+from sidecar.telemetry.recorder import Recorder
+from sidecar.version import VERSION
+
+FLUSH_RESERVE = 5.0
+"""Seconds of `SHUTDOWN_TIMEOUT` that are kept for the telemetry's last flush."""
+
+_LAG_EVERY = SECOND // 10
+_EXPIRE_AT_MOST_EVERY = 1.0
+
+
+class Sidecar:
+    """One running sidecar. `start` once, then `stop` once.
+
+    `sessions` replaces the session manager (it must follow its interface); for tests and embedders.
+    """
+
+    def __init__(self, settings: Settings, *, sessions: SessionManager | None = None) -> None:
+        self._settings = settings
+        self._clock = system_clock()
+        self._started_at = self._clock()
+        self._config = otel_settings.read(settings.environ)
+        self._store = MetricStore(
+            metrics_of(settings.semconv),
+            clock=self._clock,
+            exemplar_filter=self._config.exemplar_filter,
+        )
+        logger = make_logger(settings.log_format)
+        self._pipeline = build_pipeline(self._config, store=self._store, clock=self._clock, logger=logger)
+        self.recorder = Recorder(
+            settings=settings,
+            pipeline=self._pipeline,
+            store=self._store,
+            clock=self._clock,
+            resource=self._config.resource,
+            sampler=self._config.sampler,
+            limits=self._config.span_limits,
+            propagators=self._config.propagators,
+            logger=logger,
+            export_logs=self._config.exports(Signal.LOGS),
+            version=VERSION,
+        )
+        self.sessions = sessions or SessionManager(
+            clock=self._clock,
+            request_id_format=settings.request_id_format,
+            limits=SessionLimits(
+                session_idle=round(settings.session_idle * SECOND),
+                sessions=settings.session_limit,
+                conversations_per_session=settings.conversations_per_session,
+                response_chain=settings.response_chain_limit,
+            ),
+        )
+        self.sessions.add_listener(self.recorder.listener)
+        self.recorder.attach(self.sessions)
+        observe_process(self._store)
+        self._relay: Relay | None = None
+        self._ports: list[Port] = []
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Opens the ports: data first, then admin, then health.
+
+        Raises:
+            CannotListenError: one of them cannot be had; nothing stays open.
+        """
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        relay = self._relay = Relay(
+            settings,
+            sessions=self.sessions,
+            telemetry=self.recorder,
+            clock=self._clock,
+            report=self._report,
+        )
+        try:
+            data = await relay.start()
+            admin = await self._open_admin(relay)
+        except BaseException:
+            await relay.drain(0)
+            await self._close_ports()
+            raise
+        logging.getLogger().addHandler(LibraryHandler(self.recorder.log))
+        self._pipeline.start(loop)
+        self._sample_lag(self._clock())
+        self._expire()
+        self._say(a.LISTENING, INFO, data=str(data), admin=str(admin), version=VERSION)
+        for line in self._config.lines():
+            self._say(a.TELEMETRY_NOTE, WARNING, message=line)
+
+    async def stop(self) -> None:
+        """Drains, ends all sessions, flushes telemetry; takes `SHUTDOWN_TIMEOUT` at most."""
+        loop = asyncio.get_running_loop()
+        total = self._settings.shutdown_timeout
+        deadline = loop.time() + total
+        reserve = min(FLUSH_RESERVE, total / 2)
+        self._say(a.DRAINING, INFO, in_flight=self.recorder.requests_in_flight)
+        if self._relay is not None:
+            await self._relay.drain(total - reserve)
+        for timer in self._timers.values():
+            timer.cancel()
+        self.sessions.shutdown(self._clock())
+        await self._pipeline.shutdown(max(0.0, deadline - loop.time()))
+        self.recorder.close()
+        await self._close_ports()
+        if self._relay is not None:
+            self._relay.close()
+        ledger = msgspec.json.encode(self._pipeline.ledger.snapshot()).decode()
+        self._say(a.STOPPED, INFO, telemetry=ledger)
+
+    def request_stop(self) -> None:
+        """Begins the drain, from a signal or the admin port; a second call changes nothing."""
+        self._stopping.set()
+
+    async def serve(self) -> None:
+        """Starts, serves until asked to stop, and stops. The first signal drains, a second one kills."""
+        await self.start()
+        loop = asyncio.get_running_loop()
+
+        def first_signal() -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)
+            self.request_stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, first_signal)
+        await self._stopping.wait()
+        await self.stop()
+
+    async def _open_admin(self, relay: Relay) -> Address:
+        settings = self._settings
+        view = LiveView(
+            manager=self.sessions,
+            counts=self.recorder,
+            ledger=self._pipeline.ledger,
+            text=lambda accept: prometheus_text(self._store, self._config.resource, accept),
+            stop=self.request_stop,
+            draining=lambda: relay.admission.draining or self._stopping.is_set(),
+            clock=self._clock,
+            started_at=self._started_at,
+        )
+        app = create_admin_app(
+            view, listen=settings.admin_listen, token=settings.admin_token, prometheus=settings.prometheus
+        )
+        admin = await serve(app, settings.admin_listen, setting="SIDECAR_ADMIN_LISTEN")
+        self._ports.append(admin)
+        if settings.health_listen is not None:
+            health = await serve(
+                create_health_app(view), settings.health_listen, setting="SIDECAR_HEALTH_LISTEN"
+            )
+            self._ports.append(health)
+        return admin.address
+
+    async def _close_ports(self) -> None:
+        for port in self._ports:
+            await port.close()
+        self._ports.clear()
+
+    def _sample_lag(self, due: int) -> None:
+        """Measures how late (ns) the event loop runs a timer, again and again."""
+        now = self._clock()
+        self.recorder.record_lag(max(0, now - due))
+        self._timers["lag"] = asyncio.get_running_loop().call_later(
+            _LAG_EVERY / SECOND, self._sample_lag, now + _LAG_EVERY
+        )
+
+    def _expire(self) -> None:
+        """Ends the sessions whose time has come."""
+        self.sessions.expire(self._clock())
+        every = min(_EXPIRE_AT_MOST_EVERY, self._settings.session_idle / 4)
+        self._timers["expiry"] = asyncio.get_running_loop().call_later(every, self._expire)
+
+    def _report(self, error: Exception) -> None:
+        """A bug has struck: its kind and where; its text may hold what nobody should log."""
+        frames = traceback.format_tb(error.__traceback__)
+        self._say(a.BUG, ERROR, error=type(error).__qualname__, frames="".join(frames))
+
+    def _say(self, event: str, level: str, **fields: str | int) -> None:
+        """A line of the sidecar's own life."""
+        self.recorder.log.event(event, level, self._clock(), fields, always=True)
+
+
+def run(settings: Settings) -> int:
+    """Serves until told to stop; gives the exit code.
+
+    Raises:
+        CannotListenError: a port cannot be had.
+    """
+
+    async def main() -> None:
+        await Sidecar(settings).serve()
+
+    uvloop.run(main())
+    return 0

@@ -1,0 +1,115 @@
+"""An answer on its way down: head, body pieces and end, written to the client first, then observed.
+
+Owns the framing towards the client, the observer, and how long a slow client blocks. One per exchange.
+It never decides how the exchange ends beyond telling it what was read. Called by the flow.
+"""
+
+from sidecar.core.exchange import Exchange
+from sidecar.core.headers import Field
+from sidecar.proxy import wire
+from sidecar.proxy.observer import Observer
+from sidecar.proxy.upstream_side import UpstreamConnection
+
+
+class Answer:
+    """What has been passed of an answer. `http11`: the client takes chunks and informational answers."""
+
+    __slots__ = ("_blocked_since", "_chunked", "_exchange", "_http11", "_observer", "began", "quiet_since")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._http11 = exchange.head.version == "1.1"
+        self._chunked = False
+        self._observer: Observer | None = None
+        self._blocked_since = 0
+        self.began = False
+        """The head has been passed on."""
+        self.quiet_since = 0
+        """When the upstream was last heard of, or allowed to speak (ns since the epoch)."""
+
+    def informational(self, side: UpstreamConnection) -> bytes:
+        """The informational heads that pass (all but 100, which is answered by us)."""
+        heads, side.informational = side.informational, []
+        if not self._http11:
+            return b""
+        return b"".join(
+            wire.answer_head(head, request_id=None, chunked=False, close=False)
+            for head in heads
+            if head.status not in (100, 101)
+        )
+
+    def head(self, head: wire.AnswerHead, at: int, *, close: bool) -> bytes:
+        """The head for the client; from now on the body's framing is known."""
+        exchange = self._exchange
+        framing = wire.framing(head.headers)
+        bodiless = wire.bodiless(exchange.head.method, head.status)
+        if bodiless:
+            self._chunked = False
+            shown = framing.chunked and exchange.head.method == "HEAD"
+        else:
+            self._chunked = shown = self._http11 and (framing.chunked or not framing.delimited)
+        exchange.upstream_headers = head.headers
+        exchange.answer_began(head.status, at)
+        self.began = True
+        self.quiet_since = at
+        request_id = exchange.arrival.request_id if exchange.arrival is not None else None
+        return wire.answer_head(head, request_id=request_id, chunked=shown, close=close)
+
+    def watch(self, observer: Observer | None) -> None:
+        """The observer that is shown the body."""
+        self._observer = observer
+
+    def body(self, pieces: list[bytes]) -> bytes:
+        """The pieces as the client gets them."""
+        if self._chunked:
+            return wire.chunk(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def tail(self, trailers: list[Field]) -> bytes:
+        """The end of the body as the client gets it."""
+        return wire.last_chunk(trailers) if self._chunked else b""
+
+    def observe(self, pieces: list[bytes], at: int) -> None:
+        """Counts the pieces and shows them to the observer; they have been written already."""
+        exchange = self._exchange
+        exchange.last_byte = self.quiet_since = at
+        stream = exchange.stream
+        for piece in pieces:
+            stream.bytes += len(piece)
+        if self._observer is not None:
+            self._observer.feed(pieces, at)
+
+    def ended(self, at: int) -> None:
+        """The body ended, cleanly framed."""
+        exchange = self._exchange
+        exchange.last_byte = at
+        if self._observer is not None:
+            self._observer.finish(at)
+        exchange.answer_ended(at)
+
+    def close(self, at: int) -> None:
+        """Nothing more passes; whatever the observer held is given back."""
+        self.ready(at)
+        if self._observer is not None:
+            self._observer.close()
+
+    @property
+    def blocked_since(self) -> int:
+        """Since when the client takes no more (ns since the epoch), 0 when it does."""
+        return self._blocked_since
+
+    def blocked(self, at: int) -> None:
+        """The client takes no more."""
+        if not self._blocked_since:
+            self._blocked_since = at
+
+    def ready(self, at: int) -> None:
+        """The client takes more; the silence meanwhile was not the upstream's."""
+        if not self._blocked_since:
+            return
+        stream = self._exchange.stream
+        stream.blocked += at - self._blocked_since
+        self._blocked_since = 0
+        self.quiet_since = at
+        if stream.last_event:
+            stream.last_event = at

@@ -1,0 +1,115 @@
+"""Where a request joins its conversation, and where it leaves it.
+
+Owns the order: identity, then arrival, then telemetry; at the end the session manager is told before the
+recorder. It moves no bytes and decides no outcome. One per flow.
+"""
+
+from typing import TYPE_CHECKING
+
+from sidecar.core.exchange import Exchange
+from sidecar.core.identity import HeadIdentity, Identity, from_head, resolve
+from sidecar.core.sessions import RequestRef, Result
+
+if TYPE_CHECKING:
+    from sidecar.proxy.relay import Relay
+
+
+class Joining:
+    """One request's way into its conversation and out of it."""
+
+    __slots__ = ("_exchange", "_head", "_relay")
+
+    def __init__(self, relay: "Relay", exchange: Exchange) -> None:
+        self._relay = relay
+        self._exchange = exchange
+        self._head: HeadIdentity | None = None
+
+    def try_at_head(self, at: int) -> None:
+        """Joins at once if the head names both session and conversation; else it waits for the body."""
+        self._head = from_head(self._exchange.head.headers, self._relay.identity_rules)
+        if self._head.complete:
+            self.join(at, inspected=True)
+
+    def join(self, at: int, *, inspected: bool) -> None:
+        """Joins with what head and body tell; `inspected` is False when a body was there and was not read."""
+        exchange, relay = self._exchange, self._relay
+        if exchange.arrival is not None:
+            return
+        exchange.identity = identity = self._resolve(inspected=inspected)
+        exchange.arrived = at
+        previous = exchange.request.hints.get("previous_response_id")
+        chain = relay.sessions.chain(previous) if previous else None
+        exchange.continues = chain.ref if chain is not None else None
+        trace = exchange.trace
+        exchange.arrival = arrival = relay.sessions.arrive(
+            identity,
+            at=at,
+            streaming=exchange.request.streaming or exchange.route.streaming,
+            turn=exchange.route.turn,
+            trace_id=trace.trace_id,
+            span_id=trace.server_span_id,
+            sampled=trace.sampled,
+            continues=chain,
+        )
+        self._mark_retry(
+            identity,
+            RequestRef(
+                arrival.request_id, arrival.sequence, trace.trace_id, trace.server_span_id, trace.sampled
+            ),
+        )
+        relay.telemetry.arrived(exchange)
+
+    def refused(self) -> None:
+        """It does not join: its ids are those its headers tell, else generated."""
+        if self._exchange.identity is None:
+            self._exchange.identity = self._resolve(inspected=True)
+
+    def settle(self, at: int) -> None:
+        """Freezes the exchange and takes it out of its conversation."""
+        exchange = self._exchange
+        self.refused()
+        exchange.settle(at)
+        arrival, verdict = exchange.arrival, exchange.verdict
+        if arrival is None or verdict is None:
+            return
+        response = exchange.response
+        result = Result(
+            outcome=verdict.outcome,
+            duration=exchange.end - exchange.arrived,
+            model=response.model or exchange.request.model or exchange.route.model,
+            finish_reason=response.finish_reasons[0] if response.finish_reasons else None,
+            error=verdict.error_type,
+            input_tokens=response.tokens.get("input"),
+            output_tokens=response.tokens.get("output"),
+        )
+        exchange.settlement = self._relay.sessions.settle(
+            arrival.request_id, result, at=exchange.end, response_id=response.id
+        )
+
+    def _resolve(self, *, inspected: bool) -> Identity:
+        relay, exchange = self._relay, self._exchange
+        return resolve(
+            exchange.head.headers,
+            relay.identity_rules,
+            exchange.request.hints,
+            chain=relay.sessions.chain,
+            generate=relay.generated_id,
+            inspected=inspected,
+            head=self._head,
+        )
+
+    def _mark_retry(self, identity: Identity, ref: RequestRef) -> None:
+        """A retry is what its headers say it is; which request it retries is known by key, else guessed."""
+        exchange, sessions = self._exchange, self._relay.sessions
+        headers = exchange.head.headers
+        count = headers.text(b"x-stainless-retry-count") or ""
+        if count.isascii() and count.isdigit():
+            exchange.retry_count = min(int(count[:9]), 1_000_000)
+        exchange.retry = exchange.retry_count > 0
+        key = headers.text(b"idempotency-key")
+        if key:
+            scope = identity.session_id if identity.named else ""
+            exchange.retry_of = sessions.seen_before(key, ref, session_id=scope)
+            exchange.retry = exchange.retry or exchange.retry_of is not None
+        if exchange.retry and exchange.retry_of is None and identity.named:
+            exchange.retry_of = sessions.last_failed(identity.session_id, identity.conversation_id)

@@ -1,0 +1,135 @@
+"""Reads compressed bodies from a copy; what passes on the wire stays compressed.
+
+Owns the codings `gzip`, `deflate`, `br` and `zstd` and nothing else. Output comes in bounded pieces, so a
+small body that expands without end costs no memory. Called by the observer and the inspector.
+"""
+
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import brotli
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+PIECE = 64 * 1024
+"""Largest piece (bytes) that a decoder yields at once."""
+
+
+class UnreadableCodingError(Exception):
+    """The body is not what its `Content-Encoding` says, or the coding is none we read."""
+
+
+class Decoder(Protocol):
+    """Takes a body's encoded pieces, gives its decoded ones."""
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """Yields what `data` adds, in pieces of bounded size.
+
+        Raises:
+            UnreadableCodingError: the data is not what the coding says.
+        """
+
+
+class _Identity:
+    """A body that is not encoded."""
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        yield data
+
+
+class _Zlib:
+    """`gzip` (one member after another) and `deflate` (with or without the zlib wrapper)."""
+
+    def __init__(self, wbits: int) -> None:
+        self._wbits = wbits
+        self._engine = zlib.decompressobj(wbits)
+        self._fresh = True
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._engine.eof:
+                self._engine = zlib.decompressobj(self._wbits)
+            try:
+                piece = self._engine.decompress(data, PIECE)
+            except zlib.error as error:
+                if not self._fresh or self._wbits != zlib.MAX_WBITS:
+                    raise UnreadableCodingError(str(error)) from error
+                self._wbits = -zlib.MAX_WBITS
+                self._engine = zlib.decompressobj(self._wbits)
+                self._fresh = False
+                continue
+            self._fresh = False
+            data = self._engine.unconsumed_tail or self._engine.unused_data
+            if piece:
+                yield piece
+
+
+class _Brotli:
+    """`br`."""
+
+    def __init__(self) -> None:
+        self._engine = brotli.Decompressor()
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        try:
+            piece = self._engine.process(data, output_buffer_limit=PIECE)
+            while piece:
+                yield piece
+                if self._engine.can_accept_more_data():
+                    return
+                piece = self._engine.process(b"", output_buffer_limit=PIECE)
+        except brotli.error as error:
+            raise UnreadableCodingError(str(error)) from error
+
+
+class _Zstd:
+    """`zstd`, one frame after another."""
+
+    def __init__(self) -> None:
+        self._engine = zstd.ZstdDecompressor()
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            if self._engine.eof:
+                data = self._engine.unused_data or data
+                if not data:
+                    return
+                self._engine = zstd.ZstdDecompressor()
+            try:
+                piece = self._engine.decompress(data, max_length=PIECE)
+            except zstd.ZstdError as error:
+                raise UnreadableCodingError(str(error)) from error
+            data = b""
+            if piece:
+                yield piece
+            if self._engine.eof:
+                if not self._engine.unused_data:
+                    return
+            elif self._engine.needs_input:
+                return
+
+
+def decoder(coding: bytes | None) -> Decoder:
+    """The decoder for a `Content-Encoding` value.
+
+    Raises:
+        UnreadableCodingError: the coding (or a list of several) is none that is read.
+    """
+    match (coding or b"").strip().lower():
+        case b"" | b"identity":
+            return _Identity()
+        case b"gzip" | b"x-gzip":
+            return _Zlib(zlib.MAX_WBITS | 16)
+        case b"deflate":
+            return _Zlib(zlib.MAX_WBITS)
+        case b"br":
+            return _Brotli()
+        case b"zstd":
+            return _Zstd()
+        case other:
+            raise UnreadableCodingError(f"content coding {other[:40]!r} is not read")

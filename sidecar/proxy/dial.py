@@ -1,0 +1,198 @@
+"""Opens connections to upstreams: names, addresses of both families, egress proxies, TLS.
+
+Owns every word for what can go wrong before a connection stands (`DialError.word`, short and fixed).
+It sends nothing of a request. Called by the pool; what it reads of the environment is handed in.
+"""
+
+import asyncio
+import base64
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+import aiohappyeyeballs
+
+from sidecar.core.clock import Clock
+from sidecar.core.exchange import ConnectTiming, Upstream
+from sidecar.errors import UpstreamWord
+
+_PROXY_HEAD_LIMIT = 16 * 1024
+_HAPPY_EYEBALLS_DELAY = 0.25
+
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
+
+
+class DialError(Exception):
+    """No connection could be made. `word` is the telemetry word; the message says what happened."""
+
+    def __init__(self, word: UpstreamWord, message: str) -> None:
+        super().__init__(message)
+        self.word = word
+
+
+@dataclass(frozen=True, slots=True)
+class EgressProxy:
+    """An HTTP proxy on the way out, used by CONNECT. `authorization` is its credentials' header value."""
+
+    host: str
+    port: int
+    authorization: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Without the credentials."""
+        return f"EgressProxy({self.host}:{self.port})"
+
+
+def _egress_proxy(name: str, value: str) -> EgressProxy:
+    parts = urlsplit(value if "://" in value else f"http://{value}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError(
+            f"{name} must be http://[user:password@]host[:port]; TLS to the proxy is not offered"
+        )
+    authorization = None
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = b"Basic " + base64.b64encode(pair.encode())
+    return EgressProxy(parts.hostname, parts.port or 80, authorization)
+
+
+class EgressRules:
+    """Which upstreams are reached through a proxy: `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` (either case).
+
+    Raises:
+        ValueError: a proxy's URL is not one that can be used; the message names the variable.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._proxies: dict[str, EgressProxy] = {}
+        for scheme in ("http", "https"):
+            for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY"):
+                if environ.get(name):
+                    self._proxies[scheme] = _egress_proxy(name, environ[name])
+                    break
+        bypass = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+        self._bypass = [entry.strip().lower().lstrip(".") for entry in bypass.split(",") if entry.strip()]
+
+    def proxy_for(self, upstream: Upstream) -> EgressProxy | None:
+        """The proxy on the way to `upstream`, or None for a direct connection."""
+        proxy = self._proxies.get(upstream.scheme)
+        if proxy is None:
+            return None
+        host = upstream.host.lower()
+        for entry in self._bypass:
+            name, _, port = entry.partition(":") if entry.count(":") == 1 else (entry, "", "")
+            if port and port != str(upstream.port):
+                continue
+            if name in ("*", host) or host.endswith("." + name):
+                return None
+        return proxy
+
+
+class Dialer:
+    """Makes connections; one per relay."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Clock, rules: EgressRules, tls: ssl.SSLContext
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._rules = rules
+        self._tls = tls
+
+    async def dial(self, upstream: Upstream, protocol: ProtocolT) -> ConnectTiming:
+        """Connects `protocol` to `upstream` and says how long each step took.
+
+        Raises:
+            DialError: `dns`, `connection_refused`, `unreachable`, `proxy` or `tls`.
+        """
+        start = self._clock()
+        proxy = self._rules.proxy_for(upstream)
+        host, port = (proxy.host, proxy.port) if proxy else (upstream.host, upstream.port)
+        infos = await self._resolve(host, port)
+        dns_end = self._clock()
+        sock = await self._connect(infos, host, port)
+        try:
+            if proxy is not None:
+                await self._tunnel(sock, proxy, upstream)
+            tcp_end = self._clock()
+            address = sock.getpeername()[0]
+            tls_end = await self._attach(sock, upstream, protocol)
+        except BaseException:
+            sock.close()
+            raise
+        return ConnectTiming(
+            kind="new",
+            start=start,
+            dns_end=dns_end,
+            tcp_end=tcp_end,
+            tls_end=tls_end,
+            end=self._clock(),
+            address=address,
+        )
+
+    async def _resolve(self, host: str, port: int) -> Sequence[aiohappyeyeballs.AddrInfoType]:
+        try:
+            return await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise DialError("dns", f"the name {host} could not be resolved: {error}") from error
+
+    async def _connect(
+        self, infos: Sequence[aiohappyeyeballs.AddrInfoType], host: str, port: int
+    ) -> socket.socket:
+        try:
+            return await aiohappyeyeballs.start_connection(
+                infos, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY, interleave=1, loop=self._loop
+            )
+        except ConnectionRefusedError as error:
+            raise DialError("connection_refused", f"{host}:{port} refused the connection") from error
+        except OSError as error:
+            refused = "refused" in str(error).lower()
+            word: UpstreamWord = "connection_refused" if refused else "unreachable"
+            raise DialError(word, f"no connection to {host}:{port}: {error}") from error
+
+    async def _tunnel(self, sock: socket.socket, proxy: EgressProxy, upstream: Upstream) -> None:
+        host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
+        target = f"{host}:{upstream.port}".encode("latin-1")
+        lines = [b"CONNECT %b HTTP/1.1" % target, b"Host: " + target]
+        if proxy.authorization:
+            lines.append(b"Proxy-Authorization: " + proxy.authorization)
+        where = f"the proxy {proxy.host}:{proxy.port}"
+        try:
+            await self._loop.sock_sendall(sock, b"\r\n".join(lines) + b"\r\n\r\n")
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                piece = await self._loop.sock_recv(sock, 4096)
+                answer += piece
+                if not piece or len(answer) > _PROXY_HEAD_LIMIT:
+                    raise DialError("proxy", f"{where} broke off its answer to CONNECT")
+        except OSError as error:
+            raise DialError("proxy", f"{where} broke the connection: {error}") from error
+        if not answer.endswith(b"\r\n\r\n"):
+            raise DialError("proxy", f"{where} sent more than its answer to CONNECT")
+        status = answer.split(b"\r\n", 1)[0].split(b" ", 2)
+        if len(status) < 2 or not status[1].startswith(b"2"):
+            said = b" ".join(status[1:]).decode("latin-1", "replace")[:80]
+            raise DialError("proxy", f"{where} answered CONNECT with {said or 'what is not HTTP'}")
+
+    async def _attach(
+        self, sock: socket.socket, upstream: Upstream, protocol: asyncio.Protocol
+    ) -> int | None:
+        secure = upstream.scheme == "https"
+        try:
+            await self._loop.create_connection(
+                lambda: protocol,
+                sock=sock,
+                ssl=self._tls if secure else None,
+                server_hostname=upstream.host if secure else None,
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise DialError(
+                "tls", f"the certificate of {upstream.host} is not trusted: {error.verify_message}"
+            ) from error
+        except (ssl.SSLError, OSError) as error:
+            word: UpstreamWord = "tls" if secure else "unreachable"
+            raise DialError(word, f"no connection to {upstream.host}: {error}") from error
+        return self._clock() if secure else None

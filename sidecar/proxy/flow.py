@@ -1,0 +1,451 @@
+"""One request on its way through: from its head, by session and upstream, to its one settling.
+
+Owns the order of the steps and what ends them: refusal, departure, failure, timers, shutdown. It moves no
+payload itself (`upload.py`, `answer.py`) and parses nothing. Created by the client's connection.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from sidecar import apis
+from sidecar.core.clock import SECOND
+from sidecar.core.exchange import ConnectTiming, Exchange, Upstream
+from sidecar.core.outcome import Phase
+from sidecar.errors import (
+    ClientBodyTimeoutError,
+    ConnectTimeoutError,
+    DrainingError,
+    FirstByteTimeoutError,
+    IdleTimeoutError,
+    InternalError,
+    OverloadError,
+    ShutdownError,
+    SidecarError,
+    UnknownUpstreamError,
+    UpstreamFailedError,
+    UpstreamWord,
+)
+from sidecar.proxy import wire
+from sidecar.proxy.answer import Answer
+from sidecar.proxy.arrival import Joining
+from sidecar.proxy.dial import DialError
+from sidecar.proxy.guard import outermost
+from sidecar.proxy.inbound import Inbound
+from sidecar.proxy.observer import observer_for
+from sidecar.proxy.routes import upstream_target
+from sidecar.proxy.upload import Upload
+from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
+
+if TYPE_CHECKING:
+    from sidecar.proxy.client_side import ClientConnection
+    from sidecar.proxy.relay import Relay
+
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+
+
+class Flow:
+    """Drives one exchange. `done` is True from the moment it has settled."""
+
+    def __init__(self, relay: "Relay", client: "ClientConnection", inbound: Inbound) -> None:
+        head = inbound.head
+        if head is None:
+            raise ValueError("a flow begins with a head")
+        self._relay = relay
+        self._client = client
+        self.inbound = inbound
+        upstream, self._target = relay.routes.find(head.target)
+        route = apis.match(head.method, self._target.partition(b"?")[0].decode("latin-1"))
+        self.exchange = Exchange(
+            start=inbound.start,
+            head=head,
+            trace=relay.telemetry.begin(head, route, inbound.start),
+            route=route,
+            upstream=upstream,
+            head_at=inbound.read_at,
+            overhead_loop=inbound.waited,
+        )
+        self._joining = Joining(relay, self.exchange)
+        self._upload = Upload(inbound, relay.admission, relay.limits.inspect)
+        self._answer = Answer(self.exchange)
+        self._side: UpstreamConnection | None = None
+        self._task: asyncio.Task[tuple[UpstreamConnection, ConnectTiming]] | None = None
+        self._replay: bytes | None = None
+        self._upload_blocked_since = 0
+        self._stalled_at = 0
+        self._slot = False
+        self.done = False
+        relay.entered(self)
+        relay.telemetry.started(self.exchange)
+
+    # From the head to the upstream.
+
+    def begin(self) -> None:
+        """The head is whole and it is this request's turn."""
+        refusal = self.inbound.refusal or self._admit()
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        self._client.expect_body(self.inbound)
+        if self._upload.state == "held":
+            self._joining.try_at_head(self._relay.clock())
+            self.upload()
+            self._arm()
+        else:
+            self._joining.join(self._relay.clock(), inspected=self._upload.state == "none")
+            self._connect(self.inbound.read_at)
+
+    def _admit(self) -> SidecarError | None:
+        admission = self._relay.admission
+        if admission.draining:
+            return DrainingError()
+        if self.exchange.upstream is None:
+            return UnknownUpstreamError(self.exchange.head.path.split("/")[1], self._relay.routes.names)
+        if not admission.enter():
+            return OverloadError(self._relay.limits.requests)
+        self._slot = True
+        return None
+
+    def upload(self) -> None:
+        """More of the body has come, or its end."""
+        if self.done:
+            return
+        if self._upload.state == "held" and not self.exchange.asked:
+            self._hold()
+        elif self._side is not None:
+            self._write(self._side)
+        elif self._upload.waiting > HIGH_WATER:
+            self._client.pause()
+
+    def _hold(self) -> None:
+        upload = self._upload
+        if not upload.hold():
+            self._joining.join(self._relay.clock(), inspected=False)
+            self._connect(self._client.read_at)
+        elif self.inbound.ended:
+            exchange = self.exchange
+            exchange.request = upload.read(exchange.route, self._relay.body_fields)
+            self._joining.join(self._relay.clock(), inspected=upload.state == "read")
+            self._connect(self._client.read_at)
+
+    def _connect(self, needed: int) -> None:
+        exchange = self.exchange
+        now = self._relay.clock()
+        exchange.needed = needed
+        exchange.asked = now
+        exchange.overhead_before = now - needed
+        side = self._relay.pool.take(self._origin)
+        if side is None:
+            self._dial()
+        else:
+            exchange.connect = ConnectTiming("reused", now, now)
+            self._send(side)
+
+    @property
+    def _origin(self) -> Upstream:
+        """Where it goes; what has no upstream was refused before."""
+        if self.exchange.upstream is None:
+            raise RuntimeError("a refused request goes nowhere")
+        return self.exchange.upstream
+
+    def _dial(self) -> None:
+        relay = self._relay
+        self._task = relay.loop.create_task(relay.dial(self._origin))
+        self._task.add_done_callback(self._dialed)
+        self._client.set_deadline(relay.clock() + relay.limits.connect)
+
+    @outermost
+    def _dialed(self, task: "asyncio.Task[tuple[UpstreamConnection, ConnectTiming]]") -> None:
+        self._task = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, DialError):
+            self._upstream_failed(error.word, str(error))
+            return
+        side, timing = task.result()
+        if self.done:
+            side.close()
+            return
+        self.exchange.connect = timing
+        self._send(side)
+
+    def _send(self, side: UpstreamConnection) -> None:
+        exchange, origin = self.exchange, self._origin
+        self._side = side
+        side.begin(self, exchange.head.method)
+        target = upstream_target(origin, self._target)
+        head = wire.request_head(exchange.head, origin, target, exchange.trace.outbound())
+        body = self._upload.pass_on() if self._replay is None else self._replay
+        if self._upload.finished and exchange.head.method in _IDEMPOTENT:
+            self._replay = body
+        side.write(head + body)
+        exchange.sent = self._relay.clock()
+        if self._upload.finished:
+            exchange.request_end = exchange.sent
+        self._client.resume()
+        self._arm()
+
+    def _write(self, side: UpstreamConnection) -> None:
+        data = self._upload.pass_on()
+        if data:
+            side.write(data)
+        if self._upload.finished and not self.exchange.request_end:
+            self.exchange.request_end = self._relay.clock()
+            self._arm()
+
+    # From the upstream to the client.
+
+    def answer_read(self, at: int) -> None:
+        """Something of the answer was read; it is written on first, then watched."""
+        side = self._side
+        if self.done or side is None:
+            return
+        exchange, answer, relay = self.exchange, self._answer, self._relay
+        exchange.overhead_loop += relay.turn.waited
+        out = [answer.informational(side)] if side.informational else []
+        if not exchange.first_byte and (side.head is not None or not out):
+            exchange.first_byte = at
+        began = answer.began
+        if side.head is not None and not began:
+            out.append(answer.head(side.head, at, close=not self._keep))
+        pieces, side.pieces = side.pieces, []
+        if pieces:
+            out.append(answer.body(pieces))
+        ended = side.ended and not side.malformed
+        if ended:
+            out.append(answer.tail(side.trailers))
+        if out:
+            self._client.write(b"".join(out))
+        exchange.overhead_after += relay.clock() - at
+        if side.head is not None and not began:
+            self._watch(side.head, at)
+        if pieces:
+            answer.observe(pieces, at)
+        if side.malformed:
+            self._upstream_failed("malformed", side.malformed)
+        elif ended:
+            answer.ended(at)
+            self._finish(relay.clock())
+        elif not self._client.writable:
+            self.client_blocked()
+
+    def _watch(self, head: wire.AnswerHead, at: int) -> None:
+        exchange, relay = self.exchange, self._relay
+        exchange.headers_at = relay.clock()
+        if not wire.bodiless(exchange.head.method, head.status):
+            self._answer.watch(observer_for(exchange, head.headers, relay.admission, relay.limits.inspect))
+        if exchange.streams:
+            exchange.stream.last_event = at
+            relay.telemetry.streaming(exchange)
+        self._arm()
+
+    def upstream_lost(self, error: Exception | None) -> None:
+        """The upstream's connection is gone before the answer's end."""
+        if self.done:
+            return
+        exchange, side = self.exchange, self._side
+        if side is not None and side.used and self._replay is not None and not exchange.first_byte:
+            self._resend(side)
+            return
+        now = self._relay.clock()
+        if exchange.first_byte:
+            exchange.answer_cut(now)
+            self._end(UpstreamFailedError("cut_short", "the answer broke off before its end"), now)
+        elif error is None:
+            self._upstream_failed("connection_reset", "the upstream closed the connection without an answer")
+        else:
+            self._upstream_failed("connection_reset", f"the upstream broke the connection: {error}")
+
+    def _resend(self, side: UpstreamConnection) -> None:
+        """A pooled connection was dead already: once more, on a fresh one."""
+        self.exchange.resends += 1
+        self._side = None
+        side.close()
+        self._dial()
+
+    # Back-pressure, both ways.
+
+    def client_blocked(self) -> None:
+        """The client takes no more: the upstream's reading pauses."""
+        if self._side is not None and not self.done:
+            self._answer.blocked(self._relay.clock())
+            self._side.pause()
+            self._arm()
+
+    def client_ready(self) -> None:
+        """The client takes more."""
+        if self._side is not None and not self.done:
+            self._answer.ready(self._relay.clock())
+            self._side.resume()
+            self._arm()
+
+    def upstream_blocked(self) -> None:
+        """The upstream takes no more of the upload."""
+        self._upload_blocked_since = self._relay.clock()
+        self._client.pause()
+
+    def upstream_ready(self) -> None:
+        """The upstream takes more."""
+        self._upload_blocked_since = 0
+        self._client.resume()
+
+    # Timers.
+
+    def _arm(self) -> None:
+        if not self.done:
+            self._client.set_deadline(self._deadline())
+
+    def _deadline(self) -> int:
+        """When the next timer is due (ns since the epoch), by how far the request has come."""
+        limits, exchange = self._relay.limits, self.exchange
+        if not exchange.asked:
+            return self._client.read_at + limits.client_body
+        if self._side is None:
+            return exchange.asked + limits.connect
+        if exchange.first_byte:
+            return min(self._idle_deadline(), self._stall_deadline())
+        if exchange.request_end:
+            return exchange.request_end + limits.first_byte
+        if self._upload_blocked_since:
+            return self._upload_blocked_since + limits.first_byte
+        return max(self._client.read_at, exchange.sent) + limits.client_body
+
+    def _idle_deadline(self) -> int:
+        since = self._answer.blocked_since or self._answer.quiet_since or self.exchange.first_byte
+        return since + self._relay.limits.idle
+
+    def _stall_deadline(self) -> int:
+        stream = self.exchange.stream
+        if not self.exchange.streams or self._answer.blocked_since:
+            return self._idle_deadline()
+        since = max(stream.last_event, self._stalled_at)
+        return since + self._relay.limits.stall
+
+    def due(self, now: int) -> None:
+        """A deadline may have passed; says which, or waits on."""
+        if self.done:
+            return
+        exchange, limits = self.exchange, self._relay.limits
+        if now < self._deadline():
+            self._arm()
+        elif not exchange.asked:
+            self._fail(ClientBodyTimeoutError(limits.client_body / SECOND), Phase.HEAD)
+        elif self._side is None:
+            self._fail(ConnectTimeoutError(limits.connect / SECOND), Phase.CONNECT)
+        elif exchange.first_byte and now < self._idle_deadline():
+            self._stall(now)
+        elif exchange.first_byte:
+            self._fail(IdleTimeoutError(limits.idle / SECOND), Phase.MID_STREAM)
+        elif exchange.request_end or self._upload_blocked_since:
+            self._fail(FirstByteTimeoutError(limits.first_byte / SECOND), Phase.BEFORE_HEADERS)
+        else:
+            self._fail(ClientBodyTimeoutError(limits.client_body / SECOND), Phase.BEFORE_HEADERS)
+
+    def _stall(self, now: int) -> None:
+        stream = self.exchange.stream
+        if stream.last_event >= self._stalled_at:
+            stream.stalled(stream.last_event, now - stream.last_event)
+            self._relay.telemetry.stalled(self.exchange, now)
+        self._stalled_at = now
+        self._arm()
+
+    # Endings.
+
+    def _fail(self, error: SidecarError, phase: Phase | None) -> None:
+        """Ends with an error of ours, unless an earlier fact has decided the outcome."""
+        if self.done:
+            return
+        now = self._relay.clock()
+        self.exchange.decide(error.outcome, now, phase=phase, error_type=error.word, message=error.message)
+        self._end(error, now)
+
+    def _refuse(self, error: SidecarError) -> None:
+        self._joining.refused()
+        self._fail(error, Phase.HEAD)
+
+    def head_timed_out(self, error: SidecarError) -> None:
+        """The head did not come in time."""
+        self._refuse(error)
+
+    def malformed(self, error: SidecarError) -> None:
+        """The rest of the body is not HTTP. A request that has joined its conversation leaves it by this."""
+        if self.exchange.arrival is None:
+            self._refuse(error)
+        elif not self.done:
+            now = self._relay.clock()
+            self.exchange.client_left(now)
+            self._end(error, now)
+
+    def _upstream_failed(self, word: UpstreamWord, message: str) -> None:
+        if not self.done:
+            now = self._relay.clock()
+            self.exchange.upstream_failed(now, word, message)
+            self._end(UpstreamFailedError(word, message), now)
+
+    def client_gone(self) -> None:
+        """The client has left; the upstream is told by closing its connection."""
+        if self.done:
+            return
+        now = self._relay.clock()
+        self.exchange.client_left(now)
+        self._finish(now, cut=True)
+
+    def abandoned(self) -> None:
+        """The client left before it was this request's turn, or before its head was whole."""
+        self._joining.refused()
+        self.client_gone()
+
+    def shut_down(self) -> None:
+        """The drain has ended and this request has not."""
+        self._fail(ShutdownError(), Phase.MID_STREAM if self._answer.began else Phase.BEFORE_HEADERS)
+
+    def broke(self, error: Exception) -> None:
+        """A bug of ours."""
+        self._relay.report(error)
+        self._fail(InternalError(), None)
+
+    @property
+    def _keep(self) -> bool:
+        """True when the client's connection may carry another request after this one."""
+        return self.inbound.keep_alive and not self._relay.admission.draining
+
+    def _end(self, error: SidecarError, now: int) -> None:
+        """Ends with an error of ours: as an answer while there is none, else by cutting it off."""
+        if not self._answer.began:
+            exchange = self.exchange
+            exchange.status = error.status
+            self._client.write(self._relay.error_answer(exchange, error, close=not self._keep))
+        self._finish(now, cut=self._answer.began)
+
+    def _finish(self, now: int, *, cut: bool = False) -> None:
+        """Settles, exactly once, and parts with both sides."""
+        if self.done:
+            return
+        self.done = True
+        relay, exchange = self._relay, self.exchange
+        relay.left(self)
+        if self._slot:
+            relay.admission.leave()
+        if self._task is not None:
+            self._task.cancel()
+        self._answer.close(now)
+        self._part_with_upstream()
+        self._upload.release()
+        exchange.request_bytes = self._upload.passed
+        exchange.body_state = self._upload.state
+        if self._upload.anomaly is not None and exchange.arrival is not None:
+            exchange.anomalies.append(self._upload.anomaly)
+        self._joining.settle(now)
+        relay.telemetry.settled(exchange)
+        self._client.flow_done(self.inbound, keep=self._keep, cut=cut)
+
+    def _part_with_upstream(self) -> None:
+        side = self._side
+        if side is None:
+            return
+        self._side = None
+        if side.reusable and self._upload.finished:
+            side.finish()
+            self._relay.pool.put(side)
+        else:
+            side.close()

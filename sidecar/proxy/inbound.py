@@ -1,0 +1,84 @@
+"""One request as it is read from a client: its head, and its body's pieces until somebody takes them.
+
+Owns the checks of a head that the parser leaves to us. Filled by the client's connection, emptied by the
+flow; it may wait behind an earlier request of the same connection.
+"""
+
+from dataclasses import dataclass, field
+
+from sidecar.core.exchange import RequestHead
+from sidecar.core.headers import Field, Headers
+from sidecar.errors import SidecarError
+from sidecar.proxy.wire import Framing
+
+
+@dataclass(slots=True)
+class Inbound:
+    """A request on its way in. `start` and `read_at` are ns since the epoch.
+
+    `refusal` is set when it must not go on; `ended` when its last byte was read; `broken` when no more of
+    the connection can be read after it.
+    """
+
+    start: int
+    read_at: int = 0
+    waited: int = 0
+    head: RequestHead | None = None
+    framing: Framing = field(default_factory=Framing)
+    pieces: list[bytes] = field(default_factory=list)
+    trailers: list[Field] = field(default_factory=list)
+    size: int = 0
+    ended: bool = False
+    refusal: SidecarError | None = None
+    broken: bool = False
+    expects_continue: bool = False
+
+    @property
+    def has_body(self) -> bool:
+        """True when the head announces a body."""
+        return self.framing.chunked or bool(self.framing.length)
+
+    @property
+    def keep_alive(self) -> bool:
+        """True when the client may send another request after this one."""
+        if self.head is None or self.head.version != "1.1" or self.broken:
+            return False
+        return b"close" not in self.head.headers.tokens(b"connection")
+
+    def take(self) -> list[bytes]:
+        """The pieces that have come since the last call."""
+        pieces, self.pieces = self.pieces, []
+        return pieces
+
+
+def request_head(
+    method: bytes, url: bytes, version: str, fields: list[Field], peer: tuple[str, int] | None
+) -> tuple[RequestHead, str | None]:
+    """A head as the flow wants it, and what is wrong with it, if anything."""
+    headers = Headers(fields)
+    problem = None
+    target = url
+    if not target.startswith(b"/"):
+        lower = target[:8].lower()
+        if lower.startswith((b"http://", b"https://")):
+            rest = target.partition(b"://")[2]
+            cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+            target = rest[cut:]
+            target = target if target.startswith(b"/") else b"/" + target
+        elif not (target == b"*" and method == b"OPTIONS"):
+            problem = "the request target must be a path"
+    hosts = headers.get_all(b"host")
+    if len(hosts) > 1:
+        problem = "the head has more than one Host"
+    elif not hosts and version == "1.1":
+        problem = "the head has no Host"
+    address, port = peer or (None, None)
+    head = RequestHead(
+        method=method.decode("latin-1"),
+        target=target,
+        version=version,
+        headers=headers,
+        client_address=address,
+        client_port=port,
+    )
+    return head, problem

@@ -1,0 +1,154 @@
+"""Watches an answer's body as it passes: a decoded copy is read for events, facts and its end.
+
+Owns the copy and its bounds. It is fed after the bytes have been written on and can neither change nor
+delay nor break them: what it cannot read ends the watching, is counted, and passes all the same.
+"""
+
+from typing import Protocol
+
+from sidecar import apis
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.exchange import Exchange
+from sidecar.core.facts import EventKind
+from sidecar.core.headers import Headers
+from sidecar.core.sse import Event
+from sidecar.proxy.admission import Admission
+from sidecar.proxy.decode import UnreadableCodingError, decoder
+
+_EXPANSION_LIMIT = 64 * 1024 * 1024
+"""Decoded bytes of one read above which a compressed stream is no longer watched."""
+
+
+class Observer(Protocol):
+    """What the answer shows its body to."""
+
+    def feed(self, pieces: list[bytes], at: int) -> None:
+        """Pieces that were read at `at` (ns since the epoch) and have been passed on."""
+
+    def finish(self, at: int) -> None:
+        """The body ended, cleanly framed."""
+
+    def close(self) -> None:
+        """Nothing more comes, however it ended."""
+
+
+def _any_event(_name: bytes, _data: bytes) -> EventKind:
+    """An event of a stream that is not read in depth: data, and nothing more is known."""
+    return EventKind.EVENT
+
+
+class StreamObserver:
+    """Watches an answer that streams: every event is read as its last byte passes."""
+
+    def __init__(self, exchange: Exchange, parser: apis.EventParser, coding: bytes | None) -> None:
+        self._exchange = exchange
+        self._parser: apis.EventParser | None = parser
+        self._decoder = decoder(coding) if coding is not None else None
+        reader = apis.stream_reader(exchange.route, exchange.response)
+        self._kind = reader.event if reader is not None else _any_event
+
+    def feed(self, pieces: list[bytes], at: int) -> None:
+        """Reads the events that the pieces complete."""
+        parser = self._parser
+        if parser is None:
+            return
+        if self._decoder is None:
+            for piece in pieces:
+                self._read(parser.feed(piece), at)
+            return
+        size = 0
+        try:
+            for piece in pieces:
+                for decoded in self._decoder.decode(piece):
+                    self._read(parser.feed(decoded), at)
+                    size += len(decoded)
+                    if size > _EXPANSION_LIMIT:
+                        raise UnreadableCodingError("it expands without end")
+        except UnreadableCodingError:
+            self._parser = None
+            self._exchange.watched = False
+            self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+
+    def finish(self, at: int) -> None:
+        """Reads what the end completes."""
+        if self._parser is not None:
+            self._read(self._parser.finish(), at)
+
+    def close(self) -> None:
+        """Says what was too large to be read."""
+        if self._parser is not None and self._parser.oversized:
+            self._exchange.anomalies.append(Anomaly.EVENT_TOO_LARGE)
+
+    def _read(self, events: list[Event], at: int) -> None:
+        kind, tell = self._kind, self._exchange.event_read
+        for name, data in events:
+            tell(kind(name, data), at)
+
+
+class BodyObserver:
+    """Keeps a copy of a whole answer, within bounds, and reads it at its end."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        reader: apis.BodyReader,
+        coding: bytes | None,
+        admission: Admission,
+        limit: int,
+    ) -> None:
+        self._exchange = exchange
+        self._reader = reader
+        self._decoder = decoder(coding)
+        self._admission = admission
+        self._limit = limit
+        self._held: list[bytes] | None = []
+        self._size = 0
+
+    def feed(self, pieces: list[bytes], at: int) -> None:
+        """Keeps the pieces; when they came does not matter."""
+        del at
+        if self._held is None:
+            return
+        try:
+            for piece in pieces:
+                for decoded in self._decoder.decode(piece):
+                    if self._size + len(decoded) > self._limit or not self._admission.hold(len(decoded)):
+                        self._give_up()
+                        return
+                    self._size += len(decoded)
+                    self._held.append(decoded)
+        except UnreadableCodingError:
+            self._give_up()
+
+    def finish(self, at: int) -> None:
+        """Reads the body."""
+        del at
+        if self._held is not None:
+            self._reader.body(b"".join(self._held))
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._admission.release(self._size)
+        self._held = None
+        self._size = 0
+
+    def _give_up(self) -> None:
+        self.close()
+        self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+
+
+def observer_for(exchange: Exchange, headers: Headers, admission: Admission, limit: int) -> Observer | None:
+    """What watches this answer, or None; says on the exchange whether it streams."""
+    coding = headers.get(b"content-encoding")
+    parser = apis.event_parser(exchange.route, headers.text(b"content-type"))
+    try:
+        if parser is not None:
+            exchange.streams = True
+            return StreamObserver(exchange, parser, coding)
+        reader = apis.body_reader(exchange.route, exchange.response)
+        if reader is not None and exchange.verdict is None:
+            return BodyObserver(exchange, reader, coding, admission, limit)
+    except UnreadableCodingError:
+        exchange.watched = False
+        exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+    return None

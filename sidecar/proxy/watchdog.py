@@ -1,0 +1,54 @@
+"""One lazy timer for a connection and the requests on it.
+
+Moving the deadline later costs nothing: the timer that is already set fires, sees that it is early and
+sets itself anew. So a request costs no timer of its own. It never decides what a time-out means.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from sidecar.core.clock import SECOND, Clock
+
+
+class Watchdog:
+    """Calls `due(now)` at the deadline or just after it. Deadlines are ns since the epoch, 0 is none."""
+
+    __slots__ = ("_clock", "_deadline", "_due", "_handle", "_loop", "_scheduled")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, due: Callable[[int], None]) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._due = due
+        self._deadline = 0
+        self._scheduled = 0
+        self._handle: asyncio.TimerHandle | None = None
+
+    def set(self, deadline: int) -> None:
+        """Sets the one deadline; 0 takes it away."""
+        self._deadline = deadline
+        if deadline and (self._handle is None or deadline < self._scheduled):
+            self._schedule(deadline, self._clock())
+
+    def stop(self) -> None:
+        """Ends it for good."""
+        self._deadline = 0
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _schedule(self, deadline: int, now: int) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._scheduled = deadline
+        self._handle = self._loop.call_later(max(0, deadline - now) / SECOND, self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        if not self._deadline:
+            return
+        now = self._clock()
+        if now < self._deadline:
+            self._schedule(self._deadline, now)
+            return
+        self._deadline = 0
+        self._due(now)

@@ -1,0 +1,159 @@
+"""The short list: everything that changes on the wire, and nothing else does.
+
+Heads are written anew with names, order and case as received, less the fields that belong to one hop
+(RFC 9110, section 7.6.1, and those named in `Connection`), `Expect: 100-continue`, our own headers and the
+caller's trace context; `Host` becomes the upstream's authority; a request id is added to the answer.
+Called by the flow; knows no socket.
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from sidecar.core.exchange import RequestHead, Upstream
+from sidecar.core.headers import Field, Headers
+
+OWN_PREFIX = b"x-sidecar-"
+REQUEST_ID = b"X-Sidecar-Request-Id"
+
+_HOP = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"te", b"upgrade", b"transfer-encoding"))
+_TRACE = frozenset((b"traceparent", b"tracestate", b"baggage"))
+_NEVER_NAMED = frozenset((b"host", b"content-length", b"transfer-encoding"))
+_BODILESS = frozenset((204, 304))
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a body's end is told: `length` bytes, chunks, or (neither) by closing or by having no body."""
+
+    chunked: bool = False
+    length: int | None = None
+
+    @property
+    def delimited(self) -> bool:
+        """True when the message itself tells where its body ends."""
+        return self.chunked or self.length is not None
+
+
+def framing(headers: Headers) -> Framing:
+    """The framing a head announces; the parser has refused contradictions before."""
+    if b"transfer-encoding" in headers:
+        return Framing(chunked=True)
+    length = headers.get(b"content-length")
+    return Framing(length=int(length) if length is not None and length.isdigit() else None)
+
+
+def bodiless(method: str, status: int) -> bool:
+    """True for answers that have no body whatever their head says."""
+    return method == "HEAD" or status in _BODILESS
+
+
+def authority(upstream: Upstream) -> bytes:
+    """The upstream's `Host` value: the port only where it is not the scheme's own."""
+    host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
+    default = 443 if upstream.scheme == "https" else 80
+    return (host if upstream.port == default else f"{host}:{upstream.port}").encode("latin-1")
+
+
+def _dropped(headers: Headers) -> frozenset[bytes]:
+    """The names of this message's fields that belong to this hop alone."""
+    if b"connection" not in headers:
+        return _HOP
+    return _HOP | (frozenset(headers.tokens(b"connection")) - _NEVER_NAMED)
+
+
+def request_head(head: RequestHead, upstream: Upstream, target: bytes, outbound: tuple[Field, ...]) -> bytes:
+    """The head that goes to the upstream. `target` has the upstream's name taken off already."""
+    headers = head.headers
+    dropped = _dropped(headers) | _TRACE
+    lines = [b"%b %b HTTP/1.1" % (head.method.encode("latin-1"), target)]
+    if b"host" not in headers:
+        lines.append(b"Host: " + authority(upstream))
+    for name, value in headers.fields:
+        lower = name.lower()
+        if lower == b"host":
+            lines.append(b"%b: %b" % (name, authority(upstream)))
+        elif lower == b"transfer-encoding":
+            lines.append(b"%b: chunked" % name)
+        elif (
+            lower in dropped
+            or lower.startswith(OWN_PREFIX)
+            or (lower == b"expect" and value.strip().lower() == b"100-continue")
+        ):
+            continue
+        else:
+            lines.append(b"%b: %b" % (name, value))
+    lines.extend(b"%b: %b" % field for field in outbound)
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """An answer's head as it was received."""
+
+    status: int
+    reason: bytes
+    version: str
+    headers: Headers
+
+
+def answer_head(head: AnswerHead, *, request_id: str | None, chunked: bool, close: bool) -> bytes:
+    """The head that goes to the client: framed with chunks if `chunked`, else as its own length says."""
+    headers = head.headers
+    dropped = _dropped(headers)
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    written = False
+    for name, value in headers.fields:
+        lower = name.lower()
+        if lower == b"transfer-encoding" and chunked:
+            if not written:
+                lines.append(b"%b: chunked" % name)
+                written = True
+        elif lower in dropped or lower.startswith(OWN_PREFIX):
+            continue
+        else:
+            lines.append(b"%b: %b" % (name, value))
+    if chunked and not written:
+        lines.append(b"Transfer-Encoding: chunked")
+    if request_id is not None:
+        lines.append(b"%b: %b" % (REQUEST_ID, request_id.encode("latin-1", "replace")))
+    if close:
+        lines.append(b"Connection: close")
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
+
+
+def chunk(pieces: list[bytes]) -> bytes:
+    """The pieces as one chunk."""
+    payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def last_chunk(trailers: list[Field]) -> bytes:
+    """The end of a chunked body, with its trailer fields as received."""
+    if not trailers:
+        return b"0\r\n\r\n"
+    return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % field for field in trailers)
+
+
+def own_answer(
+    status: int,
+    fields: tuple[Field, ...],
+    body: bytes,
+    *,
+    length: int,
+    request_id: str | None,
+    close: bool,
+) -> bytes:
+    """A whole answer that the sidecar gives itself: JSON of `length` bytes, of which HEAD shows none."""
+    lines = [
+        b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()),
+        b"Content-Type: application/json",
+        b"Content-Length: %d" % length,
+    ]
+    lines.extend(b"%b: %b" % field for field in fields)
+    if request_id is not None:
+        lines.append(b"%b: %b" % (REQUEST_ID, request_id.encode("latin-1", "replace")))
+    if close:
+        lines.append(b"Connection: close")
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
