@@ -1,0 +1,379 @@
+"""The accumulators give, for the same input, what the SDK's own instruments give."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    Counter,
+    ExemplarFilter,
+    Histogram,
+    MeterProvider,
+    ObservableCounter,
+    ObservableGauge,
+    ObservableUpDownCounter,
+    TraceBasedExemplarFilter,
+    UpDownCounter,
+)
+from opentelemetry.sdk.metrics import export as sdk
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+
+from sidecar.telemetry.metric_store import (
+    CARDINALITY_LIMIT,
+    OVERFLOW,
+    Attributes,
+    ExemplarContext,
+    Metric,
+    MetricKind,
+    MetricStore,
+    Reader,
+    Temporality,
+)
+from tests.telemetry.ticking import Ticking
+
+COUNTER = Metric("requests", MetricKind.COUNTER, "{request}", "settled", ("k",), integer=True)
+LEVEL = Metric("active", MetricKind.UP_DOWN_COUNTER, "{request}", "in flight", ("k",), integer=True)
+DURATION = Metric("duration", MetricKind.HISTOGRAM, "s", "how long", ("k",), bounds=(0.1, 0.5, 2.0))
+GAUGE = Metric("age", MetricKind.GAUGE, "s", "the oldest", ("k",))
+TOTAL = Metric("cpu", MetricKind.COUNTER, "s", "used", ("k",))
+OPEN = Metric("files", MetricKind.UP_DOWN_COUNTER, "{file}", "open", ("k",))
+METRICS = (COUNTER, LEVEL, DURATION, GAUGE, TOTAL, OPEN)
+
+DELTA, CUMULATIVE = sdk.AggregationTemporality.DELTA, sdk.AggregationTemporality.CUMULATIVE
+PREFERENCES: dict[Temporality, dict[type, sdk.AggregationTemporality]] = {
+    Temporality.CUMULATIVE: {},
+    Temporality.DELTA: {Counter: DELTA, Histogram: DELTA, ObservableCounter: DELTA},
+    Temporality.LOW_MEMORY: {Counter: DELTA, Histogram: DELTA},
+}
+FILTERS: dict[str, Callable[[], ExemplarFilter]] = {
+    "always_on": AlwaysOnExemplarFilter,
+    "always_off": AlwaysOffExemplarFilter,
+    "trace_based": TraceBasedExemplarFilter,
+}
+SAMPLED, UNSAMPLED = ExemplarContext(7, 9, sampled=True), ExemplarContext(8, 10, sampled=False)
+
+
+class Both:
+    """The store and the SDK's instruments, given the same."""
+
+    def __init__(
+        self,
+        temporality: Temporality = Temporality.CUMULATIVE,
+        *,
+        exemplar_filter: str = "trace_based",
+        limit: int = CARDINALITY_LIMIT,
+    ) -> None:
+        self.store = MetricStore(
+            METRICS, clock=Ticking(), exemplar_filter=exemplar_filter, cardinality_limit=limit
+        )
+        self.reader = self.store.reader(temporality)
+        self.sdk_reader = sdk.InMemoryMetricReader(
+            preferred_temporality=PREFERENCES[temporality],
+            cardinality_limits=dict.fromkeys(
+                (
+                    Counter,
+                    Histogram,
+                    UpDownCounter,
+                    ObservableCounter,
+                    ObservableGauge,
+                    ObservableUpDownCounter,
+                ),
+                limit,
+            ),
+        )
+        provider = MeterProvider(
+            [self.sdk_reader], exemplar_filter=FILTERS[exemplar_filter](), shutdown_on_exit=False
+        )
+        meter = provider.get_meter("test")
+        self._counter = meter.create_counter("requests", "{request}", "settled")
+        self._level = meter.create_up_down_counter("active", "{request}", "in flight")
+        self._histogram = meter.create_histogram(
+            "duration", "s", "how long", explicit_bucket_boundaries_advisory=DURATION.bounds
+        )
+        self.observed: dict[str, list[tuple[float, Attributes]]] = {"age": [], "cpu": [], "files": []}
+        meter.create_observable_gauge("age", [self._sdk_callback("age")], "s", "the oldest")
+        meter.create_observable_counter("cpu", [self._sdk_callback("cpu")], "s", "used")
+        meter.create_observable_up_down_counter("files", [self._sdk_callback("files")], "{file}", "open")
+        for metric in (GAUGE, TOTAL, OPEN):
+            self.store.observe(metric, lambda name=metric.name: self.observed[name])  # type: ignore[misc]
+
+    def _sdk_callback(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        return lambda _: [Observation(value, dict(key)) for value, key in self.observed[name]]
+
+    def add(self, value: int, key: Attributes = ()) -> None:
+        """Count on both."""
+        self.store.add(COUNTER, value, key)
+        self._counter.add(value, dict(key))
+
+    def move(self, value: int, key: Attributes = ()) -> None:
+        """Move both up-down counters."""
+        self.store.add(LEVEL, value, key)
+        self._level.add(value, dict(key))
+
+    def record(self, value: float, key: Attributes = (), exemplar: ExemplarContext | None = None) -> None:
+        """Record on both histograms."""
+        self.store.record(DURATION, value, key, exemplar)
+        self._histogram.record(value, dict(key), context=_context(exemplar))
+
+    def same(self) -> list["Told"]:
+        """What both now export, held equal."""
+        ours, theirs = told(self.store.collect(self.reader)), told(_metrics(self.sdk_reader))
+        assert ours == theirs
+        return ours
+
+
+def _context(exemplar: ExemplarContext | None) -> Context:
+    if exemplar is None:
+        return Context()
+    flags = TraceFlags(TraceFlags.SAMPLED if exemplar.sampled else TraceFlags.DEFAULT)
+    span = SpanContext(exemplar.trace_id, exemplar.span_id, is_remote=False, trace_flags=flags)
+    return set_span_in_context(NonRecordingSpan(span), Context())
+
+
+def _metrics(reader: sdk.InMemoryMetricReader) -> list[sdk.Metric]:
+    data = reader.get_metrics_data()
+    if data is None:
+        return []
+    return [
+        m for resource in data.resource_metrics for scope in resource.scope_metrics for m in scope.metrics
+    ]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A metric without its times."""
+
+    name: str
+    unit: str | None
+    description: str | None
+    kind: str
+    temporality: int | None
+    monotonic: bool | None
+    points: dict[Any, Any]
+
+
+def told(metrics: list[sdk.Metric]) -> list[Told]:
+    """Everything but times, in the order of names."""
+    return sorted(
+        (
+            Told(
+                metric.name,
+                metric.unit,
+                metric.description,
+                type(metric.data).__name__,
+                getattr(metric.data, "aggregation_temporality", None),
+                getattr(metric.data, "is_monotonic", None),
+                {
+                    frozenset((point.attributes or {}).items()): _values(point)
+                    for point in metric.data.data_points
+                },
+            )
+            for metric in metrics
+        ),
+        key=lambda one: one.name,
+    )
+
+
+def _values(point: Any) -> Any:
+    exemplars = [
+        (one.value, one.trace_id, one.span_id, one.filtered_attributes or {}) for one in point.exemplars
+    ]
+    if isinstance(point, sdk.HistogramDataPoint):
+        counts = tuple(point.bucket_counts)
+        return (point.count, point.sum, counts, tuple(point.explicit_bounds), point.min, point.max, exemplars)
+    # The SDK keeps exemplars of counters too; here they belong to histograms only.
+    return (type(point.value), point.value)
+
+
+def key(name: str) -> Attributes:
+    """The attribute set of one series."""
+    return (("k", name),)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 9), st.sampled_from("abcde")),
+        st.tuples(st.just("move"), st.integers(-9, 9), st.sampled_from("abcde")),
+        st.tuples(
+            st.just("record"), st.sampled_from([0.0, 0.1, 0.25, 0.5, 2.0, 7.5]), st.sampled_from("abcde")
+        ),
+        st.tuples(st.just("traced"), st.sampled_from([0.1, 0.3, 9.0]), st.sampled_from("abcde")),
+        st.tuples(st.just("collect"), st.just(0), st.just("")),
+    ),
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize("temporality", list(Temporality))
+@given(steps=STEPS)
+def test_any_sequence_exports_what_the_sdk_exports(temporality: Temporality, steps: list[Any]) -> None:
+    """Sums, buckets, min, max and exemplars are the SDK's, for every temporality, over a cardinality limit of 3."""
+    both = Both(temporality, limit=3)
+    for step, value, name in [*steps, ("collect", 0, "")]:
+        match step:
+            case "add":
+                both.add(value, key(name))
+            case "move":
+                both.move(value, key(name))
+            case "record":
+                both.record(value, key(name))
+            case "traced":
+                both.record(value, key(name), SAMPLED)
+            case _:
+                both.same()
+
+
+@pytest.mark.parametrize("temporality", list(Temporality))
+def test_observed_values_are_the_sdks(temporality: Temporality) -> None:
+    """Gauges, observed counters and observed up-down counters, also where a series comes late or goes away."""
+    both = Both(temporality)
+    both.observed = {"age": [(1.5, ())], "cpu": [(10.0, key("a"))], "files": [(3, ())]}
+    both.same()
+    both.observed["cpu"] = [(12.5, key("a")), (4.0, key("b"))]
+    both.observed["age"] = []
+    both.same()
+    both.observed["cpu"] = [(5.0, key("b"))]
+    both.observed["files"] = [(1, ())]
+    both.same()
+    both.observed["cpu"] = [(20.0, key("a")), (6.0, key("b"))]
+    both.same()
+
+
+@pytest.mark.parametrize("exemplar_filter", list(FILTERS))
+def test_exemplar_filters_are_the_sdks(exemplar_filter: str) -> None:
+    """Which measurements become exemplars, and that the last of each bucket stays."""
+    both = Both(exemplar_filter=exemplar_filter)
+    for value, exemplar in (
+        (0.05, SAMPLED),
+        (0.3, UNSAMPLED),
+        (0.4, SAMPLED),
+        (9.0, None),
+        (0.06, UNSAMPLED),
+    ):
+        both.record(value, (), exemplar)
+    (metric,) = both.same()
+    (point,) = metric.points.values()
+    assert len(point[-1]) == {"always_on": 3, "always_off": 0, "trace_based": 2}[exemplar_filter]
+    both.record(1.0, (), SAMPLED)
+    both.same()
+
+
+def test_the_limit_counts_attribute_sets_as_the_sdk_does() -> None:
+    """The set over the limit is the overflow's, and an exemplar there keeps what the point lost."""
+    both = Both(limit=2)
+    for name in ("a", "b", "c", "d", "a"):
+        both.add(1, key(name))
+        both.record(0.2, key(name), SAMPLED)
+    told_now = {metric.name: metric for metric in both.same()}
+    assert told_now["requests"].points[frozenset(OVERFLOW)] == (int, 2)
+    assert told_now["duration"].points[frozenset(OVERFLOW)][-1] == [(0.2, 7, 9, {"k": "d"})]
+    both.add(1, key("e"))
+    both.same()
+
+
+def test_the_default_limit_is_2000() -> None:
+    """Two thousand sets of their own, and one for all others."""
+    both = Both()
+    for number in range(2005):
+        both.add(1, key(str(number)))
+    (metric,) = both.same()
+    assert len(metric.points) == 2001
+    assert metric.points[frozenset(OVERFLOW)] == (int, 5)
+
+
+def test_buckets_recorded_at_once_equal_single_records() -> None:
+    """A stream's chunk times, bucketed on the way, are what as many records would have been."""
+    single = MetricStore([DURATION], clock=Ticking())
+    atonce = MetricStore([DURATION], clock=Ticking())
+    values = (0.25, 0.05, 3.0, 0.125)
+    for value in values:
+        single.record(DURATION, value, key("a"))
+    atonce.record_buckets(DURATION, (1, 2, 0, 1), sum(values), min(values), max(values), key("a"))
+    atonce.record_buckets(DURATION, (0, 0, 0, 0), 0.0, 0.0, 0.0, key("never"))
+    assert told(atonce.collect(atonce.scrape)) == told(single.collect(single.scrape))
+
+
+def test_buckets_recorded_at_once_give_the_largest_as_exemplar() -> None:
+    """Its value is one that was measured, in the bucket it belongs to."""
+    store = MetricStore([DURATION], clock=Ticking())
+    store.record_buckets(DURATION, (1, 1, 0, 0), 0.35, 0.05, 0.3, (), SAMPLED, at=77)
+    (metric,) = store.collect(store.scrape)
+    (exemplar,) = metric.data.data_points[0].exemplars
+    assert (exemplar.value, exemplar.time_unix_nano, exemplar.trace_id) == (0.3, 77, 7)
+
+
+def _times(store: MetricStore, reader: Reader) -> dict[str, list[tuple[int | None, int]]]:
+    return {
+        metric.name: [(point.start_time_unix_nano, point.time_unix_nano) for point in metric.data.data_points]
+        for metric in store.collect(reader)
+    }
+
+
+def test_times_of_differences_follow_on_each_other() -> None:
+    """Each difference begins where the last collect ended; the first, where the store began."""
+    clock = Ticking()
+    store = MetricStore(METRICS, clock=clock)
+    begin = clock.now
+    reader = store.reader(Temporality.DELTA)
+    store.observe(TOTAL, lambda: [(5.0, ())])
+    store.add(COUNTER, 1)
+    first = _times(store, reader)
+    assert {start for spans in first.values() for start, _ in spans} == {begin}
+    store.add(COUNTER, 1, key("new"))
+    second = _times(store, reader)
+    assert [start for start, _ in second["requests"]] == [first["requests"][0][1]]
+    assert [start for start, _ in second["cpu"]] == [first["cpu"][0][1]]
+
+
+def test_times_of_totals_keep_their_start() -> None:
+    """A total begins with its first measurement and keeps that; a gauge has no start."""
+    clock = Ticking()
+    store = MetricStore(METRICS, clock=clock)
+    store.observe(GAUGE, lambda: [(5.0, ())])
+    store.add(COUNTER, 1)
+    started = clock.now
+    first = _times(store, store.scrape)
+    store.add(COUNTER, 1)
+    second = _times(store, store.scrape)
+    assert first["requests"][0][0] == second["requests"][0][0] == started
+    assert second["age"][0][0] is None
+    assert second["requests"][0][1] > first["requests"][0][1]
+
+
+def test_readers_do_not_take_from_each_other() -> None:
+    """A scrape between two exports empties neither the differences nor the exemplars of the export."""
+    store = MetricStore(METRICS, clock=Ticking())
+    reader = store.reader(Temporality.DELTA)
+    store.record(DURATION, 0.2, (), SAMPLED)
+    scraped = told(store.collect(store.scrape))
+    store.record(DURATION, 0.3, (), ExemplarContext(11, 12, sampled=True))
+    store.record(DURATION, 5.0, ())
+    exported = told(store.collect(reader))
+    assert scraped[0].points[frozenset()][-1] == [(0.2, 7, 9, {})]
+    assert exported[0].points[frozenset()] == (
+        3,
+        5.5,
+        (0, 2, 0, 1),
+        DURATION.bounds,
+        0.2,
+        5.0,
+        [(0.3, 11, 12, {})],
+    )
+    assert told(store.collect(store.scrape))[0].points[frozenset()][:2] == (3, 5.5)
+    assert store.collect(reader) == []
+
+
+def test_a_metric_nobody_defined_is_refused() -> None:
+    """A metric that is not the store's, or of another kind than its numbers, is a mistake that shows at once."""
+    store = MetricStore([COUNTER, GAUGE], clock=Ticking())
+    with pytest.raises(KeyError):
+        store.record(DURATION, 1.0)
+    with pytest.raises(KeyError):
+        store.add(GAUGE, 1)

@@ -1,0 +1,341 @@
+"""Each row of the table of `OTEL_*` variables does what it says, and bad values are told all at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import SpanLimits, sampling
+
+from sidecar.telemetry.ledger import Signal
+from sidecar.telemetry.otel_settings import OtelConfig, OtelSettingsError, QueueSettings, read
+from sidecar.telemetry.otel_table import SETTINGS
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+LOGS = {"OTEL_LOGS_EXPORTER": "otlp"}
+
+
+def _target(name: str) -> Callable[[OtelConfig], Any]:
+    return lambda config: {getattr(target, name) for target in config.targets.values()}
+
+
+def _queue(signal: Signal, name: str) -> Callable[[OtelConfig], Any]:
+    return lambda config: getattr(config.queues[signal], name)
+
+
+def _limit(name: str) -> Callable[[OtelConfig], Any]:
+    return lambda config: getattr(config.span_limits, name)
+
+
+def _exporter(signal: Signal) -> Callable[[OtelConfig], Any]:
+    return lambda config: config.exporters[signal]
+
+
+def _own(signal: Signal, name: str) -> Callable[[OtelConfig], Any]:
+    return lambda config: getattr(config.targets[signal], name)
+
+
+THIS = __file__
+
+ROWS: dict[str, tuple[str, Callable[[OtelConfig], Any], Any]] = {
+    "OTEL_SDK_DISABLED": ("true", lambda config: config.off, True),
+    "OTEL_SERVICE_NAME": ("front", lambda config: config.resource.attributes["service.name"], "front"),
+    "OTEL_RESOURCE_ATTRIBUTES": (
+        "team=a%20b,service.name=loser",
+        lambda config: config.resource.attributes.get("team"),
+        "a b",
+    ),
+    "OTEL_TRACES_EXPORTER": ("console", _exporter(Signal.TRACES), "console"),
+    "OTEL_METRICS_EXPORTER": ("none", _exporter(Signal.METRICS), "none"),
+    "OTEL_LOGS_EXPORTER": ("otlp", _exporter(Signal.LOGS), "otlp"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": (
+        "https://c:1/base/",
+        _target("endpoint"),
+        {"https://c:1/base/v1/traces", "https://c:1/base/v1/metrics", "https://c:1/base/v1/logs"},
+    ),
+    "OTEL_EXPORTER_OTLP_PROTOCOL": ("grpc", _target("protocol"), {"grpc"}),
+    "OTEL_EXPORTER_OTLP_HEADERS": (
+        "Authorization=Bearer%20x, b=2",
+        _target("headers"),
+        {(("authorization", "Bearer x"), ("b", "2"))},
+    ),
+    "OTEL_EXPORTER_OTLP_TIMEOUT": ("2500", _target("timeout"), {2.5}),
+    "OTEL_EXPORTER_OTLP_COMPRESSION": ("gzip", _target("compression"), {"gzip"}),
+    "OTEL_EXPORTER_OTLP_CERTIFICATE": (THIS, _target("certificate"), {THIS}),
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY": (THIS, _target("client_key"), {THIS}),
+    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": (THIS, _target("client_certificate"), {THIS}),
+    "OTEL_EXPORTER_OTLP_INSECURE": ("true", _target("insecure"), {True}),
+    "OTEL_TRACES_SAMPLER": ("always_off", lambda config: config.sampler, sampling.ALWAYS_OFF),
+    "OTEL_TRACES_SAMPLER_ARG": ("0.25", lambda config: getattr(config.sampler, "rate", None), 0.25),
+    "OTEL_PROPAGATORS": ("baggage", lambda config: config.propagators, ("baggage",)),
+    "OTEL_ATTRIBUTE_COUNT_LIMIT": ("5", _limit("max_event_attributes"), 5),
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("6", _limit("max_span_attribute_length"), 6),
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": ("7", _limit("max_span_attributes"), 7),
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": ("8", _limit("max_span_attribute_length"), 8),
+    "OTEL_SPAN_EVENT_COUNT_LIMIT": ("9", _limit("max_events"), 9),
+    "OTEL_SPAN_LINK_COUNT_LIMIT": ("0", _limit("max_links"), 0),
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": ("11", _limit("max_event_attributes"), 11),
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT": ("12", _limit("max_link_attributes"), 12),
+    "OTEL_BSP_SCHEDULE_DELAY": ("250", _queue(Signal.TRACES, "delay"), 0.25),
+    "OTEL_BSP_EXPORT_TIMEOUT": ("1500", _queue(Signal.TRACES, "timeout"), 1.5),
+    "OTEL_BSP_MAX_QUEUE_SIZE": ("100", _queue(Signal.TRACES, "size"), 100),
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ("20", _queue(Signal.TRACES, "batch"), 20),
+    "OTEL_BLRP_SCHEDULE_DELAY": ("250", _queue(Signal.LOGS, "delay"), 0.25),
+    "OTEL_BLRP_EXPORT_TIMEOUT": ("1500", _queue(Signal.LOGS, "timeout"), 1.5),
+    "OTEL_BLRP_MAX_QUEUE_SIZE": ("100", _queue(Signal.LOGS, "size"), 100),
+    "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": ("20", _queue(Signal.LOGS, "batch"), 20),
+    "OTEL_METRIC_EXPORT_INTERVAL": ("1000", lambda config: config.metric_interval, 1.0),
+    "OTEL_METRIC_EXPORT_TIMEOUT": ("2000", lambda config: config.metric_timeout, 2.0),
+    "OTEL_METRICS_EXEMPLAR_FILTER": ("always_off", lambda config: config.exemplar_filter, "always_off"),
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": (
+        "Delta",
+        lambda config: config.temporality,
+        "delta",
+    ),
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": (
+        "base2_exponential_bucket_histogram",
+        lambda config: "exponential histograms are not offered" in config.unheld[0],
+        True,
+    ),
+}
+"""Per variable: a value, where it shows, and as what. Those of one signal are made from the common ones."""
+
+ALONG: dict[str, dict[str, str]] = {
+    "OTEL_TRACES_SAMPLER_ARG": {"OTEL_TRACES_SAMPLER": "traceidratio"},
+    "OTEL_EXPORTER_OTLP_INSECURE": {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317",
+    },
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY": {"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": THIS},
+}
+"""What else must be set for a variable to show."""
+
+
+def _row(name: str) -> tuple[str, Callable[[OtelConfig], Any], Any, dict[str, str]]:
+    if name in ROWS:
+        return (*ROWS[name], ALONG.get(name, {}))
+    signal = next(signal for signal in Signal if f"_{signal.name}_" in name)
+    common = name.replace(f"_{signal.name}_", "_")
+    value, _, wanted = ROWS[common]
+    if common.endswith("_ENDPOINT"):
+        return "http://own:9/path", _own(signal, "endpoint"), "http://own:9/path", {}
+    (one,) = wanted
+    return value, _own(signal, common.removeprefix("OTEL_EXPORTER_OTLP_").lower()), one, ALONG.get(common, {})
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in SETTINGS])
+def test_every_row_of_the_table_holds(name: str) -> None:
+    """A variable that is in the table changes what it says it changes, and nothing without it does."""
+    value, shown, wanted, along = _row(name)
+    without = {**ENDPOINT, **LOGS, **along}
+    without.pop(name, None)
+    assert shown(read({**ENDPOINT, **LOGS, **along, name: value})) == wanted
+    if name not in {"OTEL_LOGS_EXPORTER", "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"}:
+        assert shown(read({**without, name: ""})) != wanted
+
+
+def test_rows_say_meaning_default_and_what_is_allowed() -> None:
+    """The README's table can be made from the rows; each name stands once."""
+    names = [setting.name for setting in SETTINGS]
+    assert len(names) == len(set(names))
+    assert all(setting.meaning and setting.default and setting.kind.allowed for setting in SETTINGS)
+
+
+def test_nothing_set_means_off() -> None:
+    """Without an endpoint and without a word which exporter, nothing leaves, and one line says so."""
+    config = read({})
+    assert config.off
+    assert config.targets == {}
+    (line,) = config.lines()
+    assert "export is off" in line
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in line
+
+
+@pytest.mark.parametrize(
+    "environ, on",
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, {"traces", "metrics"}),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_LOGS_EXPORTER": "otlp"},
+            {"traces", "metrics", "logs"},
+        ),
+        ({"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c:4318"}, {"logs"}),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318"}, {"traces"}),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, {"traces"}),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, {"metrics"}),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "true"}, set()),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, set()),
+    ],
+)
+def test_which_signals_leave(environ: dict[str, str], on: set[str]) -> None:
+    """An endpoint alone turns on traces and metrics; logs want a word or an endpoint of their own."""
+    config = read(environ)
+    assert {signal.value for signal in Signal if config.exports(signal)} == on
+    assert config.off is not bool(on)
+
+
+@pytest.mark.parametrize(
+    "environ, endpoint, insecure",
+    [
+        ({}, "http://localhost:4318/v1/traces", True),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "http://localhost:4317", True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c"}, "https://c/v1/traces", False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "c:4317", False),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://t/x"},
+            "https://t/x",
+            False,
+        ),
+    ],
+)
+def test_where_traces_go(environ: dict[str, str], endpoint: str, insecure: bool) -> None:
+    """The path is added to a common base only; a signal's own endpoint stands as it is."""
+    target = read({"OTEL_TRACES_EXPORTER": "otlp", **environ}).targets[Signal.TRACES]
+    assert (target.endpoint, target.insecure) == (endpoint, insecure)
+
+
+@pytest.mark.parametrize(
+    "environ, proxy",
+    [
+        ({"HTTP_PROXY": "http://p:3128"}, "http://p:3128"),
+        ({"HTTPS_PROXY": "http://p:3128"}, None),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "example.org, .internal"}, None),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "nal"}, "http://p:3128"),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "*"}, None),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "c.internal:4318"}, None),
+    ],
+)
+def test_proxies_on_the_way_to_the_collector(environ: dict[str, str], proxy: str | None) -> None:
+    """HTTP_PROXY, HTTPS_PROXY and NO_PROXY hold, and come from the mapping."""
+    config = read({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c.internal:4318", **environ})
+    assert config.targets[Signal.TRACES].proxy == proxy
+
+
+def test_defaults_are_those_of_the_specification() -> None:
+    """Queue, limits, sampler, propagators, interval without a word."""
+    config = read({})
+    assert config.queues == {
+        Signal.TRACES: QueueSettings(2048, 512, 5.0, 30.0),
+        Signal.LOGS: QueueSettings(2048, 512, 1.0, 30.0),
+    }
+    limits = config.span_limits
+    assert (limits.max_span_attributes, limits.max_events, limits.max_links) == (128, 128, 128)
+    assert limits.max_attribute_length is None
+    assert config.sampler is sampling.DEFAULT_ON
+    assert config.propagators == ("tracecontext", "baggage")
+    assert (config.metric_interval, config.metric_timeout) == (60.0, 30.0)
+
+
+def test_the_resource_names_the_service_and_the_instance() -> None:
+    """`service.instance.id` is new with every start; the operator's word wins over ours, but not over the SDK's."""
+    one, two = read({}).resource.attributes, read({}).resource.attributes
+    assert one["service.name"] == "sidecar"
+    assert one["service.instance.id"] != two["service.instance.id"]
+    assert (one["telemetry.sdk.language"], one["telemetry.sdk.name"]) == ("python", "opentelemetry")
+    given = read(
+        {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=pod-7,telemetry.sdk.name=x,service.name=y"}
+    )
+    assert given.resource.attributes["service.instance.id"] == "pod-7"
+    assert given.resource.attributes["telemetry.sdk.name"] == "opentelemetry"
+    assert given.resource.attributes["service.name"] == "y"
+
+
+def test_the_process_environment_stays_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set in the process but not in the mapping has no effect, not even through the SDK's classes."""
+    monkeypatch.setenv("OTEL_SPAN_EVENT_COUNT_LIMIT", "3")
+    monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.5")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "a=b")
+    config = read({"OTEL_TRACES_SAMPLER": "traceidratio"})
+    assert config.span_limits.max_events == 128
+    assert config.span_limits.max_attribute_length is None
+    assert config.sampler.rate == 1.0  # type: ignore[attr-defined]
+    assert "a" not in config.resource.attributes
+    assert isinstance(config.span_limits, SpanLimits)
+
+
+def test_bad_values_are_told_all_at_once() -> None:
+    """Each with its name, its value and what is allowed; a credential is not repeated."""
+    with pytest.raises(OtelSettingsError) as caught:
+        read(
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "collector",
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "ftp://x",
+                "OTEL_EXPORTER_OTLP_HEADERS": "secret",
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "10s",
+                "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem",
+                "OTEL_TRACES_EXPORTER": "zipkin",
+                "OTEL_TRACES_SAMPLER_ARG": "2",
+                "OTEL_PROPAGATORS": "b3",
+                "OTEL_SDK_DISABLED": "yes",
+                "OTEL_BSP_MAX_QUEUE_SIZE": "0",
+                "OTEL_BLRP_MAX_QUEUE_SIZE": "10",
+                "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "11",
+                "OTEL_RESOURCE_ATTRIBUTES": "a",
+            }
+        )
+    told = {problem.name: (problem.value, problem.allowed) for problem in caught.value.problems}
+    assert told["OTEL_TRACES_EXPORTER"] == ("zipkin", "one of otlp, console, none")
+    assert told["OTEL_EXPORTER_OTLP_HEADERS"][0] == "***"
+    assert told["OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"] == ("11", "at most OTEL_BLRP_MAX_QUEUE_SIZE, which is 10")
+    assert told["OTEL_EXPORTER_OTLP_ENDPOINT"] == ("collector", "an http:// or https:// URL with a host")
+    assert len(told) == 12
+    assert "OTEL_PROPAGATORS=b3: tracecontext and baggage" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "environ, name",
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        (
+            {
+                "OTEL_TRACES_EXPORTER": "otlp",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "deflate",
+            },
+            "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_CLIENT_KEY": THIS},
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        ),
+    ],
+)
+def test_values_that_do_not_fit_together_are_told(environ: dict[str, str], name: str) -> None:
+    """Once each, under the name that is set."""
+    with pytest.raises(OtelSettingsError) as caught:
+        read(environ)
+    assert [problem.name for problem in caught.value.problems] == [name]
+
+
+def test_what_is_set_and_does_not_hold_is_named() -> None:
+    """In one line, with a reason where there is one."""
+    config = read(
+        {
+            "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT": "5",
+            "OTEL_TRACES_SAMPLER_ARG": "0.1",
+            "OTEL_EMPTY": "",
+            **ENDPOINT,
+        }
+    )
+    assert config.unheld == (
+        "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT",
+        "OTEL_TRACES_SAMPLER_ARG (the sampler takes none)",
+    )
+    (line,) = config.lines()
+    assert line.startswith("set, but without effect here: OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT")
+
+
+def test_credentials_are_not_in_a_repr() -> None:
+    """A target may be printed; its headers are not."""
+    config = read({**ENDPOINT, "OTEL_EXPORTER_OTLP_HEADERS": "authorization=hush"})
+    assert "hush" not in repr(config)
+
+
+def test_certificates_of_the_system_can_be_replaced(tmp_path: Path) -> None:
+    """SSL_CERT_FILE holds for the collector as for the upstream; OpenTelemetry's own variable wins."""
+    other = tmp_path / "other.pem"
+    other.touch()
+    assert read({**ENDPOINT, "SSL_CERT_FILE": THIS}).targets[Signal.TRACES].certificate == THIS
+    both = {**ENDPOINT, "SSL_CERT_FILE": THIS, "OTEL_EXPORTER_OTLP_CERTIFICATE": str(other)}
+    assert read(both).targets[Signal.TRACES].certificate == str(other)
