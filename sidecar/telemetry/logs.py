@@ -7,6 +7,7 @@ line of a request is never left out. No text of a prompt or an answer. Called by
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -231,16 +232,23 @@ class LibraryHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one line; an exception's traceback is left out, its text stays."""
         level = ERROR if record.levelno >= logging.ERROR else WARNING
-        fields: SpanAttributes = {"logger": record.name, a.MESSAGE: record.getMessage()}
-        if record.exc_info and record.exc_info[1] is not None:
-            fields["exception"] = repr(record.exc_info[1])
-        self._log.library(level, fields)
+        try:
+            fields: SpanAttributes = {"logger": record.name, a.MESSAGE: record.getMessage()}
+            if record.exc_info and record.exc_info[1] is not None:
+                fields["exception"] = repr(record.exc_info[1])
+            self._log.library(level, fields)
+        except (OSError, TypeError, ValueError):  # arguments that do not fit the text; stderr gone
+            self.handleError(record)
 
 
 def _unfold(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Puts a line's fields beside its event's name: as one value they pass structlog without being copied."""
+    """Puts a line's fields beside its event's name: as one value they pass structlog without being copied.
+
+    Lines that others write with the same logger have no time yet.
+    """
     line = event.pop(_LINE, None)
     if line is None:
+        event["timestamp"] = _Stamp()(time.time_ns())
         return event
     event.update(line)
     return event

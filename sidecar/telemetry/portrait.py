@@ -256,7 +256,7 @@ def _client(exchange: Exchange, usage: dict[str, tuple[str, ...]]) -> SpanAttrib
     if request.streaming or route.streaming:
         attributes[a.REQUEST_STREAM] = True
     for name, value in request.attributes.items():
-        attributes[name] = shorten(value) if isinstance(value, str) else value  # type: ignore[assignment]
+        attributes[name] = _short(value)
     upstream = exchange.upstream
     if upstream is not None:
         attributes[a.UPSTREAM] = upstream.name
@@ -287,6 +287,15 @@ def _client(exchange: Exchange, usage: dict[str, tuple[str, ...]]) -> SpanAttrib
     if exchange.upstream_headers is not None:
         _add_upstream_headers(attributes, exchange.upstream_headers)
     return attributes
+
+
+def _short(value: object) -> AttributeValue:
+    """A value of the body, bounded: texts cut, at most 32 of a list."""
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(shorten(str(item)) for item in value[:32])
+    return shorten(str(value))
 
 
 def _add_upstream_headers(attributes: SpanAttributes, headers: Headers) -> None:

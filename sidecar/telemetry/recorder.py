@@ -6,7 +6,7 @@ each event to the spans, the measures and the log. Called on the event loop only
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -88,17 +88,22 @@ class Recorder:
         limits: SpanLimits,
         propagators: Collection[str] = PROPAGATORS,
         logger: Logger | None = None,
+        export_traces: bool = True,
         export_logs: bool = False,
         version: str = "",
         random: Random | None = None,
         strict: bool = False,
     ) -> None:
-        """`logger`: where lines go, stderr if None. `export_logs`: events leave by the pipeline too."""
+        """`logger`: where lines go, stderr if None.
+
+        `export_traces` False: spans go nowhere, so none is built. `export_logs`: events leave by the pipeline too.
+        """
         scope = InstrumentationScope(SCOPE_NAME, version or None)
         factory = SpanFactory(resource, scope, limits)
         self._semconv = settings.semconv
         self._pipeline = pipeline
         self._strict = strict
+        self._export_traces = export_traces
         self._clock = clock
         self._tracer = Tracer(
             sampler,
@@ -122,10 +127,10 @@ class Recorder:
         )
         self._session_measures = SessionMeasures(store)
         observe_ledger(store, pipeline.ledger)
-        self._session_spans = SessionSpans(factory, self._tracer, pipeline, sampler)
-        self.listener: SessionListener = _Listener(
-            self, (self._session_measures, self._session_spans, _SessionLines(self.log, clock))
-        )
+        parts: list[SessionListener] = [self._session_measures, _SessionLines(self.log, clock)]
+        if export_traces:
+            parts.append(SessionSpans(factory, self._tracer, pipeline, sampler))
+        self.listener: SessionListener = _Listener(self, parts)
         self.requests_started = 0
         self.requests_settled = 0
         self.outcomes: Counter[str] = Counter()
@@ -233,6 +238,8 @@ class Recorder:
         trace = exchange.trace
         if isinstance(trace, RequestTrace) and link_count(exchange, trace) > MAX_LINKS:
             self.measures.anomaly(Anomaly.LINKS_CAP)
+        if not self._export_traces:
+            return
         if isinstance(trace, RequestTrace) and trace.sampled:
             for span in self._spans.build(exchange, trace, portrait):
                 self._pipeline.span(span)
@@ -310,7 +317,7 @@ class _SessionLines(SessionListener):
 class _Listener(SessionListener):
     """Tells each part what happened, under the guard, so that one part's mistake stops no other."""
 
-    def __init__(self, recorder: Recorder, parts: tuple[SessionListener, ...]) -> None:
+    def __init__(self, recorder: Recorder, parts: Sequence[SessionListener]) -> None:
         self._guard = recorder.guard
         self._anomaly = recorder.anomaly
         self._parts = parts

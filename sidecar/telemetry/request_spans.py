@@ -13,7 +13,6 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import ConnectTiming, Exchange
-from sidecar.core.outcome import Phase
 from sidecar.core.sessions import RequestRef
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import known_method, shorten
@@ -119,12 +118,11 @@ def _steps(exchange: Exchange) -> Iterator[Step]:
     """The children of the CLIENT span that apply: (name, start, end, status, attributes, events)."""
     connect = _connect(exchange)
     if connect is not None:
-        failed = exchange.verdict is not None and exchange.verdict.phase is Phase.CONNECT
         yield (
             "connect",
             connect.start,
             connect.end,
-            _status(exchange, failed and client_failed(exchange)),
+            _status(exchange, not exchange.sent and client_failed(exchange)),
             _connect_attributes(connect),
             [],
         )
@@ -150,11 +148,9 @@ def _steps(exchange: Exchange) -> Iterator[Step]:
 def _connect(exchange: Exchange) -> ConnectTiming | None:
     """How a connection was made or waited for; an attempt that never ended lasted until the call did."""
     connect = exchange.connect
-    if connect is not None:
-        return None if connect.kind == "reused" else connect
-    if exchange.verdict is not None and exchange.verdict.phase is Phase.CONNECT:
+    if connect is None:
         return ConnectTiming("new", exchange.asked, call_end(exchange))
-    return None
+    return None if connect.kind == "reused" else connect
 
 
 def _connect_attributes(connect: ConnectTiming) -> SpanAttributes:

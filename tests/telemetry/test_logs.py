@@ -202,6 +202,15 @@ def test_library_warnings_join_the_log_but_are_not_exported() -> None:
     assert records == []
 
 
+def test_a_library_s_broken_line_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments that do not fit their text are the library's mistake; the caller goes on."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    stream = io.BytesIO()
+    record = logging.LogRecord("lib", logging.WARNING, __file__, 1, "%d", ("word",), None)
+    LibraryHandler(make_log(stream)).handle(record)
+    assert stream.getvalue() == b""
+
+
 def test_console_lines_are_for_people(make_world: MakeWorld) -> None:
     """Plain text with the event's name and its fields."""
     stream = io.BytesIO()
@@ -210,4 +219,6 @@ def test_console_lines_are_for_people(make_world: MakeWorld) -> None:
     console, plain = stream.getvalue().decode().splitlines()
     assert "it.happened" in console
     assert "how=so" in console
-    assert json.loads(plain) == {"event": "plain", "level": "info", "word": "model_cap"}
+    said = json.loads(plain)
+    assert said.pop("timestamp").endswith("Z")
+    assert said == {"event": "plain", "level": "info", "word": "model_cap"}

@@ -8,6 +8,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.outcome import Outcome
 from sidecar.core.ports import Telemetry
+from sidecar.core.sessions import SessionSummary, Totals
 from sidecar.telemetry import names
 from sidecar.telemetry.trace import RequestTrace
 from tests.telemetry.world import ListPipeline, MakeWorld, World, ms, ref
@@ -34,6 +35,17 @@ def test_started_is_settled_plus_in_flight(world: World) -> None:
     first.decide(Outcome.COMPLETED, ms(1))
     world.settle(first, 1)
     assert numbers() == (2, 2, 0)
+
+
+def test_spans_that_go_nowhere_are_not_built(make_world: MakeWorld) -> None:
+    """With traces off: none made, none counted as not sampled, and everything else as ever."""
+    world = make_world(export_traces=False)
+    world.stream()
+    totals = Totals({}, 0, None, None, 0, 0, 0, 0, 0, 0, 0, 0, ())
+    world.recorder.listener.session_ended(SessionSummary("s1", "body", ms(0), ms(9), 1, totals))
+    assert (world.pipeline.spans, world.pipeline.unsampled) == ([], 0)
+    assert len(world.points(names.REQUESTS)) == len(world.points(names.SESSION_DURATION)) == 1
+    assert [line["event"] for line in world.lines()][1:] == ["sidecar.request.completed", "session.end"]
 
 
 class BrokenPipeline(ListPipeline):

@@ -267,6 +267,16 @@ def test_a_connection_that_never_stood(world: World) -> None:
     ]
 
 
+def test_a_client_that_left_while_connecting(world: World) -> None:
+    """The attempt is shown too, and is no error."""
+    exchange = world.begin()
+    exchange.asked = ms(3)
+    exchange.client_left(ms(13))
+    world.settle(exchange, 13)
+    connect = whole(world.pipeline.spans[2])
+    assert (connect["name"], connect["times"], connect["status"]) == ("connect", (3, 13), (U, None))
+
+
 @pytest.mark.parametrize("kind, names", [("reused", ["chat"]), ("waited", ["chat", "connect"])])
 def test_connect_only_when_it_took_something(world: World, kind: str, names: list[str]) -> None:
     """A pooled connection that was there has no span; one that was waited for has."""
@@ -421,7 +431,12 @@ def test_request_attributes_pass_and_models_are_bounded(make_world: MakeWorld) -
     for model in ("m1", "m2"):
         exchange = world.begin()
         exchange.request = RequestFacts(
-            model, attributes={"gen_ai.request.temperature": 0.5, "gen_ai.output.type": "x" * 999}
+            model,
+            attributes={
+                "gen_ai.request.temperature": 0.5,
+                "gen_ai.output.type": "x" * 999,
+                "gen_ai.request.stop_sequences": ["y" * 999] * 99,
+            },
         )
         exchange.asked = ms(1)
         exchange.response.tokens["cache_write"] = 7
@@ -431,6 +446,7 @@ def test_request_attributes_pass_and_models_are_bounded(make_world: MakeWorld) -
     assert said["gen_ai.request.model"] == "m2"
     assert said["gen_ai.request.temperature"] == 0.5
     assert len(said["gen_ai.output.type"]) == 256
+    assert said["gen_ai.request.stop_sequences"] == ("y" * 256,) * 32
     assert (
         said["gen_ai.usage.cache_creation.input_tokens"] == said["gen_ai.usage.cache_write.input_tokens"] == 7
     )
