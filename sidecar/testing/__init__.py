@@ -11,7 +11,7 @@ exported (`OtlpSink`); `RawClient` sends exact bytes. The core is tested on a `F
             span = sink.span(kind="SERVER")
 """
 
-from sidecar.testing.client import RawClient, exchange, request_bytes
+from sidecar.testing.client import RawClient, chat_request, exchange, request_bytes
 from sidecar.testing.clock import FixedClock
 from sidecar.testing.compare import Change, changes, expect_span, points
 from sidecar.testing.messages import Message, MessageReader
@@ -93,6 +93,7 @@ __all__ = [
     "changes",
     "chat_chunk",
     "chat_completion",
+    "chat_request",
     "exchange",
     "expect_span",
     "json_answer",

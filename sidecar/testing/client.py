@@ -3,13 +3,14 @@
 Owns one blocking socket. For tests of what a decent HTTP client would never send, or would hide.
 """
 
+import json
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sidecar.testing.messages import Message, MessageReader
 
@@ -90,6 +91,11 @@ class RawClient:
             if interim or reader.message.status >= 200:
                 return reader.message
 
+    def read_some(self) -> bytes:
+        """Whatever has come, at least one byte; empty if the connection has ended."""
+        taken, self._rest = self._rest, b""
+        return taken or self._socket.recv(1 << 20)
+
     def read_to_end(self) -> bytes:
         """Everything until the other side closes.
 
@@ -161,3 +167,10 @@ def request_bytes(
     if body is not None:
         lines.append(b"Content-Length: %d" % len(body))
     return b"\r\n".join(lines) + b"\r\n\r\n" + (body or b"")
+
+
+def chat_request(*, path: str = "/v1/chat/completions", headers: Sequence[bytes] = (), **body: Any) -> bytes:
+    """An OpenAI chat completion request as bytes; `body` adds to its JSON or replaces what stands there."""
+    value = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}], **body}
+    lines = (b"Content-Type: application/json", *headers)
+    return request_bytes("POST", path, headers=lines, body=json.dumps(value).encode())

@@ -10,20 +10,30 @@ from enum import Enum, auto
 
 @dataclass(slots=True)
 class Message:
-    """One message. `head` are its exact bytes including the empty line; `raw_body` those after it.
+    """One message. `head` are its exact bytes including the empty line, `taken` those after it so far.
 
-    `body` is the payload without chunk framing, `chunks` its pieces as the other side framed them.
+    `payload` is the body without chunk framing, `chunks` its pieces as the other side framed them.
     `fields` keeps names, order and case; values are stripped of the spaces around them.
     """
 
     head: bytes = b""
     start_line: bytes = b""
     fields: list[tuple[bytes, bytes]] = field(default_factory=list)
-    raw_body: bytearray = field(default_factory=bytearray)
-    body: bytearray = field(default_factory=bytearray)
+    taken: bytearray = field(default_factory=bytearray)
+    payload: bytearray = field(default_factory=bytearray)
     chunks: list[bytes] = field(default_factory=list)
     trailers: list[tuple[bytes, bytes]] = field(default_factory=list)
     complete: bool = False
+
+    @property
+    def body(self) -> bytes:
+        """The payload so far, without chunk framing."""
+        return bytes(self.payload)
+
+    @property
+    def raw_body(self) -> bytes:
+        """The exact bytes after the head so far."""
+        return bytes(self.taken)
 
     def get(self, name: str) -> bytes | None:
         """The first value of the field called `name` (any case), or None."""
@@ -102,7 +112,7 @@ class MessageReader:
 
     def _take_body(self, size: int) -> bytes:
         taken = self._take(size)
-        self.message.raw_body += taken
+        self.message.taken += taken
         return taken
 
     def _step(self) -> bool:
@@ -154,7 +164,7 @@ class MessageReader:
     def _read_payload(self) -> bool:
         size = self._left if self._part is _Part.LENGTH else len(self.rest)
         taken = self._take_body(size)
-        self.message.body += taken
+        self.message.payload += taken
         if self._part is _Part.LENGTH:
             self._left -= len(taken)
             if not self._left:
@@ -174,7 +184,7 @@ class MessageReader:
         if len(self.rest) < self._left + 2:
             return False
         data = self._take_body(self._left + 2)[:-2]
-        self.message.body += data
+        self.message.payload += data
         self.message.chunks.append(data)
         self._part = _Part.CHUNK_SIZE
         return True

@@ -72,12 +72,12 @@ class Received:
     @property
     def body(self) -> bytes:
         """The payload received so far."""
-        return bytes(self.message.body)
+        return self.message.body
 
     @property
     def raw_body(self) -> bytes:
         """The payload received so far, chunk framing included."""
-        return bytes(self.message.raw_body)
+        return self.message.raw_body
 
     @property
     def complete(self) -> bool:
@@ -157,6 +157,11 @@ class Player(asyncio.Protocol):
             self._closed("us")
             self._transport.abort()
 
+    @property
+    def over(self) -> bool:
+        """True once the transport is gone (a connection whose other side has ended may live on for a while)."""
+        return self._lost.is_set()
+
     async def gone(self) -> None:
         """Returns once the connection is over."""
         await self._lost.wait()
@@ -169,7 +174,7 @@ class Player(asyncio.Protocol):
         if reader.head_read and not request.head_at:
             request.head_at = now
         if reader.head_read:
-            request.arrivals.append((now, len(request.message.body)))
+            request.arrivals.append((now, len(request.message.payload)))
         if reader.message.complete and not request.body_at:
             request.body_at = now
 
@@ -243,7 +248,7 @@ class Player(asyncio.Protocol):
             case s.ReadBody(size):
                 message = self._reader.message
                 await self._until(
-                    lambda: message.complete or (size is not None and len(message.body) >= size)
+                    lambda: message.complete or (size is not None and len(message.payload) >= size)
                 )
             case _:
                 await self._say_head()

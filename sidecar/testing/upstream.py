@@ -8,7 +8,6 @@ What one connection does is `player.py`.
 import asyncio
 import ssl
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,7 +106,7 @@ class ScriptedUpstream:
         players = list(self._players)
         for player in players:
             self._call(player.drop)
-        self.wait_for(lambda: all(player.connection.closed for player in players))
+        self.wait_for(lambda: all(player.over for player in players))
 
     def _call(self, function: Callable[[], object]) -> None:
         async def call() -> None:
@@ -239,17 +238,12 @@ class ScriptedUpstream:
         with self._changed:
             if error is not None:
                 self.errors.append(error)
-            if player.connection.closed is not None:
+            if player.over:
                 self._players.discard(player)
             elif player.connection not in self._connections:
                 player.connection.number = len(self._connections)
                 self._connections.append(player.connection)
             self._changed.notify_all()
-
-
-def now() -> int:
-    """The present as ns since the epoch, from the same clock as every time in the records."""
-    return time.time_ns()
 
 
 def _flatten(script: tuple[Step | Script, ...]) -> tuple[Step, ...]:

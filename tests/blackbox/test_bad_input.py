@@ -1,0 +1,388 @@
+"""What should never be sent, and is: refused clearly, or passed on as it came with a word on the span."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.testing import (
+    Gate,
+    OtlpSink,
+    RawClient,
+    RunningSidecar,
+    ScriptedUpstream,
+    Span,
+    Wait,
+    answer,
+    chat_request,
+    exchange,
+    request_bytes,
+    self_signed,
+)
+
+KIND = b"Content-Type: application/json"
+
+
+@pytest.fixture(scope="module")
+def sidecar_settings() -> dict[str, str]:
+    """Small limits, and a name for the upstream where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "HEAD_LIMIT": "16KiB",
+        "HEAD_FIELDS": "64",
+        "MAX_REQUESTS": "4",
+        "UPSTREAMS": f"dead=http://127.0.0.1:{port}",
+    }
+
+
+# --- malformed HTTP
+
+MALFORMED: list[tuple[str, bytes, int]] = [
+    ("two lengths", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
+    (
+        "equal lengths",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+        400,
+    ),
+    ("list of lengths", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3, 3\r\n\r\nabc", 400),
+    (
+        "length and chunked",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    (
+        "chunked and length",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    ("signed length", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +3\r\n\r\nabc", 400),
+    ("negative length", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
+    ("hex length", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x3\r\n\r\nabc", 400),
+    ("huge length", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999999\r\n\r\n", 400),
+    ("unknown coding", b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
+    (
+        "chunked not last",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    ("bare CR in a value", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: 1\rX-B: 2\r\n\r\n", 400),
+    ("bare LF lines", b"GET / HTTP/1.1\nHost: h\n\n", 400),
+    ("NUL in a value", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: 1\x002\r\n\r\n", 400),
+    ("folded line", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n 2\r\n\r\n", 400),
+    ("space before colon", b"GET / HTTP/1.1\r\nHost: h\r\nX-A : 1\r\n\r\n", 400),
+    ("no colon", b"GET / HTTP/1.1\r\nHost: h\r\nnonsense\r\n\r\n", 400),
+    ("no host", b"GET / HTTP/1.1\r\nX-A: 1\r\n\r\n", 400),
+    ("two hosts", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    ("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    ("words", b"hello there\r\n\r\n", 400),
+    ("space in target", b"GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+    ("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    ("HTTP/3.0", b"GET / HTTP/3.0\r\nHost: h\r\n\r\n", 400),
+    ("authority target", b"GET example.test:443 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+    ("long head", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: " + b"y" * 20000 + b"\r\n\r\n", 431),
+    ("long target", b"GET /" + b"y" * 20000 + b" HTTP/1.1\r\nHost: h\r\n\r\n", 431),
+    ("endless head", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: " + b"y" * 20000, 431),
+    (
+        "many fields",
+        b"GET / HTTP/1.1\r\nHost: h\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(64)) + b"\r\n",
+        431,
+    ),
+]
+
+
+def _refused(sidecar: RunningSidecar) -> int:
+    count: int = sidecar.stats()["requests"]["outcomes"].get("refused", 0)
+    return count
+
+
+@pytest.mark.parametrize("data,status", [case[1:] for case in MALFORMED], ids=[case[0] for case in MALFORMED])
+def test_malformed(sidecar: RunningSidecar, upstream: ScriptedUpstream, data: bytes, status: int) -> None:
+    """Answered once, closed, never passed on; one exchange that was refused."""
+    before = _refused(sidecar)
+    with RawClient(sidecar.port) as client:
+        client.send(data)
+        said = client.read_answer()
+        assert (said.status, said.get("connection")) == (status, b"close")
+        assert json.loads(said.body)["error"]["message"].startswith("sidecar: ")
+        assert client.is_closed()
+    assert _refused(sidecar) == before + 1
+    assert upstream.requests == []
+
+
+BAD_BODIES: list[tuple[str, bytes]] = [
+    ("size that is none", b"xyz\r\nabc\r\n0\r\n\r\n"),
+    ("LF in an extension", b"3;a\nb\r\nabc\r\n0\r\n\r\n"),
+    ("data longer than its size", b"3\r\nabcdef\r\n0\r\n\r\n"),
+    ("huge size", b"fffffffffffffffff\r\nabc\r\n"),
+    ("signed size", b"+3\r\nabc\r\n0\r\n\r\n"),
+]
+
+
+@pytest.mark.parametrize("body", [case[1] for case in BAD_BODIES], ids=[case[0] for case in BAD_BODIES])
+@pytest.mark.parametrize("kind", ["application/json", "application/octet-stream"])
+def test_malformed_chunks(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, body: bytes, kind: str
+) -> None:
+    """A broken body ends in 400 and a close, and reaches the upstream as no whole request."""
+    fields = (b"Content-Type: " + kind.encode(), b"Transfer-Encoding: chunked")
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/v1/chat/completions", headers=fields) + body)
+        assert client.read_answer("POST").status == 400
+        assert client.is_closed()
+    assert not any(request.complete for request in upstream.requests)
+
+
+def test_malformed_after_a_good_one(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """The good request behind which nonsense comes is answered first; nothing after the nonsense is read."""
+    smuggled = request_bytes("GET", "/smuggled")
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/good", body=b"ok") + b"non sense\r\n\r\n" + smuggled)
+        assert client.read_answer("POST").body == b"ok"
+        assert client.read_answer().status == 400
+        assert client.is_closed()
+    assert [request.path for request in upstream.requests] == ["/good"]
+
+
+# --- bodies and ids that are not what they should be
+
+
+def _server_span(sink: OtlpSink, said: Any) -> Span:
+    request_id = said.get("x-sidecar-request-id").decode()
+    return sink.span(kind="SERVER", attributes={"sidecar.request.id": request_id})
+
+
+ODD_BODIES: list[tuple[str, bytes, str, list[str]]] = [
+    ("not JSON", b"{nonsense", "invalid", ["body_invalid"]),
+    ("empty", b"", "none", []),
+    ("an array", b"[1, 2]", "invalid", ["body_invalid"]),
+    ("not UTF-8", b'{"model": "\xff\xfe"}', "invalid", ["body_invalid"]),
+    ("nested", b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid", ["body_invalid"]),
+    ("nested objects", b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "invalid", ["body_invalid"]),
+]
+
+
+@pytest.mark.parametrize(
+    "body,state,anomalies", [case[1:] for case in ODD_BODIES], ids=[c[0] for c in ODD_BODIES]
+)
+def test_odd_bodies_pass(
+    sidecar: RunningSidecar,
+    upstream: ScriptedUpstream,
+    sink: OtlpSink,
+    body: bytes,
+    state: str,
+    anomalies: list[str],
+) -> None:
+    """The provider gets what the app sent and answers as it likes; the span says that it was not read."""
+    upstream.answer(answer(b"no", status=400, reason=b"Bad Request"))
+    said = exchange(sidecar.port, request_bytes("POST", "/v1/chat/completions", headers=(KIND,), body=body))
+    assert (said.status, said.body) == (400, b"no")
+    assert upstream.request().body == body
+    span = _server_span(sink, said)
+    assert span.attributes["sidecar.outcome"] == "upstream_rejected"
+    assert span.attributes["sidecar.request.body.state"] == state
+    assert span.attributes.get("sidecar.anomalies", []) == anomalies
+
+
+def test_wrong_types_are_ignored_and_said(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """Fields that we read and that are something else: passed on, named on the span, not guessed."""
+    odd: dict[str, Any] = {"model": 5, "stream": "yes", "messages": "none", "metadata": [1], "temperature": "hot"}
+    said = exchange(sidecar.port, chat_request(**odd))
+    assert said.status == 200
+    assert json.loads(upstream.request().body) == odd
+    span = _server_span(sink, said)
+    ignored = span.attributes["sidecar.request.ignored"]
+    assert isinstance(ignored, list)
+    assert {"model", "stream", "messages", "temperature"} <= set(map(str, ignored))
+    client = sink.span(kind="CLIENT", trace_id=span.trace_id)
+    assert client.name == "chat"
+    assert "gen_ai.request.model" not in client.attributes
+
+
+@pytest.mark.parametrize("where", ["header", "body"])
+def test_a_long_id_is_hashed(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, where: str
+) -> None:
+    """More than 200 characters become a prefix of their SHA-256; the upstream still sees what was sent."""
+    long = where + "x" * (1_000_000 if where == "body" else 10_000)
+    if where == "header":
+        said = exchange(sidecar.port, chat_request(headers=(b"x-session-id: " + long.encode(),)))
+        assert upstream.request().get("x-session-id") == long.encode()
+    else:
+        said = exchange(sidecar.port, chat_request(metadata={"session_id": long}))
+        assert json.loads(upstream.request().body)["metadata"]["session_id"] == long
+    span = _server_span(sink, said)
+    session = str(span.attributes["session.id"])
+    assert len(session) <= 200
+    assert long[:50] not in session
+    assert span.attributes["sidecar.session.source"] == ("known_header" if where == "header" else "body")
+    assert span.attributes["sidecar.anomalies"] == ["id_hashed"]
+
+
+@pytest.mark.parametrize("bad", ["a\r\nX-Evil: 1", "a\nb", "a\x00b", "a\x7fb", "a\tb", "grüße", "😀", ""])
+def test_ids_cannot_inject(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, bad: str
+) -> None:
+    """Control characters and what is not ASCII make an id invalid; nothing of it reaches a head."""
+    said = exchange(sidecar.port, chat_request(metadata={"session_id": bad, "conversation_id": bad}))
+    assert said.get("x-evil") is None
+    span = _server_span(sink, said)
+    assert span.attributes["sidecar.session.source"] == "generated"
+    assert span.attributes["sidecar.conversation.id"] == "main"
+    if bad:
+        assert span.attributes["sidecar.anomalies"] == ["id_invalid"]
+
+
+def test_an_invalid_id_lets_the_next_rule_speak(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """The first rule that gives a valid value counts."""
+    said = exchange(
+        sidecar.port, chat_request(headers=(b"X-Sidecar-Session-Id: gr\xfc\xdfe", b"x-session-id: fine"))
+    )
+    span = _server_span(sink, said)
+    assert (span.attributes["session.id"], span.attributes["sidecar.session.source"]) == (
+        "fine",
+        "known_header",
+    )
+    assert span.attributes["sidecar.anomalies"] == ["id_invalid"]
+
+
+# --- what the sidecar answers itself
+
+
+def test_upstream_down(sidecar: RunningSidecar) -> None:
+    """502 in the provider's own shape, with a hint, for OpenAI's and for Anthropic's clients."""
+    said = exchange(sidecar.port, chat_request(path="/dead/v1/chat/completions"))
+    error = json.loads(said.body)["error"]
+    assert (said.status, said.get("content-type")) == (502, b"application/json")
+    assert (error["type"], error["code"]) == ("server_error", "upstream_failed")
+    assert "is it running" in error["message"]
+    said = exchange(sidecar.port, chat_request(path="/dead/v1/messages"))
+    body = json.loads(said.body)
+    assert (said.status, body["type"], body["error"]["type"]) == (502, "error", "api_error")
+
+
+def test_unknown_upstream(start_sidecar: Any, module_upstream: ScriptedUpstream) -> None:
+    """Without a default, a first segment that names no upstream is 404 and lists those there are."""
+    named = {"UPSTREAMS": f"one={module_upstream.url}/base,two={module_upstream.url}"}
+    module_upstream.clear()
+    sidecar = start_sidecar(upstream=None, settings=named)
+    said = exchange(sidecar.port, chat_request(path="/three/v1/chat/completions"))
+    assert said.status == 404
+    message = json.loads(said.body)["error"]["message"]
+    assert "one, two" in message
+    assert "'three'" in message
+    assert exchange(sidecar.port, request_bytes("GET", "/one/v1/%7Ex?q")).status == 200
+    assert exchange(sidecar.port, request_bytes("GET", "/two")).status == 200
+    assert [request.target for request in module_upstream.requests] == [b"/base/v1/%7Ex?q", b"/"]
+
+
+def test_overload(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """One request too many is 503 with `Retry-After`; the others go on, and a slot comes back."""
+    gate = Gate()
+    upstream.answer_always(Wait(gate), answer(b"ok"), path="/busy")
+    clients = [RawClient(sidecar.port) for _ in range(4)]
+    for client in clients:
+        client.send(request_bytes("GET", "/busy"))
+    upstream.request(3)
+    said = exchange(sidecar.port, chat_request(headers=(b"X-Sidecar-Session-Id: overload",)))
+    assert (said.status, said.get("retry-after")) == (503, b"1")
+    assert json.loads(said.body)["error"]["code"] == "overloaded"
+    gate.open()
+    for client in clients:
+        assert client.read_answer().body == b"ok"
+        client.close()
+    assert exchange(sidecar.port, request_bytes("GET", "/after")).status == 200
+    span = sink.span(kind="SERVER", attributes={"session.id": "overload"})
+    assert (span.attributes["sidecar.outcome"], span.status) == ("refused", "ERROR")
+    assert "sidecar.request.sequence" not in span.attributes
+
+
+def test_websocket_upgrades_fall_back(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """426 for a client that tries a WebSocket first."""
+    upgrade = (b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13")
+    assert exchange(sidecar.port, request_bytes("GET", "/v1/responses", headers=upgrade)).status == 426
+    assert upstream.requests == []
+
+
+# --- starting
+
+
+def test_bad_settings_are_listed_at_once(tmp_path: Path) -> None:
+    """Each with its name, its value and what is allowed; exit code 2; nothing is opened."""
+    bad = {
+        "UPSTREAM": "ftp://x",
+        "IDLE_TIMEOUT": "soon",
+        "HEAD_LIMIT": "many",
+        "SEMCONV": "newest",
+        "LISTEN": "nowhere",
+        "MAX_REQUESTS": "-1",
+    }
+    sidecar = RunningSidecar(settings=bad, environ={"OTEL_BSP_SCHEDULE_DELAY": "often"}).launch()
+    assert sidecar.wait() == 2
+    for name, value in bad.items():
+        (line,) = [line for line in sidecar.stderr.splitlines() if f"SIDECAR_{name}" in line]
+        assert value in line
+    assert "OTEL_BSP_SCHEDULE_DELAY" in sidecar.stderr
+    assert "Traceback" not in sidecar.stderr
+
+
+def test_no_upstream_at_all() -> None:
+    """At least one is needed."""
+    sidecar = RunningSidecar().launch()
+    assert sidecar.wait() == 2
+    assert "SIDECAR_UPSTREAM" in sidecar.stderr
+
+
+@pytest.mark.parametrize("which", ["LISTEN", "ADMIN_LISTEN", "HEALTH_LISTEN"])
+def test_a_port_in_use(upstream: ScriptedUpstream, which: str) -> None:
+    """One clear line that names address and setting, exit code 1."""
+    address = f"127.0.0.1:{upstream.port}"
+    sidecar = RunningSidecar(upstream=upstream.url, settings={which: address}).launch()
+    assert sidecar.wait() == 1
+    lines = [line for line in sidecar.stderr.splitlines() if address in line and "in use" in line]
+    assert len(lines) == 1
+    assert f"SIDECAR_{which}" in lines[0]
+    assert "Traceback" not in sidecar.stderr
+
+
+def test_tls_trust(tmp_path: Path, start_sidecar: Any, sink: OtlpSink) -> None:
+    """A certificate is checked: an authority that `SSL_CERT_FILE` names is trusted, and no other."""
+    made = self_signed(tmp_path)
+    with ScriptedUpstream(tls=made.server_context()) as upstream:
+        trusting = start_sidecar(upstream=upstream.url, environ={"SSL_CERT_FILE": str(made.certificate)})
+        said = exchange(trusting.port, chat_request(headers=(b"X-Sidecar-Session-Id: tls",)))
+        assert said.status == 200
+        connect = sink.span(name="connect", attributes={"session.id": "tls"})
+        assert isinstance(connect.attributes["sidecar.connect.tls"], float)
+        strict = start_sidecar(upstream=upstream.url)
+        said = exchange(strict.port, chat_request(headers=(b"X-Sidecar-Session-Id: no-tls",)))
+        assert said.status == 502
+        assert "SSL_CERT_FILE" in json.loads(said.body)["error"]["message"]
+        span = sink.span(kind="CLIENT", attributes={"session.id": "no-tls"})
+        assert span.attributes["error.type"] == "tls"
+
+
+def test_egress_by_a_proxy(start_sidecar: Any, module_upstream: ScriptedUpstream) -> None:
+    """`HTTP_PROXY` is reached by CONNECT, with its credentials, and `NO_PROXY` goes past it."""
+    with ScriptedUpstream() as proxy:
+        proxy.answer(answer(), path="models.test:80")
+        environ = {"HTTP_PROXY": f"http://user:pass@127.0.0.1:{proxy.port}", "NO_PROXY": "127.0.0.1"}
+        settings = {"UPSTREAMS": f"direct={module_upstream.url}"}
+        sidecar = start_sidecar(upstream="http://models.test", settings=settings, environ=environ)
+        module_upstream.clear()
+        assert exchange(sidecar.port, request_bytes("GET", "/direct/x")).status == 200
+        assert module_upstream.request().path == "/x"
+        assert proxy.requests == []
+        assert exchange(sidecar.port, request_bytes("POST", "/x", body=b"through")).body == b"through"
+        tunnel, request = proxy.requests
+        assert (tunnel.method, tunnel.target) == ("CONNECT", b"models.test:80")
+        assert tunnel.get("proxy-authorization") == b"Basic dXNlcjpwYXNz"
+        assert (request.path, request.get("host")) == ("/x", b"models.test")
+        assert request.get("proxy-authorization") is None

@@ -1,0 +1,159 @@
+"""When a client leaves, the upstream's connection is closed within 100 ms, whatever was going on."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sidecar.testing import (
+    Bytes,
+    Chunk,
+    Flood,
+    Gate,
+    Header,
+    HoldReading,
+    LastChunk,
+    OtlpSink,
+    RawClient,
+    ReadBody,
+    Received,
+    RunningSidecar,
+    ScriptedUpstream,
+    Status,
+    Wait,
+    chat_request,
+    exchange,
+    request_bytes,
+    sse_head,
+)
+
+PROMPT = 100_000_000
+"""Nanoseconds within which the upstream must know."""
+
+Leave = Callable[[RawClient], Any]
+
+
+def _half_close(client: RawClient) -> None:
+    client.half_close()
+
+
+LEAVING: list[tuple[str, Leave]] = [
+    ("close", RawClient.close),
+    ("reset", RawClient.reset),
+    ("half-close", _half_close),
+]
+
+
+def left_promptly(upstream: ScriptedUpstream, request: Received, client: RawClient, leave: Leave) -> None:
+    """Lets the client leave and fails unless the upstream's connection is closed in time."""
+    before = time.time_ns()
+    leave(client)
+    connection = upstream.closed(request)
+    assert connection.closed in {"eof", "reset"}
+    assert connection.closed_at - before < PROMPT
+
+
+@pytest.mark.parametrize("name,leave", LEAVING)
+def test_before_the_first_byte(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, name: str, leave: Leave
+) -> None:
+    """The upstream is still thinking."""
+    gate = Gate()
+    upstream.answer(Wait(gate))
+    session = f"before-{name}"
+    with RawClient(sidecar.port) as client:
+        client.send(chat_request(stream=True, headers=(b"X-Sidecar-Session-Id: " + session.encode(),)))
+        left_promptly(upstream, upstream.request(), client, leave)
+    gate.open()
+    span = sink.span(kind="SERVER", attributes={"session.id": session})
+    assert span.attributes["sidecar.outcome"] == "client_left"
+    assert span.attributes["sidecar.outcome.phase"] == "before_headers"
+
+
+@pytest.mark.parametrize("name,leave", LEAVING)
+def test_mid_stream(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, name: str, leave: Leave
+) -> None:
+    """The upstream has said something, and is silent now."""
+    gate = Gate()
+    upstream.answer(sse_head(), Chunk(b"data: {}\n\n"), Wait(gate), LastChunk())
+    session = f"mid-{name}"
+    with RawClient(sidecar.port) as client:
+        client.send(chat_request(stream=True, headers=(b"X-Sidecar-Session-Id: " + session.encode(),)))
+        client.read_until(b"data: {}\n\n")
+        left_promptly(upstream, upstream.request(), client, leave)
+    gate.open()
+    span = sink.span(kind="SERVER", attributes={"session.id": session})
+    assert span.attributes["sidecar.outcome"] == "client_left"
+    assert span.attributes["sidecar.outcome.phase"] == "mid_stream"
+
+
+@pytest.mark.parametrize("name,leave", LEAVING)
+def test_while_it_uploads(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, name: str, leave: Leave
+) -> None:
+    """A body that streams through breaks off: the upstream must not take it for whole."""
+    upstream.answer(ReadBody())
+    head = (b"Content-Type: application/octet-stream", b"Transfer-Encoding: chunked")
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/v1/files", headers=head) + b"3\r\nabc\r\n")
+        upstream.wait_for(lambda: upstream.requests and upstream.requests[0].body == b"abc")
+        request = upstream.requests[0]
+        left_promptly(upstream, request, client, leave)
+    assert not request.complete
+
+
+@pytest.mark.parametrize("name,leave", LEAVING[:2])
+def test_while_it_does_not_read(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, name: str, leave: Leave
+) -> None:
+    """The answer is held back by a client that takes nothing, and then goes."""
+    total = 64 << 20
+    upstream.answer(Status(), Header(b"Content-Length: %d" % total), Flood(total))
+    with RawClient(sidecar.port, receive_buffer=4096) as client:
+        client.send(request_bytes("GET", "/x"))
+        client.read_until(b"\r\n\r\n")
+        request = upstream.request()
+        upstream.wait_for(lambda: request.connection.sent > 1 << 20)
+        left_promptly(upstream, request, client, leave)
+
+
+def test_behind_a_pipeline(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """With more requests read ahead: the running one is closed, the waiting ones never go out."""
+    gate = Gate()
+    upstream.answer(Wait(gate), path="/first")
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("GET", "/first") + request_bytes("GET", "/second"))
+        left_promptly(upstream, upstream.request(), client, RawClient.close)
+    gate.open()
+    sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
+    assert [request.path for request in upstream.requests] == ["/first"]
+
+
+def test_others_are_not_touched(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """One client's leaving ends its own upstream connection and no other."""
+    gate = Gate()
+    upstream.answer_always(Wait(gate), Status(), Header(b"Content-Length: 2"), Bytes(b"ok"), path="/slow")
+    with RawClient(sidecar.port) as stays, RawClient(sidecar.port) as goes:
+        stays.send(request_bytes("GET", "/slow"))
+        upstream.request(0)
+        goes.send(request_bytes("GET", "/slow"))
+        left_promptly(upstream, upstream.request(1), goes, RawClient.reset)
+        gate.open()
+        assert stays.read_answer().body == b"ok"
+    assert exchange(sidecar.port, request_bytes("GET", "/after")).status == 200
+
+
+def test_while_the_upstream_takes_nothing(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """An upload held back by the upstream: the departure is noticed all the same, if later."""
+    gate = Gate()
+    upstream.answer(ReadBody(0), HoldReading(), Wait(gate))
+    kind = b"Content-Type: application/octet-stream"
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/v1/files", headers=(kind, b"Content-Length: 99999999")))
+        client.send(b"x" * 65536)
+        upstream.head()
+        client.reset()
+    sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
+    gate.open()
