@@ -1,0 +1,278 @@
+"""The admin port over real sockets: what it answers, and to whom it does not."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import get_type_hints
+
+import aiohttp
+import pytest
+
+from sidecar.admin import (
+    ActiveRequest,
+    AdminView,
+    ConversationView,
+    Port,
+    RecentRequest,
+    RequestCounts,
+    SessionCounts,
+    SessionDetail,
+    SessionView,
+    Stats,
+    create_admin_app,
+    create_health_app,
+    serve,
+)
+from sidecar.errors import CannotListenError
+from sidecar.settings import Address
+
+ANY = Address("127.0.0.1", 0)
+HEALTH = ("/startup", "/liveness", "/readiness")
+DOCUMENTS = (
+    Stats,
+    RequestCounts,
+    SessionCounts,
+    SessionView,
+    SessionDetail,
+    ConversationView,
+    ActiveRequest,
+    RecentRequest,
+)
+
+ROW = SessionView(
+    id="a/b ?%41",
+    source="own_header",
+    started_at="2026-01-01T00:00:00Z",
+    idle_s=None,
+    conversations=1,
+    requests=2,
+    in_flight=1,
+)
+
+
+class Scripted(AdminView):
+    """A sidecar with one session, which drains when told to."""
+
+    def __init__(self) -> None:
+        self.draining = False
+
+    def ready(self) -> bool:
+        """False once told to shut down."""
+        return not self.draining
+
+    def stats(self) -> Stats:
+        """Fixed numbers."""
+        return Stats(
+            version="1",
+            state="draining" if self.draining else "ready",
+            uptime_s=1.5,
+            requests=RequestCounts(started=3, settled=2, in_flight=1, outcomes={"completed": 2}),
+            sessions=SessionCounts(total=1, active=1, completed=2, failed=0, out_of_order=0),
+            telemetry={"traces": {"exported": 4}},
+            anomalies={},
+        )
+
+    def sessions(self) -> list[SessionView]:
+        """The one session."""
+        return [ROW]
+
+    def session(self, session_id: str) -> SessionDetail | None:
+        """The one session, by its id."""
+        return (
+            SessionDetail(**ROW, conversation_list=[], active=[], recent=[])
+            if session_id == ROW["id"]
+            else None
+        )
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Tells in the content type what was accepted."""
+        return b"# EOF\n", f"text/plain; accepted={accept.replace('/', '.') or 'none'}; charset=utf-8"
+
+    def shutdown(self) -> None:
+        """Begins the drain."""
+        self.draining = True
+
+
+class Admin:
+    """An open admin port and a client for it."""
+
+    def __init__(self, port: Port, view: Scripted, client: aiohttp.ClientSession) -> None:
+        self.port = port
+        self.view = view
+        self.client = client
+
+    async def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, object]]:
+        """Status and JSON body; header names are given with underscores."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.client.request(method, f"http://{self.port.address}{path}", headers=fields) as answer:
+            assert answer.headers["Cache-Control"] == "no-store"
+            return answer.status, await answer.json()
+
+
+async def opened(
+    *, token: str | None = None, listen: Address = ANY, prometheus: bool = True
+) -> AsyncIterator[Admin]:
+    """An admin port on loopback that believes to listen on `listen`."""
+    view = Scripted()
+    app = create_admin_app(view, listen=listen, token=token, prometheus=prometheus)
+    port = await serve(app, ANY, setting="SIDECAR_ADMIN_LISTEN")
+    async with aiohttp.ClientSession() as client:
+        yield Admin(port, view, client)
+    await port.close()
+
+
+@pytest.fixture
+async def admin() -> AsyncIterator[Admin]:
+    """An admin port as it is by default, with /metrics."""
+    async for one in opened():
+        yield one
+
+
+async def test_documents(admin: Admin) -> None:
+    """Stats, sessions and one session are the view's documents, as JSON."""
+    assert await admin.ask("/stats") == (200, admin.view.stats())
+    assert await admin.ask("/sessions") == (200, {"sessions": [ROW]})
+    status, session = await admin.ask("/sessions/a%2Fb%20%3F%2541")
+    assert (status, session["id"]) == (200, ROW["id"])
+
+
+async def test_errors_are_json(admin: Admin) -> None:
+    """Unknown session, unknown path, wrong method: each says so in JSON."""
+    status, body = await admin.ask("/sessions/none")
+    assert status == 404
+    assert "no session of this id" in str(body["error"])
+    assert (await admin.ask("/nothing"))[0] == 404
+    async with admin.client.get(f"http://{admin.port.address}/shutdown") as answer:
+        assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+        assert (await answer.json())["error"]["status"] == 405
+    assert admin.view.ready()
+
+
+async def test_shutdown_makes_it_unready(admin: Admin) -> None:
+    """Readiness falls with the drain; liveness and startup stay."""
+    for path in HEALTH:
+        assert await admin.ask(path) == (200, {"status": "ok"})
+    assert await admin.ask("/shutdown", "POST") == (202, {"status": "draining"})
+    assert await admin.ask("/readiness") == (503, {"status": "draining"})
+    assert (await admin.ask("/liveness"))[0] == (await admin.ask("/startup"))[0] == 200
+
+
+async def test_metrics(admin: Admin) -> None:
+    """The text and its content type come from the view, which sees `Accept`."""
+    url = f"http://{admin.port.address}/metrics"
+    async with admin.client.get(url, headers={"Accept": "text/plain"}) as answer:
+        assert answer.headers["Content-Type"] == "text/plain; accepted=text.plain; charset=utf-8"
+        assert await answer.read() == b"# EOF\n"
+
+
+async def test_metrics_off() -> None:
+    """Without SIDECAR_PROMETHEUS there is no such path, and the answer says what turns it on."""
+    async for admin in opened(prometheus=False):
+        status, body = await admin.ask("/metrics")
+        assert status == 404
+        assert "SIDECAR_PROMETHEUS=on" in str(body["error"])
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:7071", "app.localhost", "127.0.0.1", "127.9.9.9:1", "[::1]:7071"]
+)
+async def test_hosts_served(admin: Admin, host: str) -> None:
+    """Loopback under any of its names."""
+    assert (await admin.ask("/stats", Host=host))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example", "[::1", "x:y:z"]
+)
+async def test_hosts_refused(admin: Admin, host: str) -> None:
+    """A page whose own name resolves to loopback gets nothing, health included."""
+    for path in ("/stats", "/liveness"):
+        status, body = await admin.ask(path, Host=host)
+        assert status == 403
+        assert "Host" in str(body["error"])
+
+
+async def test_host_that_is_listened_on() -> None:
+    """A name or address of its own is served, others are not; a wildcard serves every name."""
+    async for admin in opened(listen=Address("10.1.2.3", 7071)):
+        assert (await admin.ask("/stats", Host="10.1.2.3:7071"))[0] == 200
+        assert (await admin.ask("/stats", Host="10.1.2.4:7071"))[0] == 403
+    async for admin in opened(listen=Address("0.0.0.0", 7071), token="long-enough"):
+        assert (await admin.ask("/stats", Host="sidecar.svc:7071"))[0] == 401
+        assert (await admin.ask("/stats", Host="sidecar.svc:7071", Authorization="Bearer long-enough"))[
+            0
+        ] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ],
+)
+async def test_cross_site_is_refused(admin: Admin, headers: dict[str, str]) -> None:
+    """What a browser sends for another site's page has no effect."""
+    assert (await admin.ask("/shutdown", "POST", **headers))[0] == 403
+    assert (await admin.ask("/stats", **headers))[0] == 403
+    assert admin.view.ready()
+
+
+async def test_same_origin_is_served(admin: Admin) -> None:
+    """A page of the port itself may ask."""
+    own = f"http://{admin.port.address}"
+    assert (await admin.ask("/stats", Origin=own, Sec_Fetch_Site="same-origin"))[0] == 200
+
+
+async def test_token() -> None:
+    """With a token everything but health needs it, whole and as Bearer."""
+    async for admin in opened(token="correct-horse"):
+        for path in HEALTH:
+            assert (await admin.ask(path))[0] == 200
+        for wrong in (
+            "",
+            "Bearer",
+            "Bearer correct",
+            "Basic correct-horse",
+            "Bearer correct-horse2",
+            "Bearer corréct",
+        ):
+            status, _ = await admin.ask("/stats", Authorization=wrong)
+            assert status == 401
+        async with admin.client.get(f"http://{admin.port.address}/nothing") as answer:
+            assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert (await admin.ask("/stats", Authorization="bearer correct-horse"))[0] == 200
+
+
+async def test_health_port() -> None:
+    """A health port serves health under any name, and nothing else."""
+    view = Scripted()
+    port = await serve(create_health_app(view), ANY, setting="SIDECAR_HEALTH_LISTEN")
+    async with aiohttp.ClientSession() as client:
+        for path, status in (("/readiness", 200), ("/stats", 404), ("/shutdown", 404)):
+            async with client.get(f"http://{port.address}{path}", headers={"Host": "10.0.0.7:1"}) as answer:
+                assert answer.status == status
+        view.shutdown()
+        async with client.get(f"http://{port.address}/readiness") as answer:
+            assert answer.status == 503
+    await port.close()
+
+
+async def test_port_in_use() -> None:
+    """A second sidecar hears which port it was, and which setting moves it."""
+    port = await serve(create_health_app(Scripted()), ANY, setting="SIDECAR_HEALTH_LISTEN")
+    with pytest.raises(CannotListenError) as caught:
+        await serve(create_health_app(Scripted()), port.address, setting="SIDECAR_ADMIN_LISTEN")
+    assert str(caught.value) == f"cannot listen on {port.address} (SIDECAR_ADMIN_LISTEN): the port is in use"
+    await port.close()
+
+
+def test_docs_name_every_field() -> None:
+    """`docs/admin.md` has every field of every document, and every word in backticks in its tables exists."""
+    text = (Path(__file__).parents[2] / "docs" / "admin.md").read_text()
+    fields = {name for document in DOCUMENTS for name in get_type_hints(document)}
+    assert {name for name in fields if f"`{name}`" not in text} == set()
+    first_cells = re.findall(r"^\| (`.*?) \|", text.partition("## `GET /stats`")[2], re.MULTILINE)
+    assert {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} <= fields

@@ -1,0 +1,97 @@
+"""The command line: exit codes, and what is said on the way out."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from sidecar import cli
+from sidecar.settings import TABLE, SettingsError
+from sidecar.version import VERSION
+
+
+def test_bad_settings_are_listed_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """Flags, variables, OTEL_* and unknown arguments: all of it at once."""
+    environ = {"SIDECAR_IDLE_TIMEOUT": "soon", "OTEL_EXPORTER_OTLP_PROTOCOL": "pigeon"}
+    code = cli.main(["run", "--listen", "nowhere", "--semcov=secret", "--admin-tokn", "secret"], environ)
+    said = capsys.readouterr().err
+    assert code == 2
+    assert "--listen=nowhere: host:port" in said
+    assert "SIDECAR_IDLE_TIMEOUT=soon: a duration" in said
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL=pigeon" in said
+    assert "did you mean --semconv?" in said
+    assert "did you mean --admin-token?" in said
+    assert "SIDECAR_UPSTREAM: a URL is needed" in said
+    assert "secret" not in said
+
+
+def test_a_stray_word_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """A word that belongs to no flag is an error too."""
+    assert cli.main(["run", "extra", "--upstream", "http://127.0.0.1:9"], {}) == 2
+    assert "extra: there is no such argument" in capsys.readouterr().err
+
+
+def test_settings_are_read_together() -> None:
+    """Good settings pass, and a good sidecar setting does not hide a bad OTEL one."""
+    flags = {"upstream": "http://127.0.0.1:9"}
+    assert cli.read_settings(flags, {}).upstream is not None
+    with pytest.raises(SettingsError) as caught:
+        cli.read_settings(flags, {"OTEL_EXPORTER_OTLP_PROTOCOL": "pigeon"})
+    assert [problem.name for problem in caught.value.problems] == ["OTEL_EXPORTER_OTLP_PROTOCOL"]
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """`sidecar run --help` and `sidecar settings` show the whole table."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "--help"], {})
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert cli.main(["settings"], {}) == 0
+    listed = capsys.readouterr().out
+    for setting in TABLE:
+        assert re.search(rf"{setting.flag}\b", shown)
+        assert f"{setting.variable} [{setting.default or 'not set'}]" in listed
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """`sidecar --version` says which it is."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"], {})
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"sidecar {VERSION}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["settings", "--loud"], ["demo", "--forever"]])
+def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """No command, an unknown one, or an argument it does not have: usage, and code 2."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments, {})
+    assert ended.value.code == 2
+    assert "usage: sidecar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("taken", ["LISTEN", "ADMIN_LISTEN", "HEALTH_LISTEN"])
+def test_port_in_use_is_one_line_with_code_1(taken: str) -> None:
+    """Each of the ports; the line names the setting that moves it."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        host, port = holder.getsockname()
+        environ = {
+            name: value for name, value in os.environ.items() if not name.startswith(("SIDECAR_", "OTEL_"))
+        }
+        environ |= {"SIDECAR_LISTEN": "127.0.0.1:0", "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0"}
+        environ |= {f"SIDECAR_{taken}": f"{host}:{port}"}
+        ended = subprocess.run(
+            [sys.executable, "-m", "sidecar", "run", "--upstream", "http://127.0.0.1:9"],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == 1
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("sidecar:")]
+    assert lines == [f"sidecar: cannot listen on {host}:{port} (SIDECAR_{taken}): the port is in use"]
+    assert "Traceback" not in ended.stderr
