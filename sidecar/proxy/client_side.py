@@ -51,7 +51,8 @@ class ClientConnection(asyncio.Protocol):
         self._in_head = False
         self._url = b""
         self._fields: list[Field] = []
-        self._head_size = 0
+        self._head_size = self._head_fed = 0
+        self._begun = self._first_in_read = False
         self._too_large = False
         self._lingering: Inbound | None = None
         self._deaf = False
@@ -142,13 +143,16 @@ class ClientConnection(asyncio.Protocol):
         turn = self.relay.turn
         self.read_at = turn.read()
         self._waited = turn.waited
+        continued = self._inbound
+        self._begun = continued is not None
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
             self._malformed(f"the request is not HTTP/1.1: {error}")
-        if self._in_head:
-            self._head_size += len(data) if self._inbound and not self._fields else 0
-            if self._head_size > self.relay.limits.head_size:
+        if self._in_head and (self._inbound is continued or self._first_in_read):
+            # A field that has not ended yet is known to the parser alone: count what it was fed.
+            self._head_fed += len(data)
+            if self._head_fed > self.relay.limits.head_size:
                 self._too_large = True
         if self._too_large:
             self._head_too_large()
@@ -197,11 +201,13 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """httptools: a request begins."""
+        self._first_in_read = not self._begun
+        self._begun = True
         self._inbound = Inbound(start=self.read_at, waited=self._waited)
         self._in_head = True
         self._url = b""
         self._fields = []
-        self._head_size = 0
+        self._head_size = self._head_fed = 0
 
     def on_url(self, url: bytes) -> None:
         """httptools: (a part of) the request target."""
@@ -324,7 +330,7 @@ class ClientConnection(asyncio.Protocol):
     def _head_too_large(self) -> None:
         self._too_large = False
         limits = self.relay.limits
-        if self._head_size > limits.head_size:
+        if max(self._head_size, self._head_fed) > limits.head_size:
             self._refuse_rest(HeadTooLargeError("SIDECAR_HEAD_LIMIT", limits.head_size))
         else:
             self._refuse_rest(HeadTooLargeError("SIDECAR_HEAD_FIELDS", limits.head_fields))
