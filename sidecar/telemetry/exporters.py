@@ -7,6 +7,7 @@ environment gets in. Called by a signal's worker thread, one batch at a time; it
 
 import logging
 import ssl
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -152,7 +153,7 @@ def _read_answer(response: requests.Response, kind: type[Message]) -> Message | 
     """The collector's message; None for what is none, or does not end in time: its status says enough."""
     try:
         body = response.raw.read(_ANSWER_LIMIT, decode_content=True)
-        if response.headers.get("content-type", "").startswith("application/json"):
+        if "application/json" in response.headers.get("content-type", ""):
             return json_format.Parse(body, kind(), ignore_unknown_fields=True)
         message = kind()
         message.ParseFromString(body)
@@ -341,7 +342,7 @@ class ConsoleSender:
             Signal.METRICS: ConsoleMetricExporter,
             Signal.LOGS: ConsoleLogRecordExporter,
         }
-        self._exporter = exporters[signal]()
+        self._exporter = exporters[signal](out=sys.stdout)
         self._signal = signal
 
     def send(self, batch: Sequence[Any], count: int, /) -> Delivery:

@@ -1,0 +1,105 @@
+"""Pipelines for tests, with spans and log records to put into them, and what the operator would read."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, TraceFlags
+
+from sidecar.core.clock import Clock, system_clock
+from sidecar.telemetry.ledger import CREATED, Ledger
+from sidecar.telemetry.metric_store import Metric, MetricKind, MetricStore
+from sidecar.telemetry.otel_settings import OtelConfig, read
+from sidecar.telemetry.pipeline import Pipeline, build_pipeline
+
+RESOURCE = Resource({"service.name": "test"})
+SCOPE = InstrumentationScope("test", "1")
+COUNTER = Metric("requests", MetricKind.COUNTER, "{request}", "settled", ("k",), integer=True)
+FAST = {
+    "OTEL_BSP_SCHEDULE_DELAY": "20",
+    "OTEL_BLRP_SCHEDULE_DELAY": "20",
+    "OTEL_METRIC_EXPORT_INTERVAL": "60000",
+}
+SLOW = {
+    "OTEL_BSP_SCHEDULE_DELAY": "60000",
+    "OTEL_BLRP_SCHEDULE_DELAY": "60000",
+    "OTEL_METRIC_EXPORT_INTERVAL": "60000",
+}
+
+
+@dataclass
+class WayOut:
+    """One pipeline and all around it."""
+
+    config: OtelConfig
+    pipeline: Pipeline
+    store: MetricStore
+    lines: list[Any] = field(default_factory=list)
+
+    @property
+    def events(self) -> list[str]:
+        """The names of the lines an operator would read, in their order."""
+        return [line["event"] for line in self.lines]
+
+    def states(self, signal: str = "traces") -> dict[str, int]:
+        """What the ledger says of a signal, without zeros, after checking that it adds up."""
+        adds_up(self.pipeline.ledger)
+        return {state: count for state, count in self.pipeline.ledger.snapshot()[signal].items() if count}
+
+
+def way_out(environ: Mapping[str, str], *, clock: Clock | None = None) -> WayOut:
+    """A pipeline with these settings; not started."""
+    clock = clock or system_clock()
+    config = read(environ)
+    store = MetricStore([COUNTER], clock=clock)
+    capture = structlog.testing.LogCapture()
+    logger = structlog.wrap_logger(None, processors=[capture])
+    pipeline = build_pipeline(config, store=store, clock=clock, logger=logger)
+    return WayOut(config, pipeline, store, capture.entries)
+
+
+def started(environ: Mapping[str, str], *, clock: Clock | None = None) -> WayOut:
+    """The same, started on the running loop."""
+    made = way_out(environ, clock=clock)
+    made.pipeline.start(asyncio.get_running_loop())
+    return made
+
+
+def span(number: int = 1) -> ReadableSpan:
+    """A small span."""
+    context = SpanContext(number, number, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    return ReadableSpan(
+        f"span {number}",
+        context,
+        resource=RESOURCE,
+        instrumentation_scope=SCOPE,
+        start_time=number,
+        end_time=number + 5,
+    )
+
+
+def record(number: int = 1) -> ReadableLogRecord:
+    """A small log record."""
+    return ReadableLogRecord(LogRecord(timestamp=number, body="hello", event_name="e"), RESOURCE, SCOPE)
+
+
+def adds_up(ledger: Ledger) -> None:
+    """The law of the ledger: whatever was created is in exactly one state."""
+    for signal, counts in ledger.snapshot().items():
+        others = {name: count for name, count in counts.items() if name != CREATED}
+        assert counts[CREATED] == sum(others.values()), (signal, counts)
+        assert min(others.values()) >= 0, (signal, counts)
+
+
+async def until(condition: Callable[[], object], timeout: float = 5.0) -> None:
+    """Give the loop to others until `condition` holds."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 - threads change what is waited for
+            await asyncio.sleep(0.002)
