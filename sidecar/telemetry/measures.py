@@ -47,6 +47,20 @@ def attribute_set(*pairs: tuple[str, str | bool | int | None]) -> Attributes:
     return tuple(sorted((name, value) for name, value in pairs if value is not None))
 
 
+class _Alike(NamedTuple):
+    """What calls have in common whose attribute sets are the same."""
+
+    upstream: str | None
+    operation: str | None
+    provider: str | None
+    asked: str | None
+    answered: str | None
+    streaming: bool
+    outcome: str
+    phase: str | None
+    error: str | None
+
+
 class _Call(NamedTuple):
     """The attribute sets of calls that are alike."""
 
@@ -76,7 +90,7 @@ class Measures:
         """What should not have happened, by name; the admin port shows it."""
         self.request_model = Cap(model_limit, self.anomaly)
         self._response_model = Cap(model_limit, self.anomaly)
-        self._calls: dict[tuple[object, ...], _Call] = {}
+        self._calls: dict[_Alike, _Call] = {}
         self._sets: dict[tuple[object, ...], Attributes] = {}
         self._flights: dict[int, _Flight] = {}
         self._streams: dict[int, Attributes] = {}
@@ -304,7 +318,7 @@ class Measures:
     def _call(self, exchange: Exchange) -> _Call:
         """The attribute sets of calls like this one."""
         model, answered, verdict = request_model(exchange), exchange.response.model, exchange.verdict
-        key = (
+        key = _Alike(
             exchange.upstream.name if exchange.upstream else None,
             exchange.route.operation,
             provider_of(exchange),
@@ -319,7 +333,7 @@ class Measures:
         if found is None:
             if len(self._calls) >= _CACHE_LIMIT:
                 self._calls.clear()
-            found = self._calls[key] = _make_call(*key)
+            found = self._calls[key] = _make_call(key)
         return found
 
     def _oldest(self) -> Iterator[tuple[float, Attributes]]:
@@ -330,23 +344,18 @@ class Measures:
             yield 0.0, ()
 
 
-def _make_call(
-    upstream: str | None,
-    operation: str | None,
-    provider: str | None,
-    asked: str | None,
-    answered: str | None,
-    streaming: bool,
-    outcome: str,
-    phase: str | None,
-    error: str | None,
-) -> _Call:
-    models = ((a.PROVIDER, provider), (a.REQUEST_MODEL, asked), (a.UPSTREAM, upstream))
-    shared = (*models, (a.OPERATION, operation), (a.STREAMING, streaming))
-    call = (*shared, (a.RESPONSE_MODEL, answered))
+def _make_call(alike: _Alike) -> _Call:
+    models = (
+        (a.PROVIDER, alike.provider),
+        (a.REQUEST_MODEL, alike.asked),
+        (a.UPSTREAM, alike.upstream),
+    )
+    shared = (*models, (a.OPERATION, alike.operation), (a.STREAMING, alike.streaming))
+    call = (*shared, (a.RESPONSE_MODEL, alike.answered))
+    error = (a.ERROR_TYPE, alike.error)
     return _Call(
-        requests=attribute_set(*shared, (a.OUTCOME, outcome), (a.PHASE, phase), (a.ERROR_TYPE, error)),
-        duration=attribute_set(*call, (a.ERROR_TYPE, error)),
+        requests=attribute_set(*shared, (a.OUTCOME, alike.outcome), (a.PHASE, alike.phase), error),
+        duration=attribute_set(*call, error),
         stream=attribute_set(*models),
         call=attribute_set(*call),
         input=attribute_set(*call, (a.TOKEN_TYPE, "input")),

@@ -105,16 +105,7 @@ class Recorder:
         self._strict = strict
         self._export_traces = export_traces
         self._clock = clock
-        self._tracer = Tracer(
-            sampler,
-            Propagation.of(
-                incoming_trace=settings.incoming_trace,
-                forward_trace=settings.forward_trace,
-                forward_baggage=settings.forward_baggage,
-                propagators=propagators,
-            ),
-            random,
-        )
+        self._tracer = Tracer(sampler, _propagation(settings, propagators), random)
         self.measures = Measures(store, clock, semconv=settings.semconv, model_limit=settings.model_limit)
         self._spans = RequestSpans(factory, self._tracer.span_id, self.measures.request_model)
         self.log = Log(
@@ -261,6 +252,15 @@ class Recorder:
         if exchange.verdict is not None and exchange.verdict.message:
             fields[a.MESSAGE] = exchange.verdict.message
         self.log.event(name, level_of(outcome), exchange.end, fields, _request(exchange), always=True)
+
+
+def _propagation(settings: RecorderSettings, propagators: Collection[str]) -> Propagation:
+    return Propagation.of(
+        incoming_trace=settings.incoming_trace,
+        forward_trace=settings.forward_trace,
+        forward_baggage=settings.forward_baggage,
+        propagators=propagators,
+    )
 
 
 def _request(exchange: Exchange) -> RequestContext:
