@@ -3,6 +3,8 @@
 import io
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 
 from sidecar.core.anomaly import Anomaly
@@ -140,3 +142,19 @@ def test_links_over_the_cap_are_an_anomaly_even_unsampled(world: World) -> None:
     world.settle(exchange, 3)
     assert world.pipeline.spans == []
     assert world.points(names.ANOMALIES) == {(Anomaly.LINKS_CAP.value,): 1}
+
+
+def test_everything_passes_the_official_encoders(
+    make_world: MakeWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Spans and records of a stream, a session and an error are what the OTLP encoders expect, without a word."""
+    world = make_world(export_logs=True)
+    world.stream()
+    world.refuse(503)
+    totals = Totals({Outcome.COMPLETED: 1}, 1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, ("m",))
+    world.recorder.listener.session_ended(SessionSummary("s1", "body", ms(0), ms(9), 1, totals))
+    (traces,) = encode_spans(world.pipeline.spans).resource_spans
+    (logs,) = encode_logs(world.pipeline.records).resource_logs
+    assert [span.name for span in traces.scope_spans[0].spans] == [span.name for span in world.pipeline.spans]
+    assert len(logs.scope_logs[0].log_records) == len(world.pipeline.records) == 4
+    assert caplog.text == ""
