@@ -31,6 +31,3 @@ class BoundedMap(Generic[Value]):
         if len(self._entries) > self._cap:
             self._entries.popitem(last=False)
             self._evicted()
-
-    def __len__(self) -> int:
-        return len(self._entries)

@@ -203,12 +203,12 @@ class Conversation:
         del self.active[request.request_id]
         waits: tuple[KnownWait, ...] = ()
         rest = 0
-        if request.turn:
+        if tracked.place is not None:
             del self.turns[request.request_id]
             rest = self._arrived - tracked.number - len(tracked.overlapped_by)
             if result.outcome is Outcome.COMPLETED:
                 self._overtake(tracked)
-            waits = self._pass_line(tracked, at)
+            waits = self._pass_line(tracked.place, at)
         room = self._account(request, result, at)
         in_order = not tracked.figures or result.outcome is not Outcome.COMPLETED
         distance = 0 if in_order else tracked.distance
@@ -244,12 +244,10 @@ class Conversation:
                 break
             other.distance += 1
 
-    def _pass_line(self, tracked: Tracked, at: int) -> tuple[KnownWait, ...]:
-        if tracked.place is None:
-            return ()
+    def _pass_line(self, leaving: Place, at: int) -> tuple[KnownWait, ...]:
         known = tuple(
             KnownWait(place.ref, place.wait)
-            for place in self._line.leave(tracked.place, at)
+            for place in self._line.leave(leaving, at)
             if place.ref is not None and place.wait is not None
         )
         for wait in known:

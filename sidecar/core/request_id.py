@@ -13,7 +13,7 @@ FIELDS = ("session", "conversation", "counter", "timestamp", "random")
 """What a format may name. `timestamp` is Unix milliseconds, `random` 8 hex digits, `counter` the sequence."""
 
 _NUMBERS = ("counter", "timestamp")
-_NUMBER_SPEC = re.compile(r"(0?[0-9]{1,2})?d?")
+_NUMBER_SPEC = re.compile(r"(0[1-9][0-9]?)?d?")
 _LONGEST = 200
 _ALLOWED = (
     f"literal text and the fields {', '.join('{' + name + '}' for name in FIELDS)}; {{random}} is needed"

@@ -1,0 +1,299 @@
+"""Bounded everything: idling, eviction, untracked newcomers, forgotten answers, and listeners that fail."""
+
+import pytest
+
+from sidecar import SessionManager
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.clock import MILLISECOND, SECOND
+from sidecar.core.identity import Identity, Source
+from sidecar.core.outcome import Outcome
+from sidecar.core.sessions import (
+    Arrival,
+    ConversationSummary,
+    RequestRef,
+    Result,
+    SessionLimits,
+    SessionListener,
+    SessionRequest,
+    SessionSummary,
+)
+from sidecar.core.summaries import MAX_MODELS
+
+
+class _Ends(SessionListener):
+    """Keeps what ended."""
+
+    def __init__(self) -> None:
+        self.sessions: list[SessionSummary] = []
+        self.conversations: list[ConversationSummary] = []
+
+    def session_ended(self, summary: SessionSummary) -> None:
+        self.sessions.append(summary)
+
+    def conversation_ended(self, summary: ConversationSummary) -> None:
+        self.conversations.append(summary)
+
+    @property
+    def names(self) -> list[str]:
+        """The ids of the ended sessions, in order."""
+        return [summary.session_id for summary in self.sessions]
+
+
+def manager_with(limits: SessionLimits) -> tuple[SessionManager, _Ends]:
+    """A manager and what it ends."""
+    manager, ends = SessionManager(limits=limits), _Ends()
+    manager.add_listener(ends)
+    return manager, ends
+
+
+def arrive(
+    manager: SessionManager, at: int, session: str, conversation: str = "main", source: Source = Source.BODY
+) -> Arrival:
+    """A turn arrives at so many ns."""
+    identity = Identity(session, source, conversation)
+    return manager.arrive(identity, at=at, streaming=False, turn=True, trace_id=1, span_id=1)
+
+
+def call(manager: SessionManager, at: int, session: str, conversation: str = "main") -> Arrival:
+    """A turn arrives and completes at once."""
+    arrival = arrive(manager, at, session, conversation)
+    manager.settle(arrival.request_id, Result(Outcome.COMPLETED), at=at)
+    return arrival
+
+
+def test_sessions_end_when_idle_in_order_of_their_last_ending() -> None:
+    """The one that ended longest ago goes first, to the nanosecond, and busy ones stay."""
+    manager, ends = manager_with(SessionLimits(session_idle=30 * SECOND))
+    slow = arrive(manager, 0, "slow")
+    call(manager, 1, "a")
+    call(manager, 2, "b")
+    call(manager, 3, "a")
+    busy = arrive(manager, 4, "busy")
+    manager.settle(slow.request_id, Result(Outcome.COMPLETED), at=5)
+    expiry = manager.next_expiry
+    assert expiry == 2 + 30 * SECOND
+    assert manager.expire(2 + 30 * SECOND - 1) == 0
+    assert manager.expire(2 + 30 * SECOND) == 1
+    assert ends.names == ["b"]
+    assert manager.expire(60 * SECOND, most=1) == 1
+    assert manager.expire(60 * SECOND) == 1
+    assert ends.names == ["b", "a", "slow"]
+    assert manager.next_expiry is None
+    assert manager.is_request_active(busy.request_id)
+    assert (manager.sessions_active, manager.conversations_active) == (1, 1)
+    assert (ends.sessions[1].started_at, ends.sessions[1].ended_at) == (1, 3)
+
+
+def test_a_returning_id_is_a_new_session_even_if_no_timer_ran() -> None:
+    """Idle for exactly long enough: the old one ends first, and the count starts again at 1."""
+    manager, ends = manager_with(SessionLimits(session_idle=SECOND))
+    call(manager, 0, "s")
+    assert call(manager, SECOND - 1, "s").sequence == 2
+    assert ends.names == []
+    assert call(manager, 2 * SECOND - 1, "s").sequence == 1
+    assert ends.names == ["s"]
+    assert ends.sessions[0].ended_at == SECOND - 1
+    assert manager.get_session_stats().total_sessions == 2
+
+
+def test_the_longest_idle_session_makes_room() -> None:
+    """Over the limit it is ended and counted; one that was due anyway is no eviction."""
+    manager, ends = manager_with(SessionLimits(sessions=2, session_idle=SECOND))
+    call(manager, 0, "a")
+    call(manager, 1, "b")
+    call(manager, 2, "a")
+    call(manager, 3, "c")
+    assert ends.names == ["b"]
+    assert manager.get_session_stats().anomalies == {Anomaly.SESSION_EVICTED: 1}
+    call(manager, 2 * SECOND, "d")
+    assert ends.names == ["b", "a"]
+    assert manager.get_session_stats().anomalies == {Anomaly.SESSION_EVICTED: 1}
+
+
+def test_if_all_sessions_are_busy_the_newcomer_passes_untracked() -> None:
+    """It is number 0, counts nowhere but in the totals, and can be seen while it is in flight."""
+    manager, ends = manager_with(SessionLimits(sessions=1))
+    busy = arrive(manager, 0, "busy")
+    newcomer = arrive(manager, 1, "newcomer")
+    assert (newcomer.sequence, newcomer.tracked, newcomer.concurrency) == (0, False, 0)
+    assert ":0:" in newcomer.request_id
+    assert [each.session_id for each in manager.get_active_requests("newcomer")] == ["newcomer"]
+    settlement = manager.settle(newcomer.request_id, Result(Outcome.COMPLETED), at=2)
+    assert settlement is not None
+    assert (settlement.wait, settlement.waits, settlement.dropped) == (None, (), 0)
+    stats = manager.get_session_stats()
+    assert (stats.total_sessions, stats.untracked_requests, stats.completed_requests) == (1, 1, 1)
+    assert stats.anomalies == {Anomaly.SESSION_UNTRACKED: 1}
+    assert manager.is_request_active(busy.request_id)
+    assert ends.names == []
+
+
+def test_an_untracked_continuation_leaves_the_first_as_it_was() -> None:
+    """Without room for the session, the made-up first is still to be continued later."""
+    manager, _ = manager_with(SessionLimits(sessions=1))
+    first = arrive(manager, 0, "g", source=Source.GENERATED)
+    manager.settle(first.request_id, Result(Outcome.COMPLETED), at=1, response_id="resp")
+    busy = arrive(manager, 2, "busy")
+    chain = Identity("g", Source.RESPONSE_CHAIN)
+    for at, sequence in ((3, 0), (5, 2)):
+        entry = manager.chain("resp")
+        assert entry is not None
+        assert entry.generated
+        arrival = manager.arrive(
+            chain, at=at, streaming=False, turn=True, trace_id=1, span_id=1, continues=entry
+        )
+        assert arrival.sequence == sequence
+        if manager.is_request_active(busy.request_id):
+            manager.settle(busy.request_id, Result(Outcome.COMPLETED), at=4)
+
+
+def test_no_room_for_any_conversation_leaves_everything_untracked() -> None:
+    """A cap of 0 is a strange wish, and harmless: also for a made-up first that is continued."""
+    manager, ends = manager_with(SessionLimits(conversations_per_session=0))
+    first = arrive(manager, 0, "g", source=Source.GENERATED)
+    manager.settle(first.request_id, Result(Outcome.COMPLETED), at=1, response_id="resp")
+    arrival = manager.arrive(
+        Identity("g", Source.RESPONSE_CHAIN),
+        at=2,
+        streaming=False,
+        turn=True,
+        trace_id=1,
+        span_id=1,
+        continues=manager.chain("resp"),
+    )
+    assert (arrival.sequence, arrival.tracked) == (0, False)
+    manager.settle(arrival.request_id, Result(Outcome.COMPLETED), at=3)
+    manager.shutdown(4)
+    assert ends.names == ["g"]
+
+
+def test_the_longest_idle_conversation_makes_room() -> None:
+    """It ends earlier than its session, whose sums keep it; back again it starts at 1."""
+    manager, ends = manager_with(SessionLimits(conversations_per_session=2))
+    call(manager, 0, "s", "a")
+    call(manager, 1, "s", "b")
+    call(manager, 2, "s", "a")
+    call(manager, 3, "s", "c")
+    assert [each.conversation_id for each in ends.conversations] == ["b"]
+    assert call(manager, 4, "s", "b").sequence == 1
+    manager.shutdown(10)
+    assert [each.conversation_id for each in ends.conversations] == ["b", "a", "c", "b"]
+    assert (ends.sessions[0].conversations, ends.sessions[0].totals.turns) == (4, 5)
+    assert manager.get_session_stats().anomalies == {Anomaly.CONVERSATION_EVICTED: 2}
+
+
+def test_if_all_conversations_are_busy_the_newcomer_passes_untracked() -> None:
+    """It keeps its session alive all the same."""
+    manager, ends = manager_with(SessionLimits(conversations_per_session=1, session_idle=SECOND))
+    busy = arrive(manager, 0, "s", "a")
+    newcomer = arrive(manager, 1, "s", "b")
+    assert (newcomer.sequence, newcomer.tracked) == (0, False)
+    manager.settle(busy.request_id, Result(Outcome.COMPLETED), at=2)
+    assert (manager.next_expiry, manager.conversations_busy) == (None, 0)
+    manager.settle(newcomer.request_id, Result(Outcome.COMPLETED), at=3)
+    assert manager.next_expiry == 3 + SECOND
+    assert manager.get_session_stats().anomalies == {Anomaly.CONVERSATION_UNTRACKED: 1}
+    assert manager.expire(3 + SECOND) == 1
+    assert ends.sessions[0].ended_at == 3
+
+
+def test_shutdown_ends_busy_sessions_and_late_endings_still_settle() -> None:
+    """Open waits are unknown; a request that ends after it is settled without figures."""
+    manager, ends = manager_with(SessionLimits())
+    one, two = arrive(manager, 0, "s"), arrive(manager, 1, "s")
+    manager.shutdown(100)
+    assert (ends.sessions[0].ended_at, ends.conversations[0].ended_at) == (100, 100)
+    assert ends.conversations[0].totals.waits_unknown == 1
+    assert manager.get_session_stats().waits_unknown == 1
+    for late in (one, two):
+        settlement = manager.settle(late.request_id, Result(Outcome.SHUTDOWN), at=200)
+        assert settlement is not None
+        assert settlement.distance == 0
+    stats = manager.get_session_stats()
+    assert (stats.active_requests, stats.failed_requests, stats.active_sessions) == (0, 2, 0)
+    assert manager.next_expiry is None
+
+
+def test_links_are_capped_and_the_rest_counted() -> None:
+    """Both sides of an overlap name at most so many others; summaries too."""
+    manager, ends = manager_with(SessionLimits(links=4))
+    turns = [arrive(manager, at, "s") for at in range(8)]
+    assert [ref.sequence for ref in turns[-1].overlaps] == [4, 5, 6, 7]
+    assert turns[-1].concurrency == 8
+    settlement = manager.settle(turns[0].request_id, Result(Outcome.COMPLETED), at=10)
+    assert settlement is not None
+    assert [ref.sequence for ref in settlement.overlapped_by] == [2, 3, 4, 5]
+    assert settlement.overlapped_by_rest == 3
+    assert manager.get_session_stats().anomalies[Anomaly.LINKS_CAP] > 0
+    manager.shutdown(20)
+    summary = ends.conversations[0]
+    assert [word for word, _ in summary.links] == ["first", "last", "slowest", "overlapping"]
+    assert summary.links_dropped == 6
+
+
+def test_answers_and_keys_are_forgotten_oldest_first() -> None:
+    """Both memories are bounded, and what had to go is counted."""
+    manager, _ = manager_with(SessionLimits(response_chain=2, retry_keys=2))
+    for number in range(3):
+        arrival = arrive(manager, number, "s")
+        manager.settle(arrival.request_id, Result(Outcome.COMPLETED), at=number, response_id=f"resp_{number}")
+        manager.seen_before(f"key-{number}", RequestRef(f"r{number}", 1, 1, 1))
+    assert manager.chain("resp_0") is None
+    assert manager.chain("resp_1") is not None
+    assert manager.seen_before("key-2", RequestRef("again", 1, 1, 1)) is not None
+    assert manager.seen_before("key-0", RequestRef("again", 1, 1, 1)) is None
+    anomalies = manager.get_session_stats().anomalies
+    assert (anomalies[Anomaly.RESPONSE_CHAIN_EVICTED], anomalies[Anomaly.RETRY_KEY_EVICTED]) == (1, 2)
+
+
+def test_models_of_a_summary_are_capped() -> None:
+    """A caller that names a new model each time fills no memory."""
+    manager, ends = manager_with(SessionLimits())
+    for number in range(MAX_MODELS + 2):
+        arrival = arrive(manager, number, "s")
+        manager.settle(arrival.request_id, Result(Outcome.COMPLETED, model=f"m{number}" * 100), at=number)
+    manager.shutdown(1000)
+    models = ends.sessions[0].totals.models
+    assert len(models) == MAX_MODELS
+    assert max(len(model) for model in models) == 200
+    assert manager.get_session_stats().anomalies == {Anomaly.MODEL_CAP: 2}
+
+
+def test_a_listener_that_raises_is_counted_and_disturbs_nobody() -> None:
+    """The request goes on, the other listeners are told, and so is the failure."""
+    told: list[str] = []
+
+    class Broken(SessionListener):
+        def request_generated(self, request: SessionRequest) -> None:
+            raise RuntimeError("broken")
+
+        def anomaly(self, anomaly: Anomaly) -> None:
+            raise RuntimeError("broken too")
+
+    class Well(SessionListener):
+        def request_generated(self, request: SessionRequest) -> None:
+            told.append(request.request_id)
+
+        def anomaly(self, anomaly: Anomaly) -> None:
+            told.append(anomaly.value)
+
+    manager = SessionManager()
+    well = Well()
+    for listener in (Broken(), well, well):
+        manager.add_listener(listener)
+    request_id = manager.generate_request_id("s", None, False)
+    assert told == ["listener_failed", request_id]
+    manager.complete_request(request_id)
+    assert manager.get_session_stats().anomalies == {Anomaly.LISTENER_FAILED: 1}
+
+
+@pytest.mark.parametrize("sessions", [1, 100])
+def test_many_sessions_stay_within_the_cap(sessions: int) -> None:
+    """A flood of new ids holds no more than the cap, and every one is accounted for."""
+    manager, ends = manager_with(SessionLimits(sessions=sessions))
+    for number in range(1000):
+        call(manager, number * MILLISECOND, f"s{number}")
+        assert manager.sessions_active <= sessions
+    manager.shutdown(1000 * MILLISECOND)
+    assert len(ends.sessions) == 1000
+    assert ends.names == [f"s{number}" for number in range(1000)]

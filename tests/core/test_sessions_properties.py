@@ -1,0 +1,211 @@
+"""Random interleavings against a slow reference: order, overlap and the queue replayed turn by turn."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar import SessionManager
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.identity import Identity, Source
+from sidecar.core.outcome import Outcome
+from sidecar.core.sessions import Arrival, KnownWait, Result, SessionLimits, SessionListener, Settlement
+
+LINKS = 4
+
+
+class _Waits(SessionListener):
+    """Keeps the waits listeners are told, and counts the unknown ones."""
+
+    def __init__(self) -> None:
+        self.known: list[KnownWait] = []
+        self.unknown = 0
+
+    def wait_known(self, wait: KnownWait) -> None:
+        self.known.append(wait)
+
+    def waits_unknown(self, count: int) -> None:
+        self.unknown += count
+
+
+@dataclass
+class Turn:
+    """One request of the reference: what was done with it and what the manager said."""
+
+    arrived: int
+    is_turn: bool
+    arrival: Arrival
+    ended: int | None = None
+    order_of_end: int = -1
+    outcome: Outcome | None = None
+    settlement: Settlement | None = None
+
+
+@dataclass
+class Run:
+    """One conversation driven at random, remembered in full."""
+
+    manager: SessionManager
+    told: _Waits
+    now: int = 1_000_000_000
+    turns: list[Turn] = field(default_factory=list)
+    overlapping: list[list[int]] = field(default_factory=list)
+    endings: int = 0
+
+    def arrive(self, *, is_turn: bool) -> None:
+        """A request arrives now."""
+        self.overlapping.append(
+            [number for number, each in enumerate(self.turns) if each.ended is None and each.is_turn]
+            if is_turn
+            else []
+        )
+        arrival = self.manager.arrive(
+            Identity("s", Source.BODY),
+            at=self.now,
+            streaming=False,
+            turn=is_turn,
+            trace_id=1,
+            span_id=len(self.turns) + 1,
+        )
+        self.turns.append(Turn(self.now, is_turn, arrival))
+
+    def end(self, choice: int, outcome: Outcome) -> None:
+        """One of those in flight ends now."""
+        flying = [each for each in self.turns if each.ended is None]
+        if not flying:
+            return
+        turn = flying[choice % len(flying)]
+        turn.ended, turn.outcome = self.now, outcome
+        turn.order_of_end = self.endings
+        self.endings += 1
+        turn.settlement = self.manager.settle(turn.arrival.request_id, Result(outcome), at=self.now)
+
+
+def reference_waits(turns: list[Turn]) -> dict[int, int]:
+    """The queue, replayed turn by turn; stops being known after the first turn that has not ended."""
+    known: dict[int, int] = {}
+    free_at = 0
+    for each in turns:
+        if not each.is_turn:
+            continue
+        begin = max(each.arrived, free_at)
+        known[each.arrival.sequence] = begin - each.arrived
+        if each.ended is None:
+            break
+        free_at = begin + each.ended - each.arrived
+    return known
+
+
+def reference_distance(turns: list[Turn], turn: Turn) -> int:
+    """How many later turns had completed before this one completed."""
+    if not turn.is_turn or turn.outcome is not Outcome.COMPLETED:
+        return 0
+    return sum(
+        each.is_turn
+        and each.arrival.sequence > turn.arrival.sequence
+        and each.outcome is Outcome.COMPLETED
+        and each.order_of_end < turn.order_of_end
+        for each in turns
+    )
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.integers(0, 50),
+        st.one_of(
+            st.sampled_from(["turn", "turn", "turn", "other"]),
+            st.tuples(
+                st.integers(0, 30), st.sampled_from([Outcome.COMPLETED, Outcome.COMPLETED, Outcome.TIMED_OUT])
+            ),
+        ),
+    ),
+    max_size=60,
+)
+
+
+def drive(actions: list[tuple[int, str | tuple[int, Outcome]]], limits: SessionLimits) -> Run:
+    """Plays the actions, holding the invariants at every step."""
+    told = _Waits()
+    run = Run(SessionManager(limits=limits), told)
+    run.manager.add_listener(told)
+    for pause, action in actions:
+        run.now += pause
+        if isinstance(action, str):
+            run.arrive(is_turn=action == "turn")
+        else:
+            run.end(*action)
+        stats = run.manager.get_session_stats()
+        in_flight = [each for each in run.turns if each.ended is None]
+        turns_in_flight = sum(each.is_turn for each in in_flight)
+        assert (
+            stats.total_requests == stats.completed_requests + stats.failed_requests + stats.active_requests
+        )
+        assert stats.active_requests == len(in_flight) == len(run.manager.get_active_requests("s"))
+        assert run.manager.overlapping == max(0, turns_in_flight - 1)
+        assert run.manager.most_concurrent == turns_in_flight
+        assert run.manager.conversations_busy == bool(in_flight)
+    return run
+
+
+@settings(max_examples=150, deadline=None)
+@given(ACTIONS)
+def test_figures_equal_the_slow_reference(actions: list[tuple[int, str | tuple[int, Outcome]]]) -> None:
+    """_Waits, overlaps, distances and who overlapped whom, on any interleaving."""
+    run = drive(actions, SessionLimits(links=LINKS))
+    known = reference_waits(run.turns)
+    assert {wait.request.sequence: wait.wait for wait in run.told.known} == known
+    assert len(run.told.known) == len(known)
+    for number, turn in enumerate(run.turns):
+        overlapped = run.overlapping[number]
+        assert turn.arrival.concurrency == (len(overlapped) + 1 if turn.is_turn else 0)
+        assert [ref.sequence - 1 for ref in turn.arrival.overlaps] == overlapped[-LINKS:]
+        if turn.settlement is None:
+            continue
+        assert turn.settlement.distance == reference_distance(run.turns, turn)
+        overlapped_by = [later for later, others in enumerate(run.overlapping) if number in others]
+        assert [ref.sequence - 1 for ref in turn.settlement.overlapped_by] == overlapped_by[:LINKS]
+        assert turn.settlement.overlapped_by_rest == max(0, len(overlapped_by) - LINKS)
+        assert turn.settlement.wait in (None, known.get(turn.arrival.sequence))
+    reported = [wait for turn in run.turns if turn.settlement for wait in turn.settlement.waits]
+    ended = {turn.arrival.sequence for turn in run.turns if turn.ended is not None}
+    assert len({wait.request.sequence for wait in reported}) == len(reported)
+    assert ended & set(known) <= {wait.request.sequence for wait in reported} <= set(known)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ACTIONS, st.integers(0, 3))
+def test_the_cap_gives_waits_up_and_keeps_the_others_exact(
+    actions: list[tuple[int, str | tuple[int, Outcome]]], cap: int
+) -> None:
+    """What the cap leaves is exact, and known + unknown are all turns once everything has ended."""
+    run = drive(actions, SessionLimits(pending_waits=cap))
+    while any(each.ended is None for each in run.turns):
+        run.now += 7
+        run.end(1, Outcome.COMPLETED)
+    told = {wait.request.sequence: wait.wait for wait in run.told.known}
+    assert told.items() <= reference_waits(run.turns).items()
+    turns = sum(each.is_turn for each in run.turns)
+    assert len(told) + run.told.unknown == turns
+    stats = run.manager.get_session_stats()
+    assert (stats.waits_known, stats.waits_unknown) == (len(told), run.told.unknown)
+    assert stats.anomalies.get(Anomaly.PENDING_WAITS_CAP, 0) == run.told.unknown
+    dropped = sum(each.settlement.dropped for each in run.turns if each.settlement)
+    assert dropped == run.told.unknown
+
+
+@settings(max_examples=100, deadline=None)
+@given(ACTIONS)
+def test_shutdown_leaves_nothing_open(actions: list[tuple[int, str | tuple[int, Outcome]]]) -> None:
+    """After a shutdown every turn's wait is known or counted as unknown, and late endings still count."""
+    run = drive(actions, SessionLimits())
+    turns = sum(each.is_turn for each in run.turns)
+    run.manager.shutdown(run.now)
+    assert len(run.told.known) + run.told.unknown == turns
+    assert run.manager.sessions_active == run.manager.conversations_active == 0
+    assert run.manager.overlapping == run.manager.most_concurrent == run.manager.conversations_busy == 0
+    while any(each.ended is None for each in run.turns):
+        run.end(0, Outcome.SHUTDOWN)
+    stats = run.manager.get_session_stats()
+    assert stats.active_requests == 0
+    assert stats.total_requests == len(run.turns)
+    assert len(run.told.known) + run.told.unknown == turns
