@@ -1,0 +1,364 @@
+"""The rules of this repository, as code: sizes, rooms and their arrows, docstrings, and what nobody may do.
+
+A rule that has to give way somewhere says so in `EXCEPTIONS`, with a reason; an exception that is no longer
+needed fails. The guide figures come with a purpose: a feature belongs into a new observer or a new step, never
+into the longest function there is.
+"""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+CODE = sorted((ROOT / "sidecar").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+MODULE_LINES, TEST_MODULE_LINES = 400, 600
+FUNCTION_LINES = 60
+POSITIONAL, PARAMETERS = 6, 10
+
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("lines", "sidecar/proxy/flow.py"): "one request's life in one place: every ending beside every other",
+    (
+        "lines",
+        "sidecar/proxy/client_side.py",
+    ): "one connection: parsing, whose turn it is, and what it refuses",
+    ("lines", "tests/blackbox/test_outcomes.py"): "nine outcomes, each with whole spans and metric points",
+    (
+        "length",
+        "tests/blackbox/test_outcomes.py:test_completed",
+    ): "a whole trace and its metric points, compared",
+    (
+        "length",
+        "tests/telemetry/test_request_spans.py:test_a_completed_stream_whole",
+    ): "a whole trace, compared",
+    ("length", "sidecar/telemetry/recorder.py:__init__"): "one line per thing a recorder is made of",
+    (
+        "parameters",
+        "sidecar/telemetry/measures.py:_make_call",
+    ): "the GenAI conventions' attributes of one call",
+    (
+        "parameters",
+        "sidecar/telemetry/metric_store.py:record_buckets",
+    ): "a histogram's parts, as the data model has them",
+    ("parameters", "sidecar/telemetry/recorder.py:__init__"): "the rooms it ties together, all by keyword",
+    (
+        "broad",
+        "sidecar/core/listeners.py",
+    ): "a listener of somebody else must not end a request; it is counted",
+    ("broad", "sidecar/proxy/guard.py"): "the relay's outermost handler",
+    ("broad", "sidecar/telemetry/outlet.py"): "the telemetry guard, around the exporters",
+    ("broad", "sidecar/telemetry/recorder.py"): "the telemetry guard, around what the relay reports",
+    ("broad", "sidecar/testing/player.py"): "a script that fails is kept for the test to see",
+    ("broad", "sidecar/testing/sink.py"): "an export that cannot be decoded is kept for the test to see",
+    ("environ", "sidecar/cli.py"): "the one place that takes the environment of a sidecar",
+    ("environ", "sidecar/testing/process.py"): "a process is started with the environment of its parent",
+    ("sleep", "tests/telemetry/way_out.py"): "the pause of a loop that waits for a condition",
+}
+
+ROOMS = {
+    "core": "",
+    "version": "",
+    "apis": "core",
+    "errors": "core",
+    "settings_values": "core apis",
+    "settings": "core settings_values",
+    "proxy": "core apis errors settings",
+    "admin": "core errors settings settings_values version",
+    "telemetry": "core apis settings version",
+    "app": "core admin errors proxy settings telemetry version",
+    "testing": "core",
+    "client": "core version",
+    "demo": "core admin client errors settings version",
+    "cli": "app demo errors settings telemetry version",
+    "__main__": "cli",
+    "__init__": "core client",
+}
+"""Which rooms a room may import. Arrows point down only: cli, app, (proxy, admin, telemetry), apis, core."""
+
+LIBRARIES = {
+    "admin": "aiohttp msgspec",
+    "apis": "msgspec",
+    "app": "msgspec uvloop",
+    "client": "openai opentelemetry",
+    "demo": "aiohttp msgspec openai",
+    "proxy": "aiohappyeyeballs backports brotli httptools",
+    "telemetry": "google grpc msgspec opentelemetry prometheus_client psutil requests structlog urllib3",
+    "testing": "aiohttp google grpc opentelemetry",
+}
+"""Which libraries a room may import; a room not named here has the standard library only."""
+
+DISTRIBUTIONS = {
+    "backports": "backports-zstd",
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "opentelemetry": "opentelemetry-sdk",
+}
+"""The distribution that brings a module, where its name is another."""
+
+_used: set[tuple[str, str]] = set()
+
+
+def excused(rule: str, where: str) -> bool:
+    """Whether an exception covers this; notes that it was needed."""
+    if (rule, where) not in EXCEPTIONS:
+        return False
+    _used.add((rule, where))
+    return True
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """The module's syntax."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name(path: Path) -> str:
+    """The path as the lists above have it."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def room(path: Path) -> str:
+    """Which room a module of the package stands in."""
+    return path.relative_to(ROOT / "sidecar").parts[0].removesuffix(".py")
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function and method of a module."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The dotted name of every import, wherever it stands."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)}:{node.lineno}: imports are absolute"
+            if node.module == "sidecar":
+                yield from (f"sidecar.{alias.name}" for alias in node.names)
+            else:
+                yield node.module or ""
+
+
+def calls(path: Path, *names: str) -> Iterator[ast.Call]:
+    """Calls of functions by their dotted names."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
+            yield node
+
+
+def project() -> dict[str, list[Requirement]]:
+    """What pyproject.toml requires: to run, and per extra."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = {"run": table["dependencies"], **table["optional-dependencies"]}
+    return {group: [Requirement(line) for line in lines] for group, lines in groups.items()}
+
+
+def locked(lock: str) -> dict[str, str]:
+    """The versions in a lock file, by canonical name."""
+    text = (ROOT / "requirements" / lock).read_text()
+    pairs = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\\n]+)", text, re.MULTILINE)
+    return {canonicalize_name(found): version for found, version in pairs}
+
+
+def test_module_length() -> None:
+    """Modules stay within sight."""
+    for path in [*CODE, *TESTS]:
+        most = MODULE_LINES if path in CODE else TEST_MODULE_LINES
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= most or excused("lines", name(path)), f"{name(path)} has {lines} lines"
+
+
+def test_function_length() -> None:
+    """Functions fit on a screen, in tests too."""
+    for path in [*CODE, *TESTS]:
+        for function in functions(path):
+            lines = (function.end_lineno or function.lineno) - function.lineno + 1
+            where = f"{name(path)}:{function.name}"
+            assert lines <= FUNCTION_LINES or excused("length", where), f"{where} has {lines} lines"
+
+
+def test_parameters() -> None:
+    """Six parameters by position, a few more by keyword."""
+    for path in CODE:
+        for function in functions(path):
+            given = function.args
+            by_position = [arg for arg in [*given.posonlyargs, *given.args] if arg.arg not in {"self", "cls"}]
+            fits = len(by_position) <= POSITIONAL and len(by_position) + len(given.kwonlyargs) <= PARAMETERS
+            where = f"{name(path)}:{function.name}"
+            assert fits or excused("parameters", where), f"{where} has too many parameters"
+
+
+@pytest.mark.parametrize("path", CODE, ids=name)
+def test_arrows(path: Path) -> None:
+    """A room imports the rooms below it and its own libraries, nothing else."""
+    here = room(path)
+    assert here in ROOMS, f"{here} is a room that ROOMS does not know"
+    allowed = {here, *ROOMS[here].split()}
+    libraries = {*sys.stdlib_module_names, "compression", *LIBRARIES.get(here, "").split()}
+    for dotted in imports(path):
+        top, _, rest = dotted.partition(".")
+        if top == "sidecar":
+            assert rest.partition(".")[0] in allowed, f"{name(path)} imports {dotted}"
+        else:
+            assert top in libraries, f"{name(path)} imports {dotted}"
+        if here == "testing" and top == "opentelemetry":
+            assert dotted.startswith("opentelemetry.proto."), f"{name(path)} imports {dotted}"
+
+
+def test_rooms_that_are_listed_exist() -> None:
+    """The lists above name rooms that are there."""
+    assert {*ROOMS, *LIBRARIES} <= {room(path) for path in CODE} | {"client"}
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A library that is imported is a dependency of its own, not somebody else's."""
+    groups = project()
+    declared = {canonicalize_name(one.name) for group in ("run", "demo") for one in groups[group]}
+    for path in CODE:
+        for top in {dotted.partition(".")[0] for dotted in imports(path)}:
+            if top not in {*sys.stdlib_module_names, "compression", "sidecar"}:
+                distribution = canonicalize_name(DISTRIBUTIONS.get(top, top))
+                assert distribution in declared, f"{name(path)} imports {top}"
+
+
+def test_modules_say_what_they_own() -> None:
+    """Every module that is not empty opens with three lines or more."""
+    for path in CODE:
+        if path.read_text(encoding="utf-8").strip():
+            lines = [line for line in (ast.get_docstring(tree(path)) or "").splitlines() if line.strip()]
+            assert len(lines) >= 3, f"{name(path)} does not say what it owns"
+
+
+def test_every_test_says_what_it_shows() -> None:
+    """A docstring per test, and one per test module."""
+    for path in TESTS:
+        assert ast.get_docstring(tree(path)), f"{name(path)} has no docstring"
+        for function in functions(path):
+            if function.name.startswith("test_"):
+                assert ast.get_docstring(function), f"{name(path)}:{function.name} has no docstring"
+
+
+def test_no_globals() -> None:
+    """Mutable state lives in objects."""
+    for path in [*CODE, *TESTS]:
+        assert not [node for node in ast.walk(tree(path)) if isinstance(node, ast.Global)], name(path)
+
+
+def test_environment_is_read_in_one_place() -> None:
+    """Everybody else is given mappings."""
+    for path in CODE:
+        text = ast.unparse(tree(path))
+        reads = re.search(r"\bos\.(environb?|getenv)\b", text) or re.search(r"from os import .*environ", text)
+        assert not reads or excused("environ", name(path)), f"{name(path)} reads the environment"
+
+
+def test_broad_excepts_stand_in_named_places() -> None:
+    """Whoever catches everything is named above; cleaning up and raising again is no catching."""
+    for path in CODE:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ExceptHandler) and not isinstance(node.body[-1], ast.Raise):
+                caught = ast.unparse(node.type) if node.type else "BaseException"
+                broad = re.search(r"\b(Base)?Exception\b", caught)
+                assert not broad or excused("broad", name(path)), (
+                    f"{name(path)}:{node.lineno} catches {caught}"
+                )
+
+
+def test_tests_do_not_sleep() -> None:
+    """They wait for a condition."""
+    for path in TESTS:
+        for call in calls(path, "time.sleep", "asyncio.sleep", "sleep"):
+            yields = ast.unparse(call) == "asyncio.sleep(0)"
+            assert yields or excused("sleep", name(path)), f"{name(path)}:{call.lineno} sleeps"
+
+
+def test_no_mocks() -> None:
+    """Scripted upstreams, a fixed clock and a decoding sink stand where mocks would."""
+    for path in TESTS:
+        assert not {"mock", "unittest.mock", "pytest_mock"} & set(imports(path)), name(path)
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Tests are no packages, so their names must tell them apart."""
+    names = [path.name for path in TESTS if path.name != "conftest.py"]
+    assert len(names) == len(set(names))
+
+
+def texts() -> Iterator[Path]:
+    """Every text of ours: code, tests, docs, settings of tools."""
+    for pattern in (
+        "*.md",
+        "*.toml",
+        "Makefile",
+        ".ci/*",
+        "docs/**/*.md",
+        "requirements/*",
+        "deploy/**/*",
+        "bench/**/*",
+    ):
+        yield from (path for path in ROOT.glob(pattern) if path.is_file())
+    yield from CODE
+    yield from TESTS
+
+
+def test_nothing_left_to_do_and_no_machine_of_ours() -> None:
+    """No notes to ourselves, and no paths that only one machine has."""
+    leftover = re.compile(r"\b(T[O]DO|F[I]XME|X[X]X)\b")
+    ours = re.compile(r"(?<![\w.:/])/(work|root|opt|home|Users)/\w")
+    for path in texts():
+        if path.suffix in {".pyc", ".bin"}:
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            assert not leftover.search(line), f"{name(path)}:{number}: {line.strip()}"
+            assert not ours.search(line), f"{name(path)}:{number}: {line.strip()}"
+
+
+@pytest.mark.parametrize("lock", ["run.lock", "dev.lock"])
+def test_lock_names_no_address(lock: str) -> None:
+    """Packages come from wherever the installer is told to; every one has its hashes."""
+    text = (ROOT / "requirements" / lock).read_text()
+    assert not re.search(r"://|--(index|extra-index|find-links|trusted)|file:| @ ", text)
+    for entry in re.findall(r"^[A-Za-z0-9].*?(?=^[A-Za-z0-9]|\Z)", text, re.MULTILINE | re.DOTALL):
+        assert "--hash=sha256:" in entry, entry.splitlines()[0]
+
+
+@pytest.mark.parametrize("lock,groups", [("run.lock", ["run"]), ("dev.lock", ["run", "demo", "dev"])])
+def test_lock_is_current(lock: str, groups: list[str]) -> None:
+    """Whatever pyproject.toml asks for is locked, at a version that fits; `make lock` makes it so."""
+    versions = locked(lock)
+    for wanted in (one for group in groups for one in project()[group]):
+        version = versions.get(canonicalize_name(wanted.name))
+        assert version is not None, f"{lock} lacks {wanted.name}: run `make lock`"
+        assert wanted.specifier.contains(version, prereleases=True), f"{lock} has {wanted.name} {version}"
+
+
+def test_locks_agree() -> None:
+    """What is developed with is what is run."""
+    run, dev = locked("run.lock"), locked("dev.lock")
+    assert {package: dev.get(package) for package in run} == run
+
+
+def test_exceptions_are_needed() -> None:
+    """An exception whose reason has gone goes too."""
+    for rule in (
+        test_module_length,
+        test_function_length,
+        test_parameters,
+        test_environment_is_read_in_one_place,
+        test_broad_excepts_stand_in_named_places,
+        test_tests_do_not_sleep,
+    ):
+        rule()
+    assert set(EXCEPTIONS) - _used == set()
