@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidecar import settings
+from sidecar.demo.unnamed import Unnamed
 from sidecar.demo.watch import Watch
 from sidecar.settings import Address
 
@@ -21,6 +22,9 @@ SESSION_IDLE = "4s"
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
 """Seconds for the sidecar to be ready, and to drain; the latter is above its own `SHUTDOWN_TIMEOUT`."""
+
+MAX_LINE = 1024 * 1024
+"""Bytes of one line of its output; what comes above is dropped."""
 
 _LOOPBACK = "127.0.0.1,localhost,::1"
 
@@ -54,6 +58,7 @@ def compose(environ: Mapping[str, str], *, listen: str | None, upstream: str) ->
     """
     child = {name: value for name, value in environ.items() if name != "SIDECAR_UPSTREAMS"}
     child["SIDECAR_UPSTREAM"] = upstream
+    child["SIDECAR_LOG_FORMAT"] = "json"
     child.setdefault("SIDECAR_SESSION_IDLE", SESSION_IDLE)
     for name in ("NO_PROXY", "no_proxy"):
         child[name] = ",".join(filter(None, (child.get(name), _LOOPBACK)))
@@ -79,6 +84,7 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.unnamed = Unnamed()
         self._lines: deque[str] = deque(maxlen=50)
         self._reading = asyncio.create_task(self._read())
 
@@ -150,10 +156,16 @@ class Child:
         await self._reading
 
     async def _read(self) -> None:
-        """Keeps its output flowing and the last of it in mind."""
+        """Keeps its output flowing, listens to it, and keeps the last of it in mind."""
         output = self._process.stdout
+        rest = b""
         while output is not None and (piece := await output.read(65536)):
-            self._lines.extend(piece.decode(errors="replace").splitlines())
+            *lines, rest = (rest + piece).split(b"\n")
+            rest = rest[:MAX_LINE]
+            for line in lines:
+                self.unnamed.hear(line)
+                self._lines.append(line.decode(errors="replace"))
+        self._lines.extend(rest.decode(errors="replace").splitlines())
 
 
 def _free(address: Address) -> Address:

@@ -98,10 +98,9 @@ def lane_rows(lane: Lane, picture: Picture, width: int, *, nested: bool, queue: 
     label, room = _columns(width)
     rows = tracks(lane.bars)
     names = [_name(lane, label, nested=nested)]
-    if len(rows) > 1:
-        most = max(lane.tally.most_at_once, 1)
+    if lane.tally.most_at_once > 1 and len(rows) > 1:
         beyond = f", {len(rows) - MAX_TRACKS} cut" if len(rows) > MAX_TRACKS else ""
-        names.append((Span(f"   {most} at once{beyond}", Tone.FAINT),))
+        names.append((Span(f"   {lane.tally.most_at_once} at once{beyond}", Tone.FAINT),))
     drawn = [_track(row, picture, room) for row in rows[:MAX_TRACKS]]
     if queue and lane.tally.overlaps:
         names += [()] * (len(drawn) - len(names))

@@ -83,12 +83,14 @@ class Show:
 
     async def _look(self, board: Board, number: int, start: int, state: str) -> None:
         """Asks the sidecar, and shows what it says."""
+        running = self._child.unnamed.running()
         try:
             snapshot = await self._watch.look()
         except WatchError:
             await self._child.alive()
             raise
-        board.take(snapshot.seen)
+        unnamed = self._child.unnamed.seen(running, snapshot.sessions)
+        board.take([*snapshot.seen, *unnamed])
         now = self._clock()
         self.picture = Picture(
             title=f"sidecar demo · round {number}",
@@ -98,7 +100,7 @@ class Show:
             end=max(now, start + round(ROUND * SECOND)),
             now=now,
             lanes=tuple(board.lanes()),
-            figures=self._figures(snapshot),
+            figures=self._figures(snapshot, unnamed=bool(unnamed)),
             footer=(("your own app", f"export OPENAI_BASE_URL=http://{self._composed.listen}/v1"),),
         )
         self._screen.redraw(self.picture)
@@ -107,13 +109,15 @@ class Show:
         if self.picture is not None:
             self._screen.print(self.picture)
 
-    def _figures(self, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+    def _figures(self, snapshot: Snapshot, *, unnamed: bool) -> tuple[tuple[str, str], ...]:
         requests, sessions = snapshot.stats.requests, snapshot.stats.sessions
         proof = f"{requests.started} started = {requests.settled} settled + {requests.in_flight} in flight"
         rows = [
             ("since start", f"{proof}   {sessions.total} sessions, {sessions.active} live"),
             ("telemetry", telemetry_line(self._options.environ, snapshot.stats)),
         ]
+        if unnamed:
+            rows.insert(0, ("no session", "send X-Sidecar-Session-Id to give such calls a lane"))
         if self._composed.remark is not None:
             rows.insert(0, ("port", self._composed.remark))
         return tuple(rows)

@@ -98,8 +98,9 @@ class WatchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the admin port told at one moment."""
+    """What the admin port told at one moment. `sessions` are the ids of all that are alive."""
 
+    sessions: frozenset[str]
     seen: tuple[Seen, ...]
     stats: Stats
 
@@ -145,7 +146,7 @@ class Watch:
             found = await self._get(f"/sessions/{quote(session.id, safe='')}")
             if found is not None:  # None: it ended between the two questions
                 seen += _read(_decoded(_DETAIL, found))
-        return Snapshot(tuple(seen), stats)
+        return Snapshot(frozenset(one.id for one in listed), tuple(seen), stats)
 
     async def _get(self, path: str) -> bytes | None:
         """A document, or None if there is none of that name."""

@@ -1,0 +1,178 @@
+"""The whole demo, started as a person starts it, with the real sidecar and a collector behind it."""
+
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from time import monotonic
+
+import psutil
+from openai import OpenAI
+
+from sidecar.testing import OtlpSink
+
+COMMAND = [sys.executable, "-m", "sidecar", "demo"]
+LIMIT = 60.0
+
+
+def environ(**more: str) -> dict[str, str]:
+    """The environment, without what would change the demo."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SIDECAR_", "OTEL_"))}
+    return {**kept, "PYTHONUNBUFFERED": "1", **more}
+
+
+class Terminal:
+    """The demo on a terminal of its own; `seen` is all that it wrote."""
+
+    def __init__(self, *arguments: str, environ: Mapping[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        self.seen = ""
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environ,
+            start_new_session=True,
+        )
+        os.close(slave)
+
+    def read_until(self, pattern: str) -> re.Match[str]:
+        """Waits for a text."""
+        deadline = monotonic() + LIMIT
+        while not (found := re.search(pattern, self.seen)):
+            assert monotonic() < deadline, self.seen[-3000:]
+            if not self._read():
+                raise AssertionError(f"it ended without {pattern}: {self.seen[-3000:]}")
+        return found
+
+    def end(self) -> int:
+        """Reads the rest and gives the exit code."""
+        while self._read():
+            pass
+        os.close(self._master)
+        return self.process.wait(LIMIT)
+
+    def _read(self) -> bool:
+        if not select.select([self._master], [], [], LIMIT)[0]:
+            return False
+        try:
+            piece = os.read(self._master, 65536)
+        except OSError:  # how Linux says that nobody has the other end any more
+            return False
+        self.seen += piece.decode(errors="replace")
+        return bool(piece)
+
+
+def test_one_round() -> None:
+    """One picture on a pipe, plain text, every kind of story in it; every span of it reaches the collector."""
+    with OtlpSink() as sink:
+        done = subprocess.run(
+            [*COMMAND, "--once", "--listen", "127.0.0.1:0"],
+            env=environ(**sink.environ()),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+        spans = sink.spans
+    picture = done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", picture)
+    assert all(len(line) <= 80 for line in picture.splitlines())
+    lanes = re.findall(
+        r"^ ([a-z]+-[a-z]+-1|notebook-1|impatient-1|   └ explorer|  └ explorer)", picture, re.MULTILINE
+    )
+    assert len(lanes) == 8
+    assert re.search(r"requests      24   ✓ 21 completed", picture)
+    assert "◁ 1 client left" in picture
+    assert "! 1 error in stream" in picture
+    assert "✗ 1 upstream rejected" in picture
+    assert re.search(
+        r"turns         3 overlaps   3 out of order   3 at once   1\d\.\d s wait avoided", picture
+    )
+    assert re.search(r"24 started = 24 settled \+ 0 in flight   7 sessions, \d live", picture)
+    assert re.search(r"your own app  export OPENAI_BASE_URL=http://127\.0\.0\.1:\d+/v1\n$", picture)
+    assert sum(span.kind == "SERVER" for span in spans) == 24
+    assert sum(span.name == "session" for span in spans) == 7
+    assert sum(span.name == "conversation" for span in spans) == 8
+
+
+def test_on_a_terminal_until_ctrl_c() -> None:
+    """Redrawn in place; another app gets its lane; Ctrl-C ends all of it, cleanly, and leaves the picture."""
+    demo = Terminal("--listen", "127.0.0.1:0", environ=environ(TERM="xterm"))
+    url = demo.read_until(r"OPENAI_BASE_URL=(http://\S+?/v1)").group(1)
+    assert "\x1b[?1049h" in demo.seen
+    for headers in ({"X-Sidecar-Session-Id": "my-own-app"}, {}):
+        with OpenAI(api_key="x", base_url=url, default_headers=headers) as app:
+            app.chat.completions.create(
+                model="demo-small",
+                messages=[{"role": "user", "content": "hi"}],
+                extra_headers={"x-demo-plan": "words=1, first=0"},
+            )
+    demo.read_until("my-own-app")
+    demo.read_until(r"\(no session named\)")
+    os.kill(demo.process.pid, signal.SIGINT)
+    assert demo.end() == 0
+    final = demo.seen.rpartition("\x1b[?1049l")[2]
+    assert "my-own-app" in final
+    assert "OPENAI_BASE_URL" in final
+    assert "Traceback" not in demo.seen
+    host, _, port = url.removeprefix("http://").removesuffix("/v1").partition(":")
+    with socket.socket() as probe:
+        assert probe.connect_ex((host, int(port))) != 0
+
+
+def test_told_to_end_before_it_has_begun() -> None:
+    """SIGTERM, at whatever moment, ends it with 0 and no traceback."""
+    with subprocess.Popen(
+        [*COMMAND, "--listen", "127.0.0.1:0"],
+        env=environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as demo:
+        deadline = monotonic() + LIMIT
+        while not psutil.Process(demo.pid).children() and monotonic() < deadline:
+            pass
+        demo.terminate()
+        output, _ = demo.communicate(timeout=LIMIT)
+    assert (demo.returncode, output) == (0, "")
+
+
+def test_a_port_that_is_taken() -> None:
+    """The sidecar's own clear line, and exit code 1."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        done = subprocess.run(
+            [*COMMAND, "--once", "--listen", f"127.0.0.1:{listener.getsockname()[1]}"],
+            env=environ(),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_settings() -> None:
+    """All of them at once, and exit code 2."""
+    done = subprocess.run(
+        [*COMMAND, "--once", "--listen", "nowhere"],
+        env=environ(SIDECAR_SEMCONV="old"),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "SIDECAR_LISTEN=nowhere" in done.stderr
+    assert "SIDECAR_SEMCONV=old" in done.stderr
