@@ -124,10 +124,7 @@ async def _all_done(calls: list[Callable[[Callable[[], object]], None]], timeout
 
 
 def build_pipeline(config: OtelConfig, *, store: MetricStore, clock: Clock, logger: Any) -> Pipeline:
-    """The pipeline that the settings ask for; not started. `logger` is a structlog logger.
-
-    Raises `OSError` or `ValueError` for certificates that cannot be used.
-    """
+    """The pipeline that the settings ask for; not started. `logger` is a structlog logger."""
     ledger = Ledger()
 
     def outlet(signal: Signal, queue: QueueSettings) -> Outlet[Any] | None:

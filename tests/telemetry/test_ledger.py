@@ -1,0 +1,27 @@
+"""The loss ledger: every item is in exactly one state."""
+
+from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
+
+
+def test_a_new_ledger_is_empty_and_names_every_state() -> None:
+    """States are there with 0, so that a chart of losses shows a line and not a gap."""
+    ledger = Ledger()
+    states = {"created", "queued", "exported", "rejected", "dropped", "failed", "unknown", "not_sampled"}
+    assert ledger.snapshot() == {signal: dict.fromkeys(states, 0) for signal in ("traces", "metrics", "logs")}
+    assert len(list(ledger.items())) == 3 * 6
+    assert dict(ledger.queues()) == {"traces": 0, "metrics": 0, "logs": 0}
+
+
+def test_what_was_not_sampled_was_created() -> None:
+    """It counts on both sides."""
+    ledger = Ledger()
+    ledger.account(Signal.TRACES).not_sampled(7)
+    assert ledger.snapshot()["traces"]["created"] == 7
+    assert ("traces", "not_sampled", 7) in list(ledger.items())
+
+
+def test_a_delivery_is_complete_only_if_all_was_exported() -> None:
+    """A zero of another state does not matter, a one does."""
+    assert Delivery({State.EXPORTED: 5, State.REJECTED: 0}).complete
+    assert not Delivery({State.EXPORTED: 5, State.REJECTED: 1}).complete
+    assert not Delivery.of(State.UNKNOWN, 5).complete

@@ -1,0 +1,93 @@
+"""The metrics' periodic export: snapshots by the interval, temporality as asked, none lost to a slow collector."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from sidecar.telemetry.metric_store import Metric, MetricKind
+from sidecar.testing import OtlpSink, SinkAnswer
+from tests.telemetry.way_out import COUNTER, SLOW, span, started, until
+
+EVERY = {**SLOW, "OTEL_METRIC_EXPORT_INTERVAL": "20"}
+
+
+@pytest.fixture(params=["http/protobuf", "grpc"])
+def sink(request: pytest.FixtureRequest) -> Iterator[OtlpSink]:
+    """A collector of each protocol."""
+    with OtlpSink(request.param) as one:
+        yield one
+
+
+def _sum(sink: OtlpSink) -> int:
+    return int(sum(point.value or 0 for point in sink.points))
+
+
+def _reached(sink: OtlpSink, total: int) -> bool:
+    return _sum(sink) == total
+
+
+async def test_totals_leave_by_the_interval(sink: OtlpSink) -> None:
+    """Again and again, as long as nothing changes too."""
+    out = started({**sink.environ(), **EVERY})
+    out.store.add(COUNTER, 2)
+    await until(lambda: len(sink.points) >= 3)
+    out.store.add(COUNTER, 5)
+    await until(lambda: sink.points[-1].value == 7)
+    assert {point.temporality for point in sink.points} == {"cumulative"}
+    assert len({point.start for point in sink.points}) == 1
+    assert await out.pipeline.shutdown(5)
+    assert out.states("metrics")["exported"] == len(sink.points)
+
+
+async def test_differences_add_up_to_the_total(sink: OtlpSink) -> None:
+    """Each export says what came since the one before, and nothing when nothing came."""
+    out = started({**sink.environ(), **EVERY, "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"})
+    for count in range(1, 6):
+        out.store.add(COUNTER, count)
+        await until(
+            lambda count=count: sum(point.value or 0 for point in sink.points) == count * (count + 1) / 2
+        )
+    assert await out.pipeline.shutdown(5)
+    assert len(sink.points) == 5
+    assert {point.temporality for point in sink.points} == {"delta"}
+
+
+async def test_a_slow_collector_delays_differences_and_loses_none(sink: OtlpSink) -> None:
+    """While an export is under way no snapshot is taken; the next one has all."""
+    sink.answer("metrics", SinkAnswer(status=503, code="UNAVAILABLE", headers={"Retry-After": "0.1"}))
+    out = started({**sink.environ(), **EVERY, "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"})
+    out.store.add(COUNTER, 1)
+    await until(lambda: sink.calls)
+    out.store.add(COUNTER, 2)
+    out.store.add(COUNTER, 4)
+    await until(partial(_reached, sink, 7))
+    assert [point.value for point in sink.points] == [1, 6]
+    assert await out.pipeline.shutdown(5)
+    assert out.states("metrics") == {"created": 2, "exported": 2}
+
+
+async def test_the_last_export_counts_the_last_spans(sink: OtlpSink) -> None:
+    """At the end spans leave first, so that the ledger's own metric is told with what became of them."""
+    items = Metric("sidecar.telemetry.items", MetricKind.COUNTER, "{item}", "the ledger", ("signal", "state"))
+    out = started({**sink.environ(), **SLOW})
+    out.store.metrics += (items,)
+    out.store.observe(
+        items,
+        lambda: [
+            (n, (("signal", signal), ("state", state))) for signal, state, n in out.pipeline.ledger.items()
+        ],
+    )
+    for number in range(1, 4):
+        out.pipeline.span(span(number))
+    assert await out.pipeline.shutdown(5)
+    told = {(point.attributes["signal"], point.attributes["state"]): point.value for point in sink.points}
+    assert told["traces", "exported"] == 3
+
+
+async def test_nothing_recorded_is_nothing_exported(sink: OtlpSink) -> None:
+    """No empty requests."""
+    out = started({**sink.environ(), **SLOW})
+    assert await out.pipeline.flush(5)
+    assert await out.pipeline.shutdown(5)
+    assert sink.calls == []

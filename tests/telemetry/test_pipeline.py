@@ -1,0 +1,219 @@
+"""The way out under load, without a collector, and at its end: it never blocks, never hangs, and adds up."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sidecar.core.clock import SECOND
+from sidecar.telemetry.ledger import Delivery, Signal, State
+from sidecar.telemetry.outlet import Teller
+from sidecar.testing import OtlpSink, SinkAnswer
+from tests.telemetry.way_out import COUNTER, FAST, SLOW, adds_up, record, span, started, until, way_out
+
+
+@pytest.fixture
+def sink() -> Iterator[OtlpSink]:
+    """A collector."""
+    with OtlpSink() as one:
+        yield one
+
+
+async def test_signals_that_are_off_are_not_created() -> None:
+    """With no exporter nothing is counted, nothing waits, no thread runs."""
+    threads = threading.active_count()
+    out = started({})
+    out.pipeline.span(span())
+    out.pipeline.log(record())
+    out.pipeline.not_sampled(Signal.TRACES, 3)
+    assert threading.active_count() == threads
+    assert await out.pipeline.flush(1)
+    assert await out.pipeline.shutdown(1)
+    assert [out.states(signal) for signal in ("traces", "logs", "metrics")] == [{}, {}, {}]
+
+
+async def test_the_ledger_adds_up_at_every_moment(sink: OtlpSink) -> None:
+    """Thousands of spans against a collector that takes, refuses and rejects; looked at all the while."""
+    answers = [SinkAnswer(), SinkAnswer(status=400), SinkAnswer(rejected=3), SinkAnswer(status=404)] * 10
+    sink.answer("traces", *answers)
+    out = started(
+        {**sink.environ(), **FAST, "OTEL_BSP_MAX_QUEUE_SIZE": "300", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "50"}
+    )
+    looking = threading.Event()
+    wrong: list[AssertionError] = []
+
+    def look() -> None:
+        while not looking.is_set():
+            try:
+                adds_up(out.pipeline.ledger)
+            except AssertionError as error:
+                wrong.append(error)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    for burst in range(40):
+        for number in range(1, 101):
+            out.pipeline.span(span(burst * 100 + number))
+        out.pipeline.not_sampled(Signal.TRACES, 2)
+        await asyncio.sleep(0)
+    assert await out.pipeline.shutdown(10)
+    looking.set()
+    looker.join()
+    assert wrong == []
+    states = out.states()
+    assert states["created"] == 4080
+    assert states["not_sampled"] == 80
+    assert states["exported"] == sink.accepted("traces") == len(sink.spans) - states["rejected"]
+    assert "queued" not in states
+
+
+async def test_a_full_queue_drops_what_comes_and_counts_it(sink: OtlpSink) -> None:
+    """What was there stays; nothing is exported before the time, as nothing makes a full batch."""
+    out = started(
+        {**sink.environ(), **SLOW, "OTEL_BSP_MAX_QUEUE_SIZE": "5", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "5"}
+    )
+    sink.answer_always("traces", SinkAnswer(hang=True))
+    for number in range(1, 6):
+        out.pipeline.span(span(number))
+    await until(lambda: sink.calls)
+    for number in range(6, 14):
+        out.pipeline.span(span(number))
+    assert out.states() == {"created": 13, "queued": 10, "dropped": 3}
+    assert dict(out.pipeline.ledger.queues())["traces"] == 10
+    assert not await out.pipeline.shutdown(0.1)
+    assert out.states() == {"created": 13, "unknown": 5, "dropped": 8}
+
+
+async def test_a_full_batch_does_not_wait_for_its_time(sink: OtlpSink) -> None:
+    """The rest of a batch does."""
+    out = started({**sink.environ(), **SLOW, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"})
+    for number in range(1, 7):
+        out.pipeline.span(span(number))
+    await until(lambda: out.states() == {"created": 6, "exported": 4, "queued": 2})
+    assert await out.pipeline.flush(5)
+    assert out.states() == {"created": 6, "exported": 6}
+    assert [call.items for call in sink.calls] == [4, 2]
+    assert await out.pipeline.shutdown(5)
+
+
+async def test_what_makes_no_full_batch_leaves_after_the_delay(sink: OtlpSink) -> None:
+    """No flush is needed."""
+    out = started({**sink.environ(), **FAST})
+    out.pipeline.span(span())
+    out.pipeline.log(record())
+    await until(lambda: sink.spans and sink.logs)
+    assert await out.pipeline.shutdown(5)
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+async def test_a_hanging_collector_is_abandoned_in_time(protocol: str) -> None:
+    """What was under way is unknown, what waited is dropped, and the shutdown takes the time it was given."""
+    with OtlpSink(protocol) as sink:
+        for signal in ("traces", "logs", "metrics"):
+            sink.answer_always(signal, SinkAnswer(hang=True))
+        out = started({**sink.environ(), **SLOW, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10"})
+        out.store.add(COUNTER, 1)
+        for number in range(1, 26):
+            out.pipeline.span(span(number))
+        out.pipeline.log(record())
+        begun = time.monotonic()
+        assert not await out.pipeline.shutdown(0.4)
+        assert time.monotonic() - begun < 1.0
+        assert out.states("traces") == {"created": 25, "unknown": 10, "dropped": 15}
+        assert out.states("logs") == {"created": 1, "unknown": 1}
+        assert out.states("metrics") == {"created": 1, "unknown": 1}
+        sink.stop()
+        await until(lambda: not [one for one in threading.enumerate() if one.name.startswith("telemetry-")])
+        assert out.states("traces") == {"created": 25, "unknown": 10, "dropped": 15}
+
+
+async def test_one_hanging_signal_does_not_hold_the_others(sink: OtlpSink) -> None:
+    """Each has a worker of its own."""
+    sink.answer_always("traces", SinkAnswer(hang=True))
+    out = started({**sink.environ(), **FAST})
+    out.pipeline.span(span())
+    await until(lambda: sink.calls)
+    out.pipeline.log(record())
+    await until(lambda: sink.logs)
+    assert not await out.pipeline.flush(0.05)
+    assert not await out.pipeline.shutdown(0.1)
+    assert out.states("logs") == {"created": 1, "exported": 1}
+
+
+async def test_after_the_end_everything_is_dropped(sink: OtlpSink) -> None:
+    """A late span is counted, a second shutdown does nothing."""
+    out = started({**sink.environ(), **FAST})
+    assert await out.pipeline.shutdown(5)
+    out.pipeline.span(span())
+    assert await out.pipeline.flush(1)
+    assert await out.pipeline.shutdown(1)
+    assert out.states() == {"created": 1, "dropped": 1}
+
+
+async def test_a_pipeline_that_never_started_ends_at_once(sink: OtlpSink) -> None:
+    """What was handed to it was never sent."""
+    out = way_out({**sink.environ(), **FAST})
+    out.pipeline.span(span())
+    assert not await out.pipeline.flush(1)
+    assert not await out.pipeline.shutdown(5)
+    assert out.states() == {"created": 1, "dropped": 1}
+    assert sink.calls == []
+
+
+async def test_failure_and_recovery_are_each_told_once(sink: OtlpSink) -> None:
+    """Three failed exports in a minute are one line; the recovery says how many were lost."""
+    sink.answer("traces", *[SinkAnswer(status=400)] * 3)
+    out = started({**sink.environ(), **SLOW})
+    for number in range(1, 6):
+        out.pipeline.span(span(number))
+        assert await out.pipeline.flush(5)
+    assert out.events == ["sidecar.telemetry.failing", "sidecar.telemetry.recovered"]
+    assert out.lines[1] == {
+        "signal": "traces",
+        "lost": 3,
+        "event": "sidecar.telemetry.recovered",
+        "log_level": "info",
+    }
+    assert await out.pipeline.shutdown(5)
+
+
+def test_lasting_failure_is_told_once_a_minute() -> None:
+    """With how much was lost so far."""
+    now = [0]
+    out = way_out({})
+    lines: list[tuple[str, int]] = []
+
+    class Listening:
+        def bind(self, **_: object) -> "Listening":
+            return self
+
+        def warning(self, event: str, *, reason: str, lost: int) -> None:
+            lines.append((event, lost))
+
+    teller = Teller(Signal.LOGS, Listening(), lambda: now[0])
+    for second in range(130):
+        now[0] = second * SECOND
+        teller.tell(Delivery.of(State.FAILED, 2, "HTTP 500"))
+    assert lines == [
+        ("sidecar.telemetry.failing", 2),
+        ("sidecar.telemetry.still_failing", 122),
+        ("sidecar.telemetry.still_failing", 242),
+    ]
+    assert out.events == []
+
+
+async def test_handing_over_does_not_wait_for_a_dead_collector(sink: OtlpSink) -> None:
+    """Two thousand spans while an export hangs: queued or dropped in a moment."""
+    sink.answer_always("traces", SinkAnswer(hang=True))
+    out = started({**sink.environ(), **FAST, "OTEL_BSP_MAX_QUEUE_SIZE": "1000"})
+    out.pipeline.span(span())
+    await until(lambda: sink.calls)
+    one = span(2)
+    begun = time.perf_counter()
+    for _ in range(2000):
+        out.pipeline.span(one)
+    assert time.perf_counter() - begun < 0.1
+    assert out.states() == {"created": 2001, "queued": 1001, "dropped": 1000}
+    await out.pipeline.shutdown(0)
