@@ -136,11 +136,6 @@ class Conversation:
         """Turns whose wait is wanted and not known yet."""
         return self._line.unknown
 
-    @property
-    def links_dropped(self) -> int:
-        """Requests that its summary will not point at, for want of room."""
-        return self._highlights.dropped
-
     def next_sequence(self) -> int:
         """Gives out the running number of the next arrival."""
         self.sequence += 1

@@ -33,6 +33,8 @@ class Gauges:
 
     def turns_changed(self, before: int, after: int) -> None:
         """One conversation had `before` turns in flight and has `after`."""
+        if before == after:
+            return
         self.overlapping += max(0, after - 1) - max(0, before - 1)
         counts = self._with_turns
         if after:
@@ -212,11 +214,7 @@ class Registry:
         turns = len(conversation.turns)
         if not conversation.active:
             self.gauges.busy += 1
-        dropped = conversation.links_dropped
         joined = conversation.join(tracked)
-        self._links_counted(conversation, dropped)
-        if len(joined.overlaps) < joined.concurrency - 1:
-            self._listeners.anomaly(Anomaly.LINKS_CAP)
         self.gauges.turns_changed(turns, len(conversation.turns))
         return joined
 
@@ -228,12 +226,8 @@ class Registry:
         left = None
         if conversation is not None and not conversation.ended:
             turns = len(conversation.turns)
-            dropped = conversation.links_dropped
             left = conversation.leave(tracked, result, at)
-            self._links_counted(conversation, dropped)
             self.gauges.turns_changed(turns, len(conversation.turns))
-            if left.overlapped_by_rest:
-                self._listeners.anomaly(Anomaly.LINKS_CAP)
             if left.model_dropped:
                 self._listeners.anomaly(Anomaly.MODEL_CAP)
             if not conversation.active:
@@ -248,10 +242,6 @@ class Registry:
         if not session.in_flight:
             self._idle[session.session_id] = session
         return left
-
-    def _links_counted(self, conversation: Conversation, before: int) -> None:
-        if conversation.links_dropped > before:
-            self._listeners.anomaly(Anomaly.LINKS_CAP)
 
     @staticmethod
     def _ended(session: Session, outcome: Outcome, at: int) -> None:
@@ -307,6 +297,8 @@ class Registry:
             self.gauges.busy -= 1
         self.gauges.turns_changed(len(conversation.turns), 0)
         self.waits_given_up(open_waits)
+        if summary.links_dropped:
+            self._listeners.anomaly(Anomaly.LINKS_CAP)
         self._listeners.tell(lambda listener: listener.conversation_ended(summary))
 
     def waits_given_up(self, count: int) -> None:

@@ -48,7 +48,7 @@ class Arrival:
     """What is known the moment a request joins its conversation.
 
     `sequence` is 0 for an untracked request. `overlaps` are the turns of the conversation in flight at
-    this arrival (the latest `SessionLimits.links` of them), `concurrency` their exact number with this one;
+    this arrival (the latest `SessionLimits.links` of them), `concurrency` their full number with this one;
     both are empty/0 for requests that are no turn or whose session nobody named. `think_time` is in
     nanoseconds, None where it is not defined.
     """
@@ -60,6 +60,11 @@ class Arrival:
     overlaps: tuple[RequestRef, ...]
     concurrency: int
     think_time: int | None
+
+    @property
+    def overlap_count(self) -> int:
+        """How many turns it overlaps, named in `overlaps` or not."""
+        return max(0, self.concurrency - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,11 @@ class Settlement:
     waits: tuple[KnownWait, ...]
     dropped: int = 0
     overlapped_by_rest: int = 0
+
+    @property
+    def overlapped_by_count(self) -> int:
+        """How many turns arrived while this one was in flight, named in `overlapped_by` or not."""
+        return len(self.overlapped_by) + self.overlapped_by_rest
 
 
 @dataclass(frozen=True, slots=True)

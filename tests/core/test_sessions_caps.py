@@ -219,13 +219,14 @@ def test_links_are_capped_and_the_rest_counted() -> None:
     manager, ends = manager_with(SessionLimits(links=4))
     turns = [arrive(manager, at, "s") for at in range(8)]
     assert [ref.sequence for ref in turns[-1].overlaps] == [4, 5, 6, 7]
-    assert turns[-1].concurrency == 8
+    assert (turns[-1].concurrency, turns[-1].overlap_count) == (8, 7)
     settlement = manager.settle(turns[0].request_id, Result(Outcome.COMPLETED), at=10)
     assert settlement is not None
     assert [ref.sequence for ref in settlement.overlapped_by] == [2, 3, 4, 5]
-    assert settlement.overlapped_by_rest == 3
-    assert manager.get_session_stats().anomalies[Anomaly.LINKS_CAP] > 0
+    assert (settlement.overlapped_by_rest, settlement.overlapped_by_count) == (3, 7)
+    assert Anomaly.LINKS_CAP not in manager.get_session_stats().anomalies
     manager.shutdown(20)
+    assert manager.get_session_stats().anomalies[Anomaly.LINKS_CAP] == 1
     summary = ends.conversations[0]
     assert [word for word, _ in summary.links] == ["first", "last", "slowest", "overlapping"]
     assert summary.links_dropped == 6
