@@ -144,14 +144,15 @@ def _server(exchange: Exchange) -> SpanAttributes:
         a.SCHEME: head.scheme,
         a.PATH: redact_path(head.path),
         a.ROUTE: route.template,
-        a.PROTOCOL_VERSION: head.version.removeprefix("HTTP/"),
         a.OUTCOME: outcome_of(exchange).value,
         a.STREAMING: is_streaming(exchange),
         a.BODY_STATE: exchange.body_state,
         a.REQUEST_SIZE: exchange.request_bytes,
         a.RESPONSE_SIZE: exchange.stream.bytes,
     }
-    if method != head.method:
+    if version := head.version.removeprefix("HTTP/"):
+        attributes[a.PROTOCOL_VERSION] = version
+    if method != head.method and head.method:
         attributes[a.METHOD_ORIGINAL] = shorten(head.method)
     if query := head.query:
         attributes[a.QUERY] = redact_query(query)

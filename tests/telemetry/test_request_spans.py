@@ -425,6 +425,28 @@ def test_http_facts(world: World) -> None:
     assert "gen_ai.operation.name" not in told
 
 
+def test_what_was_never_parsed_is_absent(world: World) -> None:
+    """A head that is not HTTP has no method, version, query, host or agent: nothing is invented for it."""
+    exchange = world.begin([(b"x", b"y")], Route("/{provider path}"), method="", target=b"", version="")
+    exchange.status = 400
+    exchange.decide(Outcome.REFUSED, ms(1), error_type="malformed", phase=Phase.HEAD)
+    world.settle(exchange, 1)
+    assert attributes(world, "_OTHER /{provider path}") == {
+        "http.request.method": "_OTHER",
+        "url.scheme": "http",
+        "url.path": "",
+        "http.route": "/{provider path}",
+        "http.response.status_code": 400,
+        "http.request.body.size": 0,
+        "http.response.body.size": 0,
+        "sidecar.outcome": "refused",
+        "sidecar.outcome.phase": "head",
+        "sidecar.streaming": False,
+        "sidecar.upstream": "default",
+        "sidecar.request.body.state": "none",
+    }
+
+
 def test_request_attributes_pass_and_models_are_bounded(make_world: MakeWorld) -> None:
     """What a body asks for stands on the CLIENT span; a model beyond the cap names the span `other`."""
     world = make_world(model_limit=1, semconv="both")
