@@ -280,7 +280,7 @@ class Exchange:
     def upstream_failed(self, at: int, word: str, message: str | None = None) -> bool:
         """The upstream refused, reset, or sent what is not HTTP; `word` is short and fixed."""
         asked = Phase.BEFORE_HEADERS if self.sent else Phase.CONNECT
-        phase = Phase.MID_STREAM if self.first_byte else asked
+        phase = asked if self.upstream_status is None else Phase.MID_STREAM
         return self.decide(Outcome.UPSTREAM_FAILED, at, phase=phase, error_type=word, message=message)
 
     def client_left(self, at: int) -> bool:

@@ -22,6 +22,7 @@ from sidecar.errors import (
 )
 from sidecar.proxy.flow import Flow
 from sidecar.proxy.guard import outermost
+from sidecar.proxy.hangup import HangupWatch
 from sidecar.proxy.inbound import Inbound, request_head
 from sidecar.proxy.upstream_side import HIGH_WATER
 from sidecar.proxy.watchdog import Watchdog
@@ -62,6 +63,7 @@ class ClientConnection(asyncio.Protocol):
         self._waited = 0
         self.read_at = 0
         self._watchdog = Watchdog(relay.loop, relay.clock, self._due)
+        self._hangup = HangupWatch(relay.loop, self._left)
 
     # The flow's side.
 
@@ -84,11 +86,13 @@ class ClientConnection(asyncio.Protocol):
         if not self._paused and not self.closing and self.transport is not None:
             self._paused = True
             self.transport.pause_reading()
+            self._hangup.start(self.transport)
 
     def resume(self) -> None:
         """Reads on, unless requests that were read ahead still wait."""
         if self._paused and not self._waiting and not self.closing and self.transport is not None:
             self._paused = False
+            self._hangup.stop()
             self.transport.resume_reading()
 
     def flow_done(self, inbound: Inbound, *, keep: bool, cut: bool = False) -> None:
@@ -179,6 +183,7 @@ class ClientConnection(asyncio.Protocol):
         """asyncio: the connection is gone, by the client's doing or by ours."""
         del exc
         self._watchdog.stop()
+        self._hangup.stop()
         self._left()
         self._gone = True
         self.relay.connections.discard(self)
@@ -356,6 +361,7 @@ class ClientConnection(asyncio.Protocol):
         self._in_head = False
         self._waiting.append(inbound)
 
+    @outermost
     def _left(self) -> None:
         if self._gone:
             return
@@ -396,6 +402,7 @@ class ClientConnection(asyncio.Protocol):
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self._paused = False
+            self._hangup.stop()
             self.transport.resume_reading()
         self._watchdog.set(self.relay.clock() + _LINGER)
 

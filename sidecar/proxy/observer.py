@@ -19,6 +19,10 @@ _EXPANSION_LIMIT = 64 * 1024 * 1024
 """Decoded bytes of one read above which a compressed stream is no longer watched."""
 
 
+_ERROR_LIMIT = 64 * 1024
+"""Bytes of a rejection's body that are read for the provider's error word."""
+
+
 class Observer(Protocol):
     """What the answer shows its body to."""
 
@@ -85,13 +89,31 @@ class StreamObserver:
             tell(kind(name, data), at)
 
 
+class _ErrorReader:
+    """Reads the provider's own word out of a rejection's body."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def body(self, data: bytes) -> None:
+        """Takes the body; one that tells no known word tells nothing."""
+        self._exchange.response.error = apis.error_code(self._exchange.route, data)
+
+
+class _WholeBody(Protocol):
+    """What reads a whole body; `apis.BodyReader` is one."""
+
+    def body(self, data: bytes) -> None:
+        """Takes the body. Never raises."""
+
+
 class BodyObserver:
     """Keeps a copy of a whole answer, within bounds, and reads it at its end."""
 
     def __init__(
         self,
         exchange: Exchange,
-        reader: apis.BodyReader,
+        reader: _WholeBody,
         coding: bytes | None,
         admission: Admission,
         limit: int,
@@ -145,8 +167,10 @@ def observer_for(exchange: Exchange, headers: Headers, admission: Admission, lim
         if parser is not None:
             exchange.streams = True
             return StreamObserver(exchange, parser, coding)
+        if exchange.verdict is not None:
+            return BodyObserver(exchange, _ErrorReader(exchange), coding, admission, min(limit, _ERROR_LIMIT))
         reader = apis.body_reader(exchange.route, exchange.response)
-        if reader is not None and exchange.verdict is None:
+        if reader is not None:
             return BodyObserver(exchange, reader, coding, admission, limit)
     except UnreadableCodingError:
         exchange.watched = False
