@@ -85,8 +85,8 @@ class WaitLine:
     def _fold(self) -> None:
         """Joins neighbours that have ended and owe no record.
 
-        Serving (a1, s1) and then (a2, s2) frees the line at max(a2, max(a1, x) + s1) + s2 when it was free
-        at x before, which is what one turn (max(a1, a2 - s1), s1 + s2) does.
+        An earlier turn is still in flight, so the queue would be free only after both had come: what is
+        left of them is the time they take.
         """
         kept: list[Place] = []
         for place in self._places:
@@ -99,9 +99,7 @@ class WaitLine:
                 or place.duration is None
             ):
                 kept.append(place)
-                continue
-            both = Place(None, max(last.arrived, place.arrived - last.duration))
-            both.duration = last.duration + place.duration
-            kept[-1] = both
+            else:
+                last.duration += place.duration
         self._places = kept
         self._fold_at = max(_SMALL, 2 * self._cap, 2 * len(kept))

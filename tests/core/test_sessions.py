@@ -326,6 +326,16 @@ def test_continuing_a_made_up_request_in_flight_overlaps_it() -> None:
     assert (stats.turns, stats.overlaps, stats.waits_known, stats.waits_unknown) == (1, 1, 1, 0)
 
 
+def test_a_made_up_id_that_somebody_names_is_a_session_like_any_other() -> None:
+    """Whoever names it in a header started it at 1; a continuation joins and gives no number out twice."""
+    driver = Driver()
+    driver.end(driver.arrive(0, session="g", source=Source.GENERATED), 10, response_id="resp_1")
+    assert driver.arrive(20, session="g").sequence == 1
+    entry = driver.manager.chain("resp_1")
+    joined = driver.arrive(30, session="g", source=Source.RESPONSE_CHAIN, continues=entry)
+    assert joined.sequence == 2
+
+
 def test_a_made_up_request_that_was_no_turn_is_no_turn_later() -> None:
     """It has its number in the conversation it began, and no part in think time."""
     driver = Driver()

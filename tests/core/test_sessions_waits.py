@@ -2,6 +2,9 @@
 
 import random
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from sidecar.core.sessions import RequestRef
 from sidecar.core.waits import Place, WaitLine
 
@@ -39,20 +42,35 @@ def test_a_long_line_behind_one_slow_turn_stays_small_and_exact() -> None:
     assert last.wait == busy
 
 
-def test_folding_keeps_idle_time() -> None:
-    """A folded run remembers when its turns came: the queue could not have served them before."""
-    line = WaitLine(cap=0)
-    line._fold_at = 3
-    first = line.join(ref(1), 0)
-    two, three = line.join(ref(2), 1000), line.join(ref(3), 5000)
-    assert (two.ref, three.ref) == (None, None)
-    assert line.leave(two, 1100) == []
-    assert line.leave(three, 5300) == []
-    four = line.join(ref(4), 5400)
-    assert len(line._places) == 3
-    assert line.leave(first, 10) == []
-    assert line.leave(four, 5500) == []
-    assert line.join(ref(5), 5450).wait == 50
+TURNS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 60), st.booleans()), max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TURNS)
+def test_folding_changes_no_wait(turns: list[tuple[int, int, bool]]) -> None:
+    """However often the line is folded, the waits that are wanted equal the plain replay of every turn."""
+    line, now = WaitLine(cap=100), 0
+    events: list[tuple[int, int, int]] = []
+    expected: dict[int, int] = {}
+    free_at = 0
+    for number, (pause, duration, wanted) in enumerate(turns):
+        now += pause
+        events += [(now, 1, number), (now + duration, 2, number)]
+        begin = max(now, free_at)
+        free_at = begin + duration
+        if wanted:
+            expected[number] = begin - now
+    places: dict[int, Place] = {}
+    for at, what, number in sorted(events):
+        if what == 1:
+            line._fold_at = 0
+            places[number] = line.join(ref(number) if turns[number][2] else None, at)
+        else:
+            line.leave(places[number], at)
+    found = {number: place.wait for number, place in places.items() if place.wait is not None}
+    assert found == expected
+    assert line.unknown == 0
+    assert line._places == []
 
 
 def test_a_turn_that_wants_no_record_still_takes_its_time() -> None:
