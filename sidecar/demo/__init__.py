@@ -61,8 +61,10 @@ async def _main(*, once: bool, listen: str | None, seed: int, environ: Mapping[s
             try:
                 await ending.unless(show.run())
             finally:
-                screen.leave()
-                await child.stop()
+                try:
+                    screen.leave()
+                finally:  # a terminal that is gone must not leave a sidecar behind
+                    await child.stop()
             if screen.live and not once and show.picture is not None:
                 screen.print(show.picture)
     return 0

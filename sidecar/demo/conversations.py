@@ -148,9 +148,13 @@ async def coding_agent(app: App) -> None:
             await explorer.ask(f"Read {path}.", Plan(words=26))
             await app.pause(0.2)
 
+    async def name_it() -> None:
+        await app.pause(0.2)
+        await app.ask_briefly("A title for this.", Plan(words=12))
+
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(app.ask("Fix the bug.", Plan(words=40)))
-        tasks.create_task(app.ask_briefly("A title for this.", Plan(words=12)))
+        tasks.create_task(name_it())
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(explore())
         tasks.create_task(app.ask("Plan the fix while we look around.", Plan(words=70)))

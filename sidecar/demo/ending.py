@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: the first ends the demo in good order, a second one ends the sidecar at once.
+"""Ctrl-C, SIGTERM, a closed terminal: the first ends the demo in good order, a second one ends the sidecar at once.
 
-Owns the two signal handlers while the demo runs. It ends no process and prints nothing itself.
+Owns the signal handlers while the demo runs. It ends no process and prints nothing itself.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ class Ending:
         self.hurry: Callable[[], None] | None = None
         """What a second signal does."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self.ask)
 
     def ask(self) -> None:

@@ -14,6 +14,7 @@ from sidecar.demo.conversations import play
 from sidecar.demo.drawing import Picture
 from sidecar.demo.lanes import Board
 from sidecar.demo.screen import Screen
+from sidecar.demo.unnamed import LANE
 from sidecar.demo.watch import Snapshot, Stats, Watch, WatchError
 
 ROUND = 14.0
@@ -21,8 +22,13 @@ ROUND = 14.0
 
 ABOUT = "one lane per conversation; calls that overlapped stand below one another"
 
-REDRAW = 0.12
+REDRAW = 0.2
 """Seconds between two looks at the sidecar."""
+
+SETTLING = 2.0
+"""Seconds that the sidecar gets at most to settle what the app has the end of already."""
+
+ENDED = "all calls have ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +79,21 @@ class Show:
                 await self._look(board, number, start, "calls are running")
                 await asyncio.wait([playing], timeout=REDRAW)
             await playing
-            await self._look(board, number, start, "all calls have ended")
+            await self._last_look(board, number, start)
             while not self._options.once and (left := start + ROUND * SECOND - self._clock()) > 0:
                 await self._look(board, number, start, f"next round in {left / SECOND:.0f} s")
                 await asyncio.sleep(REDRAW)
         finally:
             playing.cancel()
             await asyncio.wait([playing])
+
+    async def _last_look(self, board: Board, number: int, start: int) -> None:
+        """Looks until nothing is in flight any more; only what another app does can last beyond `SETTLING`."""
+        until = self._clock() + round(SETTLING * SECOND)
+        await self._look(board, number, start, ENDED)
+        while self._clock() < until and any(bar.end is None for lane in board.lanes() for bar in lane.bars):
+            await asyncio.sleep(REDRAW)
+            await self._look(board, number, start, ENDED)
 
     async def _look(self, board: Board, number: int, start: int, state: str) -> None:
         """Asks the sidecar, and shows what it says."""
@@ -91,6 +105,7 @@ class Show:
             raise
         unnamed = self._child.unnamed.seen(running, snapshot.sessions)
         board.take([*snapshot.seen, *unnamed])
+        lanes = tuple(board.lanes())
         now = self._clock()
         self.picture = Picture(
             title=f"sidecar demo · round {number}",
@@ -99,8 +114,8 @@ class Show:
             start=start,
             end=max(now, start + round(ROUND * SECOND)),
             now=now,
-            lanes=tuple(board.lanes()),
-            figures=self._figures(snapshot, unnamed=bool(unnamed)),
+            lanes=lanes,
+            figures=self._figures(snapshot, unnamed=any(lane.session == LANE for lane in lanes)),
             footer=(("your own app", f"export OPENAI_BASE_URL=http://{self._composed.listen}/v1"),),
         )
         self._screen.redraw(self.picture)
