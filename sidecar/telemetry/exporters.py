@@ -33,7 +33,7 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExportResult
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError, SSLError
 
-from sidecar.telemetry.encode import SpanEncoder
+from sidecar.telemetry.encode import PIECE, SpanEncoder, rest
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
 
@@ -356,7 +356,12 @@ class ConsoleSender:
 
 
 def _encode_logs(batch: Sequence[Any]) -> bytes:
-    return bytes(encode_logs(batch).SerializeToString())
+    # In pieces, which may be joined: in protobuf, repeated fields of messages one after the other are one list.
+    pieces = []
+    for start in range(0, len(batch), PIECE):
+        pieces.append(bytes(encode_logs(batch[start : start + PIECE]).SerializeToString()))
+        rest()
+    return b"".join(pieces)
 
 
 def _encode_metrics(batch: Sequence[Any]) -> bytes:

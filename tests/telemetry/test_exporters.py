@@ -57,6 +57,16 @@ async def test_all_signals_arrive(sink: OtlpSink) -> None:
     assert sink.errors == []
 
 
+async def test_logs_of_several_pieces_arrive_in_order(sink: OtlpSink) -> None:
+    """They are encoded piece by piece, and leave as one export."""
+    out = started(environ(sink, OTEL_BLRP_SCHEDULE_DELAY="60000"))
+    for number in range(1, 51):
+        out.pipeline.log(record(number))
+    assert await out.pipeline.shutdown(5)
+    assert [line.time for line in sink.logs] == list(range(1, 51))
+    assert [call.items for call in sink.calls] == [50]
+
+
 async def test_a_refusal_is_failed(sink: OtlpSink) -> None:
     """A 400 or INVALID_ARGUMENT is final: not tried again, and said once with the reason."""
     sink.answer("traces", SinkAnswer(status=400, code="INVALID_ARGUMENT", message="no such tenant"))

@@ -151,3 +151,12 @@ def test_memory_is_bounded() -> None:
         encoder.encode([one({"id": f"session-{number + more}", "long": "x" * 1000}) for more in range(100)])
     assert len(encoder._pairs) <= _CACHE_LIMIT
     assert max(len(pair) for pair in encoder._pairs.values()) < 300
+
+
+def test_the_loop_gets_its_turn_between_pieces() -> None:
+    """A batch of 512 spans is encoded in 32 pieces, and is one list of spans all the same."""
+    turns: list[int] = []
+    encoder = SpanEncoder(rest=lambda: turns.append(1))
+    batch = [one({"n": number}) for number in range(512)]
+    assert read(encoder.encode(batch)) == encode_spans(batch)
+    assert len(turns) == 32
