@@ -31,7 +31,7 @@ check: setup  ## lint, format, types, and the house rules (the lock among them)
 	$(BIN)/python -m pytest --quiet tests/test_house.py
 
 test: setup  ## the whole test suite; COVERAGE=1 measures branches, those of the servers it starts too
-	$(BIN)/python -m pytest --numprocesses auto $(if $(COVERAGE),--cov --cov-report term) $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(COVERAGE),--cov --cov-report term) $(ARGS)
 
 run: setup  ## the demo; with UPSTREAM=https://... the plain sidecar before that upstream
 	$(BIN)/sidecar $(if $(UPSTREAM),run --upstream '$(UPSTREAM)',demo) $(ARGS)

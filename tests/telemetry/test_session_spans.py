@@ -125,7 +125,9 @@ def test_links_are_capped(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler, taken", [(ALWAYS_OFF, 0), (ParentBased(ALWAYS_OFF), 2), (TraceIdRatioBased(0), 2)], ids=str
+    "sampler, taken",
+    [(ALWAYS_OFF, 0), (ParentBased(ALWAYS_OFF), 2), (TraceIdRatioBased(0), 2)],
+    ids=["off", "parent off", "ratio 0"],
 )
 def test_always_taken_unless_always_off(make_world: MakeWorld, sampler: object, taken: int) -> None:
     """Whatever became of the requests; what was not taken is counted."""
