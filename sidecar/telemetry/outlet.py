@@ -118,17 +118,25 @@ class Outlet(Generic[_Item]):
             self._closing = True
         self.flush(done)
 
-    def abandon(self) -> None:
-        """End now: what is under way is `unknown`, what waits is `dropped`."""
+    def stop(self) -> None:
+        """Send nothing more and try nothing again: what waits is `dropped`, what is under way may still settle."""
         account = self._account
         with account.lock:
-            self._closing = self._abandoned = True
-            account.states[State.UNKNOWN] += self._under_way
+            self._closing = True
             account.states[State.DROPPED] += account.queued - self._under_way
-            account.queued = self._under_way = 0
+            account.queued = self._under_way
             self._waiting.clear()
         self._wake.set()
         self._sender.close()
+
+    def abandon(self) -> None:
+        """Wait for nothing any more: what is under way is `unknown`, whatever becomes of it."""
+        self.stop()
+        account = self._account
+        with account.lock:
+            self._abandoned = True
+            account.states[State.UNKNOWN] += self._under_way
+            account.queued = self._under_way = 0
 
     def _work(self) -> None:
         while not self._abandoned:

@@ -24,6 +24,8 @@ from sidecar.telemetry.outlet import Outlet, Teller
 
 _FIRST_SHARE = 0.5
 """Of the time of a shutdown, what spans and logs may take before the last metrics, which count them, are taken."""
+_GRACE = 0.2
+"""Seconds at the end of a shutdown for what is under way: without another try it may settle at once."""
 
 
 class Pipeline:
@@ -75,7 +77,7 @@ class Pipeline:
             return self._idle()
         if self._metric_export is not None:
             self._metric_export.snapshot()
-        return await _all_done([outlet.flush for outlet in self._outlets()], timeout)
+        return await _Calls([outlet.flush for outlet in self._outlets()]).done(timeout)
 
     async def shutdown(self, timeout: float) -> bool:
         """Flush and end within `timeout` seconds; False if something had to be abandoned.
@@ -89,13 +91,18 @@ class Pipeline:
         started, self._started = self._started, False
         if started:
             # Flushed first, and closed only with the metrics: a last log line may still tell of the flush.
-            await _all_done([outlet.flush for outlet in outlets], timeout * _FIRST_SHARE)
+            await _Calls([outlet.flush for outlet in outlets]).done(timeout * _FIRST_SHARE)
             if self._metric_export is not None:
                 self._metric_export.stop()
                 self._metric_export.snapshot()
-            if await _all_done([outlet.close for outlet in self._outlets()], deadline - loop.time()):
+            closing = _Calls([outlet.close for outlet in self._outlets()])
+            grace = min(_GRACE, timeout / 10)
+            if await closing.done(deadline - grace - loop.time()):
                 return True
-        complete = self._idle()
+            for outlet in self._outlets():
+                outlet.stop()
+            await closing.done(deadline - loop.time())
+        complete = not started and self._idle()
         for outlet in self._outlets():
             outlet.abandon()
         return complete
@@ -107,20 +114,24 @@ class Pipeline:
         return [outlet for outlet in (self._traces, self._logs, self._metrics) if outlet is not None]
 
 
-async def _all_done(calls: list[Callable[[Callable[[], object]], None]], timeout: float) -> bool:
-    """Make each call with a callback for any thread; True once all came back, False after `timeout` seconds."""
-    loop = asyncio.get_running_loop()
-    waiting = []
-    for call in calls:
-        done = asyncio.Event()
-        waiting.append(done.wait())
-        call(partial(loop.call_soon_threadsafe, done.set))
-    try:
-        async with asyncio.timeout(max(timeout, 0)):
-            await asyncio.gather(*waiting)
-    except TimeoutError:
-        return False
-    return True
+class _Calls:
+    """Calls that come back in other threads, waited for on the loop."""
+
+    def __init__(self, calls: list[Callable[[Callable[[], object]], None]]) -> None:
+        loop = asyncio.get_running_loop()
+        self._events = [asyncio.Event() for _ in calls]
+        for call, event in zip(calls, self._events, strict=True):
+            call(partial(loop.call_soon_threadsafe, event.set))
+
+    async def done(self, timeout: float) -> bool:
+        """True once all came back, False after `timeout` seconds; may be asked again."""
+        try:
+            async with asyncio.timeout(max(timeout, 0)):
+                for event in self._events:
+                    await event.wait()
+        except TimeoutError:
+            return False
+        return True
 
 
 def build_pipeline(config: OtelConfig, *, store: MetricStore, clock: Clock, logger: Any) -> Pipeline:

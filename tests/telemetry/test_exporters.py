@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.testing import OtlpSink, SinkAnswer
-from tests.telemetry.way_out import COUNTER, FAST, WayOut, record, span, started
+from tests.telemetry.way_out import COUNTER, SLOW, WayOut, record, span, started
 
 PROTOCOLS = ("http/protobuf", "grpc")
 
@@ -22,7 +22,7 @@ def sink(request: pytest.FixtureRequest) -> Iterator[OtlpSink]:
 
 def environ(sink: OtlpSink, **more: str) -> dict[str, str]:
     """Settings that export everything there, by flushes only."""
-    return {**sink.environ(), **FAST, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000", **more}
+    return {**sink.environ(), **SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000", **more}
 
 
 async def sent(settings: dict[str, str], count: int = 3) -> WayOut:
@@ -59,7 +59,7 @@ async def test_all_signals_arrive(sink: OtlpSink) -> None:
 
 async def test_logs_of_several_pieces_arrive_in_order(sink: OtlpSink) -> None:
     """They are encoded piece by piece, and leave as one export."""
-    out = started(environ(sink, OTEL_BLRP_SCHEDULE_DELAY="60000"))
+    out = started(environ(sink))
     for number in range(1, 51):
         out.pipeline.log(record(number))
     assert await out.pipeline.shutdown(5)
@@ -167,7 +167,7 @@ async def test_nobody_there_is_failed(protocol: str) -> None:
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{closed.getsockname()[1]}",
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
             "OTEL_EXPORTER_OTLP_TIMEOUT": "500",
-            **FAST,
+            **SLOW,
         }
         out = await sent(settings)
     assert out.states() == {"created": 3, "failed": 3}
@@ -190,7 +190,7 @@ async def test_a_connection_lost_after_sending_is_unknown() -> None:
         thread = threading.Thread(target=hang_up, daemon=True)
         thread.start()
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
-        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "500", **FAST}
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "500", **SLOW}
         out = await sent(settings)
         server.shutdown(socket.SHUT_RDWR)
     thread.join(5)

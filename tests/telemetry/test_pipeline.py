@@ -129,6 +129,20 @@ async def test_a_hanging_collector_is_abandoned_in_time(protocol: str) -> None:
         assert out.states("traces") == {"created": 25, "unknown": 10, "dropped": 15}
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+async def test_a_dead_collector_leaves_nothing_unknown(protocol: str) -> None:
+    """The end does not wait for the next try: what never connected has failed, what waited is dropped."""
+    with OtlpSink(protocol) as gone:
+        settings = {**gone.environ(), **SLOW, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10"}
+    out = started(settings)
+    for number in range(1, 26):
+        out.pipeline.span(span(number))
+    begun = time.monotonic()
+    assert not await out.pipeline.shutdown(0.5)
+    assert time.monotonic() - begun < 1.0
+    assert out.states() == {"created": 25, "failed": 10, "dropped": 15}
+
+
 async def test_one_hanging_signal_does_not_hold_the_others(sink: OtlpSink) -> None:
     """Each has a worker of its own."""
     sink.answer_always("traces", SinkAnswer(hang=True))
