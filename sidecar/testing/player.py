@@ -18,7 +18,7 @@ from sidecar.testing.messages import Message, MessageReader
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One connection as the upstream saw it. Times in ns since the epoch.
+    """One connection as the upstream saw it, `number` counting from 1. Times in ns since the epoch.
 
     `closed` is how it ended: `eof` (the other side's FIN came first), `reset` (its RST did), `us` (the script
     or the end of the test closed it); None while it is open. `sent` counts the bytes that were handed to the
@@ -282,7 +282,7 @@ class Player(asyncio.Protocol):
 
     def _control(self, step: s.Step) -> None:
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             raise _Over
         match step:
             case s.HoldReading():

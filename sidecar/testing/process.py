@@ -123,7 +123,7 @@ class RunningSidecar:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"still running after {timeout} s:\n{self.stderr}") from None
+            raise AssertionError(f"still running after {timeout} s:\n{self._tail()}") from None
         self._clean_up()
         return code
 
@@ -221,7 +221,7 @@ class RunningSidecar:
             except OSError:
                 pass
             if time.monotonic() > end or not self.running:
-                raise AssertionError(f"not within {timeout} s; stderr:\n{self.stderr}")
+                raise AssertionError(f"not within {timeout} s; stderr:\n{self._tail()}")
             time.sleep(0.01)
 
     # --- stderr
@@ -243,6 +243,11 @@ class RunningSidecar:
         """Everything it has written on stderr."""
         with self._changed:
             return "\n".join(self._lines)
+
+    def _tail(self) -> str:
+        """The end of what it has written, for a failure's text."""
+        with self._changed:
+            return "\n".join(line[:400] for line in self._lines[-12:])
 
     @property
     def logs(self) -> list[dict[str, Any]]:
@@ -269,7 +274,7 @@ class RunningSidecar:
             while not (found := self.find_logs(event, **fields)):
                 ended = not self.running and not (self._reader and self._reader.is_alive())
                 if ended or time.monotonic() > end:
-                    raise AssertionError(f"no {event} within {timeout} s; stderr:\n{self.stderr}")
+                    raise AssertionError(f"no {event} within {timeout} s; stderr:\n{self._tail()}")
                 self._changed.wait(0.05)
         return found[0]
 

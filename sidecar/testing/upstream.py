@@ -50,6 +50,7 @@ class ScriptedUpstream:
         self._requests: list[Received] = []
         self._connections: list[Connection] = []
         self._players: set[Player] = set()
+        self._opened = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="scripted-upstream", daemon=True)
         self._server: asyncio.Server | None = None
@@ -222,9 +223,7 @@ class ScriptedUpstream:
     # --- what the players tell (on the loop's thread)
 
     def _player(self) -> Player:
-        player = Player(self._choose, self._event)
-        self._players.add(player)
-        return player
+        return Player(self._choose, self._event)
 
     def _choose(self, request: Received) -> Script:
         with self._changed:
@@ -240,8 +239,10 @@ class ScriptedUpstream:
                 self.errors.append(error)
             if player.over:
                 self._players.discard(player)
-            elif player.connection not in self._connections:
-                player.connection.number = len(self._connections)
+            elif player not in self._players:
+                self._players.add(player)
+                self._opened += 1
+                player.connection.number = self._opened
                 self._connections.append(player.connection)
             self._changed.notify_all()
 

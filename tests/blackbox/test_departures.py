@@ -145,15 +145,21 @@ def test_others_are_not_touched(sidecar: RunningSidecar, upstream: ScriptedUpstr
     assert exchange(sidecar.port, request_bytes("GET", "/after")).status == 200
 
 
-def test_while_the_upstream_takes_nothing(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+def test_while_the_upstream_takes_nothing(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
     """An upload held back by the upstream: the departure is noticed all the same, if later."""
     gate = Gate()
     upstream.answer(ReadBody(0), HoldReading(), Wait(gate))
-    kind = b"Content-Type: application/octet-stream"
+    fields = (
+        b"Content-Type: application/octet-stream",
+        b"Content-Length: 99999999",
+        b"X-Sidecar-Session-Id: held-back",
+    )
     with RawClient(sidecar.port) as client:
-        client.send(request_bytes("POST", "/v1/files", headers=(kind, b"Content-Length: 99999999")))
-        client.send(b"x" * 65536)
+        client.send(request_bytes("POST", "/v1/files", headers=fields) + b"x" * (16 << 20))
         upstream.head()
         client.reset()
-    sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
+    span = sink.span(kind="SERVER", attributes={"session.id": "held-back"})
     gate.open()
+    assert span.attributes["sidecar.outcome"] == "client_left"

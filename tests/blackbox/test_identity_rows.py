@@ -139,13 +139,13 @@ CONVERSATION_ROWS = [
     _thread("thread-id", "thread-id: t-3", conversation="t-3"),
     _thread("thread_id", "thread_id: t-4", conversation="t-4"),
     _thread("conversation_id", "conversation_id: t-5", conversation="t-5"),
-    _thread("agent", "x-claude-code-agent-id: t-6", conversation="t-6"),
+    _thread("agent", "x-claude-code-agent-id: t-6", conversation="t-6", **{"sidecar.agent": "t-6"}),
     _thread(
         "sub-agent",
         "x-claude-code-agent-id: t-7",
         "x-claude-code-parent-agent-id: t-6",
         conversation="t-7",
-        **{"sidecar.agent.parent": "t-6"},
+        **{"sidecar.agent": "t-7", "sidecar.agent.parent": "t-6"},
     ),
     _thread("baggage", "baggage: gen_ai.conversation.id=t-8", conversation="t-8"),
     _thread_in_body("field", "t-9", {"meta": {"thread": "t-9"}}),
@@ -191,6 +191,7 @@ def identity(span: Span) -> dict[str, Any]:
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_row(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, row: Row) -> None:
     """Session, source, conversation and what belongs to them are exactly these, on every span."""
+    upstream.answer(json_answer({}))
     request_id = send(sidecar, row)
     server, client = spans_of(sink, request_id)
     made_up = row.session is None

@@ -1,0 +1,227 @@
+"""The end of a process: drain, the outcome `shutdown`, exit codes, signals, and health meanwhile."""
+
+import json
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from sidecar.testing import (
+    Chunk,
+    Gate,
+    LastChunk,
+    OtlpSink,
+    RawClient,
+    RunningSidecar,
+    ScriptedUpstream,
+    SinkAnswer,
+    Wait,
+    answer,
+    chat_request,
+    exchange,
+    request_bytes,
+    sse_head,
+)
+
+DATA = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+
+
+def own(session: str) -> tuple[bytes]:
+    """The header line that names a session."""
+    return (b"X-Sidecar-Session-Id: " + session.encode(),)
+
+
+def by_signal(sidecar: RunningSidecar) -> None:
+    """As an orchestrator asks."""
+    sidecar.signal(signal.SIGTERM)
+
+
+def by_interrupt(sidecar: RunningSidecar) -> None:
+    """As a terminal asks."""
+    sidecar.signal(signal.SIGINT)
+
+
+def by_request(sidecar: RunningSidecar) -> None:
+    """As the app of a classic sidecar in a Job asks."""
+    assert sidecar.admin("POST", "/shutdown")[0] == 202
+
+
+def ledger_of(sidecar: RunningSidecar) -> dict[str, int]:
+    """What became of its spans, as its last line says."""
+    (stopped,) = sidecar.find_logs("sidecar.stopped")
+    ledger: dict[str, int] = json.loads(stopped["telemetry"])["traces"]
+    return ledger
+
+
+@pytest.mark.parametrize("ask", [by_signal, by_interrupt, by_request])
+def test_running_streams_finish(
+    start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink, ask: Any
+) -> None:
+    """What runs goes on to its own end; nothing new is taken; sessions end; exit code 0."""
+    session = f"drain-{ask.__name__}"
+    gate = Gate()
+    steps = (sse_head(), Chunk(DATA), Wait(gate), Chunk(b"data: [DONE]\n\n"), LastChunk())
+    upstream.answer(*steps, path="/v1/chat/completions")
+    sidecar = start_sidecar()
+    with RawClient(sidecar.port) as client, RawClient(sidecar.port) as idle:
+        idle.send(request_bytes("GET", "/idle"))
+        idle.read_answer()
+        client.send(chat_request(stream=True, headers=own(session)))
+        client.read_until(DATA)
+        ask(sidecar)
+        sidecar.wait_log("sidecar.draining")
+        assert idle.is_closed()
+        with pytest.raises((OSError, EOFError)):
+            exchange(sidecar.port, request_bytes("GET", "/late"))
+        gate.open()
+        rest = client.read_to_end()
+    assert b"data: [DONE]\n\n" in rest
+    assert rest.endswith(b"0\r\n\r\n")
+    assert sidecar.wait() == 0
+    server = sink.span(kind="SERVER", attributes={"session.id": session})
+    assert server.attributes["sidecar.outcome"] == "completed"
+    whole = sink.span(name="session", attributes={"session.id": session})
+    assert whole.attributes["sidecar.total.requests"] == 1
+    conversation = sink.span(name="conversation", attributes={"session.id": session})
+    assert [link.span_id for link in whole.links] == [conversation.span_id]
+    assert server.span_id in {link.span_id for link in conversation.links}
+    assert "/late" not in [request.path for request in upstream.requests]
+
+
+def test_what_outlasts_the_drain_is_shut_down(
+    start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """After `SHUTDOWN_TIMEOUT` less its reserve: one stream broken off, one silent call told 503; exit 0."""
+    gate = Gate()
+    upstream.answer(sse_head(), Chunk(DATA), Wait(gate))
+    upstream.answer(Wait(gate))
+    sidecar = start_sidecar(settings={"SHUTDOWN_TIMEOUT": "2s"})
+    with RawClient(sidecar.port) as streaming, RawClient(sidecar.port) as waiting:
+        streaming.send(chat_request(stream=True, headers=own("shut-stream")))
+        streaming.read_until(DATA)
+        waiting.send(chat_request(headers=own("shut-wait")))
+        upstream.request(1)
+        began = time.monotonic()
+        sidecar.signal(signal.SIGTERM)
+        said = waiting.read_answer("POST")
+        assert (said.status, json.loads(said.body)["error"]["code"]) == (503, "shutdown")
+        assert not streaming.read_to_end().endswith(b"0\r\n\r\n")
+    assert sidecar.wait() == 0
+    assert time.monotonic() - began < 2.5
+    gate.open()
+    for session, phase, status in (("shut-stream", "mid_stream", 200), ("shut-wait", "before_headers", 503)):
+        server = sink.span(kind="SERVER", attributes={"session.id": session})
+        assert server.attributes["sidecar.outcome"] == "shutdown"
+        assert server.attributes["sidecar.outcome.phase"] == phase
+        assert server.attributes["http.response.status_code"] == status
+        client = sink.span(kind="CLIENT", attributes={"session.id": session})
+        for span in (server, client):
+            assert (span.status, span.attributes["error.type"]) == ("ERROR", "shutdown")
+        whole = sink.span(name="session", attributes={"session.id": session})
+        assert whole.attributes["sidecar.total.requests.shutdown"] == 1
+
+
+def test_a_second_signal_exits_at_once(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
+    """While it drains, and without waiting for anything."""
+    gate = Gate()
+    upstream.answer(Wait(gate))
+    sidecar = start_sidecar()
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("GET", "/slow"))
+        upstream.request()
+        sidecar.signal(signal.SIGTERM)
+        sidecar.wait_log("sidecar.draining")
+        assert sidecar.running
+        began = time.monotonic()
+        sidecar.signal(signal.SIGTERM)
+        assert sidecar.wait() != 0
+        assert time.monotonic() - began < 2
+    gate.open()
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_hanging_collector_does_not_hold_the_end(upstream: ScriptedUpstream, protocol: str) -> None:
+    """The flush is abandoned in time, what became of it is said, and the exit code is 0."""
+    with OtlpSink(protocol) as sink:
+        for name in ("traces", "metrics", "logs"):
+            sink.answer_always(name, SinkAnswer(hang=True))
+        settings = {"SHUTDOWN_TIMEOUT": "2s"}
+        with RunningSidecar(upstream=upstream.url, sink=sink, settings=settings) as sidecar:
+            assert exchange(sidecar.port, chat_request()).status == 200
+            began = time.monotonic()
+            assert sidecar.stop() == 0
+            assert time.monotonic() - began < 3
+    ledger = ledger_of(sidecar)
+    assert ledger["created"] > 0
+    assert ledger["exported"] == 0
+    assert ledger["created"] == sum(count for state, count in ledger.items() if state != "created")
+
+
+def test_health(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
+    """Ready while it serves, whatever upstream and collector do; not ready from the drain on, still alive."""
+    gate = Gate()
+    upstream.answer(Wait(gate), answer(b"ok"))
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    sidecar = start_sidecar(environ=environ, settings={"SHUTDOWN_TIMEOUT": "4s"})
+    for path in ("/startup", "/liveness", "/readiness"):
+        assert sidecar.admin("GET", path)[0] == 200
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("GET", "/slow"))
+        upstream.request()
+        by_request(sidecar)
+        sidecar.wait_until(lambda: sidecar.admin("GET", "/readiness")[0] == 503)
+        assert sidecar.admin("GET", "/liveness")[0] == 200
+        stats = sidecar.stats()
+        assert (stats["state"], stats["requests"]["in_flight"]) == ("draining", 1)
+        by_request(sidecar)
+        gate.open()
+        assert client.read_answer().body == b"ok"
+    assert sidecar.wait() == 0
+
+
+def test_a_kept_connection_ends_with_the_drain(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
+    """The running request is answered and told of the close; one pipelined behind it never goes out."""
+    gate = Gate()
+    upstream.answer(Wait(gate), answer(b"ok"))
+    sidecar = start_sidecar()
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("GET", "/slow") + request_bytes("GET", "/behind"))
+        upstream.request()
+        sidecar.signal(signal.SIGTERM)
+        sidecar.wait_log("sidecar.draining")
+        gate.open()
+        said = client.read_answer()
+        assert (said.body, said.get("connection")) == (b"ok", b"close")
+        client.read_to_end()
+    assert sidecar.wait() == 0
+    assert [request.path for request in upstream.requests] == ["/slow"]
+
+
+def test_the_collector_may_be_down(upstream: ScriptedUpstream) -> None:
+    """A dead collector costs no request anything; what is lost is counted."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "20"}
+    settings = {"SHUTDOWN_TIMEOUT": "2s"}
+    with RunningSidecar(upstream=upstream.url, environ=environ, settings=settings) as sidecar:
+        threads = [threading.Thread(target=exchange, args=(sidecar.port, chat_request())) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        requests = sidecar.stats()["requests"]
+        assert (requests["started"], requests["settled"]) == (20, 20)
+        assert sidecar.stop() == 0
+    ledger = ledger_of(sidecar)
+    assert ledger["exported"] == 0
+    assert ledger["created"] >= 20
+    assert ledger["created"] == sum(count for state, count in ledger.items() if state != "created")
+
+
+def test_without_a_collector_it_says_so_once(upstream: ScriptedUpstream) -> None:
+    """No endpoint, no exporters: one line at the start, and it serves on."""
+    with RunningSidecar(upstream=upstream.url) as sidecar:
+        for _ in range(3):
+            assert exchange(sidecar.port, chat_request()).status == 200
+        lines = [line for line in sidecar.stderr.splitlines() if "OTEL_EXPORTER_OTLP_ENDPOINT" in line]
+        assert len(lines) == 1
