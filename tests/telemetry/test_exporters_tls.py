@@ -1,0 +1,129 @@
+"""Exports through TLS, with the client's certificate, and through a proxy."""
+
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+
+from sidecar.testing import OtlpSink
+from sidecar.testing.tls import Certificate, self_signed
+from tests.telemetry.way_out import SLOW, WayOut, span, started
+
+
+class _Taker(BaseHTTPRequestHandler):
+    """Takes every export."""
+
+    def do_POST(self) -> None:
+        """An empty answer, which is a full success."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Says nothing."""
+
+
+class _Server(HTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that does not trust us is no event of the test."""
+
+
+class _Services(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def service(self, _details: Any) -> Any:
+        """Takes every export."""
+        return grpc.unary_unary_rpc_method_handler(lambda _body, _context: b"")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """One for both sides."""
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def https(certificate: Certificate) -> Iterator[str]:
+    """An HTTPS collector that wants to know its clients."""
+    context = certificate.server_context()
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate.certificate)
+    server = _Server(("127.0.0.1", 0), _Taker)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield f"https://localhost:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+
+
+@pytest.fixture
+def grpcs(certificate: Certificate) -> Iterator[str]:
+    """A gRPC collector that wants to know its clients."""
+    pool = ThreadPoolExecutor(2)
+    server = grpc.server(pool, handlers=(_Services(),))
+    key, chain = certificate.key.read_bytes(), certificate.certificate.read_bytes()
+    port = server.add_secure_port(
+        "127.0.0.1:0", grpc.ssl_server_credentials([(key, chain)], chain, require_client_auth=True)
+    )
+    server.start()
+    yield f"localhost:{port}"
+    server.stop(0).wait()
+    pool.shutdown()
+
+
+async def _sent(settings: dict[str, str]) -> WayOut:
+    out = started({**SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "2000", **settings})
+    out.pipeline.span(span())
+    assert await out.pipeline.shutdown(5)
+    return out
+
+
+def _known(certificate: Certificate) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate.certificate),
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(certificate.certificate),
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(certificate.key),
+    }
+
+
+async def test_https_with_a_client_certificate(https: str, certificate: Certificate) -> None:
+    """Trusted, and known."""
+    out = await _sent({"OTEL_EXPORTER_OTLP_ENDPOINT": https, **_known(certificate)})
+    assert out.states() == {"created": 1, "exported": 1}
+
+
+async def test_https_that_is_not_trusted_has_failed(https: str) -> None:
+    """Nothing was sent, so nothing is unknown."""
+    out = await _sent({"OTEL_EXPORTER_OTLP_ENDPOINT": https, "OTEL_EXPORTER_OTLP_TIMEOUT": "500"})
+    assert out.states() == {"created": 1, "failed": 1}
+    assert out.lines[0]["reason"] == "TLS failed"
+
+
+async def test_grpc_with_a_client_certificate(grpcs: str, certificate: Certificate) -> None:
+    """An endpoint without a scheme means TLS."""
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": grpcs, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    out = await _sent({**settings, **_known(certificate)})
+    assert out.states() == {"created": 1, "exported": 1}
+
+
+async def test_grpc_that_is_not_trusted_has_failed(grpcs: str) -> None:
+    """Likewise with gRPC."""
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": grpcs, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    out = await _sent({**settings, "OTEL_EXPORTER_OTLP_TIMEOUT": "500"})
+    assert out.states() == {"created": 1, "failed": 1}
+
+
+async def test_a_proxy_is_on_the_way() -> None:
+    """The collector's name need not be known here."""
+    with OtlpSink() as proxy:
+        out = await _sent(
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.invalid:4318", "HTTP_PROXY": proxy.endpoint}
+        )
+        assert out.states() == {"created": 1, "exported": 1}
+        assert proxy.calls[0].headers["host"] == "collector.invalid:4318"
