@@ -35,6 +35,8 @@ FLUSH_RESERVE = 5.0
 
 _LAG_EVERY = SECOND // 10
 _EXPIRE_AT_MOST_EVERY = 1.0
+_EXPIRE_AT_MOST = 1000
+"""Sessions ended at a time, so that the event loop goes on turning."""
 
 
 class Sidecar:
@@ -65,6 +67,7 @@ class Sidecar:
             limits=self._config.span_limits,
             propagators=self._config.propagators,
             logger=logger,
+            export_traces=self._config.exports(Signal.TRACES),
             export_logs=self._config.exports(Signal.LOGS),
             version=VERSION,
         )
@@ -195,7 +198,7 @@ class Sidecar:
 
     def _expire(self) -> None:
         """Ends the sessions whose time has come."""
-        self.sessions.expire(self._clock())
+        self.sessions.expire(self._clock(), most=_EXPIRE_AT_MOST)
         every = min(_EXPIRE_AT_MOST_EVERY, self._settings.session_idle / 4)
         self._timers["expiry"] = asyncio.get_running_loop().call_later(every, self._expire)
 

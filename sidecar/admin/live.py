@@ -174,6 +174,7 @@ def _recent(recent: core.RecentRequest) -> RecentRequest:
         "sequence": request.sequence,
         "outcome": recent.outcome,
         "model": recent.model,
+        "turn": request.turn,
         "out_of_order": recent.distance,
         "wait_avoided_s": None if recent.wait is None else recent.wait / SECOND,
         "started_at": _moment(request.arrived_at),

@@ -100,6 +100,7 @@ class RecentRequest(TypedDict):
     sequence: int
     outcome: str
     model: str | None
+    turn: bool
     out_of_order: int
     """How many later turns of its conversation had completed before it; 0 is in order."""
     wait_avoided_s: float | None

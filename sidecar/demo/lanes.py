@@ -6,7 +6,7 @@ terminal. Times are ns since the epoch. `drawing.py` draws what this gives.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sidecar.core.identity import MAIN
 
@@ -128,9 +128,8 @@ class Board:
             bars = {bar.sequence: bar for bar in (known.bars if known else ())}
             for bar in seen.bars:
                 within = bar.end is None or bar.end > self._since
-                before = bars.get(bar.sequence)
-                if within and (before or len(bars) < MAX_BARS):
-                    bars[bar.sequence] = replace(bar, turn=before.turn) if before else bar
+                if within and (bar.sequence in bars or len(bars) < MAX_BARS):
+                    bars[bar.sequence] = bar
             self._live.add(key)
             if bars:
                 self._seen[key] = Seen(*key, tuple(bars.values()), seen.tally)

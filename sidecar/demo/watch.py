@@ -74,6 +74,7 @@ class _Active(Struct, frozen=True):
 class _Recent(Struct, frozen=True):
     conversation_id: str
     sequence: int
+    turn: bool
     outcome: str
     started_at: str
     ended_at: str
@@ -171,7 +172,13 @@ def _read(session: _Detail) -> list[Seen]:
     """The conversations of a session as lanes see them."""
     bars: dict[str, list[Bar]] = {one.id: [] for one in session.conversation_list}
     for recent in reversed(session.recent):
-        bar = Bar(recent.sequence, moment(recent.started_at), moment(recent.ended_at), recent.outcome)
+        bar = Bar(
+            recent.sequence,
+            moment(recent.started_at),
+            moment(recent.ended_at),
+            recent.outcome,
+            turn=recent.turn,
+        )
         bars.setdefault(recent.conversation_id, []).append(bar)
     for active in session.active:
         bar = Bar(active.sequence, moment(active.started_at), turn=active.turn)

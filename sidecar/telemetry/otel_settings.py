@@ -7,7 +7,6 @@ Called once at the start, by the composition root; the pipeline and the spans ta
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ from opentelemetry.sdk.version import __version__ as sdk_version
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.metric_store import ExemplarFilter, Temporality
 from sidecar.telemetry.otel_table import EXPONENTIAL, HISTOGRAM_AGGREGATION, SERVICE_NAME, SETTINGS
+from sidecar.version import VERSION
 
 _SAMPLERS: dict[str, Callable[[float], sampling.Sampler]] = {
     "always_on": lambda _: sampling.ALWAYS_ON,
@@ -259,13 +259,9 @@ def _misfits(values: Mapping[str, Any], signal: Signal, target: OtlpTarget) -> l
 
 
 def _resource(values: Mapping[str, Any]) -> Resource:
-    try:
-        own_version = version("session-sidecar")
-    except PackageNotFoundError:
-        own_version = "unknown"
     attributes: dict[str, str] = {
         "service.name": SERVICE_NAME,
-        "service.version": own_version,
+        "service.version": VERSION,
         "service.instance.id": str(uuid.uuid4()),
         **dict(values.get("OTEL_RESOURCE_ATTRIBUTES", ())),
         "telemetry.sdk.language": "python",

@@ -206,11 +206,11 @@ def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
     if exchange.arrived:
         attributes[a.BODY_READ_TIME] = (exchange.arrived - exchange.start) / SECOND
     if arrival is not None and arrival.concurrency:
-        attributes[a.OVERLAPS] = len(arrival.overlaps)
+        attributes[a.OVERLAPS] = arrival.overlap_count
         if arrival.think_time is not None:
             attributes[a.THINK_TIME] = arrival.think_time / SECOND
         if settlement is not None:
-            attributes[a.OVERLAPPED_BY] = len(settlement.overlapped_by)
+            attributes[a.OVERLAPPED_BY] = settlement.overlapped_by_count
             attributes[a.DISTANCE] = settlement.distance
             if settlement.wait is not None:
                 attributes[a.WAIT_AVOIDED] = settlement.wait / SECOND

@@ -215,7 +215,7 @@ class Recorder:
         arrival = exchange.arrival
         fields: SpanAttributes = {}
         if arrival is not None:
-            fields = {a.SEQUENCE: arrival.sequence, a.OVERLAPS: len(arrival.overlaps)}
+            fields = {a.SEQUENCE: arrival.sequence, a.OVERLAPS: arrival.overlap_count}
         self.log.event(a.REQUEST_GENERATED, INFO, exchange.arrived, fields, _request(exchange))
 
     def _stalled(self, exchange: Exchange, at: int) -> None:

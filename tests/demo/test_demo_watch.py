@@ -72,6 +72,7 @@ def recent(sequence: int, started: str, ended: str) -> RecentRequest:
         "request_id": f"r{sequence}",
         "conversation_id": "main",
         "sequence": sequence,
+        "turn": True,
         "outcome": "completed",
         "model": "m",
         "out_of_order": 0,
