@@ -1,4 +1,8 @@
-"""The fixed list of things that should not happen, each counted as `sidecar.anomalies`."""
+"""The fixed list of things that should not happen, each counted as `sidecar.anomalies`.
+
+Owns the words, which are a metric's whole value set: bounded, and never made of a caller's text.
+Noted by the core and the relay, counted by telemetry, shown by the admin port.
+"""
 
 from enum import StrEnum
 

@@ -1,6 +1,7 @@
 """The process's own figures, by psutil, under the names of the conventions.
 
-Owns `process.*`; nothing is read until a snapshot asks. Called once by the composition root.
+Owns `process.*`. Nothing is read until a snapshot asks, and nothing of another process is ever read.
+Called once by the composition root.
 """
 
 import psutil

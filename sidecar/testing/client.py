@@ -1,6 +1,7 @@
 """A client that sends exactly the bytes it is given, and shows exactly the bytes that come back.
 
-Owns one blocking socket. For tests of what a decent HTTP client would never send, or would hide.
+Owns one blocking socket; it parses no more than it must to know where an answer ends.
+For tests of what a decent HTTP client would never send, or would hide.
 """
 
 import json

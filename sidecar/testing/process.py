@@ -1,6 +1,7 @@
 """The production server, started as `sidecar run` starts it: a process of its own, real ports, real signals.
 
-Owns the process and what it writes on stderr. Tests of the relay know it only by its ports and signals.
+Owns the process and what it writes on stderr. It reaches into nothing: tests of the relay know it only by
+its ports and signals.
 """
 
 import http.client

@@ -1,6 +1,7 @@
 """A certificate authority for one test: a self-signed certificate for loopback.
 
-Owns two files in a directory the test gives. It asks the `openssl` command, so it needs no package.
+Owns two files in a directory the test gives. It asks the `openssl` command, so it needs no package, and
+nothing outside the test ever trusts it.
 """
 
 import ssl
