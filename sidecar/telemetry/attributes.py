@@ -236,6 +236,11 @@ REQUEST_STALLED = _event(
 TELEMETRY_FAILED = _event(
     "sidecar.telemetry.failed", "A mistake inside telemetry was caught; the call was not touched."
 )
+EXPORT_FAILING = _event("sidecar.telemetry.failing", "Exports of a signal began to fail; why.")
+EXPORT_STILL_FAILING = _event(
+    "sidecar.telemetry.still_failing", "They still fail: once a minute, with how much was lost."
+)
+EXPORT_RECOVERED = _event("sidecar.telemetry.recovered", "Exports work again; how much was lost meanwhile.")
 LIBRARY = _event("sidecar.library", "A warning or error from a library below.")
 LISTENING = _event("sidecar.listening", "The ports are open; where.")
 TELEMETRY_NOTE = _event("sidecar.telemetry", "What an operator should know of the telemetry's way out.")

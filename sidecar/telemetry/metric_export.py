@@ -12,6 +12,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.telemetry.metric_store import MetricStore, Temporality
 from sidecar.telemetry.outlet import Outlet
+from sidecar.version import VERSION
 
 SCOPE_NAME = "sidecar"
 
@@ -32,7 +33,7 @@ class MetricExport:
         self._reader = store.reader(temporality)
         self._outlet = outlet
         self._resource = resource
-        self._scope = InstrumentationScope(SCOPE_NAME, str(resource.attributes["service.version"]))
+        self._scope = InstrumentationScope(SCOPE_NAME, VERSION)
         self._interval = interval
         self._timer: asyncio.TimerHandle | None = None
 

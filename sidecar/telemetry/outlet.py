@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from sidecar.core.clock import SECOND, Clock
+from sidecar.telemetry import attributes as a
 from sidecar.telemetry.exporters import Sender
 from sidecar.telemetry.ledger import Account, Delivery, Signal, State
 from sidecar.telemetry.otel_settings import QueueSettings
@@ -38,14 +39,14 @@ class Teller:
         """Take note of one batch."""
         if delivery.complete:
             if self._failing:
-                self._logger.info("sidecar.telemetry.recovered", lost=self._lost)
+                self._logger.info(a.EXPORT_RECOVERED, lost=self._lost)
                 self._failing, self._lost = False, 0
             return
         self._lost += sum(count for state, count in delivery.counts.items() if state is not State.EXPORTED)
         now = self._clock()
         if self._failing and now - self._told < _REPEAT:
             return
-        event = "sidecar.telemetry.still_failing" if self._failing else "sidecar.telemetry.failing"
+        event = a.EXPORT_STILL_FAILING if self._failing else a.EXPORT_FAILING
         self._logger.warning(event, reason=delivery.reason, lost=self._lost)
         self._failing, self._told = True, now
 
