@@ -233,12 +233,17 @@ class MetricStore:
 
     def collect(self, reader: Reader) -> list[sdk.Metric]:
         """What `reader` is to export now, in the SDK's data model; metrics without points are left out."""
+        # Asked before anything is taken, so that a callback that fails loses no differences.
+        observed = {
+            metric: [one for callback in callbacks for one in callback()]
+            for metric, callbacks in self._callbacks.items()
+        }
         self._fold()
         now = self._clock()
         collected: list[sdk.Metric] = []
         for metric in self.metrics:
-            if metric in self._callbacks:
-                data: _Data | None = self._observed(reader, metric, now)
+            if metric in observed:
+                data: _Data | None = self._observed(reader, metric, observed[metric], now)
             elif metric.kind is MetricKind.HISTOGRAM:
                 data = _histogram(reader, metric, now)
             else:
@@ -287,16 +292,17 @@ class MetricStore:
                     own.setdefault(key, _Buckets(buckets.start, size)).merge(buckets)
             histograms.clear()
 
-    def _observed(self, reader: Reader, metric: Metric, now: int) -> "_Data | None":
+    def _observed(
+        self, reader: Reader, metric: Metric, observations: Observations, now: int
+    ) -> "_Data | None":
         known = reader.observed.setdefault(metric, {})
         values: dict[Attributes, int | float] = {}
-        for callback in self._callbacks[metric]:
-            for value, attributes in callback():
-                key = attributes
-                if key not in known:
-                    key = attributes if len(known) < self._limit else OVERFLOW
-                    known.setdefault(key, _Total(reader.previous))
-                values[key] = value if metric.kind is MetricKind.GAUGE else values.get(key, 0) + value
+        for value, attributes in observations:
+            key = attributes
+            if key not in known:
+                key = attributes if len(known) < self._limit else OVERFLOW
+                known.setdefault(key, _Total(reader.previous))
+            values[key] = value if metric.kind is MetricKind.GAUGE else values.get(key, 0) + value
         if not values:
             return None
         if metric.kind is MetricKind.GAUGE:

@@ -75,8 +75,7 @@ class Pipeline:
         """Export everything there is now; False if that took longer than `timeout` seconds."""
         if not self._started:
             return self._idle()
-        if self._metric_export is not None:
-            self._metric_export.snapshot()
+        await self._snapshot()
         return await _Calls([outlet.flush for outlet in self._outlets()]).done(timeout)
 
     async def shutdown(self, timeout: float) -> bool:
@@ -92,9 +91,9 @@ class Pipeline:
         if started:
             # Flushed first, and closed only with the metrics: a last log line may still tell of the flush.
             await _Calls([outlet.flush for outlet in outlets]).done(timeout * _FIRST_SHARE)
+            await self._snapshot()
             if self._metric_export is not None:
                 self._metric_export.stop()
-                self._metric_export.snapshot()
             closing = _Calls([outlet.close for outlet in self._outlets()])
             grace = min(_GRACE, timeout / 10)
             if await closing.done(deadline - grace - loop.time()):
@@ -106,6 +105,12 @@ class Pipeline:
         for outlet in self._outlets():
             outlet.abandon()
         return complete
+
+    async def _snapshot(self) -> None:
+        """Hand over the present metrics, as a callback of its own: what fails in it is the loop's to tell."""
+        if self._metric_export is not None:
+            asyncio.get_running_loop().call_soon(self._metric_export.snapshot)
+            await asyncio.sleep(0)
 
     def _idle(self) -> bool:
         return all(outlet.idle for outlet in self._outlets())

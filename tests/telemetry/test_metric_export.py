@@ -1,11 +1,12 @@
 """The metrics' periodic export: snapshots by the interval, temporality as asked, none lost to a slow collector."""
 
+import asyncio
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
-from sidecar.telemetry.metric_store import Metric, MetricKind
+from sidecar.telemetry.metric_store import Attributes, Metric, MetricKind
 from sidecar.testing import OtlpSink, SinkAnswer
 from tests.telemetry.way_out import COUNTER, SLOW, span, started, until
 
@@ -81,6 +82,32 @@ async def test_the_last_export_counts_the_last_spans(sink: OtlpSink) -> None:
     assert await out.pipeline.shutdown(5)
     told = {(point.attributes["signal"], point.attributes["state"]): point.value for point in sink.points}
     assert told["traces", "exported"] == 3
+
+
+async def test_a_number_that_cannot_be_had_ends_neither_export_nor_shutdown(sink: OtlpSink) -> None:
+    """A callback that fails costs one snapshot; the loop is told, the spans still leave."""
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _loop, context: told.append(str(context["exception"]))
+    )
+    gauge = Metric("age", MetricKind.GAUGE, "s", "the oldest", ())
+    answers: Iterator[float | OSError] = iter([OSError("once"), 1.5, OSError("again")])
+
+    def age() -> Iterator[tuple[float, Attributes]]:
+        answer = next(answers, 2.5)
+        if isinstance(answer, OSError):
+            raise answer
+        yield answer, ()
+
+    out = started({**sink.environ(), **EVERY})
+    out.store.metrics += (gauge,)
+    out.store.observe(gauge, age)
+    await until(lambda: sink.points)
+    out.pipeline.span(span())
+    assert await out.pipeline.shutdown(5)
+    assert next(point.value for point in sink.points) == 1.5
+    assert told[0] == "once"
+    assert out.states("traces") == {"created": 1, "exported": 1}
 
 
 async def test_nothing_recorded_is_nothing_exported(sink: OtlpSink) -> None:

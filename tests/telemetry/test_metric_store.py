@@ -370,6 +370,28 @@ def test_readers_do_not_take_from_each_other() -> None:
     assert store.collect(reader) == []
 
 
+def test_a_callback_that_fails_loses_nothing() -> None:
+    """The differences of the collect that failed are in the next one."""
+    answers = iter([OSError("no")])
+
+    def age() -> list[tuple[float, Attributes]]:
+        for error in answers:
+            raise error
+        return [(1.5, ())]
+
+    store = MetricStore(METRICS, clock=Ticking())
+    reader = store.reader(Temporality.DELTA)
+    store.observe(GAUGE, age)
+    store.add(COUNTER, 3)
+    with pytest.raises(OSError, match="no"):
+        store.collect(reader)
+    store.add(COUNTER, 4)
+    assert {one.name: one.points[frozenset()] for one in told(store.collect(reader))} == {
+        "age": (float, 1.5),
+        "requests": (int, 7),
+    }
+
+
 def test_a_metric_nobody_defined_is_refused() -> None:
     """A metric that is not the store's, or of another kind than its numbers, is a mistake that shows at once."""
     store = MetricStore([COUNTER, GAUGE], clock=Ticking())
