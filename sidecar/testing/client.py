@@ -51,6 +51,20 @@ class RawClient:
         """Sends exactly these bytes."""
         self._socket.sendall(data)
 
+    def send_what_fits(self, data: bytes, *, patience: float = 0.2) -> int:
+        """Sends until the other side has taken nothing for `patience` seconds; gives how much went out."""
+        usual = self._socket.gettimeout()
+        self._socket.settimeout(patience)
+        sent = 0
+        try:
+            while sent < len(data):
+                sent += self._socket.send(data[sent : sent + 65536])
+        except TimeoutError:
+            pass
+        finally:
+            self._socket.settimeout(usual)
+        return sent
+
     def _receive(self) -> bytes:
         data = self._socket.recv(65536)
         self.received += data

@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import brotli
 import pytest
@@ -475,6 +476,7 @@ def test_bytes_after_the_end_are_not_passed(sidecar: RunningSidecar, upstream: S
 def test_a_slow_client_slows_the_upstream(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
     """Back-pressure: what is in between stays bounded, and everything arrives in the end."""
     total = 64 << 20
+    upstream.drop_connections()
     upstream.answer(Status(), Header(b"Content-Length: %d" % total), Flood(total))
     with RawClient(sidecar.port, receive_buffer=65536) as client:
         client.send(request_bytes("GET", "/x"))
@@ -488,12 +490,16 @@ def test_a_slow_client_slows_the_upstream(sidecar: RunningSidecar, upstream: Scr
 
 
 def _settled(upstream: ScriptedUpstream) -> int:
-    """How much the upstream could send, once it can send no more."""
-    request = upstream.head()
+    """How much the upstream could send over all connections, once it can send no more."""
+
+    def total() -> int:
+        return sum(connection.sent for connection in upstream.connections)
+
+    upstream.head()
     while True:
-        sent = request.connection.sent
+        sent = total()
         try:
-            upstream.wait_for(lambda sent=sent: request.connection.sent > sent, timeout=0.3)  # type: ignore[misc]
+            upstream.wait_for(lambda sent=sent: total() > sent, timeout=0.3)  # type: ignore[misc]
         except AssertionError:
             return sent
 
@@ -509,6 +515,25 @@ def test_a_pooled_connection_that_closed_is_not_used(
     upstream.drop_connections()
     assert exchange(sidecar.port, request_bytes("POST", "/y", body=b"ok")).body == b"ok"
     assert len({id(request.connection) for request in upstream.requests}) == 2
+
+
+def test_connections_of_slow_clients_are_good_for_others(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream
+) -> None:
+    """Whatever part of an answer was held back for its client, its upstream connection carries the next one."""
+    sizes = range(2 << 20, 5 << 20, 64 * 1024)
+    with ExitStack() as connections:
+        clients = [connections.enter_context(RawClient(sidecar.port, receive_buffer=16384)) for _ in sizes]
+        for number, (size, client) in enumerate(zip(sizes, clients, strict=True)):
+            upstream.answer(answer(b"x" * size))
+            client.send(request_bytes("GET", "/large"))
+            upstream.head(number)
+        _settled(upstream)
+        for size, client in zip(sizes, clients, strict=True):
+            assert len(client.read_answer().body) == size
+            client.send(request_bytes("GET", "/next"))
+        for client in clients:
+            assert client.read_answer().status == 200
 
 
 @pytest.mark.parametrize("how", [Reset(), End()])

@@ -21,6 +21,7 @@ from sidecar.testing import (
     Garbage,
     Gate,
     Header,
+    LogLine,
     OtlpSink,
     Pause,
     RawClient,
@@ -214,8 +215,11 @@ def test_a_conversation_and_its_session_are_told_when_they_end(
     assert whole.attributes["sidecar.total.requests"] == 4
     assert whole.attributes["sidecar.total.conversations"] == 3
     assert whole.attributes["sidecar.total.overlaps"] == 1
-    ends = [line for line in sink.logs if line.event_name == "session.end"]
-    assert "told" in {line.attributes.get("session.id") for line in ends}
+    sink.wait_for(lambda: any(_tells_the_end(line) for line in sink.logs))
+
+
+def _tells_the_end(line: LogLine) -> bool:
+    return line.event_name == "session.end" and line.attributes.get("session.id") == "told"
 
 
 def test_a_session_that_comes_back_starts_again(

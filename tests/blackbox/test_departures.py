@@ -18,6 +18,7 @@ from sidecar.testing import (
     RawClient,
     ReadBody,
     Received,
+    ResumeReading,
     RunningSidecar,
     ScriptedUpstream,
     Status,
@@ -148,18 +149,20 @@ def test_others_are_not_touched(sidecar: RunningSidecar, upstream: ScriptedUpstr
 def test_while_the_upstream_takes_nothing(
     sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
 ) -> None:
-    """An upload held back by the upstream: the departure is noticed all the same, if later."""
+    """An upload held back by the upstream: the departure is noticed with the next write at the latest."""
     gate = Gate()
-    upstream.answer(ReadBody(0), HoldReading(), Wait(gate))
+    size = 64 << 20
+    upstream.answer(ReadBody(0), HoldReading(), Wait(gate), ResumeReading(), ReadBody())
     fields = (
         b"Content-Type: application/octet-stream",
-        b"Content-Length: 99999999",
+        b"Content-Length: %d" % size,
         b"X-Sidecar-Session-Id: held-back",
     )
     with RawClient(sidecar.port) as client:
-        client.send(request_bytes("POST", "/v1/files", headers=fields) + b"x" * (16 << 20))
+        client.send(request_bytes("POST", "/v1/files", headers=fields))
         upstream.head()
+        assert client.send_what_fits(b"x" * size) < size
         client.reset()
-    span = sink.span(kind="SERVER", attributes={"session.id": "held-back"})
     gate.open()
+    span = sink.span(kind="SERVER", attributes={"session.id": "held-back"})
     assert span.attributes["sidecar.outcome"] == "client_left"

@@ -164,7 +164,7 @@ def test_health(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
     gate = Gate()
     upstream.answer(Wait(gate), answer(b"ok"))
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
-    sidecar = start_sidecar(environ=environ, settings={"SHUTDOWN_TIMEOUT": "4s"})
+    sidecar = start_sidecar(environ=environ, settings={"SHUTDOWN_TIMEOUT": "2s"})
     for path in ("/startup", "/liveness", "/readiness"):
         assert sidecar.admin("GET", path)[0] == 200
     with RawClient(sidecar.port) as client:
