@@ -5,6 +5,7 @@ request. Called by the command line; tests that inject a fault start it in their
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import traceback
@@ -115,6 +116,9 @@ class Sidecar:
         self._pipeline.start(loop)
         self._sample_lag(self._clock())
         self._expire()
+        # What stands now stays: the collector of garbage need not walk through it again and again.
+        gc.collect()
+        gc.freeze()
         self._say(a.LISTENING, INFO, data=str(data), admin=str(admin), version=VERSION)
         for line in self._config.lines():
             self._say(a.TELEMETRY_NOTE, WARNING, message=line)
