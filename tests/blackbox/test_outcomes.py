@@ -347,22 +347,110 @@ def test_completed_stream(
     assert measured.one("sidecar.stream.gap").sum == pytest.approx(gap)
 
 
-ENDINGS: list[tuple[str, Script]] = [
-    ("done", sse([chat_chunk("a")])),
-    ("finish-reason", sse([chat_chunk("a", finish_reason="length")], done=False)),
+OPENAI = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
+ANTHROPIC = "/v1/messages"
+GEMINI = "/v1beta/models/gemini-2.0-flash:streamGenerateContent?alt=sse"
+
+
+def _response(kind: str, **response: Any) -> tuple[str, Any]:
+    value = {"id": "resp_1", "object": "response", "model": "gpt-4o", "output": [], **response}
+    return f"response.{kind}", {"type": f"response.{kind}", "response": value}
+
+
+def _claude(stop: str | None = None) -> list[Any]:
+    start = {
+        "id": "msg_1",
+        "model": "claude",
+        "role": "assistant",
+        "usage": {"input_tokens": 3, "output_tokens": 1},
+    }
+    events: list[Any] = [
+        ("message_start", {"type": "message_start", "message": start}),
+        (
+            "content_block_delta",
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}},
+        ),
+    ]
+    if stop:
+        delta = {"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": 4}}
+        events += [("message_delta", delta), ("message_stop", {"type": "message_stop"})]
+    return events
+
+
+def _gemini(finish: str | None = None, **more: Any) -> dict[str, Any]:
+    candidate = {"content": {"parts": [{"text": "a"}]}, "index": 0} | (
+        {"finishReason": finish} if finish else {}
+    )
+    return {"candidates": [candidate], "modelVersion": "gemini-2.0-flash", **more}
+
+
+STREAM_ENDS: list[tuple[str, str, list[Any], str, list[str] | None]] = [
+    ("chat done", OPENAI, [chat_chunk("a"), "[DONE]"], "completed", None),
+    ("chat finish reason", OPENAI, [chat_chunk("a", finish_reason="length")], "completed", ["length"]),
+    ("chat nothing", OPENAI, [chat_chunk("a")], "upstream_failed", None),
+    ("responses completed", RESPONSES, [_response("completed", status="completed")], "completed", None),
+    (
+        "responses out of tokens",
+        RESPONSES,
+        [_response("incomplete", status="incomplete", incomplete_details={"reason": "max_output_tokens"})],
+        "completed",
+        ["max_output_tokens"],
+    ),
+    (
+        "responses failed",
+        RESPONSES,
+        [_response("failed", status="failed", error={"code": "server_error", "message": "no"})],
+        "error_in_stream",
+        None,
+    ),
+    (
+        "responses error",
+        RESPONSES,
+        [("error", {"type": "error", "code": "server_error"})],
+        "error_in_stream",
+        None,
+    ),
+    ("responses nothing", RESPONSES, [_response("created", status="in_progress")], "upstream_failed", None),
+    ("messages stop", ANTHROPIC, _claude("end_turn"), "completed", ["end_turn"]),
+    ("messages nothing", ANTHROPIC, _claude(), "upstream_failed", None),
+    (
+        "messages error",
+        ANTHROPIC,
+        [*_claude(), ("error", {"type": "error", "error": {"type": "overloaded_error", "message": "no"}})],
+        "error_in_stream",
+        None,
+    ),
+    ("gemini finish reason", GEMINI, [_gemini(), _gemini("STOP")], "completed", ["STOP"]),
+    ("gemini blocked", GEMINI, [{"promptFeedback": {"blockReason": "SAFETY"}}], "completed", ["SAFETY"]),
+    ("gemini nothing", GEMINI, [_gemini()], "upstream_failed", None),
+    ("unknown route", "/v9/anything", [{"a": 1}], "completed", None),
 ]
 
 
-@pytest.mark.parametrize("name,script", ENDINGS)
-def test_how_a_stream_may_complete(
-    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, name: str, script: Script
+@pytest.mark.parametrize(
+    "name,path,events,outcome,reasons", STREAM_ENDS, ids=[case[0] for case in STREAM_ENDS]
+)
+def test_how_a_stream_may_end(
+    sidecar: RunningSidecar,
+    upstream: ScriptedUpstream,
+    sink: OtlpSink,
+    name: str,
+    path: str,
+    events: list[Any],
+    outcome: str,
+    reasons: list[str] | None,
 ) -> None:
-    """The API's terminator, or a finish reason and a clean end."""
-    upstream.answer(script)
-    exchange(sidecar.port, chat_request(stream=True, headers=(named(f"end-{name}"),)))
-    server, client = both(sink, f"end-{name}")
-    assert (server.attributes["sidecar.outcome"], server.status) == ("completed", "UNSET")
-    assert client.status == "UNSET"
+    """Each API's terminator, a finish reason and a clean end, an error event, or nothing of these."""
+    session = "end-" + name.replace(" ", "-")
+    upstream.answer(sse(events, done=False))
+    exchange(sidecar.port, chat_request(path=path, stream=True, headers=(named(session),)))
+    server, client = both(sink, session)
+    assert server.attributes["sidecar.outcome"] == outcome
+    expected = "UNSET" if outcome == "completed" else "ERROR"
+    assert (server.status, client.status) == (expected, expected)
+    if reasons is not None:
+        assert client.attributes["gen_ai.response.finish_reasons"] == reasons
 
 
 def test_leaving_right_after_the_end_is_completed(
