@@ -357,14 +357,13 @@ async def _one(port: int, number: int, dice: random.Random) -> None:
         return
     try:
         writer.write(data)
-        if 0.05 < manner < 0.3:
-            await asyncio.sleep(dice.random() * 0.02)
-            if manner < 0.2:
-                linger = struct.pack("ii", 1, 0)
-                writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger)
-            writer.transport.abort()
-            return
-        await asyncio.wait_for(reader.read(-1), 20)
+        patience = dice.random() * 0.02 if 0.05 < manner < 0.3 else 20
+        await asyncio.wait_for(reader.read(-1), patience)
+    except TimeoutError:
+        if manner < 0.2:
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger)
+        writer.transport.abort()
     except OSError:
         return
     finally:

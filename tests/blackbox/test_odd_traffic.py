@@ -1,0 +1,229 @@
+"""Traffic that is allowed but rare, and upstreams that break rules: what passes, and what is answered instead."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from sidecar.testing import (
+    Bytes,
+    Chunk,
+    End,
+    Garbage,
+    Header,
+    Informational,
+    LastChunk,
+    OtlpSink,
+    RawClient,
+    ReadBody,
+    Reset,
+    RunningSidecar,
+    ScriptedUpstream,
+    Status,
+    Step,
+    answer,
+    chat_request,
+    exchange,
+    request_bytes,
+)
+
+
+def own(session: str) -> bytes:
+    """The header line that names a session."""
+    return b"X-Sidecar-Session-Id: " + session.encode()
+
+
+def outcome(sink: OtlpSink, session: str) -> tuple[Any, Any]:
+    """The outcome of the session's one request, and what was odd about it."""
+    span = sink.span(kind="SERVER", attributes={"session.id": session})
+    return span.attributes["sidecar.outcome"], span.attributes.get("sidecar.anomalies")
+
+
+# --- clients
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        chat_request(metadata={"session_id": "slowly"}),
+        request_bytes("POST", "/x", headers=(b"Transfer-Encoding: chunked",))
+        + b"5;e=1\r\nhello\r\n2\r\nyo\r\n0\r\nT: 1\r\n\r\n",
+    ],
+    ids=["json", "chunked"],
+)
+def test_a_request_byte_by_byte(sidecar: RunningSidecar, upstream: ScriptedUpstream, data: bytes) -> None:
+    """However a request is cut into packets, the upstream gets the same."""
+    whole = exchange(sidecar.port, data)
+    with RawClient(sidecar.port) as client:
+        for at in range(len(data)):
+            client.send(data[at : at + 1])
+        assert client.read_answer("POST").body == whole.body
+    first, second = upstream.requests
+    assert (first.body, first.message.trailers) == (second.body, second.message.trailers)
+    assert [name for name, _ in first.fields] == [name for name, _ in second.fields]
+
+
+def test_expect_continue_with_a_body_that_is_read(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream
+) -> None:
+    """The client is told to go on before its JSON body is needed, not after."""
+    body = b'{"model": "m", "messages": []}'
+    fields = (b"Expect: 100-continue", b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/v1/chat/completions", headers=fields))
+        assert client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send(body)
+        assert client.read_answer("POST").body == body
+
+
+def test_an_absolute_target(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """RFC 9112: it is accepted, and its path and query go on as they are."""
+    said = exchange(sidecar.port, b"GET http://other.test/a/%7E?b|c HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert said.status == 200
+    assert upstream.request().target == b"/a/%7E?b|c"
+    assert upstream.request().get("host") == upstream.authority.encode()
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "PATCH", "QUERY", "PROPFIND"])
+def test_methods(sidecar: RunningSidecar, upstream: ScriptedUpstream, method: str) -> None:
+    """Each passes with its body, GET too."""
+    said = exchange(sidecar.port, request_bytes(method, "/x", body=b"abc"))
+    assert said.body == b"abc"
+    assert (upstream.request().method, upstream.request().get("content-length")) == (method, b"3")
+
+
+def test_http_1_0_clients_get_neither_hints_nor_trailers(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream
+) -> None:
+    """HTTP/1.0 has no interim answers and no chunks."""
+    upstream.answer(
+        Informational(103),
+        Status(),
+        Header(b"Transfer-Encoding: chunked"),
+        Chunk(b"abc"),
+        LastChunk((b"T: 1",)),
+    )
+    with RawClient(sidecar.port) as client:
+        client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        said = client.read_to_end()
+    assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert said.endswith(b"\r\n\r\nabc")
+
+
+def test_many_pipelined_requests(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """Hundreds at once: all answered in order, with bounded reading ahead."""
+    paths = [f"/{number}" for number in range(300)]
+    with RawClient(sidecar.port) as client:
+        client.send(b"".join(request_bytes("POST", path, body=path.encode()) for path in paths))
+        assert [client.read_answer("POST").body.decode() for _ in paths] == paths
+
+
+def test_a_request_behind_a_large_upload(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """What follows a streamed body on the same connection is the next request."""
+    size = 3 << 20
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/v1/files", body=b"x" * size) + request_bytes("GET", "/next"))
+        assert len(client.read_answer("POST").body) == size
+        assert client.read_answer().status == 200
+
+
+# --- answers
+
+
+def test_an_answer_byte_by_byte(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """However an answer is cut into packets, the client gets the same."""
+    raw = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;e=1\r\nhello\r\n2\r\nyo\r\n0\r\nT: 1\r\n\r\n"
+    )
+    upstream.answer(*(Garbage(raw[at : at + 1]) for at in range(len(raw))))
+    said = exchange(sidecar.port, request_bytes("GET", "/x"))
+    assert (said.body, said.trailers) == (b"helloyo", [(b"T", b"1")])
+
+
+@pytest.mark.parametrize("how", [End(), Reset()])
+def test_an_early_refusal_reaches_the_client(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, how: Step
+) -> None:
+    """An upstream that refuses an upload and hangs up: the client reads why."""
+    upstream.answer(ReadBody(0), answer(b"too big", status=413, reason=b"No"), how)
+    with RawClient(sidecar.port) as client:
+        head = request_bytes("POST", "/v1/files", headers=(b"Content-Length: 1000000",))
+        client.send(head + b"x" * 1000)
+        said = client.read_answer("POST")
+    assert (said.status, said.body) == (413, b"too big")
+
+
+BAD_ANSWERS: list[tuple[str, tuple[Step, ...]]] = [
+    ("two lengths", (Status(), Header(b"Content-Length: 3"), Header(b"Content-Length: 4"), Bytes(b"abcd"))),
+    (
+        "length and chunked",
+        (
+            Status(),
+            Header(b"Content-Length: 3"),
+            Header(b"Transfer-Encoding: chunked"),
+            Chunk(b"abc"),
+            LastChunk(),
+        ),
+    ),
+    ("bare CR", (Garbage(b"HTTP/1.1 200 OK\r\nX-A: 1\rX-B: 2\r\nContent-Length: 0\r\n\r\n"),)),
+    ("switched protocols", (Status(101, b"Switching Protocols"), Header(b"Upgrade: websocket"))),
+    (
+        "huge head",
+        (Status(), *(Header(b"X-%d: " % n + b"y" * 1000) for n in range(100)), Header(b"Content-Length: 0")),
+    ),
+    (
+        "too many fields",
+        (Status(), *(Header(b"X-%d: 1" % n) for n in range(300)), Header(b"Content-Length: 0")),
+    ),
+    ("not HTTP", (Garbage(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), End())),
+]
+
+
+@pytest.mark.parametrize("script", [case[1] for case in BAD_ANSWERS], ids=[case[0] for case in BAD_ANSWERS])
+def test_answers_that_are_not_http(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, script: tuple[Step, ...]
+) -> None:
+    """None of it reaches the client: a whole 502 does, and the upstream's connection is closed."""
+    upstream.answer(*script)
+    said = exchange(sidecar.port, request_bytes("GET", "/x"))
+    assert (said.status, json.loads(said.body)["error"]["code"]) == (502, "upstream_failed")
+    assert upstream.closed(upstream.request()).closed is not None
+
+
+def test_a_connection_that_dies_after_hints_is_not_resent(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream
+) -> None:
+    """A byte of an answer had come, if only of an interim one: 502, not a second try."""
+    exchange(sidecar.port, request_bytes("GET", "/warm"))
+    upstream.answer(Informational(103), Reset())
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("GET", "/hinted"))
+        assert [client.read_answer(interim=True).status for _ in range(2)] == [103, 502]
+    assert [request.path for request in upstream.requests] == ["/warm", "/hinted"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_cannot_be_decoded_passes(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, stream: bool
+) -> None:
+    """It says gzip and is none: the client gets the bytes, the span says that they were not read."""
+    kind = b"text/event-stream" if stream else b"application/json"
+    fields = (b"Content-Encoding: gzip", b"Content-Type: " + kind)
+    upstream.answer(answer(b"no gzip at all", headers=fields))
+    session = f"undecodable-{stream}"
+    said = exchange(sidecar.port, chat_request(stream=stream, headers=(own(session),)))
+    assert said.body == b"no gzip at all"
+    assert outcome(sink, session) == ("completed", ["answer_not_read"])
+
+
+def test_a_compressed_body_that_grows_without_end(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """A few bytes that would be hundreds of megabytes: passed on, and given up as soon as the limit is met."""
+    bomb = gzip.compress(b'{"model": "' + b"a" * (100 << 20) + b'"}', 1)
+    fields = (b"Content-Type: application/json", b"Content-Encoding: gzip", own("bomb"))
+    said = exchange(sidecar.port, request_bytes("POST", "/v1/chat/completions", headers=fields, body=bomb))
+    assert said.body == bomb
+    assert outcome(sink, "bomb")[1] == ["body_too_large"]
+    assert upstream.request().body == bomb
