@@ -360,7 +360,7 @@ async def _one(port: int, number: int, dice: random.Random) -> None:
         patience = dice.random() * 0.02 if 0.05 < manner < 0.3 else 20
         await asyncio.wait_for(reader.read(-1), patience)
     except TimeoutError:
-        if manner < 0.2:
+        if manner < 0.2 and not writer.transport.is_closing():
             linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger)
         writer.transport.abort()
