@@ -460,16 +460,25 @@ def test_an_early_answer_passes_at_once(sidecar: RunningSidecar, upstream: Scrip
         assert (said.status, said.body) == (413, b"no")
 
 
-def test_bytes_after_the_end_are_not_passed(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
-    """The client gets its answer and nothing else; the connection is closed and the event counted."""
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_bytes_after_the_end_are_not_passed(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, late: bool
+) -> None:
+    """Behind the answer in one packet, or on the idle connection: it is closed, and the event counted."""
     before = sidecar.stats()["anomalies"].get("bytes_after_end", 0)
-    upstream.answer(answer(b"ok"), Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"))
+    gate = Gate()
+    rest = (Bytes(b"ok"), Wait(gate), Bytes(EVIL)) if late else (Bytes(b"ok" + EVIL),)
+    upstream.answer(Status(), Header(b"Content-Length: 2"), *rest)
     with RawClient(sidecar.port) as client:
         client.send(request_bytes("GET", "/x"))
         assert client.read_answer().body == b"ok"
+        gate.open()
+        assert upstream.closed(upstream.requests[0]).closed in {"eof", "reset"}
         client.send(request_bytes("POST", "/y", body=b"next"))
         assert client.read_answer("POST").body == b"next"
-    assert upstream.closed(upstream.requests[0]).closed in {"eof", "reset"}
     assert sidecar.stats()["anomalies"]["bytes_after_end"] == before + 1
 
 
