@@ -18,6 +18,7 @@ from sidecar.admin.live import LiveView
 from sidecar.core.clock import SECOND, system_clock
 from sidecar.core.sessions import SessionLimits, SessionManager
 from sidecar.proxy.relay import Relay
+from sidecar.proxy.shared import Shared
 from sidecar.settings import Address, Settings
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import otel_settings
@@ -98,13 +99,14 @@ class Sidecar:
         """
         settings = self._settings
         loop = asyncio.get_running_loop()
-        relay = self._relay = Relay(
+        shared = Shared(
             settings,
             sessions=self.sessions,
             telemetry=self.recorder,
             clock=self._clock,
             report=self._report,
         )
+        relay = self._relay = Relay(shared, settings.listen)
         try:
             data = await relay.start()
             admin = await self._open_admin(relay)
@@ -171,7 +173,7 @@ class Sidecar:
             ledger=self._pipeline.ledger,
             text=lambda accept: prometheus_text(self._store, self._config.resource, accept),
             stop=self.request_stop,
-            draining=lambda: relay.admission.draining or self._stopping.is_set(),
+            draining=lambda: relay.draining or self._stopping.is_set(),
             clock=self._clock,
             started_at=self._started_at,
         )

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from sidecar.errors import CannotListenError
 from sidecar.settings import TABLE, Problem, Settings, SettingsError, load
+from sidecar.settings_values import mask
 from sidecar.version import VERSION
 
 DONE, FAILED, BAD_SETTINGS = 0, 1, 2
@@ -103,6 +104,7 @@ def read_settings(
     Raises:
         SettingsError: everything that is wrong with either, and the arguments nobody knows.
     """
+    from sidecar.proxy.egress import EgressError, EgressRules
     from sidecar.telemetry import otel_settings
 
     # What follows an unknown flag is its value, perhaps a secret, and is not repeated.
@@ -117,9 +119,24 @@ def read_settings(
         otel_settings.read(environ)
     except otel_settings.OtelSettingsError as error:
         problems += [Problem(bad.name, bad.value, bad.allowed) for bad in error.problems]
+    try:
+        EgressRules(environ)
+    except EgressError as error:
+        problems.append(Problem(error.name, mask(environ[error.name]), error.allowed))
+    problems += _trust_problems(environ)
     if settings is None or problems:
         raise SettingsError(problems)
     return settings
+
+
+def _trust_problems(environ: Mapping[str, str]) -> list[Problem]:
+    """OpenSSL passes over a path that is not there, and every upstream would fail much later."""
+    given = {name: environ.get(name, "") for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+    return [
+        Problem(name, path, "the path of what the upstreams' certificates are checked with")
+        for name, path in given.items()
+        if path and not os.path.exists(path)  # noqa: PTH110 - OpenSSL takes it as text, too
+    ]
 
 
 def _unknown_argument(argument: str) -> Problem:

@@ -4,44 +4,40 @@ Owns the order: identity, then arrival, then telemetry; at the end the session m
 recorder. It moves no bytes and decides no outcome. One per flow.
 """
 
-from typing import TYPE_CHECKING
-
 from sidecar.core.exchange import Exchange
 from sidecar.core.identity import HeadIdentity, Identity, from_head, resolve
 from sidecar.core.sessions import RequestRef, Result
-
-if TYPE_CHECKING:
-    from sidecar.proxy.relay import Relay
+from sidecar.proxy.shared import Shared
 
 
 class Joining:
     """One request's way into its conversation and out of it."""
 
-    __slots__ = ("_exchange", "_head", "_relay")
+    __slots__ = ("_exchange", "_head", "_shared")
 
-    def __init__(self, relay: "Relay", exchange: Exchange) -> None:
-        self._relay = relay
+    def __init__(self, shared: Shared, exchange: Exchange) -> None:
+        self._shared = shared
         self._exchange = exchange
         self._head: HeadIdentity | None = None
 
     def try_at_head(self, at: int) -> None:
         """Joins at once if the head names both session and conversation; else it waits for the body."""
-        self._head = from_head(self._exchange.head.headers, self._relay.identity_rules)
+        self._head = from_head(self._exchange.head.headers, self._shared.identity_rules)
         if self._head.complete:
             self.join(at, inspected=True)
 
     def join(self, at: int, *, inspected: bool) -> None:
         """Joins with what head and body tell; `inspected` is False when a body was there and was not read."""
-        exchange, relay = self._exchange, self._relay
+        exchange, shared = self._exchange, self._shared
         if exchange.arrival is not None:
             return
         exchange.identity = identity = self._resolve(inspected=inspected)
         exchange.arrived = at
         previous = exchange.request.hints.get("previous_response_id")
-        chain = relay.sessions.chain(previous) if previous else None
+        chain = shared.sessions.chain(previous) if previous else None
         exchange.continues = chain.ref if chain is not None else None
         trace = exchange.trace
-        exchange.arrival = arrival = relay.sessions.arrive(
+        exchange.arrival = arrival = shared.sessions.arrive(
             identity,
             at=at,
             streaming=exchange.request.streaming or exchange.route.streaming,
@@ -57,7 +53,7 @@ class Joining:
                 arrival.request_id, arrival.sequence, trace.trace_id, trace.server_span_id, trace.sampled
             ),
         )
-        relay.telemetry.arrived(exchange)
+        shared.telemetry.arrived(exchange)
 
     def refused(self) -> None:
         """It does not join: its ids are those its headers tell, else generated."""
@@ -82,25 +78,25 @@ class Joining:
             input_tokens=response.tokens.get("input"),
             output_tokens=response.tokens.get("output"),
         )
-        exchange.settlement = self._relay.sessions.settle(
+        exchange.settlement = self._shared.sessions.settle(
             arrival.request_id, result, at=exchange.end, response_id=response.id
         )
 
     def _resolve(self, *, inspected: bool) -> Identity:
-        relay, exchange = self._relay, self._exchange
+        shared, exchange = self._shared, self._exchange
         return resolve(
             exchange.head.headers,
-            relay.identity_rules,
+            shared.identity_rules,
             exchange.request.hints,
-            chain=relay.sessions.chain,
-            generate=relay.generated_id,
+            chain=shared.sessions.chain,
+            generate=shared.generated_id,
             inspected=inspected,
             head=self._head,
         )
 
     def _mark_retry(self, identity: Identity, ref: RequestRef) -> None:
         """A retry is what its headers say it is; which request it retries is known by key, else guessed."""
-        exchange, sessions = self._exchange, self._relay.sessions
+        exchange, sessions = self._exchange, self._shared.sessions
         headers = exchange.head.headers
         count = headers.text(b"x-stainless-retry-count") or ""
         if count.isascii() and count.isdigit():

@@ -5,19 +5,17 @@ It sends nothing of a request. Called by the pool; what it reads of the environm
 """
 
 import asyncio
-import base64
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 import aiohappyeyeballs
 
 from sidecar.core.clock import Clock
 from sidecar.core.exchange import ConnectTiming, Upstream
 from sidecar.errors import UpstreamWord
+from sidecar.proxy.egress import EgressProxy, EgressRules
 
 _PROXY_HEAD_LIMIT = 16 * 1024
 _HAPPY_EYEBALLS_DELAY = 0.25
@@ -31,64 +29,6 @@ class DialError(Exception):
     def __init__(self, word: UpstreamWord, message: str) -> None:
         super().__init__(message)
         self.word = word
-
-
-@dataclass(frozen=True, slots=True)
-class EgressProxy:
-    """An HTTP proxy on the way out, used by CONNECT. `authorization` is its credentials' header value."""
-
-    host: str
-    port: int
-    authorization: bytes | None = None
-
-    def __repr__(self) -> str:
-        """Without the credentials."""
-        return f"EgressProxy({self.host}:{self.port})"
-
-
-def _egress_proxy(name: str, value: str) -> EgressProxy:
-    parts = urlsplit(value if "://" in value else f"http://{value}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(
-            f"{name} must be http://[user:password@]host[:port]; TLS to the proxy is not offered"
-        )
-    authorization = None
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = b"Basic " + base64.b64encode(pair.encode())
-    return EgressProxy(parts.hostname, parts.port or 80, authorization)
-
-
-class EgressRules:
-    """Which upstreams are reached through a proxy: `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` (either case).
-
-    Raises:
-        ValueError: a proxy's URL is not one that can be used; the message names the variable.
-    """
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._proxies: dict[str, EgressProxy] = {}
-        for scheme in ("http", "https"):
-            for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY"):
-                if environ.get(name):
-                    self._proxies[scheme] = _egress_proxy(name, environ[name])
-                    break
-        bypass = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-        self._bypass = [entry.strip().lower().lstrip(".") for entry in bypass.split(",") if entry.strip()]
-
-    def proxy_for(self, upstream: Upstream) -> EgressProxy | None:
-        """The proxy on the way to `upstream`, or None for a direct connection."""
-        proxy = self._proxies.get(upstream.scheme)
-        if proxy is None:
-            return None
-        host = upstream.host.lower()
-        for entry in self._bypass:
-            name, _, port = entry.partition(":") if entry.count(":") == 1 else (entry, "", "")
-            if port and port != str(upstream.port):
-                continue
-            if name in ("*", host) or host.endswith("." + name):
-                return None
-        return proxy
 
 
 class Dialer:

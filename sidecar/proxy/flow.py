@@ -5,7 +5,7 @@ payload itself (`upload.py`, `answer.py`) and parses nothing. Created by the cli
 """
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sidecar import apis
 from sidecar.core.clock import SECOND
@@ -33,12 +33,40 @@ from sidecar.proxy.guard import outermost
 from sidecar.proxy.inbound import Inbound
 from sidecar.proxy.observer import observer_for
 from sidecar.proxy.routes import upstream_target
+from sidecar.proxy.shared import Shared
 from sidecar.proxy.upload import Upload
 from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
 
-if TYPE_CHECKING:
-    from sidecar.proxy.client_side import ClientConnection
-    from sidecar.proxy.relay import Relay
+
+class Client(Protocol):
+    """The client's connection, as a flow sees it."""
+
+    @property
+    def writable(self) -> bool:
+        """False while the client takes no more."""
+
+    @property
+    def read_at(self) -> int:
+        """When the latest bytes came (ns since the epoch)."""
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes of the answer."""
+
+    def expect_body(self, inbound: Inbound) -> None:
+        """The body is wanted."""
+
+    def pause(self) -> None:
+        """Stops reading."""
+
+    def resume(self) -> None:
+        """Reads on."""
+
+    def set_deadline(self, deadline: int) -> None:
+        """When `due` is to be called (ns since the epoch)."""
+
+    def flow_done(self, inbound: Inbound, *, keep: bool, cut: bool = False) -> None:
+        """The flow has settled."""
+
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 
@@ -46,26 +74,26 @@ _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 class Flow:
     """Drives one exchange. `done` is True from the moment it has settled."""
 
-    def __init__(self, relay: "Relay", client: "ClientConnection", inbound: Inbound) -> None:
+    def __init__(self, shared: Shared, client: Client, inbound: Inbound) -> None:
         head = inbound.head
         if head is None:
             raise ValueError("a flow begins with a head")
-        self._relay = relay
+        self._shared = shared
         self._client = client
         self.inbound = inbound
-        upstream, self._target = relay.routes.find(head.target)
+        upstream, self._target = shared.routes.find(head.target)
         route = apis.match(head.method, self._target.partition(b"?")[0].decode("latin-1"))
         self.exchange = Exchange(
             start=inbound.start,
             head=head,
-            trace=relay.telemetry.begin(head, route, inbound.start),
+            trace=shared.telemetry.begin(head, route, inbound.start),
             route=route,
             upstream=upstream,
             head_at=inbound.read_at,
             overhead_loop=inbound.waited,
         )
-        self._joining = Joining(relay, self.exchange)
-        self._upload = Upload(inbound, relay.admission, relay.limits.inspect)
+        self._joining = Joining(shared, self.exchange)
+        self._upload = Upload(inbound, shared.admission, shared.limits.inspect)
         self._answer = Answer(self.exchange)
         self._side: UpstreamConnection | None = None
         self._task: asyncio.Task[tuple[UpstreamConnection, ConnectTiming]] | None = None
@@ -74,8 +102,8 @@ class Flow:
         self._stalled_at = 0
         self._slot = False
         self.done = False
-        relay.entered(self)
-        relay.telemetry.started(self.exchange)
+        shared.entered(self)
+        shared.telemetry.started(self.exchange)
 
     # From the head to the upstream.
 
@@ -87,21 +115,21 @@ class Flow:
             return
         self._client.expect_body(self.inbound)
         if self._upload.state == "held":
-            self._joining.try_at_head(self._relay.clock())
+            self._joining.try_at_head(self._shared.clock())
             self.upload()
             self._arm()
         else:
-            self._joining.join(self._relay.clock(), inspected=self._upload.state == "none")
+            self._joining.join(self._shared.clock(), inspected=self._upload.state == "none")
             self._connect(self.inbound.read_at)
 
     def _admit(self) -> SidecarError | None:
-        admission = self._relay.admission
+        admission = self._shared.admission
         if admission.draining:
             return DrainingError()
         if self.exchange.upstream is None:
-            return UnknownUpstreamError(self.exchange.head.path.split("/")[1], self._relay.routes.names)
+            return UnknownUpstreamError(self.exchange.head.path.split("/")[1], self._shared.routes.names)
         if not admission.enter():
-            return OverloadError(self._relay.limits.requests)
+            return OverloadError(self._shared.limits.requests)
         self._slot = True
         return None
 
@@ -109,7 +137,9 @@ class Flow:
         """More of the body has come, or its end."""
         if self.done:
             return
-        if self._upload.state == "held" and not self.exchange.asked:
+        if self.inbound.refusal is not None:
+            self._malformed(self.inbound.refusal)
+        elif self._upload.state == "held" and not self.exchange.asked:
             self._hold()
         elif self._side is not None:
             self._write(self._side)
@@ -119,21 +149,21 @@ class Flow:
     def _hold(self) -> None:
         upload = self._upload
         if not upload.hold():
-            self._joining.join(self._relay.clock(), inspected=False)
+            self._joining.join(self._shared.clock(), inspected=False)
             self._connect(self._client.read_at)
         elif self.inbound.ended:
             exchange = self.exchange
-            exchange.request = upload.read(exchange.route, self._relay.body_fields)
-            self._joining.join(self._relay.clock(), inspected=upload.state == "read")
+            exchange.request = upload.read(exchange.route, self._shared.body_fields)
+            self._joining.join(self._shared.clock(), inspected=upload.state == "read")
             self._connect(self._client.read_at)
 
     def _connect(self, needed: int) -> None:
         exchange = self.exchange
-        now = self._relay.clock()
+        now = self._shared.clock()
         exchange.needed = needed
         exchange.asked = now
         exchange.overhead_before = now - needed
-        side = self._relay.pool.take(self._origin)
+        side = self._shared.pool.take(self._origin)
         if side is None:
             self._dial()
         else:
@@ -148,10 +178,10 @@ class Flow:
         return self.exchange.upstream
 
     def _dial(self) -> None:
-        relay = self._relay
-        self._task = relay.loop.create_task(relay.dial(self._origin))
+        shared = self._shared
+        self._task = shared.loop.create_task(shared.dial(self._origin))
         self._task.add_done_callback(self._dialed)
-        self._client.set_deadline(relay.clock() + relay.limits.connect)
+        self._client.set_deadline(shared.clock() + shared.limits.connect)
 
     @outermost
     def _dialed(self, task: "asyncio.Task[tuple[UpstreamConnection, ConnectTiming]]") -> None:
@@ -179,7 +209,7 @@ class Flow:
         if self._upload.finished and exchange.head.method in _IDEMPOTENT:
             self._replay = body
         side.write(head + body)
-        exchange.sent = self._relay.clock()
+        exchange.sent = self._shared.clock()
         if self._upload.finished:
             exchange.request_end = exchange.sent
         self._client.resume()
@@ -190,7 +220,7 @@ class Flow:
         if data:
             side.write(data)
         if self._upload.finished and not self.exchange.request_end:
-            self.exchange.request_end = self._relay.clock()
+            self.exchange.request_end = self._shared.clock()
             self._arm()
 
     # From the upstream to the client.
@@ -200,8 +230,8 @@ class Flow:
         side = self._side
         if self.done or side is None:
             return
-        exchange, answer, relay = self.exchange, self._answer, self._relay
-        exchange.overhead_loop += relay.turn.waited
+        exchange, answer, shared = self.exchange, self._answer, self._shared
+        exchange.overhead_loop += shared.turn.waited
         out = [answer.informational(side)] if side.informational else []
         if not exchange.first_byte and (side.head is not None or not out):
             exchange.first_byte = at
@@ -216,7 +246,7 @@ class Flow:
             out.append(answer.tail(side.trailers))
         if out:
             self._client.write(b"".join(out))
-        exchange.overhead_after += relay.clock() - at
+        exchange.overhead_after += shared.clock() - at
         if side.head is not None and not began:
             self._watch(side.head, at)
         if pieces:
@@ -225,18 +255,18 @@ class Flow:
             self._upstream_failed("malformed", side.malformed)
         elif ended:
             answer.ended(at)
-            self._finish(relay.clock())
+            self._finish(shared.clock())
         elif not self._client.writable:
             self.client_blocked()
 
     def _watch(self, head: wire.AnswerHead, at: int) -> None:
-        exchange, relay = self.exchange, self._relay
-        exchange.headers_at = relay.clock()
+        exchange, shared = self.exchange, self._shared
+        exchange.headers_at = shared.clock()
         if not wire.bodiless(exchange.head.method, head.status):
-            self._answer.watch(observer_for(exchange, head.headers, relay.admission, relay.limits.inspect))
+            self._answer.watch(observer_for(exchange, head.headers, shared.admission, shared.limits.inspect))
         if exchange.streams:
             exchange.stream.last_event = at
-            relay.telemetry.streaming(exchange)
+            shared.telemetry.streaming(exchange)
         self._arm()
 
     def upstream_lost(self, error: Exception | None) -> None:
@@ -247,7 +277,7 @@ class Flow:
         if side is not None and side.used and self._replay is not None and not exchange.first_byte:
             self._resend(side)
             return
-        now = self._relay.clock()
+        now = self._shared.clock()
         if exchange.first_byte:
             exchange.answer_cut(now)
             self._end(UpstreamFailedError("cut_short", "the answer broke off before its end"), now)
@@ -268,20 +298,20 @@ class Flow:
     def client_blocked(self) -> None:
         """The client takes no more: the upstream's reading pauses."""
         if self._side is not None and not self.done:
-            self._answer.blocked(self._relay.clock())
+            self._answer.blocked(self._shared.clock())
             self._side.pause()
             self._arm()
 
     def client_ready(self) -> None:
         """The client takes more."""
         if self._side is not None and not self.done:
-            self._answer.ready(self._relay.clock())
+            self._answer.ready(self._shared.clock())
             self._side.resume()
             self._arm()
 
     def upstream_blocked(self) -> None:
         """The upstream takes no more of the upload."""
-        self._upload_blocked_since = self._relay.clock()
+        self._upload_blocked_since = self._shared.clock()
         self._client.pause()
 
     def upstream_ready(self) -> None:
@@ -297,7 +327,7 @@ class Flow:
 
     def _deadline(self) -> int:
         """When the next timer is due (ns since the epoch), by how far the request has come."""
-        limits, exchange = self._relay.limits, self.exchange
+        limits, exchange = self._shared.limits, self.exchange
         if not exchange.asked:
             return self._client.read_at + limits.client_body
         if self._side is None:
@@ -312,20 +342,20 @@ class Flow:
 
     def _idle_deadline(self) -> int:
         since = self._answer.blocked_since or self._answer.quiet_since or self.exchange.first_byte
-        return since + self._relay.limits.idle
+        return since + self._shared.limits.idle
 
     def _stall_deadline(self) -> int:
         stream = self.exchange.stream
         if not self.exchange.streams or self._answer.blocked_since:
             return self._idle_deadline()
         since = max(stream.last_event, self._stalled_at)
-        return since + self._relay.limits.stall
+        return since + self._shared.limits.stall
 
     def due(self, now: int) -> None:
         """A deadline may have passed; says which, or waits on."""
         if self.done:
             return
-        exchange, limits = self.exchange, self._relay.limits
+        exchange, limits = self.exchange, self._shared.limits
         if now < self._deadline():
             self._arm()
         elif not exchange.asked:
@@ -345,7 +375,7 @@ class Flow:
         stream = self.exchange.stream
         if stream.last_event >= self._stalled_at:
             stream.stalled(stream.last_event, now - stream.last_event)
-            self._relay.telemetry.stalled(self.exchange, now)
+            self._shared.telemetry.stalled(self.exchange, now)
         self._stalled_at = now
         self._arm()
 
@@ -355,7 +385,7 @@ class Flow:
         """Ends with an error of ours, unless an earlier fact has decided the outcome."""
         if self.done:
             return
-        now = self._relay.clock()
+        now = self._shared.clock()
         self.exchange.decide(error.outcome, now, phase=phase, error_type=error.word, message=error.message)
         self._end(error, now)
 
@@ -367,18 +397,18 @@ class Flow:
         """The head did not come in time."""
         self._refuse(error)
 
-    def malformed(self, error: SidecarError) -> None:
+    def _malformed(self, error: SidecarError) -> None:
         """The rest of the body is not HTTP. A request that has joined its conversation leaves it by this."""
         if self.exchange.arrival is None:
             self._refuse(error)
         elif not self.done:
-            now = self._relay.clock()
+            now = self._shared.clock()
             self.exchange.client_left(now)
             self._end(error, now)
 
     def _upstream_failed(self, word: UpstreamWord, message: str) -> None:
         if not self.done:
-            now = self._relay.clock()
+            now = self._shared.clock()
             self.exchange.upstream_failed(now, word, message)
             self._end(UpstreamFailedError(word, message), now)
 
@@ -386,7 +416,7 @@ class Flow:
         """The client has left; the upstream is told by closing its connection."""
         if self.done:
             return
-        now = self._relay.clock()
+        now = self._shared.clock()
         self.exchange.client_left(now)
         self._finish(now, cut=True)
 
@@ -401,20 +431,20 @@ class Flow:
 
     def broke(self, error: Exception) -> None:
         """A bug of ours."""
-        self._relay.report(error)
+        self._shared.report(error)
         self._fail(InternalError(), None)
 
     @property
     def _keep(self) -> bool:
         """True when the client's connection may carry another request after this one."""
-        return self.inbound.keep_alive and not self._relay.admission.draining
+        return self.inbound.keep_alive and not self._shared.admission.draining
 
     def _end(self, error: SidecarError, now: int) -> None:
         """Ends with an error of ours: as an answer while there is none, else by cutting it off."""
         if not self._answer.began:
             exchange = self.exchange
             exchange.status = error.status
-            self._client.write(self._relay.error_answer(exchange, error, close=not self._keep))
+            self._client.write(self._shared.error_answer(exchange, error, close=not self._keep))
         self._finish(now, cut=self._answer.began)
 
     def _finish(self, now: int, *, cut: bool = False) -> None:
@@ -422,10 +452,10 @@ class Flow:
         if self.done:
             return
         self.done = True
-        relay, exchange = self._relay, self.exchange
-        relay.left(self)
+        shared, exchange = self._shared, self.exchange
+        shared.left(self)
         if self._slot:
-            relay.admission.leave()
+            shared.admission.leave()
         if self._task is not None:
             self._task.cancel()
         self._answer.close(now)
@@ -436,7 +466,7 @@ class Flow:
         if self._upload.anomaly is not None and exchange.arrival is not None:
             exchange.anomalies.append(self._upload.anomaly)
         self._joining.settle(now)
-        relay.telemetry.settled(exchange)
+        shared.telemetry.settled(exchange)
         self._client.flow_done(self.inbound, keep=self._keep, cut=cut)
 
     def _part_with_upstream(self) -> None:
@@ -446,6 +476,6 @@ class Flow:
         self._side = None
         if side.reusable and self._upload.finished:
             side.finish()
-            self._relay.pool.put(side)
+            self._shared.pool.put(side)
         else:
             side.close()

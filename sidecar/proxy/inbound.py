@@ -16,8 +16,8 @@ from sidecar.proxy.wire import Framing
 class Inbound:
     """A request on its way in. `start` and `read_at` are ns since the epoch.
 
-    `refusal` is set when it must not go on; `ended` when its last byte was read; `broken` when no more of
-    the connection can be read after it.
+    `refusal` is set when it must not go on, if need be while its body is read; `ended` when its last byte was
+    read; `broken` when no more of the connection can be read after it; `unwanted` when its body is thrown away.
     """
 
     start: int
@@ -31,6 +31,7 @@ class Inbound:
     ended: bool = False
     refusal: SidecarError | None = None
     broken: bool = False
+    unwanted: bool = False
     expects_continue: bool = False
 
     @property

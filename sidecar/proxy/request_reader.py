@@ -1,0 +1,194 @@
+"""Reads requests out of a client's bytes: feed bytes, pull requests.
+
+Owns request parsing (llhttp, strict), the bounds of a head, and what becomes of bytes that are not HTTP. It
+knows no transport and answers nobody: a request that must not go on carries its refusal. Used by the client side.
+"""
+
+from collections import deque
+
+import httptools
+
+from sidecar.core.exchange import RequestHead
+from sidecar.core.headers import Field
+from sidecar.errors import HeadTooLargeError, MalformedError, RefusedError, UpgradeRefusedError
+from sidecar.proxy.inbound import Inbound, request_head
+from sidecar.proxy.wire import framing
+
+
+class RequestReader:
+    """The requests of one connection, in order. `head_size` in bytes, `head_fields` in fields.
+
+    `ready` are requests whose head is whole, or which are refused; whoever takes one goes on reading its body
+    from the same object while more bytes are fed.
+    """
+
+    def __init__(self, head_size: int, head_fields: int) -> None:
+        self.ready: deque[Inbound] = deque()
+        self.deaf = False
+        """Nothing more of the connection can be read."""
+        self._peer: tuple[str, int] | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._max_size = head_size
+        self._max_fields = head_fields
+        self._at = 0
+        self._waited = 0
+        self._inbound: Inbound | None = None
+        self._in_head = False
+        self._url = b""
+        self._fields: list[Field] = []
+        self._parsed = 0
+        self._fed = 0
+        self._oversized: RefusedError | None = None
+        self._alone = False
+        self._begun = 0
+
+    def met(self, peer: object) -> None:
+        """The connection stands; `peer` is its other end's address."""
+        self._peer = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+
+    def feed(self, data: bytes, at: int, waited: int) -> None:
+        """Reads bytes that came at `at` (ns since the epoch) and had waited (ns) for their turn."""
+        if self.deaf:
+            return
+        self._at, self._waited = at, waited
+        continued = self._inbound
+        self._alone = False
+        self._begun = 0 if continued is None else 1
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            self._refuse_rest(MalformedError(f"the request is not HTTP/1.1: {error}"))
+            return
+        if self._in_head and (self._alone or self._inbound is continued):
+            # A field that has not ended yet is known to the parser alone: count what it was fed.
+            self._fed += len(data)
+            self._bound(self._fed)
+        if self._oversized is not None:
+            self._refuse_rest(self._oversized)
+
+    @property
+    def partial(self) -> Inbound | None:
+        """The request whose head is being read, if one is."""
+        return self._inbound if self._in_head else None
+
+    def give_up(self) -> Inbound | None:
+        """Reads no more; gives the request whose head was being read, with as much of it as there is."""
+        self.deaf = True
+        inbound = self.partial
+        self._inbound = None
+        if inbound is not None:
+            inbound.broken = True
+            self._take_head(inbound)
+        self._in_head = False
+        return inbound
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                # An upgrade that is not offered is no end of HTTP/1.1 (RFC 9110, section 7.8): read on.
+                data = data[upgrade.args[0] :]
+            else:
+                return
+
+    def _bound(self, size: int) -> None:
+        if size > self._max_size and self._oversized is None:
+            self._oversized = HeadTooLargeError("SIDECAR_HEAD_LIMIT", self._max_size)
+
+    def _refuse_rest(self, error: RefusedError) -> None:
+        """What was being read ends here, refused; it, or a stand-in for it, is the connection's last request."""
+        inbound = self._inbound
+        if inbound is None or inbound.head is None:
+            inbound = self.give_up() or self._stand_in()
+            self.ready.append(inbound)
+        self.deaf = True
+        self._inbound = None
+        inbound.broken = True
+        inbound.refusal = error
+
+    def _stand_in(self) -> Inbound:
+        """What stands for bytes in which no request began."""
+        inbound = Inbound(start=self._at, waited=self._waited)
+        self._url, self._fields = b"", []
+        self._take_head(inbound)
+        return inbound
+
+    def _take_head(self, inbound: Inbound) -> RequestHead:
+        """Gives the request the head as far as it was read, and what is wrong with it."""
+        whole = not self._in_head and self._inbound is not None
+        method = self._parser.get_method() if whole else b"_OTHER"
+        version = self._parser.get_http_version() if whole else "1.1"
+        head, problem = request_head(method, self._url, version, self._fields, self._peer)
+        inbound.head = head
+        inbound.read_at = self._at
+        inbound.framing = framing(head.headers)
+        inbound.expects_continue = version == "1.1" and b"100-continue" in head.headers.tokens(b"expect")
+        if problem is not None:
+            inbound.refusal = MalformedError(problem)
+            inbound.broken = True
+        return head
+
+    # httptools' side: called while bytes are fed.
+
+    def on_message_begin(self) -> None:
+        """httptools: a request begins."""
+        self._alone = self._begun == 0
+        self._begun += 1
+        if self.deaf:
+            return
+        self._inbound = Inbound(start=self._at, waited=self._waited)
+        self._in_head = True
+        self._url = b""
+        self._fields = []
+        self._parsed = self._fed = 0
+
+    def on_url(self, url: bytes) -> None:
+        """httptools: (a part of) the request target."""
+        self._url += url
+        self._parsed += len(url)
+        self._bound(self._parsed)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools: a field of the head, or of the trailers once the head is done."""
+        inbound = self._inbound
+        fields = self._fields if self._in_head or inbound is None else inbound.trailers
+        self._parsed += len(name) + len(value) + 4
+        self._bound(self._parsed)
+        if len(fields) >= self._max_fields and self._oversized is None:
+            self._oversized = HeadTooLargeError("SIDECAR_HEAD_FIELDS", self._max_fields)
+        if self._oversized is None:
+            fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """httptools: the head is whole."""
+        inbound = self._inbound
+        if inbound is None or self._oversized is not None:
+            return
+        self._in_head = False
+        head = self._take_head(inbound)
+        if self._parser.should_upgrade():
+            _refuse_upgrade(inbound, head)
+        self.deaf = inbound.broken
+        self.ready.append(inbound)
+
+    def on_body(self, data: bytes) -> None:
+        """httptools: a piece of the body."""
+        inbound = self._inbound
+        if inbound is not None and not inbound.unwanted:
+            inbound.pieces.append(data)
+            inbound.size += len(data)
+
+    def on_message_complete(self) -> None:
+        """httptools: the request is whole."""
+        if self._inbound is not None:
+            self._inbound.ended = True
+        self._inbound = None
+
+
+def _refuse_upgrade(inbound: Inbound, head: RequestHead) -> None:
+    """WebSockets and tunnels are not offered; any other upgrade is ignored, as RFC 9110 (7.8) allows."""
+    wanted = head.headers.text(b"upgrade") or "a tunnel"
+    if "websocket" in wanted.lower() or head.method == "CONNECT":
+        inbound.refusal = inbound.refusal or UpgradeRefusedError(wanted)
+        inbound.broken = True

@@ -1,0 +1,172 @@
+"""What all connections and flows of one relay share: clock, limits, pool, admission, sessions, telemetry.
+
+Owns the making of these from the settings, and the one form of our own error answers. It carries no request
+and listens nowhere. Made by the relay, handed to every connection.
+"""
+
+import asyncio
+import ssl
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.clock import SECOND, Clock
+from sidecar.core.exchange import ConnectTiming, Exchange, Upstream
+from sidecar.core.identity import IdentityRules
+from sidecar.core.ports import Telemetry
+from sidecar.core.sessions import SessionManager
+from sidecar.errors import SidecarError, render, shape_of
+from sidecar.proxy import wire
+from sidecar.proxy.admission import Admission
+from sidecar.proxy.dial import Dialer
+from sidecar.proxy.egress import EgressRules
+from sidecar.proxy.loop_turn import LoopTurn
+from sidecar.proxy.pool import Pool
+from sidecar.proxy.routes import Routes
+from sidecar.proxy.upstream_side import UpstreamConnection
+from sidecar.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The relay's timers (ns) and bounds (bytes, counts), from the settings."""
+
+    client_head: int
+    client_body: int
+    client_keepalive: int
+    connect: int
+    first_byte: int
+    idle: int
+    stall: int
+    head_size: int
+    head_fields: int
+    inspect: int
+    requests: int
+
+
+def _limits(settings: Settings) -> Limits:
+    def ns(seconds: float) -> int:
+        return round(seconds * SECOND)
+
+    return Limits(
+        client_head=ns(settings.client_head_timeout),
+        client_body=ns(settings.client_body_timeout),
+        client_keepalive=ns(settings.client_keepalive),
+        connect=ns(settings.connect_timeout),
+        first_byte=ns(settings.first_byte_timeout),
+        idle=ns(settings.idle_timeout),
+        stall=ns(settings.stall_after),
+        head_size=settings.head_limit,
+        head_fields=settings.head_fields,
+        inspect=settings.inspect_limit,
+        requests=settings.max_requests,
+    )
+
+
+class Running(Protocol):
+    """A flow, as the drain sees it."""
+
+    def shut_down(self) -> None:
+        """The drain has ended and this request has not."""
+
+
+class Connected(Protocol):
+    """A client's connection, as the drain sees it."""
+
+    def close_if_idle(self) -> None:
+        """Closes the connection when no request is on it."""
+
+
+class Shared:
+    """One relay's common things. `report` says that a bug has struck, and where."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        sessions: SessionManager,
+        telemetry: Telemetry,
+        clock: Clock,
+        report: Callable[[Exception], None],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.clock = clock
+        self.sessions = sessions
+        self.telemetry = telemetry
+        self.report = report
+        self.limits = _limits(settings)
+        self.turn = LoopTurn(self.loop, clock)
+        self.admission = Admission(settings.max_requests, settings.inspect_memory)
+        self.routes = Routes(settings.upstream, settings.upstreams)
+        self.identity_rules = IdentityRules(
+            session_headers=settings.session_headers,
+            session_fields=settings.session_fields,
+            conversation_headers=settings.conversation_headers,
+            conversation_fields=settings.conversation_fields,
+        )
+        self.body_fields = (*settings.session_fields, *settings.conversation_fields)
+        self.pool = Pool(self.loop, clock, round(settings.pool_idle * SECOND))
+        self._dialer = Dialer(self.loop, clock, EgressRules(settings.environ), _trust())
+        self.connections: set[Connected] = set()
+        self.flows: set[Running] = set()
+        self.empty = asyncio.Event()
+        """Set whenever the last flow under way has settled."""
+
+    def entered(self, flow: Running) -> None:
+        """A request is under way."""
+        self.flows.add(flow)
+
+    def left(self, flow: Running) -> None:
+        """It has settled."""
+        self.flows.discard(flow)
+        if not self.flows:
+            self.empty.set()
+
+    async def dial(self, upstream: Upstream) -> tuple[UpstreamConnection, ConnectTiming]:
+        """A new connection to `upstream`."""
+        side = UpstreamConnection(self, upstream)
+        return side, await self._dialer.dial(upstream, side)
+
+    @property
+    def head_limit(self) -> int:
+        """Bytes of an answer's head."""
+        return self.limits.head_size
+
+    @property
+    def head_fields(self) -> int:
+        """Fields of an answer's head."""
+        return self.limits.head_fields
+
+    def upstream_closed(self, connection: UpstreamConnection, *, stray: bool) -> None:
+        """A connection has closed; it leaves the pool at once."""
+        self.pool.forget(connection)
+        if stray:
+            self.telemetry.anomaly(Anomaly.BYTES_AFTER_END)
+
+    def generated_id(self) -> str:
+        """A session id for a request that names none."""
+        return str(uuid.uuid4())
+
+    def error_answer(self, exchange: Exchange, error: SidecarError, *, close: bool) -> bytes:
+        """A whole answer of our own, in the shape that the caller's client reads."""
+        upstream = exchange.upstream
+        provider = exchange.route.provider or (upstream.provider if upstream is not None else None)
+        body = render(error, shape_of(provider))
+        request_id = exchange.arrival.request_id if exchange.arrival is not None else None
+        return wire.own_answer(
+            error.status,
+            error.fields,
+            b"" if exchange.head.method == "HEAD" else body,
+            length=len(body),
+            request_id=request_id,
+            close=close or error.closes,
+        )
+
+
+def _trust() -> ssl.SSLContext:
+    """The system's trust (`SSL_CERT_FILE` is honoured by OpenSSL itself), the host checked."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
