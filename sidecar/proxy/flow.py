@@ -231,6 +231,7 @@ class Flow:
         if self.done or side is None:
             return
         exchange, answer, shared = self.exchange, self._answer, self._shared
+        self._replay = None
         exchange.overhead_loop += shared.turn.waited
         out = [answer.informational(side)] if side.informational else []
         if not exchange.first_byte and (side.head is not None or not out):

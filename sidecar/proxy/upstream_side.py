@@ -132,6 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Takes the connection from its flow."""
         self.reader = None
         self.used = True
+        self.resume()
         if self._method == "HEAD":
             self._fresh()
 
@@ -252,7 +253,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """httptools: the head is whole."""
         self._in_head = False
-        if self.ended:
+        if self.ended or self.malformed:
             return
         status = self._parser.get_status_code()
         head = AnswerHead(status, self._reason, self._parser.get_http_version(), Headers(self._fields))
