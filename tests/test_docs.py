@@ -1,0 +1,348 @@
+"""What the documents say, held against the code in both directions: tables, names, links.
+
+Nothing is listed that is not there, and nothing is there that is not listed. What the examples do is
+`test_docs_examples.py`. A table that is out of date is told whole, ready to be pasted.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from sidecar import cli, settings
+from sidecar.admin import create_admin_app, create_health_app
+from sidecar.core import identity
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.outcome import Outcome, Phase
+from sidecar.core.request_id import DEFAULT_FORMAT, FIELDS
+from sidecar.core.session_facts import SessionStats
+from sidecar.proxy import wire
+from sidecar.telemetry import names, otel_table
+from sidecar.telemetry.attributes import ALL_ATTRIBUTES, ALL_EVENTS
+from sidecar.telemetry.ledger import State
+from sidecar.telemetry.metric_store import MetricKind
+from sidecar.testing import (
+    OtlpSink,
+    RunningSidecar,
+    ScriptedUpstream,
+    chat_chunk,
+    chat_request,
+    exchange,
+    sse,
+)
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+TELEMETRY = ROOT / "docs" / "telemetry.md"
+ADMIN = ROOT / "docs" / "admin.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+
+FLAGS = {setting.flag for setting in settings.TABLE} | {"--once", "--seed", "--version", "--help"}
+
+Row = tuple[str, ...]
+
+
+def named(path: Path) -> str:
+    """The document's name in a test's id."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def prose(path: Path) -> str:
+    """The document without its code blocks."""
+    return re.sub(r"^(```+).*?^\1$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def section(path: Path, heading: str) -> str:
+    """What stands under a heading, up to the next one of any level."""
+    parts = re.split(r"^(#+ .+)$", prose(path), flags=re.MULTILINE)
+    found = [
+        text for title, text in zip(parts[1::2], parts[2::2], strict=True) if title.lstrip("# ") == heading
+    ]
+    assert len(found) == 1, f"{named(path)} has {len(found)} sections {heading!r}"
+    return found[0]
+
+
+def table(path: Path, heading: str) -> list[Row]:
+    """The rows of the one table under a heading; the first is its head."""
+    lines = [line for line in section(path, heading).splitlines() if line.startswith("|")]
+    head, rule, *rows = [tuple(cell.strip() for cell in line[1:-1].split("|")) for line in lines]
+    assert {*rule} == {"---"}, f"{named(path)}, {heading}: the second line is the rule"
+    assert {len(row) for row in rows} == {len(head)}, f"{named(path)}, {heading}: rows of one length"
+    return [head, *rows]
+
+
+def words(text: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def code(word: str) -> str:
+    """A word in backticks, or nothing."""
+    return f"`{word}`" if word else ""
+
+
+def same(path: Path, heading: str, head: Row, expected: Iterable[Row]) -> None:
+    """Fails unless the table is exactly this one."""
+    rows = [head, *expected]
+    if table(path, heading) != rows:
+        made = [head, tuple("---" for _ in head), *rows[1:]]
+        text = "\n".join(f"| {' | '.join(row)} |" for row in made)
+        raise AssertionError(f"{named(path)}, {heading}: the table should be\n\n{text}\n")
+
+
+SETTINGS_HEAD = ("variable", "default", "meaning")
+
+
+def settings_rows() -> list[Row]:
+    """Every setting as the README has it."""
+    return [
+        (code(setting.variable), code(setting.default), setting.meaning.replace("/metrics", "`/metrics`"))
+        for setting in settings.TABLE
+    ]
+
+
+def otel_rows() -> list[Row]:
+    """Every `OTEL_*` variable; where each signal has one of its own, one row stands for the four."""
+    rows: list[Row] = []
+    for setting in otel_table.SETTINGS:
+        if setting.meaning.startswith("the same, for "):
+            continue
+        own = setting.name.replace("_OTLP_", "_OTLP_TRACES_")
+        shared = own != setting.name and own in {one.name for one in otel_table.SETTINGS}
+        plain = setting.default == "none" or " " in setting.default or "`" in setting.default
+        default = setting.default if plain else code(setting.default)
+        rows.append((code(setting.name) + (" †" if shared else ""), default, setting.meaning))
+    return rows
+
+
+METRICS_HEAD = ("metric", "kind, unit", "attributes", "says")
+CALL = frozenset(names.OPERATION_FIRST_CHUNK.attributes)
+"""The attributes that describe a call; the table says "call" for all of them."""
+
+
+def metric_rows() -> list[Row]:
+    """Every metric as the README has it."""
+    kinds = {MetricKind.UP_DOWN_COUNTER: "up-down counter"}
+    rows: list[Row] = []
+    for metric in names.ALL_METRICS:
+        attributes = {*metric.attributes}
+        shown = [code(name) for name in metric.attributes]
+        if attributes >= CALL:
+            shown = ["call", *(code(name) for name in sorted(attributes - CALL))]
+        kind = f"{kinds.get(metric.kind, str(metric.kind))}, {metric.unit}"
+        rows.append((code(metric.name), kind, ", ".join(shown), metric.description))
+    return rows
+
+
+def bounds_rows() -> list[Row]:
+    """The buckets of every histogram, those with the same ones together."""
+    by_bounds: dict[tuple[float, ...], list[str]] = {}
+    for metric in names.ALL_METRICS:
+        if metric.bounds:
+            by_bounds.setdefault(metric.bounds, []).append(code(metric.name))
+    return [
+        (", ".join(metrics), " ".join(f"{bound:.10g}" for bound in bounds))
+        for bounds, metrics in by_bounds.items()
+    ]
+
+
+def test_settings() -> None:
+    """The README lists every `SIDECAR_*` variable with its default and meaning."""
+    same(README, "Settings", SETTINGS_HEAD, settings_rows())
+
+
+def test_otel_settings() -> None:
+    """The README lists every `OTEL_*` variable that holds."""
+    same(README, "OpenTelemetry's own variables", SETTINGS_HEAD, otel_rows())
+
+
+def test_metrics() -> None:
+    """The README lists every metric with kind, unit, attributes and sentence; and what "call" stands for."""
+    same(README, "Metrics", METRICS_HEAD, metric_rows())
+    told = re.search(r"\*call\* stands for ([^.]*(?:\.[^.\s][^.]*)*)\.", section(README, "Metrics"))
+    assert told
+    assert {*words(told[1])} == CALL
+
+
+def test_log_events() -> None:
+    """The README lists every log event."""
+    same(README, "Log events", ("event", "when"), [(code(name), says) for name, says in ALL_EVENTS.items()])
+
+
+def test_attributes() -> None:
+    """`docs/telemetry.md` lists every attribute."""
+    rows = [(code(name), says) for name, says in ALL_ATTRIBUTES.items()]
+    same(TELEMETRY, "Attributes", ("attribute", "says"), rows)
+
+
+def test_buckets() -> None:
+    """`docs/telemetry.md` has the bounds of every histogram."""
+    same(TELEMETRY, "Buckets", ("histograms", "upper bounds, in the metric's unit"), bounds_rows())
+
+
+@pytest.mark.parametrize(
+    "path,heading,expected",
+    [
+        (README, "Outcomes", Outcome),
+        (TELEMETRY, "Where an outcome is decided", Phase),
+        (TELEMETRY, "Anomalies", Anomaly),
+        (TELEMETRY, "The ledger", State),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_words(path: Path, heading: str, expected: Iterable[str]) -> None:
+    """Words of a fixed list are explained once each, in the code's order."""
+    assert [word for row in table(path, heading)[1:] for word in words(row[0])] == [
+        str(word) for word in expected
+    ]
+
+
+def test_identity() -> None:
+    """The rules that name a session stand in their order, and each with every name that it looks for."""
+    rows = {words(row[0])[0]: {*words(row[1])} for row in table(README, "Who is talking")[1:]}
+    assert list(rows) == [source.value for source in identity.Source]
+    assert {name.lower().encode() for name in rows["known_header"]} - {b"session_id"} == {
+        *identity.KNOWN_SESSION_HEADERS
+    } - {b"session_id"}
+    assert rows["own_header"] == {"X-Sidecar-Session-Id"}
+    assert rows["baggage"] == {*identity.SESSION_BAGGAGE}
+    named_in_body = {*identity.SESSION_FIELDS, identity.USER_FIELD, identity.CONVERSATION_FIELD}
+    assert rows["body"] - {"SIDECAR_SESSION_FIELDS"} == named_in_body
+    assert rows["response_chain"] == {identity.CHAIN_FIELD}
+    text = section(README, "Conversations")
+    for name in (*identity.KNOWN_CONVERSATION_HEADERS, identity.OWN_CONVERSATION_HEADER):
+        assert f"`{name.decode()}`" in text.lower()
+    for field in (*identity.CONVERSATION_FIELDS, identity.CONVERSATION_BAGGAGE, identity.MAIN):
+        assert f"`{field}`" in text
+
+
+def test_request_id() -> None:
+    """The format, and what it may be made of."""
+    text = section(README, "Request ids")
+    assert f"`{DEFAULT_FORMAT}`" in text
+    assert {f"{{{name}}}" for name in FIELDS} <= {*words(text)}
+
+
+def test_wire() -> None:
+    """The header fields that belong to one hop are named, all of them."""
+    text = section(README, "What it changes on the wire")
+    told = re.search(r"belong to one hop \((.*?)\)", text, re.DOTALL)
+    assert told
+    assert {word.lower().encode() for word in words(told[1])} == wire._HOP
+
+
+def test_admin_paths() -> None:
+    """The README's short list and `docs/admin.md` have the same paths, and the port serves them."""
+    short = [words(row[0])[0] for row in table(README, "The admin port")[1:]]
+    assert short == [words(row[0])[0] for row in table(ADMIN, "The admin port")[1:]]
+    health = {path for path in short if path in {"GET /startup", "GET /liveness", "GET /readiness"}}
+    assert len(health) == 3
+    assert callable(create_admin_app)
+    assert callable(create_health_app)
+
+
+def test_exit_codes() -> None:
+    """Those of the command line."""
+    codes = [int(words(row[0])[0]) for row in table(README, "Exit codes and signals")[1:]]
+    assert codes == [cli.DONE, cli.FAILED, cli.BAD_SETTINGS]
+
+
+def test_session_stats() -> None:
+    """What `get_session_stats` gives is named whole."""
+    fields = {field.name for field in dataclasses.fields(SessionStats)}
+    assert fields <= {*words(section(README, "The session manager as a library"))}
+
+
+def exists(word: str) -> bool:
+    """False if a word looks like a setting, a signal, an attribute, a flag or a file of ours, and is none."""
+    name = word.partition("=")[0]
+    if re.fullmatch(r"(SIDECAR|OTEL)_[A-Z_]+[A-Z]", name):
+        return name in {setting.variable for setting in settings.TABLE} | {
+            setting.name for setting in otel_table.SETTINGS
+        }
+    if re.fullmatch(r"--[a-z-]+", name):
+        return name in FLAGS
+    if re.fullmatch(r"(sidecar|gen_ai|process)\.(?!py$)[a-z_.]+[a-z]", word):
+        module = ROOT / word.replace(".", "/")
+        metrics = {metric.name for metric in names.ALL_METRICS}
+        is_module = module.is_dir() or module.with_suffix(".py").is_file()
+        return is_module or word in {*ALL_ATTRIBUTES, *ALL_EVENTS, *metrics}
+    if re.fullmatch(r"(sidecar|tests|docs|bench|requirements)/[\w./]*", word):
+        return (ROOT / word).exists()
+    return True
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_names_exist(path: Path) -> None:
+    """Whatever looks like a name of ours is one."""
+    assert [word for word in words(prose(path)) if not exists(word)] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_links(path: Path) -> None:
+    """Every link within the repository leads somewhere, to a heading too."""
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            broken.append(target)
+    assert broken == []
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_decision_is_listed() -> None:
+    """`docs/architecture.md` leads to each of them, and each has the four parts."""
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert decisions
+    for path in decisions:
+        assert f"(decisions/{path.name})" in ARCHITECTURE.read_text(encoding="utf-8")
+        parts = re.findall(r"^## (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert parts == ["Context", "Choice", "Rejected", "How we will know"], path.name
+
+
+def test_rooms() -> None:
+    """Every room stands in the table, and the file to start at is in it."""
+    rows = {words(row[0])[0]: row[2] for row in table(ARCHITECTURE, "Rooms")[1:]}
+    entries = [path for path in (ROOT / "sidecar").iterdir() if path.is_dir() or path.suffix == ".py"]
+    found = {f"sidecar/{path.name}{'/' if path.is_dir() else ''}" for path in entries}
+    alone = {"sidecar/__init__.py", "sidecar/__main__.py", "sidecar/version.py", "sidecar/__pycache__/"}
+    assert {*rows} == found - alone
+    for room, start in rows.items():
+        assert all((ROOT / room / file).is_file() for file in words(start)), room
+
+
+def shape(name: str) -> str:
+    """A span's name as the README has it."""
+    if name in {"connect", "wait", "stream", "conversation", "session"}:
+        return name
+    return "{method} {route}" if name.startswith(("GET ", "POST ", "HEAD ")) else "{operation} {model}"
+
+
+def test_spans() -> None:
+    """The table of spans is what an export shows: names, kinds and parents, all of them and no other."""
+    with OtlpSink() as sink, ScriptedUpstream() as upstream:
+        upstream.answer(sse([chat_chunk("Hi"), chat_chunk(finish_reason="stop")]))
+        named_session = (b"X-Sidecar-Session-Id: documented",)
+        with RunningSidecar(upstream=upstream.url, sink=sink, settings={"SESSION_IDLE": "100ms"}) as sidecar:
+            exchange(sidecar.port, chat_request(headers=named_session, stream=True))
+            sink.span(name="session")
+        spans = {span.span_id: span for span in sink.spans}
+    seen = set()
+    for span in spans.values():
+        parent = f"`{shape(spans[span.parent].name)}`" if span.parent else ""
+        seen.add((f"`{shape(span.name)}`", span.kind, parent))
+        assert {*span.attributes} <= {*ALL_ATTRIBUTES}
+    assert seen == {
+        (row[0], row[1], " ".join(re.findall("`[^`]+`", row[2]))) for row in table(README, "Spans")[1:]
+    }

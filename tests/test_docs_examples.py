@@ -1,0 +1,295 @@
+"""Every code block of the documents, run or checked: each is claimed by exactly one test.
+
+Shell lines run as they stand, only with other ports and a scripted provider; what a block of Python prints is
+compared with the comments beside it. A block that nobody claims fails.
+"""
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+from sidecar import settings
+from sidecar.cli import read_settings
+from sidecar.demo.conversations import STORIES
+from sidecar.demo.drawing import MARKS
+from sidecar.testing import (
+    OtlpSink,
+    RunningSidecar,
+    ScriptedUpstream,
+    chat_completion,
+    chat_request,
+    exchange,
+    json_answer,
+    request_bytes,
+)
+
+ROOT = Path(__file__).parents[1]
+
+EXAMPLES = {
+    "picture": ("README.md", " sidecar demo · round 1"),
+    "verbs": ("README.md", "make run     #"),
+    "base url": ("README.md", "export OPENAI_BASE_URL"),
+    "make run upstream": ("README.md", "make run UPSTREAM="),
+    "install": ("README.md", "pip install ."),
+    "upstreams": ("README.md", "sidecar run --upstream https://api.openai.com \\"),
+    "collector": ("README.md", "export OTEL_EXPORTER_OTLP_ENDPOINT"),
+    "sessions in python": ("README.md", "from openai import OpenAI"),
+    "sessions in curl": ("README.md", "curl http://127.0.0.1:7070/v1/chat/completions"),
+    "admin": ("README.md", "curl http://127.0.0.1:7071/stats"),
+    "kubernetes": ("README.md", "spec:"),
+    "library": ("README.md", "from sidecar import SessionManager"),
+    "testing": ("README.md", "from sidecar.testing import OtlpSink"),
+    "rooms": ("docs/architecture.md", "   app "),
+}
+"""By name: the document, and how the block begins."""
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Every fenced block: its document, and its text."""
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    fence = re.compile(r"^(```+)[^\n`]*\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
+    return [
+        (path.relative_to(ROOT).as_posix(), found[2])
+        for path in documents
+        for found in fence.finditer(path.read_text(encoding="utf-8"))
+    ]
+
+
+def example(name: str) -> str:
+    """The text of a block."""
+    document, beginning = EXAMPLES[name]
+    (text,) = (text for where, text in blocks() if where == document and text.startswith(beginning))
+    return text
+
+
+def commands(text: str) -> list[list[str]]:
+    """The commands of a shell block, each as its words; continued lines are joined, comments left out."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [split for line in lines if (split := shlex.split(line, comments=True))]
+
+
+def environ(**more: str) -> dict[str, str]:
+    """The environment without proxies and without what is set for us."""
+    ours = ("SIDECAR_", "OTEL_", "OPENAI_", "MAKE", "MFLAGS")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(ours) and not name.lower().endswith("_proxy")
+    }
+    return {**kept, **more}
+
+
+def run(command: list[str], **more: str) -> str:
+    """What a command prints; it must succeed."""
+    done = subprocess.run(
+        command, cwd=ROOT, env=environ(**more), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_python(text: str, **more: str) -> None:
+    """Runs a block of Python; each `print(...)  # value` must print that value."""
+    expected = re.findall(r"^print\(.*\)  # (.*)$", text, re.MULTILINE)
+    assert run([sys.executable, "-W", "error", "-c", text], **more).splitlines() == expected
+
+
+def made(*goals: str) -> list[list[str]]:
+    """The commands that `make` would run."""
+    return commands(run(["make", "--dry-run", *goals]))
+
+
+def start(command: list[str], **more: str) -> RunningSidecar:
+    """A sidecar by a command of the documents, on ports of its own."""
+    program, *arguments = command
+    assert Path(program).name == "sidecar"
+    return RunningSidecar(arguments=arguments, environ=more)
+
+
+def test_every_block_is_claimed_once() -> None:
+    """Each block is one example, and each example is taken by one test."""
+    claims = Counter(
+        name
+        for document, text in blocks()
+        for name, (where, beginning) in EXAMPLES.items()
+        if where == document and text.startswith(beginning)
+    )
+    assert claims == Counter({*EXAMPLES})
+    assert len(blocks()) == len(EXAMPLES), "a block that no example names"
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    calls = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "example"
+    ]
+    assert Counter(ast.literal_eval(call.args[0]) for call in calls) == Counter({*EXAMPLES})
+
+
+def test_picture() -> None:
+    """It has the lanes of the demo's conversations, marks and words as they are drawn, and sums that add up."""
+    picture = example("picture")
+    assert max(map(len, picture.splitlines())) <= 80
+    assert {*re.findall(r"^ ([a-z-]+)-1 ", picture, re.MULTILINE)} == {*STORIES}
+    marks = {outcome: mark for outcome, (mark, _) in MARKS.items()}
+    counted = re.findall(rf"([{''.join(marks.values())}]) (\d+) ([a-z ]+?)(?=   |\n)", picture)
+    assert all(marks[word.replace(" ", "_")] == mark for mark, _, word in counted)
+    settled = sum(int(number) for _, number, _ in counted)
+    proof = re.search(r"(\d+) started = (\d+) settled \+ (\d+) in flight", picture)
+    assert proof
+    assert [int(number) for number in proof.groups()] == [settled, settled, 0]
+    assert picture.rstrip().endswith("export OPENAI_BASE_URL=http://127.0.0.1:7070/v1")
+
+
+def test_verbs() -> None:
+    """`make run` is the demo, `make test` is the suite."""
+    verbs = commands(example("verbs"))
+    assert verbs == [["make", "run"], ["make", "test"]]
+    program, *arguments = made("run")[-1]
+    assert (Path(program).name, arguments) == ("sidecar", ["demo"])
+    assert "pytest" in made("test")[-1]
+
+
+def test_base_url(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """The line points the official client at the default data port, and nothing else is needed."""
+    ((export, assignment),) = commands(example("base url"))
+    name, _, value = assignment.partition("=")
+    listen = next(row for row in settings.TABLE if row.name == "LISTEN").default
+    assert (export, value) == ("export", f"http://{listen}/v1")
+    upstream.answer(json_answer(chat_completion("Hello")))
+    ask = (
+        "from openai import OpenAI\n"
+        "client = OpenAI()\n"
+        'said = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}])\n'
+        "client.close()\n"
+        "print(said.choices[0].message.content)  # Hello\n"
+    )
+    run_python(ask, **{name: value.replace(listen, f"127.0.0.1:{sidecar.port}"), "OPENAI_API_KEY": "sk-test"})
+    assert upstream.request().path == "/v1/chat/completions"
+
+
+def test_make_run_upstream() -> None:
+    """With an upstream it is the plain sidecar, which starts."""
+    ((_, *goals),) = commands(example("make run upstream"))
+    with start(made(*goals)[-1]) as sidecar:
+        assert sidecar.admin("GET", "/readiness")[0] == 200
+
+
+def test_install() -> None:
+    """The package has a console command and the README as its text; the command starts a sidecar."""
+    install, serve = commands(example("install"))
+    assert install == ["pip", "install", "."]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"] == {"sidecar": "sidecar.cli:main"}
+    assert (ROOT / project["readme"]).is_file()
+    with start(serve) as sidecar:
+        assert sidecar.admin("GET", "/readiness")[0] == 200
+
+
+def test_upstreams(upstream: ScriptedUpstream) -> None:
+    """Named upstreams are reached by name, and the name is taken off."""
+    (command,) = commands(example("upstreams"))
+    here = [word.replace("https://api.anthropic.com", upstream.url) for word in command]
+    with start(here) as sidecar:
+        exchange(sidecar.port, request_bytes("POST", "/anthropic/v1/messages", body=b"{}"))
+    assert upstream.request().path == "/v1/messages"
+
+
+def test_collector(upstream: ScriptedUpstream) -> None:
+    """With an endpoint spans leave, under the service's name."""
+    *exports, command = commands(example("collector"))
+    told = dict(word.partition("=")[::2] for _, word in exports)
+    here = [word.replace("https://api.openai.com", upstream.url) for word in command]
+    with OtlpSink() as sink:
+        told["OTEL_EXPORTER_OTLP_ENDPOINT"] = sink.endpoint
+        with start(here, **told) as sidecar:
+            exchange(sidecar.port, chat_request())
+        assert sink.span(kind="SERVER").resource["service.name"] == told["OTEL_SERVICE_NAME"]
+        assert sink.accepted("metrics") > 0
+
+
+def test_sessions_in_python(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """Session and conversation are on the span, and the provider never sees our headers."""
+    upstream.answer(json_answer(chat_completion()))
+    text = example("sessions in python") + "client.close()\n"
+    run_python(text, OPENAI_BASE_URL=f"{sidecar.url}/v1", OPENAI_API_KEY="sk-test")
+    span = sink.span(kind="SERVER", attributes={"sidecar.conversation.id": "trains"})
+    assert span.attributes["session.id"] == "visit-7"
+    assert not [name for name, _ in upstream.request().fields if name.lower().startswith(b"x-sidecar-")]
+
+
+def curl(text: str, sidecar: RunningSidecar) -> str:
+    """What a shell block prints, with the ports of this sidecar."""
+    here = text.replace(":7070", f":{sidecar.port}").replace(":7071", f":{sidecar.admin_port}")
+    return run(
+        ["sh", "-ec", here.replace("curl ", "curl --silent --show-error --fail ")], OPENAI_API_KEY="sk-test"
+    )
+
+
+def test_sessions_in_curl(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """The same by curl; the key goes through."""
+    upstream.answer(json_answer(chat_completion("A fine one.")))
+    said = json.loads(curl(example("sessions in curl"), sidecar))
+    assert said["choices"][0]["message"]["content"] == "A fine one."
+    span = sink.span(kind="SERVER", attributes={"sidecar.conversation.id": "hotels"})
+    assert span.attributes["session.id"] == "visit-7"
+    assert upstream.request().get("authorization") == b"Bearer sk-test"
+
+
+def test_admin(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """Both documents come; the session is found by its id."""
+    upstream.answer(json_answer(chat_completion()))
+    exchange(sidecar.port, chat_request(headers=(b"X-Sidecar-Session-Id: visit-7",)))
+    said = curl(example("admin"), sidecar)
+    stats, length = json.JSONDecoder().raw_decode(said)
+    session = json.loads(said[length:])
+    assert stats["requests"]["started"] == stats["requests"]["settled"] + stats["requests"]["in_flight"]
+    assert session["id"] == "visit-7"
+
+
+def test_kubernetes() -> None:
+    """Its variables are settings that load, the probes ask paths that exist on the health port, the app's URL is ours."""
+    text = example("kubernetes")
+    told = dict(re.findall(r'\{name: (\w+), value: "([^"]*)"\}', text))
+    assert len(told) == text.count("value:")
+    app = told.pop("OPENAI_BASE_URL")
+    loaded = read_settings({}, told)
+    assert app == f"http://{loaded.listen}/v1"
+    assert loaded.health_listen is not None
+    probes = re.findall(r"httpGet: \{path: (\S+), port: (\d+)\}", text)
+    assert probes == [(path, str(loaded.health_listen.port)) for path in ("/startup", "/liveness")]
+    assert "restartPolicy: Always" in text
+    assert not re.search(r"\t| $", text, re.MULTILINE)
+
+
+def test_library() -> None:
+    """The session manager says what the comments say."""
+    run_python(example("library"))
+
+
+def test_testing() -> None:
+    """So do the tools for tests."""
+    run_python(example("testing"))
+
+
+def test_rooms_in_the_picture() -> None:
+    """Every room and module in the architecture's picture exists."""
+    picture = example("rooms")
+    rooms = re.findall(r"\b([a-z]+)/(?= )", picture)
+    assert {*rooms} == {"proxy", "core", "apis", "telemetry", "admin"}
+    for module in ("client_side", "flow", "wire", "pool", "dial", "upstream_side", "answer", "observer"):
+        assert module in picture
+        assert (ROOT / "sidecar" / "proxy" / f"{module}.py").is_file()
+    for module in (
+        "core/sessions",
+        "core/identity",
+        "core/exchange",
+        "telemetry/recorder",
+        "telemetry/ledger",
+    ):
+        assert module.partition("/")[2] in picture
+        assert (ROOT / "sidecar" / f"{module}.py").is_file()
