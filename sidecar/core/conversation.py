@@ -4,10 +4,10 @@ Owns the definitions of overlap, out of order, think time and (through `waits.py
 conversation. It keeps no clock and calls no listener. Called by the session manager and its registry.
 """
 
-from dataclasses import dataclass
 from itertools import islice
 
 from sidecar.core.outcome import Outcome
+from sidecar.core.record import record
 from sidecar.core.session_facts import (
     ConversationSummary,
     KnownWait,
@@ -68,7 +68,7 @@ class Tracked:
         self.overlapped_by = []
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Joined:
     """What an arrival means to its conversation; see `Arrival`. `given_up`: its wait will not be known."""
 
@@ -79,7 +79,7 @@ class Joined:
     given_up: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Left:
     """What an ending means to its conversation; see `Settlement`. `waits` became known by it."""
 

@@ -11,10 +11,11 @@ from typing import Protocol
 
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import MILLISECOND
-from sidecar.core.facts import EventKind, RequestFacts, ResponseFacts, Route
+from sidecar.core.facts import NO_FACTS, EventKind, RequestFacts, ResponseFacts, Route
 from sidecar.core.headers import Field, Headers
 from sidecar.core.identity import Identity
 from sidecar.core.outcome import Outcome, Phase
+from sidecar.core.record import record
 from sidecar.core.sessions import Arrival, RequestRef, Settlement
 
 CHUNK_BOUNDS = tuple(MILLISECOND * 2**k for k in range(14))
@@ -47,7 +48,7 @@ class Trace(Protocol):
         """The trace header fields that go to the upstream in place of the caller's."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestHead:
     """A request's head as it was received. `target` is the raw request target, query included."""
 
@@ -82,7 +83,7 @@ class Upstream:
     provider: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConnectTiming:
     """How the upstream connection was had. All times in ns since the epoch; None: the step did not occur.
 
@@ -152,7 +153,7 @@ class Stream:
             self.stalls.append((since, length))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verdict:
     """The one outcome, when it was decided, and the words that say why."""
 
@@ -183,7 +184,7 @@ class Exchange:
     identity: Identity | None = None
     arrival: Arrival | None = None
     settlement: Settlement | None = None
-    request: RequestFacts = field(default_factory=RequestFacts)
+    request: RequestFacts = NO_FACTS
     response: ResponseFacts = field(default_factory=ResponseFacts)
     stream: Stream = field(default_factory=Stream)
     verdict: Verdict | None = None

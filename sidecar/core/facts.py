@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from sidecar.core.record import record
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -30,7 +32,7 @@ class Route:
     streaming: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestFacts:
     """What a request's body says.
 
@@ -45,6 +47,10 @@ class RequestFacts:
     hints: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, object] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+
+
+NO_FACTS = RequestFacts()
+"""Of a request whose body told nothing, or has not been read yet."""
 
 
 class EventKind(IntEnum):

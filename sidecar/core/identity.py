@@ -15,6 +15,7 @@ from sidecar.core.anomaly import Anomaly
 from sidecar.core.baggage import members
 from sidecar.core.headers import Headers
 from sidecar.core.ids import LONGEST, tidy
+from sidecar.core.record import record
 from sidecar.core.session_facts import ChainEntry
 
 
@@ -81,7 +82,7 @@ _LONGEST_JSON = 16 * 1024
 _USER_SUFFIX = re.compile(r"_session_([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Identity:
     """The resolved ids of one request."""
 
@@ -117,7 +118,7 @@ class IdentityRules:
             object.__setattr__(self, f"{kind}_header_names", names)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HeadIdentity:
     """What a request's head says of its identity; None where it says nothing."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND
 from sidecar.core.outcome import Outcome
+from sidecar.core.record import record
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class SessionLimits:
     recent: int = 20
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestRef:
     """Enough of a request to link to it: its id, running number and the context of its SERVER span."""
 
@@ -43,7 +44,7 @@ class RequestRef:
     sampled: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Arrival:
     """What is known the moment a request joins its conversation.
 
@@ -67,7 +68,7 @@ class Arrival:
         return max(0, self.concurrency - 1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KnownWait:
     """A wait avoided that has become known: which turn, how long (ns), and the turn's context."""
 
@@ -75,7 +76,7 @@ class KnownWait:
     wait: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Settlement:
     """What is known the moment a request ends.
 
@@ -99,7 +100,7 @@ class Settlement:
         return len(self.overlapped_by) + self.overlapped_by_rest
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Result:
     """How a request ended, as the session manager needs to know it for its sums."""
 
@@ -158,7 +159,7 @@ class SessionSummary:
     totals: Totals
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SessionRequest:
     """A request as the session manager knows it."""
 
@@ -172,7 +173,7 @@ class SessionRequest:
     ref: RequestRef
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChainEntry:
     """Whose answer a response id is: what `previous_response_id` leads to.
 
@@ -216,7 +217,7 @@ class SessionStats:
     anomalies: Mapping[Anomaly, int]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RecentRequest:
     """A request that has ended, as the live view shows it. `wait` is None if it was not known by then."""
 

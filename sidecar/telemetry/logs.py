@@ -9,7 +9,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
@@ -26,6 +25,7 @@ from opentelemetry.util.types import AttributeValue
 
 from sidecar.core.clock import SECOND, Clock
 from sidecar.core.outcome import Outcome
+from sidecar.core.record import record
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.spans import SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
@@ -79,7 +79,7 @@ def make_logger(log_format: str, *, stream: BinaryIO | None = None, level: str =
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RequestContext:
     """What every line of a request carries: its ids, and those of its SERVER span."""
 

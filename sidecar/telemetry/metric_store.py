@@ -16,6 +16,7 @@ from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.core.clock import Clock
+from sidecar.core.record import record
 
 Attributes = tuple[tuple[str, str | bool | int], ...]
 """Sorted by the caller; the key of one series."""
@@ -72,7 +73,7 @@ class Metric:
     """Whether its values are whole numbers and exported as such."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExemplarContext:
     """The span a measurement belongs to."""
 
