@@ -222,7 +222,7 @@ class ClientConnection(asyncio.Protocol):
             self._abort()
         elif (partial := self._reader.give_up()) is not None:
             self._flow = Flow(self._shared, self, partial)
-            self._flow.head_timed_out(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
+            self._flow.refuse(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
         else:
             self._close()
 

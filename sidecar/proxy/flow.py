@@ -5,18 +5,12 @@ payload itself (`upload.py`, `answer.py`) and parses nothing. Created by the cli
 """
 
 import asyncio
-from typing import Protocol
 
 from sidecar import apis
-from sidecar.core.clock import SECOND
 from sidecar.core.exchange import ConnectTiming, Exchange, Upstream
 from sidecar.core.outcome import Phase
 from sidecar.errors import (
-    ClientBodyTimeoutError,
-    ConnectTimeoutError,
     DrainingError,
-    FirstByteTimeoutError,
-    IdleTimeoutError,
     InternalError,
     OverloadError,
     ShutdownError,
@@ -28,45 +22,16 @@ from sidecar.errors import (
 from sidecar.proxy import wire
 from sidecar.proxy.answer import Answer
 from sidecar.proxy.arrival import Joining
+from sidecar.proxy.deadlines import Deadlines
 from sidecar.proxy.dial import DialError
 from sidecar.proxy.guard import outermost
 from sidecar.proxy.inbound import Inbound
 from sidecar.proxy.observer import observer_for
+from sidecar.proxy.peers import Client
 from sidecar.proxy.routes import upstream_target
 from sidecar.proxy.shared import Shared
 from sidecar.proxy.upload import Upload
 from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
-
-
-class Client(Protocol):
-    """The client's connection, as a flow sees it."""
-
-    @property
-    def writable(self) -> bool:
-        """False while the client takes no more."""
-
-    @property
-    def read_at(self) -> int:
-        """When the latest bytes came (ns since the epoch)."""
-
-    def write(self, data: bytes) -> None:
-        """Sends bytes of the answer."""
-
-    def expect_body(self, inbound: Inbound) -> None:
-        """The body is wanted."""
-
-    def pause(self) -> None:
-        """Stops reading."""
-
-    def resume(self) -> None:
-        """Reads on."""
-
-    def set_deadline(self, deadline: int) -> None:
-        """When `due` is to be called (ns since the epoch)."""
-
-    def flow_done(self, inbound: Inbound, *, keep: bool, cut: bool = False) -> None:
-        """The flow has settled."""
-
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 
@@ -98,8 +63,7 @@ class Flow:
         self._side: UpstreamConnection | None = None
         self._task: asyncio.Task[tuple[UpstreamConnection, ConnectTiming]] | None = None
         self._replay: bytes | None = None
-        self._upload_blocked_since = 0
-        self._stalled_at = 0
+        self._deadlines = Deadlines(self.exchange, self._answer, shared.limits)
         self._slot = False
         self.done = False
         shared.entered(self)
@@ -111,7 +75,7 @@ class Flow:
         """The head is whole and it is this request's turn."""
         refusal = self.inbound.refusal or self._admit()
         if refusal is not None:
-            self._refuse(refusal)
+            self.refuse(refusal)
             return
         self._client.expect_body(self.inbound)
         if self._upload.state == "held":
@@ -158,10 +122,8 @@ class Flow:
             self._connect(self._client.read_at)
 
     def _connect(self, needed: int) -> None:
-        exchange = self.exchange
-        now = self._shared.clock()
-        exchange.needed = needed
-        exchange.asked = now
+        exchange, now = self.exchange, self._shared.clock()
+        exchange.needed, exchange.asked = needed, now
         exchange.overhead_before = now - needed
         side = self._shared.pool.take(self._origin)
         if side is None:
@@ -202,6 +164,7 @@ class Flow:
     def _send(self, side: UpstreamConnection) -> None:
         exchange, origin = self.exchange, self._origin
         self._side = side
+        self._deadlines.connected = True
         side.begin(self, exchange.head.method)
         target = upstream_target(origin, self._target)
         head = wire.request_head(exchange.head, origin, target, exchange.trace.outbound())
@@ -210,8 +173,7 @@ class Flow:
             self._replay = body
         side.write(head + body)
         exchange.sent = self._shared.clock()
-        if self._upload.finished:
-            exchange.request_end = exchange.sent
+        exchange.request_end = exchange.sent if self._upload.finished else 0
         self._client.resume()
         self._arm()
 
@@ -291,6 +253,7 @@ class Flow:
         """A pooled connection was dead already: once more, on a fresh one."""
         self.exchange.resends += 1
         self._side = None
+        self._deadlines.connected = False
         side.close()
         self._dial()
 
@@ -312,72 +275,31 @@ class Flow:
 
     def upstream_blocked(self) -> None:
         """The upstream takes no more of the upload."""
-        self._upload_blocked_since = self._shared.clock()
+        self._deadlines.upload_blocked_since = self._shared.clock()
         self._client.pause()
 
     def upstream_ready(self) -> None:
         """The upstream takes more."""
-        self._upload_blocked_since = 0
+        self._deadlines.upload_blocked_since = 0
         self._client.resume()
 
     # Timers.
 
     def _arm(self) -> None:
         if not self.done:
-            self._client.set_deadline(self._deadline())
-
-    def _deadline(self) -> int:
-        """When the next timer is due (ns since the epoch), by how far the request has come."""
-        limits, exchange = self._shared.limits, self.exchange
-        if not exchange.asked:
-            return self._client.read_at + limits.client_body
-        if self._side is None:
-            return exchange.asked + limits.connect
-        if exchange.first_byte:
-            return min(self._idle_deadline(), self._stall_deadline())
-        if exchange.request_end:
-            return exchange.request_end + limits.first_byte
-        if self._upload_blocked_since:
-            return self._upload_blocked_since + limits.first_byte
-        return max(self._client.read_at, exchange.sent) + limits.client_body
-
-    def _idle_deadline(self) -> int:
-        since = self._answer.blocked_since or self._answer.quiet_since or self.exchange.first_byte
-        return since + self._shared.limits.idle
-
-    def _stall_deadline(self) -> int:
-        stream = self.exchange.stream
-        if not self.exchange.streams or self._answer.blocked_since:
-            return self._idle_deadline()
-        since = max(stream.last_event, self._stalled_at)
-        return since + self._shared.limits.stall
+            self._client.set_deadline(self._deadlines.next(self._client.read_at))
 
     def due(self, now: int) -> None:
         """A deadline may have passed; says which, or waits on."""
-        if self.done:
-            return
-        exchange, limits = self.exchange, self._shared.limits
-        if now < self._deadline():
+        if self.done or now < self._deadlines.next(self._client.read_at):
             self._arm()
-        elif not exchange.asked:
-            self._fail(ClientBodyTimeoutError(limits.client_body / SECOND), Phase.HEAD)
-        elif self._side is None:
-            self._fail(ConnectTimeoutError(limits.connect / SECOND), Phase.CONNECT)
-        elif exchange.first_byte and now < self._idle_deadline():
-            self._stall(now)
-        elif exchange.first_byte:
-            self._fail(IdleTimeoutError(limits.idle / SECOND), Phase.MID_STREAM)
-        elif exchange.request_end or self._upload_blocked_since:
-            self._fail(FirstByteTimeoutError(limits.first_byte / SECOND), Phase.BEFORE_HEADERS)
-        else:
-            self._fail(ClientBodyTimeoutError(limits.client_body / SECOND), Phase.BEFORE_HEADERS)
-
-    def _stall(self, now: int) -> None:
-        stream = self.exchange.stream
-        if stream.last_event >= self._stalled_at:
-            stream.stalled(stream.last_event, now - stream.last_event)
+            return
+        passed = self._deadlines.passed(now)
+        if passed is not None:
+            self._fail(*passed)
+            return
+        if self._deadlines.stalled(now):
             self._shared.telemetry.stalled(self.exchange, now)
-        self._stalled_at = now
         self._arm()
 
     # Endings.
@@ -390,18 +312,15 @@ class Flow:
         self.exchange.decide(error.outcome, now, phase=phase, error_type=error.word, message=error.message)
         self._end(error, now)
 
-    def _refuse(self, error: SidecarError) -> None:
+    def refuse(self, error: SidecarError) -> None:
+        """It goes no further, and joins no conversation."""
         self._joining.refused()
         self._fail(error, Phase.HEAD)
-
-    def head_timed_out(self, error: SidecarError) -> None:
-        """The head did not come in time."""
-        self._refuse(error)
 
     def _malformed(self, error: SidecarError) -> None:
         """The rest of the body is not HTTP. A request that has joined its conversation leaves it by this."""
         if self.exchange.arrival is None:
-            self._refuse(error)
+            self.refuse(error)
         elif not self.done:
             now = self._shared.clock()
             self.exchange.client_left(now)
@@ -471,10 +390,9 @@ class Flow:
         self._client.flow_done(self.inbound, keep=self._keep, cut=cut)
 
     def _part_with_upstream(self) -> None:
-        side = self._side
+        side, self._side = self._side, None
         if side is None:
             return
-        self._side = None
         if side.reusable and self._upload.finished:
             side.finish()
             self._shared.pool.put(side)

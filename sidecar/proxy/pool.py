@@ -31,9 +31,11 @@ class Pool:
         now = self._clock()
         while idle:
             connection = idle.pop()
-            if connection.usable and now < connection.idle_until:
+            if not connection.usable or now >= connection.idle_until:
+                connection.close()
+            elif connection.silent:
                 return connection
-            connection.close()
+            # Otherwise something waits to be read, which will end it, and count it if it is bytes.
         return None
 
     def put(self, connection: UpstreamConnection) -> None:

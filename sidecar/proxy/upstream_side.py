@@ -5,6 +5,7 @@ flow pulls what they meant: informational heads, the head, body pieces, the end.
 """
 
 import asyncio
+import select
 from typing import Protocol, cast
 
 import httptools
@@ -13,29 +14,11 @@ from sidecar.core.exchange import Upstream
 from sidecar.core.headers import Field, Headers
 from sidecar.proxy.guard import outermost
 from sidecar.proxy.loop_turn import LoopTurn
+from sidecar.proxy.peers import Reader
 from sidecar.proxy.wire import AnswerHead, bodiless, framing
 
 HIGH_WATER = 64 * 1024
 """Bytes a transport may hold before the other side's reading pauses."""
-
-
-class Reader(Protocol):
-    """The flow, as its upstream connection sees it."""
-
-    def answer_read(self, at: int) -> None:
-        """Something of the answer was read; pull it."""
-
-    def upstream_lost(self, error: Exception | None) -> None:
-        """The connection is gone (None: a clean end)."""
-
-    def upstream_blocked(self) -> None:
-        """Its send buffer is full."""
-
-    def upstream_ready(self) -> None:
-        """Its send buffer has drained."""
-
-    def broke(self, error: Exception) -> None:
-        """A bug struck."""
 
 
 class Owner(Protocol):
@@ -72,6 +55,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._method = "GET"
         self._closing = False
         self._paused = False
+        self._poll = select.poll()
         self._fresh()
 
     def _fresh(self) -> None:
@@ -99,6 +83,11 @@ class UpstreamConnection(asyncio.Protocol):
     def usable(self) -> bool:
         """True while the connection could carry a request."""
         return self.transport is not None and not self._closing and not self.transport.is_closing()
+
+    @property
+    def silent(self) -> bool:
+        """True when the kernel holds nothing that came while nobody asked: no stray bytes, no end."""
+        return not self._poll.poll(0)
 
     @property
     def reusable(self) -> bool:
@@ -158,6 +147,7 @@ class UpstreamConnection(asyncio.Protocol):
         """asyncio: the connection stands."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     @outermost
     def data_received(self, data: bytes) -> None:
@@ -259,7 +249,7 @@ class UpstreamConnection(asyncio.Protocol):
         head = AnswerHead(status, self._reason, self._parser.get_http_version(), Headers(self._fields))
         if status < 200:
             if status == 101:
-                self.malformed = self.malformed or "the answer switched protocols unasked"
+                self.malformed = "the answer switched protocols unasked"
             self.informational.append(head)
             return
         self.head = head

@@ -1,0 +1,81 @@
+"""Which of the timers is running, by how far a request has come.
+
+Owns the five time-outs and the stall of one exchange: when the next is due, and which one it is then. It sets
+no timer (`watchdog.py`) and ends nothing (`flow.py`). Moments are ns since the epoch.
+"""
+
+from sidecar.core.clock import SECOND
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import Phase
+from sidecar.errors import (
+    ClientBodyTimeoutError,
+    ConnectTimeoutError,
+    FirstByteTimeoutError,
+    IdleTimeoutError,
+    TimedOutError,
+)
+from sidecar.proxy.answer import Answer
+from sidecar.proxy.shared import Limits
+
+
+class Deadlines:
+    """One exchange's timers. `connected` says that it has an upstream connection."""
+
+    __slots__ = ("_answer", "_exchange", "_limits", "_stalled_at", "connected", "upload_blocked_since")
+
+    def __init__(self, exchange: Exchange, answer: Answer, limits: Limits) -> None:
+        self._exchange = exchange
+        self._answer = answer
+        self._limits = limits
+        self._stalled_at = 0
+        self.connected = False
+        self.upload_blocked_since = 0
+        """Since when the upstream takes no more of the upload, 0 when it does."""
+
+    def next(self, read_at: int) -> int:
+        """When the next timer is due; `read_at` is when the client was last heard of."""
+        limits, exchange = self._limits, self._exchange
+        if not exchange.asked:
+            return read_at + limits.client_body
+        if not self.connected:
+            return exchange.asked + limits.connect
+        if exchange.first_byte:
+            return min(self._idle(), self._stall())
+        if exchange.request_end:
+            return exchange.request_end + limits.first_byte
+        if self.upload_blocked_since:
+            return self.upload_blocked_since + limits.first_byte
+        return max(read_at, exchange.sent) + limits.client_body
+
+    def passed(self, now: int) -> tuple[TimedOutError, Phase] | None:
+        """The timer that has run out, its deadline being past; None: it is only a stall."""
+        exchange, limits = self._exchange, self._limits
+        if not exchange.asked:
+            return ClientBodyTimeoutError(limits.client_body / SECOND), Phase.HEAD
+        if not self.connected:
+            return ConnectTimeoutError(limits.connect / SECOND), Phase.CONNECT
+        if exchange.first_byte:
+            if now < self._idle():
+                return None
+            return IdleTimeoutError(limits.idle / SECOND), Phase.MID_STREAM
+        if exchange.request_end or self.upload_blocked_since:
+            return FirstByteTimeoutError(limits.first_byte / SECOND), Phase.BEFORE_HEADERS
+        return ClientBodyTimeoutError(limits.client_body / SECOND), Phase.BEFORE_HEADERS
+
+    def stalled(self, now: int) -> bool:
+        """Notes a stall; False if this silence has been noted before."""
+        stream = self._exchange.stream
+        fresh = stream.last_event >= self._stalled_at
+        self._stalled_at = now
+        if fresh:
+            stream.stalled(stream.last_event, now - stream.last_event)
+        return fresh
+
+    def _idle(self) -> int:
+        since = self._answer.blocked_since or self._answer.quiet_since or self._exchange.first_byte
+        return since + self._limits.idle
+
+    def _stall(self) -> int:
+        if not self._exchange.streams or self._answer.blocked_since:
+            return self._idle()
+        return max(self._exchange.stream.last_event, self._stalled_at) + self._limits.stall

@@ -1,0 +1,58 @@
+"""What the two sides of a request and its flow ask of each other, as shapes.
+
+Owns nothing but the walls: a flow knows its client through `Client`, an upstream connection knows its flow
+through `Reader`. So neither side knows the other, and the arrows run one way.
+"""
+
+from typing import Protocol
+
+from sidecar.proxy.inbound import Inbound
+
+
+class Client(Protocol):
+    """The client's connection, as a flow sees it."""
+
+    @property
+    def writable(self) -> bool:
+        """False while the client takes no more."""
+
+    @property
+    def read_at(self) -> int:
+        """When the latest bytes came (ns since the epoch)."""
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes of the answer."""
+
+    def expect_body(self, inbound: Inbound) -> None:
+        """The body is wanted."""
+
+    def pause(self) -> None:
+        """Stops reading."""
+
+    def resume(self) -> None:
+        """Reads on."""
+
+    def set_deadline(self, deadline: int) -> None:
+        """When `due` is to be called (ns since the epoch)."""
+
+    def flow_done(self, inbound: Inbound, *, keep: bool, cut: bool = False) -> None:
+        """The flow has settled."""
+
+
+class Reader(Protocol):
+    """The flow, as its upstream connection sees it."""
+
+    def answer_read(self, at: int) -> None:
+        """Something of the answer was read; pull it."""
+
+    def upstream_lost(self, error: Exception | None) -> None:
+        """The connection is gone (None: a clean end)."""
+
+    def upstream_blocked(self) -> None:
+        """Its send buffer is full."""
+
+    def upstream_ready(self) -> None:
+        """Its send buffer has drained."""
+
+    def broke(self, error: Exception) -> None:
+        """A bug struck."""
