@@ -8,10 +8,11 @@ import dataclasses
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from sidecar import cli, settings
+from sidecar import cli, errors, settings
 from sidecar.admin import create_admin_app, create_health_app
 from sidecar.core import identity
 from sidecar.core.anomaly import Anomaly
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
 ADMIN = ROOT / "docs" / "admin.md"
+WIRE = ROOT / "docs" / "wire.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -232,6 +234,31 @@ def test_wire() -> None:
     told = re.search(r"belong to one hop \((.*?)\)", text, re.DOTALL)
     assert told
     assert {word.lower().encode() for word in words(told[1])} == wire._HOP
+
+
+def test_errors() -> None:
+    """`docs/wire.md` lists every error that the relay answers with: status, code, outcome, telemetry word."""
+    used = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "sidecar" / "proxy").glob("*.py"))
+    made: list[errors.SidecarError] = [
+        errors.MalformedError("x"),
+        errors.HeadTooLargeError("SIDECAR_HEAD_LIMIT", 1),
+        errors.UpgradeRefusedError("websocket"),
+        errors.OverloadError(1),
+        errors.DrainingError(),
+        errors.UnknownUpstreamError("x", ["y"]),
+        *(errors.UpstreamFailedError(word, "x") for word in get_args(errors.UpstreamWord)),
+        *(timer(1.0) for timer in errors.TimedOutError.__subclasses__()),
+        errors.ShutdownError(),
+        errors.InternalError(),
+    ]
+    raised = {name for name in re.findall(r"\b(\w+Error)\(", used) if hasattr(errors, name)}
+    assert raised - {"CannotListenError"} <= {type(error).__name__ for error in made}
+    listed = [
+        (row[0], *words(row[1]), *words(row[2]), word)
+        for row in table(WIRE, "What the sidecar answers itself")[1:]
+        for word in words(row[3])
+    ]
+    assert sorted(listed) == sorted((str(one.status), one.code, str(one.outcome), one.word) for one in made)
 
 
 def test_admin_paths() -> None:
