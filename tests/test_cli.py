@@ -44,7 +44,7 @@ def test_settings_are_read_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "shown"),
+    "name, value, shown",
     [
         ("HTTPS_PROXY", "https://user:secret@proxy.test:3", "***@proxy.test:3"),
         ("http_proxy", "http://proxy.test:port", "http://proxy.test:port"),
