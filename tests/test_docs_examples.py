@@ -9,11 +9,14 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from sidecar import settings
 from sidecar.cli import read_settings
@@ -222,6 +225,9 @@ def test_sessions_in_python(sidecar: RunningSidecar, upstream: ScriptedUpstream,
     assert not [name for name, _ in upstream.request().fields if name.lower().startswith(b"x-sidecar-")]
 
 
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
 def curl(text: str, sidecar: RunningSidecar) -> str:
     """What a shell block prints, with the ports of this sidecar."""
     here = text.replace(":7070", f":{sidecar.port}").replace(":7071", f":{sidecar.admin_port}")
@@ -230,6 +236,7 @@ def curl(text: str, sidecar: RunningSidecar) -> str:
     )
 
 
+@needs_curl
 def test_sessions_in_curl(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
     """The same by curl; the key goes through."""
     upstream.answer(json_answer(chat_completion("A fine one.")))
@@ -240,6 +247,7 @@ def test_sessions_in_curl(sidecar: RunningSidecar, upstream: ScriptedUpstream, s
     assert upstream.request().get("authorization") == b"Bearer sk-test"
 
 
+@needs_curl
 def test_admin(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
     """Both documents come; the session is found by its id."""
     upstream.answer(json_answer(chat_completion()))
