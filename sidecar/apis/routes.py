@@ -6,6 +6,7 @@ decides. Templates come from this file only, never from a path's own words: they
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -102,8 +103,15 @@ _OTHER_PATTERNS = tuple(
 )
 
 
+_SHORT = 256
+
+
 def match(method: str, path: str) -> Route:
     """What a request is. `path` is the raw path without its query, the upstream's name taken off."""
+    return _remembered(method, path) if len(path) <= _SHORT else _match(method, path)
+
+
+def _match(method: str, path: str) -> Route:
     text = (unquote(path) if "%" in path else path).rstrip("/")
     if method == "POST":
         found = _SUFFIX.fullmatch(text)
@@ -117,6 +125,10 @@ def match(method: str, path: str) -> Route:
         if found and found[1] in _PREFIXES:
             return Route(template=found[1] + template)
     return UNKNOWN if text else Route(template="/")
+
+
+_remembered = lru_cache(maxsize=1024)(_match)
+"""An app asks for a few paths again and again."""
 
 
 def _suffix_route(prefix: str, suffix: str) -> Route:

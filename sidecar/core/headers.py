@@ -4,7 +4,7 @@ Owns lookup only; it never changes a field. What may change on the wire is `prox
 Made by the relay's two parsing sides, read by everybody.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 Field = tuple[bytes, bytes]
 """One header line: name and value as received, without the line's end."""
@@ -17,41 +17,42 @@ class Headers:
 
     def __init__(self, fields: list[Field]) -> None:
         self.fields = fields
-        self._index: dict[bytes, list[bytes]] | None = None
+        self._index: dict[bytes, bytes] | None = None
 
-    def _values(self, name: bytes) -> list[bytes]:
+    @property
+    def first(self) -> Mapping[bytes, bytes]:
+        """The first value of every field, by name in lower case. Made once; the fields may no more change then."""
         index = self._index
         if index is None:
-            index = self._index = {}
-            for field, value in self.fields:
-                index.setdefault(field.lower(), []).append(value)
-        return index.get(name, [])
+            index = self._index = {name.lower(): value for name, value in reversed(self.fields)}
+        return index
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field called `name` (given in lower case), or None."""
-        values = self._values(name)
-        return values[0] if values else None
+        return (self._index or self.first).get(name)
 
     def get_all(self, name: bytes) -> list[bytes]:
         """Every value of the field called `name` (given in lower case), in order."""
-        return self._values(name)
+        if name not in (self._index or self.first):
+            return []
+        return [value for field, value in self.fields if field.lower() == name]
 
     def text(self, name: bytes) -> str | None:
         """The first value as text (latin-1, as RFC 9110 reads bytes), or None."""
-        value = self.get(name)
+        value = (self._index or self.first).get(name)
         return None if value is None else value.decode("latin-1")
 
     def tokens(self, name: bytes) -> list[bytes]:
         """The comma-separated members of every field called `name`, stripped and lower-cased."""
         return [
             token
-            for value in self._values(name)
+            for value in self.get_all(name)
             for part in value.split(b",")
             if (token := part.strip().lower())
         ]
 
     def __contains__(self, name: bytes) -> bool:
-        return bool(self._values(name))
+        return name in (self._index or self.first)
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self.fields)

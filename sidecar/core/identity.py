@@ -77,6 +77,8 @@ CONVERSATION_FIELD = "conversation"
 CONVERSATION_FIELDS = ("metadata.conversation_id", CONVERSATION_FIELD)
 CHAIN_FIELD = "previous_response_id"
 
+_NONE: Mapping[str, str] = {}
+
 _SHORTEST_VENDOR_VALUE = 8
 _LONGEST_JSON = 16 * 1024
 _USER_SUFFIX = re.compile(r"_session_([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$")
@@ -98,7 +100,8 @@ class Identity:
     @property
     def named(self) -> bool:
         """True when a caller named the session; False for ids made up by the sidecar."""
-        return self.source not in (Source.GENERATED, Source.UNINSPECTED)
+        source = self.source
+        return source is not Source.GENERATED and source is not Source.UNINSPECTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +149,13 @@ class _Judge:
 
     def text(self, value: str | None) -> str | None:
         """The id a value gives; an empty one is as good as absent."""
-        if value is None or not value.strip(" \t"):
+        stripped = value.strip(" \t") if value else ""
+        if not stripped:
             return None
-        known = tidy(value)
+        known = tidy(stripped)
         if known is None:
             self.anomalies.append(Anomaly.ID_INVALID)
-        elif len(value.strip(" \t")) > LONGEST:
+        elif len(stripped) > LONGEST:
             self.anomalies.append(Anomaly.ID_HASHED)
         return known
 
@@ -161,9 +165,9 @@ class _Judge:
 
     def first(self, headers: Headers, names: tuple[bytes, ...]) -> str | None:
         """The id of the first of these header fields that gives one."""
+        values = headers.first
         for name in names:
-            found = self.header(headers, name)
-            if found is not None:
+            if name in values and (found := self.header(headers, name)) is not None:
                 return found
         return None
 
@@ -180,19 +184,20 @@ def from_head(headers: Headers, rules: IdentityRules) -> HeadIdentity:
     """What the headers alone say. Cheap; `resolve` takes it on from there."""
     judge = _Judge()
     metadata = _json_texts(headers.text(CODEX_METADATA_HEADER))
-    baggage = members(headers.get_all(b"baggage"))
+    baggage = members(headers.get_all(b"baggage")) if b"baggage" in headers else _NONE
     session_id, source = _session_in_head(judge, headers, rules, metadata, baggage)
     conversation_id = (
-        judge.first(headers, (OWN_CONVERSATION_HEADER, *rules.conversation_header_names))
+        judge.header(headers, OWN_CONVERSATION_HEADER)
+        or judge.first(headers, rules.conversation_header_names)
         or _known(judge, headers, KNOWN_CONVERSATION_HEADERS, metadata.get("thread_id"))
         or judge.text(baggage.get(CONVERSATION_BAGGAGE))
     )
     agent = judge.text(metadata.get("agent_name")) or judge.header(headers, b"x-claude-code-agent-id")
     return HeadIdentity(
-        session_id=session_id,
-        source=source,
-        conversation_id=conversation_id,
-        agent=agent,
+        session_id,
+        source,
+        conversation_id,
+        agent,
         parent_agent=judge.header(headers, b"x-claude-code-parent-agent-id"),
         request_kind=judge.text(metadata.get("request_kind")),
         anomalies=tuple(judge.anomalies),
@@ -221,19 +226,23 @@ def _session_in_head(
 
 
 def _known(judge: _Judge, headers: Headers, names: tuple[bytes, ...], in_metadata: str | None) -> str | None:
+    values = headers.first
     for name in names:
-        value = in_metadata if name is CODEX_METADATA_HEADER else headers.text(name)
-        if found := judge.text(value):
-            return found
+        if name in values:
+            value = in_metadata if name is CODEX_METADATA_HEADER else headers.text(name)
+            if found := judge.text(value):
+                return found
     return None
 
 
 def _vendor(judge: _Judge, headers: Headers) -> str | None:
     """Any other `x-<vendor>-session-id` of 8 characters or more."""
+    if not any(name.endswith(b"-session-id") for name in headers.first):
+        return None
     for name, value in headers:
-        if len(name) <= len(b"x--session-id") or name[-11:].lower() != b"-session-id":
-            continue
         lowered = name.lower()
+        if len(name) <= len(b"x--session-id") or not lowered.endswith(b"-session-id"):
+            continue
         if not lowered.startswith(b"x-") or lowered == OWN_SESSION_HEADER or lowered in KNOWN_SESSION_HEADERS:
             continue
         text = value.decode("latin-1").strip(" \t")
@@ -245,7 +254,7 @@ def _vendor(judge: _Judge, headers: Headers) -> str | None:
 def _json_texts(text: str | None) -> Mapping[str, str]:
     """The string members of a JSON object; nothing if it is none, or absurdly long or deep."""
     if text is None or len(text) > _LONGEST_JSON or not text.lstrip().startswith("{"):
-        return {}
+        return _NONE
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -272,32 +281,32 @@ def resolve(
     if head is None:
         head = from_head(headers, rules)
     judge = _Judge(head.anomalies)
-    hints = hints or {}
+    hints = hints or _NONE
     previous = hints.get(CHAIN_FIELD)
     entry = chain(previous) if previous else None
     session_id, source = head.session_id, head.source
-    if session_id is None or source is None:
+    if (session_id is None or source is None) and hints:
         session_id, source = _session_in_body(judge, hints, rules)
     if session_id is None or source is None:
         if entry is not None:
             session_id, source = entry.session_id, Source.RESPONSE_CHAIN
         else:
             session_id, source = generate(), Source.GENERATED if inspected else Source.UNINSPECTED
-    conversation_id = head.conversation_id or judge.first_hint(
-        hints, (*rules.conversation_fields, *CONVERSATION_FIELDS)
-    )
+    conversation_id = head.conversation_id
+    if conversation_id is None and hints:
+        conversation_id = judge.first_hint(hints, (*rules.conversation_fields, *CONVERSATION_FIELDS))
     supplied = conversation_id is not None
     if conversation_id is None and entry is not None:
         conversation_id, supplied = entry.conversation_id, entry.conversation_supplied
     return Identity(
-        session_id=session_id,
-        source=source,
-        conversation_id=conversation_id or MAIN,
-        conversation_supplied=supplied,
-        agent=head.agent,
-        parent_agent=head.parent_agent,
-        request_kind=head.request_kind,
-        anomalies=tuple(judge.anomalies),
+        session_id,
+        source,
+        conversation_id or MAIN,
+        supplied,
+        head.agent,
+        head.parent_agent,
+        head.request_kind,
+        tuple(judge.anomalies),
     )
 
 
