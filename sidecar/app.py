@@ -151,7 +151,6 @@ class Sidecar:
 
     async def serve(self) -> None:
         """Starts, serves until asked to stop, and stops. The first signal drains, a second one kills."""
-        await self.start()
         loop = asyncio.get_running_loop()
 
         def first_signal() -> None:
@@ -162,6 +161,7 @@ class Sidecar:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, first_signal)
+        await self.start()
         await self._stopping.wait()
         await self.stop()
 

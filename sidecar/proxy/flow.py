@@ -7,6 +7,7 @@ payload itself (`upload.py`, `answer.py`) and parses nothing. Created by the cli
 import asyncio
 
 from sidecar import apis
+from sidecar.core.anomaly import Anomaly
 from sidecar.core.exchange import ConnectTiming, Exchange, Upstream
 from sidecar.core.outcome import Phase
 from sidecar.errors import (
@@ -252,6 +253,7 @@ class Flow:
     def _resend(self, side: UpstreamConnection) -> None:
         """A pooled connection was dead already: once more, on a fresh one."""
         self.exchange.resends += 1
+        self.exchange.anomalies.append(Anomaly.CONNECTION_RESENT)
         self._side = None
         self._deadlines.connected = False
         side.close()
@@ -380,11 +382,7 @@ class Flow:
             self._task.cancel()
         self._answer.close(now)
         self._part_with_upstream()
-        self._upload.release()
-        exchange.request_bytes = self._upload.passed
-        exchange.body_state = self._upload.state
-        if self._upload.anomaly is not None and exchange.arrival is not None:
-            exchange.anomalies.append(self._upload.anomaly)
+        self._upload.close(exchange)
         self._joining.settle(now)
         shared.telemetry.settled(exchange)
         self._client.flow_done(self.inbound, keep=self._keep, cut=cut)

@@ -10,7 +10,7 @@ import httptools
 
 from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Field
-from sidecar.errors import HeadTooLargeError, MalformedError, RefusedError, UpgradeRefusedError
+from sidecar.errors import FramingError, HeadTooLargeError, MalformedError, RefusedError, UpgradeRefusedError
 from sidecar.proxy.inbound import Inbound, request_head
 from sidecar.proxy.wire import framing
 
@@ -57,7 +57,9 @@ class RequestReader:
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
-            self._refuse_rest(MalformedError(f"the request is not HTTP/1.1: {error}"))
+            inside = self._inbound is not None and self._inbound.head is not None
+            kind = FramingError if inside else MalformedError
+            self._refuse_rest(kind(f"the request is not HTTP/1.1: {error}"))
             return
         if self._in_head and (self._alone or self._inbound is continued):
             # A field that has not ended yet is known to the parser alone: count what it was fed.

@@ -6,6 +6,7 @@ copy; what goes on is what came. Called by the flow.
 
 from sidecar import apis
 from sidecar.core.anomaly import Anomaly
+from sidecar.core.exchange import Exchange
 from sidecar.core.facts import RequestFacts, Route
 from sidecar.proxy import wire
 from sidecar.proxy.admission import Admission
@@ -49,11 +50,6 @@ class Upload:
         if framing.length is not None and framing.length > self._limit:
             return "too_large"
         return "held"
-
-    @property
-    def anomaly(self) -> Anomaly | None:
-        """What counts when a body was not read."""
-        return _UNREAD.get(self.state)
 
     @property
     def waiting(self) -> int:
@@ -108,7 +104,7 @@ class Upload:
         pieces = self._inbound.take()
         if self._held:
             pieces = self._held + pieces
-            self.release()
+            self._release()
         self.passed += sum(map(len, pieces))
         out = []
         if self._inbound.framing.chunked:
@@ -121,7 +117,15 @@ class Upload:
         self.finished = self._inbound.ended
         return b"".join(out)
 
-    def release(self) -> None:
+    def close(self, exchange: Exchange) -> None:
+        """The request has ended: tells what became of its body, and holds nothing more."""
+        self._release()
+        exchange.request_bytes = self.passed
+        exchange.body_state = self.state
+        if self.state in _UNREAD and exchange.arrival is not None:
+            exchange.anomalies.append(_UNREAD[self.state])
+
+    def _release(self) -> None:
         """Gives the held memory back."""
         self._held = []
         self._admission.release(self._held_size)
