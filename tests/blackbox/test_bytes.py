@@ -559,6 +559,8 @@ def test_a_stale_connection_is_resent_only_where_that_is_safe(
     assert [request.path for request in upstream.requests] == ["/warm", "/get", "/get"]
     span = sink.span(kind="CLIENT", attributes={"session.id": f"resend-{name}"})
     assert span.attributes["http.request.resend_count"] == 1
+    server = sink.span(kind="SERVER", attributes={"session.id": f"resend-{name}"})
+    assert server.attributes["sidecar.anomalies"] == ["connection_resent"]
     upstream.answer_always(how, path="/post")
     assert exchange(sidecar.port, request_bytes("POST", "/post", body=b"x")).status == 502
     assert [request.path for request in upstream.requests].count("/post") == 1

@@ -55,6 +55,14 @@ def ledger_of(sidecar: RunningSidecar) -> dict[str, int]:
     return ledger
 
 
+def test_a_signal_right_after_the_start_is_obeyed(upstream: ScriptedUpstream) -> None:
+    """Whoever saw it listen can ask it to stop, and it ends in good order."""
+    sidecar = RunningSidecar(upstream=upstream.url).launch()
+    sidecar.wait_log("sidecar.listening", timeout=20)
+    sidecar.signal(signal.SIGTERM)
+    assert sidecar.wait() == 0
+
+
 @pytest.mark.parametrize("ask", [by_signal, by_interrupt, by_request])
 def test_running_streams_finish(
     start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink, ask: Any
