@@ -1,9 +1,12 @@
 """What should never be sent, and is: refused clearly, or passed on as it came with a word on the span."""
 
+import contextlib
 import json
 import socket
+import socketserver
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -395,3 +398,53 @@ def test_egress_by_a_proxy(start_sidecar: Any, module_upstream: ScriptedUpstream
         assert tunnel.get("proxy-authorization") == b"Basic dXNlcjpwYXNz"
         assert (request.path, request.get("host")) == ("/x", b"models.test")
         assert request.get("proxy-authorization") is None
+
+
+class Tunnel(socketserver.BaseRequestHandler):
+    """One CONNECT, and then bytes both ways until either side ends."""
+
+    seen: ClassVar[list[bytes]] = []
+
+    def handle(self) -> None:
+        """Reads the head, connects, pipes."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self.request.recv(1)
+        self.seen.append(head)
+        host, port = head.split()[1].decode().rsplit(":", 1)
+        with socket.create_connection((host, int(port))) as far:
+            self.request.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=self.pipe, args=(far, self.request))
+            back.start()
+            self.pipe(self.request, far)
+            back.join()
+
+    @staticmethod
+    def pipe(source: socket.socket, target: socket.socket) -> None:
+        """Everything from one to the other, the end included."""
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_tls_goes_through_a_proxys_tunnel(tmp_path: Path, start_sidecar: Any) -> None:
+    """`HTTPS_PROXY` is asked for a tunnel; TLS is spoken with the upstream itself, and its certificate checked."""
+    made = self_signed(tmp_path)
+    with (
+        ScriptedUpstream(tls=made.server_context()) as upstream,
+        socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy,
+    ):
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        environ = {
+            "HTTPS_PROXY": f"http://127.0.0.1:{proxy.server_address[1]}",
+            "SSL_CERT_FILE": str(made.certificate),
+        }
+        sidecar = start_sidecar(upstream=upstream.url, environ=environ)
+        assert exchange(sidecar.port, request_bytes("POST", "/x", body=b"sealed")).body == b"sealed"
+        sidecar.stop()
+        proxy.shutdown()
+    (head,) = Tunnel.seen
+    assert head.startswith(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n" % upstream.port)
+    assert b"sealed" not in head
