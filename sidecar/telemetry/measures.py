@@ -1,7 +1,7 @@
 """The metrics of a request's life: from arrival to settling, and of sessions.
 
-Owns which numbers are recorded when, with which attributes. Attribute sets are made once per combination and
-kept as tuples; no id is ever among them, and what others choose (models, error words) is bounded first.
+Owns which numbers are recorded when. The series they go to are found once for all requests that are alike
+(`request_series.py`); what others choose (models, error words) is bounded first.
 Called by the recorder on the event loop; it only adds to the accumulators of `metric_store.py`.
 """
 
@@ -17,7 +17,14 @@ from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names
 from sidecar.telemetry.bounded import Cap, error_type, finish_reason, known_method
 from sidecar.telemetry.ledger import Ledger
-from sidecar.telemetry.metric_store import Attributes, ExemplarContext, Metric, MetricStore
+from sidecar.telemetry.metric_store import (
+    Attributes,
+    CounterSeries,
+    ExemplarContext,
+    HistogramSeries,
+    Metric,
+    MetricStore,
+)
 from sidecar.telemetry.portrait import (
     anomalies_of,
     call_end,
@@ -28,49 +35,10 @@ from sidecar.telemetry.portrait import (
     request_model,
     server_failed,
 )
+from sidecar.telemetry.request_series import Alike, RequestSeries, UpstreamSeries
 
-_CACHE_LIMIT = 20_000
-"""Combinations of attributes kept ready; over it they are made anew."""
-
-_PARTS = tuple(((a.OVERHEAD_PART, part),) for part in ("before", "after", "loop"))
-_LATEST_TOKENS = {
-    "input": names.INFERENCE_INPUT_TOKENS,
-    "output": names.INFERENCE_OUTPUT_TOKENS,
-    "cache_read": names.INFERENCE_CACHE_READ_TOKENS,
-    "cache_write": names.INFERENCE_CACHE_WRITE_TOKENS,
-    "reasoning": names.INFERENCE_REASONING_TOKENS,
-}
-
-
-def attribute_set(*pairs: tuple[str, str | bool | int | None]) -> Attributes:
-    """The pairs whose value is known, sorted by name: the key of one series."""
-    return tuple(sorted((name, value) for name, value in pairs if value is not None))
-
-
-class _Alike(NamedTuple):
-    """What calls have in common whose attribute sets are the same."""
-
-    upstream: str | None
-    operation: str | None
-    provider: str | None
-    asked: str | None
-    answered: str | None
-    streaming: bool
-    outcome: str
-    phase: str | None
-    error: str | None
-
-
-class _Call(NamedTuple):
-    """The attribute sets of calls that are alike."""
-
-    requests: Attributes
-    duration: Attributes
-    stream: Attributes
-    call: Attributes
-    input: Attributes
-    output: Attributes
-    modality: Attributes
+_SERIES_LIMIT = 4096
+"""Kinds of requests whose series are kept at hand; over it they are found anew."""
 
 
 class _Flight(NamedTuple):
@@ -90,12 +58,18 @@ class Measures:
         """What should not have happened, by name; the admin port shows it."""
         self.request_model = Cap(model_limit, self.anomaly)
         self._response_model = Cap(model_limit, self.anomaly)
-        self._calls: dict[_Alike, _Call] = {}
-        self._sets: dict[tuple[object, ...], Attributes] = {}
+        self._requests: dict[Alike, RequestSeries] = {}
+        self._upstreams: dict[str | None, UpstreamSeries] = {}
+        self._words: dict[tuple[Metric, str], CounterSeries] = {}
         self._flights: dict[int, _Flight] = {}
         self._streams: dict[int, Attributes] = {}
         self._active: dict[Attributes, int] = {}
         self._streaming: dict[Attributes, int] = {}
+        self._overheads = tuple(
+            store.histogram(names.OVERHEAD, ((a.OVERHEAD_PART, part),))
+            for part in ("before", "after", "loop")
+        )
+        self._lag = store.histogram(names.LOOP_LAG)
         store.observe(names.REQUESTS_ACTIVE, lambda: _levels(self._active))
         store.observe(names.STREAMS_ACTIVE, lambda: _levels(self._streaming))
         store.observe(names.OLDEST_AGE, self._oldest)
@@ -104,7 +78,7 @@ class Measures:
 
     def started(self, exchange: Exchange) -> None:
         """A request is in flight."""
-        upstream = self._upstream(exchange)
+        upstream = self._upstream(exchange).attributes
         self._flights[id(exchange)] = _Flight(exchange.start, upstream)
         self._active[upstream] = self._active.get(upstream, 0) + 1
 
@@ -112,29 +86,29 @@ class Measures:
         """It joined its conversation: who it is, and whom it met there."""
         identity, arrival = exchange.identity, exchange.arrival
         if identity is not None:
-            self._store.add(names.IDENTITY, 1, self._set(a.SESSION_SOURCE, identity.source.value))
+            self._word(names.IDENTITY, a.SESSION_SOURCE, identity.source.value).add()
         upstream = self._upstream(exchange)
         if exchange.retry:
-            self._store.add(names.RETRIES, 1, upstream)
+            upstream.retries.add()
         if arrival is None or not arrival.concurrency:
             return
         exemplar, at = _server_exemplar(exchange), exchange.arrived
-        self._store.record(names.CONCURRENCY, arrival.concurrency, upstream, exemplar, at)
+        upstream.concurrency.record(arrival.concurrency, exemplar, at)
         if arrival.overlaps:
-            self._store.add(names.OVERLAPS, 1, upstream)
+            upstream.overlaps.add()
         if arrival.think_time is not None:
-            self._store.record(names.THINK_TIME, arrival.think_time / SECOND, upstream, exemplar, at)
+            upstream.think_time.record(arrival.think_time / SECOND, exemplar, at)
 
     def streaming(self, exchange: Exchange) -> None:
         """Its answer is a stream, until it settles."""
         if id(exchange) not in self._streams:
-            upstream = self._upstream(exchange)
+            upstream = self._upstream(exchange).attributes
             self._streams[id(exchange)] = upstream
             self._streaming[upstream] = self._streaming.get(upstream, 0) + 1
 
     def stalled(self, exchange: Exchange) -> None:
         """Its answer is silent."""
-        self._store.add(names.STREAM_STALLS, 1, self._upstream(exchange))
+        self._upstream(exchange).stalls.add()
 
     def settled(self, exchange: Exchange) -> None:
         """It is frozen."""
@@ -144,27 +118,24 @@ class Measures:
         stream = self._streams.pop(id(exchange), None)
         if stream is not None:
             self._streaming[stream] -= 1
-        upstream = self._upstream(exchange)
-        call = self._call(exchange)
-        self._store.add(names.REQUESTS, 1, call.requests)
-        server = _server_exemplar(exchange)
-        self._store.record(
-            names.HTTP_DURATION,
-            (exchange.end - exchange.start) / SECOND,
-            self._http(exchange),
-            server,
-            exchange.end,
-        )
-        for word in anomalies_of(exchange):
-            self._count_anomaly(word)
+        series = self._request(exchange)
+        series.requests.add()
+        server, end = _server_exemplar(exchange), exchange.end
+        series.http.record((end - exchange.start) / SECOND, server, end)
+        if exchange.anomalies or (exchange.identity is not None and exchange.identity.anomalies):
+            for word in anomalies_of(exchange):
+                self._count_anomaly(word)
         if has_client(exchange):
-            self._overhead(exchange, server)
+            before, after, loop = self._overheads
+            before.record(exchange.overhead_before / SECOND, server, end)
+            after.record(exchange.overhead_after / SECOND, server, end)
+            loop.record(exchange.overhead_loop / SECOND, server, end)
             if exchange.route.operation is not None:
-                self._operation(exchange, call)
+                self._operation(exchange, series)
         if exchange.route.turn:
-            self._turn(exchange, upstream, server)
+            self._turn(exchange, series, server)
         if exchange.streams:
-            self._stream(exchange, call, upstream, server)
+            self._stream(exchange, series, server)
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Something that should not happen."""
@@ -172,168 +143,102 @@ class Measures:
 
     def _count_anomaly(self, word: str) -> None:
         self.anomalies[word] += 1
-        self._store.add(names.ANOMALIES, 1, self._set(a.ANOMALY, word))
+        self._word(names.ANOMALIES, a.ANOMALY, word).add()
 
     def record_lag(self, lag: int) -> None:
         """How late the event loop ran a timer, ns."""
-        self._store.record(names.LOOP_LAG, lag / SECOND)
+        self._lag.record(lag / SECOND)
 
     # Parts of settling
 
-    def _overhead(self, exchange: Exchange, exemplar: ExemplarContext) -> None:
-        spent = (exchange.overhead_before, exchange.overhead_after, exchange.overhead_loop)
-        for part, time in zip(_PARTS, spent, strict=True):
-            self._store.record(names.OVERHEAD, time / SECOND, part, exemplar, exchange.end)
-
-    def _operation(self, exchange: Exchange, call: _Call) -> None:
+    def _operation(self, exchange: Exchange, series: RequestSeries) -> None:
         """The GenAI metrics of the upstream call, under the conventions chosen."""
-        exemplar = ExemplarContext(
-            exchange.trace.trace_id, exchange.trace.client_span_id, exchange.trace.sampled
-        )
+        trace, at = exchange.trace, exchange.end
+        exemplar = ExemplarContext(trace.trace_id, trace.client_span_id, trace.sampled)
         inference = names.is_inference(exchange.route.operation or "")
         tokens = exchange.response.tokens
-        record, at = self._store.record, exchange.end
         duration = (call_end(exchange) - exchange.asked) / SECOND
         if self._shipped or not inference:
-            record(names.OPERATION_DURATION, duration, call.duration, exemplar, at)
+            series.duration.record(duration, exemplar, at)
         if self._shipped:
-            self._chunks(
-                exchange, names.OPERATION_FIRST_CHUNK, names.OPERATION_PER_CHUNK, call.call, exemplar
-            )
+            _chunks(exchange, series.first, series.between, exemplar)
             if (count := tokens.get("input")) is not None:
-                record(names.TOKEN_USAGE, count, call.input, exemplar, at)
+                series.input.record(count, exemplar, at)
             if (count := tokens.get("output")) is not None:
-                record(names.TOKEN_USAGE, count, call.output, exemplar, at)
+                series.output.record(count, exemplar, at)
         if self._latest and inference:
-            record(names.INFERENCE_DURATION, duration, call.duration, exemplar, at)
-            self._chunks(
-                exchange, names.INFERENCE_FIRST_CHUNK, names.INFERENCE_PER_CHUNK, call.call, exemplar
-            )
-            for kind, metric in _LATEST_TOKENS.items():
+            series.latest_duration.record(duration, exemplar, at)
+            _chunks(exchange, series.latest_first, series.latest_between, exemplar)
+            for kind, counter in series.latest_tokens.items():
                 if count := tokens.get(kind, 0):
-                    self._store.add(metric, count, call.modality)
+                    counter.add(count)
 
-    def _chunks(
-        self,
-        exchange: Exchange,
-        first: Metric,
-        between: Metric,
-        attributes: Attributes,
-        exemplar: ExemplarContext,
-    ) -> None:
-        stream = exchange.stream
-        if not exchange.streams or not stream.first_chunk:
-            return
-        waited = (stream.first_chunk - exchange.asked) / SECOND
-        self._store.record(first, waited, attributes, exemplar, exchange.end)
-        if stream.chunks > 1:
-            self._store.record_buckets(
-                between,
-                stream.chunk_counts,
-                stream.chunk_sum / SECOND,
-                stream.chunk_min / SECOND,
-                stream.chunk_max / SECOND,
-                attributes,
-                exemplar,
-                exchange.end,
-            )
-
-    def _turn(self, exchange: Exchange, upstream: Attributes, exemplar: ExemplarContext) -> None:
+    def _turn(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
         """Figures of a request that generates; those of the queue only if somebody named its session."""
-        completed = outcome_of(exchange) is Outcome.COMPLETED
-        reasons = exchange.response.finish_reasons
+        outcome = outcome_of(exchange)
         answered = exchange.upstream_status is not None and exchange.upstream_status < 400
         # A caller that left took its own chance to see a reason: that is not the response's omission.
-        if reasons or (answered and outcome_of(exchange) is not Outcome.CLIENT_LEFT):
-            self._store.add(names.FINISH_REASONS, 1, self._finish(exchange, finish_reason(reasons)))
-        if not completed or exchange.arrival is None or not exchange.arrival.concurrency:
+        if exchange.response.finish_reasons or (answered and outcome is not Outcome.CLIENT_LEFT):
+            series.finish.add()
+        if outcome is not Outcome.COMPLETED or exchange.arrival is None or not exchange.arrival.concurrency:
             return
-        self._store.add(names.TURNS, 1, upstream)
+        upstream = self._upstream(exchange)
+        upstream.turns.add()
         settlement = exchange.settlement
         if settlement is not None and settlement.distance:
-            self._store.add(names.OUT_OF_ORDER, 1, upstream)
-            self._store.record(names.DISTANCE, settlement.distance, upstream, exemplar, exchange.end)
+            upstream.out_of_order.add()
+            upstream.distance.record(settlement.distance, exemplar, exchange.end)
 
-    def _stream(
-        self, exchange: Exchange, call: _Call, upstream: Attributes, exemplar: ExemplarContext
-    ) -> None:
-        stream, at = exchange.stream, exchange.end
-        self._store.add(names.STREAM_EVENTS, stream.events, upstream)
-        self._store.add(names.STREAM_BYTES, stream.bytes, upstream)
-        self._store.record(names.STREAM_GAP, stream.gap / SECOND, call.stream, exemplar, at)
-        self._store.record(names.BACKPRESSURE, stream.blocked / SECOND, upstream, exemplar, at)
+    def _stream(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
+        stream, upstream, at = exchange.stream, self._upstream(exchange), exchange.end
+        upstream.events.add(stream.events)
+        upstream.bytes.add(stream.bytes)
+        upstream.blocked.record(stream.blocked / SECOND, exemplar, at)
+        series.gap.record(stream.gap / SECOND, exemplar, at)
 
-    # Attribute sets, each made once
+    # Series, each found once
 
-    def _upstream(self, exchange: Exchange) -> Attributes:
-        upstream = exchange.upstream
-        return self._set(a.UPSTREAM, upstream.name) if upstream is not None else ()
+    def _upstream(self, exchange: Exchange) -> UpstreamSeries:
+        name = exchange.upstream.name if exchange.upstream is not None else None
+        found = self._upstreams.get(name)
+        if found is None:
+            found = self._upstreams[name] = UpstreamSeries(self._store, name)
+        return found
 
-    def _set(self, name: str, value: str) -> Attributes:
-        found = self._sets.get((name, value))
-        return found if found is not None else self._keep((name, value), attribute_set((name, value)))
+    def _word(self, metric: Metric, attribute: str, word: str) -> CounterSeries:
+        """The counter of one word of a fixed list."""
+        found = self._words.get((metric, word))
+        if found is None:
+            found = self._words[metric, word] = self._store.counter(metric, ((attribute, word),))
+        return found
 
-    def _keep(self, key: tuple[object, ...], attributes: Attributes) -> Attributes:
-        if len(self._sets) >= _CACHE_LIMIT:
-            self._sets.clear()
-        self._sets[key] = attributes
-        return attributes
-
-    def _http(self, exchange: Exchange) -> Attributes:
-        verdict = exchange.verdict
-        error = error_type(verdict) if verdict is not None and server_failed(exchange) else None
-        head = exchange.head
-        key = (head.method, head.scheme, exchange.status, exchange.route.template, error)
-        found = self._sets.get(key)
-        if found is not None:
-            return found
-        made = attribute_set(
-            (a.METHOD, known_method(head.method)),
-            (a.SCHEME, head.scheme),
-            (a.STATUS, exchange.status),
-            (a.ROUTE, exchange.route.template),
-            (a.ERROR_TYPE, error),
-        )
-        return self._keep(key, made) if head.method == known_method(head.method) else made
-
-    def _finish(self, exchange: Exchange, reason: str) -> Attributes:
-        model = request_model(exchange)
-        model = self.request_model(model) if model else None
-        upstream = exchange.upstream.name if exchange.upstream else None
-        key = (reason, upstream, exchange.route.operation, provider_of(exchange), model, None)
-        found = self._sets.get(key)
-        if found is not None:
-            return found
-        return self._keep(
-            key,
-            attribute_set(
-                (a.FINISH_REASON, reason),
-                (a.UPSTREAM, upstream),
-                (a.OPERATION, exchange.route.operation),
-                (a.PROVIDER, provider_of(exchange)),
-                (a.REQUEST_MODEL, model),
-            ),
-        )
-
-    def _call(self, exchange: Exchange) -> _Call:
-        """The attribute sets of calls like this one."""
-        model, answered, verdict = request_model(exchange), exchange.response.model, exchange.verdict
-        key = _Alike(
-            exchange.upstream.name if exchange.upstream else None,
-            exchange.route.operation,
+    def _request(self, exchange: Exchange) -> RequestSeries:
+        """The series of requests like this one."""
+        head, route, verdict = exchange.head, exchange.route, exchange.verdict
+        asked, answered, upstream = request_model(exchange), exchange.response.model, exchange.upstream
+        phase = None if verdict is None else verdict.phase
+        alike = Alike(
+            None if upstream is None else upstream.name,
+            route.template,
+            route.operation,
             provider_of(exchange),
-            self.request_model(model) if model else None,
+            self.request_model(asked) if asked else None,
             self._response_model(answered) if answered else None,
             is_streaming(exchange),
+            known_method(head.method),
+            head.scheme,
+            exchange.status,
             outcome_of(exchange).value,
-            verdict.phase.value if verdict is not None and verdict.phase is not None else None,
-            error_type(verdict) if verdict is not None else None,
+            None if phase is None else phase.value,
+            None if verdict is None else error_type(verdict),
+            server_failed(exchange),
+            finish_reason(exchange.response.finish_reasons),
         )
-        found = self._calls.get(key)
+        found = self._requests.get(alike)
         if found is None:
-            if len(self._calls) >= _CACHE_LIMIT:
-                self._calls.clear()
-            found = self._calls[key] = _make_call(key)
+            if len(self._requests) >= _SERIES_LIMIT:
+                self._requests.clear()
+            found = self._requests[alike] = RequestSeries(self._store, alike)
         return found
 
     def _oldest(self) -> Iterator[tuple[float, Attributes]]:
@@ -344,24 +249,23 @@ class Measures:
             yield 0.0, ()
 
 
-def _make_call(alike: _Alike) -> _Call:
-    models = (
-        (a.PROVIDER, alike.provider),
-        (a.REQUEST_MODEL, alike.asked),
-        (a.UPSTREAM, alike.upstream),
-    )
-    shared = (*models, (a.OPERATION, alike.operation), (a.STREAMING, alike.streaming))
-    call = (*shared, (a.RESPONSE_MODEL, alike.answered))
-    error = (a.ERROR_TYPE, alike.error)
-    return _Call(
-        requests=attribute_set(*shared, (a.OUTCOME, alike.outcome), (a.PHASE, alike.phase), error),
-        duration=attribute_set(*call, error),
-        stream=attribute_set(*models),
-        call=attribute_set(*call),
-        input=attribute_set(*call, (a.TOKEN_TYPE, "input")),
-        output=attribute_set(*call, (a.TOKEN_TYPE, "output")),
-        modality=attribute_set(*call, (a.TOKEN_MODALITY, "unknown")),
-    )
+def _chunks(
+    exchange: Exchange, first: HistogramSeries, between: HistogramSeries, exemplar: ExemplarContext
+) -> None:
+    """When the first chunk came, and the times between the others."""
+    stream = exchange.stream
+    if not exchange.streams or not stream.first_chunk:
+        return
+    first.record((stream.first_chunk - exchange.asked) / SECOND, exemplar, exchange.end)
+    if stream.chunks > 1:
+        between.record_buckets(
+            stream.chunk_counts,
+            stream.chunk_sum / SECOND,
+            stream.chunk_min / SECOND,
+            stream.chunk_max / SECOND,
+            exemplar,
+            exchange.end,
+        )
 
 
 def _levels(levels: dict[Attributes, int]) -> Iterator[tuple[int, Attributes]]:

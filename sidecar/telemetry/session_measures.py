@@ -42,6 +42,7 @@ class SessionMeasures(SessionListener):
 
     def __init__(self, store: MetricStore) -> None:
         self._store = store
+        self._wait_avoided = store.histogram(names.WAIT_AVOIDED)
 
     def observe(self, sessions: LiveSessions) -> None:
         """Lets the store ask `sessions` for its gauges at each snapshot."""
@@ -68,7 +69,7 @@ class SessionMeasures(SessionListener):
         """The queue wait that a turn was spared."""
         ref = wait.request
         exemplar = ExemplarContext(ref.trace_id, ref.span_id, ref.sampled)
-        self._store.record(names.WAIT_AVOIDED, wait.wait / SECOND, (), exemplar)
+        self._wait_avoided.record(wait.wait / SECOND, exemplar)
 
     def waits_unknown(self, count: int) -> None:
         """Waits that were given up."""

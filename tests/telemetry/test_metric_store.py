@@ -295,15 +295,29 @@ def test_buckets_recorded_at_once_equal_single_records() -> None:
     values = (0.25, 0.05, 3.0, 0.125)
     for value in values:
         single.record(DURATION, value, key("a"))
-    atonce.record_buckets(DURATION, (1, 2, 0, 1), sum(values), min(values), max(values), key("a"))
-    atonce.record_buckets(DURATION, (0, 0, 0, 0), 0.0, 0.0, 0.0, key("never"))
+    series = atonce.histogram(DURATION, key("a"))
+    series.record_buckets((1, 2, 0, 1), sum(values), min(values), max(values))
+    atonce.histogram(DURATION, key("never")).record_buckets((0, 0, 0, 0), 0.0, 0.0, 0.0)
     assert told(atonce.collect(atonce.scrape)) == told(single.collect(single.scrape))
+
+
+def test_a_handle_lasts_from_period_to_period() -> None:
+    """It counts on the same series as a record by name, before and after a collect."""
+    named = MetricStore([COUNTER, DURATION], clock=Ticking())
+    bound = MetricStore([COUNTER, DURATION], clock=Ticking())
+    requests, duration = bound.counter(COUNTER, key("a")), bound.histogram(DURATION, key("a"))
+    for value in (1, 2):
+        named.add(COUNTER, value, key("a"))
+        named.record(DURATION, value, key("a"))
+        requests.add(value)
+        duration.record(value)
+        assert told(bound.collect(bound.scrape)) == told(named.collect(named.scrape))
 
 
 def test_buckets_recorded_at_once_give_the_largest_as_exemplar() -> None:
     """Its value is one that was measured, in the bucket it belongs to."""
     store = MetricStore([DURATION], clock=Ticking())
-    store.record_buckets(DURATION, (1, 1, 0, 0), 0.35, 0.05, 0.3, (), SAMPLED, at=77)
+    store.histogram(DURATION).record_buckets((1, 1, 0, 0), 0.35, 0.05, 0.3, SAMPLED, at=77)
     (metric,) = store.collect(store.scrape)
     (exemplar,) = metric.data.data_points[0].exemplars
     assert (exemplar.value, exemplar.time_unix_nano, exemplar.trace_id) == (0.3, 77, 7)
