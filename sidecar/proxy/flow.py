@@ -65,8 +65,7 @@ class Flow:
         self._task: asyncio.Task[tuple[UpstreamConnection, ConnectTiming]] | None = None
         self._replay: bytes | None = None
         self._deadlines = Deadlines(self.exchange, self._answer, shared.limits)
-        self._slot = False
-        self.done = False
+        self._slot = self._closes = self.done = False
         shared.entered(self)
         shared.telemetry.started(self.exchange)
 
@@ -358,11 +357,14 @@ class Flow:
 
     @property
     def _keep(self) -> bool:
-        """True when the client's connection may carry another request after this one."""
-        return self.inbound.keep_alive and not self._shared.admission.draining
+        """True when the connection may carry another request after this one."""
+        inbound = self.inbound
+        over = inbound.broken or self._closes or self._shared.admission.draining
+        return inbound.keep_alive and not over
 
     def _end(self, error: SidecarError, now: int) -> None:
         """Ends with an error of ours: as an answer while there is none, else by cutting it off."""
+        self._closes = error.closes
         if not self._answer.began:
             exchange = self.exchange
             exchange.status = error.status

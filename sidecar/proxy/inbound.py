@@ -16,8 +16,9 @@ from sidecar.proxy.wire import Framing
 class Inbound:
     """A request on its way in. `start` and `read_at` are ns since the epoch.
 
-    `refusal` is set when it must not go on, if need be while its body is read; `ended` when its last byte was
-    read; `broken` when no more of the connection can be read after it; `unwanted` when its body is thrown away.
+    `keep_alive` says that the client may send another request after this one; `refusal` is set when it must
+    not go on, if need be while its body is read; `ended` when its last byte was read; `broken` when no more of
+    the connection can be read after it; `unwanted` when its body is thrown away.
     """
 
     start: int
@@ -31,6 +32,7 @@ class Inbound:
     ended: bool = False
     refusal: SidecarError | None = None
     broken: bool = False
+    keep_alive: bool = False
     unwanted: bool = False
     expects_continue: bool = False
 
@@ -38,13 +40,6 @@ class Inbound:
     def has_body(self) -> bool:
         """True when the head announces a body."""
         return self.framing.chunked or bool(self.framing.length)
-
-    @property
-    def keep_alive(self) -> bool:
-        """True when the client may send another request after this one."""
-        if self.head is None or self.head.version != "1.1" or self.broken:
-            return False
-        return b"close" not in self.head.headers.tokens(b"connection")
 
     def take(self) -> list[bytes]:
         """The pieces that have come since the last call."""

@@ -125,6 +125,7 @@ class RequestReader:
         inbound.head = head
         inbound.read_at = self._at
         inbound.framing = framing(head.headers)
+        inbound.keep_alive = version == "1.1" and b"close" not in head.headers.tokens(b"connection")
         inbound.expects_continue = version == "1.1" and b"100-continue" in head.headers.tokens(b"expect")
         if problem is not None:
             inbound.refusal = MalformedError(problem)
@@ -183,9 +184,11 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """httptools: the request is whole."""
-        if self._inbound is not None:
-            self._inbound.ended = True
-        self._inbound = None
+        inbound, self._inbound = self._inbound, None
+        if inbound is not None:
+            inbound.ended = True
+            # What follows a request that closes the connection is no request (RFC 9112, section 9.6).
+            self.deaf = self.deaf or not inbound.keep_alive
 
 
 def _refuse_upgrade(inbound: Inbound, head: RequestHead) -> None:

@@ -161,7 +161,7 @@ class Shared:
             b"" if exchange.head.method == "HEAD" else body,
             length=len(body),
             request_id=request_id,
-            close=close or error.closes,
+            close=close,
         )
 
 
