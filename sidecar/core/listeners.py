@@ -6,6 +6,7 @@ the session manager or the other listeners. Called by the session manager and it
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Concatenate, ParamSpec
 
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.session_facts import (
@@ -57,45 +58,72 @@ class SessionListener:
         """A cap was reached, or an unknown id was ended."""
 
 
+_Given = ParamSpec("_Given")
+
+
+def overrides(listener: SessionListener, event: Callable[..., None]) -> bool:
+    """True if the listener has a method of its own for this event of `SessionListener`."""
+    method = getattr(listener, event.__name__)
+    return getattr(method, "__func__", method) is not event
+
+
 class Listeners:
     """The listeners of one session manager, and the count of each anomaly they were told."""
 
-    __slots__ = ("_listeners", "anomalies")
+    __slots__ = ("_listeners", "_told", "anomalies")
 
     def __init__(self) -> None:
         self._listeners: tuple[SessionListener, ...] = ()
+        self._told: dict[Callable[..., None], list[Callable[..., None]]] = {}
         self.anomalies: Counter[Anomaly] = Counter()
 
     def add(self, listener: SessionListener) -> None:
         """Tells `listener` from now on; one that is known already stays known once."""
         if listener not in self._listeners:
             self._listeners = (*self._listeners, listener)
+            self._told = {}
 
     def remove(self, listener: SessionListener) -> None:
         """Tells `listener` no more; an unknown one is none of our business."""
         self._listeners = tuple(known for known in self._listeners if known is not listener)
+        self._told = {}
 
-    def tell(self, call: Callable[[SessionListener], None]) -> None:
-        """Calls every listener; one that raises is counted as `listener_failed`."""
-        for listener in self._listeners:
-            if _raises(listener, call):
+    def tell(
+        self,
+        event: Callable[Concatenate[SessionListener, _Given], None],
+        *given: _Given.args,
+        **named: _Given.kwargs,
+    ) -> None:
+        """Tells every listener that cares; one that raises is counted as `listener_failed`.
+
+        `event` is the method of `SessionListener`: `tell(SessionListener.waits_unknown, 3)`.
+        """
+        for call in self._calls(event):
+            if _raises(call, *given, **named):
                 self.anomalies[Anomaly.LISTENER_FAILED] += 1
-                for known in self._listeners:
-                    _raises(known, _tell_of_failure)
+                for known in self._calls(SessionListener.anomaly):
+                    _raises(known, Anomaly.LISTENER_FAILED)
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Counts an anomaly and tells it."""
         self.anomalies[anomaly] += 1
-        self.tell(lambda listener: listener.anomaly(anomaly))
+        self.tell(SessionListener.anomaly, anomaly)
+
+    def _calls(self, event: Callable[..., None]) -> list[Callable[..., None]]:
+        """The listeners' own methods for an event; found once, while the listeners stay the same."""
+        calls = self._told.get(event)
+        if calls is None:
+            calls = self._told[event] = [
+                getattr(listener, event.__name__)
+                for listener in self._listeners
+                if overrides(listener, event)
+            ]
+        return calls
 
 
-def _tell_of_failure(listener: SessionListener) -> None:
-    listener.anomaly(Anomaly.LISTENER_FAILED)
-
-
-def _raises(listener: SessionListener, call: Callable[[SessionListener], None]) -> bool:
+def _raises(call: Callable[..., None], *given: object, **named: object) -> bool:
     try:
-        call(listener)
+        call(*given, **named)
     except Exception:  # noqa: BLE001 - the guard: whatever a listener does, the request goes on
         return True
     return False

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.conversation import Conversation, Joined, Left, Tracked
 from sidecar.core.identity import Identity
-from sidecar.core.listeners import Listeners
+from sidecar.core.listeners import Listeners, SessionListener
 from sidecar.core.outcome import Outcome
 from sidecar.core.session_facts import (
     LiveSession,
@@ -145,7 +145,7 @@ class Registry:
         self.sessions[session.session_id] = session
         self.started += 1
         source = session.source
-        self._listeners.tell(lambda listener: listener.session_started(identity.session_id, source, at))
+        self._listeners.tell(SessionListener.session_started, identity.session_id, source, at)
         return session
 
     def _make_room(self, at: int) -> bool:
@@ -177,7 +177,7 @@ class Registry:
         session.conversations_started += 1
         self.gauges.conversations += 1
         session_id = session.session_id
-        self._listeners.tell(lambda listener: listener.conversation_started(session_id, conversation_id, at))
+        self._listeners.tell(SessionListener.conversation_started, session_id, conversation_id, at)
         return conversation
 
     def adopt(self, session: Session, first: Tracked) -> Conversation | None:
@@ -281,7 +281,7 @@ class Registry:
             conversations=session.conversations_started,
             totals=session.sums.freeze(),
         )
-        self._listeners.tell(lambda listener: listener.session_ended(summary))
+        self._listeners.tell(SessionListener.session_ended, summary)
 
     def _end_conversation(self, session: Session, conversation: Conversation, at: int) -> None:
         open_waits = conversation.waits_open
@@ -299,10 +299,10 @@ class Registry:
         self.waits_given_up(open_waits)
         if summary.links_dropped:
             self._listeners.anomaly(Anomaly.LINKS_CAP)
-        self._listeners.tell(lambda listener: listener.conversation_ended(summary))
+        self._listeners.tell(SessionListener.conversation_ended, summary)
 
     def waits_given_up(self, count: int) -> None:
         """Counts waits that will never be known, and tells it."""
         if count:
             self.waits_unknown += count
-            self._listeners.tell(lambda listener: listener.waits_unknown(count))
+            self._listeners.tell(SessionListener.waits_unknown, count)

@@ -6,7 +6,7 @@ Owns the totals since the start. It decides nothing: what an arrival or an endin
 
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.conversation import Joined, Left, Tracked
-from sidecar.core.listeners import Listeners
+from sidecar.core.listeners import Listeners, SessionListener
 from sidecar.core.outcome import Outcome
 from sidecar.core.registry import Registry
 from sidecar.core.session_facts import (
@@ -56,7 +56,7 @@ class Tally:
         if joined.concurrency:
             self._turns += 1
             self._overlaps += joined.concurrency > 1
-        self._listeners.tell(lambda listener: listener.request_generated(request))
+        self._listeners.tell(SessionListener.request_generated, request)
         if joined.given_up:
             self._listeners.anomaly(Anomaly.PENDING_WAITS_CAP)
             self._registry.waits_given_up(1)
@@ -79,13 +79,13 @@ class Tally:
         request, place = tracked.request, tracked.place
         if result.outcome is Outcome.COMPLETED:
             self._completed += 1
-            self._listeners.tell(lambda listener: listener.request_completed(request, result))
+            self._listeners.tell(SessionListener.request_completed, request, result)
         else:
             self._failed += 1
-            self._listeners.tell(lambda listener: listener.request_failed(request, result))
+            self._listeners.tell(SessionListener.request_failed, request, result)
         if left.distance:
             self._out_of_order += 1
-            self._listeners.tell(lambda listener: listener.response_out_of_order(request, left.distance))
+            self._listeners.tell(SessionListener.response_out_of_order, request, left.distance)
         for wait in left.waits:
             self._wait(wait)
         own = () if tracked.known_at_arrival is None else (tracked.known_at_arrival,)
@@ -101,7 +101,7 @@ class Tally:
     def _wait(self, wait: KnownWait) -> None:
         self._waits_known += 1
         self._wait_avoided += wait.wait
-        self._listeners.tell(lambda listener: listener.wait_known(wait))
+        self._listeners.tell(SessionListener.wait_known, wait)
 
     def stats(self, active: int) -> SessionStats:
         """Everything counted since the start, and what is live now; `active` requests are in flight."""

@@ -61,7 +61,7 @@ def level_of(outcome: Outcome) -> str:
 def make_logger(log_format: str, *, stream: BinaryIO | None = None, level: str = INFO) -> Logger:
     """A structlog logger that writes whole lines to `stream` (stderr), as `json` or for the `console`."""
     file = stream or sys.stderr.buffer
-    processors: list[structlog.typing.Processor] = [structlog.processors.add_log_level, _unfold]
+    processors: list[structlog.typing.Processor] = [_unfold]
     if log_format == "console":
         console = structlog.dev.ConsoleRenderer(colors=file.isatty(), sort_keys=False)
         processors.append(lambda *given: console(*given).encode())
@@ -241,17 +241,19 @@ class LibraryHandler(logging.Handler):
             self.handleError(record)
 
 
-def _unfold(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Puts a line's fields beside its event's name: as one value they pass structlog without being copied.
+def _unfold(_logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Puts the event's name and level beside a line's fields: as one value these pass structlog without being copied.
 
     Lines that others write with the same logger have no time yet.
     """
-    line = event.pop(_LINE, None)
+    line = event.get(_LINE)
     if line is None:
+        event["level"] = method
         event["timestamp"] = _Stamp()(time.time_ns())
         return event
-    event.update(line)
-    return event
+    line["event"] = event["event"]
+    line["level"] = method
+    return cast(structlog.typing.EventDict, line)
 
 
 class _Stamp:

@@ -5,7 +5,6 @@ they cannot disagree. What was not told is absent. No text of a prompt or an ans
 Called by the recorder, once per exchange.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from opentelemetry.util.types import AttributeValue
@@ -53,7 +52,7 @@ _ERRORS = frozenset(
 
 
 class Portrait(NamedTuple):
-    """Attributes of one exchange. `client` is empty when no connection was ever asked for."""
+    """Attributes of one exchange. `common` are among the others' too; no `client` if no connection was asked for."""
 
     common: SpanAttributes
     server: SpanAttributes
@@ -68,6 +67,8 @@ def outcome_of(exchange: Exchange) -> Outcome:
 def server_failed(exchange: Exchange) -> bool:
     """True when the SERVER span is an error: everything but completed, left, and answers below 500."""
     outcome = outcome_of(exchange)
+    if outcome is Outcome.COMPLETED:
+        return False
     if outcome in (Outcome.UPSTREAM_REJECTED, Outcome.REFUSED):
         return (exchange.status or 0) >= 500
     return outcome in _ERRORS
@@ -76,7 +77,7 @@ def server_failed(exchange: Exchange) -> bool:
 def client_failed(exchange: Exchange) -> bool:
     """True when the CLIENT span is an error: as the SERVER span, and every answer of 400 or more."""
     outcome = outcome_of(exchange)
-    return outcome in _ERRORS or outcome is Outcome.UPSTREAM_REJECTED
+    return outcome is not Outcome.COMPLETED and (outcome in _ERRORS or outcome is Outcome.UPSTREAM_REJECTED)
 
 
 def has_client(exchange: Exchange) -> bool:
@@ -87,7 +88,7 @@ def has_client(exchange: Exchange) -> bool:
 def call_end(exchange: Exchange) -> int:
     """When the upstream call ended, ns: with the answer's last byte if it came to that, else with the exchange."""
     outcome = outcome_of(exchange)
-    whole = outcome in (Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.ERROR_IN_STREAM)
+    whole = outcome is Outcome.COMPLETED or outcome in (Outcome.UPSTREAM_REJECTED, Outcome.ERROR_IN_STREAM)
     return exchange.last_byte if whole and exchange.last_byte else exchange.end
 
 
@@ -109,11 +110,9 @@ def request_model(exchange: Exchange) -> str | None:
 
 def portray(exchange: Exchange, semconv: str) -> Portrait:
     """The attributes of a settled exchange, under `shipped`, `latest` or `both` conventions."""
-    return Portrait(
-        _common(exchange),
-        _server(exchange),
-        _client(exchange, _USAGE[semconv]) if has_client(exchange) else {},
-    )
+    common = _common(exchange)
+    client = _client(exchange, common, _USAGE[semconv]) if has_client(exchange) else {}
+    return Portrait(common, _server(exchange, common), client)
 
 
 def _common(exchange: Exchange) -> SpanAttributes:
@@ -135,30 +134,27 @@ def _common(exchange: Exchange) -> SpanAttributes:
     return attributes
 
 
-def _server(exchange: Exchange) -> SpanAttributes:
-    head, route, status = exchange.head, exchange.route, exchange.status
-    method = known_method(head.method)
-    attributes: SpanAttributes = {
-        **exchange_sampling(exchange),
-        a.METHOD: method,
-        a.SCHEME: head.scheme,
-        a.PATH: redact_path(head.path),
-        a.ROUTE: route.template,
-        a.OUTCOME: outcome_of(exchange).value,
-        a.STREAMING: is_streaming(exchange),
-        a.BODY_STATE: exchange.body_state,
-        a.REQUEST_SIZE: exchange.request_bytes,
-        a.RESPONSE_SIZE: exchange.stream.bytes,
-    }
+def _server(exchange: Exchange, common: SpanAttributes) -> SpanAttributes:
+    head, route, verdict = exchange.head, exchange.route, exchange.verdict
+    method, target = known_method(head.method), head.target
+    attributes = {**common, **sampling} if (sampling := exchange_sampling(exchange)) else dict(common)
+    attributes[a.METHOD] = method
+    attributes[a.SCHEME] = head.scheme
+    attributes[a.PATH] = redact_path(head.path)
+    attributes[a.ROUTE] = route.template
+    attributes[a.OUTCOME] = outcome_of(exchange).value
+    attributes[a.STREAMING] = is_streaming(exchange)
+    attributes[a.BODY_STATE] = exchange.body_state
+    attributes[a.REQUEST_SIZE] = exchange.request_bytes
+    attributes[a.RESPONSE_SIZE] = exchange.stream.bytes
     if version := head.version.removeprefix("HTTP/"):
         attributes[a.PROTOCOL_VERSION] = version
     if method != head.method and head.method:
         attributes[a.METHOD_ORIGINAL] = shorten(head.method)
-    if query := head.query:
+    if b"?" in target and (query := head.query):
         attributes[a.QUERY] = redact_query(query)
-    if status is not None:
-        attributes[a.STATUS] = status
-    verdict = exchange.verdict
+    if exchange.status is not None:
+        attributes[a.STATUS] = exchange.status
     if verdict is not None:
         if verdict.phase is not None:
             attributes[a.PHASE] = verdict.phase.value
@@ -215,12 +211,12 @@ def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
             if settlement.wait is not None:
                 attributes[a.WAIT_AVOIDED] = settlement.wait / SECOND
     if identity is not None:
-        _add_present(
-            attributes,
-            (a.AGENT, identity.agent),
-            (a.PARENT_AGENT, identity.parent_agent),
-            (a.REQUEST_KIND, identity.request_kind),
-        )
+        if identity.agent is not None:
+            attributes[a.AGENT] = identity.agent
+        if identity.parent_agent is not None:
+            attributes[a.PARENT_AGENT] = identity.parent_agent
+        if identity.request_kind is not None:
+            attributes[a.REQUEST_KIND] = identity.request_kind
 
 
 def _add_rare(attributes: SpanAttributes, exchange: Exchange) -> None:
@@ -236,22 +232,24 @@ def _add_rare(attributes: SpanAttributes, exchange: Exchange) -> None:
 
 def anomalies_of(exchange: Exchange) -> list[str]:
     """The exchange's anomalies and its identity's, in the order they were noted; those in both count once."""
-    noted = [anomaly.value for anomaly in exchange.anomalies]
+    noted = [anomaly.value for anomaly in exchange.anomalies] if exchange.anomalies else []
     if exchange.identity is not None and exchange.identity.anomalies:
         noted += [anomaly.value for anomaly in exchange.identity.anomalies if anomaly.value not in noted]
     return noted
 
 
-def _client(exchange: Exchange, usage: dict[str, tuple[str, ...]]) -> SpanAttributes:
+def _client(exchange: Exchange, common: SpanAttributes, usage: dict[str, tuple[str, ...]]) -> SpanAttributes:
     route, request, response = exchange.route, exchange.request, exchange.response
-    attributes: SpanAttributes = {a.METHOD: known_method(exchange.head.method)}
-    _add_present(
-        attributes,
-        (a.OPERATION, route.operation),
-        (a.PROVIDER, provider_of(exchange)),
-        (a.MESSAGES, request.messages),
-        (a.STATUS, exchange.upstream_status),
-    )
+    attributes = dict(common)
+    attributes[a.METHOD] = known_method(exchange.head.method)
+    if route.operation is not None:
+        attributes[a.OPERATION] = route.operation
+    if (provider := provider_of(exchange)) is not None:
+        attributes[a.PROVIDER] = provider
+    if request.messages is not None:
+        attributes[a.MESSAGES] = request.messages
+    if exchange.upstream_status is not None:
+        attributes[a.STATUS] = exchange.upstream_status
     if model := request_model(exchange):
         attributes[a.REQUEST_MODEL] = shorten(model)
     if request.streaming or route.streaming:
@@ -283,7 +281,7 @@ def _client(exchange: Exchange, usage: dict[str, tuple[str, ...]]) -> SpanAttrib
     verdict = exchange.verdict
     if verdict is not None and client_failed(exchange) and (word := error_type(verdict)) is not None:
         attributes[a.ERROR_TYPE] = word
-    if (code := provider_word(response.error)) is not None:
+    if response.error and (code := provider_word(response.error)) is not None:
         attributes[a.UPSTREAM_ERROR] = code
     if exchange.upstream_headers is not None:
         _add_upstream_headers(attributes, exchange.upstream_headers)
@@ -300,21 +298,16 @@ def _short(value: object) -> AttributeValue:
 
 
 def _add_upstream_headers(attributes: SpanAttributes, headers: Headers) -> None:
+    first = headers.first
     for name in _REQUEST_IDS:
-        text = headers.text(name)
-        if text and len(text) <= 200 and text.isascii() and text.isprintable():
+        if name in first and (text := headers.text(name)):
+            if len(text) > 200 or not (text.isascii() and text.isprintable()):
+                continue
             attributes[a.UPSTREAM_REQUEST_ID] = text
             break
     for name in _PROCESSING:
-        text = headers.text(name)
-        if text and len(text) <= 12 and text.isascii() and text.replace(".", "", 1).isdigit():
+        if name in first and (text := headers.text(name)):
+            if len(text) > 12 or not (text.isascii() and text.replace(".", "", 1).isdigit()):
+                continue
             attributes[a.UPSTREAM_PROCESSING] = float(text) / 1000
             break
-
-
-def _add_present(attributes: SpanAttributes, *pairs: tuple[str, AttributeValue | None]) -> None:
-    attributes.update(_present(pairs))
-
-
-def _present(pairs: Iterable[tuple[str, AttributeValue | None]]) -> SpanAttributes:
-    return {name: value for name, value in pairs if value is not None}

@@ -19,6 +19,7 @@ from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND, Clock
 from sidecar.core.exchange import Exchange, RequestHead, Trace
 from sidecar.core.facts import Route
+from sidecar.core.listeners import overrides
 from sidecar.core.outcome import Outcome
 from sidecar.core.sessions import (
     ConversationSummary,
@@ -43,6 +44,9 @@ _Given = TypeVar("_Given")
 
 SCOPE_NAME = "sidecar"
 PROPAGATORS = ("tracecontext", "baggage")
+
+_IDS = (a.SESSION_ID, a.CONVERSATION, a.GEN_AI_CONVERSATION, a.REQUEST_ID)
+"""What every line of a request says by names of its own."""
 
 
 class RecorderSettings(Protocol):
@@ -240,15 +244,13 @@ class Recorder:
     def _wide_line(self, exchange: Exchange, portrait: Portrait) -> None:
         outcome = outcome_of(exchange)
         name = a.REQUEST_COMPLETED if outcome is Outcome.COMPLETED else a.REQUEST_FAILED
-        fields = {
+        fields: SpanAttributes = {
             **portrait.client,
             **portrait.server,
             a.DURATION: (exchange.end - exchange.start) / SECOND,
         }
-        if a.SESSION_SOURCE in portrait.common:
-            fields[a.SESSION_SOURCE] = portrait.common[a.SESSION_SOURCE]
-        if a.SEQUENCE in portrait.common:
-            fields[a.SEQUENCE] = portrait.common[a.SEQUENCE]
+        for said in _IDS:
+            fields.pop(said, None)
         if exchange.verdict is not None and exchange.verdict.message:
             fields[a.MESSAGE] = exchange.verdict.message
         self.log.event(name, level_of(outcome), exchange.end, fields, _request(exchange), always=True)
@@ -315,43 +317,57 @@ class _SessionLines(SessionListener):
 
 
 class _Listener(SessionListener):
-    """Tells each part what happened, under the guard, so that one part's mistake stops no other."""
+    """Tells each part what it cares for, under the guard, so that one part's mistake stops no other."""
 
     def __init__(self, recorder: Recorder, parts: Sequence[SessionListener]) -> None:
         self._guard = recorder.guard
         self._anomaly = recorder.anomaly
-        self._parts = parts
+        self._calls = {
+            event: [
+                (event.__name__, getattr(part, event.__name__)) for part in parts if overrides(part, event)
+            ]
+            for event in _EVENTS
+        }
+
+    def _tell(self, event: Callable[..., None], *given: object) -> None:
+        for what, call in self._calls[event]:
+            self._guard(what, call, *given)
 
     def session_started(self, session_id: str, source: str, at: int) -> None:
         """Counts and logs it."""
-        for part in self._parts:
-            self._guard("session_started", part.session_started, session_id, source, at)
+        self._tell(SessionListener.session_started, session_id, source, at)
 
     def session_ended(self, summary: SessionSummary) -> None:
         """Its span, its figures, its line."""
-        for part in self._parts:
-            self._guard("session_ended", part.session_ended, summary)
+        self._tell(SessionListener.session_ended, summary)
 
     def conversation_ended(self, summary: ConversationSummary) -> None:
         """Its span."""
-        for part in self._parts:
-            self._guard("conversation_ended", part.conversation_ended, summary)
+        self._tell(SessionListener.conversation_ended, summary)
 
     def response_out_of_order(self, request: SessionRequest, distance: int) -> None:
         """Its line."""
-        for part in self._parts:
-            self._guard("response_out_of_order", part.response_out_of_order, request, distance)
+        self._tell(SessionListener.response_out_of_order, request, distance)
 
     def wait_known(self, wait: KnownWait) -> None:
         """Its figure."""
-        for part in self._parts:
-            self._guard("wait_known", part.wait_known, wait)
+        self._tell(SessionListener.wait_known, wait)
 
     def waits_unknown(self, count: int) -> None:
         """Its figure."""
-        for part in self._parts:
-            self._guard("waits_unknown", part.waits_unknown, count)
+        self._tell(SessionListener.waits_unknown, count)
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Its figure."""
         self._anomaly(anomaly)
+
+
+_EVENTS: tuple[Callable[..., None], ...] = (
+    SessionListener.session_started,
+    SessionListener.session_ended,
+    SessionListener.conversation_ended,
+    SessionListener.response_out_of_order,
+    SessionListener.wait_known,
+    SessionListener.waits_unknown,
+)
+"""What the parts are told; anomalies are the recorder's own to count."""

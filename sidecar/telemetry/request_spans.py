@@ -52,10 +52,10 @@ class RequestSpans:
     def build(self, exchange: Exchange, trace: RequestTrace, portrait: Portrait) -> Iterator[ReadableSpan]:
         """The exchange's spans, the SERVER span first. `trace` is the exchange's own."""
         server = trace.context(trace.server_span_id)
-        attributes = {**portrait.common, **portrait.server}
+        attributes = portrait.server
         count = link_count(exchange, trace)
         if count > MAX_LINKS:
-            attributes[a.LINKS_DROPPED] = count - MAX_LINKS
+            attributes = {**attributes, a.LINKS_DROPPED: count - MAX_LINKS}
         yield self._build(
             f"{known_method(exchange.head.method)} {exchange.route.template}",
             server,
@@ -80,7 +80,7 @@ class RequestSpans:
             client,
             start=exchange.asked,
             end=call_end(exchange),
-            attributes={**portrait.common, **portrait.client},
+            attributes=portrait.client,
             parent=server,
             kind=SpanKind.CLIENT,
             status=_status(exchange, client_failed(exchange)),
@@ -91,7 +91,7 @@ class RequestSpans:
                 trace.context(self._span_id()),
                 start=start,
                 end=end,
-                attributes={**portrait.common, **attributes},
+                attributes={**portrait.common, **attributes} if attributes else portrait.common,
                 parent=client,
                 status=status,
                 events=events,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace.sampling import Decision, Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, DEFAULT_ON, Decision, Sampler, SamplingResult
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
@@ -40,6 +40,8 @@ FLAGS = tuple(TraceFlags(value) for value in range(4))
 """Trace flags by value: 1 sampled, 2 random trace id."""
 _RANDOM = int(TraceFlags.RANDOM_TRACE_ID)
 _NO_STATE = TraceState()
+_NO_ATTRIBUTES: Attributes = {}
+_TAKE_ALL: tuple[Sampler, ...] = (ALWAYS_ON, DEFAULT_ON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ class Tracer:
 
     def __init__(self, sampler: Sampler, propagation: Propagation, random: Random | None = None) -> None:
         self._sampler = sampler
+        # What these answer to a request without a parent, or with a sampled one, is known: it is taken, as it is.
+        self._takes_all = sampler.get_description() in {known.get_description() for known in _TAKE_ALL}
         self._propagation = propagation
         # Ids need to be distinct, not secret; the system's randomness is seven times slower.
         source = random or Random(SystemRandom().getrandbits(256))  # noqa: S311
@@ -140,39 +144,49 @@ class Tracer:
         if propagation.tracecontext and propagation.incoming != "ignore":
             remote = read_context(headers)
         parent = remote if propagation.incoming == "parent" else None
-        if parent is None:
-            trace_id = self.trace_id()
-            context, flags = Context(), _RANDOM
-        else:
-            trace_id = parent.trace_id
-            context = set_span_in_context(NonRecordingSpan(parent), Context())
-            flags = parent.trace_flags & _RANDOM
-        result = self._sampler.should_sample(
-            context,
-            trace_id,
-            f"{known_method(head.method)} {route.template}",
-            SpanKind.SERVER,
-            {
-                a.METHOD: known_method(head.method),
-                a.PATH: redact_path(head.path),
-                a.SCHEME: head.scheme,
-                a.ROUTE: route.template,
-            },
-            (),
+        trace_id, known = (
+            (self.trace_id(), _RANDOM) if parent is None else (parent.trace_id, parent.trace_flags)
         )
-        sampled = result.decision is Decision.RECORD_AND_SAMPLE
+        if self._takes_all and (parent is None or parent.trace_flags.sampled):
+            sampled, state = True, _NO_STATE if parent is None else parent.trace_state
+            attributes: Attributes = _NO_ATTRIBUTES
+        else:
+            result = self._ask(head, route, trace_id, parent)
+            sampled = result.decision is Decision.RECORD_AND_SAMPLE
+            state, attributes = result.trace_state or _NO_STATE, result.attributes
         return RequestTrace(
             trace_id=trace_id,
             server_span_id=self.span_id(),
             client_span_id=self.span_id(),
             sampled=sampled,
-            flags=FLAGS[flags | sampled],
-            state=result.trace_state or _NO_STATE,
+            flags=FLAGS[known & _RANDOM | sampled],
+            state=state,
             parent=parent,
             caller=remote if parent is None else None,
-            attributes=result.attributes,
+            attributes=attributes,
             fields=self._baggage(headers),
             forward=propagation.tracecontext and propagation.forward_trace,
+        )
+
+    def _ask(
+        self, head: RequestHead, route: Route, trace_id: int, parent: SpanContext | None
+    ) -> SamplingResult:
+        context = Context()
+        if parent is not None:
+            context = set_span_in_context(NonRecordingSpan(parent), context)
+        method = known_method(head.method)
+        return self._sampler.should_sample(
+            context,
+            trace_id,
+            f"{method} {route.template}",
+            SpanKind.SERVER,
+            {
+                a.METHOD: method,
+                a.PATH: redact_path(head.path),
+                a.SCHEME: head.scheme,
+                a.ROUTE: route.template,
+            },
+            (),
         )
 
     def bare(self) -> RequestTrace:
