@@ -15,7 +15,7 @@ from sidecar.core.headers import Field, Headers
 from sidecar.proxy.guard import outermost
 from sidecar.proxy.loop_turn import LoopTurn
 from sidecar.proxy.peers import Reader
-from sidecar.proxy.wire import AnswerHead, bodiless, framing
+from sidecar.proxy.wire import AnswerHead, bodiless, framing, other_coding
 
 HIGH_WATER = 64 * 1024
 """Bytes a transport may hold before the other side's reading pauses."""
@@ -74,6 +74,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._fields: list[Field] = []
         self._reason = b""
         self._head_size = 0
+        self._silent = 0
         self._in_head = True
         self._keep_alive = False
 
@@ -158,25 +159,20 @@ class UpstreamConnection(asyncio.Protocol):
             self.stray = True
             self.close()
             return
+        self._silent += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self.malformed = self.malformed or "the answer switched protocols unasked"
         except httptools.HttpParserError as error:
-            if not self._head_done_early():
+            if self.ended:
+                self.stray = True
+            else:
                 self.malformed = self.malformed or f"the answer is not HTTP: {error}"
-        if self._in_head and self.head is None:
-            self._head_size = max(self._head_size, 0) + len(data)
-            if self._head_size > 2 * self._owner.head_limit:
-                self.malformed = self.malformed or "the answer's head is larger than HEAD_LIMIT"
+        if self._silent > self._owner.head_limit and not self.ended:
+            # A field that has not ended yet, of the head or the trailers, is known to the parser alone.
+            self.malformed = self.malformed or "the answer's head or trailers are larger than HEAD_LIMIT"
         reader.answer_read(at)
-
-    def _head_done_early(self) -> bool:
-        """True when the parser stumbled over what follows a HEAD answer's head."""
-        if self._method == "HEAD" and self.ended:
-            self.stray = True
-            return True
-        return False
 
     @outermost
     def eof_received(self) -> None:
@@ -223,7 +219,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._in_head = True
         self._fields = []
         self._reason = b""
-        self._head_size = 0
+        self._head_size = self._silent = 0
 
     def on_status(self, reason: bytes) -> None:
         """httptools: (a part of) the reason phrase."""
@@ -243,19 +239,26 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """httptools: the head is whole."""
         self._in_head = False
+        self._silent = 0
         if self.ended or self.malformed:
             return
         status = self._parser.get_status_code()
         head = AnswerHead(status, self._reason, self._parser.get_http_version(), Headers(self._fields))
-        if status < 200:
-            if status == 101:
-                self.malformed = "the answer switched protocols unasked"
+        if status == 101:
+            self.malformed = "the answer switched protocols unasked"
+        elif status < 100 or other_coding(head.headers):
+            self.malformed = "the answer has a status or a transfer coding that is not known here"
+        elif status < 200:
             self.informational.append(head)
-            return
+        else:
+            self._begin_body(head)
+
+    def _begin_body(self, head: AnswerHead) -> None:
+        """The final answer's head is whole."""
         self.head = head
         self._keep_alive = self._parser.should_keep_alive()
         self.keep_alive_hint = _keep_alive_hint(head.headers)
-        if bodiless(self._method, status):
+        if bodiless(self._method, head.status):
             self._keep_alive = self._keep_alive or self._persistent(head)
             self.ended = True
 
@@ -270,6 +273,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.ended:
             self.stray = True
             return
+        self._silent = 0
         self.pieces.append(data)
 
     def on_message_complete(self) -> None:

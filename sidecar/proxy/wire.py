@@ -38,8 +38,13 @@ def framing(headers: Headers) -> Framing:
     """The framing a head announces; the parser has refused contradictions before."""
     if b"transfer-encoding" in headers:
         return Framing(chunked=True)
-    length = headers.get(b"content-length")
-    return Framing(length=int(length) if length is not None and length.isdigit() else None)
+    length = (headers.get(b"content-length") or b"").strip()  # the parser leaves a tab behind the digits
+    return Framing(length=int(length) if length.isdigit() else None)
+
+
+def other_coding(headers: Headers) -> bool:
+    """True when the body has a transfer coding besides `chunked`: it would be lost with this hop's framing."""
+    return any(coding != b"chunked" for coding in headers.tokens(b"transfer-encoding"))
 
 
 def bodiless(method: str, status: int) -> bool:
@@ -124,9 +129,9 @@ def answer_head(head: AnswerHead, *, request_id: str | None, chunked: bool, clos
 
 
 def chunk(pieces: list[bytes]) -> bytes:
-    """The pieces as one chunk."""
+    """The pieces as one chunk; nothing at all is no chunk, because that would be the last one."""
     payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return b"%x\r\n%b\r\n" % (len(payload), payload)
+    return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
 def last_chunk(trailers: list[Field]) -> bytes:
