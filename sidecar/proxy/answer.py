@@ -67,7 +67,7 @@ class Answer:
 
     def tail(self, trailers: list[Field]) -> bytes:
         """The end of the body as the client gets it."""
-        return wire.last_chunk(trailers) if self._chunked else b""
+        return wire.last_chunk(trailers, upward=False) if self._chunked else b""
 
     def observe(self, pieces: list[bytes], at: int) -> None:
         """Counts the pieces and shows them to the observer; they have been written already."""

@@ -111,7 +111,7 @@ class Upload:
             if pieces:
                 out.append(wire.chunk(pieces))
             if self._inbound.ended and not self.finished:
-                out.append(wire.last_chunk(self._inbound.trailers))
+                out.append(wire.last_chunk(self._inbound.trailers, upward=True))
         else:
             out = pieces
         self.finished = self._inbound.ended

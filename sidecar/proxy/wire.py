@@ -17,6 +17,7 @@ REQUEST_ID = b"X-Sidecar-Request-Id"
 
 _HOP = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"te", b"upgrade", b"transfer-encoding"))
 _TRACE = frozenset((b"traceparent", b"tracestate", b"baggage"))
+_NEVER_TRAILS = _HOP | {b"host", b"content-length"}
 _NEVER_NAMED = frozenset((b"host", b"content-length", b"transfer-encoding"))
 _BODILESS = frozenset((204, 304))
 
@@ -134,11 +135,20 @@ def chunk(pieces: list[bytes]) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
-def last_chunk(trailers: list[Field]) -> bytes:
-    """The end of a chunked body, with its trailer fields as received."""
+def last_chunk(trailers: list[Field], *, upward: bool) -> bytes:
+    """The end of a chunked body, with its trailer fields as received, less those that no head passes on.
+
+    `upward`: it goes to the upstream, which is told of no trace but ours.
+    """
     if not trailers:
         return b"0\r\n\r\n"
-    return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % field for field in trailers)
+    dropped = _NEVER_TRAILS | _TRACE if upward else _NEVER_TRAILS
+    passed = (
+        b"%b: %b\r\n" % (name, value)
+        for name, value in trailers
+        if (lower := name.lower()) not in dropped and not lower.startswith(OWN_PREFIX)
+    )
+    return b"0\r\n%b\r\n" % b"".join(passed)
 
 
 def own_answer(
