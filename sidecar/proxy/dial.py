@@ -46,7 +46,7 @@ class Dialer:
         """Connects `protocol` to `upstream` and says how long each step took.
 
         Raises:
-            DialError: `dns`, `connection_refused`, `unreachable`, `proxy` or `tls`.
+            DialError: `dns`, `connection_refused`, `connection_reset`, `unreachable`, `proxy` or `tls`.
         """
         start = self._clock()
         proxy = self._rules.proxy_for(upstream)
@@ -60,6 +60,9 @@ class Dialer:
             tcp_end = self._clock()
             address = sock.getpeername()[0]
             tls_end = await self._attach(sock, upstream, protocol)
+        except OSError as error:
+            sock.close()
+            raise DialError("connection_reset", f"{host}:{port} closed the connection: {error}") from error
         except BaseException:
             sock.close()
             raise
@@ -76,7 +79,7 @@ class Dialer:
     async def _resolve(self, host: str, port: int) -> Sequence[aiohappyeyeballs.AddrInfoType]:
         try:
             return await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise DialError("dns", f"the name {host} could not be resolved: {error}") from error
 
     async def _connect(

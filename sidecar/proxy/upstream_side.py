@@ -100,6 +100,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.reader = reader
         self._method = method
         self._reset()
+        if self.transport is None:
+            # It ended between being opened and being given to its flow, which has not been told.
+            asyncio.get_running_loop().call_soon(self.eof_received)
 
     def write(self, data: bytes) -> None:
         """Sends bytes of the request."""
