@@ -16,6 +16,9 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+_ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
+"""RFC 9659: a window in HTTP is 8 MiB at most; without this a head of ten bytes would reserve 128 MiB."""
+
 PIECE = 64 * 1024
 """Largest piece (bytes) that a decoder yields at once."""
 
@@ -91,7 +94,7 @@ class _Zstd:
     """`zstd`, one frame after another."""
 
     def __init__(self) -> None:
-        self._engine = zstd.ZstdDecompressor()
+        self._engine = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         while True:
@@ -99,7 +102,7 @@ class _Zstd:
                 data = self._engine.unused_data or data
                 if not data:
                     return
-                self._engine = zstd.ZstdDecompressor()
+                self._engine = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
             try:
                 piece = self._engine.decompress(data, max_length=PIECE)
             except zstd.ZstdError as error:

@@ -15,8 +15,8 @@ from sidecar.core.sse import Event
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.decode import UnreadableCodingError, decoder
 
-_EXPANSION_LIMIT = 64 * 1024 * 1024
-"""Decoded bytes of one read above which a compressed stream is no longer watched."""
+_EXPANSION_LIMIT = 8 * 1024 * 1024
+"""Decoded bytes of one read above which a compressed stream is no longer watched: reading more takes too long."""
 
 
 _ERROR_LIMIT = 64 * 1024
