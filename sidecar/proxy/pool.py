@@ -45,7 +45,8 @@ class Pool:
             return
         limit = self._idle_limit
         if connection.keep_alive_hint is not None:
-            limit = min(limit, connection.keep_alive_hint * SECOND)
+            # A second early, because the upstream may close while the next request is on its way.
+            limit = min(limit, max(0, connection.keep_alive_hint - 1) * SECOND)
         connection.idle_until = self._clock() + limit
         self._idle[connection.upstream].append(connection)
         if self._sweeper is None:
