@@ -57,7 +57,8 @@ class Deadlines:
         if exchange.first_byte:
             if now < self._idle():
                 return None
-            return IdleTimeoutError(limits.idle / SECOND), Phase.MID_STREAM
+            phase = Phase.MID_STREAM if self._answer.began else Phase.BEFORE_HEADERS
+            return IdleTimeoutError(limits.idle / SECOND), phase
         if exchange.request_end or self.upload_blocked_since:
             return FirstByteTimeoutError(limits.first_byte / SECOND), Phase.BEFORE_HEADERS
         return ClientBodyTimeoutError(limits.client_body / SECOND), Phase.BEFORE_HEADERS
