@@ -58,8 +58,9 @@ class Tracked:
     def ended(self, result: Result, at: int) -> int:
         """Notes its end, which is not before its arrival; gives the end (ns)."""
         self.result = result
-        self.ended_at = max(at, self.request.arrived_at)
-        return self.ended_at
+        arrived = self.request.arrived_at
+        self.ended_at = ended_at = max(arrived, at)
+        return ended_at
 
     def forget(self) -> None:
         """Lets go of what only a request in flight needs; a response id may lead here for long."""
@@ -151,15 +152,16 @@ class Conversation:
             return Joined(previous)
         at = request.arrived_at
         others = len(self.turns)
-        overlaps = tuple(
-            other.request.ref for other in islice(reversed(self.turns.values()), self._limits.links)
-        )
+        overlaps: tuple[RequestRef, ...] = ()
         think_time = None
-        if not others and self._last_turn_end is not None:
-            think_time = max(0, at - self._last_turn_end)
         self._arrived += 1
         tracked.number = self._arrived
-        self._tell_overlapped(request.ref)
+        if others:
+            latest = islice(reversed(self.turns.values()), self._limits.links)
+            overlaps = tuple(other.request.ref for other in latest)
+            self._tell_overlapped(request.ref)
+        elif self._last_turn_end is not None:
+            think_time = max(0, at - self._last_turn_end)
         self.turns[request.request_id] = tracked
         tracked.place = self._line.join(request.ref if tracked.figures else None, at)
         self._count_arrival(tracked, others, think_time)
@@ -181,7 +183,8 @@ class Conversation:
         sums.turns += 1
         if not tracked.figures:
             return
-        sums.most_at_once = max(sums.most_at_once, others + 1)
+        if others >= sums.most_at_once:
+            sums.most_at_once = others + 1
         sums.think_time += think_time or 0
         if others:
             sums.overlaps += 1
@@ -201,7 +204,7 @@ class Conversation:
         if tracked.place is not None:
             del self.turns[request.request_id]
             rest = self._arrived - tracked.number - len(tracked.overlapped_by)
-            if result.outcome is Outcome.COMPLETED:
+            if self.turns and result.outcome is Outcome.COMPLETED:
                 self._overtake(tracked)
             waits = self._pass_line(tracked.place, at)
         room = self._account(request, result, at)
@@ -222,9 +225,10 @@ class Conversation:
         self._account(request, result, ended_at)
 
     def _account(self, request: SessionRequest, result: Result, at: int) -> bool:
-        self.last_ended_at = at if self.last_ended_at is None else max(at, self.last_ended_at)
-        if request.turn:
-            self._last_turn_end = at if self._last_turn_end is None else max(at, self._last_turn_end)
+        if self.last_ended_at is None or at > self.last_ended_at:
+            self.last_ended_at = at
+        if request.turn and (self._last_turn_end is None or at > self._last_turn_end):
+            self._last_turn_end = at
         if result.outcome is not Outcome.COMPLETED:
             self._highlights.note("failed", request.ref)
             if request.turn:
@@ -240,9 +244,12 @@ class Conversation:
             other.distance += 1
 
     def _pass_line(self, leaving: Place, at: int) -> tuple[KnownWait, ...]:
+        places = self._line.leave(leaving, at)
+        if not places:
+            return ()
         known = tuple(
             KnownWait(place.ref, place.wait)
-            for place in self._line.leave(leaving, at)
+            for place in places
             if place.ref is not None and place.wait is not None
         )
         for wait in known:

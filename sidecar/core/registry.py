@@ -35,7 +35,7 @@ class Gauges:
         """One conversation had `before` turns in flight and has `after`."""
         if before == after:
             return
-        self.overlapping += max(0, after - 1) - max(0, before - 1)
+        self.overlapping += (after - 1 if after else 0) - (before - 1 if before else 0)
         counts = self._with_turns
         if after:
             counts[after] = counts.get(after, 0) + 1
@@ -133,7 +133,7 @@ class Registry:
         """
         session = self.sessions.get(identity.session_id)
         if session is not None:
-            until = session.quiet_until(self._limits.session_idle)
+            until = None if session.in_flight else session.quiet_until(self._limits.session_idle)
             if until is None or at < until:
                 return session
             self._end(session, at)
@@ -249,7 +249,8 @@ class Registry:
             session.completed += 1
         else:
             session.failed += 1
-        session.last_ended_at = at if session.last_ended_at is None else max(at, session.last_ended_at)
+        if session.last_ended_at is None or at > session.last_ended_at:
+            session.last_ended_at = at
 
     def expire(self, now: int, most: int | None = None) -> int:
         """Ends the sessions that have been idle for long enough by `now`, `most` of them at once."""

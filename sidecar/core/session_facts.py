@@ -65,7 +65,7 @@ class Arrival:
     @property
     def overlap_count(self) -> int:
         """How many turns it overlaps, named in `overlaps` or not."""
-        return max(0, self.concurrency - 1)
+        return self.concurrency - 1 if self.concurrency else 0
 
 
 @record

@@ -178,26 +178,30 @@ class SessionManager:
         `continues` is what its `previous_response_id` led to. The identity's anomalies are the caller's
         to count. Never raises, whatever the caps say: over them a request passes untracked, as number 0.
         """
-        session, conversation = self._place(identity, at, continues)
-        sequence = int(not identity.named) if conversation is None else conversation.next_sequence()
+        named = identity.named
+        session, conversation = self._place(identity, at, continues) if named else (None, None)
+        sequence = int(not named) if conversation is None else conversation.next_sequence()
         request_id = self._new_request_id(identity, sequence, at)
         request = SessionRequest(
-            request_id=request_id,
-            session_id=identity.session_id if session is None else session.session_id,
-            conversation_id=identity.conversation_id,
-            sequence=sequence,
-            streaming=streaming,
-            turn=turn,
+            request_id,
+            identity.session_id if session is None else session.session_id,
+            identity.conversation_id,
+            sequence,
+            streaming,
+            turn,
             arrived_at=at,
             ref=RequestRef(request_id, sequence, trace_id, span_id, sampled),
         )
         tracked = Tracked(
             request,
-            generated=not identity.named,
+            generated=not named,
             conversation_supplied=identity.conversation_supplied,
         )
         self._active[request_id] = _Flight(tracked, session, conversation)
-        self._by_session.setdefault(request.session_id, {})[request_id] = tracked
+        of_session = self._by_session.get(request.session_id)
+        if of_session is None:
+            of_session = self._by_session[request.session_id] = {}
+        of_session[request_id] = tracked
         joined = None
         if session is not None:
             joined = self._registry.enter(session, conversation, tracked)
@@ -230,7 +234,8 @@ class SessionManager:
         tracked.forget()
         if session is not None:
             session.recent.append(recent(request, result, settlement, end))
-            del session.recent[: -self._limits.recent or None]
+            if len(session.recent) > self._limits.recent:
+                del session.recent[0]
         return settlement
 
     # What one answer or attempt says about the next request.
@@ -338,9 +343,7 @@ class SessionManager:
     def _place(
         self, identity: Identity, at: int, continues: ChainEntry | None
     ) -> tuple[Session | None, Conversation | None]:
-        """Where an arrival counts. The first continuation of a made-up session makes it a session."""
-        if not identity.named:
-            return None, None
+        """Where an arrival of a named session counts. The first continuation of a made-up session makes it a session."""
         first = None
         if continues is not None and identity.source is Source.RESPONSE_CHAIN:
             first = self._chain.get(continues.response_id)

@@ -48,7 +48,8 @@ class Sums:
         self.output_tokens = _plus(self.output_tokens, result.output_tokens)
         if turn:
             self.model_time += result.duration
-        return result.model is None or self._add_models((result.model[:_MODEL_LENGTH],))
+        model = result.model
+        return model is None or model in self.models or self._add_models((model[:_MODEL_LENGTH],))
 
     def wait(self, wait: int) -> None:
         """Adds one known wait."""
