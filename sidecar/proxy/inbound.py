@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Field, Headers
 from sidecar.errors import SidecarError
-from sidecar.proxy.wire import Framing
+from sidecar.proxy.wire import Framing, other_coding
 
 
 @dataclass(slots=True)
@@ -63,6 +63,10 @@ def request_head(
             target = target if target.startswith(b"/") else b"/" + target
         elif not (target == b"*" and method == b"OPTIONS"):
             problem = "the request target must be a path"
+    if version not in ("1.0", "1.1"):
+        problem = "the version is neither HTTP/1.0 nor HTTP/1.1"
+    elif other_coding(headers):
+        problem = "the body has a transfer coding besides chunked"
     hosts = headers.get_all(b"host")
     if len(hosts) > 1:
         problem = "the head has more than one Host"

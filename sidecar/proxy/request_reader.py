@@ -38,6 +38,9 @@ class RequestReader:
         self._fields: list[Field] = []
         self._parsed = 0
         self._fed = 0
+        self._silent = 0
+        self._body_skipped = False
+        self._reframing = False
         self._oversized: RefusedError | None = None
         self._alone = False
         self._begun = 0
@@ -54,6 +57,7 @@ class RequestReader:
         continued = self._inbound
         self._alone = False
         self._begun = 0 if continued is None else 1
+        self._silent += len(data)
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
@@ -65,6 +69,8 @@ class RequestReader:
             # A field that has not ended yet is known to the parser alone: count what it was fed.
             self._fed += len(data)
             self._bound(self._fed)
+        elif self._inbound is not None and not self._in_head:
+            self._bound(self._silent)  # the same of trailers and of chunks' extensions
         if self._oversized is not None:
             self._refuse_rest(self._oversized)
 
@@ -91,8 +97,20 @@ class RequestReader:
             except httptools.HttpParserUpgrade as upgrade:
                 # An upgrade that is not offered is no end of HTTP/1.1 (RFC 9110, section 7.8): read on.
                 data = data[upgrade.args[0] :]
+                if self._body_skipped and self._inbound is not None:
+                    self._read_body_of(self._inbound)
             else:
                 return
+
+    def _read_body_of(self, inbound: Inbound) -> None:
+        """The parser takes what follows an upgrade's head for another protocol: a fresh one reads it as the body."""
+        length = inbound.framing.length
+        line = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
+        self._body_skipped = False
+        self._reframing = True
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % line)
+        self._reframing = False
 
     def _bound(self, size: int) -> None:
         if size > self._max_size and self._oversized is None:
@@ -136,6 +154,8 @@ class RequestReader:
 
     def on_message_begin(self) -> None:
         """httptools: a request begins."""
+        if self._reframing:
+            return
         self._alone = self._begun == 0
         self._begun += 1
         if self.deaf:
@@ -154,6 +174,8 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a field of the head, or of the trailers once the head is done."""
+        if self._reframing:
+            return
         inbound = self._inbound
         fields = self._fields if self._in_head or inbound is None else inbound.trailers
         self._parsed += len(name) + len(value) + 4
@@ -166,17 +188,20 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         """httptools: the head is whole."""
         inbound = self._inbound
-        if inbound is None or self._oversized is not None:
+        if inbound is None or self._oversized is not None or self._reframing:
             return
         self._in_head = False
+        self._silent = 0
         head = self._take_head(inbound)
         if self._parser.should_upgrade():
             _refuse_upgrade(inbound, head)
+            self._body_skipped = inbound.has_body
         self.deaf = inbound.broken
         self.ready.append(inbound)
 
     def on_body(self, data: bytes) -> None:
         """httptools: a piece of the body."""
+        self._silent = 0
         inbound = self._inbound
         if inbound is not None and not inbound.unwanted:
             inbound.pieces.append(data)
@@ -184,6 +209,8 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """httptools: the request is whole."""
+        if self._body_skipped:
+            return
         inbound, self._inbound = self._inbound, None
         if inbound is not None:
             inbound.ended = True
