@@ -16,7 +16,6 @@ from sidecar.errors import (
     OverloadError,
     ShutdownError,
     SidecarError,
-    UnknownUpstreamError,
     UpstreamFailedError,
     UpstreamWord,
 )
@@ -91,7 +90,7 @@ class Flow:
         if admission.draining:
             return DrainingError()
         if self.exchange.upstream is None:
-            return UnknownUpstreamError(self.exchange.head.path.split("/")[1], self._shared.routes.names)
+            return self._shared.routes.unknown(self._target)
         if not admission.enter():
             return OverloadError(self._shared.limits.requests)
         self._slot = True

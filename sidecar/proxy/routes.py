@@ -7,6 +7,7 @@ put in front; nothing is decoded, merged or normalised. Called by the flow.
 from collections.abc import Mapping
 
 from sidecar.core.exchange import Upstream
+from sidecar.errors import UnknownUpstreamError
 
 
 class Routes:
@@ -20,6 +21,12 @@ class Routes:
     def names(self) -> list[str]:
         """The known names."""
         return [name.decode("latin-1") for name in self._named]
+
+    def unknown(self, target: bytes) -> UnknownUpstreamError:
+        """What is said to a request that no upstream is for."""
+        return UnknownUpstreamError(
+            target.partition(b"?")[0].removeprefix(b"/").partition(b"/")[0].decode("latin-1"), self.names
+        )
 
     def find(self, target: bytes) -> tuple[Upstream | None, bytes]:
         """The upstream for a request target, and the target less the upstream's name."""
