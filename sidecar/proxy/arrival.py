@@ -6,7 +6,7 @@ recorder. It moves no bytes and decides no outcome. One per flow.
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.identity import HeadIdentity, Identity, from_head, resolve
-from sidecar.core.sessions import RequestRef, Result
+from sidecar.core.sessions import RequestRef, Result, Settlement
 from sidecar.proxy.shared import Shared
 
 
@@ -61,13 +61,19 @@ class Joining:
             self._exchange.identity = self._resolve(inspected=True)
 
     def settle(self, at: int) -> None:
-        """Freezes the exchange and takes it out of its conversation."""
-        exchange = self._exchange
+        """Freezes the exchange, takes it out of its conversation and, whatever happens there, tells telemetry."""
         self.refused()
-        exchange.settle(at)
+        self._exchange.settle(at)
+        try:
+            self._exchange.settlement = self._leave()
+        finally:
+            self._shared.telemetry.settled(self._exchange)
+
+    def _leave(self) -> Settlement | None:
+        exchange = self._exchange
         arrival, verdict = exchange.arrival, exchange.verdict
         if arrival is None or verdict is None:
-            return
+            return None
         response = exchange.response
         result = Result(
             outcome=verdict.outcome,
@@ -78,7 +84,7 @@ class Joining:
             input_tokens=response.tokens.get("input"),
             output_tokens=response.tokens.get("output"),
         )
-        exchange.settlement = self._shared.sessions.settle(
+        return self._shared.sessions.settle(
             arrival.request_id, result, at=exchange.end, response_id=response.id
         )
 

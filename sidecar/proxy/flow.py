@@ -384,9 +384,8 @@ class Flow:
         self._answer.close(now)
         self._part_with_upstream()
         self._upload.close(exchange)
-        self._joining.settle(now)
-        shared.telemetry.settled(exchange)
         self._client.flow_done(self.inbound, keep=self._keep, cut=cut)
+        self._joining.settle(now)
 
     def _part_with_upstream(self) -> None:
         side, self._side = self._side, None
