@@ -21,7 +21,15 @@ from sidecar.proxy.shared import Limits
 class Deadlines:
     """One exchange's timers. `connected` says that it has an upstream connection."""
 
-    __slots__ = ("_answer", "_exchange", "_limits", "_stalled_at", "connected", "upload_blocked_since")
+    __slots__ = (
+        "_answer",
+        "_exchange",
+        "_limits",
+        "_stalled_at",
+        "_upload_moved_at",
+        "connected",
+        "upload_blocked_since",
+    )
 
     def __init__(self, exchange: Exchange, answer: Answer, limits: Limits) -> None:
         self._exchange = exchange
@@ -31,6 +39,12 @@ class Deadlines:
         self.connected = False
         self.upload_blocked_since = 0
         """Since when the upstream takes no more of the upload, 0 when it does."""
+        self._upload_moved_at = 0
+
+    def upload_moves(self, now: int) -> None:
+        """The upstream takes more again; until `now` the client could not go on."""
+        self.upload_blocked_since = 0
+        self._upload_moved_at = now
 
     def next(self, read_at: int) -> int:
         """When the next timer is due; `read_at` is when the client was last heard of."""
@@ -45,7 +59,7 @@ class Deadlines:
             return exchange.request_end + limits.first_byte
         if self.upload_blocked_since:
             return self.upload_blocked_since + limits.first_byte
-        return max(read_at, exchange.sent) + limits.client_body
+        return max(read_at, exchange.sent, self._upload_moved_at) + limits.client_body
 
     def passed(self, now: int) -> tuple[TimedOutError, Phase] | None:
         """The timer that has run out, its deadline being past; None: it is only a stall."""

@@ -33,8 +33,6 @@ from sidecar.proxy.shared import Shared
 from sidecar.proxy.upload import Upload
 from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
 
-_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
-
 
 class Flow:
     """Drives one exchange. `done` is True from the moment it has settled."""
@@ -168,9 +166,10 @@ class Flow:
         target = upstream_target(origin, self._target)
         head = wire.request_head(exchange.head, origin, target, exchange.trace.outbound())
         body = self._upload.pass_on() if self._replay is None else self._replay
-        if self._upload.finished and exchange.head.method in _IDEMPOTENT:
-            self._replay = body
+        self._replay = body if side.used and self._upload.again(body) else None
         side.write(head + body)
+        if not self._deadlines.upload_blocked_since:
+            self._upload.release()
         exchange.sent = self._shared.clock()
         exchange.request_end = exchange.sent if self._upload.finished else 0
         self._client.resume()
@@ -280,8 +279,10 @@ class Flow:
 
     def upstream_ready(self) -> None:
         """The upstream takes more."""
-        self._deadlines.upload_blocked_since = 0
+        self._deadlines.upload_moves(self._shared.clock())
+        self._upload.release()
         self._client.resume()
+        self._arm()
 
     # Timers.
 

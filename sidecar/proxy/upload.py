@@ -13,6 +13,10 @@ from sidecar.proxy.admission import Admission
 from sidecar.proxy.decode import UnreadableCodingError, decoder
 from sidecar.proxy.inbound import Inbound
 
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+_REPLAYED = 64 * 1024
+"""Largest body (bytes) that is kept for a second try."""
+
 _UNREAD = {
     "too_large": Anomaly.BODY_TOO_LARGE,
     "not_json": Anomaly.BODY_NOT_JSON,
@@ -103,8 +107,7 @@ class Upload:
         """What goes to the upstream now: everything that has come, framed as the head said."""
         pieces = self._inbound.take()
         if self._held:
-            pieces = self._held + pieces
-            self._release()
+            pieces, self._held = self._held + pieces, []
         self.passed += sum(map(len, pieces))
         out = []
         if self._inbound.framing.chunked:
@@ -117,16 +120,21 @@ class Upload:
         self.finished = self._inbound.ended
         return b"".join(out)
 
+    def again(self, body: bytes) -> bool:
+        """True when the whole request could be sent once more with this `body`, without harm or much memory."""
+        head = self._inbound.head
+        return self.finished and len(body) <= _REPLAYED and head is not None and head.method in _IDEMPOTENT
+
     def close(self, exchange: Exchange) -> None:
         """The request has ended: tells what became of its body, and holds nothing more."""
-        self._release()
+        self.release()
         exchange.request_bytes = self.passed
         exchange.body_state = self.state
         if self.state in _UNREAD and exchange.arrival is not None:
             exchange.anomalies.append(_UNREAD[self.state])
 
-    def _release(self) -> None:
-        """Gives the held memory back."""
+    def release(self) -> None:
+        """Gives the held memory back, once what was passed on has left the process."""
         self._held = []
         self._admission.release(self._held_size)
         self._held_size = 0
