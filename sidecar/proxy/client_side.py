@@ -71,7 +71,8 @@ class ClientConnection(asyncio.Protocol):
 
     def expect_body(self, inbound: Inbound) -> None:
         """The flow wants the body: a client that asked first is told to go on."""
-        if inbound.expects_continue and not inbound.size and not inbound.ended:
+        if inbound.hesitates:
+            inbound.expects_continue = False
             self.write(_CONTINUE)
 
     def flow_done(self, inbound: Inbound, *, keep: bool, cut: bool = False) -> None:
@@ -83,8 +84,10 @@ class ClientConnection(asyncio.Protocol):
             self._linger_deaf(self._transport)
         elif inbound.ended and keep and not cut:
             self._next()
-        elif inbound.ended or cut:
-            self._close()
+        elif cut:
+            self._close(_LINGER)
+        elif inbound.ended:
+            self._close(self._shared.limits.idle)
         else:
             self._lingering = inbound
             self._linger_keep = keep
@@ -98,7 +101,12 @@ class ClientConnection(asyncio.Protocol):
     def close_if_idle(self) -> None:
         """Closes the connection when no request is on it: the relay drains."""
         if self._flow is None and self._reader.partial is None and self._transport is not None:
-            self._transport.close()
+            self._close(self._shared.limits.idle)
+
+    @property
+    def flushing(self) -> bool:
+        """True while the connection closes, and its last bytes have not all gone."""
+        return self._transport is not None and self._transport.is_closing()
 
     def broke(self, error: Exception) -> None:
         """A bug of ours ends the request that is on the connection."""
@@ -128,8 +136,11 @@ class ClientConnection(asyncio.Protocol):
 
     @outermost
     def eof_received(self) -> None:
-        """asyncio: the client has ended its side, which counts as leaving."""
-        self._left()
+        """asyncio: the client has ended its side, which counts as leaving if anything is under way."""
+        if self._flow is None and not self._reader.ready and self._reader.partial is None:
+            self._close(self._shared.limits.idle)
+        else:
+            self._left()
 
     @outermost
     def connection_lost(self, exc: Exception | None) -> None:
@@ -138,7 +149,7 @@ class ClientConnection(asyncio.Protocol):
         self._watchdog.stop()
         self._hangup.stop()
         self._left()
-        self._shared.connections.discard(self)
+        self._shared.disconnected(self)
 
     @outermost
     def pause_writing(self) -> None:
@@ -153,6 +164,8 @@ class ClientConnection(asyncio.Protocol):
         self.writable = True
         if self._flow is not None:
             self._flow.client_ready()
+        else:
+            self._start_waiting()
 
     # Between the two.
 
@@ -166,16 +179,22 @@ class ClientConnection(asyncio.Protocol):
                 if self._linger_keep:
                     self._next()
                 else:
-                    self._close()
+                    self._close(self._shared.limits.idle)
         elif self._reader.ready:
-            self._start()
+            self._start_next()
         elif self._reader.partial is not None:
             self._watchdog.set(self._reader.partial.start + self._shared.limits.client_head)
         if self._flow is not None and self._reader.ready:
             self.pause()
 
-    def _start(self) -> None:
+    def _start_next(self) -> None:
+        """The next request's turn, once the client has taken the answers before: they must not pile up."""
+        if not self.writable:
+            self.pause()
+            self._watchdog.set(self._shared.clock() + self._shared.limits.idle)
+            return
         inbound = self._reader.ready.popleft()
+        self.resume()
         self._watchdog.set(0)
         self._flow = Flow(self._shared, self, inbound)
         self._flow.begin()
@@ -196,7 +215,8 @@ class ClientConnection(asyncio.Protocol):
     @outermost
     def _start_waiting(self) -> None:
         if self._flow is None and self._reader.ready and not self._gone:
-            self._start()
+            self.read_at = self._shared.clock()
+            self._start_next()
 
     @outermost
     def _left(self) -> None:
@@ -205,14 +225,16 @@ class ClientConnection(asyncio.Protocol):
         self._gone = True
         if self._flow is not None:
             self._flow.client_gone()
+        for inbound in self._take_waiting():
+            Flow(self._shared, self, inbound).abandoned()
+        self._abort()
+
+    def _take_waiting(self) -> list[Inbound]:
+        """The requests whose turn will not come, one that is only begun included."""
         waiting = list(self._reader.ready)
         self._reader.ready.clear()
         partial = self._reader.give_up()
-        if partial is not None:
-            waiting.append(partial)
-        for inbound in waiting:
-            Flow(self._shared, self, inbound).abandoned()
-        self._abort()
+        return waiting if partial is None else [*waiting, partial]
 
     @outermost
     def _due(self, now: int) -> None:
@@ -224,7 +246,7 @@ class ClientConnection(asyncio.Protocol):
             self._flow = Flow(self._shared, self, partial)
             self._flow.refuse(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
         else:
-            self._close()
+            self._close(_LINGER)
 
     # Its end.
 
@@ -234,6 +256,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _linger_deaf(self, transport: asyncio.Transport) -> None:
         """Ends our side and throws away what still comes, so that the client can read its answer."""
+        self._end_reading()
+        if transport.is_closing():
+            return
         if transport.can_write_eof():
             transport.write_eof()
         if self._paused:
@@ -242,11 +267,18 @@ class ClientConnection(asyncio.Protocol):
             transport.resume_reading()
         self._watchdog.set(self._shared.clock() + _LINGER)
 
-    def _close(self) -> None:
-        """Closes once what was written has gone; a client that takes nothing more is cut off in time."""
+    def _close(self, patience: int) -> None:
+        """Closes once what was written has gone; a client that takes longer than `patience` (ns) is cut off."""
+        self._end_reading()
         if self._transport is not None:
-            self._watchdog.set(self._shared.clock() + _LINGER)
+            self._watchdog.set(self._shared.clock() + patience)
             self._transport.close()
+
+    def _end_reading(self) -> None:
+        """Nothing more is read or begun; requests that wait for their turn are told so."""
+        self._gone = True
+        for inbound in self._take_waiting():
+            Flow(self._shared, self, inbound).abandoned(inbound.refusal or self._shared.unserved())
 
     def _abort(self) -> None:
         if self._transport is not None:

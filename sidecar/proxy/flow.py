@@ -81,7 +81,7 @@ class Flow:
             self._arm()
         else:
             self._joining.join(self._shared.clock(), inspected=self._upload.state == "none")
-            self._connect(self.inbound.read_at)
+            self._connect(self._client.read_at)
 
     def _admit(self) -> SidecarError | None:
         admission = self._shared.admission
@@ -341,9 +341,11 @@ class Flow:
         self.exchange.client_left(now)
         self._finish(now, cut=True)
 
-    def abandoned(self) -> None:
-        """The client left before it was this request's turn, or before its head was whole."""
+    def abandoned(self, error: SidecarError | None = None) -> None:
+        """Its turn never came: the client left before, or its connection ends from our side, as `error` says."""
         self._joining.refused()
+        if error is not None:
+            self.exchange.decide(error.outcome, self._shared.clock(), phase=Phase.HEAD, error_type=error.word)
         self.client_gone()
 
     def shut_down(self) -> None:
@@ -359,16 +361,15 @@ class Flow:
     def _keep(self) -> bool:
         """True when the connection may carry another request after this one."""
         inbound = self.inbound
-        over = inbound.broken or self._closes or self._shared.admission.draining
+        over = inbound.broken or inbound.hesitates or self._closes or self._shared.admission.draining
         return inbound.keep_alive and not over
 
     def _end(self, error: SidecarError, now: int) -> None:
         """Ends with an error of ours: as an answer while there is none, else by cutting it off."""
         self._closes = error.closes
         if not self._answer.began:
-            exchange = self.exchange
-            exchange.status = error.status
-            self._client.write(self._shared.error_answer(exchange, error, close=not self._keep))
+            self.exchange.status = error.status
+            self._client.write(self._shared.error_answer(self.exchange, error, close=not self._keep))
         self._finish(now, cut=self._answer.began)
 
     def _finish(self, now: int, *, cut: bool = False) -> None:

@@ -41,6 +41,11 @@ class Inbound:
         """True when the head announces a body."""
         return self.framing.chunked or bool(self.framing.length)
 
+    @property
+    def hesitates(self) -> bool:
+        """True while its client waits to be told to go on: if a body will follow, nobody knows (RFC 9110, 10.1.1)."""
+        return self.expects_continue and not self.size and not self.ended
+
     def take(self) -> list[bytes]:
         """The pieces that have come since the last call."""
         pieces, self.pieces = self.pieces, []

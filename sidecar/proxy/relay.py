@@ -50,8 +50,7 @@ class Relay:
         if self._server is not None:
             self._server.close()
         self.close()
-        if shared.flows:
-            shared.empty.clear()
+        if shared.busy:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(shared.empty.wait(), seconds)
         for flow in list(shared.flows):

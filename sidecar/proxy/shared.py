@@ -17,7 +17,7 @@ from sidecar.core.exchange import ConnectTiming, Exchange, Upstream
 from sidecar.core.identity import IdentityRules
 from sidecar.core.ports import Telemetry
 from sidecar.core.sessions import SessionManager
-from sidecar.errors import SidecarError, render, shape_of
+from sidecar.errors import DrainingError, MalformedError, RefusedError, SidecarError, render, shape_of
 from sidecar.proxy import wire
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.dial import Dialer
@@ -78,6 +78,10 @@ class Connected(Protocol):
     def close_if_idle(self) -> None:
         """Closes the connection when no request is on it."""
 
+    @property
+    def flushing(self) -> bool:
+        """True while the connection closes, and its last bytes have not all gone."""
+
 
 class Shared:
     """One relay's common things. `report` says that a bug has struck, and where."""
@@ -112,7 +116,7 @@ class Shared:
         self.connections: set[Connected] = set()
         self.flows: set[Running] = set()
         self.empty = asyncio.Event()
-        """Set whenever the last flow under way has settled."""
+        """Set, while the relay drains, once nothing is under way any more."""
 
     def entered(self, flow: Running) -> None:
         """A request is under way."""
@@ -121,7 +125,20 @@ class Shared:
     def left(self, flow: Running) -> None:
         """It has settled."""
         self.flows.discard(flow)
-        if not self.flows:
+        self._drained()
+
+    def disconnected(self, connection: Connected) -> None:
+        """A client's connection is gone."""
+        self.connections.discard(connection)
+        self._drained()
+
+    @property
+    def busy(self) -> bool:
+        """True while a request is under way, or the end of its answer."""
+        return bool(self.flows) or any(connection.flushing for connection in self.connections)
+
+    def _drained(self) -> None:
+        if self.admission.draining and not self.busy:
             self.empty.set()
 
     async def dial(self, upstream: Upstream) -> tuple[UpstreamConnection, ConnectTiming]:
@@ -144,6 +161,12 @@ class Shared:
         self.pool.forget(connection)
         if stray:
             self.telemetry.anomaly(Anomaly.BYTES_AFTER_END)
+
+    def unserved(self) -> RefusedError:
+        """Why requests that were read ahead are not answered: their connection ends from our side."""
+        if self.admission.draining:
+            return DrainingError()
+        return MalformedError("it stands behind the last request of its connection")
 
     def generated_id(self) -> str:
         """A session id for a request that names none."""
