@@ -66,9 +66,10 @@ def outcome_of(exchange: Exchange) -> Outcome:
 
 def server_failed(exchange: Exchange) -> bool:
     """True when the SERVER span is an error: everything but completed, left, and answers below 500."""
-    outcome = outcome_of(exchange)
-    if outcome is Outcome.COMPLETED:
+    verdict = exchange.verdict
+    if verdict is not None and verdict.outcome is Outcome.COMPLETED:
         return False
+    outcome = outcome_of(exchange)
     if outcome in (Outcome.UPSTREAM_REJECTED, Outcome.REFUSED):
         return (exchange.status or 0) >= 500
     return outcome in _ERRORS
@@ -76,13 +77,17 @@ def server_failed(exchange: Exchange) -> bool:
 
 def client_failed(exchange: Exchange) -> bool:
     """True when the CLIENT span is an error: as the SERVER span, and every answer of 400 or more."""
+    verdict = exchange.verdict
+    if verdict is not None and verdict.outcome is Outcome.COMPLETED:
+        return False
     outcome = outcome_of(exchange)
-    return outcome is not Outcome.COMPLETED and (outcome in _ERRORS or outcome is Outcome.UPSTREAM_REJECTED)
+    return outcome in _ERRORS or outcome is Outcome.UPSTREAM_REJECTED
 
 
 def has_client(exchange: Exchange) -> bool:
     """True when there was an upstream call: a connection was asked for."""
-    return bool(exchange.asked) and outcome_of(exchange) is not Outcome.REFUSED
+    verdict = exchange.verdict
+    return bool(exchange.asked) and (verdict is None or verdict.outcome is not Outcome.REFUSED)
 
 
 def call_end(exchange: Exchange) -> int:

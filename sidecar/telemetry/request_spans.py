@@ -49,14 +49,14 @@ class RequestSpans:
         self._span_id = span_id
         self._model_name = model_name
 
-    def build(self, exchange: Exchange, trace: RequestTrace, portrait: Portrait) -> Iterator[ReadableSpan]:
+    def build(self, exchange: Exchange, trace: RequestTrace, portrait: Portrait) -> list[ReadableSpan]:
         """The exchange's spans, the SERVER span first. `trace` is the exchange's own."""
         server = trace.context(trace.server_span_id)
         attributes = portrait.server
         count = link_count(exchange, trace)
         if count > MAX_LINKS:
             attributes = {**attributes, a.LINKS_DROPPED: count - MAX_LINKS}
-        yield self._build(
+        span = self._build(
             f"{known_method(exchange.head.method)} {exchange.route.template}",
             server,
             start=exchange.start,
@@ -67,15 +67,14 @@ class RequestSpans:
             status=_status(exchange, server_failed(exchange)),
             links=_links(exchange, trace) if count else (),
         )
-        if has_client(exchange):
-            yield from self._call(exchange, trace, server, portrait)
+        return [span, *self._call(exchange, trace, server, portrait)] if has_client(exchange) else [span]
 
     def _call(
         self, exchange: Exchange, trace: RequestTrace, server: SpanContext, portrait: Portrait
-    ) -> Iterator[ReadableSpan]:
+    ) -> list[ReadableSpan]:
         """The CLIENT span and its children."""
-        client = trace.context(trace.client_span_id)
-        yield self._build(
+        client, common = trace.context(trace.client_span_id), portrait.common
+        span = self._build(
             self._client_name(exchange),
             client,
             start=exchange.asked,
@@ -85,17 +84,22 @@ class RequestSpans:
             kind=SpanKind.CLIENT,
             status=_status(exchange, client_failed(exchange)),
         )
-        for name, start, end, status, attributes, events in _steps(exchange):
-            yield self._build(
-                name,
-                trace.context(self._span_id()),
-                start=start,
-                end=end,
-                attributes={**portrait.common, **attributes} if attributes else portrait.common,
-                parent=client,
-                status=status,
-                events=events,
-            )
+        return [
+            span,
+            *(
+                self._build(
+                    name,
+                    trace.context(self._span_id()),
+                    start=start,
+                    end=end,
+                    attributes={**common, **attributes} if attributes else common,
+                    parent=client,
+                    status=status,
+                    events=events,
+                )
+                for name, start, end, status, attributes, events in _steps(exchange)
+            ),
+        ]
 
     def _client_name(self, exchange: Exchange) -> str:
         """`chat gpt-4o`; without an operation, as the HTTP conventions name a client span."""
@@ -111,38 +115,29 @@ Step = tuple[str, int, int, Status, SpanAttributes, list[tuple[str, int, SpanAtt
 
 def span_count(exchange: Exchange) -> int:
     """How many spans `RequestSpans.build` makes of the exchange."""
-    return 2 + sum(1 for _ in _steps(exchange)) if has_client(exchange) else 1
+    return 2 + len(_steps(exchange)) if has_client(exchange) else 1
 
 
-def _steps(exchange: Exchange) -> Iterator[Step]:
+def _steps(exchange: Exchange) -> list[Step]:
     """The children of the CLIENT span that apply: (name, start, end, status, attributes, events)."""
+    steps: list[Step] = []
     connect = _connect(exchange)
     if connect is not None:
-        yield (
-            "connect",
-            connect.start,
-            connect.end,
-            _status(exchange, not exchange.sent and client_failed(exchange)),
-            _connect_attributes(connect),
-            [],
-        )
+        status = _status(exchange, not exchange.sent and client_failed(exchange))
+        steps.append(("connect", connect.start, connect.end, status, _connect_attributes(connect), []))
     if exchange.sent:
         # An answer may begin before the request's body has ended: then the wait began with the head.
         start = max(exchange.sent, exchange.request_end)
         end = exchange.first_byte or call_end(exchange)
-        yield "wait", start if start <= end else exchange.sent, end, UNSET, {}, []
+        steps.append(("wait", start if start <= end else exchange.sent, end, UNSET, {}, []))
     if exchange.streams and exchange.first_byte:
-        yield (
-            "stream",
-            exchange.first_byte,
-            exchange.last_byte or exchange.end,
-            UNSET,
-            _stream_attributes(exchange),
-            [
-                (a.REQUEST_STALLED, since + length, {a.STALL_DURATION: length / SECOND})
-                for since, length in exchange.stream.stalls
-            ],
-        )
+        end = exchange.last_byte or exchange.end
+        stalls: list[tuple[str, int, SpanAttributes]] = [
+            (a.REQUEST_STALLED, since + length, {a.STALL_DURATION: length / SECOND})
+            for since, length in exchange.stream.stalls
+        ]
+        steps.append(("stream", exchange.first_byte, end, UNSET, _stream_attributes(exchange), stalls))
+    return steps
 
 
 def _connect(exchange: Exchange) -> ConnectTiming | None:
