@@ -260,6 +260,12 @@ class IdleTimeoutError(TimedOutError):
     timer = "IDLE_TIMEOUT"
 
 
+class ClientIdleTimeoutError(IdleTimeoutError):
+    """The client took nothing more of an answer that had begun."""
+
+    what = "the client took nothing more of the answer"
+
+
 class ShutdownError(SidecarError):
     """A request that was still running when the drain ended; told to the client only if no answer had begun."""
 

@@ -9,6 +9,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Phase
 from sidecar.errors import (
     ClientBodyTimeoutError,
+    ClientIdleTimeoutError,
     ConnectTimeoutError,
     FirstByteTimeoutError,
     IdleTimeoutError,
@@ -72,7 +73,8 @@ class Deadlines:
             if now < self._idle():
                 return None
             phase = Phase.MID_STREAM if self._answer.began else Phase.BEFORE_HEADERS
-            return IdleTimeoutError(limits.idle / SECOND), phase
+            whose = ClientIdleTimeoutError if self._answer.blocked_since else IdleTimeoutError
+            return whose(limits.idle / SECOND), phase
         if exchange.request_end or self.upload_blocked_since:
             return FirstByteTimeoutError(limits.first_byte / SECOND), Phase.BEFORE_HEADERS
         return ClientBodyTimeoutError(limits.client_body / SECOND), Phase.BEFORE_HEADERS

@@ -224,7 +224,7 @@ class Flow:
         exchange, shared = self.exchange, self._shared
         exchange.headers_at = shared.clock()
         if not wire.bodiless(exchange.head.method, head.status):
-            self._answer.watch(observer_for(exchange, head.headers, shared.admission, shared.limits.inspect))
+            self._answer.watch(observer_for(exchange, head.headers, shared))
         if exchange.streams:
             exchange.stream.last_event = at
             shared.telemetry.streaming(exchange)

@@ -4,6 +4,7 @@ Owns the copy and its bounds. It is fed after the bytes have been written on and
 delay nor break them: what it cannot read ends the watching, is counted, and passes all the same.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from sidecar import apis
@@ -12,8 +13,9 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.facts import EventKind
 from sidecar.core.headers import Headers
 from sidecar.core.sse import Event
-from sidecar.proxy.admission import Admission
 from sidecar.proxy.decode import UnreadableCodingError, decoder
+from sidecar.proxy.guard import outermost
+from sidecar.proxy.shared import Shared
 
 _EXPANSION_LIMIT = 8 * 1024 * 1024
 """Decoded bytes of one read above which a compressed stream is no longer watched: reading more takes too long."""
@@ -44,13 +46,21 @@ def _any_event(_name: bytes, _data: bytes) -> EventKind:
 class StreamObserver:
     """Watches an answer that streams: every event is read as its last byte passes."""
 
-    def __init__(self, exchange: Exchange, parser: apis.EventParser, coding: bytes | None) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        parser: apis.EventParser,
+        coding: bytes | None,
+        report: Callable[[Exception], None],
+    ) -> None:
         self._exchange = exchange
+        self._report = report
         self._parser: apis.EventParser | None = parser
         self._decoder = decoder(coding) if coding is not None else None
         reader = apis.stream_reader(exchange.route, exchange.response)
         self._kind = reader.event if reader is not None else _any_event
 
+    @outermost
     def feed(self, pieces: list[bytes], at: int) -> None:
         """Reads the events that the pieces complete."""
         parser = self._parser
@@ -69,10 +79,9 @@ class StreamObserver:
                     if size > _EXPANSION_LIMIT:
                         raise UnreadableCodingError("it expands without end")
         except UnreadableCodingError:
-            self._parser = None
-            self._exchange.watched = False
-            self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+            self._give_up()
 
+    @outermost
     def finish(self, at: int) -> None:
         """Reads what the end completes."""
         if self._parser is not None:
@@ -82,6 +91,16 @@ class StreamObserver:
         """Says what was too large to be read."""
         if self._parser is not None and self._parser.oversized:
             self._exchange.anomalies.append(Anomaly.EVENT_TOO_LARGE)
+
+    def broke(self, error: Exception) -> None:
+        """A bug of ours ends the watching, and nothing else."""
+        self._report(error)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        self._parser = None
+        self._exchange.watched = False
+        self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
 
     def _read(self, events: list[Event], at: int) -> None:
         kind, tell = self._kind, self._exchange.event_read
@@ -115,17 +134,19 @@ class BodyObserver:
         exchange: Exchange,
         reader: _WholeBody,
         coding: bytes | None,
-        admission: Admission,
+        shared: Shared,
         limit: int,
     ) -> None:
         self._exchange = exchange
+        self._report = shared.report
         self._reader = reader
         self._decoder = decoder(coding)
-        self._admission = admission
-        self._limit = limit
+        self._admission = shared.admission
+        self._limit = min(limit, shared.limits.inspect)
         self._held: list[bytes] | None = []
         self._size = 0
 
+    @outermost
     def feed(self, pieces: list[bytes], at: int) -> None:
         """Keeps the pieces; when they came does not matter."""
         del at
@@ -142,6 +163,7 @@ class BodyObserver:
         except UnreadableCodingError:
             self._give_up()
 
+    @outermost
     def finish(self, at: int) -> None:
         """Reads the body."""
         del at
@@ -154,24 +176,29 @@ class BodyObserver:
         self._held = None
         self._size = 0
 
+    def broke(self, error: Exception) -> None:
+        """A bug of ours ends the watching, and nothing else."""
+        self._report(error)
+        self._give_up()
+
     def _give_up(self) -> None:
         self.close()
         self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
 
 
-def observer_for(exchange: Exchange, headers: Headers, admission: Admission, limit: int) -> Observer | None:
+def observer_for(exchange: Exchange, headers: Headers, shared: Shared) -> Observer | None:
     """What watches this answer, or None; says on the exchange whether it streams."""
     coding = headers.get(b"content-encoding")
     parser = apis.event_parser(exchange.route, headers.text(b"content-type"))
     try:
         if parser is not None:
             exchange.streams = True
-            return StreamObserver(exchange, parser, coding)
+            return StreamObserver(exchange, parser, coding, shared.report)
         if exchange.verdict is not None:
-            return BodyObserver(exchange, _ErrorReader(exchange), coding, admission, min(limit, _ERROR_LIMIT))
+            return BodyObserver(exchange, _ErrorReader(exchange), coding, shared, _ERROR_LIMIT)
         reader = apis.body_reader(exchange.route, exchange.response)
         if reader is not None:
-            return BodyObserver(exchange, reader, coding, admission, limit)
+            return BodyObserver(exchange, reader, coding, shared, shared.limits.inspect)
     except UnreadableCodingError:
         exchange.watched = False
         exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
