@@ -73,21 +73,21 @@ class RequestBody(msgspec.Struct, kw_only=True):
 
     def hints(self) -> dict[str, str]:
         """The identity fields that are there, by dotted path."""
-        metadata = self.metadata or Metadata()
-        conversation = self.conversation
-        return present(
-            {
-                "session_id": self.session_id,
-                "litellm_session_id": self.litellm_session_id,
-                "metadata.session_id": metadata.session_id,
-                "metadata.user_id": metadata.user_id,
-                "metadata.conversation_id": metadata.conversation_id,
-                "conversation": conversation.id
-                if isinstance(conversation, ConversationRef)
-                else conversation,
-                "previous_response_id": self.previous_response_id,
-            }
-        )
+        metadata, conversation = self.metadata, self.conversation
+        hints = {
+            "session_id": self.session_id,
+            "litellm_session_id": self.litellm_session_id,
+            "previous_response_id": self.previous_response_id,
+        }
+        if metadata is not None:
+            hints["metadata.session_id"] = metadata.session_id
+            hints["metadata.user_id"] = metadata.user_id
+            hints["metadata.conversation_id"] = metadata.conversation_id
+        if conversation is not None:
+            hints["conversation"] = (
+                conversation.id if isinstance(conversation, ConversationRef) else conversation
+            )
+        return present(hints)
 
     def asked_model(self) -> str | None:
         """The model the body names."""
