@@ -193,7 +193,8 @@ URL = Kind(
     read_upstream, "http:// or https:// and a host, a port and a path where needed; no user, query, fragment"
 )
 URLS = Kind(
-    read_upstreams, "name=url, separated by commas; a name is letters, digits, '.', '_', '-', not 'default'"
+    read_upstreams,
+    "name=url, separated by commas; each name once, of letters, digits, '.', '_', '-', not 'default'",
 )
 TOKEN = Kind(_read_token, "8 or more printable ASCII characters without spaces")
 BAGGAGE = Kind(_read_baggage, "none, all, or names of baggage members, separated by commas")

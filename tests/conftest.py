@@ -6,8 +6,13 @@ Owns how long they live: one process per test module, because starting one costs
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from sidecar.testing import OtlpSink, RunningSidecar, ScriptedUpstream
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         response = await handler(request)
     except web.HTTPException as error:
         kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
-        response = _json({"error": {"status": error.status, "message": error.text}}, error.status)
+        message = (error.text or "").removeprefix(f"{error.status}: ")
+        response = _json({"error": {"status": error.status, "message": message}}, error.status)
         response.headers.update(kept)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"

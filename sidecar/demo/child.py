@@ -27,6 +27,7 @@ MAX_LINE = 1024 * 1024
 """Bytes of one line of its output; what comes above is dropped."""
 
 _LOOPBACK = "127.0.0.1,localhost,::1"
+_LISTENING = b'"sidecar.listening"'
 
 
 class ChildError(Exception):
@@ -85,12 +86,14 @@ class Child:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.unnamed = Unnamed()
+        self._listening = False
         self._lines: deque[str] = deque(maxlen=50)
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
     async def start(cls, composed: Composed, watch: Watch) -> "Child":
-        """Starts the sidecar and returns once it serves.
+        """Starts the sidecar and returns once it serves. It says so itself: what answers at the admin port until
+        then may be somebody else's sidecar, which was quicker to take the port.
 
         It gets a process group of its own, so that Ctrl-C reaches the demo only, which then drains it.
 
@@ -111,10 +114,9 @@ class Child:
         child = cls(process)
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                while not await watch.ready():
+                while not (child._listening and await watch.ready()):
                     await child.alive()
                     await asyncio.sleep(0.05)
-                await child.alive()
         except TimeoutError:
             await child.stop()
             message = f"the sidecar was not ready within {START_TIMEOUT:g} s"
@@ -164,6 +166,7 @@ class Child:
             rest = rest[:MAX_LINE]
             for line in lines:
                 self.unnamed.hear(line)
+                self._listening = self._listening or _LISTENING in line
                 self._lines.append(line.decode(errors="replace"))
         self._lines.extend(rest.decode(errors="replace").splitlines())
 

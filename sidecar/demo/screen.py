@@ -64,5 +64,7 @@ class Screen:
         return columns or 80, rows or 24
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
+        """What the stream's encoding does not know becomes a question mark."""
+        encoding = self._stream.encoding or "utf-8"
+        self._stream.write(text.encode(encoding, "replace").decode(encoding))
         self._stream.flush()

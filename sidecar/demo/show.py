@@ -30,6 +30,9 @@ SETTLING = 2.0
 
 ENDED = "all calls have ended"
 
+PATIENCE = " sidecar demo · the picture of a round follows at its end, in some seconds"
+"""Said first where nothing can be redrawn, and a round would pass in silence."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -60,6 +63,8 @@ class Show:
         Raises:
             ChildError: the sidecar has ended.
         """
+        if not self._screen.live:
+            self._screen.say(PATIENCE)
         number = 1
         while True:
             await self._round(number)

@@ -10,6 +10,7 @@ import pytest
 from sidecar.demo.child import Child, ChildError, Composed, compose
 from sidecar.demo.watch import Watch
 from sidecar.settings import Address, SettingsError
+from sidecar.testing import RunningSidecar
 
 UPSTREAM = "http://127.0.0.1:9999"
 
@@ -94,3 +95,16 @@ async def test_a_sidecar_that_ends_at_once() -> None:
         with pytest.raises(ChildError, match="ended with exit code") as raised:
             await Child.start(composed, watch)
     assert raised.value.lines
+
+
+async def test_another_sidecar_that_was_quicker() -> None:
+    """Is not taken for the demo's own, though it answers where that one would."""
+    async with RunningSidecar(upstream=UPSTREAM) as quicker:
+        listen, admin = (Address("127.0.0.1", port) for port in (quicker.port, quicker.admin_port))
+        ports = {"SIDECAR_LISTEN": str(listen), "SIDECAR_ADMIN_LISTEN": str(admin)}
+        composed = Composed({**os.environ, **ports, "SIDECAR_UPSTREAM": UPSTREAM}, listen, admin, None, None)
+        async with Watch(f"http://{admin}", None) as watch:
+            assert await watch.ready()
+            with pytest.raises(ChildError, match="ended with exit code 1") as raised:
+                await Child.start(composed, watch)
+    assert "in use" in raised.value.lines[-1]

@@ -90,6 +90,7 @@ def test_one_round() -> None:
     )
     assert len(lanes) == 8
     assert re.search(r"requests      24   ✓ 21 completed", picture)
+    assert picture.startswith(" sidecar demo · the picture of a round follows")
     assert "◁ 1 client left" in picture
     assert "! 1 error in stream" in picture
     assert "✗ 1 upstream rejected" in picture

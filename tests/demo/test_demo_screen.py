@@ -82,3 +82,11 @@ def test_a_pipe(columns: dict[str, str], width: int) -> None:
     assert len(lines[0]) == width - 1
     assert lines[-1] == "a line"
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", stream.getvalue())
+
+
+def test_an_encoding_that_knows_few_characters() -> None:
+    """Shows question marks in place of the others, and fails at none."""
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    Screen(stream, {}).print(PICTURE)
+    assert re.search(rb"^ chat +1\?+$", written.getvalue(), re.MULTILINE)
