@@ -211,7 +211,8 @@ class Sidecar:
     def _report(self, error: Exception) -> None:
         """A bug has struck: its kind and where; its text may hold what nobody should log."""
         frames = traceback.format_tb(error.__traceback__)
-        self._say(a.BUG, ERROR, error=type(error).__qualname__, frames="".join(frames))
+        fields = {"error": type(error).__qualname__, "frames": "".join(frames)}
+        self.recorder.log.event(a.BUG, ERROR, self._clock(), fields)
 
     def _say(self, event: str, level: str, **fields: str | int) -> None:
         """A line of the sidecar's own life."""

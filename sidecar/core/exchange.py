@@ -146,6 +146,11 @@ class Stream:
         if self.chunks == 2 or between < self.chunk_min:
             self.chunk_min = between
 
+    def silent_until(self, at: int) -> None:
+        """The stream's outcome was decided at `at`: the silence before that was one as well."""
+        if self.last_event and at - self.last_event > self.gap:
+            self.gap = at - self.last_event
+
     def stalled(self, since: int, length: int) -> None:
         """Notes a silence that began at `since` and has lasted `length` so far."""
         self.stall_count += 1
@@ -298,3 +303,5 @@ class Exchange:
         if self.end or self.verdict is None:
             raise RuntimeError("an exchange settles once, after its outcome is decided")
         self.end = max(at, self.start)
+        if self.streams:
+            self.stream.silent_until(self.verdict.at)

@@ -4,6 +4,7 @@ Owns the lists of known methods, finish reasons and error codes, the cap on mode
 be shown. It never lets a credential through: what is not known to be harmless is replaced, not passed.
 """
 
+import re
 from collections.abc import Callable
 
 from sidecar.core.anomaly import Anomaly
@@ -91,7 +92,8 @@ HARMLESS_QUERY = frozenset(
         *("purpose", "include", "include[]", "include_obfuscation", "starting_after"),
     }
 )
-"""Names in a query whose values are shown."""
+"""Names in a query whose values are shown, if they are one plain word: behind a `;` there may be another member."""
+_HARMLESS_VALUE = re.compile(r"[0-9A-Za-z._-]{0,64}")
 
 
 def shorten(text: str) -> str:
@@ -153,10 +155,11 @@ def redact_query(query: str) -> str:
 
 
 def _redact_member(member: str) -> str:
-    name, equals, _ = member.partition("=")
-    if name in HARMLESS_QUERY:
+    name, _, value = member.partition("=")
+    if name in HARMLESS_QUERY and _HARMLESS_VALUE.fullmatch(value):
         return member
-    if not equals or len(name) > _NAME_LIMIT:
+    # What has nothing but padding behind it is no name: a token in base64 ends so.
+    if not value.strip("=") or len(name) > _NAME_LIMIT:
         return REDACTED if member else ""
     return f"{name}={REDACTED}"
 

@@ -177,7 +177,7 @@ def _values(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[BadValue]]
         try:
             values[setting.name] = setting.kind.parse(text)
         except (ValueError, LookupError, OSError):
-            shown = "***" if setting.name.endswith("_HEADERS") else text
+            shown = "***" if setting.name.endswith("_HEADERS") else _masked(text)
             problems.append(BadValue(setting.name, shown, setting.kind.allowed))
     for prefix in ("OTEL_BSP", "OTEL_BLRP"):
         size = values.get(f"{prefix}_MAX_QUEUE_SIZE", DEFAULT_QUEUE)
@@ -186,6 +186,12 @@ def _values(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[BadValue]]
             name = f"{prefix}_MAX_EXPORT_BATCH_SIZE"
             problems.append(BadValue(name, str(batch), f"at most {prefix}_MAX_QUEUE_SIZE, which is {size}"))
     return values, problems
+
+
+def _masked(text: str) -> str:
+    """The text without what may be a user and a password."""
+    _, at, rest = text.rpartition("@")
+    return f"***@{rest}" if at else text
 
 
 def _otlp_value(values: Mapping[str, Any], signal: Signal, suffix: str, default: Any = None) -> Any:
@@ -249,8 +255,11 @@ def _misfits(values: Mapping[str, Any], signal: Signal, target: OtlpTarget) -> l
     if target.protocol == "grpc" and target.compression == "deflate":
         problems.append(BadValue(name("COMPRESSION"), "deflate", "gzip or none with the protocol grpc"))
     if target.protocol != "grpc" and "://" not in target.endpoint:
-        shown = target.endpoint.removesuffix(f"/v1/{signal}")
+        shown = _masked(target.endpoint.removesuffix(f"/v1/{signal}"))
         problems.append(BadValue(name("ENDPOINT"), shown, "an http:// or https:// URL with a host"))
+    if target.protocol == "grpc" and "@" in target.endpoint:
+        # gRPC knows no user there, would fail on it, and would tell the password in its complaint.
+        problems.append(BadValue(name("ENDPOINT"), _masked(target.endpoint), "no user with the protocol grpc"))
     if target.client_key and not target.client_certificate:
         problems.append(
             BadValue(name("CLIENT_KEY"), target.client_key, "together with a CLIENT_CERTIFICATE only")

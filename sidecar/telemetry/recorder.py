@@ -251,6 +251,8 @@ class Recorder:
         }
         for said in _IDS:
             fields.pop(said, None)
+        if a.SERVER_PORT not in portrait.server:
+            fields.pop(a.SERVER_PORT, None)  # the upstream's goes with the upstream's address
         if exchange.verdict is not None and exchange.verdict.message:
             fields[a.MESSAGE] = exchange.verdict.message
         self.log.event(name, level_of(outcome), exchange.end, fields, _request(exchange), always=True)

@@ -882,6 +882,9 @@ def test_timed_out_idle_after_stalls(
     stream = children(impatient_sink, client)["stream"]
     assert [event.name for event in stream.events] == ["sidecar.request.stalled"]
     assert stream.attributes["sidecar.stream.stalls"] == 1
+    gap = stream.attributes["sidecar.stream.gap"]
+    assert isinstance(gap, float)
+    assert gap >= TIMER, "the silence that ended it was its longest"
 
 
 def test_pings_keep_a_stream_alive_but_stalled(

@@ -50,6 +50,19 @@ def test_the_wide_line_whole(world: World) -> None:
     }
 
 
+def test_the_wide_line_tells_no_port_of_another_host(world: World) -> None:
+    """Address and port are both what the app asked for: the upstream's port alone would be nobody's."""
+    exchange = world.begin([(b"Host", b"sidecar.test")])
+    world.arrive(exchange)
+    world.send(exchange)
+    world.answer(exchange)
+    exchange.answer_ended(ms(120))
+    world.settle(exchange, 150)
+    wide = world.lines()[-1]
+    assert wide["server.address"] == "sidecar.test"
+    assert "server.port" not in wide
+
+
 @pytest.mark.parametrize(
     "outcome, level",
     [

@@ -299,13 +299,19 @@ def test_bad_values_are_told_all_at_once() -> None:
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_CLIENT_KEY": THIS},
             "OTEL_EXPORTER_OTLP_CLIENT_KEY",
         ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:hunter2@c:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://user:hunter2@c:1"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ],
 )
 def test_values_that_do_not_fit_together_are_told(environ: dict[str, str], name: str) -> None:
-    """Once each, under the name that is set."""
+    """Once each, under the name that is set, and no password with it."""
     with pytest.raises(OtelSettingsError) as caught:
         read(environ)
     assert [problem.name for problem in caught.value.problems] == [name]
+    assert "hunter2" not in str(caught.value)
 
 
 def test_what_is_set_and_does_not_hold_is_named() -> None:

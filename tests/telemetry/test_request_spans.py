@@ -532,6 +532,8 @@ def test_nothing_secret_is_told(world: World) -> None:
         ("sk-abc", "REDACTED"),
         ("a=1&&b=2", "a=REDACTED&&b=REDACTED"),
         ("a=b=c", "a=REDACTED"),
+        ("alt=sse;key=abc&limit=5%26key=abc", "alt=REDACTED&limit=REDACTED"),
+        ("c2stYWJj==", "REDACTED"),
     ],
 )
 def test_redaction(query: str, shown: str) -> None:
