@@ -70,7 +70,7 @@ def compose(environ: Mapping[str, str], *, listen: str | None, upstream: str) ->
     if "SIDECAR_LISTEN" not in child or chosen.listen.port == 0:
         address = _free(chosen.listen)
         if chosen.listen.port not in (0, address.port):
-            remark = f"{chosen.listen} is taken, so the sidecar listens on {address}"
+            remark = f"{chosen.listen} is taken; listening on {address}"
         child["SIDECAR_LISTEN"] = str(address)
     if "SIDECAR_ADMIN_LISTEN" not in child or chosen.admin_listen.port == 0:
         child["SIDECAR_ADMIN_LISTEN"] = str(_free(chosen.admin_listen))

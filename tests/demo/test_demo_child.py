@@ -61,7 +61,8 @@ def test_the_usual_port_is_taken() -> None:
             listener.listen()
         composed = compose({}, listen=None, upstream=UPSTREAM)
     assert composed.listen.port != 7070
-    assert composed.remark == f"127.0.0.1:7070 is taken, so the sidecar listens on {composed.listen}"
+    assert composed.remark == f"127.0.0.1:7070 is taken; listening on {composed.listen}"
+    assert len(" port          ") + len(composed.remark) <= 80, "cut off, it would tell another port"
 
 
 def test_a_port_that_somebody_chose_is_kept(taken: Address) -> None:
