@@ -112,6 +112,22 @@ def _read_token(text: str) -> str:
     return text
 
 
+_CREDENTIALS = frozenset(
+    {
+        *("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key"),
+        *("x-goog-api-key", "x-amz-security-token", "ocp-apim-subscription-key"),
+    }
+)
+"""Header fields that no id is taken from: an id stands on every span and line."""
+
+
+def _read_id_headers(text: str) -> tuple[str, ...]:
+    names = _list_of(_HEADER_NAME, lower=True)(text)
+    if not _CREDENTIALS.isdisjoint(names):
+        raise ValueError("a credential")
+    return names
+
+
 def _list_of(pattern: re.Pattern[str], *, lower: bool) -> Callable[[str], tuple[str, ...]]:
     def read(text: str) -> tuple[str, ...]:
         names = [name.strip() for name in text.split(",") if name.strip()]
@@ -187,7 +203,9 @@ HEAD_SIZE = Kind(_size_between(1024, 16 * 1024**2), "a size from 1KiB to 16MiB, 
 SIZE = Kind(_size_between(0, 1024**4), "a size up to 1024GiB, such as 8MiB, 64KiB or 1048576")
 NUMBER = Kind(_read_number, "a whole number from 1 to 999999999")
 SWITCH = Kind(_read_switch, "on or off")
-HEADERS = Kind(_list_of(_HEADER_NAME, lower=True), "names of header fields, separated by commas")
+HEADERS = Kind(
+    _read_id_headers, "names of header fields, separated by commas; none that carries a credential"
+)
 FIELDS = Kind(_list_of(_FIELD_PATH, lower=False), "dotted paths into a JSON body, separated by commas")
 URL = Kind(
     read_upstream, "http:// or https:// and a host, a port and a path where needed; no user, query, fragment"

@@ -214,6 +214,8 @@ def test_upstreams() -> None:
         ("MAX_REQUESTS", "0"),
         ("MAX_REQUESTS", "1e3"),
         ("SESSION_HEADERS", "a b"),
+        ("SESSION_HEADERS", "X-Visit, Authorization"),
+        ("CONVERSATION_HEADERS", "x-api-key"),
         ("SESSION_FIELDS", "a..b"),
         ("FORWARD_TRACE", "maybe"),
         ("FORWARD_BAGGAGE", "a b"),

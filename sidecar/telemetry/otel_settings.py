@@ -259,7 +259,9 @@ def _misfits(values: Mapping[str, Any], signal: Signal, target: OtlpTarget) -> l
         problems.append(BadValue(name("ENDPOINT"), shown, "an http:// or https:// URL with a host"))
     if target.protocol == "grpc" and "@" in target.endpoint:
         # gRPC knows no user there, would fail on it, and would tell the password in its complaint.
-        problems.append(BadValue(name("ENDPOINT"), _masked(target.endpoint), "no user with the protocol grpc"))
+        problems.append(
+            BadValue(name("ENDPOINT"), _masked(target.endpoint), "no user with the protocol grpc")
+        )
     if target.client_key and not target.client_certificate:
         problems.append(
             BadValue(name("CLIENT_KEY"), target.client_key, "together with a CLIENT_CERTIFICATE only")

@@ -187,7 +187,16 @@ def _values(point: Any) -> Any:
     ]
     if isinstance(point, sdk.HistogramDataPoint):
         counts = tuple(point.bucket_counts)
-        return (point.count, point.sum, counts, tuple(point.explicit_bounds), point.min, point.max, exemplars)
+        # Fractions are summed up in another order here than there.
+        return (
+            point.count,
+            round(point.sum, 9),
+            counts,
+            tuple(point.explicit_bounds),
+            point.min,
+            point.max,
+            exemplars,
+        )
     # The SDK keeps exemplars of counters too; here they belong to histograms only.
     return (type(point.value), point.value)
 
