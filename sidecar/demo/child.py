@@ -19,6 +19,9 @@ from sidecar.settings import Address
 SESSION_IDLE = "4s"
 """How soon a quiet session ends here, so that `session` spans can be seen; `SIDECAR_SESSION_IDLE` wins."""
 
+SHUTDOWN_TIMEOUT = "6s"
+"""How long Ctrl-C may take if the collector does not answer; `SIDECAR_SHUTDOWN_TIMEOUT` wins."""
+
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
 """Seconds for the sidecar to be ready, and to drain; the latter is above its own `SHUTDOWN_TIMEOUT`."""
@@ -61,6 +64,7 @@ def compose(environ: Mapping[str, str], *, listen: str | None, upstream: str) ->
     child["SIDECAR_UPSTREAM"] = upstream
     child["SIDECAR_LOG_FORMAT"] = "json"
     child.setdefault("SIDECAR_SESSION_IDLE", SESSION_IDLE)
+    child.setdefault("SIDECAR_SHUTDOWN_TIMEOUT", SHUTDOWN_TIMEOUT)
     for name in ("NO_PROXY", "no_proxy"):
         child[name] = ",".join(filter(None, (child.get(name), _LOOPBACK)))
     if listen is not None:

@@ -25,7 +25,7 @@ def taken() -> Iterator[Address]:
 
 
 def test_what_the_sidecar_is_given() -> None:
-    """The provider as upstream, short sessions, no proxy to loopback; everything else as it was."""
+    """The provider as upstream, short sessions, a short end, no proxy to loopback; everything else as it was."""
     environ = {
         "PATH": "/bin",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318",
@@ -36,7 +36,7 @@ def test_what_the_sidecar_is_given() -> None:
     }
     child = compose(environ, listen="127.0.0.1:0", upstream=UPSTREAM).environ
     assert child["SIDECAR_UPSTREAM"] == UPSTREAM
-    assert child["SIDECAR_SESSION_IDLE"] == "4s"
+    assert (child["SIDECAR_SESSION_IDLE"], child["SIDECAR_SHUTDOWN_TIMEOUT"]) == ("4s", "6s")
     assert child["NO_PROXY"] == "corp,127.0.0.1,localhost,::1"
     assert child["no_proxy"] == "127.0.0.1,localhost,::1"
     assert (child["PATH"], child["SIDECAR_SEMCONV"]) == ("/bin", "both")
