@@ -188,6 +188,8 @@ class Exchange:
     upstream: Upstream | None = None
     identity: Identity | None = None
     arrival: Arrival | None = None
+    stray_id: str | None = None
+    """The request's own id, where it joins no conversation."""
     settlement: Settlement | None = None
     request: RequestFacts = NO_FACTS
     response: ResponseFacts = field(default_factory=ResponseFacts)
@@ -223,6 +225,11 @@ class Exchange:
     overhead_before: int = 0
     overhead_after: int = 0
     overhead_loop: int = 0
+
+    @property
+    def request_id(self) -> str | None:
+        """The request's own id; None before its identity is known."""
+        return self.stray_id if self.arrival is None else self.arrival.request_id
 
     @property
     def settled(self) -> bool:

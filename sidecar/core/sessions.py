@@ -181,7 +181,7 @@ class SessionManager:
         named = identity.named
         session, conversation = self._place(identity, at, continues) if named else (None, None)
         sequence = int(not named) if conversation is None else conversation.next_sequence()
-        request_id = self._new_request_id(identity, sequence, at)
+        request_id = self.new_request_id(identity, sequence, at)
         request = SessionRequest(
             request_id,
             identity.session_id if session is None else session.session_id,
@@ -206,6 +206,18 @@ class SessionManager:
         if session is not None:
             joined = self._registry.enter(session, conversation, tracked)
         return self._tally.arrival(tracked, joined)
+
+    def new_request_id(self, identity: Identity, sequence: int, at: int) -> str:
+        """A request's own id; `sequence` is 0 for one that joins no conversation. Nothing is tracked by it."""
+        request_id = self._format.compose(
+            session=identity.session_id,
+            conversation=identity.conversation_id,
+            counter=sequence,
+            timestamp=at // MILLISECOND,
+            random=self._random(),
+        )
+        # A short format may repeat itself; an id in flight never does.
+        return request_id if request_id not in self._active else f"{request_id}-{self._tally.arrived:x}"
 
     def settle(
         self, request_id: str, result: Result, *, at: int, response_id: str | None = None
@@ -365,23 +377,11 @@ class SessionManager:
         if flight is not None and conversation is not None:
             flight.session, flight.conversation = session, conversation
 
-    def _new_request_id(self, identity: Identity, sequence: int, at: int) -> str:
-        request_id = self._format.compose(
-            session=identity.session_id,
-            conversation=identity.conversation_id,
-            counter=sequence,
-            timestamp=at // MILLISECOND,
-            random=self._random(),
-        )
-        # A short format may repeat itself; an id in flight never does.
-        return request_id if request_id not in self._active else f"{request_id}-{self._tally.arrived:x}"
-
     def _make_up(self) -> str:
         return f"{self._random():08x}{self._random():08x}"
 
     def _learn(self, response_id: str, tracked: Tracked) -> None:
-        known = tidy(response_id)
-        if known is not None:
+        if (known := tidy(response_id)) is not None:
             self._chain.put(known, tracked)
 
     def _end_now(

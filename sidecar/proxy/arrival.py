@@ -57,8 +57,11 @@ class Joining:
 
     def refused(self) -> None:
         """It does not join: its ids are those its headers tell, else generated."""
-        if self._exchange.identity is None:
-            self._exchange.identity = self._resolve(inspected=True)
+        exchange = self._exchange
+        if exchange.identity is None:
+            exchange.identity = self._resolve(inspected=True)
+        if exchange.request_id is None:
+            exchange.stray_id = self._shared.sessions.new_request_id(exchange.identity, 0, exchange.start)
 
     def settle(self, at: int) -> None:
         """Freezes the exchange, takes it out of its conversation and, whatever happens there, tells telemetry."""

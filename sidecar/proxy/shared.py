@@ -177,13 +177,12 @@ class Shared:
         upstream = exchange.upstream
         provider = exchange.route.provider or (upstream.provider if upstream is not None else None)
         body = render(error, shape_of(provider))
-        request_id = exchange.arrival.request_id if exchange.arrival is not None else None
         return wire.own_answer(
             error.status,
             error.fields,
             b"" if exchange.head.method == "HEAD" else body,
             length=len(body),
-            request_id=request_id,
+            request_id=exchange.request_id,
             close=close,
         )
 

@@ -136,6 +136,8 @@ def _common(exchange: Exchange) -> SpanAttributes:
         attributes[a.REQUEST_ID] = arrival.request_id
         if arrival.sequence:
             attributes[a.SEQUENCE] = arrival.sequence
+    elif exchange.stray_id is not None:
+        attributes[a.REQUEST_ID] = exchange.stray_id
     return attributes
 
 

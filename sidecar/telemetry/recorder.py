@@ -269,14 +269,14 @@ def _propagation(settings: RecorderSettings, propagators: Collection[str]) -> Pr
 
 def _request(exchange: Exchange) -> RequestContext:
     """What every line of the request carries."""
-    trace, identity, arrival = exchange.trace, exchange.identity, exchange.arrival
+    trace, identity = exchange.trace, exchange.identity
     return RequestContext(
         trace.trace_id,
         trace.server_span_id,
         trace.sampled,
         identity.session_id if identity is not None else None,
         identity.conversation_id if identity is not None else None,
-        arrival.request_id if arrival is not None else None,
+        exchange.request_id,
     )
 
 

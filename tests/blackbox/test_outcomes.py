@@ -935,7 +935,12 @@ def test_refused(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: Otlp
         sidecar__request__out_of_order__distance=None,
         sidecar__request__wait_avoided=None,
     )
-    expect_span(server, name=server.name, kind="SERVER", attributes=attributes, ignoring=("client.port",))
+    volatile = ("client.port", "sidecar.request.id")
+    expect_span(server, name=server.name, kind="SERVER", attributes=attributes, ignoring=volatile)
+    request_id = str(server.attributes["sidecar.request.id"])
+    assert request_id.startswith("refused:main:0:"), "it has an id, and no number"
+    assert said.get("x-sidecar-request-id") == request_id.encode()
+    assert sidecar.wait_log("sidecar.request.failed", session_id="refused")["request_id"] == request_id
     assert {change.metric for change in measured.changes} == {
         "http.server.request.duration",
         "sidecar.requests",
