@@ -49,8 +49,15 @@ class App:
         )
         return varied.header()
 
-    async def ask(self, text: str, plan: Plan = QUIET, *, hang_up_after: int | None = None) -> None:
-        """One streamed chat turn; the app may hang up after some pieces of the answer."""
+    async def ask(
+        self,
+        text: str,
+        plan: Plan = QUIET,
+        *,
+        hang_up_after: int | None = None,
+        begun: asyncio.Event | None = None,
+    ) -> None:
+        """One streamed chat turn; the app may hang up after some pieces of the answer. `begun`: it has begun."""
         stream = await self.client.chat.completions.create(
             model="demo-large",
             messages=[{"role": "user", "content": text}],
@@ -58,6 +65,8 @@ class App:
             stream_options={"include_usage": True},
             extra_headers=self.headers(plan),
         )
+        if begun is not None:
+            begun.set()
         pieces = 0
         async with stream:
             async for _ in stream:
@@ -107,16 +116,17 @@ async def notebook(app: App) -> None:
 
 
 async def trip_planner(app: App) -> None:
-    """Three turns at once that end in the order 3, 1, 2; then one that sums them up."""
+    """Three turns at once that end in the order 3, 1, 2; then one that sums them up.
 
-    async def later(pause: float, text: str, words: int) -> None:
-        await app.pause(pause)
-        await app.ask(text, Plan(words=words))
-
+    Each is asked when the answer to the one before has begun: their order is certain on a slow machine, too.
+    """
+    await app.pause(0.2)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(later(0.2, "Find trains.", 60))
-        tasks.create_task(later(0.6, "Find hotels.", 84))
-        tasks.create_task(later(1.0, "How is the weather?", 22))
+        for text, words in (("Find trains.", 60), ("Find hotels.", 84), ("How is the weather?", 22)):
+            begun = asyncio.Event()
+            tasks.create_task(app.ask(text, Plan(words=words), begun=begun))
+            await begun.wait()
+            await app.pause(0.15)
     await app.pause(0.4)
     await app.ask("Put it together.", Plan(words=24))
 
@@ -148,13 +158,11 @@ async def coding_agent(app: App) -> None:
             await explorer.ask(f"Read {path}.", Plan(words=26))
             await app.pause(0.2)
 
-    async def name_it() -> None:
-        await app.pause(0.2)
-        await app.ask_briefly("A title for this.", Plan(words=12))
-
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(app.ask("Fix the bug.", Plan(words=40)))
-        tasks.create_task(name_it())
+        begun = asyncio.Event()
+        tasks.create_task(app.ask("Fix the bug.", Plan(words=40), begun=begun))
+        await begun.wait()
+        await app.ask_briefly("A title for this.", Plan(words=12))
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(explore())
         tasks.create_task(app.ask("Plan the fix while we look around.", Plan(words=70)))
