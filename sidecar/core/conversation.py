@@ -6,6 +6,7 @@ conversation. It keeps no clock and calls no listener. Called by the session man
 
 from itertools import islice
 
+from sidecar.core.identity import Identity
 from sidecar.core.outcome import Outcome
 from sidecar.core.record import record
 from sidecar.core.session_facts import (
@@ -40,13 +41,15 @@ class Tracked:
         "place",
         "request",
         "result",
+        "session_supplied",
     )
 
-    def __init__(self, request: SessionRequest, *, generated: bool, conversation_supplied: bool) -> None:
+    def __init__(self, request: SessionRequest, identity: Identity) -> None:
         self.request = request
-        self.generated = generated
-        self.conversation_supplied = conversation_supplied
-        self.figures = request.turn and not generated
+        self.generated = not identity.named
+        self.session_supplied = identity.session_supplied
+        self.conversation_supplied = identity.conversation_supplied
+        self.figures = request.turn and not self.generated
         self.number = 0
         self.distance = 0
         self.overlapped_by: list[RequestRef] = []
@@ -256,7 +259,9 @@ class Conversation:
             self.sums.wait(wait.wait)
         return known
 
-    def summary(self, session_id: str, source: str, ended_at: int) -> ConversationSummary:
+    def summary(
+        self, session_id: str, source: str, ended_at: int, *, session_supplied: bool
+    ) -> ConversationSummary:
         """The conversation as it ends; waits that are still open are given up as unknown."""
         self.ended = True
         self.sums.waits_unknown += self._line.unknown
@@ -270,6 +275,7 @@ class Conversation:
             totals=self.sums.freeze(),
             links=self._highlights.links(),
             links_dropped=self._highlights.dropped,
+            session_supplied=session_supplied,
         )
 
     def view(self) -> LiveConversation:

@@ -96,6 +96,8 @@ class Identity:
     parent_agent: str | None = None
     request_kind: str | None = None
     anomalies: tuple[Anomaly, ...] = ()
+    session_supplied: bool = True
+    """False for made-up ids, also for one that a response chain continues."""
 
     @property
     def named(self) -> bool:
@@ -284,14 +286,15 @@ def resolve(
     hints = hints or _NONE
     previous = hints.get(CHAIN_FIELD)
     entry = chain(previous) if previous else None
-    session_id, source = head.session_id, head.source
+    session_id, source, named = head.session_id, head.source, True
     if (session_id is None or source is None) and hints:
         session_id, source = _session_in_body(judge, hints, rules)
     if session_id is None or source is None:
         if entry is not None:
-            session_id, source = entry.session_id, Source.RESPONSE_CHAIN
+            session_id, source, named = entry.session_id, Source.RESPONSE_CHAIN, entry.session_supplied
         else:
-            session_id, source = generate(), Source.GENERATED if inspected else Source.UNINSPECTED
+            source, named = Source.GENERATED if inspected else Source.UNINSPECTED, False
+            session_id = generate()
     conversation_id = head.conversation_id
     if conversation_id is None and hints:
         conversation_id = judge.first_hint(hints, (*rules.conversation_fields, *CONVERSATION_FIELDS))
@@ -307,6 +310,7 @@ def resolve(
         head.parent_agent,
         head.request_kind,
         tuple(judge.anomalies),
+        named,
     )
 
 
@@ -340,4 +344,5 @@ def told(session_id: str, conversation_id: str | None, *, generate: Callable[[],
         conversation_id=conversation or MAIN,
         conversation_supplied=conversation is not None,
         anomalies=tuple(judge.anomalies),
+        session_supplied=session is not None,
     )

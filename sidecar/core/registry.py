@@ -66,10 +66,12 @@ class Session:
         "source",
         "started_at",
         "sums",
+        "supplied",
     )
 
-    def __init__(self, session_id: str, source: str, started_at: int) -> None:
+    def __init__(self, session_id: str, source: str, started_at: int, *, supplied: bool = True) -> None:
         self.session_id = session_id
+        self.supplied = supplied
         self.source = source
         self.started_at = started_at
         self.last_ended_at: int | None = None
@@ -141,7 +143,9 @@ class Registry:
             self._listeners.anomaly(Anomaly.SESSION_UNTRACKED)
             return None
         started_at = at if first is None else first.request.arrived_at
-        session = Session(identity.session_id, identity.source.value, started_at)
+        session = Session(
+            identity.session_id, identity.source.value, started_at, supplied=identity.session_supplied
+        )
         self.sessions[session.session_id] = session
         self.started += 1
         source = session.source
@@ -289,7 +293,10 @@ class Registry:
         busy = bool(conversation.active) or conversation.last_ended_at is None
         last = conversation.last_ended_at
         summary = conversation.summary(
-            session.session_id, session.source, at if busy or last is None else last
+            session.session_id,
+            session.source,
+            at if busy or last is None else last,
+            session_supplied=session.supplied,
         )
         session.sums.merge(conversation.sums)
         del session.conversations[conversation.conversation_id]

@@ -145,6 +145,8 @@ class ConversationSummary:
     totals: Totals
     links: tuple[tuple[str, RequestRef], ...]
     links_dropped: int
+    session_supplied: bool = True
+    """Somebody named the session; False where a made-up id was continued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,8 @@ class SessionRequest:
 class ChainEntry:
     """Whose answer a response id is: what `previous_response_id` leads to.
 
-    `generated` says that its session id was made up and that no request has continued it yet.
+    `generated` says that its session id was made up and that no request has continued it yet;
+    `session_supplied` that somebody named it, for good.
     """
 
     response_id: str
@@ -186,6 +189,7 @@ class ChainEntry:
     conversation_supplied: bool
     generated: bool
     ref: RequestRef
+    session_supplied: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,11 +192,7 @@ class SessionManager:
             arrived_at=at,
             ref=RequestRef(request_id, sequence, trace_id, span_id, sampled),
         )
-        tracked = Tracked(
-            request,
-            generated=not named,
-            conversation_supplied=identity.conversation_supplied,
-        )
+        tracked = Tracked(request, identity)
         self._active[request_id] = _Flight(tracked, session, conversation)
         of_session = self._by_session.get(request.session_id)
         if of_session is None:
@@ -271,6 +267,7 @@ class SessionManager:
             conversation_supplied=tracked.conversation_supplied,
             generated=tracked.generated,
             ref=tracked.request.ref,
+            session_supplied=tracked.session_supplied,
         )
 
     def seen_before(self, key: str, ref: RequestRef, *, session_id: str = "") -> RequestRef | None:

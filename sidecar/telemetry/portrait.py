@@ -129,7 +129,7 @@ def _common(exchange: Exchange) -> SpanAttributes:
         attributes[a.CONVERSATION] = identity.conversation_id
         if identity.conversation_supplied:
             attributes[a.GEN_AI_CONVERSATION] = identity.conversation_id
-        elif identity.named:
+        elif identity.session_supplied and identity.named:
             attributes[a.GEN_AI_CONVERSATION] = identity.session_id
     arrival = exchange.arrival
     if arrival is not None:

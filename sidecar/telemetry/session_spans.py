@@ -51,9 +51,12 @@ class SessionSpans(SessionListener):
             a.SESSION_ID: summary.session_id,
             a.SESSION_SOURCE: str(summary.source),
             a.CONVERSATION: summary.conversation_id,
-            a.GEN_AI_CONVERSATION: summary.conversation_id if summary.supplied else summary.session_id,
             **totals_attributes(summary.totals),
         }
+        if summary.supplied or summary.session_supplied:
+            attributes[a.GEN_AI_CONVERSATION] = (
+                summary.conversation_id if summary.supplied else summary.session_id
+            )
         kept = summary.links[:MAX_LINKS]
         dropped = summary.links_dropped + len(summary.links) - len(kept)
         if dropped:

@@ -280,6 +280,7 @@ def test_the_response_chain(sidecar: RunningSidecar, upstream: ScriptedUpstream,
     for span, before in ((second, first), (third, second)):
         assert span.attributes["session.id"] == first.attributes["session.id"]
         assert span.attributes["sidecar.session.source"] == "response_chain"
+        assert "gen_ai.conversation.id" not in span.attributes, "nobody supplied one"
         links = [link for link in span.links if link.attributes["sidecar.link"] == "continues"]
         assert [link.span_id for link in links] == [before.span_id]
     stranger, _ = ask("resp_never_seen", "resp_chain_4")

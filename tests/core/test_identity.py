@@ -21,7 +21,7 @@ RULES = IdentityRules(
     session_fields=("app.visit", "user"),
     conversation_fields=("app.thread",),
 )
-GENERATED = ChainEntry("resp_g", "made-up", "main", False, True, RequestRef("r", 1, 1, 1))
+GENERATED = ChainEntry("resp_g", "made-up", "main", False, True, RequestRef("r", 1, 1, 1), False)
 NAMED = ChainEntry("resp_n", "named", "thread-9", True, False, RequestRef("r", 4, 1, 1))
 
 
