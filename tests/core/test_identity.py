@@ -170,6 +170,12 @@ def test_body_fields(hints: Mapping[str, str], expected: str, source: Source) ->
     assert (identity.session_id, identity.source) == (expected, source)
 
 
+@pytest.mark.parametrize("previous, supplied", [("resp_g", False), ("resp_n", True), ("resp_x", False)])
+def test_a_chain_hands_on_whether_the_session_was_supplied(previous: str, supplied: bool) -> None:
+    """A made-up id stays made up, however often it is continued."""
+    assert identify(hints={"previous_response_id": previous}).session_supplied is supplied
+
+
 def test_body_fields_in_order() -> None:
     """The operator's fields first, then the known ones, the user id, the conversation, the chain."""
     everything = {

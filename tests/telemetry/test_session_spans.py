@@ -55,6 +55,13 @@ CONVERSATION = ConversationSummary(
 SESSION = SessionSummary("s1", "own_header", ms(1), ms(950), 1, TOTALS)
 
 
+def test_a_made_up_session_is_no_conversation_id(world: World) -> None:
+    """One that a response chain continued: nobody supplied an id, so none is told as if somebody had."""
+    world.recorder.listener.conversation_ended(replace(CONVERSATION, session_supplied=False))
+    (span,) = world.pipeline.spans
+    assert "gen_ai.conversation.id" not in (span.attributes or {})
+
+
 def test_a_conversation_and_its_session_whole(world: World) -> None:
     """Two traces of their own; the session links to the conversation, the conversation to its requests."""
     listener = world.recorder.listener
