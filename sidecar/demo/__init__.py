@@ -28,7 +28,7 @@ def main(*, once: bool, listen: str | None, seed: int, environ: Mapping[str, str
     `openai` is missing; 2: a setting is wrong.
     """
     if find_spec("openai") is None:
-        print("the demo needs the openai client: pip install 'session-sidecar[demo]'", file=sys.stderr)
+        print("the demo needs the openai client: pip install openai", file=sys.stderr)
         return 1
     try:
         return asyncio.run(_main(once=once, listen=listen, seed=seed, environ=environ))
