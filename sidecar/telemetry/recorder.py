@@ -301,7 +301,8 @@ class _SessionLines(SessionListener):
             a.TOTAL_CONVERSATIONS: summary.conversations,
             **totals_attributes(summary.totals),
         }
-        self._log.event(a.SESSION_END, INFO, summary.ended_at, fields)
+        # Told when it is known: its last ending may be half an hour ago, and log stores want lines in order.
+        self._log.event(a.SESSION_END, INFO, self._clock(), fields)
 
     def response_out_of_order(self, request: SessionRequest, distance: int) -> None:
         """`sidecar.request.out_of_order`."""
