@@ -55,8 +55,8 @@ class Joining:
         )
         shared.telemetry.arrived(exchange)
 
-    def refused(self) -> None:
-        """It does not join: its ids are those its headers tell, else generated."""
+    def identify(self) -> None:
+        """It has ids at its end at the latest: if it has not joined, those its headers tell, else generated ones."""
         exchange = self._exchange
         if exchange.identity is None:
             exchange.identity = self._resolve(inspected=True)
@@ -65,7 +65,7 @@ class Joining:
 
     def settle(self, at: int) -> None:
         """Freezes the exchange, takes it out of its conversation and, whatever happens there, tells telemetry."""
-        self.refused()
+        self.identify()
         self._exchange.settle(at)
         try:
             self._exchange.settlement = self._leave()

@@ -315,7 +315,6 @@ class Flow:
 
     def refuse(self, error: SidecarError) -> None:
         """It goes no further, and joins no conversation."""
-        self._joining.refused()
         self._fail(error, Phase.HEAD)
 
     def _malformed(self, error: SidecarError) -> None:
@@ -343,7 +342,6 @@ class Flow:
 
     def abandoned(self, error: SidecarError | None = None) -> None:
         """Its turn never came: the client left before, or its connection ends from our side, as `error` says."""
-        self._joining.refused()
         if error is not None:
             self.exchange.decide(error.outcome, self._shared.clock(), phase=Phase.HEAD, error_type=error.word)
         self.client_gone()
@@ -367,6 +365,7 @@ class Flow:
     def _end(self, error: SidecarError, now: int) -> None:
         """Ends with an error of ours: as an answer while there is none, else by cutting it off."""
         self._closes = error.closes
+        self._joining.identify()
         if not self._answer.began:
             self.exchange.status = error.status
             self._client.write(self._shared.error_answer(self.exchange, error, close=not self._keep))

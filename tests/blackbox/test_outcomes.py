@@ -817,6 +817,7 @@ def test_timed_out_client_body(impatient: RunningSidecar, impatient_sink: OtlpSi
         assert client.is_closed()
     span = impatient_sink.span(kind="SERVER", attributes={"session.id": "slow-body"})
     _timed_out(span, "client_body", "head", 408)
+    assert said.get("x-sidecar-request-id") == str(span.attributes["sidecar.request.id"]).encode()
     assert impatient_sink.find_spans(kind="CLIENT", trace_id=span.trace_id) == []
 
 
