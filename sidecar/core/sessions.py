@@ -7,7 +7,7 @@ with timestamps; other code may call the six wrapping methods. The event loop's 
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from sidecar.core.anomaly import Anomaly
@@ -248,6 +248,12 @@ class SessionManager:
 
     # What one answer or attempt says about the next request.
 
+    def learn_streaming(self, request_id: str) -> None:
+        """A request that had arrived at its head asks for a stream, as its body says."""
+        flight = self._active.get(request_id)
+        if flight is not None:
+            flight.tracked.request = replace(flight.tracked.request, streaming=True)
+
     def learn_response(self, request_id: str, response_id: str) -> None:
         """An answer told its id while it streams; unknown or ended requests are ignored."""
         flight = self._active.get(request_id)
@@ -382,12 +388,7 @@ class SessionManager:
             self._chain.put(known, tracked)
 
     def _end_now(
-        self,
-        request_id: str,
-        outcome: Outcome,
-        *,
-        finish_reason: str | None = None,
-        error: str | None = None,
+        self, request_id: str, outcome: Outcome, *, finish_reason: str | None = None, error: str | None = None
     ) -> None:
         at = self._clock()
         flight = self._active.get(request_id)

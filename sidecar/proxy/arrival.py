@@ -6,19 +6,20 @@ recorder. It moves no bytes and decides no outcome. One per flow.
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.identity import HeadIdentity, Identity, from_head, resolve
-from sidecar.core.sessions import RequestRef, Result, Settlement
+from sidecar.core.sessions import Arrival, ChainEntry, RequestRef, Result, Settlement
 from sidecar.proxy.shared import Shared
 
 
 class Joining:
     """One request's way into its conversation and out of it."""
 
-    __slots__ = ("_exchange", "_head", "_shared")
+    __slots__ = ("_exchange", "_head", "_shared", "_told")
 
     def __init__(self, shared: Shared, exchange: Exchange) -> None:
         self._shared = shared
         self._exchange = exchange
         self._head: HeadIdentity | None = None
+        self._told = False
 
     def try_at_head(self, at: int) -> None:
         """Joins at once if the head names both session and conversation; else it waits for the body."""
@@ -30,12 +31,11 @@ class Joining:
         """Joins with what head and body tell; `inspected` is False when a body was there and was not read."""
         exchange, shared = self._exchange, self._shared
         if exchange.arrival is not None:
+            self._learn_from_body(exchange.arrival)
             return
         exchange.identity = identity = self._resolve(inspected=inspected)
         exchange.arrived = at
-        previous = exchange.request.hints.get("previous_response_id")
-        chain = shared.sessions.chain(previous) if previous else None
-        exchange.continues = chain.ref if chain is not None else None
+        chain = self._continued()
         trace = exchange.trace
         exchange.arrival = arrival = shared.sessions.arrive(
             identity,
@@ -54,6 +54,14 @@ class Joining:
             ),
         )
         shared.telemetry.arrived(exchange)
+
+    def answered(self) -> None:
+        """The answer may have told its id: what continues it can come before it has ended here."""
+        exchange = self._exchange
+        if self._told or exchange.response.id is None or exchange.arrival is None:
+            return
+        self._told = True
+        self._shared.sessions.learn_response(exchange.arrival.request_id, exchange.response.id)
 
     def identify(self) -> None:
         """It has ids at its end at the latest: if it has not joined, those its headers tell, else generated ones."""
@@ -102,6 +110,19 @@ class Joining:
             inspected=inspected,
             head=self._head,
         )
+
+    def _continued(self) -> ChainEntry | None:
+        """Whose answer the body continues, if it says so and that is remembered; the link follows from it."""
+        previous = self._exchange.request.hints.get("previous_response_id")
+        chain = self._shared.sessions.chain(previous) if previous else None
+        self._exchange.continues = chain.ref if chain is not None else None
+        return chain
+
+    def _learn_from_body(self, arrival: Arrival) -> None:
+        """What the body of a request that arrived at its head still has to say."""
+        self._continued()
+        if self._exchange.request.streaming:
+            self._shared.sessions.learn_streaming(arrival.request_id)
 
     def _mark_retry(self, identity: Identity, ref: RequestRef) -> None:
         """A retry is what its headers say it is; which request it retries is known by key, else guessed."""

@@ -212,6 +212,7 @@ class Flow:
             self._watch(side.head, at)
         if pieces:
             answer.observe(pieces, at)
+            self._joining.answered()
         if side.malformed:
             self._upstream_failed("malformed", side.malformed)
         elif ended:

@@ -290,7 +290,7 @@ def test_live_sessions_on_the_admin_port(sidecar: RunningSidecar, upstream: Scri
     """What runs now: sessions, conversations, active requests with ages; then what has ended."""
     turns = Turns(sidecar, upstream)
     turns.begin(turn("live", "a"))
-    turns.begin(turn("live", "a"))
+    turns.begin(turn("live", "a", stream=True))
     _, listing = sidecar.admin("GET", "/sessions")
     (row,) = [row for row in listing["sessions"] if row["id"] == "live"]
     assert (row["source"], row["in_flight"], row["requests"], row["idle_s"]) == ("own_header", 2, 2, None)
@@ -298,6 +298,7 @@ def test_live_sessions_on_the_admin_port(sidecar: RunningSidecar, upstream: Scri
     (conversation,) = detail["conversation_list"]
     assert (conversation["id"], conversation["in_flight"], conversation["most_at_once"]) == ("a", 2, 2)
     assert [request["sequence"] for request in detail["active"]] == [1, 2]
+    assert [request["streaming"] for request in detail["active"]] == [False, True], "told by the bodies"
     assert all(request["age_s"] > 0 for request in detail["active"])
     turns.end(1)
     turns.end(2)

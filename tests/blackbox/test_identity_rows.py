@@ -8,14 +8,21 @@ from typing import Any, NamedTuple
 import pytest
 
 from sidecar.testing import (
+    Chunk,
+    Gate,
+    LastChunk,
     OtlpSink,
+    RawClient,
     RunningSidecar,
     ScriptedUpstream,
     Span,
+    Wait,
     chat_request,
     exchange,
     json_answer,
     request_bytes,
+    sse_event,
+    sse_head,
 )
 
 UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -285,6 +292,37 @@ def test_the_response_chain(sidecar: RunningSidecar, upstream: ScriptedUpstream,
         assert [link.span_id for link in links] == [before.span_id]
     stranger, _ = ask("resp_never_seen", "resp_chain_4")
     assert stranger.attributes["sidecar.session.source"] == "generated"
+
+
+def test_an_answer_can_be_continued_before_it_has_ended(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """Its id is known from its first event on; one that arrives at its head is linked as well."""
+    gate = Gate()
+    created = {"type": "response.created", "response": {"id": "resp_live", "model": "gpt-4o"}}
+    upstream.answer(*sse_head(), Chunk(sse_event(created)), Wait(gate), LastChunk())
+
+    def ask(*lines: bytes, **body: str | bool) -> bytes:
+        headers = (b"Content-Type: application/json", *lines)
+        text = json.dumps({"model": "gpt-4o", "input": "Hi"} | body).encode()
+        return request_bytes("POST", "/v1/responses", headers=headers, body=text)
+
+    with RawClient(sidecar.port) as client:
+        client.send(ask(b"X-Sidecar-Session-Id: live-chain", stream=True))
+        client.read_until(b"resp_live")
+        unnamed = exchange(sidecar.port, ask(previous_response_id="resp_live"))
+        named_lines = (b"X-Sidecar-Session-Id: live-named", b"X-Sidecar-Conversation-Id: c")
+        named = exchange(sidecar.port, ask(*named_lines, previous_response_id="resp_live"))
+        gate.open()
+    first = sink.span(kind="SERVER", attributes={"session.id": "live-chain", "sidecar.streaming": True})
+    for said, session, source in (
+        (unnamed, "live-chain", "response_chain"),
+        (named, "live-named", "own_header"),
+    ):
+        span, _ = spans_of(sink, (said.get("x-sidecar-request-id") or b"").decode())
+        assert (span.attributes["session.id"], span.attributes["sidecar.session.source"]) == (session, source)
+        links = [link for link in span.links if link.attributes["sidecar.link"] == "continues"]
+        assert [link.span_id for link in links] == [first.span_id]
 
 
 @pytest.mark.parametrize(
