@@ -23,7 +23,7 @@ from sidecar.settings import Address, Settings
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import otel_settings
 from sidecar.telemetry.ledger import Signal
-from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler, make_logger
+from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler, Lines
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.names import metrics_of
 from sidecar.telemetry.pipeline import build_pipeline
@@ -57,8 +57,8 @@ class Sidecar:
             clock=self._clock,
             exemplar_filter=self._config.exemplar_filter,
         )
-        logger = make_logger(settings.log_format)
-        self._pipeline = build_pipeline(self._config, store=self._store, clock=self._clock, logger=logger)
+        lines = Lines(settings.log_format)
+        self._pipeline = build_pipeline(self._config, store=self._store, clock=self._clock, logger=lines.logger)
         self.recorder = Recorder(
             settings=settings,
             pipeline=self._pipeline,
@@ -68,7 +68,7 @@ class Sidecar:
             sampler=self._config.sampler,
             limits=self._config.span_limits,
             propagators=self._config.propagators,
-            logger=logger,
+            lines=lines,
             export_traces=self._config.exports(Signal.TRACES),
             export_logs=self._config.exports(Signal.LOGS),
             version=VERSION,
@@ -216,7 +216,7 @@ class Sidecar:
 
     def _say(self, event: str, level: str, **fields: str | int) -> None:
         """A line of the sidecar's own life."""
-        self.recorder.log.event(event, level, self._clock(), fields, always=True)
+        self.recorder.log.always(event, level, self._clock(), fields)
 
 
 def run(settings: Settings) -> int:

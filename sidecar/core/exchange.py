@@ -82,6 +82,10 @@ class Upstream:
     base_path: bytes = b""
     provider: str | None = None
 
+    def __hash__(self) -> int:
+        """Upstreams are told apart by their names; the pool asks twice per request."""
+        return hash(self.name)
+
 
 @record
 class ConnectTiming:

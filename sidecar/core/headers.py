@@ -24,7 +24,11 @@ class Headers:
         """The first value of every field, by name in lower case. Made once; the fields may no more change then."""
         index = self._index
         if index is None:
-            index = self._index = {name.lower(): value for name, value in reversed(self.fields)}
+            fields = self.fields
+            index = {name.lower(): value for name, value in fields}
+            if len(index) < len(fields):  # a name that stands twice: its first value counts
+                index = {name.lower(): value for name, value in reversed(fields)}
+            self._index = index
         return index
 
     def get(self, name: bytes) -> bytes | None:
@@ -33,8 +37,12 @@ class Headers:
 
     def get_all(self, name: bytes) -> list[bytes]:
         """Every value of the field called `name` (given in lower case), in order."""
-        if name not in (self._index or self.first):
+        index = self._index or self.first
+        value = index.get(name)
+        if value is None:
             return []
+        if len(index) == len(self.fields):  # no name stands twice
+            return [value]
         return [value for field, value in self.fields if field.lower() == name]
 
     def text(self, name: bytes) -> str | None:
@@ -44,6 +52,8 @@ class Headers:
 
     def tokens(self, name: bytes) -> list[bytes]:
         """The comma-separated members of every field called `name`, stripped and lower-cased."""
+        if name not in (self._index or self.first):
+            return []
         return [
             token
             for value in self.get_all(name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Field, Headers
 from sidecar.errors import SidecarError
-from sidecar.proxy.wire import Framing, other_coding
+from sidecar.proxy.wire import UNTOLD, Framing, other_coding
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class Inbound:
     read_at: int = 0
     waited: int = 0
     head: RequestHead | None = None
-    framing: Framing = field(default_factory=Framing)
+    framing: Framing = UNTOLD
     pieces: list[bytes] = field(default_factory=list)
     trailers: list[Field] = field(default_factory=list)
     size: int = 0

@@ -143,8 +143,9 @@ class RequestReader:
         inbound.head = head
         inbound.read_at = self._at
         inbound.framing = framing(head.headers)
-        inbound.keep_alive = version == "1.1" and b"close" not in head.headers.tokens(b"connection")
-        inbound.expects_continue = version == "1.1" and b"100-continue" in head.headers.tokens(b"expect")
+        tokens = head.headers.tokens
+        inbound.keep_alive = version == "1.1" and b"close" not in tokens(b"connection")
+        inbound.expects_continue = version == "1.1" and b"100-continue" in tokens(b"expect")
         if problem is not None:
             inbound.refusal = MalformedError(problem)
             inbound.broken = True
@@ -179,8 +180,9 @@ class RequestReader:
         inbound = self._inbound
         fields = self._fields if self._in_head or inbound is None else inbound.trailers
         self._parsed += len(name) + len(value) + 4
-        self._bound(self._parsed)
-        if len(fields) >= self._max_fields and self._oversized is None:
+        if self._parsed > self._max_size:
+            self._bound(self._parsed)
+        elif len(fields) >= self._max_fields and self._oversized is None:
             self._oversized = HeadTooLargeError("SIDECAR_HEAD_FIELDS", self._max_fields)
         if self._oversized is None:
             fields.append((name, value))

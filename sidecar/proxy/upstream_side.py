@@ -56,6 +56,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._closing = False
         self._paused = False
         self._poll = select.poll()
+        self._max_size, self._max_fields = owner.head_limit, owner.head_fields
         self._fresh()
 
     def _fresh(self) -> None:
@@ -172,7 +173,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self.stray = True
             else:
                 self.malformed = self.malformed or f"the answer is not HTTP: {error}"
-        if self._silent > self._owner.head_limit and not self.ended:
+        if self._silent > self._max_size and not self.ended:
             # A field that has not ended yet, of the head or the trailers, is known to the parser alone.
             self.malformed = self.malformed or "the answer's head or trailers are larger than HEAD_LIMIT"
         reader.answer_read(at)
@@ -234,7 +235,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         fields = self._fields if self._in_head else self.trailers
         self._head_size += len(name) + len(value) + 4
-        if self._head_size > self._owner.head_limit or len(fields) >= self._owner.head_fields:
+        if self._head_size > self._max_size or len(fields) >= self._max_fields:
             self.malformed = self.malformed or "the answer's head is larger than HEAD_LIMIT or HEAD_FIELDS"
             return
         fields.append((name, value))

@@ -42,7 +42,6 @@ BURST = 100
 
 _LEVELS = {Outcome.COMPLETED: INFO, Outcome.CLIENT_LEFT: INFO, Outcome.REFUSED: WARNING}
 _LEVELS[Outcome.UPSTREAM_REJECTED] = WARNING
-_NUMBERS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _SEVERITY = {
     DEBUG: SeverityNumber.DEBUG,
     INFO: SeverityNumber.INFO,
@@ -50,7 +49,6 @@ _SEVERITY = {
     ERROR: SeverityNumber.ERROR,
 }
 _NOWHERE = Context()
-_LINE = "line"
 
 
 def level_of(outcome: Outcome) -> str:
@@ -58,25 +56,34 @@ def level_of(outcome: Outcome) -> str:
     return _LEVELS.get(outcome, ERROR)
 
 
-def make_logger(log_format: str, *, stream: BinaryIO | None = None, level: str = INFO) -> Logger:
-    """A structlog logger that writes whole lines to `stream` (stderr), as `json` or for the `console`."""
-    file = stream or sys.stderr.buffer
-    processors: list[structlog.typing.Processor] = [_unfold]
-    if log_format == "console":
-        console = structlog.dev.ConsoleRenderer(colors=file.isatty(), sort_keys=False)
-        processors.append(lambda *given: console(*given).encode())
-    else:
-        encode = msgspec.json.Encoder(enc_hook=str).encode
-        processors.append(lambda _logger, _method, event: encode(event))
-    return cast(
-        Logger,
-        structlog.wrap_logger(
-            structlog.BytesLogger(file),
-            processors=processors,
-            wrapper_class=structlog.make_filtering_bound_logger(_NUMBERS[level]),
-            context_class=dict,
-        ),
-    )
+class Lines:
+    """Where lines go: `stream` (stderr), each written whole, as `json` or for the `console`.
+
+    `logger` is structlog's, for whoever says a line now and then; `write` takes a line that is whole already, past
+    structlog's chain, whose steps cost three times as much as encoding and writing it.
+    """
+
+    def __init__(self, log_format: str, *, stream: BinaryIO | None = None) -> None:
+        file = stream or sys.stderr.buffer
+        self._put = structlog.BytesLogger(file).msg
+        if log_format == "console":
+            console = structlog.dev.ConsoleRenderer(colors=file.isatty(), sort_keys=False)
+            self._render: Callable[[dict[str, object]], bytes] = lambda line: str(console(None, "", line)).encode()
+        else:
+            self._render = msgspec.json.Encoder(enc_hook=str).encode
+        self.logger = cast(
+            Logger,
+            structlog.wrap_logger(
+                structlog.BytesLogger(file),
+                processors=[_add_level_and_time, lambda _logger, _method, line: self._render(dict(line))],
+                wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+                context_class=dict,
+            ),
+        )
+
+    def write(self, line: dict[str, object]) -> None:
+        """Writes a line that has its event, level and time."""
+        self._put(self._render(line))
 
 
 @record
@@ -113,11 +120,11 @@ class _Bucket:
 
 
 class Log:
-    """Writes events to both ends: the logger, and `export` if there is one."""
+    """Writes events to both ends: the lines, and `export` if there is one."""
 
     def __init__(
         self,
-        logger: Logger,
+        lines: Lines,
         *,
         clock: Clock,
         resource: Resource,
@@ -126,9 +133,7 @@ class Log:
         export: Callable[[ReadableLogRecord], object] | None = None,
     ) -> None:
         """`export` takes each event as a record; None when logs do not leave by OTLP."""
-        self._methods: dict[str, Callable[..., object]] = {
-            level: getattr(logger, level) for level in _NUMBERS
-        }
+        self._lines = lines
         self._clock = clock
         self._stamp = _Stamp()
         self._resource = resource
@@ -145,23 +150,40 @@ class Log:
         at: int,
         fields: Fields,
         request: RequestContext | None = None,
-        *,
-        always: bool = False,
     ) -> None:
-        """One event at `at` (ns since the epoch). Unless `always`, it may be left out and counted instead."""
-        told = fields if always else self._pass(name, at, fields)
-        if told is None:
-            return
-        self._write(name, level, at, told, request)
+        """One event at `at` (ns since the epoch), unless there are too many of its name: then it is counted."""
+        if self.may_pass(name, at):
+            self.always(name, level, at, fields, request)
+
+    def may_pass(self, name: str, at: int) -> bool:
+        """True when a line of this name may be said at `at`, and is to be said then; else it has been counted."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = _Bucket(at)
+        return bucket.take(at)
+
+    def always(
+        self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None = None
+    ) -> None:
+        """One event that may pass, or that is never left out; it tells how many were left out before it."""
+        fields = self._with_left_out(name, fields)
+        self._write(name, level, at, fields, request)
         if self._export is not None:
-            self._export(self._record(name, level, at, told, request))
+            self._export(self._record(name, level, at, fields, request))
+
+    def _with_left_out(self, name: str, fields: Fields) -> Fields:
+        """The fields, and how many lines of this name were left out since the last one."""
+        bucket = self._buckets.get(name)
+        if bucket is None or not bucket.suppressed:
+            return fields
+        suppressed, bucket.suppressed = bucket.suppressed, 0
+        return {**fields, a.SUPPRESSED: suppressed}
 
     def library(self, level: str, fields: Fields) -> None:
         """A line of a library below. It is not exported: an exporter's complaint would feed itself."""
         at = self._clock()
-        told = self._pass(a.LIBRARY, at, fields)
-        if told is not None:
-            self._write(a.LIBRARY, level, at, told, None)
+        if self.may_pass(a.LIBRARY, at):
+            self._write(a.LIBRARY, level, at, self._with_left_out(a.LIBRARY, fields), None)
 
     def flush(self) -> None:
         """Says what was left out and has not been told by a later line; for the end of the process."""
@@ -171,20 +193,8 @@ class Log:
                 bucket.suppressed = 0
                 self._write(name, WARNING, self._clock(), fields, None)
 
-    def _pass(self, name: str, at: int, fields: Fields) -> Fields | None:
-        """The fields of a line that may pass, with what was left out before it; None if it may not."""
-        bucket = self._buckets.get(name)
-        if bucket is None:
-            bucket = self._buckets[name] = _Bucket(at)
-        if not bucket.take(at):
-            return None
-        if bucket.suppressed:
-            fields = {**fields, a.SUPPRESSED: bucket.suppressed}
-            bucket.suppressed = 0
-        return fields
-
     def _write(self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None) -> None:
-        line: dict[str, object] = {"timestamp": self._stamp(at)}
+        line: dict[str, object] = {"timestamp": self._stamp(at), "event": name, "level": level}
         if request is not None:
             line["trace_id"] = f"{request.trace_id:032x}"
             line["span_id"] = f"{request.span_id:016x}"
@@ -192,7 +202,7 @@ class Log:
             line["conversation_id"] = request.conversation_id
             line["request_id"] = request.request_id
         line.update(fields)
-        self._methods[level](name, **{_LINE: line})
+        self._lines.write(line)
 
     def _record(
         self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None
@@ -241,19 +251,12 @@ class LibraryHandler(logging.Handler):
             self.handleError(record)
 
 
-def _unfold(_logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Puts the event's name and level beside a line's fields: as one value these pass structlog without being copied.
-
-    Lines that others write with the same logger have no time yet.
-    """
-    line = event.get(_LINE)
-    if line is None:
-        event["level"] = method
-        event["timestamp"] = _Stamp()(time.time_ns())
-        return event
-    line["event"] = event["event"]
-    line["level"] = method
-    return cast(structlog.typing.EventDict, line)
+def _add_level_and_time(
+    _logger: object, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    event["level"] = method
+    event["timestamp"] = _Stamp()(time.time_ns())
+    return event
 
 
 class _Stamp:

@@ -30,7 +30,7 @@ from sidecar.core.sessions import (
 )
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.ledger import Signal
-from sidecar.telemetry.logs import ERROR, INFO, WARNING, Log, Logger, RequestContext, level_of, make_logger
+from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
 from sidecar.telemetry.measures import Measures, observe_ledger
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.portrait import Portrait, outcome_of, portray
@@ -91,14 +91,14 @@ class Recorder:
         sampler: Sampler,
         limits: SpanLimits,
         propagators: Collection[str] = PROPAGATORS,
-        logger: Logger | None = None,
+        lines: Lines | None = None,
         export_traces: bool = True,
         export_logs: bool = False,
         version: str = "",
         random: Random | None = None,
         strict: bool = False,
     ) -> None:
-        """`logger`: where lines go, stderr if None.
+        """`lines`: where lines go, stderr if None.
 
         `export_traces` False: spans go nowhere, so none is built. `export_logs`: events leave by the pipeline too.
         """
@@ -113,7 +113,7 @@ class Recorder:
         self.measures = Measures(store, clock, semconv=settings.semconv, model_limit=settings.model_limit)
         self._spans = RequestSpans(factory, self._tracer.span_id, self.measures.request_model)
         self.log = Log(
-            logger or make_logger(settings.log_format),
+            lines or Lines(settings.log_format),
             clock=clock,
             resource=resource,
             scope=scope,
@@ -216,11 +216,13 @@ class Recorder:
 
     def _arrived(self, exchange: Exchange) -> None:
         self.measures.arrived(exchange)
+        if not self.log.may_pass(a.REQUEST_GENERATED, exchange.arrived):
+            return
         arrival = exchange.arrival
         fields: SpanAttributes = {}
         if arrival is not None:
             fields = {a.SEQUENCE: arrival.sequence, a.OVERLAPS: arrival.overlap_count}
-        self.log.event(a.REQUEST_GENERATED, INFO, exchange.arrived, fields, _request(exchange))
+        self.log.always(a.REQUEST_GENERATED, INFO, exchange.arrived, fields, _request(exchange))
 
     def _stalled(self, exchange: Exchange, at: int) -> None:
         self.measures.stalled(exchange)
@@ -255,7 +257,7 @@ class Recorder:
             fields.pop(a.SERVER_PORT, None)  # the upstream's goes with the upstream's address
         if exchange.verdict is not None and exchange.verdict.message:
             fields[a.MESSAGE] = exchange.verdict.message
-        self.log.event(name, level_of(outcome), exchange.end, fields, _request(exchange), always=True)
+        self.log.always(name, level_of(outcome), exchange.end, fields, _request(exchange))
 
 
 def _propagation(settings: RecorderSettings, propagators: Collection[str]) -> Propagation:

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
 from sidecar.telemetry import names
-from sidecar.telemetry.logs import make_logger
+from sidecar.telemetry.logs import Lines
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.recorder import Recorder
 from tests.telemetry.world import ListPipeline, MakeWorld, Wishes, World, ms
@@ -42,7 +42,7 @@ def make_world() -> MakeWorld:
             resource=Resource({"service.name": "test"}),
             sampler=sampler,
             limits=limits or SpanLimits(),
-            logger=make_logger(settings.log_format, stream=stderr),
+            lines=Lines(settings.log_format, stream=stderr),
             export_traces=export_traces,
             export_logs=export_logs,
             random=Random(7),

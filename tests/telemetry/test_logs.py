@@ -13,7 +13,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.outcome import Outcome
 from sidecar.core.sessions import SessionRequest, SessionSummary, Totals
-from sidecar.telemetry.logs import BURST, LINES_PER_SECOND, LibraryHandler, Log, level_of, make_logger
+from sidecar.telemetry.logs import BURST, LINES_PER_SECOND, LibraryHandler, Lines, Log, level_of
 from tests.telemetry.world import MakeWorld, World, ms, ref
 
 
@@ -122,7 +122,7 @@ def test_session_lines(world: World) -> None:
 def make_log(stream: io.BytesIO, **options: object) -> Log:
     """A log to a buffer, on a clock that stands at T0."""
     return Log(
-        make_logger("json", stream=stream),
+        Lines("json", stream=stream),
         clock=lambda: ms(0),
         resource=Resource({}),
         scope=InstrumentationScope("sidecar"),
@@ -227,8 +227,8 @@ def test_a_library_s_broken_line_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
 def test_console_lines_are_for_people(make_world: MakeWorld) -> None:
     """Plain text with the event's name and its fields."""
     stream = io.BytesIO()
-    make_logger("console", stream=stream).warning("it.happened", how="so")
-    make_logger("json", stream=stream).info("plain", word=Anomaly.MODEL_CAP)
+    Lines("console", stream=stream).logger.warning("it.happened", how="so")
+    Lines("json", stream=stream).logger.info("plain", word=Anomaly.MODEL_CAP)
     console, plain = stream.getvalue().decode().splitlines()
     assert "it.happened" in console
     assert "how=so" in console
