@@ -1,0 +1,112 @@
+"""The rows: every proxy that is compared, and how it is started.
+
+Owns the table of rows and their commands; each gets a fresh process per round. It measures nothing. Called by the
+run, which gives it the shared servers' addresses.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import machine, nginx
+from bench.processes import Running, free_port
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What all rows share: upstreams and collectors, as `host:port`, and where to write."""
+
+    folder: Path
+    unary: str
+    streams: str
+    live: str
+    dead: str
+    hanging: str
+    cores: set[int]
+
+
+Start = Callable[[World, Path], Running]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One proxy: its short name, what it says in the table, the program that it needs, and how it starts."""
+
+    name: str
+    title: str
+    start: Start
+    needs: str | None = None
+
+    @property
+    def missing(self) -> bool:
+        """Whether it cannot be measured here."""
+        return self.needs is not None and machine.program(self.needs) is None
+
+
+def _nginx(world: World, folder: Path) -> Running:
+    port = free_port()
+    conf = nginx.proxy(folder, port, world.unary, world.streams)
+    command = [machine.program("nginx") or "nginx", "-c", str(conf), "-p", str(folder)]
+    return Running(command, port, folder / "log", world.cores)
+
+
+def _aiohttp(loop: str) -> Start:
+    def start(world: World, folder: Path) -> Running:
+        port = free_port()
+        upstreams = (f"http://{world.unary}", f"http://{world.streams}")
+        command = [sys.executable, "-m", "bench.passthrough", str(port), *upstreams, loop]
+        return Running(command, port, folder / "log", world.cores)
+
+    return start
+
+
+TELEMETRY = {
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_METRIC_EXPORT_INTERVAL": "5000",
+    "OTEL_SERVICE_NAME": "bench",
+}
+"""All traces and metrics. The metrics leave more often than they do by default, so that every round pays for them."""
+
+
+def sidecar_environ(world: World, port: int, admin: int, telemetry: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a sidecar between the world's upstreams."""
+    return {
+        "SIDECAR_LISTEN": f"127.0.0.1:{port}",
+        "SIDECAR_ADMIN_LISTEN": f"127.0.0.1:{admin}",
+        "SIDECAR_UPSTREAM": f"http://{world.unary}",
+        "SIDECAR_UPSTREAMS": f"streams=http://{world.streams}",
+        "SIDECAR_SHUTDOWN_TIMEOUT": "1s",
+        **telemetry,
+    }
+
+
+def _sidecar(
+    collector: Callable[[World], str] | None, *, logs: bool = False, module: str = "sidecar"
+) -> Start:
+    def start(world: World, folder: Path) -> Running:
+        port, admin = free_port(), free_port()
+        telemetry: dict[str, str] = {}
+        if collector is not None:
+            telemetry = TELEMETRY | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector(world)}"}
+        if logs:
+            telemetry["OTEL_LOGS_EXPORTER"] = "otlp"
+        environ = sidecar_environ(world, port, admin, telemetry)
+        command = [sys.executable, "-m", module, "run"]
+        return Running(command, port, folder / "log", world.cores, environ, admin=admin)
+
+    return start
+
+
+ROWS = (
+    Row("nginx", "nginx `proxy_pass`", _nginx, "nginx"),
+    Row("aiohttp", "aiohttp pass-through", _aiohttp("asyncio")),
+    Row("aiohttp-uvloop", "aiohttp pass-through on uvloop", _aiohttp("uvloop")),
+    Row("off", "sidecar, telemetry off", _sidecar(None)),
+    Row("full", "sidecar, full telemetry", _sidecar(lambda world: world.live)),
+    Row("logs", "sidecar, full telemetry and logs by OTLP", _sidecar(lambda world: world.live, logs=True)),
+    Row("dead", "sidecar, collector dead", _sidecar(lambda world: world.dead)),
+    Row("hanging", "sidecar, collector hanging", _sidecar(lambda world: world.hanging)),
+)
+BASE = "aiohttp"
+"""The row that all others are compared with."""
