@@ -33,8 +33,8 @@ check: setup  ## lint, format, types, and the house rules (the lock among them)
 test: setup  ## the whole test suite; COVERAGE=1 measures branches, those of the servers it starts too
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(COVERAGE),--cov --cov-report term) $(ARGS)
 
-bench: setup  ## the sidecar beside nginx and aiohttp, on one core; ARGS="--quick" is short
-	$(BIN)/python -m bench $(ARGS)
+bench: setup  ## the sidecar beside nginx and aiohttp, on one core; ARGS=--quick is short, PROFILE=1 says where time goes
+	$(BIN)/python -m bench $(if $(PROFILE),--profile) $(ARGS)
 
 run: setup  ## the demo; with UPSTREAM=https://... the plain sidecar before that upstream
 	$(BIN)/sidecar $(if $(UPSTREAM),run --upstream '$(UPSTREAM)',demo) $(ARGS)

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import machine, results, rounds, rows, table, unary, world
+from bench import machine, profile, results, rounds, rows, table, unary, world
 from bench.processes import StartError
 
 README = Path(__file__).parents[1] / "README.md"
@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.sched_setaffinity(0, machine.cores()[1])
     folder = Path(tempfile.mkdtemp(prefix="sidecar-bench-"))
     try:
+        if options.profile:
+            return _profile(plan, folder)
         found = run(plan, picked, folder)
     except KeyboardInterrupt:
         print("\nstopped")
@@ -63,6 +65,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", help=f"some of {','.join(row.name for row in rows.ROWS)}")
     parser.add_argument("--columns", help=f"some of {','.join(rounds.COLUMNS)}")
     parser.add_argument("--rounds", type=int, help="how many")
+    parser.add_argument("--profile", action="store_true", help="only where the time goes, by room")
     parser.add_argument("--save", action="store_true", help="write bench/results.json and the README's table")
     return parser.parse_args(argv)
 
@@ -98,6 +101,16 @@ def run(plan: rounds.Plan, picked: Sequence[rows.Row], folder: Path) -> results.
                 told = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
                 print(f"round {number + 1}/{plan.rounds}  {row.name:15}{told}", file=sys.stderr, flush=True)
     return found
+
+
+def _profile(plan: rounds.Plan, folder: Path) -> int:
+    with world.made(folder) as (around, _):
+        bench = rounds.Bench(around, plan, unary.write_requests(folder), 0.0)
+        for found in profile.measure(bench, folder / "profile"):
+            print(table.terminal(table.profile(found)), end="\n\n")
+            print(table.terminal(table.functions(found)), end="\n\n")
+            print(f"from {found.looks} looks\n")
+    return 0
 
 
 def _one(bench: rounds.Bench, row: rows.Row, folder: Path, found: results.Results) -> rounds.Figures:

@@ -81,21 +81,34 @@ def sidecar_environ(world: World, port: int, admin: int, telemetry: Mapping[str,
     }
 
 
-def _sidecar(
-    collector: Callable[[World], str] | None, *, logs: bool = False, module: str = "sidecar"
-) -> Start:
+def _sidecar(collector: Callable[[World], str] | None, *, logs: bool = False) -> Start:
     def start(world: World, folder: Path) -> Running:
-        port, admin = free_port(), free_port()
         telemetry: dict[str, str] = {}
         if collector is not None:
             telemetry = TELEMETRY | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector(world)}"}
         if logs:
             telemetry["OTEL_LOGS_EXPORTER"] = "otlp"
-        environ = sidecar_environ(world, port, admin, telemetry)
-        command = [sys.executable, "-m", module, "run"]
-        return Running(command, port, folder / "log", world.cores, environ, admin=admin)
+        return _sidecar_process(world, folder, "sidecar", telemetry)
 
     return start
+
+
+def profiled(world: World, folder: Path, file: Path) -> Running:
+    """The sidecar with full telemetry and a sampler, which writes to `file`."""
+    telemetry = TELEMETRY | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{world.live}"}
+    return _sidecar_process(world, folder, "bench.profiled", telemetry | {"BENCH_PROFILE": str(file)})
+
+
+def _sidecar_process(world: World, folder: Path, module: str, environ: Mapping[str, str]) -> Running:
+    port, admin = free_port(), free_port()
+    return Running(
+        [sys.executable, "-m", module, "run"],
+        port,
+        folder / "log",
+        world.cores,
+        sidecar_environ(world, port, admin, environ),
+        admin=admin,
+    )
 
 
 ROWS = (

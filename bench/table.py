@@ -7,6 +7,7 @@ command line and by the test that holds the README against bench/results.json.
 import re
 from collections.abc import Callable, Sequence
 
+from bench.profile import Profile
 from bench.results import Results, bars
 
 BEGIN, END = "<!-- make bench writes this -->", "<!-- until here -->"
@@ -58,6 +59,32 @@ def figures(results: Results) -> list[list[str]]:
     return [
         ["", *(title for _, title, _ in wanted)],
         *([results.titles[row], *(cell(results, row) for _, _, cell in wanted)] for row in rows),
+    ]
+
+
+def profile(found: Profile) -> list[list[str]]:
+    """Where the time of one request or event goes."""
+    return [
+        ["room", f"CPU per {found.unit}, us", "share"],
+        *(
+            [name, f"{value:.1f}", f"{value / found.total:.0%}"]
+            for name, value in found.rooms.items()
+            if value >= found.total / 200
+        ),
+        ["all", f"{found.total:.1f}", "100%"],
+        ["of it garbage collection", f"{found.garbage:.1f}", f"{found.garbage / found.total:.0%}"],
+    ]
+
+
+def functions(found: Profile) -> list[list[str]]:
+    """The functions with the most time of their own."""
+    return [
+        ["function", "us", "share"],
+        *(
+            [name, f"{value:.1f}", f"{value / found.total:.1%}"]
+            for name, value in found.functions.items()
+            if value >= found.total / 200
+        ),
     ]
 
 

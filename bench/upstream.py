@@ -7,7 +7,9 @@ A process of its own: `python -m bench.upstream PORT`.
 
 import asyncio
 import gc
+import random
 import sys
+import time
 from typing import cast
 
 import uvloop
@@ -44,6 +46,7 @@ class Streams:
         self._rates: dict[int, Rate] = {}
         self._event = traffic.event()
         self._ticks = 0
+        self._dice = random.Random(1)
         self._due = loop.time()
         self._tick()
 
@@ -54,11 +57,16 @@ class Streams:
 
     def discard(self, stream: asyncio.Transport) -> None:
         """Its connection is gone."""
-        for rate in self._rates.values():
+        for every, rate in [*self._rates.items()]:
             rate.discard(stream)
+            if not any(rate.turns):
+                del self._rates[every]
 
     def _tick(self) -> None:
         self._ticks += 1
+        if self._rates:
+            # Events come at any time, not in step with the kernel's ticks, which a sampler would keep to as well.
+            time.sleep(self._dice.random() * TICK_MS / 2000)
         for rate in self._rates.values():
             for stream in rate.turns[self._ticks % len(rate.turns)]:
                 stream.write(self._event)
