@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import machine, profile, results, rounds, rows, table, unary, world
-from bench.processes import StartError
 
 README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmark.md"
 _FILES = 16384
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.profile:
             return _profile(plan, folder)
-        found = run(plan, picked, folder)
+        found = run(plan, picked, folder, profiled=not (options.quick or options.rows or options.columns))
     except KeyboardInterrupt:
         print("\nstopped")
         return 130
@@ -52,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _tell(found)
     if options.save:
         results.save(found)
-        README.write_text(table.put(README.read_text(encoding="utf-8"), table.block(found)), encoding="utf-8")
-        print("\nwritten to bench/results.json and README.md")
+        for path, block in ((README, table.summary(found)), (PAGE, table.details(found))):
+            path.write_text(table.put(path.read_text(encoding="utf-8"), block), encoding="utf-8")
+        print("\nwritten to bench/results.json, README.md and docs/benchmark.md")
     return 0
 
 
@@ -66,41 +67,48 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--columns", help=f"some of {','.join(rounds.COLUMNS)}")
     parser.add_argument("--rounds", type=int, help="how many")
     parser.add_argument("--profile", action="store_true", help="only where the time goes, by room")
-    parser.add_argument("--save", action="store_true", help="write bench/results.json and the README's table")
+    parser.add_argument(
+        "--save", action="store_true", help="write bench/results.json and the tables of the documents"
+    )
     return parser.parse_args(argv)
 
 
-def run(plan: rounds.Plan, picked: Sequence[rows.Row], folder: Path) -> results.Results:
-    """All rounds."""
-    not_measured = rounds.machine_is_ready(picked, plan.columns)
-    for line in not_measured:
-        print(line, file=sys.stderr)
-    picked = [row for row in picked if not row.missing]
-    if machine.program("wrk") is None:
-        plan = dataclasses.replace(plan, columns=tuple({*plan.columns} - {"unary", "latency"}))
+def run(plan: rounds.Plan, picked: Sequence[rows.Row], folder: Path, *, profiled: bool) -> results.Results:
+    """All rounds, and with `profiled` a look at where the time goes."""
+    remarks = rounds.not_measurable(picked, plan.columns)
+    _say(*remarks)
+    plan = rounds.measurable(plan)
     with world.made(folder) as (around, collector):
         found = results.Results(
             date=dt.datetime.now(dt.UTC).date().isoformat(),
             machine=machine.describe(),
             settings=dataclasses.asdict(plan),
             collector=collector,
-            titles={"direct": "no proxy"} | {row.name: row.title for row in picked},
-            not_measured=not_measured,
+            titles={row.name: row.title for row in picked},
+            missing=[row.name for row in picked if row.missing],
+            remarks=remarks,
         )
         requests = unary.write_requests(folder)
-        rate = 0.0
-        if "latency" in plan.columns:
-            base = next(row for row in rows.ROWS if row.name == rows.BASE)
-            rate = rounds.calibrate(around, base, requests, folder / "calibration")
+        rate = rounds.half_load(around, requests, folder / "half") if "latency" in plan.columns else 0.0
         bench = rounds.Bench(around, plan, requests, rate)
         for number in range(plan.rounds):
-            found.rounds.setdefault("direct", []).append(rounds.direct(bench))
-            for row in picked:
-                figures = _one(bench, row, folder / f"{row.name}-{number}", found)
-                found.rounds.setdefault(row.name, []).append(figures)
-                told = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-                print(f"round {number + 1}/{plan.rounds}  {row.name:15}{told}", file=sys.stderr, flush=True)
+            _round(bench, number, [row for row in picked if not row.missing], folder, found)
+        if profiled and "unary" in plan.columns:
+            found.profiles = profile.measure(bench, folder / "profile")
     return found
+
+
+def _round(
+    bench: rounds.Bench, number: int, picked: Sequence[rows.Row], folder: Path, found: results.Results
+) -> None:
+    found.rounds.setdefault(results.DIRECT, []).append(rounds.direct(bench))
+    for guest in rounds.one_round(bench, number, picked, folder):
+        found.rounds.setdefault(guest.row.name, []).append(guest.figures)
+        found.remarks += [failure.splitlines()[0] for failure in guest.failures]
+        told = "  ".join(
+            f"{name} {value:.4g}" for name, value in guest.figures.items() if name in rounds.TOLD
+        )
+        _say(f"round {number + 1}/{bench.plan.rounds}  {guest.row.name:15}{told}", *guest.failures)
 
 
 def _profile(plan: rounds.Plan, folder: Path) -> int:
@@ -113,22 +121,18 @@ def _profile(plan: rounds.Plan, folder: Path) -> int:
     return 0
 
 
-def _one(bench: rounds.Bench, row: rows.Row, folder: Path, found: results.Results) -> rounds.Figures:
-    try:
-        return rounds.round_of(bench, row, folder)
-    except (StartError, ValueError, OSError) as error:
-        line = f"{row.title}: a round was lost: {error}"
-        print(line, file=sys.stderr)
-        found.not_measured.append(line.splitlines()[0])
-        return {}
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _tell(found: results.Results) -> None:
-    print("\n" + table.terminal(table.figures(found)))
-    print("\n" + table.terminal(table.verdicts(found)))
-    print("\n" + table.place(found))
-    print(f"live collector: {found.collector}")
-    for line in found.not_measured:
+    for rows_of in (table.figures(found), table.verdicts(found)):
+        print("\n" + table.terminal(rows_of))
+    for one in found.profiles:
+        print("\n" + table.terminal(table.profile(one)))
+    print(f"\n{table.place(found)}\nlive collector: {found.collector}")
+    for line in (*found.remarks, *table.doubts(found)):
         print(line)
 
 

@@ -8,35 +8,24 @@ import asyncio
 import json
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import rows, streams, unary
+from bench import rows, streams, traffic, unary
 from bench.processes import Running
+from bench.results import Profile
 from bench.rounds import Bench
 
 _WRITTEN_WITHIN = 10.0
 """Seconds for the sampler's file to be there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Microseconds of CPU by room, for one request or one event."""
-
-    unit: str
-    total: float
-    rooms: dict[str, float]
-    garbage: float
-    functions: dict[str, float]
-    looks: int
-
-
 def measure(bench: Bench, folder: Path) -> list[Profile]:
     """One profile of requests, one of streams."""
     folder.mkdir(parents=True)
     file = folder / "profile"
-    with rows.profiled(bench.world, folder, file).answers() as proxy:
+    with rows.profiled(bench.world, folder, file) as proxy:
+        proxy.answers()
         unary.load(proxy.url, bench.requests, bench.plan.warm_seconds)
         proxy.signal(signal.SIGUSR1)
         said = unary.load(proxy.url, bench.requests, 2 * bench.plan.unary_seconds)
@@ -46,7 +35,9 @@ def measure(bench: Bench, folder: Path) -> list[Profile]:
 
 async def _streams(bench: Bench, proxy: Running, file: Path) -> Profile:
     plan = bench.plan
-    async with streams.Streams(proxy.port, plan.streams, plan.stream_every_ms) as clients:
+    async with streams.Streams(
+        proxy.port, plan.streams, plan.stream_every_ms, traffic.STREAM_PATH
+    ) as clients:
         await asyncio.sleep(0.5)
         proxy.signal(signal.SIGUSR1)
         before = clients.events

@@ -12,21 +12,41 @@ from typing import Any
 
 BASE = "aiohttp"
 """The row that ratios are taken to."""
+DIRECT = "direct"
+"""The row without a proxy."""
 
 FILE = Path(__file__).with_name("results.json")
 
 
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Microseconds of CPU by room, for one request or one event."""
+
+    unit: str
+    total: float
+    rooms: dict[str, float]
+    garbage: float
+    functions: dict[str, float]
+    looks: int
+    """How often the sampler looked."""
+
+
 @dataclass(slots=True)
 class Results:
-    """One run. `rounds` has, per row, the figures of each round; "direct" is the row without a proxy."""
+    """One run. `rounds` has, per row, the figures of each round."""
 
     date: str
     machine: dict[str, str]
     settings: dict[str, Any]
     collector: str
     titles: dict[str, str]
-    not_measured: list[str]
+    """What every row is called, in the order of the table."""
+    missing: list[str]
+    """The rows that are not installed."""
+    remarks: list[str]
+    """What was not measured, or failed, and why."""
     rounds: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    profiles: list[Profile] = field(default_factory=list)
 
     def values(self, row: str, figure: str) -> list[float]:
         """A figure of a row in all rounds that have it."""
@@ -138,18 +158,18 @@ def _told(value: float | None, form: str) -> str:
 
 def load(path: Path = FILE) -> Results:
     """Reads a file of results."""
-    return Results(**json.loads(path.read_text(encoding="utf-8")))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Results(**found | {"profiles": [Profile(**one) for one in found["profiles"]]})
 
 
 def save(results: Results, path: Path = FILE) -> None:
     """Writes one; figures with as many digits as mean anything."""
 
-    def short(value: float) -> float:
-        return float(f"{value:.6g}")
+    def short(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.6g}")
+        if isinstance(value, dict):
+            return {name: short(one) for name, one in value.items()}
+        return [short(one) for one in value] if isinstance(value, list | tuple) else value
 
-    told = asdict(results)
-    told["rounds"] = {
-        row: [{name: short(value) for name, value in one.items()} for one in rounds]
-        for row, rounds in results.rounds.items()
-    }
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(short(asdict(results)), indent=1) + "\n", encoding="utf-8")

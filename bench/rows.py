@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import machine, nginx
+from bench import machine, nginx, traffic
 from bench.processes import Running, free_port
 
 
@@ -31,12 +31,16 @@ Start = Callable[[World, Path], Running]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One proxy: its short name, what it says in the table, the program that it needs, and how it starts."""
+    """One proxy: its short name, what it says in the table, and how it starts."""
 
     name: str
     title: str
     start: Start
     needs: str | None = None
+    """The program without which it cannot be measured."""
+    stream_path: str = traffic.STREAM_PATH
+    verbatim: bool = True
+    """Whether the provider's answer comes through byte for byte."""
 
     @property
     def missing(self) -> bool:
@@ -59,6 +63,27 @@ def _aiohttp(loop: str) -> Start:
         return Running(command, port, folder / "log", world.cores)
 
     return start
+
+
+_LITELLM = """\
+model_list:
+  - model_name: {unary_model}
+    litellm_params: {{model: openai/{unary_model}, api_base: "http://{unary}/v1", api_key: none}}
+  - model_name: {stream_model}
+    litellm_params: {{model: openai/{stream_model}, api_base: "http://{streams}/v1", api_key: none}}
+"""
+
+
+def _litellm(world: World, folder: Path) -> Running:
+    port = free_port()
+    conf = folder / "litellm.yaml"
+    models = {"unary_model": traffic.UNARY_MODEL, "stream_model": traffic.STREAM_MODEL}
+    conf.write_text(_LITELLM.format(unary=world.unary, streams=world.streams, **models), encoding="utf-8")
+    options = ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1", "--telemetry", "False"]
+    command = [machine.program("litellm") or "litellm", "--config", str(conf), *options]
+    # It would fetch a table of prices otherwise, and it does not start without a key.
+    environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": traffic.KEY}
+    return Running(command, port, folder / "log", world.cores, environ)
 
 
 TELEMETRY = {
@@ -120,6 +145,5 @@ ROWS = (
     Row("logs", "sidecar, full telemetry and logs by OTLP", _sidecar(lambda world: world.live, logs=True)),
     Row("dead", "sidecar, collector dead", _sidecar(lambda world: world.dead)),
     Row("hanging", "sidecar, collector hanging", _sidecar(lambda world: world.hanging)),
+    Row("litellm", "LiteLLM proxy", _litellm, "litellm", traffic.UNARY_PATH, verbatim=False),
 )
-BASE = "aiohttp"
-"""The row that all others are compared with."""

@@ -9,7 +9,7 @@ from typing import Self, cast
 
 from bench import traffic
 
-OPEN_TIMEOUT = 30.0
+OPEN_TIMEOUT = 15.0
 """Seconds for all streams to have begun."""
 _AT_ONCE = 50
 
@@ -27,7 +27,7 @@ class _Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asks."""
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(traffic.request(self._session, every=self._owner.every))
+        self._transport.write(self._owner.request(self._session))
 
     def data_received(self, data: bytes) -> None:
         """Counts."""
@@ -48,13 +48,14 @@ class _Stream(asyncio.Protocol):
 
 
 class Streams:
-    """`count` streams through a port, one event every `every` ms in each. An asynchronous context manager."""
+    """`count` streams through a port, one event every `every` ms in each, asked for at `path`. An asynchronous context manager."""
 
-    def __init__(self, port: int, count: int, every: int) -> None:
+    def __init__(self, port: int, count: int, every: int, path: str) -> None:
         self._port = port
+        self._every = every
+        self._path = path
         self._count = count
         self._all: list[_Stream] = []
-        self.every = every
         self.events = 0
 
     @property
@@ -73,6 +74,12 @@ class Streams:
                 for first in range(0, self._count, _AT_ONCE):
                     some = range(first, min(first + _AT_ONCE, self._count))
                     await asyncio.gather(*(self._begin(session) for session in some))
+        except TimeoutError:
+            begun = self.open
+            await self.close()
+            raise TimeoutError(
+                f"{begun} of {self._count} streams began within {OPEN_TIMEOUT:.0f} s"
+            ) from None
         except BaseException:
             await self.close()
             raise
@@ -86,6 +93,10 @@ class Streams:
         self._all.append(stream)
         await asyncio.get_running_loop().create_connection(lambda: stream, "127.0.0.1", self._port)
         await stream.begun.wait()
+
+    def request(self, session: int) -> bytes:
+        """What a stream begins with."""
+        return traffic.request(session, every=self._every, path=self._path)
 
     async def close(self) -> None:
         """Leaves them all."""

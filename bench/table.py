@@ -7,10 +7,9 @@ command line and by the test that holds the README against bench/results.json.
 import re
 from collections.abc import Callable, Sequence
 
-from bench.profile import Profile
-from bench.results import Results, bars
+from bench.results import DIRECT, Profile, Results, bars
 
-BEGIN, END = "<!-- make bench writes this -->", "<!-- until here -->"
+BEGIN, END = "<!-- written by make bench -->", "<!-- until here -->"
 
 Cell = Callable[[Results, str], str]
 
@@ -34,7 +33,7 @@ def _plain(figure: str, form: str) -> Cell:
 
 def _added(figure: str) -> Cell:
     def cell(results: Results, row: str) -> str:
-        added = results.difference(row, figure, "direct")
+        added = results.difference(row, figure, DIRECT)
         return "-" if added is None else f"{added / 1000:.2f}"
 
     return cell
@@ -55,11 +54,48 @@ COLUMNS: tuple[tuple[str, str, Cell], ...] = (
 def figures(results: Results) -> list[list[str]]:
     """The main table; the first row is its head."""
     wanted = [one for one in COLUMNS if one[0] in results.settings["columns"]]
-    rows = [row for row in results.titles if row != "direct"]
-    return [
-        ["", *(title for _, title, _ in wanted)],
-        *([results.titles[row], *(cell(results, row) for _, _, cell in wanted)] for row in rows),
-    ]
+    table = [["", *(title for _, title, _ in wanted)]]
+    for row, title in results.titles.items():
+        cells = [cell(results, row) for _, _, cell in wanted]
+        if row in results.missing:
+            cells = ["not installed", *("-" for _ in cells[1:])]
+        table.append([title, *cells])
+    return table
+
+
+SPREADS: tuple[tuple[str, str, str, float], ...] = (
+    ("requests/s", "requests_per_s", "{:.0f}", 1),
+    ("share of its core", "cpu_share", "{:.2f}", 1),
+    ("CPU per request, us", "cpu_us_per_request", "{:.0f}", 1),
+    ("CPU per stream event, us", "cpu_us_per_event", "{:.1f}", 1),
+    ("p50, ms", "p50_us", "{:.2f}", 1000),
+    ("p99, ms", "p99_us", "{:.2f}", 1000),
+)
+
+
+def spreads(results: Results) -> list[list[str]]:
+    """The smallest and the largest figure of all rounds, for every row that was measured."""
+    table = [["smallest to largest", *(title for title, _, _, _ in SPREADS)]]
+    for row in results.rounds:
+        cells = []
+        for _, figure, form, per in SPREADS:
+            values = [value / per for value in results.values(row, figure)]
+            cells.append(f"{form.format(min(values))} to {form.format(max(values))}" if values else "-")
+        table.append([results.titles.get(row, "no proxy"), *cells])
+    return table
+
+
+def ledger(results: Results) -> list[list[str]]:
+    """What became of the spans of the last round, for every row that had any."""
+    states = ("created", "exported", "queued", "dropped", "failed", "unknown")
+    table = [["spans of the last round", *states]]
+    for row, rounds in results.rounds.items():
+        last = rounds[-1] if rounds else {}
+        if last.get("traces_created"):
+            table.append(
+                [results.titles[row], *(f"{last.get(f'traces_{state}', 0):.0f}" for state in states)]
+            )
+    return table
 
 
 def profile(found: Profile) -> list[list[str]]:
@@ -112,18 +148,63 @@ def terminal(rows: Sequence[Sequence[str]]) -> str:
 
 
 def place(results: Results) -> str:
-    """The machine and the day, in a sentence."""
-    of = results.machine
+    """The machine, the day and the collector, in sentences."""
+    of, plan = results.machine, results.settings
+    virtual = " (virtual)" if of["virtual"] == "yes" else ""
     return (
-        f"Measured on {results.date}: {of['cpu']}, {of['cores']} cores, {of['memory']}, "
-        f"{of['system']}, Python {of['python']}, nginx {of['nginx']}; {results.settings['rounds']} rounds."
+        f"Measured on {results.date}: {of['cpu']}{virtual}, {of['cores']} cores, {of['memory']}, {of['system']}, "
+        f"Python {of['python']}, aiohttp {of['aiohttp']}, uvloop {of['uvloop']}, nginx {of['nginx']}; "
+        f"medians of {plan['rounds']} rounds. The live collector was {results.collector}."
     )
 
 
-def block(results: Results) -> str:
+MOST_OF_A_CORE, MOST_EVENTS, LATE_MS = 0.9, 0.98, 1.0
+
+
+def doubts(results: Results) -> list[str]:
+    """What stood in the way of good figures, in sentences."""
+    told = []
+    for row, title in results.titles.items():
+        share = results.median(row, "cpu_share")
+        if share is not None and share < MOST_OF_A_CORE:
+            told.append(
+                f"{title}: it had {share:.2f} of its core at full load; others ran there, or the load's core was the limit. "
+                "Its requests/s are too low, its CPU figures are not concerned."
+            )
+        events, wanted = results.median(row, "events_per_s"), _wanted_events(results)
+        if events is not None and events < MOST_EVENTS * wanted:
+            told.append(f"{title}: {events:.0f} events/s came of {wanted:.0f}; it was overloaded.")
+    late = results.median(DIRECT, "late_p99_us")
+    if late is not None and late / 1000 > LATE_MS:
+        told.append(
+            f"The load's core was busy: one request in a hundred left {late / 1000:.1f} ms late or more, without a proxy "
+            "too. p99 says little on this machine."
+        )
+    return told
+
+
+def _wanted_events(results: Results) -> float:
+    return float(results.settings["streams"] * 1000 / results.settings["stream_every_ms"])
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _block(parts: Sequence[str]) -> str:
+    return "\n\n".join([BEGIN, *(part for part in parts if part), END])
+
+
+def summary(results: Results) -> str:
     """What stands in the README between the markers, these included."""
-    parts = [BEGIN, markdown(figures(results)), markdown(verdicts(results)), place(results), END]
-    return "\n\n".join(parts)
+    remarks = _list([*results.remarks, *doubts(results)])
+    return _block([markdown(figures(results)), markdown(verdicts(results)), place(results), remarks])
+
+
+def details(results: Results) -> str:
+    """What stands in docs/benchmark.md between the markers, these included."""
+    profiles = [markdown(profile(one)) for one in results.profiles]
+    return _block([place(results), markdown(spreads(results)), markdown(ledger(results)), *profiles])
 
 
 def put(document: str, made: str) -> str:

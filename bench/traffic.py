@@ -11,7 +11,12 @@ SESSIONS = 64
 SEPARATOR = b"\n\x00\n"
 """Between two requests in the file that wrk's script reads."""
 
-_MODEL = "gpt-4o-mini"
+UNARY_MODEL, STREAM_MODEL = "gpt-4o-mini", "gpt-4o"
+"""For proxies that choose the upstream by the model."""
+
+KEY = "sk-" + "benchmark" * 5
+"""It opens nothing."""
+
 _SYSTEM = (
     "You are the assistant of a travel agency. Answer in at most three sentences. Use only the timetable that "
     "the tools give you, and say so if it does not hold what was asked. Never make up a price or a platform."
@@ -39,7 +44,7 @@ _HEAD = (
     "X-Stainless-Arch: x64\r\n"
     "X-Stainless-Runtime: CPython\r\n"
     "X-Stainless-Runtime-Version: 3.13.1\r\n"
-    "Authorization: Bearer sk-benchmark-0000000000000000000000000000000000000000\r\n"
+    "Authorization: Bearer {key}\r\n"
     "X-Stainless-Async: false\r\n"
     "x-stainless-retry-count: 0\r\n"
     "x-stainless-read-timeout: 600\r\n"
@@ -51,25 +56,24 @@ _HEAD = (
 
 UNARY_PATH = "/v1/chat/completions"
 STREAM_PATH = "/streams/v1/chat/completions"
-"""The sidecar takes the first segment for the name of an upstream; the other proxies do the same here."""
+"""The sidecar takes the first segment for the name of an upstream; nginx and the pass-through do the same here."""
 
 
-def request(session: int, *, every: int | None = None) -> bytes:
+def request(session: int, *, every: int | None = None, path: str = UNARY_PATH) -> bytes:
     """One chat request; with `every` (ms) the answer streams, one event in that time."""
     body: dict[str, object] = {
         "messages": [
             {"role": "system", "content": _SYSTEM},
             {"role": "user", "content": f"Which trains go to Basel tonight? My visit is number {session}."},
         ],
-        "model": _MODEL,
+        "model": UNARY_MODEL if every is None else STREAM_MODEL,
         "temperature": 0.2,
         "max_completion_tokens": 300,
     }
     if every is not None:
         body |= {"stream": True, "user": f"every-{every}-ms"}
     content = json.dumps(body, separators=(",", ":"))
-    path = UNARY_PATH if every is None else STREAM_PATH
-    return (_HEAD.format(path=path, session=session, length=len(content)) + content).encode()
+    return (_HEAD.format(path=path, key=KEY, session=session, length=len(content)) + content).encode()
 
 
 def requests() -> list[bytes]:
@@ -133,14 +137,18 @@ STREAM_HEAD = (
 )
 
 
-def event() -> bytes:
+WORDS = (" trains", " to", " Basel", " tonight")
+"""Said in turns: a proxy may take a stream that always says the same for a broken one."""
+
+
+def event(word: str) -> bytes:
     """One event of a stream, as the provider's one HTTP chunk."""
     chunk = {
         "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
         "object": "chat.completion.chunk",
         "created": 1741569952,
         **_FINGERPRINT,
-        "choices": [{"index": 0, "delta": {"content": " Basel"}, "logprobs": None, "finish_reason": None}],
+        "choices": [{"index": 0, "delta": {"content": word}, "logprobs": None, "finish_reason": None}],
         "usage": None,
         "obfuscation": "Hd7Xk2",
     }

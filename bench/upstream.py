@@ -44,7 +44,7 @@ class Streams:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._rates: dict[int, Rate] = {}
-        self._event = traffic.event()
+        self._events = [traffic.event(word) for word in traffic.WORDS]
         self._ticks = 0
         self._dice = random.Random(1)
         self._due = loop.time()
@@ -52,7 +52,7 @@ class Streams:
 
     def add(self, stream: asyncio.Transport, every: int) -> None:
         """Begins an answer that never ends by itself."""
-        stream.write(traffic.STREAM_HEAD + self._event)
+        stream.write(traffic.STREAM_HEAD + self._events[-1])
         self._rates.setdefault(every, Rate(every)).add(stream)
 
     def discard(self, stream: asyncio.Transport) -> None:
@@ -68,8 +68,10 @@ class Streams:
             # Events come at any time, not in step with the kernel's ticks, which a sampler would keep to as well.
             time.sleep(self._dice.random() * TICK_MS / 2000)
         for rate in self._rates.values():
-            for stream in rate.turns[self._ticks % len(rate.turns)]:
-                stream.write(self._event)
+            cycle, turn = divmod(self._ticks, len(rate.turns))
+            event = self._events[cycle % len(self._events)]
+            for stream in rate.turns[turn]:
+                stream.write(event)
         # What is late is caught up with: the rate holds over any longer time.
         self._due += TICK_MS / 1000
         self._loop.call_at(self._due, self._tick)
