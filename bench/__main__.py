@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import machine, profile, results, rounds, rows, table, unary, world
+from bench.processes import StartError
 
 README = Path(__file__).parents[1] / "README.md"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmark.md"
@@ -24,7 +25,7 @@ _FILES = 16384
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """One run; gives the exit code: 0, or 1 where a row could not be measured."""
+    """One run; gives the exit code: 0, 1 if nothing could be measured, 130 after Ctrl-C."""
     options = _options(argv)
     plan = rounds.QUICK if options.quick else rounds.FULL
     columns = tuple(options.columns.split(",")) if options.columns else plan.columns
@@ -35,27 +36,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(f"no such row or column: {', '.join(sorted(unknown))}")
     picked = [row for row in rows.ROWS if row.name in chosen]
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, hard), hard))
     os.sched_setaffinity(0, machine.cores()[1])
     folder = Path(tempfile.mkdtemp(prefix="sidecar-bench-"))
+    whole = not (options.quick or options.rows or options.columns or options.rounds)
     try:
         if options.profile:
             return _profile(plan, folder)
-        found = run(plan, picked, folder, profiled=not (options.quick or options.rows or options.columns))
+        found = run(plan, picked, folder, profiled=whole)
+    except (StartError, ValueError) as error:
+        print(f"nothing was measured: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nstopped")
         return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     _tell(found)
-    if options.save:
-        results.save(found)
-        for path, block in ((README, table.summary(found)), (PAGE, table.details(found))):
-            path.write_text(table.put(path.read_text(encoding="utf-8"), block), encoding="utf-8")
-        print("\nwritten to bench/results.json, README.md and docs/benchmark.md")
+    if whole:
+        save(found)
+    else:
+        print("\nnothing was written: a run of some rows, columns or rounds is for the screen")
     return 0
+
+
+def save(found: results.Results) -> None:
+    """Writes the file of results and the blocks of the documents."""
+    results.save(found)
+    for path, block in ((README, table.summary(found)), (PAGE, table.details(found))):
+        path.write_text(table.put(path.read_text(encoding="utf-8"), block), encoding="utf-8")
+    print("\nwritten to bench/results.json, README.md and docs/benchmark.md")
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,9 +80,6 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--columns", help=f"some of {','.join(rounds.COLUMNS)}")
     parser.add_argument("--rounds", type=int, help="how many")
     parser.add_argument("--profile", action="store_true", help="only where the time goes, by room")
-    parser.add_argument(
-        "--save", action="store_true", help="write bench/results.json and the tables of the documents"
-    )
     return parser.parse_args(argv)
 
 

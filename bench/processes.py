@@ -21,6 +21,8 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 5.0
 """Seconds for a process to be ready, and to end by itself before it is killed."""
 
+_ROOT = Path(__file__).parents[1]
+
 
 class StartError(Exception):
     """A process did not become ready; the end of what it wrote is in the text."""
@@ -52,6 +54,7 @@ class Running:
         with log.open("wb") as output, machine.on(cores):
             self._process = subprocess.Popen(
                 command,
+                cwd=_ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -113,11 +116,11 @@ class Running:
 
     def pause(self) -> None:
         """Holds it, children included, so that it takes nothing of its core from the others."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Lets it go on."""
-        os.killpg(self.pid, signal.SIGCONT)
+        self._signal_all(signal.SIGCONT)
 
     def stop(self) -> None:
         """Ends it, children included."""
@@ -126,9 +129,13 @@ class Running:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_TIMEOUT)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self._signal_all(signal.SIGKILL)
         self._process.wait()
+
+    def _signal_all(self, number: int) -> None:
+        # What has ended needs no signal.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from bench.results import DIRECT, Profile, Results, bars
 BEGIN, END = "<!-- written by make bench -->", "<!-- until here -->"
 
 Cell = Callable[[Results, str], str]
+Render = Callable[[Results], str]
 
 
 def _number(value: float | None, form: str = "{:.0f}") -> str:
