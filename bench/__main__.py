@@ -111,7 +111,12 @@ def run(plan: rounds.Plan, picked: Sequence[rows.Row], folder: Path, *, profiled
 def _round(
     bench: rounds.Bench, number: int, picked: Sequence[rows.Row], folder: Path, found: results.Results
 ) -> None:
-    found.rounds.setdefault(results.DIRECT, []).append(rounds.direct(bench))
+    direct: rounds.Figures = {}
+    try:
+        direct = rounds.direct(bench)
+    except (ValueError, OSError) as error:
+        found.remarks.append(f"no proxy, round {number + 1}: {error}")
+    found.rounds.setdefault(results.DIRECT, []).append(direct)
     for guest in rounds.one_round(bench, number, picked, folder):
         found.rounds.setdefault(guest.row.name, []).append(guest.figures)
         found.remarks += [failure.splitlines()[0] for failure in guest.failures]

@@ -62,7 +62,15 @@ def load(url: str, requests: Path, seconds: int) -> WrkSaid:
     if wrk is None:
         raise ValueError("wrk is missing")
     command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(SCRIPT), url, "--", str(requests)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=seconds + 30, stdin=subprocess.DEVNULL
-    )
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds + 30,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"wrk did not end: {error}") from error
     return read_wrk(done.stdout + done.stderr)
