@@ -80,7 +80,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What the benchmark must show, and what it showed; `held` is None where it was not measured."""
+    """What the benchmark must show, and what it showed; `held` is None where that does not decide."""
 
     says: str
     found: str
@@ -89,8 +89,13 @@ class Bar:
     @property
     def verdict(self) -> str:
         """In words."""
-        return {True: "held", False: "not held", None: "not measured"}[self.held]
+        if self.held is None:
+            return "not measured" if self.found == NOTHING else "too noisy to tell"
+        return "held" if self.held else "not held"
 
+
+NOTHING = "-"
+"""What stands for a figure that there is none of."""
 
 MOST_LOST = 0.05
 """The share of requests/s that a dead or hanging collector may cost."""
@@ -140,10 +145,17 @@ def _collector(results: Results, row: str, word: str) -> list[Bar]:
         ),
         Bar(
             f"a {word} collector adds nothing to p99 beyond noise",
-            told or "-",
-            None if added is None or noise is None else added <= noise,
+            told or NOTHING,
+            _no_more(added, noise, results.median("full", "p99_us")),
         ),
     ]
+
+
+def _no_more(added: float | None, noise: float | None, whole: float | None) -> bool | None:
+    """Whether nothing was added beyond noise; None where the noise is more than the whole figure, or there is none."""
+    if added is None or noise is None or whole is None or noise > whole:
+        return None
+    return added <= noise
 
 
 def noise_of(results: Results, row: str, figure: str) -> float | None:
@@ -153,7 +165,7 @@ def noise_of(results: Results, row: str, figure: str) -> float | None:
 
 
 def _told(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+    return NOTHING if value is None else form.format(value)
 
 
 def load(path: Path = FILE) -> Results:

@@ -165,16 +165,22 @@ MOST_OF_A_CORE, MOST_EVENTS, LATE_MS = 0.9, 0.98, 1.0
 def doubts(results: Results) -> list[str]:
     """What stood in the way of good figures, in sentences."""
     told = []
-    for row, title in results.titles.items():
-        share = results.median(row, "cpu_share")
-        if share is not None and share < MOST_OF_A_CORE:
-            told.append(
-                f"{title}: it had {share:.2f} of its core at full load; others ran there, or the load's core was the limit. "
-                "Its requests/s are too low, its CPU figures are not concerned."
-            )
-        events, wanted = results.median(row, "events_per_s"), _wanted_events(results)
-        if events is not None and events < MOST_EVENTS * wanted:
-            told.append(f"{title}: {events:.0f} events/s came of {wanted:.0f}; it was overloaded.")
+    shares = {row: results.median(row, "cpu_share") for row in results.titles}
+    if poor := [
+        f"{results.titles[row]} {share:.2f}" for row, share in shares.items() if _below(share, MOST_OF_A_CORE)
+    ]:
+        told.append(
+            "At full load these had less than their core, because others ran there or the load's core was the limit, so "
+            f"their requests/s are too low: {', '.join(poor)}."
+        )
+    wanted = results.settings["streams"] * 1000 / results.settings["stream_every_ms"]
+    events = {row: results.median(row, "events_per_s") for row in results.titles}
+    if slow := [
+        f"{results.titles[row]} {rate:.0f}"
+        for row, rate in events.items()
+        if _below(rate, MOST_EVENTS * wanted)
+    ]:
+        told.append(f"Of {wanted:.0f} events/s these passed fewer: {', '.join(slow)}.")
     late = results.median(DIRECT, "late_p99_us")
     if late is not None and late / 1000 > LATE_MS:
         told.append(
@@ -184,8 +190,8 @@ def doubts(results: Results) -> list[str]:
     return told
 
 
-def _wanted_events(results: Results) -> float:
-    return float(results.settings["streams"] * 1000 / results.settings["stream_every_ms"])
+def _below(value: float | None, least: float) -> bool:
+    return value is not None and value < least
 
 
 def _list(lines: Sequence[str]) -> str:

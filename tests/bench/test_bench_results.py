@@ -184,8 +184,8 @@ def test_doubts_are_told() -> None:
             full=[{"cpu_share": 0.5, "events_per_s": 4000.0}],
         )
     )
-    assert "0.50 of its core" in shared
-    assert "4000 events/s came of 5000" in slow
+    assert shared.endswith("too low: the full row 0.50.")
+    assert slow == "Of 5000 events/s these passed fewer: the full row 4000."
     assert "2.5 ms late" in late
 
 
@@ -225,6 +225,16 @@ def test_remarks_stand_below_the_summary() -> None:
     some = dataclasses.replace(found(), remarks=["LiteLLM proxy: not measured, litellm is not installed"])
     assert "- LiteLLM proxy: not measured, litellm is not installed" in table.summary(some)
     assert "a collector" in table.summary(some)
+
+
+def test_noise_may_be_too_much() -> None:
+    """Rounds further apart than the figure itself is decide nothing, either way."""
+    some = found(
+        full=rounds_of("p99_us", 1000.0, 2000.0, 9000.0), dead=rounds_of("p99_us", 2000.0, 2000.0, 2000.0)
+    )
+    told, said = verdict(some, "a dead collector adds nothing to p99")
+    assert told == "+0.00 ms, noise 8.00 ms"
+    assert said == "too noisy to tell"
 
 
 def test_noise_needs_two_rounds() -> None:
