@@ -48,7 +48,7 @@ class Plan:
     columns: tuple[str, ...]
     warm_seconds: int = 1
     unary_seconds: int = 2
-    stream_seconds: float = 2.0
+    stream_seconds: float = 3.0
     latency_seconds: float = 2.5
     connections: int = unary.CONNECTIONS
     streams: int = 100
@@ -59,7 +59,7 @@ class Plan:
     """The rounds that open so many: memory differs little between them, and opening takes its time."""
 
 
-QUICK = Plan(rounds=3, columns=("unary", "streams"))
+QUICK = Plan(rounds=3, columns=("unary", "streams"), stream_seconds=2.0)
 FULL = Plan(rounds=5, columns=COLUMNS)
 
 Figures = dict[str, float]

@@ -249,6 +249,15 @@ def test_a_round_of_one_row(around: World, tmp_path: Path) -> None:
     assert set(rounds.direct(bench)) >= {"requests_per_s", "p50_us", "p99_us"}
 
 
+def test_without_wrk_less_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The columns that need it fall away, and it is said which."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert rounds.measurable(PLAN).columns == ("streams", "memory")
+    told = rounds.not_measurable(rows.ROWS, PLAN.columns)
+    assert "requests/s, CPU per request and added latency: not measured, wrk is not installed" in told
+    assert "LiteLLM proxy: not measured, litellm is not installed" in told
+
+
 def test_a_program_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
     """Not waited for until the time is out."""
     command = [sys.executable, "-c", "raise SystemExit('the port is taken')"]
