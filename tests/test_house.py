@@ -66,8 +66,9 @@ ROOMS = {
     "app": "core admin errors proxy settings telemetry version",
     "testing": "core",
     "client": "core version",
-    "demo": "core admin client errors settings version",
-    "cli": "app demo errors proxy settings settings_values telemetry version",
+    "demo": "core admin client errors settings settings_values version",
+    "health": "settings",
+    "cli": "app demo errors health proxy settings settings_values telemetry version",
     "__main__": "cli",
     "__init__": "core client",
 }
