@@ -43,6 +43,7 @@ EXAMPLES = {
     "install": ("README.md", "pip install ."),
     "upstreams": ("README.md", "sidecar run --upstream https://api.openai.com \\"),
     "collector": ("README.md", "export OTEL_EXPORTER_OTLP_ENDPOINT"),
+    "compose": ("README.md", "printf 'SIDECAR_ADMIN_TOKEN="),
     "sessions in python": ("README.md", "from openai import OpenAI"),
     "sessions in curl": ("README.md", "curl http://127.0.0.1:7070/v1/chat/completions"),
     "admin": ("README.md", "curl http://127.0.0.1:7071/stats"),
@@ -213,6 +214,20 @@ def test_collector(upstream: ScriptedUpstream) -> None:
             exchange(sidecar.port, chat_request())
         assert sink.span(kind="SERVER").resource["service.name"] == told["OTEL_SERVICE_NAME"]
         assert sink.accepted("metrics") > 0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_compose(tmp_path: Path) -> None:
+    """The first command makes the two secrets that docker-compose.yml asks for, which git does not see."""
+    make_secrets, start_all = example("compose").splitlines()
+    subprocess.run(["sh", "-ec", make_secrets], cwd=tmp_path, check=True)
+    text = (tmp_path / ".env").read_text(encoding="utf-8")
+    secrets = dict(line.split("=") for line in text.splitlines())
+    assert all(re.fullmatch(r"[0-9a-f]{32}", value) for value in secrets.values())
+    file = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert {*secrets} == {*re.findall(r"\$\{(\w+):\?", file)}
+    assert ".env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert start_all == "docker compose up"
 
 
 def test_sessions_in_python(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
