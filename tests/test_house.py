@@ -303,11 +303,14 @@ def texts() -> Iterator[Path]:
     for pattern in (
         "*.md",
         "*.toml",
+        "*.yml",
+        "Dockerfile",
         "Makefile",
         ".ci/*",
         "docs/**/*.md",
         "requirements/*",
         "deploy/**/*",
+        "grafana/**/*.yaml",
         "bench/**/*",
     ):
         yield from (path for path in ROOT.glob(pattern) if path.is_file())
