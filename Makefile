@@ -42,6 +42,8 @@ run: setup  ## the demo; with UPSTREAM=https://... the plain sidecar before that
 lock: $(LOCKER)/bin/uv  ## resolves the locks again; UPGRADE=1 moves to the newest versions
 	$(COMPILE) --output-file requirements/run.lock pyproject.toml
 	$(COMPILE) --output-file requirements/dev.lock --constraints requirements/run.lock --extra dev --extra demo pyproject.toml
+	$(COMPILE) --output-file requirements/demo.lock --constraints requirements/dev.lock --extra demo pyproject.toml
+	$(COMPILE) --output-file requirements/build.lock --constraints requirements/dev.lock --group build
 
 $(LOCKER)/bin/uv:
 	$(PYTHON) -m venv $(LOCKER)

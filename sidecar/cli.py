@@ -1,4 +1,4 @@
-"""The command line: `sidecar run`, `sidecar demo`, `sidecar settings`.
+"""The command line: `sidecar run`, `sidecar demo`, `sidecar health`, `sidecar settings`.
 
 Owns arguments, exit codes and what is said when a start fails: 2 and every bad value at once, 1 and one line
 for a port that cannot be had, 0 after a clean end. It is the one place that takes the process's environment;
@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     if command == "settings":
         print(settings_table())
         return DONE
+    if command == "health":
+        return _health(given["url"], environment)
+    if given["through"] is not None and given["listen"] is not None:
+        parser.error("--listen is for the demo's own sidecar; with --through there is none")
 
     from sidecar import demo
 
@@ -43,7 +47,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sidecar", description="A transparent LLM proxy beside your app.")
     parser.add_argument("--version", action="version", version=f"sidecar {VERSION}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run | demo | settings")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run | demo | health | settings")
     run = commands.add_parser(
         "run",
         help="serve until told to stop",
@@ -66,6 +70,27 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", metavar="HOST:PORT", help="the data port (default: 127.0.0.1:7070, or any free one)"
     )
     demo.add_argument("--seed", type=int, default=1, help="decides what goes wrong and how long answers are")
+    demo.add_argument(
+        "--through",
+        metavar="URL",
+        help="traffic only: the conversations go through the sidecar at this URL, and nothing is drawn",
+    )
+    demo.add_argument(
+        "--provider",
+        metavar="HOST:PORT",
+        help="where the simulated provider listens (default: 127.0.0.1, any free port)",
+    )
+    health = commands.add_parser(
+        "health",
+        help="ask a running sidecar whether it is ready",
+        description="Ends with 0 if it is ready, else with 1 and the reason; for the health check of a container.",
+    )
+    health.add_argument(
+        "url",
+        nargs="?",
+        metavar="URL",
+        help="what to ask (default: the port that the SIDECAR_* variables name)",
+    )
     commands.add_parser("settings", help="list every setting")
     return parser
 
@@ -94,6 +119,19 @@ def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str,
     except CannotListenError as error:
         _say(f"sidecar: {error}")
         return FAILED
+
+
+def _health(url: str | None, environ: Mapping[str, str]) -> int:
+    from sidecar import health
+
+    try:
+        found = health.trouble(url or health.url_of(load({}, environ)))
+    except SettingsError as error:
+        found = str(error)
+    if found is not None:
+        _say(f"sidecar: not ready: {found}")
+        return FAILED
+    return DONE
 
 
 def read_settings(

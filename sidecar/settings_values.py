@@ -35,6 +35,12 @@ class Address:
         except ValueError:
             return self.host.lower() == "localhost"
 
+    @property
+    def reachable(self) -> "Address":
+        """Where this machine reaches a port that listens here: a wildcard is reached on loopback."""
+        wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+        return Address(wildcard.get(self.host, self.host), self.port)
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:

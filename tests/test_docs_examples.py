@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sidecar import settings
 from sidecar.cli import read_settings
@@ -43,12 +44,14 @@ EXAMPLES = {
     "install": ("README.md", "pip install ."),
     "upstreams": ("README.md", "sidecar run --upstream https://api.openai.com \\"),
     "collector": ("README.md", "export OTEL_EXPORTER_OTLP_ENDPOINT"),
+    "compose": ("README.md", "printf 'SIDECAR_ADMIN_TOKEN="),
     "sessions in python": ("README.md", "from openai import OpenAI"),
     "sessions in curl": ("README.md", "curl http://127.0.0.1:7070/v1/chat/completions"),
     "admin": ("README.md", "curl http://127.0.0.1:7071/stats"),
-    "kubernetes": ("README.md", "spec:"),
     "library": ("README.md", "from sidecar import SessionManager"),
     "testing": ("README.md", "from sidecar.testing import OtlpSink"),
+    "kubernetes": ("docs/kubernetes.md", "spec:"),
+    "kubernetes overlay": ("docs/kubernetes.md", "docker build --target sidecar"),
     "rooms": ("docs/architecture.md", "   app "),
 }
 """By name: the document, and how the block begins."""
@@ -215,6 +218,20 @@ def test_collector(upstream: ScriptedUpstream) -> None:
         assert sink.accepted("metrics") > 0
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_compose(tmp_path: Path) -> None:
+    """The first command makes the two secrets that docker-compose.yml asks for, which git does not see."""
+    make_secrets, start_all = example("compose").splitlines()
+    subprocess.run(["sh", "-ec", make_secrets], cwd=tmp_path, check=True)
+    text = (tmp_path / ".env").read_text(encoding="utf-8")
+    secrets = dict(line.split("=") for line in text.splitlines())
+    assert all(re.fullmatch(r"[0-9a-f]{32}", value) for value in secrets.values())
+    file = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert {*secrets} == {*re.findall(r"\$\{(\w+):\?", file)}
+    assert ".env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert start_all == "docker compose up"
+
+
 def test_sessions_in_python(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
     """Session and conversation are on the span, and the provider never sees our headers."""
     upstream.answer(json_answer(chat_completion()))
@@ -260,18 +277,45 @@ def test_admin(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
 
 
 def test_kubernetes() -> None:
-    """Its variables are settings that load, the probes ask paths that exist on the health port, the app's URL is ours."""
-    text = example("kubernetes")
-    told = dict(re.findall(r'\{name: (\w+), value: "([^"]*)"\}', text))
-    assert len(told) == text.count("value:")
-    app = told.pop("OPENAI_BASE_URL")
-    loaded = read_settings({}, told)
-    assert app == f"http://{loaded.listen}/v1"
+    """The example is the base's app, in short: the same fields with the same values, but for names and images."""
+    (base,) = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/app.yaml").read_text(encoding="utf-8"))
+    told = yaml.safe_load(example("kubernetes"))["spec"]["template"]["spec"]
+    full = base["spec"]["template"]["spec"]
+    assert told["terminationGracePeriodSeconds"] == full["terminationGracePeriodSeconds"]
+    differs = {"image", "env"}
+    for ours, theirs in (
+        (told["initContainers"], full["initContainers"]),
+        (told["containers"], full["containers"]),
+    ):
+        ((short,), (whole,)) = (ours, theirs)
+        for field in short.keys() - differs - {"livenessProbe", "readinessProbe"}:
+            assert short[field] == whole[field]
+        for probe in short.keys() & {"livenessProbe", "readinessProbe"}:
+            assert short[probe].items() <= whole[probe].items()
+        assert {one["name"] for one in short["env"]} <= {one["name"] for one in whole["env"]}
+    environ = {one["name"]: one["value"] for one in told["initContainers"][0]["env"]}
+    loaded = read_settings({}, environ)
     assert loaded.health_listen is not None
-    probes = re.findall(r"httpGet: \{path: (\S+), port: (\d+)\}", text)
-    assert probes == [(path, str(loaded.health_listen.port)) for path in ("/startup", "/liveness")]
-    assert "restartPolicy: Always" in text
-    assert not re.search(r"\t| $", text, re.MULTILINE)
+    assert {"name": "health", "containerPort": loaded.health_listen.port} in told["initContainers"][0][
+        "ports"
+    ]
+    assert told["containers"][0]["env"][0]["value"] == f"http://{loaded.listen}/v1"
+    assert told["terminationGracePeriodSeconds"] > loaded.shutdown_timeout
+
+
+def test_kubernetes_overlay() -> None:
+    """The images that are built are those that the overlay names, from targets that the Dockerfile has."""
+    *builds, apply = commands(example("kubernetes overlay"))
+    folder = ROOT / apply[-1]
+    overlay = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    named = {f"{image['newName']}:{image['newTag']}" for image in overlay["images"]}
+    file = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for program, verb, _, target, _, tag, context in builds:
+        assert (program, verb, context) == ("docker", "build", ".")
+        assert f" AS {target}\n" in file
+        named.remove(tag)
+    assert named == set()
+    assert apply[:3] == ["kubectl", "apply", "--server-side"]
 
 
 def test_library() -> None:

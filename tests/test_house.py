@@ -67,8 +67,9 @@ ROOMS = {
     "app": "core admin errors proxy settings telemetry version",
     "testing": "core",
     "client": "core version",
-    "demo": "core admin client errors settings version",
-    "cli": "app demo errors proxy settings settings_values telemetry version",
+    "demo": "core admin client errors settings settings_values version",
+    "health": "settings",
+    "cli": "app demo errors health proxy settings settings_values telemetry version",
     "__main__": "cli",
     "__init__": "core client",
 }
@@ -149,9 +150,10 @@ def calls(path: Path, *names: str) -> Iterator[ast.Call]:
 
 
 def project() -> dict[str, list[Requirement]]:
-    """What pyproject.toml requires: to run, and per extra."""
-    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    groups = {"run": table["dependencies"], **table["optional-dependencies"]}
+    """What pyproject.toml requires: to run, per extra, and per group."""
+    tables = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    table = tables["project"]
+    groups = {"run": table["dependencies"], **table["optional-dependencies"], **tables["dependency-groups"]}
     return {group: [Requirement(line) for line in lines] for group, lines in groups.items()}
 
 
@@ -304,11 +306,14 @@ def texts() -> Iterator[Path]:
     for pattern in (
         "*.md",
         "*.toml",
+        "*.yml",
+        "Dockerfile",
         "Makefile",
         ".ci/*",
         "docs/**/*.md",
         "requirements/*",
         "deploy/**/*",
+        "grafana/**/*.yaml",
         "bench/**/*",
     ):
         yield from (path for path in ROOT.glob(pattern) if path.is_file())
@@ -328,7 +333,7 @@ def test_nothing_left_to_do_and_no_machine_of_ours() -> None:
             assert not ours.search(line), f"{name(path)}:{number}: {line.strip()}"
 
 
-@pytest.mark.parametrize("lock", ["run.lock", "dev.lock"])
+@pytest.mark.parametrize("lock", ["run.lock", "demo.lock", "dev.lock", "build.lock"])
 def test_lock_names_no_address(lock: str) -> None:
     """Packages come from wherever the installer is told to; every one has its hashes."""
     text = (ROOT / "requirements" / lock).read_text()
@@ -337,7 +342,15 @@ def test_lock_names_no_address(lock: str) -> None:
         assert "--hash=sha256:" in entry, entry.splitlines()[0]
 
 
-@pytest.mark.parametrize("lock,groups", [("run.lock", ["run"]), ("dev.lock", ["run", "demo", "dev"])])
+@pytest.mark.parametrize(
+    "lock,groups",
+    [
+        ("run.lock", ["run"]),
+        ("demo.lock", ["run", "demo"]),
+        ("dev.lock", ["run", "demo", "dev"]),
+        ("build.lock", ["build"]),
+    ],
+)
 def test_lock_is_current(lock: str, groups: list[str]) -> None:
     """Whatever pyproject.toml asks for is locked, at a version that fits; `make lock` makes it so."""
     versions = locked(lock)
@@ -347,10 +360,11 @@ def test_lock_is_current(lock: str, groups: list[str]) -> None:
         assert wanted.specifier.contains(version, prereleases=True), f"{lock} has {wanted.name} {version}"
 
 
-def test_locks_agree() -> None:
-    """What is developed with is what is run."""
-    run, dev = locked("run.lock"), locked("dev.lock")
-    assert {package: dev.get(package) for package in run} == run
+@pytest.mark.parametrize("lock", ["run.lock", "demo.lock", "build.lock"])
+def test_locks_agree(lock: str) -> None:
+    """What is developed with is what is run, and what an image is built with."""
+    other, dev = locked(lock), locked("dev.lock")
+    assert {package: dev.get(package) for package in other} == other
 
 
 def test_exceptions_are_needed() -> None:

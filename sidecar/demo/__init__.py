@@ -1,7 +1,8 @@
 """`sidecar demo`: a simulated provider, the real sidecar in front of it, an app that calls through it, a picture.
 
-Owns the order in which these start and end. It is a guest like any other: it knows the sidecar by its ports
-and its settings only, and no other room may import it. Called by `cli.py`.
+Owns the order in which these start and end; with `--through` the sidecar is somebody else's, and there is no
+picture. It is a guest like any other: it knows the sidecar by its ports and its settings only, and no other
+room may import it. Called by `cli.py`.
 """
 
 import asyncio
@@ -12,31 +13,46 @@ from importlib.util import find_spec
 
 from sidecar.demo.child import Child, ChildError, compose
 from sidecar.demo.ending import Ending
-from sidecar.demo.provider import Provider
+from sidecar.demo.provider import ANY_PORT, Provider
 from sidecar.demo.screen import Screen
 from sidecar.demo.watch import Watch, WatchError
-from sidecar.settings import SettingsError
+from sidecar.errors import CannotListenError
+from sidecar.settings import Address, Problem, SettingsError
+from sidecar.settings_values import ADDRESS, read_address
 
 __all__ = ["main"]
 
 
-def main(*, once: bool, listen: str | None, seed: int, environ: Mapping[str, str]) -> int:
+def main(
+    *,
+    once: bool,
+    listen: str | None,
+    seed: int,
+    through: str | None,
+    provider: str | None,
+    environ: Mapping[str, str],
+) -> int:
     """Runs the demo until Ctrl-C or SIGTERM, or for one round; gives the exit code.
 
     `listen` is the data port's address (None: 127.0.0.1:7070, or any free port if that is taken). `seed`
-    decides what goes wrong and how long answers are. 0: all is well; 1: the sidecar could not be run, or
-    `openai` is missing; 2: a setting is wrong.
+    decides what goes wrong and how long answers are. `through` is the base URL of a sidecar that runs already
+    (None: the demo has its own); `provider` is where the simulated provider listens (None: any free port).
+    0: all is well; 1: a port cannot be had, the sidecar could not be run, or `openai` is missing; 2: a
+    setting is wrong.
     """
     if find_spec("openai") is None:
         print("the demo needs the openai client: pip install openai", file=sys.stderr)
         return 1
     try:
-        return asyncio.run(_main(once=once, listen=listen, seed=seed, environ=environ))
+        serving = Provider(seed=seed, listen=_address(provider))
+        if through is not None:
+            return asyncio.run(_traffic(serving, through, once=once, seed=seed))
+        return asyncio.run(_main(serving, once=once, listen=listen, seed=seed, environ=environ))
     except SettingsError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return 2
-    except (ChildError, WatchError) as error:
+    except (CannotListenError, ChildError, WatchError) as error:
         print(error, *getattr(error, "lines", ()), sep="\n", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -45,11 +61,30 @@ def main(*, once: bool, listen: str | None, seed: int, environ: Mapping[str, str
         return 0
 
 
-async def _main(*, once: bool, listen: str | None, seed: int, environ: Mapping[str, str]) -> int:
+def _address(text: str | None) -> Address:
+    if text is None:
+        return ANY_PORT
+    try:
+        return read_address(text)
+    except ValueError:
+        raise SettingsError([Problem("--provider", text, ADDRESS.allowed)]) from None
+
+
+async def _traffic(serving: Provider, through: str, *, once: bool, seed: int) -> int:
+    from sidecar.demo.traffic import drive  # noqa: PLC0415 - it needs openai, whose absence is told above
+
+    async with serving:
+        await Ending().unless(drive(through, once=once, seed=seed))
+    return 0
+
+
+async def _main(
+    serving: Provider, *, once: bool, listen: str | None, seed: int, environ: Mapping[str, str]
+) -> int:
     from sidecar.demo.show import Options, Show  # noqa: PLC0415 - it needs openai, whose absence is told above
 
     screen = Screen(sys.stdout, environ)
-    async with Provider(seed=seed) as provider:
+    async with serving as provider:
         composed = compose(environ, listen=listen, upstream=provider.url)
         async with Watch(f"http://{composed.admin}", composed.token) as watch:
             ending = Ending()

@@ -79,9 +79,7 @@ def compose(environ: Mapping[str, str], *, listen: str | None, upstream: str) ->
     if "SIDECAR_ADMIN_LISTEN" not in child or chosen.admin_listen.port == 0:
         child["SIDECAR_ADMIN_LISTEN"] = str(_free(chosen.admin_listen))
     final = settings.load({}, child)
-    return Composed(
-        child, _reachable(final.listen), _reachable(final.admin_listen), final.admin_token, remark
-    )
+    return Composed(child, final.listen.reachable, final.admin_listen.reachable, final.admin_token, remark)
 
 
 class Child:
@@ -187,9 +185,3 @@ def _free(address: Address) -> Address:
                 continue
             return Address(address.host, probe.getsockname()[1])
     return address
-
-
-def _reachable(address: Address) -> Address:
-    """Where a port that listens on every address can be reached from here."""
-    wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-    return Address(wildcard.get(address.host, address.host), address.port)

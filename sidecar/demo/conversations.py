@@ -189,24 +189,34 @@ STORIES: dict[str, Callable[[App], Awaitable[None]]] = {
 """Every session of a round, by the name that its id begins with."""
 
 
-async def play(base_url: str, number: int, *, seed: int, pace: float = 1.0) -> None:
-    """Plays round `number`, all stories at once, against an OpenAI-compatible `base_url`."""
+async def play(
+    base_url: str, number: int, *, seed: int, pace: float = 1.0, run: str | None = None
+) -> tuple[str, ...]:
+    """Plays round `number`, all stories at once, against an OpenAI-compatible `base_url`.
+
+    `run` goes into the session ids. Gives the names of the stories that a failed call broke off.
+    """
     mishap = MISHAPS[(seed + number - 1) % len(MISHAPS)]
+    suffix = f"{number}" if run is None else f"{run}-{number}"
     async with DefaultAsyncHttpxClient(trust_env=False) as http, asyncio.TaskGroup() as tasks:
+        told: dict[str, asyncio.Task[bool]] = {}
         for name, story in STORIES.items():
             client = AsyncOpenAI(
                 api_key="demo",
                 base_url=base_url,
-                default_headers={SESSION_HEADER: f"{name}-{number}"},
+                default_headers={SESSION_HEADER: f"{name}-{suffix}"},
                 http_client=http,
             )
             chance = Random(f"{seed}:{number}:{name}")
-            tasks.create_task(_shrug(story(App(client, chance, mishap, pace))))
+            told[name] = tasks.create_task(_shrug(story(App(client, chance, mishap, pace))))
+    return tuple(name for name, task in told.items() if not task.result())
 
 
-async def _shrug(story: Awaitable[None]) -> None:
-    """An app whose call fails goes on living; what happened is the sidecar's to show."""
+async def _shrug(story: Awaitable[None]) -> bool:
+    """An app whose call fails goes on living; what happened is the sidecar's to show. True: none failed."""
+    through = True
     try:
         await story
     except* (openai.OpenAIError, OSError):
-        pass
+        through = False
+    return through

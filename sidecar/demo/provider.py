@@ -1,7 +1,7 @@
-"""A simulated LLM provider on loopback: three APIs and embeddings, paced streams, failures now and then.
+"""A simulated LLM provider: three APIs and embeddings, paced streams, failures now and then.
 
 What happens to a request is planned (by a header, by the model's name, or by a seeded draw), so that the
-same calls get the same answers. It is only ever the demo's upstream, and it knows nothing of the sidecar.
+same calls get the same answers. It is only ever the demo's upstream, and it knows nothing of the sidecar before it.
 """
 
 import asyncio
@@ -17,9 +17,13 @@ from aiohttp import web
 from sidecar.demo import plan as plans
 from sidecar.demo.answers import Chat, Dialect, Json, Messages, Reply, Responses, embeddings, words
 from sidecar.demo.plan import PLAN_HEADER, Plan
+from sidecar.errors import CannotListenError
+from sidecar.settings import Address
 
 MODELS = ("demo-small", "demo-large", "demo-embedding")
 """What `GET /v1/models` lists."""
+
+ANY_PORT = Address("127.0.0.1", 0)
 
 _RETRY_COUNT = "x-stainless-retry-count"
 
@@ -38,8 +42,9 @@ class _Call:
 class Provider:
     """The server. Use as an async context manager; `url` is known once it is entered."""
 
-    def __init__(self, *, seed: int = 0) -> None:
+    def __init__(self, *, seed: int = 0, listen: Address = ANY_PORT) -> None:
         self._seed = seed
+        self._listen = listen
         self._unplanned = 0
         self._answers = 0
         self._runner: web.AppRunner | None = None
@@ -58,10 +63,13 @@ class Provider:
         app.router.add_route("*", "/{path:.*}", self._unknown)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
+        try:
+            await web.TCPSite(self._runner, self._listen.host, self._listen.port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise CannotListenError.because(error, str(self._listen), "--provider") from error
         host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        self.url = f"http://{Address(host, port).reachable}"
         return self
 
     async def __aexit__(

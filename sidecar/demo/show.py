@@ -1,6 +1,6 @@
 """One round after another: plays the conversations, watches the sidecar, draws what it tells.
 
-Owns the rounds and the words around the lanes. What is drawn comes from the admin port; what the app does
+Owns the rounds, which are as wide as the lanes, and the words around these. What is drawn comes from the admin port; what the app does
 comes from `conversations.py`; how it gets to the terminal is `screen.py`. Called by the demo's `main`.
 """
 
@@ -14,11 +14,9 @@ from sidecar.demo.conversations import play
 from sidecar.demo.drawing import Picture
 from sidecar.demo.lanes import Board
 from sidecar.demo.screen import Screen
+from sidecar.demo.traffic import ROUND
 from sidecar.demo.unnamed import LANE
 from sidecar.demo.watch import Snapshot, Stats, Watch, WatchError
-
-ROUND = 14.0
-"""Seconds from the beginning of one round to the next; the width of the lanes."""
 
 ABOUT = "one lane per conversation; calls that overlapped stand below one another"
 

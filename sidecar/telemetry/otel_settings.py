@@ -312,8 +312,13 @@ def _queue(values: Mapping[str, Any], prefix: str, delay: float) -> QueueSetting
 
 def _unheld(environ: Mapping[str, str], values: Mapping[str, Any]) -> tuple[str, ...]:
     known = {setting.name for setting in SETTINGS}
+    # What Kubernetes puts into every pod for a Service called `otel-...` is no setting, and nobody's mistake.
+    services = [name.removesuffix("_SERVICE_HOST") for name in environ if name.endswith("_SERVICE_HOST")]
+    injected = tuple(f"{service}{rest}" for service in services for rest in ("_SERVICE_", "_PORT"))
     unheld = sorted(
-        name for name in environ if name.startswith("OTEL_") and environ[name] and name not in known
+        name
+        for name in environ
+        if name.startswith("OTEL_") and environ[name] and name not in known and not name.startswith(injected)
     )
     if values.get(HISTOGRAM_AGGREGATION) == EXPONENTIAL:
         unheld.append(f"{HISTOGRAM_AGGREGATION}={EXPONENTIAL} (exponential histograms are not offered)")

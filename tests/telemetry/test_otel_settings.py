@@ -332,6 +332,20 @@ def test_what_is_set_and_does_not_hold_is_named() -> None:
     assert line.startswith("set, but without effect here: OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT")
 
 
+def test_a_service_of_kubernetes_is_no_setting() -> None:
+    """What every pod gets for a Service called `otel-collector` is passed over; the like without a Service is not."""
+    injected = {
+        "OTEL_COLLECTOR_SERVICE_HOST": "10.0.0.1",
+        "OTEL_COLLECTOR_SERVICE_PORT_OTLP_GRPC": "4317",
+        "OTEL_COLLECTOR_PORT": "tcp://10.0.0.1:4317",
+        "OTEL_COLLECTOR_PORT_4317_TCP_ADDR": "10.0.0.1",
+    }
+    assert read(injected).unheld == ()
+    assert read({**injected, "OTEL_EXPORTER_PROMETHEUS_PORT": "9464"}).unheld == (
+        "OTEL_EXPORTER_PROMETHEUS_PORT",
+    )
+
+
 def test_credentials_are_not_in_a_repr() -> None:
     """A target may be printed; its headers are not."""
     config = read({**ENDPOINT, "OTEL_EXPORTER_OTLP_HEADERS": "authorization=hush"})

@@ -1,0 +1,36 @@
+"""Asks a port for its health: what `sidecar health` does, for the health check of a container.
+
+Owns the one question and the words for a bad answer. It never goes through a proxy, follows nothing, needs no
+token, and never waits longer than `TIMEOUT`. Called by the command line, with settings or a URL.
+"""
+
+import http.client
+from urllib.parse import urlsplit
+
+from sidecar.settings import Settings
+
+TIMEOUT = 3.0
+"""Seconds for connecting, and again for the answer."""
+
+
+def url_of(settings: Settings) -> str:
+    """Where a sidecar with these settings tells whether it is ready: its health port, else its admin port."""
+    address = settings.health_listen or settings.admin_listen
+    return f"http://{address.reachable}/readiness"
+
+
+def trouble(url: str) -> str | None:
+    """None if a GET of this `http://` URL is answered with a status of 200 to 299; else what came instead."""
+    parts = urlsplit(url)
+    try:
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError("an http:// URL is needed")
+        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT)
+        try:
+            connection.request("GET", parts.path or "/", headers={"Connection": "close"})
+            answer = connection.getresponse()
+        finally:
+            connection.close()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f"{url}: {str(error) or type(error).__name__}"
+    return None if 200 <= answer.status < 300 else f"{url}: {answer.status} {answer.reason}"

@@ -1,0 +1,117 @@
+"""`sidecar health`: what a container's health check runs, against the production server and against trouble."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from sidecar import cli, health
+from sidecar.settings import load
+from sidecar.testing import (
+    Gate,
+    RawClient,
+    RunningSidecar,
+    ScriptedUpstream,
+    Wait,
+    chat_request,
+    sse_head,
+)
+
+UPSTREAM = {"SIDECAR_UPSTREAM": "http://127.0.0.1:9"}
+
+
+def asked(environ: dict[str, str], *arguments: str) -> int:
+    """The exit code of `sidecar health`."""
+    return cli.main(["health", *arguments], environ)
+
+
+def test_a_ready_sidecar(sidecar: RunningSidecar, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is found by the variables it runs with, or by a URL; nothing is said, and no token is needed."""
+    address = f"127.0.0.1:{sidecar.admin_port}"
+    environ = {**UPSTREAM, "SIDECAR_ADMIN_LISTEN": address, "HTTP_PROXY": "http://127.0.0.1:9"}
+    assert asked(environ) == 0
+    assert asked({}, f"http://{address}/liveness") == 0
+    assert capfd.readouterr() == ("", "")
+    assert asked({}, f"http://{address}/nothing") == 1
+    assert f"http://{address}/nothing: 404 Not Found" in capfd.readouterr().err
+
+
+def test_as_a_command(sidecar: RunningSidecar) -> None:
+    """As an image runs it: a process of its own."""
+    url = f"http://127.0.0.1:{sidecar.admin_port}/readiness"
+    done = subprocess.run(
+        [sys.executable, "-m", "sidecar", "health", url],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_sidecar_that_drains(upstream: ScriptedUpstream, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is not ready any more, and 503 says so."""
+    gate = Gate()
+    upstream.answer(sse_head(), Wait(gate))
+    with RunningSidecar(upstream=upstream.url) as draining, RawClient(draining.port) as client:
+        client.send(chat_request(stream=True))
+        draining.wait_until(lambda: draining.stats()["requests"]["in_flight"] == 1)
+        draining.signal(signal.SIGTERM)
+        draining.wait_log("sidecar.draining")
+        assert asked({}, f"http://127.0.0.1:{draining.admin_port}/readiness") == 1
+        gate.open()
+    assert "503 Service Unavailable" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings, url",
+    [
+        ({}, "http://127.0.0.1:7071/readiness"),
+        ({"SIDECAR_ADMIN_LISTEN": "[::]:81", "SIDECAR_ADMIN_TOKEN": "x" * 8}, "http://[::1]:81/readiness"),
+        ({"SIDECAR_HEALTH_LISTEN": "0.0.0.0:7072"}, "http://127.0.0.1:7072/readiness"),
+        ({"SIDECAR_HEALTH_LISTEN": "10.1.2.3:7072"}, "http://10.1.2.3:7072/readiness"),
+    ],
+)
+def test_where_it_asks(settings: dict[str, str], url: str) -> None:
+    """The health port wins over the admin port; a wildcard is asked on loopback."""
+    assert health.url_of(load({}, {**UPSTREAM, **settings})) == url
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["https://127.0.0.1/"], "an http:// URL is needed"),
+        (["http:///readiness"], "an http:// URL is needed"),
+        (["http://127.0.0.1:port/"], "port"),
+        (["http://127.0.0.1:1/"], "refused"),
+        ([], "SIDECAR_UPSTREAM: a URL is needed"),
+    ],
+)
+def test_trouble(arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """One line says why, and the code is 1, whatever it was."""
+    assert asked({}, *arguments) == 1
+    told = capfd.readouterr().err
+    assert told.startswith("sidecar: not ready: ")
+    assert said in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("said", [b"", b"SSH-2.0-none\r\n"])
+def test_what_is_no_http(said: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    """A port that somebody else has."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def serve() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert asked({}, f"http://127.0.0.1:{other.getsockname()[1]}/") == 1
+        thread.join()
+    assert "sidecar: not ready: http://127.0.0.1" in capfd.readouterr().err
