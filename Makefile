@@ -10,10 +10,10 @@ COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.1
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test run bench lock
+.PHONY: help setup check test stack-test run bench lock
 
 help:  ## says what can be done
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## makes .venv with everything, at the versions and hashes of requirements/dev.lock
 
@@ -35,6 +35,10 @@ test: setup  ## the whole test suite; COVERAGE=1 measures branches, those of the
 
 bench: setup  ## the sidecar beside nginx and aiohttp, on one core; ARGS=--quick is short, PROFILE=1 says where time goes
 	$(BIN)/python -m bench $(if $(PROFILE),--profile) $(ARGS)
+
+stack-test: setup  ## real Collector, Jaeger, Prometheus (built from Go modules into .cache/stack), and Tempo where it is at hand
+	$(BIN)/python tests/stack/build.py
+	$(BIN)/python -m pytest tests/stack tests/deploy $(ARGS)
 
 run: setup  ## the demo; with UPSTREAM=https://... the plain sidecar before that upstream
 	$(BIN)/sidecar $(if $(UPSTREAM),run --upstream '$(UPSTREAM)',demo) $(ARGS)

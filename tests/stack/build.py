@@ -81,7 +81,15 @@ def _prometheus(command: str) -> Callable[[Go, Path], None]:
         shutil.copy(MODULES / "prometheus" / "go.mod", go.work)
         # Without these tags a module for a service discovery that nobody uses here is asked for.
         tags = "-tags=remove_all_sd,netgo"
-        go("build", "-mod=mod", tags, *SMALL, "-o", str(into), f"github.com/prometheus/prometheus/cmd/{command}")
+        go(
+            "build",
+            "-mod=mod",
+            tags,
+            *SMALL,
+            "-o",
+            str(into),
+            f"github.com/prometheus/prometheus/cmd/{command}",
+        )
 
     return build
 
@@ -152,7 +160,7 @@ def binary(name: str) -> Path:
         )
     with _alone(name):
         if at_hand(name) is None:
-            print(f"building {name} into {into.parent}", file=sys.stderr, flush=True)
+            _say(f"building {name} into {into.parent}")
             work = into.parent / f"{name}.work"
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
@@ -160,6 +168,11 @@ def binary(name: str) -> Path:
             _stamp(into).write_text(program.stamp)
             shutil.rmtree(work)
     return into
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _stamp(built: Path) -> Path:
@@ -178,6 +191,6 @@ def _alone(name: str) -> Iterator[None]:
 if __name__ == "__main__":
     for each, about in PROGRAMS.items():
         if about.build is not None or at_hand(each) is not None:
-            print(f"{each:10} {binary(each)}")
+            _say(f"{each}: {binary(each)}")
         else:
-            print(f"{each:10} not at hand; {about.variable} may name it")
+            _say(f"{each}: not at hand; {about.variable} may name it")

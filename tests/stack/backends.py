@@ -1,0 +1,200 @@
+"""The real back ends behind one Collector, with the very configuration files that docker-compose.yml mounts.
+
+Owns their ports, folders and order. What has no binary here is stood in for by a sink that takes what it is sent: Loki
+always, Tempo where none is at hand. It never changes a configuration but through the variables that the file names.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sidecar.testing import OtlpSink
+from tests.stack.build import at_hand, binary
+from tests.stack.programs import Backend, free_port, get
+
+ROOT = Path(__file__).parents[2]
+
+Trace = dict[str, Any]
+
+
+class Jaeger:
+    """Traces in memory, and its own API."""
+
+    def __init__(self, folder: Path) -> None:
+        self.otlp = f"127.0.0.1:{free_port()}"
+        query = f"127.0.0.1:{free_port()}"
+        self.url = f"http://{query}"
+        self.backend = Backend(
+            [str(binary("jaeger")), "--config", str(ROOT / "deploy/jaeger/jaeger.yaml")],
+            folder=folder,
+            ready=f"{self.url}/api/services",
+            environ={
+                "JAEGER_OTLP_LISTEN": self.otlp,
+                "JAEGER_QUERY_LISTEN": query,
+                "JAEGER_QUERY_GRPC_LISTEN": f"127.0.0.1:{free_port()}",
+            },
+        )
+
+    def traces(self, service: str, operation: str = "", **tags: str) -> list[Trace]:
+        """The traces with such a span: `tags` by attribute name, dots as two underscores."""
+        named = {key.replace("__", "."): value for key, value in tags.items()}
+        query = {"service": service, "limit": "1000", "tags": json.dumps(named)}
+        answer = get(f"{self.url}/api/traces", **query, **({"operation": operation} if operation else {}))
+        found: list[Trace] = (answer or {}).get("data") or []
+        return found
+
+    def trace(self, trace_id: str) -> Trace | None:
+        """One trace by its id."""
+        found: list[Trace] = (get(f"{self.url}/api/traces/{trace_id}") or {}).get("data") or []
+        return found[0] if found else None
+
+    def links(self, trace_id: str) -> list[tuple[str, str]]:
+        """The links of a trace's spans: what `sidecar.link` says, and the trace they lead to."""
+        answer = get(f"{self.url}/api/v3/traces/{trace_id}") or {}
+        return [
+            (attribute["value"]["stringValue"], link["traceId"])
+            for resource in answer.get("result", {}).get("resourceSpans", [])
+            for scope in resource["scopeSpans"]
+            for span in scope["spans"]
+            for link in span.get("links", [])
+            for attribute in link["attributes"]
+            if attribute["key"] == "sidecar.link"
+        ]
+
+
+class Prometheus:
+    """Metrics by OTLP, the alert rules, and its own API."""
+
+    def __init__(self, folder: Path) -> None:
+        listen = f"127.0.0.1:{free_port()}"
+        self.url = f"http://{listen}"
+        self.otlp = f"{self.url}/api/v1/otlp"
+        shutil.copy(ROOT / "deploy/prometheus/prometheus.yaml", folder)
+        rules = ROOT / "grafana" / "alerts"
+        if rules.exists():
+            shutil.copytree(rules, folder / "alerts")
+        self.backend = Backend(
+            [
+                str(binary("prometheus")),
+                f"--config.file={folder / 'prometheus.yaml'}",
+                f"--storage.tsdb.path={folder / 'prometheus'}",
+                f"--web.listen-address={listen}",
+                "--web.enable-otlp-receiver",
+                "--enable-feature=exemplar-storage",
+            ],
+            folder=folder,
+            ready=f"{self.url}/-/ready",
+        )
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series of an instant query."""
+        answer = get(f"{self.url}/api/v1/query", query=expression) or {}
+        found: list[dict[str, Any]] = answer.get("data", {}).get("result", [])
+        return found
+
+    def number(self, expression: str) -> float | None:
+        """The one value of an instant query."""
+        found = self.query(expression)
+        return float(found[0]["value"][1]) if len(found) == 1 else None
+
+    def by(self, label: str, expression: str) -> dict[str, float]:
+        """The values of an instant query, by a label."""
+        return {one["metric"].get(label, ""): float(one["value"][1]) for one in self.query(expression)}
+
+    def exemplars(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
+        """The exemplars of the series that an expression names; times in seconds since the epoch."""
+        answer = get(f"{self.url}/api/v1/query_exemplars", query=expression, start=str(start), end=str(end))
+        found: list[dict[str, Any]] = (answer or {}).get("data") or []
+        return [exemplar for series in found for exemplar in series["exemplars"]]
+
+
+class Tempo:
+    """Traces on disk, and its own API. Only where a binary is at hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.otlp = f"127.0.0.1:{free_port()}"
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        config = (ROOT / "deploy/tempo/tempo.yaml").read_text()
+        config = config.replace("/var/tempo", str(folder / "tempo")).replace("0.0.0.0:4317", self.otlp)
+        config = config.replace("3200", str(port)).replace("0.0.0.0", "127.0.0.1")
+        (folder / "tempo.yaml").write_text(config)
+        self.backend = Backend(
+            [
+                str(binary("tempo")),
+                f"-config.file={folder / 'tempo.yaml'}",
+                "-query-frontend.query-end-cutoff=0s",
+            ],
+            folder=folder,
+            ready=f"{self.url}/ready",
+        )
+
+    def search(self, query: str) -> list[dict[str, Any]]:
+        """The traces that a TraceQL query finds."""
+        found: list[dict[str, Any]] = (get(f"{self.url}/api/search", q=query) or {}).get("traces") or []
+        return found
+
+
+class Stack:
+    """All of them; `tempo` is None where there is no binary. `variables` are those of otel-collector.yaml."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.jaeger = Jaeger(folder)
+        self.prometheus = Prometheus(folder)
+        self.tempo = Tempo(folder) if at_hand("tempo") is not None else None
+        self.loki = OtlpSink()
+        self.instead_of_tempo = OtlpSink("grpc")
+        self._folder = folder
+        self._variables = variables
+
+    def start(self) -> None:
+        """Stores first, then the Collector."""
+        self.loki.start()
+        self.instead_of_tempo.start()
+        for store in (self.jaeger, self.prometheus, self.tempo):
+            if store is not None:
+                store.backend.start()
+        grpc, http, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        tempo = self.tempo.otlp if self.tempo else f"127.0.0.1:{self.instead_of_tempo.port}"
+        host, port = metrics.split(":")
+        self.otlp = f"http://{http}"
+        self.collector = Backend(
+            [str(binary("otelcol")), "--config", str(ROOT / "otel-collector.yaml")],
+            folder=self._folder,
+            ready=f"http://{metrics}/metrics",
+            environ={
+                "OTLP_GRPC_LISTEN": grpc,
+                "OTLP_HTTP_LISTEN": http,
+                "METRICS_HOST": host,
+                "METRICS_PORT": port,
+                "STORAGE_DIR": str(self._folder / "queues"),
+                "JAEGER_OTLP": self.jaeger.otlp,
+                "TEMPO_OTLP": tempo,
+                "PROMETHEUS_OTLP": self.prometheus.otlp,
+                "LOKI_OTLP": self.loki.endpoint,
+                **self._variables,
+            },
+        )
+        self.collector.start()
+
+    def stop(self) -> None:
+        """Ends them all."""
+        if hasattr(self, "collector"):
+            self.collector.kill()
+        for store in (self.jaeger, self.prometheus, self.tempo):
+            if store is not None:
+                store.backend.kill()
+        self.loki.stop()
+        self.instead_of_tempo.stop()
+
+    def environ(self, service: str) -> dict[str, str]:
+        """What a sidecar needs to export to it, often."""
+        return {
+            "OTEL_SERVICE_NAME": service,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.otlp,
+            "OTEL_LOGS_EXPORTER": "otlp",
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+            "OTEL_BLRP_SCHEDULE_DELAY": "200",
+        }
