@@ -58,7 +58,9 @@ class Sidecar:
             exemplar_filter=self._config.exemplar_filter,
         )
         lines = Lines(settings.log_format)
-        self._pipeline = build_pipeline(self._config, store=self._store, clock=self._clock, logger=lines.logger)
+        self._pipeline = build_pipeline(
+            self._config, store=self._store, clock=self._clock, logger=lines.logger
+        )
         self.recorder = Recorder(
             settings=settings,
             pipeline=self._pipeline,

@@ -14,6 +14,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, TraceState
 
+from sidecar.telemetry.spans import Layer, LayeredSpan
+
 _CACHE_LIMIT = 4096
 """Encoded pairs kept; over it they are forgotten all at once, so ids, which never repeat, cannot fill the memory."""
 _CACHED_LENGTH = 256
@@ -32,6 +34,7 @@ def rest() -> None:
 _TIMES = Struct("<BQBQ")
 _TIME = Struct("<BQ")
 _DOUBLE = Struct("<Bd")
+_EIGHT = Struct("<d").pack
 _FLAGS = Struct("<I")
 _FLAGS_LOCAL, _FLAGS_REMOTE = _FLAGS.pack(0x100), _FLAGS.pack(0x300)
 _SPAN_FLAGS, _LINK_FLAGS = b"\x85\x01", b"\x35"
@@ -121,6 +124,7 @@ class SpanEncoder:
     def __init__(self, rest: Callable[[], object] = rest) -> None:
         self._rest = rest
         self._pairs: dict[tuple[str, type, AnyValue], bytes] = {}
+        self._floats: dict[str, bytes] = {}
 
     def encode(self, spans: Sequence[ReadableSpan]) -> bytes:
         """An `ExportTraceServiceRequest`; spans are grouped by resource and scope as objects."""
@@ -175,14 +179,25 @@ class SpanEncoder:
             _BYTE[span.kind.value + 1],
             _TIMES.pack(0x39, span.start_time or 0, 0x41, span.end_time or 0),
         )
-        parts += self._attributes(b"\x4a", span.attributes)
-        parts.append(_count(b"\x50", span.dropped_attributes))
-        parts += [_message(b"\x5a", self._event(event)) for event in span.events]
+        if isinstance(span, LayeredSpan):
+            parts += [layer.encoded or self._layer(layer) for layer in span.layers]
+        else:
+            parts += self._attributes(b"\x4a", span.attributes)
+        if dropped := span.dropped_attributes:
+            parts.append(_count(b"\x50", dropped))
+        if events := span.events:
+            parts += [_message(b"\x5a", self._event(event)) for event in events]
         parts.append(_count(b"\x60", span.dropped_events))
-        parts += [_message(b"\x6a", self._link(link)) for link in span.links]
+        if links := span.links:
+            parts += [_message(b"\x6a", self._link(link)) for link in links]
         parts.append(_count(b"\x70", span.dropped_links))
         parts += (_status(span.status), _SPAN_FLAGS, _flags(parent))
         return _message(b"\x12", b"".join(parts))
+
+    def _layer(self, layer: Layer) -> bytes:
+        """A layer's pairs; other spans that share it find them there."""
+        layer.encoded = encoded = b"".join(self._attributes(b"\x4a", layer.values))
+        return encoded
 
     def _event(self, event: Event) -> bytes:
         parts = [_TIME.pack(0x09, event.timestamp), _text(b"\x12", event.name)]
@@ -209,6 +224,9 @@ class SpanEncoder:
         pairs = self._pairs
         for key, value in attributes.items():
             kind = type(value)
+            if kind is float:  # hardly ever the same twice; of one length with its key
+                encoded.append(tag + (self._floats.get(key) or self._float(key)) + _EIGHT(value))
+                continue
             try:
                 pair = pairs.get((key, kind, value))
                 if pair is None:
@@ -219,9 +237,16 @@ class SpanEncoder:
                 encoded.append(tag + pair)
         return encoded
 
+    def _float(self, key: str) -> bytes:
+        """What stands before the eight bytes of a float that is the value of `key`."""
+        pair = _left_out_if_bad(key, 0.0)
+        if len(self._floats) < _CACHE_LIMIT:
+            self._floats[key] = pair[:-8]
+        return pair[:-8]
+
     def _keep(self, key: str, kind: type, value: AnyValue) -> bytes:
         pair = _left_out_if_bad(key, value)
-        # Equal is not the same for floats (0.0 and -0.0), nor for what tuples hold (1 and True).
+        # Equal is not the same for what tuples hold (1 and True).
         if kind is bool or kind is int or (kind is str and len(pair) < _CACHED_LENGTH):
             if len(self._pairs) >= _CACHE_LIMIT:
                 self._pairs.clear()

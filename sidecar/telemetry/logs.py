@@ -68,7 +68,9 @@ class Lines:
         self._put = structlog.BytesLogger(file).msg
         if log_format == "console":
             console = structlog.dev.ConsoleRenderer(colors=file.isatty(), sort_keys=False)
-            self._render: Callable[[dict[str, object]], bytes] = lambda line: str(console(None, "", line)).encode()
+            self._render: Callable[[dict[str, object]], bytes] = lambda line: str(
+                console(None, "", line)
+            ).encode()
         else:
             self._render = msgspec.json.Encoder(enc_hook=str).encode
         self.logger = cast(

@@ -5,6 +5,7 @@ they cannot disagree. What was not told is absent. No text of a prompt or an ans
 Called by the recorder, once per exchange.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from opentelemetry.util.types import AttributeValue
@@ -22,7 +23,7 @@ from sidecar.telemetry.bounded import (
     redact_query,
     shorten,
 )
-from sidecar.telemetry.spans import SpanAttributes
+from sidecar.telemetry.spans import Layer, Layers, SpanAttributes
 
 _REQUEST_IDS = (
     *(b"x-request-id", b"request-id", b"apim-request-id", b"x-amzn-requestid"),
@@ -52,11 +53,15 @@ _ERRORS = frozenset(
 
 
 class Portrait(NamedTuple):
-    """Attributes of one exchange. `common` are among the others' too; no `client` if no connection was asked for."""
+    """Attributes of one exchange in layers. `common` stands first in both; no `client` if no connection was asked for."""
 
-    common: SpanAttributes
-    server: SpanAttributes
-    client: SpanAttributes
+    common: Layer
+    server: Layers
+    client: Layers
+
+    def together(self) -> SpanAttributes:
+        """All of them as one: where both sides say something, it is the SERVER side's."""
+        return {key: value for layer in (*self.client, *self.server) for key, value in layer.values.items()}
 
 
 def outcome_of(exchange: Exchange) -> Outcome:
@@ -113,11 +118,44 @@ def request_model(exchange: Exchange) -> str | None:
     return exchange.request.model or exchange.route.model
 
 
-def portray(exchange: Exchange, semconv: str) -> Portrait:
-    """The attributes of a settled exchange, under `shipped`, `latest` or `both` conventions."""
-    common = _common(exchange)
-    client = _client(exchange, common, _USAGE[semconv]) if has_client(exchange) else {}
-    return Portrait(common, _server(exchange, common), client)
+_LAYERS_LIMIT = 2048
+"""Layers kept of requests that are alike; over it they are forgotten all at once."""
+
+
+class Portrayer:
+    """Portrays one exchange after another, under `shipped`, `latest` or `both` conventions.
+
+    What requests that are alike have in common is gathered once, and encoded once by whoever exports it.
+    """
+
+    def __init__(self, semconv: str) -> None:
+        self._usage = _USAGE[semconv]
+        self._alike: dict[tuple[object, ...], Layer] = {}
+
+    def __call__(self, exchange: Exchange) -> Portrait:
+        """The attributes of a settled exchange."""
+        common = Layer(_common(exchange))
+        client: Layers = ()
+        if has_client(exchange):
+            shared = self._shared(_client_key(exchange), _client_shared, exchange)
+            client = (common, shared, Layer(_client_own(exchange, self._usage)))
+        shared = self._shared(_server_key(exchange), _server_shared, exchange)
+        own = _server_own(exchange)
+        if sampling := exchange_sampling(exchange):
+            said = {*common.values, *shared.values, *own}
+            own |= {key: value for key, value in sampling.items() if key not in said}
+        return Portrait(common, (common, shared, Layer(own)), client)
+
+    def _shared(
+        self, key: tuple[object, ...], gather: Callable[[Exchange], SpanAttributes], exchange: Exchange
+    ) -> Layer:
+        """The layer of all exchanges with this key: whatever `gather` reads is in it."""
+        layer = self._alike.get(key)
+        if layer is None:
+            if len(self._alike) >= _LAYERS_LIMIT:
+                self._alike.clear()
+            layer = self._alike[key] = Layer(gather(exchange))
+        return layer
 
 
 def _common(exchange: Exchange) -> SpanAttributes:
@@ -141,41 +179,77 @@ def _common(exchange: Exchange) -> SpanAttributes:
     return attributes
 
 
-def _server(exchange: Exchange, common: SpanAttributes) -> SpanAttributes:
-    head, route, verdict = exchange.head, exchange.route, exchange.verdict
-    method, target = known_method(head.method), head.target
-    attributes = {**common, **sampling} if (sampling := exchange_sampling(exchange)) else dict(common)
-    attributes[a.METHOD] = method
-    attributes[a.SCHEME] = head.scheme
-    attributes[a.PATH] = redact_path(head.path)
-    attributes[a.ROUTE] = route.template
-    attributes[a.OUTCOME] = outcome_of(exchange).value
-    attributes[a.STREAMING] = is_streaming(exchange)
-    attributes[a.BODY_STATE] = exchange.body_state
-    attributes[a.REQUEST_SIZE] = exchange.request_bytes
-    attributes[a.RESPONSE_SIZE] = exchange.stream.bytes
+def _error_word(exchange: Exchange, failed: bool) -> str | None:
+    verdict = exchange.verdict
+    return error_type(verdict) if failed and verdict is not None else None
+
+
+def _server_key(exchange: Exchange) -> tuple[object, ...]:
+    head, verdict, upstream, headers = (
+        exchange.head,
+        exchange.verdict,
+        exchange.upstream,
+        exchange.head.headers,
+    )
+    return (
+        head.method,
+        head.scheme,
+        head.version,
+        exchange.route.template,
+        verdict and (verdict.outcome, verdict.phase),
+        _error_word(exchange, server_failed(exchange)),
+        is_streaming(exchange),
+        exchange.body_state,
+        exchange.status,
+        upstream and upstream.name,
+        headers.get(b"host"),
+        headers.get(b"user-agent"),
+    )
+
+
+def _server_shared(exchange: Exchange) -> SpanAttributes:
+    """Of `_server_key` alone."""
+    head, verdict = exchange.head, exchange.verdict
+    method = known_method(head.method)
+    attributes: SpanAttributes = {
+        a.METHOD: method,
+        a.SCHEME: head.scheme,
+        a.ROUTE: exchange.route.template,
+        a.OUTCOME: outcome_of(exchange).value,
+        a.STREAMING: is_streaming(exchange),
+        a.BODY_STATE: exchange.body_state,
+    }
     if version := head.version.removeprefix("HTTP/"):
         attributes[a.PROTOCOL_VERSION] = version
     if method != head.method and head.method:
         attributes[a.METHOD_ORIGINAL] = shorten(head.method)
-    if b"?" in target and (query := head.query):
-        attributes[a.QUERY] = redact_query(query)
     if exchange.status is not None:
         attributes[a.STATUS] = exchange.status
-    if verdict is not None:
-        if verdict.phase is not None:
-            attributes[a.PHASE] = verdict.phase.value
-        if server_failed(exchange) and (word := error_type(verdict)) is not None:
-            attributes[a.ERROR_TYPE] = word
+    if verdict is not None and verdict.phase is not None:
+        attributes[a.PHASE] = verdict.phase.value
+    if (word := _error_word(exchange, server_failed(exchange))) is not None:
+        attributes[a.ERROR_TYPE] = word
     if exchange.upstream is not None:
         attributes[a.UPSTREAM] = exchange.upstream.name
+    _add_host(attributes, head.headers)
+    if agent := head.headers.text(b"user-agent"):
+        attributes[a.USER_AGENT] = shorten(agent)
+    return attributes
+
+
+def _server_own(exchange: Exchange) -> SpanAttributes:
+    head = exchange.head
+    attributes: SpanAttributes = {
+        a.PATH: redact_path(head.path),
+        a.REQUEST_SIZE: exchange.request_bytes,
+        a.RESPONSE_SIZE: exchange.stream.bytes,
+    }
+    if b"?" in head.target and (query := head.query):
+        attributes[a.QUERY] = redact_query(query)
     if head.client_address is not None:
         attributes[a.CLIENT_ADDRESS] = head.client_address
         if head.client_port is not None:
             attributes[a.CLIENT_PORT] = head.client_port
-    _add_host(attributes, head.headers)
-    if agent := head.headers.text(b"user-agent"):
-        attributes[a.USER_AGENT] = shorten(agent)
     _add_conversation(attributes, exchange)
     _add_rare(attributes, exchange)
     if exchange.asked:
@@ -245,24 +319,39 @@ def anomalies_of(exchange: Exchange) -> list[str]:
     return noted
 
 
-def _client(exchange: Exchange, common: SpanAttributes, usage: dict[str, tuple[str, ...]]) -> SpanAttributes:
+def _client_key(exchange: Exchange) -> tuple[object, ...]:
+    route, request, response, connect = exchange.route, exchange.request, exchange.response, exchange.connect
+    upstream = exchange.upstream
+    return (
+        exchange.head.method,
+        route.operation,
+        route.provider,
+        upstream and (upstream.name, upstream.host, upstream.port, upstream.provider),
+        exchange.upstream_status,
+        request.model,
+        route.model,
+        request.streaming or route.streaming,
+        connect and (connect.kind, connect.address),
+        response.model,
+        tuple(response.finish_reasons),
+        _error_word(exchange, client_failed(exchange)),
+    )
+
+
+def _client_shared(exchange: Exchange) -> SpanAttributes:
+    """Of `_client_key` alone."""
     route, request, response = exchange.route, exchange.request, exchange.response
-    attributes = dict(common)
-    attributes[a.METHOD] = known_method(exchange.head.method)
+    attributes: SpanAttributes = {a.METHOD: known_method(exchange.head.method)}
     if route.operation is not None:
         attributes[a.OPERATION] = route.operation
     if (provider := provider_of(exchange)) is not None:
         attributes[a.PROVIDER] = provider
-    if request.messages is not None:
-        attributes[a.MESSAGES] = request.messages
     if exchange.upstream_status is not None:
         attributes[a.STATUS] = exchange.upstream_status
     if model := request_model(exchange):
         attributes[a.REQUEST_MODEL] = shorten(model)
     if request.streaming or route.streaming:
         attributes[a.REQUEST_STREAM] = True
-    for name, value in request.attributes.items():
-        attributes[name] = _short(value)
     upstream = exchange.upstream
     if upstream is not None:
         attributes[a.UPSTREAM] = upstream.name
@@ -272,22 +361,31 @@ def _client(exchange: Exchange, common: SpanAttributes, usage: dict[str, tuple[s
         attributes[a.CONNECTION] = exchange.connect.kind
         if exchange.connect.address:
             attributes[a.PEER_ADDRESS] = exchange.connect.address
-    if exchange.resends:
-        attributes[a.RESEND_COUNT] = exchange.resends
-    if response.id:
-        attributes[a.RESPONSE_ID] = shorten(response.id)
     if response.model:
         attributes[a.RESPONSE_MODEL] = shorten(response.model)
     if response.finish_reasons:
         attributes[a.FINISH_REASONS] = tuple(map(shorten, response.finish_reasons))
+    if (word := _error_word(exchange, client_failed(exchange))) is not None:
+        attributes[a.ERROR_TYPE] = word
+    return attributes
+
+
+def _client_own(exchange: Exchange, usage: dict[str, tuple[str, ...]]) -> SpanAttributes:
+    request, response = exchange.request, exchange.response
+    attributes: SpanAttributes = {}
+    if request.messages is not None:
+        attributes[a.MESSAGES] = request.messages
+    for name, value in request.attributes.items():
+        attributes[name] = _short(value)
+    if exchange.resends:
+        attributes[a.RESEND_COUNT] = exchange.resends
+    if response.id:
+        attributes[a.RESPONSE_ID] = shorten(response.id)
     for kind, count in response.tokens.items():
         for name in usage.get(kind, ()):
             attributes[name] = count
     if exchange.streams and exchange.stream.first_chunk:
         attributes[a.TIME_TO_FIRST_CHUNK] = (exchange.stream.first_chunk - exchange.asked) / SECOND
-    verdict = exchange.verdict
-    if verdict is not None and client_failed(exchange) and (word := error_type(verdict)) is not None:
-        attributes[a.ERROR_TYPE] = word
     if response.error and (code := provider_word(response.error)) is not None:
         attributes[a.UPSTREAM_ERROR] = code
     if exchange.upstream_headers is not None:

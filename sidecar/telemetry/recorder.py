@@ -33,7 +33,7 @@ from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
 from sidecar.telemetry.measures import Measures, observe_ledger
 from sidecar.telemetry.metric_store import MetricStore
-from sidecar.telemetry.portrait import Portrait, outcome_of, portray
+from sidecar.telemetry.portrait import Portrait, Portrayer, outcome_of
 from sidecar.telemetry.request_spans import MAX_LINKS, RequestSpans, link_count, span_count
 from sidecar.telemetry.session_measures import LiveSessions, SessionMeasures
 from sidecar.telemetry.session_spans import SessionSpans, totals_attributes
@@ -104,7 +104,7 @@ class Recorder:
         """
         scope = InstrumentationScope(SCOPE_NAME, version or None)
         factory = SpanFactory(resource, scope, limits)
-        self._semconv = settings.semconv
+        self._portray = Portrayer(settings.semconv)
         self._pipeline = pipeline
         self._strict = strict
         self._export_traces = export_traces
@@ -175,7 +175,7 @@ class Recorder:
         self.requests_settled += 1
         self.outcomes[outcome_of(exchange)] += 1
         self.guard("settled", self.measures.settled, exchange)
-        portrait = self.guard("portray", portray, exchange, self._semconv)
+        portrait = self.guard("portray", self._portray, exchange)
         if portrait is not None:
             self.guard("spans", self._make_spans, exchange, portrait)
             self.guard("wide line", self._wide_line, exchange, portrait)
@@ -246,14 +246,11 @@ class Recorder:
     def _wide_line(self, exchange: Exchange, portrait: Portrait) -> None:
         outcome = outcome_of(exchange)
         name = a.REQUEST_COMPLETED if outcome is Outcome.COMPLETED else a.REQUEST_FAILED
-        fields: SpanAttributes = {
-            **portrait.client,
-            **portrait.server,
-            a.DURATION: (exchange.end - exchange.start) / SECOND,
-        }
+        fields = portrait.together()
+        fields[a.DURATION] = (exchange.end - exchange.start) / SECOND
         for said in _IDS:
             fields.pop(said, None)
-        if a.SERVER_PORT not in portrait.server:
+        if not any(a.SERVER_PORT in layer.values for layer in portrait.server):
             fields.pop(a.SERVER_PORT, None)  # the upstream's goes with the upstream's address
         if exchange.verdict is not None and exchange.verdict.message:
             fields[a.MESSAGE] = exchange.verdict.message

@@ -24,7 +24,7 @@ from sidecar.telemetry.portrait import (
     request_model,
     server_failed,
 )
-from sidecar.telemetry.spans import UNSET, SpanAttributes, SpanFactory
+from sidecar.telemetry.spans import UNSET, Layer, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import FLAGS, RequestTrace
 
 MAX_LINKS = 32
@@ -55,7 +55,7 @@ class RequestSpans:
         attributes = portrait.server
         count = link_count(exchange, trace)
         if count > MAX_LINKS:
-            attributes = {**attributes, a.LINKS_DROPPED: count - MAX_LINKS}
+            attributes = (*attributes, Layer({a.LINKS_DROPPED: count - MAX_LINKS}))
         span = self._build(
             f"{known_method(exchange.head.method)} {exchange.route.template}",
             server,
@@ -92,7 +92,7 @@ class RequestSpans:
                     trace.context(self._span_id()),
                     start=start,
                     end=end,
-                    attributes={**common, **attributes} if attributes else common,
+                    attributes=(common, Layer(attributes)) if attributes else (common,),
                     parent=client,
                     status=status,
                     events=events,

@@ -44,12 +44,63 @@ class Pipeline(Protocol):
         """Counts items that were not made because the sampler said no."""
 
 
+class Layer:
+    """Attributes that stand on several spans, encoded once for all of them. Nobody changes them once they are made."""
+
+    __slots__ = ("encoded", "values")
+
+    def __init__(self, values: Mapping[str, AttributeValue]) -> None:
+        self.values = values
+        self.encoded: bytes | None = None
+        """What the encoder made of them."""
+
+
+Layers = tuple[Layer, ...]
+"""A span's attributes; no key stands in two of them."""
+
+
+class LayeredSpan(ReadableSpan):
+    """A span as the SDK's exporters read it; its attributes are put together only where somebody asks for them."""
+
+    def __init__(
+        self,
+        name: str,
+        context: SpanContext,
+        parent: SpanContext | None,
+        layers: Layers,
+        *,
+        about: tuple[Resource, InstrumentationScope],
+        kind: SpanKind,
+        status: Status,
+        times: tuple[int, int],
+        events: Sequence[Event],
+        links: Sequence[Link],
+    ) -> None:
+        # Not the base's own: it would make a resource, and set the attributes.
+        self._name = name
+        self._context = context
+        self._parent = parent
+        self.layers = layers
+        self._resource, self._instrumentation_scope = about
+        self._instrumentation_info = None
+        self._kind = kind
+        self._status = status
+        self._start_time, self._end_time = times
+        self._events = events
+        self._links = links
+
+    @property
+    def _attributes(self) -> Mapping[str, AttributeValue]:  # type: ignore[override]  # the base only reads it
+        if len(self.layers) == 1:
+            return self.layers[0].values
+        return {key: value for layer in self.layers for key, value in layer.values.items()}
+
+
 class SpanFactory:
     """Builds spans within the limits."""
 
     def __init__(self, resource: Resource, scope: InstrumentationScope, limits: SpanLimits) -> None:
-        self._resource = resource
-        self._scope = scope
+        self._about = (resource, scope)
         self._span_count = limits.max_span_attributes
         self._span_length = limits.max_span_attribute_length
         self._events = limits.max_events
@@ -65,7 +116,7 @@ class SpanFactory:
         *,
         start: int,
         end: int,
-        attributes: SpanAttributes,
+        attributes: SpanAttributes | Layers,
         parent: SpanContext | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
         status: Status = UNSET,
@@ -76,21 +127,27 @@ class SpanFactory:
 
         `events` are (name, time, attributes), `links` (context, attributes).
         """
-        return ReadableSpan(
+        return LayeredSpan(
             name,
             context,
             parent,
-            self._resource,
-            bounded(attributes, self._span_count, self._span_length),
-            self._bounded_events(events) if events else (),
-            self._bounded_links(links) if links else (),
-            kind,
-            None,
-            status,
-            start,
-            max(start, end),
-            self._scope,
+            self._bounded_layers(attributes),
+            about=self._about,
+            kind=kind,
+            status=status,
+            times=(start, max(start, end)),
+            events=self._bounded_events(events) if events else (),
+            links=self._bounded_links(links) if links else (),
         )
+
+    def _bounded_layers(self, attributes: SpanAttributes | Layers) -> Layers:
+        """The attributes within the limits: as they are, where nothing is over them."""
+        layers = attributes if isinstance(attributes, tuple) else (Layer(attributes),)
+        count, length = self._span_count, self._span_length
+        if length is None and (count is None or sum([len(layer.values) for layer in layers]) <= count):
+            return layers
+        together = {key: value for layer in layers for key, value in layer.values.items()}
+        return (Layer(bounded(together, count, length)),)
 
     def _bounded_events(self, events: Sequence[tuple[str, int, SpanAttributes]]) -> Sequence[Event]:
         limit, length = self._event_count, self._length

@@ -114,7 +114,7 @@ def demo(stack: Stack, service: str, *runs: str) -> Iterator[tuple[Counted, Runn
 @contextmanager
 def _served(stack: Stack, service: str) -> Iterator[tuple[RunningSidecar, Provider]]:
     listen = Address("127.0.0.1", free_port())
-    settings = {"SESSION_IDLE": "1s"}
+    settings = {"SESSION_IDLE": "4s"}
     with RunningSidecar(
         upstream=f"http://{listen}", settings=settings, environ=stack.environ(service)
     ) as sidecar:
