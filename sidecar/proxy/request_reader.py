@@ -118,6 +118,8 @@ class RequestReader:
 
     def _refuse_rest(self, error: RefusedError) -> None:
         """What was being read ends here, refused; it, or a stand-in for it, is the connection's last request."""
+        if self.deaf:
+            return  # there has been a last one
         inbound = self._inbound
         if inbound is None or inbound.head is None:
             inbound = self.give_up() or self._stand_in()
@@ -168,16 +170,18 @@ class RequestReader:
 
     def on_url(self, url: bytes) -> None:
         """httptools: (a part of) the request target."""
+        if self._inbound is None:
+            return
         self._url += url
         self._parsed += len(url)
         self._bound(self._parsed)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a field of the head, or of the trailers once the head is done."""
-        if self._reframing:
-            return
         inbound = self._inbound
-        fields = self._fields if self._in_head or inbound is None else inbound.trailers
+        if inbound is None or self._reframing:
+            return  # of what stands behind the connection's last request, nothing is anybody's
+        fields = self._fields if self._in_head else inbound.trailers
         self._parsed += len(name) + len(value) + 4
         self._bound(self._parsed)
         if len(fields) >= self._max_fields and self._oversized is None:

@@ -1,0 +1,52 @@
+"""The reader of requests by itself: what it makes of bytes, however they are cut, and what stays nobody's."""
+
+import pytest
+
+from sidecar.proxy.inbound import Inbound
+from sidecar.proxy.request_reader import RequestReader
+
+LAST = (
+    b"GET /last HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n",
+    b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+    b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, close\r\n\r\n",
+    b"GET /last HTTP/1.1\r\n\r\n",
+    b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+)
+"""Requests behind which nothing is read: they close the connection, or are refused."""
+
+BEHIND = (
+    b"POST /behind HTTP/1.1\r\nHost: evil\r\nContent-Length: 5\r\nX-Sidecar-Session-Id: evil\r\n\r\nhello",
+    b"POST /behind HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"nonsense\r\n\r\n",
+    b"GET / HTTP/1.1\r\nX: " + b"y" * 70_000,
+)
+
+
+def read(pieces: list[bytes]) -> list[Inbound]:
+    """The requests in these pieces, with no peer."""
+    reader = RequestReader(65536, 256)
+    for piece in pieces:
+        reader.feed(piece, 1, 0)
+    return list(reader.ready)
+
+
+def described(requests: list[Inbound]) -> list[object]:
+    """What matters of each request."""
+    return [
+        (
+            one.head and (one.head.method, one.head.target, one.head.version, one.head.headers.fields),
+            (b"".join(one.pieces), one.trailers, one.framing),
+            (one.ended, one.broken, one.keep_alive, str(one.refusal)),
+        )
+        for one in requests
+    ]
+
+
+@pytest.mark.parametrize("behind", BEHIND, ids=range(len(BEHIND)))
+@pytest.mark.parametrize("last", LAST, ids=range(len(LAST)))
+def test_what_stands_behind_the_last_request_is_nobodys(last: bytes, behind: bytes) -> None:
+    """It adds no field to that request, is no request, and refuses none, in one read or in two."""
+    alone = described(read([last]))
+    assert len(alone) == 1
+    assert described(read([last + behind])) == alone
+    assert described(read([last, behind])) == alone
