@@ -4,12 +4,16 @@ Owns the checks of a head that the parser leaves to us. Filled by the client's c
 flow; it may wait behind an earlier request of the same connection.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Field, Headers
 from sidecar.errors import SidecarError
 from sidecar.proxy.wire import Framing, other_coding
+
+_HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(:[0-9]*)?")
+"""`uri-host [":" port]` (RFC 9110, section 7.2), as far as characters tell."""
 
 
 @dataclass(slots=True)
@@ -77,6 +81,8 @@ def request_head(
         problem = "the head has more than one Host"
     elif not hosts and version == "1.1":
         problem = "the head has no Host"
+    elif hosts and not _HOST.fullmatch(hosts[0].strip()):
+        problem = "the Host names no host"
     address, port = peer or (None, None)
     head = RequestHead(
         method=method.decode("latin-1"),

@@ -50,3 +50,24 @@ def test_what_stands_behind_the_last_request_is_nobodys(last: bytes, behind: byt
     assert len(alone) == 1
     assert described(read([last + behind])) == alone
     assert described(read([last, behind])) == alone
+
+
+HOSTS = (
+    (b"", True),
+    (b"h:8080", True),
+    (b"my_host.local:", True),
+    (b"[::1]:80", True),
+    (b"h, evil", False),
+    (b"u@h", False),
+    (b"h/evil", False),
+    (b"h:evil", False),
+    (b"[::1", False),
+    (b"h\xe9", False),
+)
+
+
+@pytest.mark.parametrize("host,fine", HOSTS, ids=[repr(host) for host, _ in HOSTS])
+def test_a_host_that_can_be_none_is_refused(host: bytes, fine: bool) -> None:
+    """RFC 9112, section 3.2."""
+    (request,) = read([b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host])
+    assert (request.refusal is None) == fine
