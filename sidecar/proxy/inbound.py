@@ -76,6 +76,8 @@ def request_head(
         problem = "the version is neither HTTP/1.0 nor HTTP/1.1"
     elif other_coding(headers):
         problem = "the body has a transfer coding besides chunked"
+    elif version == "1.0" and b"transfer-encoding" in headers:
+        problem = "HTTP/1.0 has no transfer codings"
     hosts = headers.get_all(b"host")
     if len(hosts) > 1:
         problem = "the head has more than one Host"

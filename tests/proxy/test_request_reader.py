@@ -71,3 +71,11 @@ def test_a_host_that_can_be_none_is_refused(host: bytes, fine: bool) -> None:
     """RFC 9112, section 3.2."""
     (request,) = read([b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host])
     assert (request.refusal is None) == fine
+
+
+@pytest.mark.parametrize("stays", [b"", b"Connection: keep-alive\r\n"])
+def test_http_1_0_has_no_chunks(stays: bytes) -> None:
+    """RFC 9112, section 6.1: framing that cannot be trusted."""
+    head = b"POST / HTTP/1.0\r\nHost: h\r\n%bTransfer-Encoding: chunked\r\n\r\n" % stays
+    (request,) = read([head + b"0\r\n\r\n"])
+    assert str(request.refusal) == "HTTP/1.0 has no transfer codings"
