@@ -276,6 +276,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self.ended:
             self.stray = True
             return
+        if self.head is None:
+            return  # the body of an answer whose head was refused: nobody's
         self._silent = 0
         self.pieces.append(data)
 
