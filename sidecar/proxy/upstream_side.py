@@ -249,8 +249,8 @@ class UpstreamConnection(asyncio.Protocol):
         head = AnswerHead(status, self._reason, self._parser.get_http_version(), Headers(self._fields))
         if status == 101:
             self.malformed = "the answer switched protocols unasked"
-        elif status < 100 or other_coding(head.headers):
-            self.malformed = "the answer has a status or a transfer coding that is not known here"
+        elif status < 100 or head.version not in ("1.0", "1.1") or other_coding(head.headers):
+            self.malformed = "the answer has a status, a version or a transfer coding that is not known here"
         elif status < 200:
             self.informational.append(head)
         else:
@@ -285,7 +285,9 @@ class UpstreamConnection(asyncio.Protocol):
         """httptools: the message is whole."""
         if self.head is not None and not self.ended:
             self.ended = True
-            self._keep_alive = self._parser.should_keep_alive()
+            # HTTP/1.0 has no chunks: whoever sends them may mean another end (RFC 9112, section 6.1).
+            odd = self.head.version == "1.0" and b"transfer-encoding" in self.head.headers
+            self._keep_alive = self._parser.should_keep_alive() and not odd
 
 
 def _keep_alive_hint(headers: Headers) -> int | None:

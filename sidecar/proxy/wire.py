@@ -44,8 +44,8 @@ def framing(headers: Headers) -> Framing:
 
 
 def other_coding(headers: Headers) -> bool:
-    """True when the body has a transfer coding besides `chunked`: it would be lost with this hop's framing."""
-    return any(coding != b"chunked" for coding in headers.tokens(b"transfer-encoding"))
+    """True when the body has transfer codings other than one `chunked`: they would be lost with this hop's framing."""
+    return headers.tokens(b"transfer-encoding") not in ([], [b"chunked"])
 
 
 def bodiless(method: str, status: int) -> bool:

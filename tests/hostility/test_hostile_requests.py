@@ -12,37 +12,13 @@ import pytest
 
 from sidecar.testing import OtlpSink, RawClient, RunningSidecar
 from tests.hostility import requests_bodies, requests_fields, requests_lines
+from tests.hostility.books import Books
 from tests.hostility.rows import INNER, SOURCES, Row, request, sent
 from tests.hostility.strict import Sent, read_strictly, without_ours
 from tests.hostility.witness import Turns, Witness, cut
 
 ROWS = (*requests_lines.ROWS, *requests_fields.ROWS, *requests_bodies.ROWS)
 AFTER = b"GET /after HTTP/1.1"
-
-
-class Books:
-    """What the sidecar has counted, and the SERVER spans it has told, since this was made."""
-
-    def __init__(self, sidecar: RunningSidecar, sink: OtlpSink) -> None:
-        self._sidecar, self._sink = sidecar, sink
-        self._before = self._settled()
-        sink.clear()
-
-    def _settled(self) -> Counter[str]:
-        requests = self._sidecar.stats()["requests"]
-        if requests["in_flight"]:
-            self._sidecar.wait_until(lambda: self._sidecar.stats()["requests"]["in_flight"] == 0)
-            requests = self._sidecar.stats()["requests"]
-        assert requests["started"] == requests["settled"] == sum(requests["outcomes"].values())
-        return Counter(requests["outcomes"])
-
-    def outcomes(self) -> list[str]:
-        """The outcomes of all requests since, sorted; the spans say the same, one each."""
-        counted = sorted((self._settled() - self._before).elements())
-        self._sink.wait_for(lambda: len(self._sink.find_spans(kind="SERVER")) >= len(counted))
-        spans = self._sink.find_spans(kind="SERVER")
-        assert sorted(str(span.attributes["sidecar.outcome"]) for span in spans) == counted
-        return counted
 
 
 def got(witness: Witness) -> list[Sent]:
