@@ -160,7 +160,7 @@ class RequestReader:
             return
         self._alone = self._begun == 0
         self._begun += 1
-        if self.deaf:
+        if self.deaf or self._oversized is not None:
             return
         self._inbound = Inbound(start=self._at, waited=self._waited)
         self._in_head = True
@@ -170,7 +170,7 @@ class RequestReader:
 
     def on_url(self, url: bytes) -> None:
         """httptools: (a part of) the request target."""
-        if self._inbound is None:
+        if self._inbound is None or self._oversized is not None:
             return
         self._url += url
         self._parsed += len(url)
@@ -213,7 +213,7 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """httptools: the request is whole."""
-        if self._body_skipped:
+        if self._body_skipped or self._oversized is not None:
             return
         inbound, self._inbound = self._inbound, None
         if inbound is not None:

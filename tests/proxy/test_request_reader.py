@@ -2,6 +2,7 @@
 
 import pytest
 
+from sidecar.errors import HeadTooLargeError
 from sidecar.proxy.inbound import Inbound
 from sidecar.proxy.request_reader import RequestReader
 
@@ -79,3 +80,14 @@ def test_http_1_0_has_no_chunks(stays: bytes) -> None:
     head = b"POST / HTTP/1.0\r\nHost: h\r\n%bTransfer-Encoding: chunked\r\n\r\n" % stays
     (request,) = read([head + b"0\r\n\r\n"])
     assert str(request.refusal) == "HTTP/1.0 has no transfer codings"
+
+
+@pytest.mark.parametrize("behind", [b"", BEHIND[0]])
+def test_a_large_head_is_refused_in_one_read_too(behind: bytes) -> None:
+    """It keeps what it told before it grew too large; what stands behind it is not read."""
+    head = b"GET /large HTTP/1.1\r\nHost: h\r\nX-Session-Id: mine\r\nX: " + b"y" * 70_000 + b"\r\n\r\n"
+    (request,) = read([head + behind])
+    assert isinstance(request.refusal, HeadTooLargeError)
+    assert request.head is not None
+    assert request.head.target == b"/large"
+    assert request.head.headers.fields == [(b"Host", b"h"), (b"X-Session-Id", b"mine")]
