@@ -17,6 +17,9 @@ from sidecar.proxy.loop_turn import LoopTurn
 from sidecar.proxy.peers import Reader
 from sidecar.proxy.wire import AnswerHead, bodiless, framing, other_coding
 
+_CONTROLS = bytes((*range(9), *range(10, 32), 127))
+"""What no reason phrase may hold (RFC 9112, section 4)."""
+
 HIGH_WATER = 64 * 1024
 """Bytes a transport may hold before the other side's reading pauses."""
 
@@ -249,6 +252,8 @@ class UpstreamConnection(asyncio.Protocol):
         head = AnswerHead(status, self._reason, self._parser.get_http_version(), Headers(self._fields))
         if status == 101:
             self.malformed = "the answer switched protocols unasked"
+        elif self._reason.translate(None, _CONTROLS) != self._reason:
+            self.malformed = "the answer's reason has control characters"
         elif status < 100 or head.version not in ("1.0", "1.1") or other_coding(head.headers):
             self.malformed = "the answer has a status, a version or a transfer coding that is not known here"
         elif status < 200:
