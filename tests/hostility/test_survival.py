@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.testing import End, Garbage, OtlpSink, RawClient, RunningSidecar, Step
-from tests.hostility import answers, requests_bodies, requests_fields
+from tests.hostility import answers, requests_bodies, requests_fields, requests_lines
 from tests.hostility.books import Books
 from tests.hostility.rows import request
 from tests.hostility.strict import Sent, read_answers_strictly, read_strictly, without_id, without_ours
@@ -161,7 +161,11 @@ def damaged(data: bytes, seed: int) -> bytes:
     return data
 
 
-ASKED = [row.data for row in (*requests_fields.ROWS, *requests_bodies.ROWS) if len(row.data) < 1000]
+ASKED = [
+    row.data
+    for row in (*requests_lines.ROWS, *requests_fields.ROWS, *requests_bodies.ROWS)
+    if len(row.data) < 1000
+]
 ANSWERED = [row.data for row in answers.ROWS if 0 < len(row.data) < 1000]
 
 
