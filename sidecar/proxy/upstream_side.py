@@ -179,6 +179,13 @@ class UpstreamConnection(asyncio.Protocol):
             # A field that has not ended yet, of the head or the trailers, is known to the parser alone.
             self.malformed = self.malformed or "the answer's head or trailers are larger than HEAD_LIMIT"
         reader.answer_read(at)
+        if self.transport is not None and not self._paused:
+            self._owner.turn.yields(self.transport, at, self._go_on)
+
+    def _go_on(self) -> None:
+        """Reads on after others have had their turn."""
+        if not self._paused and self.usable and self.transport is not None:
+            self.transport.resume_reading()
 
     @outermost
     def eof_received(self) -> None:
