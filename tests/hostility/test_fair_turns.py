@@ -2,6 +2,8 @@
 
 import gzip
 import threading
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
 
@@ -11,7 +13,9 @@ from sidecar.testing import (
     Header,
     OtlpSink,
     RawClient,
+    ReadBody,
     RunningSidecar,
+    Script,
     Status,
     Step,
     chat_request,
@@ -24,46 +28,68 @@ from tests.hostility.witness import Witness
 
 EVENT = b"data: {}\n\n"
 PIECE = EVENT * 6000
-DENSE: tuple[Step, ...] = (
-    *sse_head(),
-    Garbage(b"\r\n"),
-    *(Garbage(b"%x\r\n%b\r\n" % (len(PIECE), PIECE)) for _ in range(60)),
-    Garbage(b"0\r\n\r\n"),
-)
-HINTS: tuple[Step, ...] = (
-    *(Garbage(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2000) for _ in range(100)),
-    Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
-)
+FLOOD = 32 << 20
+"""Bytes of a flood that may pass until three others have been served: a hundred reads of it, of 256 KiB at most."""
 
 
-@pytest.mark.parametrize(
-    "script,outcome",
-    [(DENSE, "upstream_failed"), (HINTS, "completed")],
-    ids=["events without an end of their own", "interim answers"],
-)
+class Flooding:
+    """A script that says `piece` again and again, until there has been `enough`."""
+
+    def __init__(self, first: tuple[Step, ...], piece: bytes, last: bytes) -> None:
+        self._first, self._piece, self._last = first, Garbage(piece), Garbage(last)
+        self.enough = threading.Event()
+
+    def __iter__(self) -> Iterator[Step]:
+        """The steps."""
+        yield ReadBody()
+        yield from self._first
+        while not self.enough.is_set():
+            yield self._piece
+        yield self._last
+
+
+def events() -> Flooding:
+    """An event stream of the smallest events there are; nothing in it says that it has ended well."""
+    return Flooding((*sse_head(), Garbage(b"\r\n")), b"%x\r\n%b\r\n" % (len(PIECE), PIECE), b"0\r\n\r\n")
+
+
+def hints() -> Flooding:
+    """Interim answers."""
+    last = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    return Flooding((), b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2000, last)
+
+
+@pytest.mark.parametrize("flood,outcome", [(events, "upstream_failed"), (hints, "completed")])
 def test_others_are_served_meanwhile(
-    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, script: tuple[Step, ...], outcome: str
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, flood: Callable[[], Flooding], outcome: str
 ) -> None:
-    """An upstream says as much as it can, all of it costly to read; others wait for a turn, not for its end."""
+    """An upstream says as much as it can, all of it costly to read: others wait for a turn, and it ends for none."""
     books = Books(sidecar, sink)
-    witness.answer(*script, path="/v1/chat/completions")
-    ended = threading.Event()
+    flooding = flood()
+    witness.answer_with(lambda _: cast("Script", flooding), path="/v1/chat/completions")
+    taken = 0
     with RawClient(sidecar.port) as client:
 
         def take() -> None:
+            nonlocal taken
             tail = b""
             while not tail.endswith((b"0\r\n\r\n", b"ok")):
-                tail = (tail + client.read_some())[-10:]
-            ended.set()
+                data = client.read_some()
+                taken += len(data)
+                tail = (tail + data)[-10:]
 
         client.send(chat_request(stream=True))
         client.read_until(b"\r\n\r\n")
         taking = threading.Thread(target=take)
         taking.start()
-        for number in range(3):
-            assert exchange(sidecar.port, request_bytes("GET", f"/{number}")).status == 200
-        assert not ended.is_set()
-        taking.join()
+        try:
+            before = taken
+            for number in range(3):
+                assert exchange(sidecar.port, request_bytes("GET", f"/{number}"), timeout=60).status == 200
+            assert taken - before < FLOOD
+        finally:
+            flooding.enough.set()
+            taking.join()
     assert books.outcomes() == ["completed"] * 3 + [outcome]
 
 
