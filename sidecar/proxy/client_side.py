@@ -133,6 +133,13 @@ class ClientConnection(asyncio.Protocol):
         self.read_at = turn.read()
         self._reader.feed(data, self.read_at, turn.waited)
         self._advance()
+        if self._transport is not None and not self._paused:
+            turn.yields(self._transport, self.read_at, self._go_on)
+
+    def _go_on(self) -> None:
+        """Reads on after others have had their turn."""
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     @outermost
     def eof_received(self) -> None:

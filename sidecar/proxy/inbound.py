@@ -4,12 +4,16 @@ Owns the checks of a head that the parser leaves to us. Filled by the client's c
 flow; it may wait behind an earlier request of the same connection.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Field, Headers
 from sidecar.errors import SidecarError
 from sidecar.proxy.wire import UNTOLD, Framing, other_coding
+
+_HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(:[0-9]*)?")
+"""`uri-host [":" port]` (RFC 9110, section 7.2), as far as characters tell."""
 
 
 @dataclass(slots=True)
@@ -72,11 +76,15 @@ def request_head(
         problem = "the version is neither HTTP/1.0 nor HTTP/1.1"
     elif other_coding(headers):
         problem = "the body has a transfer coding besides chunked"
+    elif version == "1.0" and b"transfer-encoding" in headers:
+        problem = "HTTP/1.0 has no transfer codings"
     hosts = headers.get_all(b"host")
     if len(hosts) > 1:
         problem = "the head has more than one Host"
     elif not hosts and version == "1.1":
         problem = "the head has no Host"
+    elif hosts and not _HOST.fullmatch(hosts[0].strip()):
+        problem = "the Host names no host"
     address, port = peer or (None, None)
     head = RequestHead(
         method=method.decode("latin-1"),

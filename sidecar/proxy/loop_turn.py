@@ -5,8 +5,12 @@ Exact for callbacks of one turn, and it costs one scheduled call a turn. Used by
 """
 
 import asyncio
+from collections.abc import Callable
 
 from sidecar.core.clock import Clock
+
+_STAY = 5_000_000
+"""How long (ns) one read may take before its connection lets others have their turn."""
 
 
 class LoopTurn:
@@ -31,6 +35,16 @@ class LoopTurn:
             self.waited = 0
             self._loop.call_soon(self._over)
         return now
+
+    def yields(self, transport: asyncio.Transport, since: int, go_on: Callable[[], None]) -> None:
+        """Stops a connection's reading if the read that began at `since` took long; `go_on` is called a turn later.
+
+        The transport would read on in the same turn for as long as there is something, and nobody else would be
+        served meanwhile.
+        """
+        if self._clock() - since > _STAY and not transport.is_closing():
+            transport.pause_reading()
+            self._loop.call_soon(go_on)
 
     def _over(self) -> None:
         self._began = 0

@@ -20,6 +20,8 @@ from sidecar.proxy.shared import Shared
 _EXPANSION_LIMIT = 8 * 1024 * 1024
 """Decoded bytes of one read above which a compressed stream is no longer watched: reading more takes too long."""
 
+_EVENT_LIMIT = 32 * 1024
+"""The same in events."""
 
 _ERROR_LIMIT = 64 * 1024
 """Bytes of a rejection's body that are read for the provider's error word."""
@@ -70,13 +72,15 @@ class StreamObserver:
             for piece in pieces:
                 self._read(parser.feed(piece), at)
             return
-        size = 0
+        size = count = 0
         try:
             for piece in pieces:
                 for decoded in self._decoder.decode(piece):
-                    self._read(parser.feed(decoded), at)
+                    events = parser.feed(decoded)
+                    self._read(events, at)
                     size += len(decoded)
-                    if size > _EXPANSION_LIMIT:
+                    count += len(events)
+                    if size > _EXPANSION_LIMIT or count > _EVENT_LIMIT:
                         raise UnreadableCodingError("it expands without end")
         except UnreadableCodingError:
             self._give_up()

@@ -118,6 +118,8 @@ class RequestReader:
 
     def _refuse_rest(self, error: RefusedError) -> None:
         """What was being read ends here, refused; it, or a stand-in for it, is the connection's last request."""
+        if self.deaf:
+            return  # there has been a last one
         inbound = self._inbound
         if inbound is None or inbound.head is None:
             inbound = self.give_up() or self._stand_in()
@@ -159,7 +161,7 @@ class RequestReader:
             return
         self._alone = self._begun == 0
         self._begun += 1
-        if self.deaf:
+        if self.deaf or self._oversized is not None:
             return
         self._inbound = Inbound(start=self._at, waited=self._waited)
         self._in_head = True
@@ -169,16 +171,18 @@ class RequestReader:
 
     def on_url(self, url: bytes) -> None:
         """httptools: (a part of) the request target."""
+        if self._inbound is None or self._oversized is not None:
+            return
         self._url += url
         self._parsed += len(url)
         self._bound(self._parsed)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a field of the head, or of the trailers once the head is done."""
-        if self._reframing:
-            return
         inbound = self._inbound
-        fields = self._fields if self._in_head or inbound is None else inbound.trailers
+        if inbound is None or self._reframing:
+            return  # of what stands behind the connection's last request, nothing is anybody's
+        fields = self._fields if self._in_head else inbound.trailers
         self._parsed += len(name) + len(value) + 4
         if self._parsed > self._max_size:
             self._bound(self._parsed)
@@ -211,7 +215,7 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """httptools: the request is whole."""
-        if self._body_skipped:
+        if self._body_skipped or self._oversized is not None:
             return
         inbound, self._inbound = self._inbound, None
         if inbound is not None:

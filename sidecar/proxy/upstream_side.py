@@ -17,6 +17,9 @@ from sidecar.proxy.loop_turn import LoopTurn
 from sidecar.proxy.peers import Reader
 from sidecar.proxy.wire import AnswerHead, bodiless, framing, other_coding
 
+_CONTROLS = bytes((*range(9), *range(10, 32), 127))
+"""What no reason phrase may hold (RFC 9112, section 4)."""
+
 HIGH_WATER = 64 * 1024
 """Bytes a transport may hold before the other side's reading pauses."""
 
@@ -177,6 +180,13 @@ class UpstreamConnection(asyncio.Protocol):
             # A field that has not ended yet, of the head or the trailers, is known to the parser alone.
             self.malformed = self.malformed or "the answer's head or trailers are larger than HEAD_LIMIT"
         reader.answer_read(at)
+        if self.transport is not None and not self._paused:
+            self._owner.turn.yields(self.transport, at, self._go_on)
+
+    def _go_on(self) -> None:
+        """Reads on after others have had their turn."""
+        if not self._paused and self.usable and self.transport is not None:
+            self.transport.resume_reading()
 
     @outermost
     def eof_received(self) -> None:
@@ -250,8 +260,10 @@ class UpstreamConnection(asyncio.Protocol):
         head = AnswerHead(status, self._reason, self._parser.get_http_version(), Headers(self._fields))
         if status == 101:
             self.malformed = "the answer switched protocols unasked"
-        elif status < 100 or other_coding(head.headers):
-            self.malformed = "the answer has a status or a transfer coding that is not known here"
+        elif self._reason.translate(None, _CONTROLS) != self._reason:
+            self.malformed = "the answer's reason has control characters"
+        elif status < 100 or head.version not in ("1.0", "1.1") or other_coding(head.headers):
+            self.malformed = "the answer has a status, a version or a transfer coding that is not known here"
         elif status < 200:
             self.informational.append(head)
         else:
@@ -277,6 +289,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self.ended:
             self.stray = True
             return
+        if self.head is None:
+            return  # the body of an answer whose head was refused: nobody's
         self._silent = 0
         self.pieces.append(data)
 
@@ -284,7 +298,9 @@ class UpstreamConnection(asyncio.Protocol):
         """httptools: the message is whole."""
         if self.head is not None and not self.ended:
             self.ended = True
-            self._keep_alive = self._parser.should_keep_alive()
+            # HTTP/1.0 has no chunks: whoever sends them may mean another end (RFC 9112, section 6.1).
+            odd = self.head.version == "1.0" and b"transfer-encoding" in self.head.headers
+            self._keep_alive = self._parser.should_keep_alive() and not odd
 
 
 def _keep_alive_hint(headers: Headers) -> int | None:

@@ -52,9 +52,8 @@ def framing(headers: Headers) -> Framing:
 
 
 def other_coding(headers: Headers) -> bool:
-    """True when the body has a transfer coding besides `chunked`: it would be lost with this hop's framing."""
-    codings = headers.tokens(b"transfer-encoding")
-    return bool(codings) and any(coding != b"chunked" for coding in codings)
+    """True when the body has transfer codings other than one `chunked`: they would be lost with this hop's framing."""
+    return headers.tokens(b"transfer-encoding") not in ([], [b"chunked"])
 
 
 def bodiless(method: str, status: int) -> bool:

@@ -1,0 +1,280 @@
+"""Peers that are slow, leave halfway, answer too early, or hang up as their connection is used again."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import pytest
+
+from sidecar.testing import (
+    Gate,
+    HoldReading,
+    OtlpSink,
+    RawClient,
+    ReadBody,
+    ResumeReading,
+    RunningSidecar,
+    Wait,
+    answer,
+    exchange,
+    request_bytes,
+)
+from tests.hostility.books import Books
+from tests.hostility.strict import read_strictly
+from tests.hostility.witness import Turns, Witness, turns_of
+
+JSON = b"Content-Type: application/json"
+CHUNKED = b"Transfer-Encoding: chunked"
+Leave = Callable[[RawClient], Any]
+WAYS: list[tuple[str, Leave]] = [
+    ("close", RawClient.close),
+    ("reset", RawClient.reset),
+    ("half-close", RawClient.half_close),
+]
+
+
+# --- slow
+
+
+@pytest.fixture(scope="module")
+def hasty(module_upstream: Witness, module_sink: OtlpSink) -> Iterator[RunningSidecar]:
+    """A sidecar that waits for a client for 0.3 s."""
+    settings = {"CLIENT_HEAD_TIMEOUT": "0.3s", "CLIENT_BODY_TIMEOUT": "0.3s"}
+    environ = {"OTEL_BSP_SCHEDULE_DELAY": "1"}
+    with RunningSidecar(
+        upstream=module_upstream.url, sink=module_sink, settings=settings, environ=environ
+    ) as running:
+        yield running
+
+
+def timed_out(books: Books) -> tuple[list[str], list[object]]:
+    """The outcomes, and what their spans call the error."""
+    return books.outcomes(), [span.attributes.get("error.type") for span in books.spans()]
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: h\r\nX-A: "], ids=["start line", "field"])
+def test_slowloris(hasty: RunningSidecar, witness: Witness, sink: OtlpSink, begun: bytes) -> None:
+    """A head that never stops coming has its time from its first byte on; meanwhile others are served."""
+    books = Books(hasty, sink)
+    with turns_of(hasty) as turns, RawClient(hasty.port) as client:
+        client.send(begun or b"GET /")
+        for _ in range(10):
+            turns.send(client, [b"a"])
+        assert exchange(hasty.port, request_bytes("GET", "/other")).status == 200
+        while len(books.outcomes()) < 2:
+            turns.send(client, [b"a"])
+        assert client.read_answer().status == 408
+        assert client.is_closed()
+    assert timed_out(books) == (["completed", "timed_out"], [None, "timeout.client_head"])
+    assert [one.path for one in witness.requests] == ["/other"]
+
+
+@pytest.mark.parametrize("line,reached", [(JSON, 0), (b"X-A: 1", 1)], ids=["held", "streamed"])
+def test_a_body_that_stops(
+    hasty: RunningSidecar, witness: Witness, sink: OtlpSink, line: bytes, reached: int
+) -> None:
+    """408; of a body that is held nothing goes on, and one that streams ends without its end."""
+    books = Books(hasty, sink)
+    with RawClient(hasty.port) as client:
+        client.send(request_bytes("POST", "/x", headers=(line, CHUNKED)) + b"3\r\nabc\r\n")
+        assert client.read_answer("POST").status == 408
+        assert client.is_closed()
+    assert timed_out(books) == (["timed_out"], ["timeout.client_body"])
+    witness.wait_for(witness.broken_off)
+    assert [read_strictly(data)[0].whole for data in witness.taken()] == [False] * reached
+
+
+# --- uploads
+
+
+def test_an_early_answer_ends_the_request_not_the_connection(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink
+) -> None:
+    """The rest of the upload is thrown away, and the next request has a connection to itself upstream."""
+    books = Books(sidecar, sink)
+    witness.answer(ReadBody(0), answer(b"no", status=413, reason=b"No"), path="/early")
+    rest = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
+    fields = (b"Content-Length: %d" % (3 + len(rest)),)
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/early", headers=fields) + b"abc")
+        assert client.read_answer("POST").status == 413
+        client.send(rest + request_bytes("GET", "/next"))
+        assert client.read_answer().body == b"ok"
+    assert books.outcomes() == ["completed", "upstream_rejected"]
+    assert [one.path for one in witness.requests] == ["/early", "/next"]
+    first, second = witness.requests
+    assert first.connection is not second.connection
+    assert witness.closed(first).closed is not None
+    assert len(first.body) <= 3
+
+
+def test_what_follows_an_early_answer_is_not_kept(sidecar: RunningSidecar, witness: Witness) -> None:
+    """An upload that goes on and on is read and thrown away, until its connection is closed."""
+    witness.answer(ReadBody(0), answer(b"no", status=413, reason=b"No"))
+    process = psutil.Process(sidecar.pid)
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/x", headers=(b"Content-Length: %d" % (1 << 40),)) + b"abc")
+        assert client.read_answer("POST").status == 413
+        before = process.memory_info().rss
+        for _ in range(256):
+            client.send(b"x" * (1 << 20))
+        assert process.memory_info().rss - before < 32 << 20
+        with pytest.raises(ConnectionError):  # noqa: PT012 - it may happen at any of them
+            while True:
+                client.send(b"x" * (1 << 20))
+
+
+@pytest.mark.parametrize("name,leave", WAYS)
+def test_an_upload_aborted_while_it_is_inspected(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, turns: Turns, name: str, leave: Leave
+) -> None:
+    """Nothing of it has gone on, and nothing does."""
+    books = Books(sidecar, sink)
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/x", headers=(JSON, b"Content-Length: 900")) + b'{"a":')
+        turns.wait()
+        leave(client)
+        sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
+    assert books.outcomes() == ["client_left"]
+    assert witness.taken() == []
+
+
+@pytest.mark.parametrize("name,leave", WAYS)
+def test_an_upload_aborted_while_the_upstream_takes_nothing(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, name: str, leave: Leave
+) -> None:
+    """A reset is noticed though nothing is read of the client; an end, when what stands before it has been read.
+
+    The upstream gets no whole request.
+    """
+    books = Books(sidecar, sink)
+    gate = Gate()
+    size = 64 << 20
+    witness.answer(ReadBody(0), HoldReading(), Wait(gate), ResumeReading(), ReadBody())
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/x", headers=(b"Content-Length: %d" % size,)))
+        witness.head()
+        assert client.send_what_fits(b"x" * size) < size
+        leave(client)
+        if name != "reset":
+            gate.open()
+        sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
+    assert books.outcomes() == ["client_left"]
+    gate.open()
+    request = witness.requests[0]
+    assert witness.closed(request).closed in {"eof", "reset"}
+    assert not request.complete
+
+
+# --- half-close
+
+
+def test_a_half_close_of_an_idle_connection(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink
+) -> None:
+    """It is closed, and nobody has left."""
+    books = Books(sidecar, sink)
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("GET", "/x"))
+        assert client.read_answer().status == 200
+        client.half_close()
+        assert client.read_to_end() == b""
+    with RawClient(sidecar.port) as client:
+        client.half_close()
+        assert client.read_to_end() == b""
+    assert books.outcomes() == ["completed"]
+
+
+@pytest.mark.parametrize("name,leave", WAYS)
+def test_a_departure_with_requests_waiting(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, turns: Turns, name: str, leave: Leave
+) -> None:
+    """Those that were read ahead, and the one that has only begun, have left as well, each once."""
+    books = Books(sidecar, sink)
+    gate = Gate()
+    witness.answer(Wait(gate), path="/first")
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("GET", "/first"))
+        witness.request()
+        client.send(request_bytes("GET", "/second") * 2 + b"GET /half")
+        turns.wait()
+        leave(client)
+        sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
+    assert books.outcomes() == ["client_left"] * 4
+    gate.open()
+    assert [one.path for one in witness.requests] == ["/first"]
+
+
+# --- connections that die as they are used again
+
+
+@contextmanager
+def fleeting() -> Iterator[tuple[int, list[bytes]]]:
+    """An upstream that answers once, and hangs up on whatever is asked next on the same connection.
+
+    Gives its port, and all that it was asked.
+    """
+    asked: list[bytes] = []
+
+    def hear(connection: socket.socket) -> bool:
+        data = b""
+        while b"\r\n\r\n" not in data and (piece := connection.recv(65536)):
+            data += piece
+        asked.extend([data.partition(b" HTTP/")[0]] if data else [])
+        return bool(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    if hear(connection):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                        hear(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1], asked
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def test_connections_that_die_as_they_are_reused(module_sink: OtlpSink) -> None:
+    """GET is asked again and answered, POST fails and is never asked again; each settles once."""
+    rounds = 30
+    with (
+        fleeting() as (port, asked),
+        RunningSidecar(upstream=f"http://127.0.0.1:{port}") as sidecar,
+        RawClient(sidecar.port) as client,
+    ):
+        said = []
+        for method in ("GET", "GET", "POST") * rounds:
+            client.send(request_bytes(method, "/x", body=b"abc" if method == "POST" else None))
+            said.append(client.read_answer(method).status)
+        assert said == [200, 200, 502] * rounds
+        assert asked == [b"GET /x", b"GET /x", b"GET /x", b"POST /x"] * rounds
+        requests = sidecar.stats()["requests"]
+        assert (requests["started"], requests["settled"]) == (3 * rounds, 3 * rounds)
+        assert requests["outcomes"] == {"completed": 2 * rounds, "upstream_failed": rounds}
+
+
+# --- large heads
+
+
+def test_a_thousand_fields(start_sidecar: Any, module_upstream: Witness) -> None:
+    """Where they are allowed they pass in order, up and down."""
+    module_upstream.clear()
+    lines = [b"x-%d: %d" % (number % 700, number) for number in range(1000)]
+    module_upstream.answer(answer(b"ok", headers=lines))
+    sidecar = start_sidecar(settings={"HEAD_FIELDS": "1010"})
+    said = exchange(sidecar.port, request_bytes("GET", "/x", headers=lines))
+    fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+    assert said.fields[:1000] == fields
+    assert module_upstream.request().fields[1:1001] == fields
