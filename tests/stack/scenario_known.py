@@ -1,0 +1,118 @@
+"""How often each thing happens in a round of the scenario: the figures that panels and queries are held against.
+
+Owns the table, which follows from the stories of `scenario.py` by counting on one's fingers; it must never be filled
+in from what was measured. The outcomes `shutdown` and `internal_error` do not happen: the one ends the sidecar, the
+other would be a bug of it.
+"""
+
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.outcome import Outcome, Phase
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names
+from sidecar.telemetry.metric_store import Metric
+from tests.stack.facts import Fact, Peak
+
+INPUT, OUTPUT = 11, 7
+"""Tokens of every answer that reports them."""
+
+
+def _fact(metric: Metric, per_round: int, *where: tuple[str, str], over: float | None = None) -> Fact:
+    return Fact(metric, per_round, where, over)
+
+
+OUTCOMES = {
+    # crowd 4, polite 3, reasons 3, no-turns 2, stalls 1, the retry 1, nameless 2, odd 2, slow-reader 1
+    Outcome.COMPLETED: 19,
+    Outcome.CLIENT_LEFT: 2,
+    Outcome.UPSTREAM_REJECTED: 2,
+    Outcome.UPSTREAM_FAILED: 2,
+    Outcome.ERROR_IN_STREAM: 1,
+    Outcome.TIMED_OUT: 3,
+    Outcome.REFUSED: 2,
+}
+
+FINISHES = {
+    # all completed turns but those of `reasons`: 17 less 3
+    "stop": 14,
+    "length": 1,
+    "tool_calls": 1,
+    "content_filter": 1,
+    # cut short, an error inside, silent for good
+    "missing": 3,
+}
+
+ERRORS = (
+    "429",
+    "500",
+    "connection_refused",
+    "cut_short",
+    "malformed",
+    "server_error",
+    "timeout.client_body",
+    "timeout.first_byte",
+    "timeout.idle",
+    "upgrade",
+)
+"""Each once."""
+
+SOURCES = {"own_header": 26, "generated": 2}
+"""Neither what is refused nor an upload that breaks off arrives."""
+
+KNOWN: tuple[Fact, ...] = (
+    _fact(names.REQUESTS, 31),
+    *(_fact(names.REQUESTS, often, (a.OUTCOME, outcome.value)) for outcome, often in OUTCOMES.items()),
+    *(_fact(names.REQUESTS, 1, (a.ERROR_TYPE, error)) for error in ERRORS),
+    *(
+        _fact(names.REQUESTS, 1, (a.OUTCOME, Outcome.CLIENT_LEFT.value), (a.PHASE, phase.value))
+        for phase in (Phase.BEFORE_HEADERS, Phase.MID_STREAM)
+    ),
+    _fact(names.REQUESTS, 1, (a.UPSTREAM, "dead")),
+    # polite 3, stalls, impatient's second, broken's first two, deadline-idle, slow-reader
+    _fact(names.REQUESTS, 9, (a.STREAMING, "true")),
+    _fact(names.HTTP_DURATION, 31),
+    # all but the list of models, the two refused and the upload that breaks off
+    _fact(names.OPERATION_DURATION, 27),
+    # all that stream, but the one whose only event carries nothing
+    _fact(names.OPERATION_FIRST_CHUNK, 8),
+    *(_fact(names.FINISH_REASONS, often, (a.FINISH_REASON, word)) for word, often in FINISHES.items()),
+    # completed requests that call a model (18), less the slow reader's, which reports none; embeddings have no output
+    _fact(names.TOKEN_USAGE, 17, (a.TOKEN_TYPE, "input")),
+    _fact(names.TOKEN_USAGE, 16, (a.TOKEN_TYPE, "output")),
+    Fact(names.TOKEN_USAGE, 17 * INPUT, ((a.TOKEN_TYPE, "input"),), summed=True),
+    Fact(names.TOKEN_USAGE, 16 * OUTPUT, ((a.TOKEN_TYPE, "output"),), summed=True),
+    _fact(names.RETRIES, 1),
+    # sessions: one per story, but two of `odd`, two of the deadlines, none of `nameless` and `refused`
+    _fact(names.SESSIONS, 13, (a.SESSION_SOURCE, "own_header")),
+    _fact(names.SESSION_DURATION, 13),
+    Fact(names.SESSION_REQUESTS, 26, summed=True),
+    *(_fact(names.IDENTITY, often, (a.SESSION_SOURCE, source)) for source, often in SOURCES.items()),
+    # what the queue used to know: of turns that somebody named, which are the 26 but for no-turns
+    _fact(names.CONCURRENCY, 24),
+    _fact(names.CONCURRENCY, 2, over=1.0),
+    _fact(names.CONCURRENCY, 1, over=2.0),
+    _fact(names.OVERLAPS, 2),
+    _fact(names.OUT_OF_ORDER, 2),
+    Fact(names.DISTANCE, 2, summed=True),
+    _fact(names.TURNS, 15),
+    _fact(names.WAIT_AVOIDED, 24),
+    # the crowd's second, third and fourth: its turns are held until a timer of 4 s has fired
+    _fact(names.WAIT_AVOIDED, 3, over=2.5),
+    # polite 2, reasons 2, turned-away 2, broken 2, impatient 1, the crowd's fourth
+    _fact(names.THINK_TIME, 10),
+    # polite 15, stalls 5, impatient 1, broken 1 and 2, deadline-idle 1, slow-reader 66
+    _fact(names.STREAM_EVENTS, 91),
+    _fact(names.STREAM_GAP, 9),
+    _fact(names.STREAM_GAP, 2, over=1.28),
+    # the one that goes on, and the one that is given up
+    _fact(names.STREAM_STALLS, 2),
+    _fact(names.BACKPRESSURE, 9),
+    _fact(names.BACKPRESSURE, 1, over=0.64),
+    *(
+        _fact(names.ANOMALIES, 1, (a.ANOMALY, anomaly.value))
+        for anomaly in (Anomaly.ID_HASHED, Anomaly.BODY_INVALID)
+    ),
+)
+"""Exactly what a round adds."""
+
+PEAKS = (Peak(names.REQUESTS_OVERLAPPING, 2), Peak(names.CONCURRENCY_MAX, 3))
+"""The crowd: two of three turns would be waiting."""
