@@ -44,6 +44,17 @@ class Jaeger:
         found: list[Trace] = (answer or {}).get("data") or []
         return found
 
+    def requests(self, service: str, **tags: str) -> list[Trace]:
+        """Of these traces, those of requests. Its search knows attributes only: not a span's kind, nor its status."""
+        return [
+            trace
+            for trace in self.traces(service, **tags)
+            if any(
+                {"key": "span.kind", "type": "string", "value": "server"} in span["tags"]
+                for span in trace["spans"]
+            )
+        ]
+
     def trace(self, trace_id: str) -> Trace | None:
         """One trace by its id."""
         found: list[Trace] = (get(f"{self.url}/api/traces/{trace_id}") or {}).get("data") or []

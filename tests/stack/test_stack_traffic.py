@@ -30,7 +30,7 @@ def tags(span: dict[str, Any]) -> dict[str, Any]:
 
 def requests(stack: Stack, session: str, count: int) -> list[Trace]:
     """The traces of a session's requests, once there are that many."""
-    found = stack.jaeger.traces(SERVICE, **{"session.id": session, "span.kind": "server"})
+    found = stack.jaeger.requests(SERVICE, session__id=session)
     return found if len(found) >= count else []
 
 
