@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from sidecar.testing import RunningSidecar
+from sidecar.testing import RunningSidecar, SinkAnswer
 from tests.stack.app import Counted, unending
 from tests.stack.backends import Stack
 from tests.stack.programs import eventually
@@ -76,6 +76,31 @@ def test_prometheus_dies(stack: Stack) -> None:
         sent = counted.sent
         eventually(lambda: (stack.prometheus.number(told) or 0) >= sent, timeout=60)
     untouched(counted)
+
+
+def test_the_log_store_refuses(stack: Stack) -> None:
+    """The sink in Loki's place answers 503 for a while: the lines wait in the Collector's queue, and all arrive."""
+    service = "log-store-refuses"
+    with unending(stack, service) as (counted, sidecar):
+        eventually(lambda: lines(stack, service))
+        stack.loki.answer_always("logs", SinkAnswer(status=503))
+        some_more(counted)
+        so_far = counted.sent
+        assert [call for call in stack.loki.calls if call.answer.status == 503]
+        stack.loki.answer_always("logs", SinkAnswer())
+        some_more(counted)
+        eventually(lambda: lines(stack, service) >= so_far, timeout=60)
+        assert balanced(sidecar)
+        logs = sidecar.stats()["telemetry"]["logs"]
+        assert [logs.get(state, 0) for state in LOST] == [0, 0, 0, 0]
+    untouched(counted)
+
+
+def lines(stack: Stack, service: str) -> int:
+    """Requests of the service whose wide line has arrived."""
+    wide = ("sidecar.request.completed", "sidecar.request.failed")
+    of_service = [line for line in stack.loki.logs if line.resource["service.name"] == service]
+    return len([line for line in of_service if line.body in wide])
 
 
 def test_the_collector_dies(stack: Stack) -> None:
