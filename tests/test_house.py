@@ -6,6 +6,7 @@ into the longest function there is.
 """
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -333,6 +334,16 @@ def test_lock_names_no_address(lock: str) -> None:
     assert not re.search(r"://|--(index|extra-index|find-links|trusted)|file:| @ ", text)
     for entry in re.findall(r"^[A-Za-z0-9].*?(?=^[A-Za-z0-9]|\Z)", text, re.MULTILINE | re.DOTALL):
         assert "--hash=sha256:" in entry, entry.splitlines()[0]
+
+
+def test_node_lock_names_no_address() -> None:
+    """The same holds for packages of npm: a version and a hash, and no place."""
+    lock = json.loads((ROOT / "tests" / "clients" / "node" / "package-lock.json").read_text())
+    packages = {where: package for where, package in lock["packages"].items() if where}
+    assert packages
+    for where, package in packages.items():
+        assert package["integrity"].startswith("sha512-"), where
+        assert "resolved" not in package, where
 
 
 @pytest.mark.parametrize("lock,groups", [("run.lock", ["run"]), ("dev.lock", ["run", "demo", "dev"])])
