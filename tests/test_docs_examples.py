@@ -45,6 +45,8 @@ EXAMPLES = {
     "upstreams": ("README.md", "sidecar run --upstream https://api.openai.com \\"),
     "collector": ("README.md", "export OTEL_EXPORTER_OTLP_ENDPOINT"),
     "compose": ("README.md", "printf 'SIDECAR_ADMIN_TOKEN="),
+    "block": ("README.md", "from sidecar.client import OpenAI"),
+    "hook": ("README.md", "import anthropic"),
     "sessions in python": ("README.md", "from openai import OpenAI"),
     "sessions in curl": ("README.md", "curl http://127.0.0.1:7070/v1/chat/completions"),
     "admin": ("README.md", "curl http://127.0.0.1:7071/stats"),
@@ -232,14 +234,43 @@ def test_compose(tmp_path: Path) -> None:
     assert start_all == "docker compose up"
 
 
-def test_sessions_in_python(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+def named_by_example(sink: OtlpSink, upstream: ScriptedUpstream, conversation: str) -> None:
     """Session and conversation are on the span, and the provider never sees our headers."""
+    span = sink.span(kind="SERVER", attributes={"sidecar.conversation.id": conversation})
+    assert span.attributes["session.id"] == "visit-7"
+    assert span.attributes["sidecar.outcome"] == "completed"
+    assert not [name for name, _ in upstream.request().fields if name.lower().startswith(b"x-sidecar-")]
+
+
+def test_block(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """The block names the call in it; the client finds the sidecar by the sidecar's own variable."""
+    upstream.answer(json_answer(chat_completion()))
+    text = example("block") + "client.close()\n"
+    run_python(text, SIDECAR_LISTEN=f"127.0.0.1:{sidecar.port}", OPENAI_API_KEY="sk-test")
+    named_by_example(sink, upstream, "trains")
+
+
+def test_hook(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """The hook does the same for another client."""
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "content": [],
+        "stop_reason": "end_turn",
+    }
+    upstream.answer(json_answer(message))
+    text = example("hook").replace(":7070", f":{sidecar.port}") + "client.close()\n"
+    run_python(text, ANTHROPIC_API_KEY="sk-test")
+    named_by_example(sink, upstream, "boats")
+
+
+def test_sessions_in_python(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """So do the header fields."""
     upstream.answer(json_answer(chat_completion()))
     text = example("sessions in python") + "client.close()\n"
     run_python(text, OPENAI_BASE_URL=f"{sidecar.url}/v1", OPENAI_API_KEY="sk-test")
-    span = sink.span(kind="SERVER", attributes={"sidecar.conversation.id": "trains"})
-    assert span.attributes["session.id"] == "visit-7"
-    assert not [name for name, _ in upstream.request().fields if name.lower().startswith(b"x-sidecar-")]
+    named_by_example(sink, upstream, "trains-back")
 
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -1,7 +1,7 @@
 """The demo's app: seven sessions that call an LLM through the sidecar with the real `openai` client.
 
 Each is a small story of what apps do: wait politely, ask several things at once, hang up, be turned away and
-try again, send a sub-agent. It knows the sidecar only as a base URL, as any app does, and reads nothing back.
+try again, send a sub-agent. It knows the sidecar as any app does, by `sidecar.client`, and reads nothing back.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from random import Random
 
 import openai
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import DefaultAsyncHttpxClient
 
+from sidecar.client import AsyncOpenAI, session
 from sidecar.demo.plan import Plan
 
-SESSION_HEADER = "X-Sidecar-Session-Id"
 AGENT_HEADER = "X-Claude-Code-Agent-Id"
 
 QUIET = Plan(words=28)
@@ -198,17 +198,16 @@ async def play(
     """
     mishap = MISHAPS[(seed + number - 1) % len(MISHAPS)]
     suffix = f"{number}" if run is None else f"{run}-{number}"
-    async with DefaultAsyncHttpxClient(trust_env=False) as http, asyncio.TaskGroup() as tasks:
+    async with (
+        DefaultAsyncHttpxClient(trust_env=False) as http,
+        AsyncOpenAI(api_key="demo", base_url=base_url, http_client=http) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
         told: dict[str, asyncio.Task[bool]] = {}
         for name, story in STORIES.items():
-            client = AsyncOpenAI(
-                api_key="demo",
-                base_url=base_url,
-                default_headers={SESSION_HEADER: f"{name}-{suffix}"},
-                http_client=http,
-            )
             chance = Random(f"{seed}:{number}:{name}")
-            told[name] = tasks.create_task(_shrug(story(App(client, chance, mishap, pace))))
+            with session(f"{name}-{suffix}"):
+                told[name] = tasks.create_task(_shrug(story(App(client, chance, mishap, pace))))
     return tuple(name for name, task in told.items() if not task.result())
 
 

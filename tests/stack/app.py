@@ -17,7 +17,8 @@ from typing import Any
 import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-from sidecar.demo.conversations import MISHAPS, SESSION_HEADER, STORIES, App
+from sidecar.client.naming import SESSION_HEADER
+from sidecar.demo.conversations import MISHAPS, STORIES, App
 from sidecar.demo.provider import Provider
 from sidecar.settings import Address
 from sidecar.testing import RunningSidecar

@@ -1,7 +1,9 @@
-"""The official `openai` client works through the sidecar as if it were not there."""
+"""What the `openai` client for Python does beyond the cases of every client: other APIs, many calls at once, errors.
+
+The cases that all clients share are in `test_every_client.py`.
+"""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -9,7 +11,6 @@ import openai
 import pytest
 
 from sidecar.testing import (
-    Chunk,
     Gate,
     OtlpSink,
     RunningSidecar,
@@ -19,14 +20,9 @@ from sidecar.testing import (
     chat_completion,
     json_answer,
     sse,
-    sse_head,
 )
 
 MESSAGES: Any = [{"role": "user", "content": "Hi"}]
-TOOLS: Any = [
-    {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
-]
-TOOL_CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 RESPONSE = {
     "id": "resp_1",
     "object": "response",
@@ -81,106 +77,12 @@ def completed(sink: OtlpSink, session: str) -> dict[str, Any]:
     return dict(sink.span(kind="CLIENT", trace_id=server.trace_id).attributes)
 
 
-def test_plain(client: openai.OpenAI, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
-    """A completion, byte for byte; the credentials reach the upstream and no signal."""
-    upstream.answer(json_answer(chat_completion("Hello"), headers=(b"x-request-id: req_1",)))
-    raw = client.chat.completions.with_raw_response.create(
-        model="gpt-4o", messages=MESSAGES, extra_headers=own("sdk-plain")
-    )
-    assert raw.content == json.dumps(chat_completion("Hello")).encode()
-    assert raw.headers["x-request-id"] == "req_1"
-    assert raw.parse().choices[0].message.content == "Hello"
-    got = upstream.request()
-    assert got.get("authorization") == b"Bearer k"
-    assert got.get("x-stainless-lang") == b"python"
-    attributes = completed(sink, "sdk-plain")
-    assert attributes["gen_ai.usage.output_tokens"] == 7
-    assert not [span for span in sink.spans if "Bearer k" in str(span)]
-
-
-def test_tools(client: openai.OpenAI, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
-    """Tool calls come through and their finish reason is known."""
-    value = chat_completion()
-    message = {"role": "assistant", "content": None, "tool_calls": [TOOL_CALL]}
-    value["choices"] = [{"index": 0, "message": message, "finish_reason": "tool_calls"}]
-    upstream.answer(json_answer(value))
-    made = client.chat.completions.create(
-        model="gpt-4o", messages=MESSAGES, tools=TOOLS, extra_headers=own("sdk-tools")
-    )
-    calls = made.choices[0].message.tool_calls
-    assert calls is not None
-    assert calls[0].to_dict() == TOOL_CALL
-    assert json.loads(upstream.request().body)["tools"] == TOOLS
-    assert completed(sink, "sdk-tools")["gen_ai.response.finish_reasons"] == ["tool_calls"]
-
-
 STREAM = [
     chat_chunk("Hel"),
     chat_chunk("lo"),
     chat_chunk(finish_reason="stop"),
     chat_chunk(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}),
 ]
-
-
-def test_streaming(client: openai.OpenAI, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
-    """Every event, parsed by the client, is what the upstream said."""
-    upstream.answer(sse(STREAM))
-    with client.chat.completions.create(
-        model="gpt-4o",
-        messages=MESSAGES,
-        stream=True,
-        stream_options={"include_usage": True},
-        extra_headers=own("sdk-stream"),
-    ) as stream:
-        events = [event.to_dict() for event in stream]
-    assert events == STREAM
-    assert completed(sink, "sdk-stream")["gen_ai.usage.input_tokens"] == 1
-
-
-def test_streaming_bytes(client: openai.OpenAI, upstream: ScriptedUpstream) -> None:
-    """The raw bytes of a stream are the upstream's."""
-    upstream.answer(sse(STREAM))
-    with client.chat.completions.with_streaming_response.create(
-        model="gpt-4o", messages=MESSAGES, stream=True
-    ) as raw:
-        got = b"".join(raw.iter_bytes())
-    assert (
-        got == b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in STREAM) + b"data: [DONE]\n\n"
-    )
-
-
-def test_early_close(client: openai.OpenAI, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
-    """Closing a stream after its first event ends the upstream's connection."""
-    gate = Gate()
-    first = f"data: {json.dumps(chat_chunk('Hel'))}\n\n".encode()
-    upstream.answer(sse_head(), Chunk(first), Wait(gate))
-    stream = client.chat.completions.create(
-        model="gpt-4o", messages=MESSAGES, stream=True, extra_headers=own("sdk-close")
-    )
-    next(iter(stream))
-    stream.close()
-    upstream.closed(upstream.request())
-    gate.open()
-    server = sink.span(kind="SERVER", attributes={"session.id": "sdk-close"})
-    assert server.attributes["sidecar.outcome"] == "client_left"
-
-
-def test_retries_on_429(client: openai.OpenAI, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
-    """The client retries by itself; each attempt is a request, the second is marked and linked."""
-    error = {"error": {"message": "slow down", "type": "rate_limit_error", "code": "rate_limit_exceeded"}}
-    upstream.answer(json_answer(error, status=429, reason=b"No", headers=(b"retry-after-ms: 1",)))
-    upstream.answer(json_answer(chat_completion()))
-    made = client.chat.completions.create(model="gpt-4o", messages=MESSAGES, extra_headers=own("sdk-retry"))
-    assert made.choices[0].message.content == "Hello"
-    wanted = {"session.id": "sdk-retry"}
-    sink.wait_for(lambda: len(sink.find_spans(kind="SERVER", attributes=wanted)) == 2)
-    first, second = sink.find_spans(kind="SERVER", attributes=wanted)
-    assert [span.attributes["sidecar.outcome"] for span in (first, second)] == [
-        "upstream_rejected",
-        "completed",
-    ]
-    assert second.attributes["sidecar.request.retry_count"] == 1
-    assert "retry_of" in {link.attributes["sidecar.link"] for link in second.links}
 
 
 def test_an_error_of_the_sidecar_is_the_clients_own(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
