@@ -25,8 +25,9 @@ from sidecar.telemetry.metric_store import (
     Metric,
     MetricStore,
 )
-from sidecar.telemetry.portrait import (
-    anomalies_of,
+from sidecar.telemetry.portrait import anomalies_of
+from sidecar.telemetry.request_series import Alike, RequestSeries, UpstreamSeries
+from sidecar.telemetry.settled import (
     call_end,
     has_client,
     is_streaming,
@@ -35,7 +36,6 @@ from sidecar.telemetry.portrait import (
     request_model,
     server_failed,
 )
-from sidecar.telemetry.request_series import Alike, RequestSeries, UpstreamSeries
 
 _SERIES_LIMIT = 4096
 """Kinds of requests whose series are kept at hand; over it they are found anew."""

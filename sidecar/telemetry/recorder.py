@@ -33,10 +33,11 @@ from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
 from sidecar.telemetry.measures import Measures, observe_ledger
 from sidecar.telemetry.metric_store import MetricStore
-from sidecar.telemetry.portrait import Portrait, Portrayer, outcome_of
+from sidecar.telemetry.portrait import Portrait, Portrayer
 from sidecar.telemetry.request_spans import MAX_LINKS, RequestSpans, link_count, span_count
 from sidecar.telemetry.session_measures import LiveSessions, SessionMeasures
 from sidecar.telemetry.session_spans import SessionSpans, totals_attributes
+from sidecar.telemetry.settled import outcome_of
 from sidecar.telemetry.spans import Pipeline, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer
 

@@ -16,14 +16,8 @@ from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.sessions import RequestRef
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import known_method, shorten
-from sidecar.telemetry.portrait import (
-    Portrait,
-    call_end,
-    client_failed,
-    has_client,
-    request_model,
-    server_failed,
-)
+from sidecar.telemetry.portrait import Portrait
+from sidecar.telemetry.settled import call_end, client_failed, has_client, request_model, server_failed
 from sidecar.telemetry.spans import UNSET, Layer, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import FLAGS, RequestTrace
 
