@@ -10,7 +10,7 @@ COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.1
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test stack-test run bench lock
+.PHONY: help setup check test dashboards stack-test run bench lock
 
 help:  ## says what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,7 @@ check: setup  ## lint, format, types, and the house rules (the lock among them)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m grafana.write --check
 	$(BIN)/python -m pytest --quiet tests/test_house.py
 
 test: setup  ## the whole test suite; COVERAGE=1 measures branches, those of the servers it starts too
@@ -35,6 +36,9 @@ test: setup  ## the whole test suite; COVERAGE=1 measures branches, those of the
 
 bench: setup  ## the sidecar beside nginx and aiohttp, on one core; ARGS=--quick is short, PROFILE=1 says where time goes
 	$(BIN)/python -m bench $(if $(PROFILE),--profile) $(ARGS)
+
+dashboards: setup  ## writes grafana/dashboards from their code
+	$(BIN)/python -m grafana.write
 
 stack-test: setup  ## real Collector, Jaeger, Prometheus (built from Go modules into .cache/stack), and Tempo where it is at hand
 	$(BIN)/python tests/stack/build.py

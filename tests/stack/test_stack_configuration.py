@@ -33,3 +33,9 @@ def test_the_collector_warns_of_nothing(stack: Stack) -> None:
 def test_prometheus_takes_its_file() -> None:
     """`promtool check config`, and the rules where there are any."""
     assert "SUCCESS" in say(binary("promtool"), "check", "config", "deploy/prometheus/prometheus.yaml")
+
+
+def test_the_alert_rules() -> None:
+    """Prometheus takes them, and each fires, stays silent and resolves when its tests say so."""
+    assert "SUCCESS" in say(binary("promtool"), "check", "rules", "grafana/alerts/sidecar.rules.yaml")
+    assert "SUCCESS" in say(binary("promtool"), "test", "rules", "tests/alerts/sidecar.test.yaml")

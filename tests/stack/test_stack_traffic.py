@@ -1,8 +1,10 @@
 """What an operator finds in the real stores after the demo's conversations: by id, by span, by link, by number."""
 
 import json
+import math
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from tests.stack.conftest import SERVICE
 from tests.stack.programs import eventually
 
 pytestmark = pytest.mark.usefixtures("traffic")
+
+ROOT = Path(__file__).parents[2]
 
 Traffic = tuple[Counted, RunningSidecar]
 
@@ -166,3 +170,30 @@ def test_tempo_finds_a_session(tempo: Tempo, traffic: Traffic) -> None:
     query = json.dumps(session)
     eventually(lambda: len(tempo.search(f"{{ span.session.id = {query} && kind = server }}")) == sent)
     assert eventually(lambda: tempo.search(f'{{ name = "session" && span.session.id = {query} }}'))
+
+
+def panel_queries() -> list[tuple[str, str]]:
+    """Every query of every panel, with the variables as they stand when a dashboard is opened on this service."""
+    chosen = {
+        "job": SERVICE,
+        "instance": ".+",
+        "sidecar_upstream": ".+",
+        "__rate_interval": "1m",
+        "__range": "10m",
+    }
+    found = []
+    for path in sorted((ROOT / "grafana" / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:
+            for target in panel["targets"]:
+                expression = target["expr"]
+                for name, value in chosen.items():
+                    expression = expression.replace(f"${name}", value)
+                found.append((f"{path.stem}: {panel['title']}", expression))
+    return found
+
+
+@pytest.mark.parametrize("title,expression", panel_queries())
+def test_every_panel_has_an_answer(stack: Stack, title: str, expression: str) -> None:
+    """Prometheus answers it with finite numbers."""
+    found = eventually(lambda: stack.prometheus.query(expression))
+    assert all(math.isfinite(float(one["value"][1])) for one in found), title

@@ -1,0 +1,23 @@
+"""The names that Prometheus gives to the sidecar's metrics and attributes, by its own rules for OTLP.
+
+Owns the one translation, from `sidecar/telemetry/names.py`: a metric that is renamed there breaks the dashboards'
+code, not a dashboard. Used by the panels.
+"""
+
+from sidecar.telemetry.metric_store import Metric, MetricKind
+
+_UNITS = {"s": "seconds", "By": "bytes"}
+
+
+def label(attribute: str) -> str:
+    """An attribute as a label."""
+    return attribute.replace(".", "_")
+
+
+def series(metric: Metric) -> str:
+    """A metric's name in Prometheus; a histogram's without `_bucket`, `_sum` or `_count`."""
+    name = metric.name.replace(".", "_")
+    unit = _UNITS.get(metric.unit)
+    if unit is not None and not name.endswith(unit):
+        name = f"{name}_{unit}"
+    return f"{name}_total" if metric.kind is MetricKind.COUNTER else name

@@ -1,0 +1,37 @@
+"""Writes the dashboards' files from their code: `python -m grafana.write`, or with `--check` only compares them.
+
+Owns the files in `grafana/dashboards/`. Called by `make dashboards` and `make check`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from grafana.sessions import sessions
+
+FOLDER = Path(__file__).parent / "dashboards"
+
+
+def files() -> dict[Path, str]:
+    """Every file with its text."""
+    return {FOLDER / "sessions.json": json.dumps(sessions(), indent=1, ensure_ascii=False) + "\n"}
+
+
+def main(arguments: list[str]) -> int:
+    """Writes, or with `--check` says which files are not what the code gives; gives the exit code."""
+    stale = [
+        path
+        for path, text in files().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    if "--check" in arguments:
+        for path in stale:
+            sys.stderr.write(f"{path.name} is not what the code gives: run `make dashboards`\n")
+        return int(bool(stale))
+    for path in stale:
+        path.write_text(files()[path], encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
