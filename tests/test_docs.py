@@ -5,6 +5,7 @@ Nothing is listed that is not there, and nothing is there that is not listed. Wh
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -276,6 +277,17 @@ def test_exit_codes() -> None:
     """Those of the command line."""
     codes = [int(words(row[0])[0]) for row in table(README, "Exit codes and signals")[1:]]
     assert codes == [cli.DONE, cli.FAILED, cli.BAD_SETTINGS]
+
+
+def test_clients() -> None:
+    """The versions that the SDKs are said to have been seen with are those that the tests run."""
+    text = (ROOT / "requirements" / "dev.lock").read_text(encoding="utf-8")
+    versions = dict(re.findall(r"^(openai|anthropic|google-genai)==(\S+)", text, re.MULTILINE))
+    expected = {f"`{package}` for Python": version for package, version in versions.items()}
+    node = json.loads((ROOT / "tests" / "clients" / "node" / "package.json").read_text(encoding="utf-8"))
+    expected["`openai` for Node"] = node["dependencies"]["openai"]
+    rows = {row[0]: row[1] for row in table(README, "Point your tools at it")[1:]}
+    assert {tool: version for tool, version in rows.items() if tool.startswith("`")} == expected
 
 
 def test_session_stats() -> None:

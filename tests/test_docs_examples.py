@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = {
     "picture": ("README.md", " sidecar demo · round 1"),
     "verbs": ("README.md", "make run     #"),
-    "base url": ("README.md", "export OPENAI_BASE_URL"),
+    "base url": ("README.md", "export OPENAI_BASE_URL=http://127.0.0.1:7070/v1\n"),
     "make run upstream": ("README.md", "make run UPSTREAM="),
     "install": ("README.md", "pip install ."),
     "upstreams": ("README.md", "sidecar run --upstream https://api.openai.com \\"),
@@ -49,6 +49,9 @@ EXAMPLES = {
     "hook": ("README.md", "import anthropic"),
     "sessions in python": ("README.md", "from openai import OpenAI"),
     "sessions in curl": ("README.md", "curl http://127.0.0.1:7070/v1/chat/completions"),
+    "variables": ("README.md", "export OPENAI_BASE_URL=http://127.0.0.1:7070/v1  "),
+    "codex": ("README.md", "model_provider = "),
+    "opencode": ("README.md", '{\n  "$schema"'),
     "admin": ("README.md", "curl http://127.0.0.1:7071/stats"),
     "library": ("README.md", "from sidecar import SessionManager"),
     "testing": ("README.md", "from sidecar.testing import OtlpSink"),
@@ -85,7 +88,7 @@ def commands(text: str) -> list[list[str]]:
 
 def environ(**more: str) -> dict[str, str]:
     """The environment without proxies and without what is set for us."""
-    ours = ("SIDECAR_", "OTEL_", "OPENAI_", "MAKE", "MFLAGS")
+    ours = ("SIDECAR_", "OTEL_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "MAKE", "MFLAGS")
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -293,6 +296,48 @@ def test_sessions_in_curl(sidecar: RunningSidecar, upstream: ScriptedUpstream, s
     span = sink.span(kind="SERVER", attributes={"sidecar.conversation.id": "hotels"})
     assert span.attributes["session.id"] == "visit-7"
     assert upstream.request().get("authorization") == b"Bearer sk-test"
+
+
+def test_variables(upstream: ScriptedUpstream) -> None:
+    """Each client reads its variable, and reaches its own provider with the path and the key it has for it."""
+    told = {
+        name: value for _, word in commands(example("variables")) for name, _, value in [word.partition("=")]
+    }
+    named = {"UPSTREAMS": ",".join(f"{name}={upstream.url}" for name in ("anthropic", "gemini"))}
+    ask = (
+        "import anthropic, openai\n"
+        "from google import genai\n"
+        "with openai.OpenAI() as client:\n"
+        "    client.models.with_raw_response.list()\n"
+        "with anthropic.Anthropic() as client:\n"
+        "    client.models.with_raw_response.list()\n"
+        "with genai.Client() as client:\n"
+        "    client.models.get(model='gemini')\n"
+    )
+    upstream.answer_always(json_answer({}))
+    keys = {f"{name.upper()}_API_KEY": f"sk-{name}" for name in ("openai", "anthropic", "gemini")}
+    with RunningSidecar(upstream=upstream.url, settings=named) as sidecar:
+        here = {name: value.replace(":7070", f":{sidecar.port}") for name, value in told.items()}
+        run_python(ask, **here, **keys)
+    assert [request.path for request in upstream.requests] == [
+        "/v1/models",
+        "/v1/models",
+        "/v1/models/gemini",
+    ]
+    sent = [request.get("authorization") or request.get("x-goog-api-key") for request in upstream.requests]
+    assert sent == [b"Bearer sk-openai", b"Bearer sk-anthropic", b"sk-gemini"]
+
+
+def test_agents() -> None:
+    """The files are what the agents read: TOML and JSON, with the default data port in the place that was seen to work."""
+    listen = next(row for row in settings.TABLE if row.name == "LISTEN").default
+    codex = tomllib.loads(example("codex"))
+    provider = codex["model_providers"][codex["model_provider"]]
+    opencode = json.loads(example("opencode"))
+    assert provider["wire_api"] == "responses"
+    assert (
+        provider["base_url"] == opencode["provider"]["openai"]["options"]["baseURL"] == f"http://{listen}/v1"
+    )
 
 
 @needs_curl

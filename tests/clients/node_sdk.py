@@ -74,5 +74,5 @@ def node_client() -> Iterator[Client]:
         return Heard(said["text"], [tuple(call) for call in said["calls"]], said["error"], answers)
 
     with process:
-        yield Client("openai-node", CHAT, run, unpacks=True)
+        yield Client("openai-node", CHAT, run, ("APIConnectionTimeoutError", ""), unpacks=True)
         told.close()

@@ -71,11 +71,15 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client. `unpacks`: the payloads it records are unpacked; `records` is False if it can record none."""
+    """A client. `unpacks`: the payloads it records are unpacked; `records` is False if it can record none.
+
+    `timeouts` are its own errors for a time-out before the answer and in a stream (empty: it has none there).
+    """
 
     name: str
     api: Api
     run: Callable[[Ask], Heard]
+    timeouts: tuple[str, str]
     marks_retries: bool = True
     unpacks: bool = False
     records: bool = True
@@ -373,12 +377,19 @@ def _run(run: Callable[[Ask], Any]) -> Callable[[Ask], Heard]:
     return lambda ask: asyncio.run(run(ask))
 
 
+_OPENAI = ("APITimeoutError", "APITimeoutError")
+_ANTHROPIC = ("APITimeoutError", "ReadTimeout")
+_GOOGLE = ("ReadTimeout", "ReadTimeout")
+_AIOHTTP = ("TimeoutError", "TimeoutError")
+
 PYTHON_CLIENTS = (
-    Client("openai", CHAT, openai_sync),
-    Client("openai-async", CHAT, _run(openai_async)),
-    Client("anthropic", MESSAGES, anthropic_sync),
-    Client("anthropic-async", MESSAGES, _run(anthropic_async)),
-    Client("google-genai", GEMINI, google_sync, marks_retries=False),
-    Client("google-genai-async", GEMINI, _run(google_async), marks_retries=False),
-    Client("google-genai-aiohttp", GEMINI, _run(google_aiohttp), marks_retries=False, records=False),
+    Client("openai", CHAT, openai_sync, _OPENAI),
+    Client("openai-async", CHAT, _run(openai_async), _OPENAI),
+    Client("anthropic", MESSAGES, anthropic_sync, _ANTHROPIC),
+    Client("anthropic-async", MESSAGES, _run(anthropic_async), _ANTHROPIC),
+    Client("google-genai", GEMINI, google_sync, _GOOGLE, marks_retries=False),
+    Client("google-genai-async", GEMINI, _run(google_async), _GOOGLE, marks_retries=False),
+    Client(
+        "google-genai-aiohttp", GEMINI, _run(google_aiohttp), _AIOHTTP, marks_retries=False, records=False
+    ),
 )
