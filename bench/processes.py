@@ -5,6 +5,7 @@ started outlives it. Called by the rows, and by the run for what they all share.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -26,6 +27,14 @@ _ROOT = Path(__file__).parents[1]
 
 class StartError(Exception):
     """A process did not become ready; the end of what it wrote is in the text."""
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """In the child: a Ctrl-C that comes before anybody is responsible for it ends it all the same (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def free_port() -> int:
@@ -60,6 +69,7 @@ class Running:
                 stderr=output,
                 env=_inherited() | dict(environ or {}),
                 start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - the benchmark starts programs before any thread
             )
 
     @property
