@@ -170,9 +170,9 @@ class Flow:
         side.write(head + body)
         if not self._deadlines.upload_blocked_since:
             self._upload.release()
+            self._client.resume()
         exchange.sent = self._shared.clock()
         exchange.request_end = exchange.sent if self._upload.finished else 0
-        self._client.resume()
         self._arm()
 
     def _write(self, side: UpstreamConnection) -> None:

@@ -164,3 +164,26 @@ def test_up(module_sink: OtlpSink, kind: str, chunked: bool) -> None:
         say(client, chunked=chunked)
         assert read_head(stream).startswith(b"HTTP/1.1 200 OK\r\n")
         assert heard == [TOTAL]
+
+
+def test_an_upload_waits_for_its_upstream(module_sink: OtlpSink) -> None:
+    """What was held back for inspection goes on all at once, and an upstream that takes none of it stops the client."""
+    over = threading.Event()
+
+    def serve(_: socket.socket, __: BinaryIO) -> None:
+        over.wait(60)
+
+    with (
+        upstream(serve) as port,
+        RunningSidecar(upstream=f"http://127.0.0.1:{port}", sink=module_sink) as sidecar,
+        socket.create_connection(("127.0.0.1", sidecar.port), timeout=2) as client,
+    ):
+        client.sendall(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n")
+        client.sendall(FRAMED[True] + b"\r\n")
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while sent < TOTAL:
+                client.sendall(b"%x\r\n%b\r\n" % (PIECE, made(0, PIECE)))
+                sent += PIECE
+        over.set()
+    assert sent < 2 * INSPECTED
