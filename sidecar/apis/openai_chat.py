@@ -113,14 +113,16 @@ class _Body(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
+_EVENT, _OUTPUT = EventKind.EVENT, EventKind.CHUNK
+
 _CHUNK = Shape(_Chunk)
 _NAMED_CHUNK = Shape(_NamedChunk)
 _BODY = Shape(_Body)
 
 
-def _is_error_object(chunk: _Chunk, data: bytes) -> bool:
+def _is_error_object(data: bytes) -> bool:
     """True for what some servers send in place of a chunk: an error that stands alone."""
-    return chunk.choices is None and _NAMED_CHUNK.read(data)[0].object == "error"
+    return _NAMED_CHUNK.read(data)[0].object == "error"
 
 
 class ChatStream(Reader[_NamedChunk]):
@@ -146,17 +148,19 @@ class ChatStream(Reader[_NamedChunk]):
             chunk = salvaged
         if not self._named:
             self._name(chunk)
-        kind = EventKind.EVENT
+        kind = _EVENT
         for choice in chunk.choices or ():
             delta = choice.delta
             if delta is not None and (delta.content or delta.carries_output()):
-                kind = EventKind.CHUNK
+                kind = _OUTPUT
             if choice.finish_reason:
                 self._finish(choice.index, choice.finish_reason)
         usage = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
         if usage:
             self._tokens(**usage.tokens())
-        if name == b"error" or (chunk.error and is_error(chunk.error)) or _is_error_object(chunk, data):
+        if name == b"error" or (chunk.error and is_error(chunk.error)):
+            return failed(self.facts, chunk.error, data)
+        if chunk.choices is None and _is_error_object(data):
             return failed(self.facts, chunk.error, data)
         return kind
 

@@ -21,6 +21,8 @@ from sidecar.core.sessions import Arrival, RequestRef, Settlement
 CHUNK_BOUNDS = tuple(MILLISECOND * 2**k for k in range(14))
 """Upper bounds (ns) of the per-chunk time buckets: 0.001 x 2^k s, k = 0..13."""
 
+_IDLE, _CHUNK = EventKind.IDLE, EventKind.CHUNK
+
 MAX_STALLS = 32
 """Stalls kept with their times; further ones are only counted."""
 
@@ -128,26 +130,27 @@ class Stream:
 
     def event(self, kind: EventKind, at: int) -> None:
         """Counts one event of the answer that was read at `at`."""
-        if kind is EventKind.IDLE:
+        if kind is _IDLE:
             return
         self.events += 1
         gap = at - self.last_event
         if gap > self.gap and self.last_event:
             self.gap = gap
         self.last_event = at
-        if kind is not EventKind.CHUNK:
+        if kind is not _CHUNK:
             return
-        self.chunks += 1
         last = self.last_chunk
         self.last_chunk = at
+        self.chunks += 1
         if not last:
             self.first_chunk = at
             return
         between = at - last
         self.chunk_counts[bisect_left(CHUNK_BOUNDS, between)] += 1
         self.chunk_sum += between
-        self.chunk_max = max(self.chunk_max, between)
-        if self.chunks == 2 or between < self.chunk_min:
+        if between > self.chunk_max:
+            self.chunk_max = between
+        if between < self.chunk_min or self.chunks == 2:
             self.chunk_min = between
 
     def silent_until(self, at: int) -> None:
@@ -266,9 +269,11 @@ class Exchange:
     def event_read(self, kind: EventKind, at: int) -> None:
         """An event of the answer has been read; terminators and error events decide."""
         self.stream.event(kind, at)
+        if kind <= _CHUNK:
+            return  # what only moves the clocks
         if kind is EventKind.END:
             self.decide(Outcome.COMPLETED, at, phase=Phase.END)
-        elif kind is EventKind.ERROR:
+        else:
             self.decide(
                 Outcome.ERROR_IN_STREAM,
                 at,

@@ -26,6 +26,7 @@ class SseParser:
     __slots__ = (
         "_after_cr",
         "_began",
+        "_idle",
         "_limit",
         "_newline",
         "_pending",
@@ -43,9 +44,21 @@ class SseParser:
         self._skipping = False
         self._began = False
         self._after_cr = False
+        self._idle = False
 
     def feed(self, data: bytes) -> list[Event]:
         """Takes the next piece of the stream; gives the events it completed, in order."""
+        if self._idle and data[:6] == b"data: " and data.find(b"\n") == len(data) - 2 <= self._limit:
+            # The usual piece: one event of one line. What ends it, if not a blank line, is seen below.
+            if data[-1] == _LF and b"\r" not in data:
+                return [(b"", data[6:-2])]
+        self._idle = False
+        events = self._feed(data)
+        self._idle = self._began and not (self._pending or self._skipping or self._after_cr)
+        return events
+
+    def _feed(self, data: bytes) -> list[Event]:
+        """Any piece."""
         if self._after_cr and data:
             self._after_cr = False
             if data[0] == _LF:

@@ -73,9 +73,8 @@ class Answer:
         """Counts the pieces and shows them to the observer; they have been written already."""
         exchange = self._exchange
         exchange.last_byte = self.quiet_since = at
-        stream = exchange.stream
         for piece in pieces:
-            stream.bytes += len(piece)
+            exchange.stream.bytes += len(piece)
         if self._observer is not None:
             self._observer.feed(pieces, at)
 

@@ -191,8 +191,11 @@ class Flow:
         if self.done or side is None:
             return
         exchange, answer, shared = self.exchange, self._answer, self._shared
-        self._replay = None
         exchange.overhead_loop += shared.turn.waited
+        if answer.began and not side.ended and side.malformed is None:
+            self._more_read(side, at)
+            return
+        self._replay = None
         out = [answer.informational(side)] if side.informational else []
         if not exchange.first_byte and (side.head is not None or not out):
             exchange.first_byte = at
@@ -219,6 +222,18 @@ class Flow:
             answer.ended(at)
             self._finish(shared.clock())
         elif not self._client.writable:
+            self.client_blocked()
+
+    def _more_read(self, side: UpstreamConnection, at: int) -> None:
+        """In the middle of an answer: what most reads of a stream are."""
+        pieces, side.pieces = side.pieces, []
+        if pieces:
+            answer = self._answer
+            self._client.write(answer.body(pieces))
+            self.exchange.overhead_after += self._shared.clock() - at
+            answer.observe(pieces, at)
+            self._joining.answered()
+        if not self._client.writable:
             self.client_blocked()
 
     def _watch(self, head: wire.AnswerHead, at: int) -> None:

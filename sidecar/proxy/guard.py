@@ -6,7 +6,7 @@ owns the call says through `broke(error)` what ends because of it.
 
 import functools
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 
 
 class Breakable(Protocol):
@@ -16,17 +16,17 @@ class Breakable(Protocol):
         """Ends what was under way as `internal_error`."""
 
 
-P = ParamSpec("P")
+Given = TypeVarTuple("Given")
 T = TypeVar("T", bound=Breakable)
 
 
-def outermost(method: Callable[Concatenate[T, P], None]) -> Callable[Concatenate[T, P], None]:
-    """Hands whatever the method raises to its owner's `broke`."""
+def outermost(method: Callable[[T, Unpack[Given]], None]) -> Callable[[T, Unpack[Given]], None]:
+    """Hands whatever the method raises to its owner's `broke`. Its arguments have places, no names."""
 
     @functools.wraps(method)
-    def guarded(self: T, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def guarded(self: T, /, *given: Unpack[Given]) -> None:
         try:
-            method(self, *args, **kwargs)
+            method(self, *given)
         except Exception as error:  # noqa: BLE001 - the outermost handler
             self.broke(error)
 
