@@ -148,7 +148,7 @@ class Stream:
         between = at - last
         self.chunk_counts[bisect_left(CHUNK_BOUNDS, between)] += 1
         self.chunk_sum += between
-        if between > self.chunk_max:
+        if between > self.chunk_max:  # noqa: PLR1730 - a third of the cost of calling max()
             self.chunk_max = between
         if between < self.chunk_min or self.chunks == 2:
             self.chunk_min = between

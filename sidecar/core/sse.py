@@ -48,10 +48,14 @@ class SseParser:
 
     def feed(self, data: bytes) -> list[Event]:
         """Takes the next piece of the stream; gives the events it completed, in order."""
-        if self._idle and data[:6] == b"data: " and data.find(b"\n") == len(data) - 2 <= self._limit:
-            # The usual piece: one event of one line. What ends it, if not a blank line, is seen below.
-            if data[-1] == _LF and b"\r" not in data:
-                return [(b"", data[6:-2])]
+        if (
+            self._idle
+            and data[:6] == b"data: "
+            and data.find(b"\n") == len(data) - 2 <= self._limit
+            and data[-1] == _LF
+            and b"\r" not in data
+        ):
+            return [(b"", data[6:-2])]  # the usual piece: one event of one line
         self._idle = False
         events = self._feed(data)
         self._idle = self._began and not (self._pending or self._skipping or self._after_cr)

@@ -24,7 +24,7 @@ def outermost(method: Callable[[T, Unpack[Given]], None]) -> Callable[[T, Unpack
     """Hands whatever the method raises to its owner's `broke`. Its arguments have places, no names."""
 
     @functools.wraps(method)
-    def guarded(self: T, /, *given: Unpack[Given]) -> None:
+    def guarded(self: T, /, *given: *Given) -> None:
         try:
             method(self, *given)
         except Exception as error:  # noqa: BLE001 - the outermost handler
