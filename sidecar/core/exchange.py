@@ -239,6 +239,17 @@ class Exchange:
         return self.stray_id if self.arrival is None else self.arrival.request_id
 
     @property
+    def origin(self) -> Upstream:
+        """Where it goes.
+
+        Raises:
+            RuntimeError: it has no upstream; such a request was to be refused before.
+        """
+        if self.upstream is None:
+            raise RuntimeError("a refused request goes nowhere")
+        return self.upstream
+
+    @property
     def settled(self) -> bool:
         """True from the moment it is frozen on."""
         return self.end != 0

@@ -5,7 +5,6 @@ It never decides how the exchange ends beyond telling it what was read. Called b
 """
 
 from sidecar.core.exchange import Exchange
-from sidecar.core.headers import Field
 from sidecar.proxy import wire
 from sidecar.proxy.observer import Observer
 from sidecar.proxy.upstream_side import UpstreamConnection
@@ -27,7 +26,22 @@ class Answer:
         self.quiet_since = 0
         """When the upstream was last heard of, or allowed to speak (ns since the epoch)."""
 
-    def informational(self, side: UpstreamConnection) -> bytes:
+    def take(self, side: UpstreamConnection, at: int, *, close: bool) -> tuple[bytes, list[bytes]]:
+        """All that has been read of the answer as the client gets it, and the body's pieces in it."""
+        exchange, head = self._exchange, side.head
+        out = [self._informational(side)] if side.informational else []
+        if not exchange.first_byte and (head is not None or not out):
+            exchange.first_byte = at
+        if head is not None and not self.began:
+            out.append(self._head(head, at, close=close))
+        pieces, side.pieces = side.pieces, []
+        if pieces:
+            out.append(self.body(pieces))
+        if side.ended and not side.malformed and self._chunked:
+            out.append(wire.last_chunk(side.trailers, upward=False))
+        return b"".join(out), pieces
+
+    def _informational(self, side: UpstreamConnection) -> bytes:
         """The informational heads that pass (all but 100, which is answered by us)."""
         heads, side.informational = side.informational, []
         if not self._http11:
@@ -38,7 +52,7 @@ class Answer:
             if head.status not in (100, 101)
         )
 
-    def head(self, head: wire.AnswerHead, at: int, *, close: bool) -> bytes:
+    def _head(self, head: wire.AnswerHead, at: int, *, close: bool) -> bytes:
         """The head for the client; from now on the body's framing is known."""
         exchange = self._exchange
         framing = wire.framing(head.headers)
@@ -64,10 +78,6 @@ class Answer:
         if self._chunked:
             return wire.chunk(pieces)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def tail(self, trailers: list[Field]) -> bytes:
-        """The end of the body as the client gets it."""
-        return wire.last_chunk(trailers, upward=False) if self._chunked else b""
 
     def observe(self, pieces: list[bytes], at: int) -> None:
         """Counts the pieces and shows them to the observer; they have been written already."""

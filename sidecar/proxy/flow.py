@@ -8,7 +8,7 @@ import asyncio
 
 from sidecar import apis
 from sidecar.core.anomaly import Anomaly
-from sidecar.core.exchange import ConnectTiming, Exchange, Upstream
+from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.outcome import Phase
 from sidecar.errors import (
     DrainingError,
@@ -122,23 +122,16 @@ class Flow:
         exchange, now = self.exchange, self._shared.clock()
         exchange.needed, exchange.asked = needed, now
         exchange.overhead_before = now - needed
-        side = self._shared.pool.take(self._origin)
+        side = self._shared.pool.take(self.exchange.origin)
         if side is None:
             self._dial()
         else:
             exchange.connect = ConnectTiming("reused", now, now)
             self._send(side)
 
-    @property
-    def _origin(self) -> Upstream:
-        """Where it goes; what has no upstream was refused before."""
-        if self.exchange.upstream is None:
-            raise RuntimeError("a refused request goes nowhere")
-        return self.exchange.upstream
-
     def _dial(self) -> None:
         shared = self._shared
-        self._task = shared.loop.create_task(shared.dial(self._origin))
+        self._task = shared.loop.create_task(shared.dial(self.exchange.origin))
         self._task.add_done_callback(self._dialed)
         self._client.set_deadline(shared.clock() + shared.limits.connect)
 
@@ -159,7 +152,7 @@ class Flow:
         self._send(side)
 
     def _send(self, side: UpstreamConnection) -> None:
-        exchange, origin = self.exchange, self._origin
+        exchange, origin = self.exchange, self.exchange.origin
         self._side = side
         self._deadlines.connected = True
         side.begin(self, exchange.head.method)
@@ -196,20 +189,10 @@ class Flow:
             self._more_read(side, at)
             return
         self._replay = None
-        out = [answer.informational(side)] if side.informational else []
-        if not exchange.first_byte and (side.head is not None or not out):
-            exchange.first_byte = at
         began = answer.began
-        if side.head is not None and not began:
-            out.append(answer.head(side.head, at, close=not self._keep))
-        pieces, side.pieces = side.pieces, []
-        if pieces:
-            out.append(answer.body(pieces))
-        ended = side.ended and not side.malformed
-        if ended:
-            out.append(answer.tail(side.trailers))
+        out, pieces = answer.take(side, at, close=not self._keep)
         if out:
-            self._client.write(b"".join(out))
+            self._client.write(out)
         exchange.overhead_after += shared.clock() - at
         if side.head is not None and not began:
             self._watch(side.head, at)
@@ -218,7 +201,7 @@ class Flow:
             self._joining.answered()
         if side.malformed:
             self._upstream_failed("malformed", side.malformed)
-        elif ended:
+        elif side.ended:
             answer.ended(at)
             self._finish(shared.clock())
         elif not self._client.writable:
