@@ -36,6 +36,8 @@ class RequestReader:
         self._in_head = False
         self._url = b""
         self._fields: list[Field] = []
+        self._section: list[Field] | None = None
+        """Where the next field belongs: to the head, to the trailers, or nowhere."""
         self._parsed = 0
         self._fed = 0
         self._silent = 0
@@ -83,7 +85,7 @@ class RequestReader:
         """Reads no more; gives the request whose head was being read, with as much of it as there is."""
         self.deaf = True
         inbound = self.partial
-        self._inbound = None
+        self._inbound = self._section = None
         if inbound is not None:
             inbound.broken = True
             self._take_head(inbound)
@@ -108,12 +110,15 @@ class RequestReader:
         line = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
         self._body_skipped = False
         self._reframing = True
+        self._section = None
         self._parser = httptools.HttpRequestParser(self)
         self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % line)
+        self._section = inbound.trailers
         self._reframing = False
 
     def _bound(self, size: int) -> None:
         if size > self._max_size and self._oversized is None:
+            self._section = None
             self._oversized = HeadTooLargeError("SIDECAR_HEAD_LIMIT", self._max_size)
 
     def _refuse_rest(self, error: RefusedError) -> None:
@@ -125,7 +130,7 @@ class RequestReader:
             inbound = self.give_up() or self._stand_in()
             self.ready.append(inbound)
         self.deaf = True
-        self._inbound = None
+        self._inbound = self._section = None
         inbound.broken = True
         inbound.refusal = error
 
@@ -166,7 +171,7 @@ class RequestReader:
         self._inbound = Inbound(start=self._at, waited=self._waited)
         self._in_head = True
         self._url = b""
-        self._fields = []
+        self._section = self._fields = []
         self._parsed = self._fed = 0
 
     def on_url(self, url: bytes) -> None:
@@ -179,18 +184,16 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a field of the head, or of the trailers once the head is done."""
-        inbound = self._inbound
-        if inbound is None or self._reframing:
-            return  # of what stands behind the connection's last request, nothing is anybody's
-        fields = self._fields if self._in_head else inbound.trailers
-        self._parsed += len(name) + len(value) + 4
-        if self._parsed > self._max_size:
-            self._bound(self._parsed)
-        elif len(fields) >= self._max_fields and self._oversized is None:
-            self._oversized = HeadTooLargeError("SIDECAR_HEAD_FIELDS", self._max_fields)
-        if self._oversized is None:
-            fields.append((name, value))
-
+        section = self._section
+        if section is None:
+            return
+        self._parsed = parsed = self._parsed + len(name) + len(value) + 4
+        if parsed > self._max_size or len(section) >= self._max_fields:
+            self._bound(parsed)
+            self._oversized = self._oversized or HeadTooLargeError("SIDECAR_HEAD_FIELDS", self._max_fields)
+            self._section = None
+            return
+        section.append((name, value))
     def on_headers_complete(self) -> None:
         """httptools: the head is whole."""
         inbound = self._inbound
@@ -198,6 +201,7 @@ class RequestReader:
             return
         self._in_head = False
         self._silent = 0
+        self._section = inbound.trailers
         head = self._take_head(inbound)
         if self._parser.should_upgrade():
             _refuse_upgrade(inbound, head)
@@ -217,7 +221,7 @@ class RequestReader:
         """httptools: the request is whole."""
         if self._body_skipped or self._oversized is not None:
             return
-        inbound, self._inbound = self._inbound, None
+        inbound, self._inbound, self._section = self._inbound, None, None
         if inbound is not None:
             inbound.ended = True
             # What follows a request that closes the connection is no request (RFC 9112, section 9.6).

@@ -76,10 +76,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.malformed: str | None = None
         self.stray = False
         self._fields: list[Field] = []
+        self._section = self._fields
+        """Where the next field belongs: to the head or to the trailers."""
         self._reason = b""
         self._head_size = 0
         self._silent = 0
-        self._in_head = True
         self._keep_alive = False
 
     # The flow's side.
@@ -230,8 +231,7 @@ class UpstreamConnection(asyncio.Protocol):
         """httptools: a message begins."""
         if self.ended:
             self.stray = True
-        self._in_head = True
-        self._fields = []
+        self._section = self._fields = []
         self._reason = b""
         self._head_size = self._silent = 0
 
@@ -241,18 +241,17 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a field of the head, or of the trailers once the head is done."""
-        if self.ended:
+        section = self._section
+        self._head_size = size = self._head_size + len(name) + len(value) + 4
+        if size > self._max_size or len(section) >= self._max_fields:
+            if not self.ended:
+                self.malformed = self.malformed or "the answer's head is larger than HEAD_LIMIT or HEAD_FIELDS"
             return
-        fields = self._fields if self._in_head else self.trailers
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > self._max_size or len(fields) >= self._max_fields:
-            self.malformed = self.malformed or "the answer's head is larger than HEAD_LIMIT or HEAD_FIELDS"
-            return
-        fields.append((name, value))
+        section.append((name, value))
 
     def on_headers_complete(self) -> None:
         """httptools: the head is whole."""
-        self._in_head = False
+        self._section = self.trailers
         self._silent = 0
         if self.ended or self.malformed:
             return

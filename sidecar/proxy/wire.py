@@ -17,11 +17,9 @@ REQUEST_ID = b"X-Sidecar-Request-Id"
 
 _HOP = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"te", b"upgrade", b"transfer-encoding"))
 _TRACE = frozenset((b"traceparent", b"tracestate", b"baggage"))
-_DROPPED_UPWARD = _HOP | _TRACE
 _NEVER_TRAILS = _HOP | {b"host", b"content-length"}
 _NEVER_NAMED = frozenset((b"host", b"content-length", b"transfer-encoding"))
 _BODILESS = frozenset((204, 304))
-_REWRITTEN = frozenset((b"host", b"transfer-encoding", b"expect"))
 
 
 @record
@@ -68,32 +66,59 @@ def authority(upstream: Upstream) -> bytes:
     return (host if upstream.port == default else f"{host}:{upstream.port}").encode("latin-1")
 
 
-def _dropped(headers: Headers) -> frozenset[bytes]:
-    """The names of this message's fields that belong to this hop alone."""
-    if b"connection" not in headers:
-        return _HOP
-    return _HOP | (frozenset(headers.tokens(b"connection")) - _NEVER_NAMED)
+class _Way:
+    """One direction. `dropped` are the names of fields that stay behind; names that are known to pass are remembered
+    as they are spelled, so that most fields cost one look."""
+
+    __slots__ = ("_known", "dropped")
+
+    def __init__(self, dropped: frozenset[bytes]) -> None:
+        self.dropped = dropped
+        self._known: set[bytes] = set()
+
+    def known(self, headers: Headers) -> tuple[set[bytes], frozenset[bytes]]:
+        """Names that pass, and the names (lower case) of this message's fields that stay behind."""
+        if b"connection" in headers:
+            named = frozenset(headers.tokens(b"connection")) - _NEVER_NAMED - self.dropped
+            if named:
+                return set(), self.dropped | named
+        return self._known, self.dropped
+
+    def remember(self, name: bytes) -> None:
+        """A field of this name has passed because of its name alone."""
+        if len(self._known) < _KNOWN_NAMES and len(name) <= _KNOWN_LENGTH:
+            self._known.add(name)
+
+
+_KNOWN_NAMES, _KNOWN_LENGTH = 1024, 64
+"""Names remembered in each direction, and the bytes of one: whoever makes names up fills no memory."""
+
+_UPWARD, _DOWNWARD = _Way(_HOP | _TRACE), _Way(_HOP)
 
 
 def request_head(head: RequestHead, upstream: Upstream, target: bytes, outbound: tuple[Field, ...]) -> bytes:
     """The head that goes to the upstream. `target` has the upstream's name taken off already."""
     headers = head.headers
-    dropped = _DROPPED_UPWARD if b"connection" not in headers else _dropped(headers) | _TRACE
+    known, dropped = _UPWARD.known(headers)
     lines = [b"%b %b HTTP/1.1" % (head.method.encode("latin-1"), target)]
     if b"host" not in headers:
         lines.append(b"Host: " + authority(upstream))
     for field in headers.fields:
-        lower = field[0].lower()
-        if lower in _REWRITTEN:
-            name, value = field
-            if lower == b"host":
-                lines.append(b"%b: %b" % (name, authority(upstream)))
-            elif lower == b"transfer-encoding":
-                lines.append(b"%b: chunked" % name)
-            elif lower not in dropped and value.strip().lower() != b"100-continue":
+        name, value = field
+        if name in known:
+            lines.append(b"%b: %b" % field)
+            continue
+        lower = name.lower()
+        if lower == b"host":
+            lines.append(b"%b: %b" % (name, authority(upstream)))
+        elif lower == b"transfer-encoding":
+            lines.append(b"%b: chunked" % name)
+        elif lower == b"expect":
+            if lower not in dropped and value.strip().lower() != b"100-continue":
                 lines.append(b"%b: %b" % field)
         elif lower not in dropped and not lower.startswith(OWN_PREFIX):
             lines.append(b"%b: %b" % field)
+            _UPWARD.remember(name)
     for field in outbound:
         lines.append(b"%b: %b" % field)  # noqa: PERF401 - a generator costs more than the one or two fields it gives
     lines.append(b"\r\n")
@@ -113,17 +138,22 @@ class AnswerHead:
 def answer_head(head: AnswerHead, *, request_id: str | None, chunked: bool, close: bool) -> bytes:
     """The head that goes to the client: framed with chunks if `chunked`, else as its own length says."""
     headers = head.headers
-    dropped = _dropped(headers)
+    known, dropped = _DOWNWARD.known(headers)
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     written = False
     for field in headers.fields:
-        lower = field[0].lower()
+        name = field[0]
+        if name in known:
+            lines.append(b"%b: %b" % field)
+            continue
+        lower = name.lower()
         if lower == b"transfer-encoding" and chunked:
             if not written:
-                lines.append(b"%b: chunked" % field[0])
+                lines.append(b"%b: chunked" % name)
                 written = True
         elif lower not in dropped and not lower.startswith(OWN_PREFIX):
             lines.append(b"%b: %b" % field)
+            _DOWNWARD.remember(name)
     if chunked and not written:
         lines.append(b"Transfer-Encoding: chunked")
     if request_id is not None:
