@@ -78,7 +78,8 @@ class Flow:
         if self._upload.state == "held":
             self._joining.try_at_head(self._shared.clock())
             self.upload()
-            self._arm()
+            if not self.exchange.asked:
+                self._arm()
         else:
             self._joining.join(self._shared.clock(), inspected=self._upload.state == "none")
             self._connect(self._client.read_at)
@@ -227,7 +228,8 @@ class Flow:
         if exchange.streams:
             exchange.stream.last_event = at
             shared.telemetry.streaming(exchange)
-        self._arm()
+        if self._side is not None and not self._side.ended:
+            self._arm()
 
     def upstream_lost(self, error: Exception | None) -> None:
         """The upstream's connection is gone before the answer's end."""

@@ -67,8 +67,10 @@ def authority(upstream: Upstream) -> bytes:
 
 
 class _Way:
-    """One direction. `dropped` are the names of fields that stay behind; names that are known to pass are remembered
-    as they are spelled, so that most fields cost one look."""
+    """One direction. `dropped` are the names of fields that stay behind.
+
+    Names that are known to pass are remembered as they are spelled, so that most fields cost one look.
+    """
 
     __slots__ = ("_known", "dropped")
 

@@ -55,7 +55,7 @@ class MetricExport:
         points = sum(len(metric.data.data_points) for metric in metrics)
         if points:
             scope = ScopeMetrics(self._scope, metrics, "")
-            self._outlet.offer(MetricsData([ResourceMetrics(self._resource, [scope], "")]), points)
+            self._outlet.offer((MetricsData([ResourceMetrics(self._resource, [scope], "")]),), points)
 
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         # The next one first: a callback that fails must not be the end of all snapshots.

@@ -88,17 +88,18 @@ class Outlet(Generic[_Item]):
         """Begin to export."""
         self._thread.start()
 
-    def offer(self, item: _Item, count: int = 1) -> None:
-        """Queue one item (that stands for `count` of the ledger's), or drop it where there is no room."""
-        account = self._account
+    def offer(self, items: Sequence[_Item], count: int = 1) -> None:
+        """Queue items (each stands for `count` of the ledger's); those for which there is no room are dropped."""
+        account, waiting = self._account, self._waiting
         with account.lock:
-            account.created += count
-            if len(self._waiting) >= self._size or self._closing:
-                account.states[State.DROPPED] += count
-                return
-            account.queued += count
-            self._waiting.append((item, count))
-            full = len(self._waiting) == self._batch
+            before = len(waiting)
+            room = 0 if self._closing else self._size - before
+            taken = items if len(items) <= room else items[:room]
+            account.created += len(items) * count
+            account.states[State.DROPPED] += (len(items) - len(taken)) * count
+            account.queued += len(taken) * count
+            waiting.extend([(item, count) for item in taken])
+            full = before < self._batch <= len(waiting)
         if full:
             self._wake.set()
 

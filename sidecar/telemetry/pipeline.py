@@ -48,15 +48,15 @@ class Pipeline:
         self._on = {Signal.TRACES: traces is not None, Signal.LOGS: logs is not None, Signal.METRICS: False}
         self._started = False
 
-    def span(self, span: ReadableSpan, /) -> None:
-        """Queue a span that has ended."""
+    def span(self, *spans: ReadableSpan) -> None:
+        """Queue spans that have ended."""
         if self._traces is not None:
-            self._traces.offer(span)
+            self._traces.offer(spans)
 
     def log(self, record: ReadableLogRecord, /) -> None:
         """Queue a log record."""
         if self._logs is not None:
-            self._logs.offer(record)
+            self._logs.offer((record,))
 
     def not_sampled(self, signal: Signal, count: int, /) -> None:
         """Count what was not made because the sampler said no."""

@@ -239,8 +239,7 @@ class Recorder:
         if not self._export_traces:
             return
         if isinstance(trace, RequestTrace) and trace.sampled:
-            for span in self._spans.build(exchange, trace, portrait):
-                self._pipeline.span(span)
+            self._pipeline.span(*self._spans.build(exchange, trace, portrait))
         else:
             self._pipeline.not_sampled(Signal.TRACES, span_count(exchange))
 

@@ -34,8 +34,8 @@ class Pipeline(Protocol):
     def ledger(self) -> Ledger:
         """What became of every item."""
 
-    def span(self, span: ReadableSpan, /) -> None:
-        """Takes a span that has ended."""
+    def span(self, *spans: ReadableSpan) -> None:
+        """Takes spans that have ended."""
 
     def log(self, record: ReadableLogRecord, /) -> None:
         """Takes a log record."""

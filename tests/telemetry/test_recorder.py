@@ -53,7 +53,7 @@ def test_spans_that_go_nowhere_are_not_built(make_world: MakeWorld) -> None:
 class BrokenPipeline(ListPipeline):
     """A way out that has a bug."""
 
-    def span(self, span: ReadableSpan, /) -> None:
+    def span(self, *spans: ReadableSpan) -> None:
         """Fails."""
         raise ValueError("queue on fire")
 

@@ -59,9 +59,9 @@ class ListPipeline:
     records: list[ReadableLogRecord] = field(default_factory=list)
     unsampled: int = 0
 
-    def span(self, span: ReadableSpan, /) -> None:
-        """Keeps it."""
-        self.spans.append(span)
+    def span(self, *spans: ReadableSpan) -> None:
+        """Keeps them."""
+        self.spans.extend(spans)
 
     def log(self, record: ReadableLogRecord, /) -> None:
         """Keeps it."""
