@@ -194,6 +194,7 @@ class RequestReader:
             self._section = None
             return
         section.append((name, value))
+
     def on_headers_complete(self) -> None:
         """httptools: the head is whole."""
         inbound = self._inbound

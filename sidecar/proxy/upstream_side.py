@@ -245,7 +245,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_size = size = self._head_size + len(name) + len(value) + 4
         if size > self._max_size or len(section) >= self._max_fields:
             if not self.ended:
-                self.malformed = self.malformed or "the answer's head is larger than HEAD_LIMIT or HEAD_FIELDS"
+                self.malformed = (
+                    self.malformed or "the answer's head is larger than HEAD_LIMIT or HEAD_FIELDS"
+                )
             return
         section.append((name, value))
 

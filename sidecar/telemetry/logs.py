@@ -27,7 +27,7 @@ from sidecar.core.clock import SECOND, Clock
 from sidecar.core.outcome import Outcome
 from sidecar.core.record import record
 from sidecar.telemetry import attributes as a
-from sidecar.telemetry.spans import SpanAttributes, bounded
+from sidecar.telemetry.spans import Layer, SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
 
 Logger = structlog.typing.FilteringBoundLogger
@@ -71,8 +71,10 @@ class Lines:
             self._render: Callable[[dict[str, object]], bytes] = lambda line: str(
                 console(None, "", line)
             ).encode()
+            self._whole = self._on_console
         else:
             self._render = msgspec.json.Encoder(enc_hook=str).encode
+            self._whole = self._as_json
         self.logger = cast(
             Logger,
             structlog.wrap_logger(
@@ -83,9 +85,17 @@ class Lines:
             ),
         )
 
-    def write(self, line: dict[str, object]) -> None:
-        """Writes a line that has its event, level and time."""
-        self._put(self._render(line))
+    def write(self, line: dict[str, object], alike: Layer | None = None) -> None:
+        """Writes a line that has its event, level and time; what stands in `alike` too is rendered once for all lines."""
+        self._put(self._render(line) if alike is None else self._whole(line, alike))
+
+    def _on_console(self, line: dict[str, object], alike: Layer) -> bytes:
+        return self._render({**line, **alike.values})
+
+    def _as_json(self, line: dict[str, object], alike: Layer) -> bytes:
+        if alike.rendered is None:
+            alike.rendered = self._render(dict(alike.values))
+        return b"%b,%b" % (self._render(line)[:-1], alike.rendered[1:])
 
 
 @record
@@ -165,13 +175,23 @@ class Log:
         return bucket.take(at)
 
     def always(
-        self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None = None
+        self,
+        name: str,
+        level: str,
+        at: int,
+        fields: Fields,
+        request: RequestContext | None = None,
+        alike: Layer | None = None,
     ) -> None:
-        """One event that may pass, or that is never left out; it tells how many were left out before it."""
+        """One event that may pass, or that is never left out; it tells how many were left out before it.
+
+        `alike`: more fields, not empty, which many lines have in common.
+        """
         fields = self._with_left_out(name, fields)
-        self._write(name, level, at, fields, request)
+        self._write(name, level, at, fields, request, alike)
         if self._export is not None:
-            self._export(self._record(name, level, at, fields, request))
+            said = fields if alike is None else {**alike.values, **fields}
+            self._export(self._record(name, level, at, said, request))
 
     def _with_left_out(self, name: str, fields: Fields) -> Fields:
         """The fields, and how many lines of this name were left out since the last one."""
@@ -195,7 +215,15 @@ class Log:
                 bucket.suppressed = 0
                 self._write(name, WARNING, self._clock(), fields, None)
 
-    def _write(self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None) -> None:
+    def _write(
+        self,
+        name: str,
+        level: str,
+        at: int,
+        fields: Fields,
+        request: RequestContext | None,
+        alike: Layer | None = None,
+    ) -> None:
         line: dict[str, object] = {"timestamp": self._stamp(at), "event": name, "level": level}
         if request is not None:
             line["trace_id"] = f"{request.trace_id:032x}"
@@ -204,7 +232,7 @@ class Log:
             line["conversation_id"] = request.conversation_id
             line["request_id"] = request.request_id
         line.update(fields)
-        self._lines.write(line)
+        self._lines.write(line, alike)
 
     def _record(
         self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None

@@ -54,15 +54,17 @@ _USAGE["both"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_CREATION_TOKENS, 
 
 
 class Portrait(NamedTuple):
-    """Attributes of one exchange in layers. `common` stands first in both; no `client` if no connection was asked for."""
+    """Attributes of one exchange in layers. `common` stands first in both; no `client` if no connection was asked for.
+
+    `alike` is what both sides have in common with other requests, `own` what they have not, `common` left out of
+    both. Where both sides say something, `alike` says it as the SERVER side does.
+    """
 
     common: Layer
     server: Layers
     client: Layers
-
-    def together(self) -> SpanAttributes:
-        """All of them as one: where both sides say something, it is the SERVER side's."""
-        return {key: value for layer in (*self.client, *self.server) for key, value in layer.values.items()}
+    alike: Layer
+    own: SpanAttributes
 
 
 _LAYERS_LIMIT = 2048
@@ -78,20 +80,33 @@ class Portrayer:
     def __init__(self, semconv: str) -> None:
         self._usage = _USAGE[semconv]
         self._alike: dict[tuple[object, ...], Layer] = {}
+        self._both: dict[tuple[Layer, Layer], Layer] = {}
 
     def __call__(self, exchange: Exchange) -> Portrait:
         """The attributes of a settled exchange."""
         common = Layer(_common(exchange))
-        client: Layers = ()
-        if has_client(exchange):
-            shared = self._shared(_client_key(exchange), _client_shared, exchange)
-            client = (common, shared, Layer(_client_own(exchange, self._usage)))
         shared = self._shared(_server_key(exchange), _server_shared, exchange)
         own = _server_own(exchange)
         if sampling := exchange_sampling(exchange):
             said = {*common.values, *shared.values, *own}
             own |= {key: value for key, value in sampling.items() if key not in said}
-        return Portrait(common, (common, shared, Layer(own)), client)
+        server = (common, shared, Layer(own))
+        if not has_client(exchange):
+            return Portrait(common, server, (), shared, own)
+        asked = self._shared(_client_key(exchange), _client_shared, exchange)
+        asked_own = _client_own(exchange, self._usage)
+        alike = self._both.get((shared, asked)) or self._join(shared, asked)
+        if sampling:
+            alike = Layer({key: value for key, value in alike.values.items() if key not in own})
+        return Portrait(common, server, (common, asked, Layer(asked_own)), alike, {**asked_own, **own})
+
+    def _join(self, server: Layer, client: Layer) -> Layer:
+        """Both sides' layers as one."""
+        values = {**client.values, **server.values}
+        if a.SERVER_PORT not in server.values:
+            values.pop(a.SERVER_PORT, None)  # the upstream's goes with the upstream's address
+        layer = self._both[server, client] = Layer(values)
+        return layer
 
     def _shared(
         self, key: tuple[object, ...], gather: Callable[[Exchange], SpanAttributes], exchange: Exchange
@@ -101,6 +116,7 @@ class Portrayer:
         if layer is None:
             if len(self._alike) >= _LAYERS_LIMIT:
                 self._alike.clear()
+                self._both.clear()
             layer = self._alike[key] = Layer(gather(exchange))
         return layer
 

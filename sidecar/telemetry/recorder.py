@@ -46,8 +46,8 @@ _Given = TypeVar("_Given")
 SCOPE_NAME = "sidecar"
 PROPAGATORS = ("tracecontext", "baggage")
 
-_IDS = (a.SESSION_ID, a.CONVERSATION, a.GEN_AI_CONVERSATION, a.REQUEST_ID)
-"""What every line of a request says by names of its own."""
+_SAID_BY_LINES = (a.SESSION_SOURCE, a.SEQUENCE)
+"""What a request's line says by the spans' names; its ids have names of their own there."""
 
 
 class RecorderSettings(Protocol):
@@ -246,15 +246,14 @@ class Recorder:
     def _wide_line(self, exchange: Exchange, portrait: Portrait) -> None:
         outcome = outcome_of(exchange)
         name = a.REQUEST_COMPLETED if outcome is Outcome.COMPLETED else a.REQUEST_FAILED
-        fields = portrait.together()
-        fields[a.DURATION] = (exchange.end - exchange.start) / SECOND
-        for said in _IDS:
-            fields.pop(said, None)
-        if not any(a.SERVER_PORT in layer.values for layer in portrait.server):
-            fields.pop(a.SERVER_PORT, None)  # the upstream's goes with the upstream's address
+        fields = {**portrait.own, a.DURATION: (exchange.end - exchange.start) / SECOND}
+        common = portrait.common.values
+        for key in _SAID_BY_LINES:
+            if key in common:
+                fields[key] = common[key]
         if exchange.verdict is not None and exchange.verdict.message:
             fields[a.MESSAGE] = exchange.verdict.message
-        self.log.always(name, level_of(outcome), exchange.end, fields, _request(exchange))
+        self.log.always(name, level_of(outcome), exchange.end, fields, _request(exchange), portrait.alike)
 
 
 def _propagation(settings: RecorderSettings, propagators: Collection[str]) -> Propagation:

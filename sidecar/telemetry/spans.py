@@ -45,14 +45,16 @@ class Pipeline(Protocol):
 
 
 class Layer:
-    """Attributes that stand on several spans, encoded once for all of them. Nobody changes them once they are made."""
+    """Attributes that several spans or lines have in common. Nobody changes them once they are made."""
 
-    __slots__ = ("encoded", "values")
+    __slots__ = ("encoded", "rendered", "values")
 
     def __init__(self, values: Mapping[str, AttributeValue]) -> None:
         self.values = values
         self.encoded: bytes | None = None
-        """What the encoder made of them."""
+        """What the encoder of spans made of them."""
+        self.rendered: bytes | None = None
+        """What the log made of them."""
 
 
 Layers = tuple[Layer, ...]
