@@ -8,18 +8,22 @@ output field by field; the tests hold that. Called by the worker of the traces, 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from struct import Struct
+from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, Status, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, TraceState
 
-from sidecar.telemetry.spans import Layer, LayeredSpan
+from sidecar.telemetry.spans import UNSET, Layer, LayeredSpan
 
 _CACHE_LIMIT = 4096
-"""Encoded pairs kept; over it they are forgotten all at once, so ids, which never repeat, cannot fill the memory."""
-_CACHED_LENGTH = 256
-"""Characters of a text that may be kept."""
+"""Encoded keys kept; further ones are encoded each time."""
+_SHORT = 60
+"""Bytes of a key's head, and of a text, up to which lengths and sums of lengths are one byte each."""
+_UNNAMED = b" " * _SHORT
+"""Stands for a key that is no text; the long way finds that out again."""
+_TWO_BYTES = 0x4000
 
 PIECE = 16
 """Items encoded at a stretch. A worker that computes on holds the interpreter for 5 ms at a time."""
@@ -39,6 +43,7 @@ _FLAGS = Struct("<I")
 _FLAGS_LOCAL, _FLAGS_REMOTE = _FLAGS.pack(0x100), _FLAGS.pack(0x300)
 _SPAN_FLAGS, _LINK_FLAGS = b"\x85\x01", b"\x35"
 _BYTE = [bytes((number,)) for number in range(256)]
+_KINDS = {kind: bytes((0x30, kind.value + 1)) for kind in SpanKind}
 
 AnyValue = object
 
@@ -110,6 +115,8 @@ def _pair(key: str, value: AnyValue) -> bytes:
 
 
 def _status(status: Status) -> bytes:
+    if status is UNSET:
+        return b"\x7a\x00"
     body = _text(b"\x12", status.description or "") + _count(b"\x18", status.status_code.value)
     return _message(b"\x7a", body)
 
@@ -123,8 +130,7 @@ class SpanEncoder:
 
     def __init__(self, rest: Callable[[], object] = rest) -> None:
         self._rest = rest
-        self._pairs: dict[tuple[str, type, AnyValue], bytes] = {}
-        self._floats: dict[str, bytes] = {}
+        self._names: dict[str, bytes] = {}
 
     def encode(self, spans: Sequence[ReadableSpan]) -> bytes:
         """An `ExportTraceServiceRequest`; spans are grouped by resource and scope as objects."""
@@ -164,27 +170,22 @@ class SpanEncoder:
         context, parent = span.get_span_context(), span.parent
         if context is None:
             raise ValueError("a span without ids cannot be exported")
-        parts = [
-            b"\x0a\x10",
-            context.trace_id.to_bytes(16, "big"),
-            b"\x12\x08",
-            context.span_id.to_bytes(8, "big"),
-            _text(b"\x1a", _trace_state(context.trace_state)),
-        ]
+        ids = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
+        parts = [b"\x0a\x10%b\x12\x08%b" % ids]
+        if context.trace_state:
+            parts.append(_text(b"\x1a", _trace_state(context.trace_state)))
         if parent:
-            parts += (b"\x22\x08", parent.span_id.to_bytes(8, "big"))
+            parts.append(b"\x22\x08" + parent.span_id.to_bytes(8, "big"))
         parts += (
             _text(b"\x2a", span.name),
-            b"\x30",
-            _BYTE[span.kind.value + 1],
+            _KINDS[span.kind],
             _TIMES.pack(0x39, span.start_time or 0, 0x41, span.end_time or 0),
         )
         if isinstance(span, LayeredSpan):
             parts += [layer.encoded or self._layer(layer) for layer in span.layers]
         else:
             parts += self._attributes(b"\x4a", span.attributes)
-        if dropped := span.dropped_attributes:
-            parts.append(_count(b"\x50", dropped))
+        parts.append(_count(b"\x50", span.dropped_attributes))
         if events := span.events:
             parts += [_message(b"\x5a", self._event(event)) for event in events]
         parts.append(_count(b"\x60", span.dropped_events))
@@ -216,42 +217,40 @@ class SpanEncoder:
         parts += (_count(b"\x28", link.dropped_attributes), _LINK_FLAGS, _flags(link.context))
         return b"".join(parts)
 
-    def _attributes(self, tag: bytes, attributes: Mapping[str, AnyValue] | None) -> Iterable[bytes]:
+    def _attributes(self, tag: bytes, attributes: Mapping[str, Any] | None) -> Iterable[bytes]:
         """The pairs, each with tag and length; one that cannot be encoded is left out, as the official encoder does."""
         if not attributes:
             return ()
         encoded = []
-        pairs = self._pairs
+        names = self._names
         for key, value in attributes.items():
             kind = type(value)
-            if kind is float:  # hardly ever the same twice; of one length with its key
-                encoded.append(tag + (self._floats.get(key) or self._float(key)) + _EIGHT(value))
-                continue
-            try:
-                pair = pairs.get((key, kind, value))
-                if pair is None:
-                    pair = self._keep(key, kind, value)
-            except TypeError:  # a list, which cannot be a key
-                pair = _left_out_if_bad(key, value)
-            if pair:
+            name = names.get(key) or self._name(key)
+            length = len(name)
+            if kind is str and len(value) < _SHORT and value.isascii() and length < _SHORT:
+                size = len(value)
+                body = value.encode()
+                encoded.append(b"%b%c%b%c\n%c%b" % (tag, length + size + 3, name, size + 2, size, body))
+            elif kind is int and 0 <= value < _TWO_BYTES and length < _SHORT:
+                number = _varint(value)
+                size = len(number)
+                encoded.append(b"%b%c%b%c\x18%b" % (tag, length + size + 2, name, size + 1, number))
+            elif kind is float and length < _SHORT:
+                encoded.append(b"%b%c%b\x09\x21%b" % (tag, length + 10, name, _EIGHT(value)))
+            elif pair := _left_out_if_bad(key, value):
                 encoded.append(tag + pair)
         return encoded
 
-    def _float(self, key: str) -> bytes:
-        """What stands before the eight bytes of a float that is the value of `key`."""
-        pair = _left_out_if_bad(key, 0.0)
-        if len(self._floats) < _CACHE_LIMIT:
-            self._floats[key] = pair[:-8]
-        return pair[:-8]
-
-    def _keep(self, key: str, kind: type, value: AnyValue) -> bytes:
-        pair = _left_out_if_bad(key, value)
-        # Equal is not the same for what tuples hold (1 and True).
-        if kind is bool or kind is int or (kind is str and len(pair) < _CACHED_LENGTH):
-            if len(self._pairs) >= _CACHE_LIMIT:
-                self._pairs.clear()
-            self._pairs[key, kind, value] = pair
-        return pair
+    def _name(self, key: str) -> bytes:
+        """A key as it stands before its value, with the value's tag."""
+        try:
+            name = key.encode()
+        except UnicodeEncodeError:
+            return _UNNAMED
+        head = _message(b"\x0a", name) + b"\x12" if name else b"\x12"
+        if len(self._names) < _CACHE_LIMIT:
+            self._names[key] = head
+        return head
 
 
 def _left_out_if_bad(key: str, value: AnyValue) -> bytes:

@@ -97,6 +97,12 @@ class LayeredSpan(ReadableSpan):
             return self.layers[0].values
         return {key: value for layer in self.layers for key, value in layer.values.items()}
 
+    @property
+    def dropped_attributes(self) -> int:
+        """How many were over the limit: what was cut has one layer."""
+        values = self.layers[0].values
+        return values.dropped if isinstance(values, BoundedAttributes) else 0
+
 
 class SpanFactory:
     """Builds spans within the limits."""

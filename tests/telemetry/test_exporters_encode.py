@@ -145,12 +145,12 @@ def test_a_name_that_is_no_text_does_not_cost_the_batch() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """Ids never repeat; what is remembered of them is forgotten in time, and long texts at once."""
+    """Keys that never repeat are not all remembered, and values are not at all."""
     encoder = SpanEncoder()
     for number in range(0, 3 * _CACHE_LIMIT, 100):
-        encoder.encode([one({"id": f"session-{number + more}", "long": "x" * 1000}) for more in range(100)])
-    assert len(encoder._pairs) <= _CACHE_LIMIT
-    assert max(len(pair) for pair in encoder._pairs.values()) < 300
+        encoder.encode([one({f"key-{number + more}": "x" * 1000}) for more in range(100)])
+    assert len(encoder._names) <= _CACHE_LIMIT
+    assert max(len(pair) for pair in encoder._names.values()) < 300
 
 
 def test_the_loop_gets_its_turn_between_pieces() -> None:
