@@ -3,7 +3,9 @@
 Owns how long they live: one process per test module, because starting one costs more than most tests.
 """
 
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import settings
@@ -57,6 +59,21 @@ def upstream(module_upstream: ScriptedUpstream) -> Iterator[ScriptedUpstream]:
 def sink(module_sink: OtlpSink) -> OtlpSink:
     """The module's collector. What earlier tests exported is still in it: ask by ids of your own."""
     return module_sink
+
+
+@pytest.fixture(scope="module")
+def blackhole() -> Iterator[int]:
+    """A port on which connections neither stand nor fail: its queue is full."""
+    with ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port: int = listener.getsockname()[1]
+        for _ in range(4):
+            filler = open_sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        yield port
 
 
 StartSidecar = Callable[..., RunningSidecar]

@@ -46,14 +46,16 @@ def body_reader(route: Route, facts: ResponseFacts) -> BodyReader | None:
     return None if make is None else make(facts)
 
 
-def event_parser(route: Route, content_type: str | None) -> EventParser | None:
+def event_parser(route: Route, content_type: str | None, *, rejected: bool = False) -> EventParser | None:
     """What cuts this answer into events, None when it is no stream.
 
-    An event stream is one on any route; a JSON array is one where Gemini was asked to stream.
+    An event stream is one on any route; JSON is one where Gemini was asked to stream, unless it says why it did not
+    (`rejected`: a status of 400 or more).
     """
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         return SseParser()
-    if kind == "application/json" and route.streaming and route.api == "gemini.generate_content":
+    streamed = route.streaming and route.api == "gemini.generate_content" and not rejected
+    if kind == "application/json" and streamed:
         return JsonArrayParser()
     return None

@@ -193,12 +193,13 @@ class BodyObserver:
 def observer_for(exchange: Exchange, headers: Headers, shared: Shared) -> Observer | None:
     """What watches this answer, or None; says on the exchange whether it streams."""
     coding = headers.get(b"content-encoding")
-    parser = apis.event_parser(exchange.route, headers.text(b"content-type"))
+    rejected = exchange.verdict is not None
+    parser = apis.event_parser(exchange.route, headers.text(b"content-type"), rejected=rejected)
     try:
         if parser is not None:
             exchange.streams = True
             return StreamObserver(exchange, parser, coding, shared.report)
-        if exchange.verdict is not None:
+        if rejected:
             return BodyObserver(exchange, _ErrorReader(exchange), coding, shared, _ERROR_LIMIT)
         reader = apis.body_reader(exchange.route, exchange.response)
         if reader is not None:

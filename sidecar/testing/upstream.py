@@ -42,7 +42,8 @@ class ScriptedUpstream:
     `answer_always` stays. A request without a script gets its own body back (`Echo`).
     """
 
-    def __init__(self, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        """`port` 0: the system chooses one."""
         self._host = host
         self._tls = tls
         self._scripts: dict[str | None, _Scripts] = {}
@@ -56,7 +57,7 @@ class ScriptedUpstream:
         self._server: asyncio.Server | None = None
         self.errors: list[BaseException] = []
         """What went wrong inside scripts; an empty list unless a script is wrong."""
-        self.port = 0
+        self.port = port
 
     # --- life
 

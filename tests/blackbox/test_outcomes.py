@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -67,21 +67,6 @@ def sidecar_settings() -> dict[str, str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return {"UPSTREAMS": f"dead=http://127.0.0.1:{port},nowhere=http://nowhere.invalid"}
-
-
-@pytest.fixture(scope="module")
-def blackhole() -> Iterator[int]:
-    """A port on which connections neither stand nor fail: its queue is full."""
-    with ExitStack() as open_sockets:
-        listener = open_sockets.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        port: int = listener.getsockname()[1]
-        for _ in range(4):
-            filler = open_sockets.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
-        yield port
 
 
 @pytest.fixture(scope="module")
