@@ -68,6 +68,11 @@ class OtlpTarget:
     proxy: str | None
     """URL of the proxy on the way there, from HTTPS_PROXY, HTTP_PROXY and NO_PROXY."""
 
+    @property
+    def shown(self) -> str:
+        """The endpoint as it may be logged: without a user and a password."""
+        return _masked(self.endpoint)
+
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:

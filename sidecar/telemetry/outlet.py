@@ -19,17 +19,23 @@ from sidecar.telemetry.ledger import Account, Delivery, Signal, State
 from sidecar.telemetry.otel_settings import QueueSettings
 
 _REPEAT = 60 * SECOND
+_HINT = (
+    "requests are not affected; if no collector is there, set OTEL_EXPORTER_OTLP_ENDPOINT, "
+    "and OTEL_EXPORTER_OTLP_PROTOCOL to what it speaks (http/protobuf: usually port 4318, grpc: 4317)"
+)
 _Item = TypeVar("_Item")
 
 
 class Teller:
     """Says once that exports fail, then at most once a minute how many did, and once that they work again.
 
-    Called by one worker only; `logger` is a structlog logger.
+    Called by one worker only; `logger` is a structlog logger. The first line names the `endpoint` (none for exports
+    that go nowhere else) and what to change.
     """
 
-    def __init__(self, signal: Signal, logger: Any, clock: Clock) -> None:
+    def __init__(self, signal: Signal, logger: Any, clock: Clock, endpoint: str | None = None) -> None:
         self._logger = logger.bind(signal=signal.value)
+        self._where = {} if endpoint is None else {"endpoint": endpoint, "hint": _HINT}
         self._clock = clock
         self._failing = False
         self._told = 0
@@ -46,8 +52,10 @@ class Teller:
         now = self._clock()
         if self._failing and now - self._told < _REPEAT:
             return
-        event = a.EXPORT_STILL_FAILING if self._failing else a.EXPORT_FAILING
-        self._logger.warning(event, reason=delivery.reason, lost=self._lost)
+        if self._failing:
+            self._logger.warning(a.EXPORT_STILL_FAILING, reason=delivery.reason, lost=self._lost)
+        else:
+            self._logger.warning(a.EXPORT_FAILING, reason=delivery.reason, lost=self._lost, **self._where)
         self._failing, self._told = True, now
 
 

@@ -146,8 +146,10 @@ def build_pipeline(config: OtelConfig, *, store: MetricStore, clock: Clock, logg
     def outlet(signal: Signal, queue: QueueSettings) -> Outlet[Any] | None:
         if not config.exports(signal):
             return None
-        sender = make_sender(signal, config.exporters[signal], config.targets.get(signal), queue.timeout)
-        return Outlet(signal, ledger.account(signal), sender, queue, Teller(signal, logger, clock))
+        target = config.targets.get(signal)
+        sender = make_sender(signal, config.exporters[signal], target, queue.timeout)
+        teller = Teller(signal, logger, clock, None if target is None else target.shown)
+        return Outlet(signal, ledger.account(signal), sender, queue, teller)
 
     # One snapshot at a time; its time comes by the interval, not by the worker's delay.
     one_snapshot = QueueSettings(size=1, batch=1, delay=config.metric_interval, timeout=config.metric_timeout)

@@ -18,7 +18,8 @@ from sidecar.testing.messages import Message, MessageReader
 from sidecar.testing.otlp import Event, Exemplar, Link, LogLine, Point, Span
 from sidecar.testing.player import Connection, Received
 from sidecar.testing.process import RunningSidecar
-from sidecar.testing.sink import Call, OtlpSink, SinkAnswer
+from sidecar.testing.sink import Call, OtlpSink
+from sidecar.testing.sink_servers import SinkAnswer
 from sidecar.testing.steps import (
     Bytes,
     Chunk,

@@ -4,57 +4,22 @@ Owns a server on a port of its own and threads to serve it, so sync and async te
 `http/protobuf` (plain or gzip) or `grpc`, as the constructor says.
 """
 
-import gzip
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc  # type: ignore[import-untyped]
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from sidecar.testing.otlp import LogLine, Point, Span, Value, read_logs, read_points, read_spans
+from sidecar.testing.sink_servers import SIGNALS, GrpcServices, HttpServer, SinkAnswer
 
 TIMEOUT = 5.0
 """Seconds that a test waits for an export before it fails."""
-
-SIGNALS = ("traces", "metrics", "logs")
-
-_SERVICES = {
-    "traces": "opentelemetry.proto.collector.trace.v1.TraceService",
-    "metrics": "opentelemetry.proto.collector.metrics.v1.MetricsService",
-    "logs": "opentelemetry.proto.collector.logs.v1.LogsService",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class SinkAnswer:
-    """What the collector says to one export.
-
-    `status` for HTTP and `code` (a gRPC status name) for gRPC; an export is taken only if it is 200 / `OK`.
-    `rejected` and `message` make a `partial_success`; `garbage` replaces the answer's body (HTTP);
-    `hang` never answers, until the sink is stopped.
-    """
-
-    status: int = 200
-    code: str = "OK"
-    rejected: int = 0
-    message: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    garbage: bytes | None = None
-    hang: bool = False
-
-    @property
-    def takes(self) -> bool:
-        """True if the export's items count as received."""
-        return self.status == 200 and self.code == "OK" and not self.hang
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +52,7 @@ class OtlpSink:
         self._answers: dict[str, deque[SinkAnswer]] = {signal: deque() for signal in SIGNALS}
         self._always: dict[str, SinkAnswer] = {}
         self._stopping = threading.Event()
-        self._http: ThreadingHTTPServer | None = None
+        self._http: HttpServer | None = None
         self._grpc: grpc.Server | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._thread: threading.Thread | None = None
@@ -98,14 +63,15 @@ class OtlpSink:
     # --- life
 
     def start(self) -> Self:
-        """Opens the port."""
+        """Opens the port: the same one again, if it has been open before."""
+        self._stopping.clear()
         if self.protocol == "grpc":
             self._pool = ThreadPoolExecutor(8, thread_name_prefix="otlp-sink")
-            self._grpc = grpc.server(self._pool, handlers=(_GrpcServices(self),))
+            self._grpc = grpc.server(self._pool, handlers=(GrpcServices(self),))
             self.port = self._grpc.add_insecure_port(f"127.0.0.1:{self.port}")
             self._grpc.start()
             return self
-        self._http = _HttpServer(("127.0.0.1", self.port), self)
+        self._http = HttpServer(("127.0.0.1", self.port), self)
         self.port = self._http.server_address[1]
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.05,), name="otlp-sink", daemon=True
@@ -114,7 +80,7 @@ class OtlpSink:
         return self
 
     def stop(self) -> None:
-        """Closes the port; exports that hang are let go."""
+        """Closes the port and every connection; exports that hang are let go. It may be started again."""
         self._stopping.set()
         if self._grpc is not None:
             self._grpc.stop(0).wait()
@@ -123,6 +89,7 @@ class OtlpSink:
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()
+            self._http.end_connections()
         if self._thread is not None:
             self._thread.join(TIMEOUT)
 
@@ -295,93 +262,6 @@ class OtlpSink:
                 self._points += points
                 self._logs += logs
             self._changed.notify_all()
-        if answer.hang:
-            self._stopping.wait()
+        if answer.hang or answer.delay:
+            self._stopping.wait(None if answer.hang else answer.delay)
         return answer
-
-
-def _reply(signal: str, answer: SinkAnswer) -> bytes:
-    """The protobuf answer of one export."""
-    partial = bool(answer.rejected or answer.message)
-    if signal == "traces":
-        traces = ExportTraceServiceResponse()
-        if partial:
-            traces.partial_success.rejected_spans = answer.rejected
-            traces.partial_success.error_message = answer.message
-        return bytes(traces.SerializeToString())
-    if signal == "metrics":
-        metrics = ExportMetricsServiceResponse()
-        if partial:
-            metrics.partial_success.rejected_data_points = answer.rejected
-            metrics.partial_success.error_message = answer.message
-        return bytes(metrics.SerializeToString())
-    logs = ExportLogsServiceResponse()
-    if partial:
-        logs.partial_success.rejected_log_records = answer.rejected
-        logs.partial_success.error_message = answer.message
-    return bytes(logs.SerializeToString())
-
-
-class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, address: tuple[str, int], sink: OtlpSink) -> None:
-        self.sink = sink
-        super().__init__(address, _HttpHandler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """An exporter that hangs up is no event of the test."""
-
-
-class _HttpHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _HttpServer
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        body = gzip.decompress(raw) if self.headers.get("Content-Encoding") == "gzip" else raw
-        signal = self.path.rpartition("/")[2]
-        if signal not in SIGNALS:
-            self._say(SinkAnswer(status=404), b"")
-            return
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        answer = self.server.sink.export(signal, body, headers, len(raw))
-        self._say(answer, answer.garbage if answer.garbage is not None else _reply(signal, answer))
-
-    def _say(self, answer: SinkAnswer, body: bytes) -> None:
-        self.send_response(answer.status)
-        self.send_header("Content-Type", "application/x-protobuf")
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Says nothing: the test's output is the test's."""
-
-
-class _GrpcServices(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The three export services, without generated servicers: bytes in, bytes out."""
-
-    def __init__(self, sink: OtlpSink) -> None:
-        self._sink = sink
-
-    def service(self, details: Any) -> Any:
-        """The handler of a method, or None if it is not one of the three."""
-        for signal, service in _SERVICES.items():
-            if details.method == f"/{service}/Export":
-                return grpc.unary_unary_rpc_method_handler(self._export(signal))
-        return None
-
-    def _export(self, signal: str) -> Callable[[bytes, Any], bytes]:
-        def export(body: bytes, context: Any) -> bytes:
-            pairs: Iterable[tuple[str, str | bytes]] = context.invocation_metadata()
-            headers = {name: str(value) for name, value in pairs}
-            answer = self._sink.export(signal, body, headers, len(body))
-            if answer.code != "OK":
-                context.abort(getattr(grpc.StatusCode, answer.code), answer.message)
-            return _reply(signal, answer)
-
-        return export

@@ -195,6 +195,19 @@ def test_where_traces_go(environ: dict[str, str], endpoint: str, insecure: bool)
 
 
 @pytest.mark.parametrize(
+    "endpoint, shown",
+    [
+        ("http://127.0.0.1:4318/v1/traces", "http://127.0.0.1:4318/v1/traces"),
+        ("https://user:secret@otlp.example/v1/traces", "***@otlp.example/v1/traces"),
+    ],
+)
+def test_an_endpoint_is_shown_without_credentials(endpoint: str, shown: str) -> None:
+    """What a log line may say of it."""
+    config = read({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint})
+    assert config.targets[Signal.TRACES].shown == shown
+
+
+@pytest.mark.parametrize(
     "environ, proxy",
     [
         ({"HTTP_PROXY": "http://p:3128"}, "http://p:3128"),

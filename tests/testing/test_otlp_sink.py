@@ -1,8 +1,10 @@
 """The sink takes what the official exporters send, over HTTP and gRPC, and answers as told."""
 
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
@@ -116,6 +118,28 @@ def test_a_hanging_collector_answers_nothing() -> None:
         with pytest.raises(TimeoutError):
             _post(f"{sink.endpoint}/v1/traces", timeout=0.2)
         assert sink.spans == []
+
+
+def test_a_stopped_sink_is_gone_until_it_is_started_again() -> None:
+    """A connection that was kept serves nothing more, a new one is refused; then the same port takes exports again."""
+    with OtlpSink() as sink:
+        connection = http.client.HTTPConnection("127.0.0.1", sink.port, timeout=5)
+        with closing(connection):
+            connection.request("POST", "/v1/traces", body=b"")
+            assert connection.getresponse().read() == b""
+            sink.stop()
+            with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+                _again(connection)
+        with pytest.raises(urllib.error.URLError):
+            _post(f"{sink.endpoint}/v1/traces")
+        sink.start()
+        assert _post(f"{sink.endpoint}/v1/traces") == b""
+        assert len(sink.calls) == 2
+
+
+def _again(connection: http.client.HTTPConnection) -> None:
+    connection.request("POST", "/v1/traces", body=b"")
+    connection.getresponse()
 
 
 def test_garbage_and_unknown_paths() -> None:

@@ -1,0 +1,243 @@
+"""A collector that is down, slow, busy, wrong or silent: no request feels it, and the ledger says what became of all.
+
+Each row is one fault, over HTTP and gRPC. The sidecar is a process of its own; its ledger is read from its admin port,
+and compared with what the collector says that it took.
+"""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from sidecar.testing import (
+    Garbage,
+    OtlpSink,
+    RunningSidecar,
+    ScriptedUpstream,
+    SinkAnswer,
+    chat_completion,
+    chat_request,
+    exchange,
+    json_answer,
+)
+
+HTTP, GRPC = "http/protobuf", "grpc"
+SIGNALS = ("traces", "logs", "metrics")
+REQUESTS = 4
+"""Requests while the fault lasts, and as many again after it."""
+
+ENVIRON = {
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "400",
+    "OTEL_BSP_SCHEDULE_DELAY": "20",
+    "OTEL_BLRP_SCHEDULE_DELAY": "20",
+    "OTEL_METRIC_EXPORT_INTERVAL": "100",
+}
+
+ANSWER = json.dumps(chat_completion()).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way to be no good collector, and the state in which items end while it lasts.
+
+    `down`: nothing listens. Where a `partial_success` rejects, `rejects` is how many of each export.
+    """
+
+    name: str
+    state: str
+    answer: SinkAnswer = field(default_factory=SinkAnswer)
+    down: bool = False
+    protocols: tuple[str, ...] = (HTTP, GRPC)
+
+    @property
+    def rejects(self) -> int:
+        """Items of each export that a `partial_success` rejects."""
+        return self.answer.rejected
+
+
+def said(status: int, code: str, **more: object) -> SinkAnswer:
+    """The same refusal in both protocols."""
+    return SinkAnswer(status=status, code=code, **more)  # type: ignore[arg-type]
+
+
+FAULTS = (
+    Fault("down", "failed", down=True),
+    Fault("slow", "exported", SinkAnswer(delay=0.2)),
+    Fault("429", "failed", said(429, "RESOURCE_EXHAUSTED")),
+    Fault("429 with Retry-After", "failed", said(429, "UNAVAILABLE", headers={"Retry-After": "1"})),
+    Fault("503", "failed", said(503, "UNAVAILABLE")),
+    Fault("500", "failed", said(500, "INTERNAL")),
+    Fault("400", "failed", said(400, "INVALID_ARGUMENT")),
+    Fault("401", "failed", said(401, "UNAUTHENTICATED")),
+    Fault("404", "failed", said(404, "UNIMPLEMENTED")),
+    Fault("garbage", "exported", SinkAnswer(garbage=b"\xff<html>no</html>"), protocols=(HTTP,)),
+    Fault("half of it", "exported", SinkAnswer(rejected=1, message="too old")),
+    Fault("hanging", "unknown", SinkAnswer(hang=True)),
+)
+ROWS = [(fault, protocol) for fault in FAULTS for protocol in fault.protocols]
+
+
+def ledger(sidecar: RunningSidecar) -> dict[str, dict[str, int]]:
+    """What the admin port says, after checking that it adds up: every item created is in one state."""
+    counts: dict[str, dict[str, int]] = sidecar.stats()["telemetry"]
+    for signal, states in counts.items():
+        others = {state: count for state, count in states.items() if state != "created"}
+        assert states["created"] == sum(others.values()), (signal, states)
+    return counts
+
+
+def settled(sidecar: RunningSidecar, requests: int) -> dict[str, dict[str, int]]:
+    """The ledger once that many requests have settled and their spans and lines wait no more."""
+
+    def quiet() -> bool:
+        stats = sidecar.stats()
+        counts = stats["telemetry"]
+        return bool(
+            stats["requests"]["in_flight"] == 0
+            and len(sidecar.find_logs("sidecar.request.completed")) == requests
+            and not counts["traces"]["queued"]
+            and not counts["logs"]["queued"]
+        )
+
+    sidecar.wait_until(quiet, timeout=15)
+    return ledger(sidecar)
+
+
+def ask(sidecar: RunningSidecar, upstream: ScriptedUpstream, session: str) -> None:
+    """Requests whose answers are as the provider sent them."""
+    upstream.answer_always(json_answer(chat_completion()))
+    for _ in range(REQUESTS):
+        answer = exchange(
+            sidecar.port, chat_request(headers=(b"X-Sidecar-Session-Id: " + session.encode(),)), timeout=5
+        )
+        assert (answer.status, answer.body) == (200, ANSWER)
+
+
+def apply(sink: OtlpSink, fault: Fault | None) -> None:
+    """Lets the fault begin, or end."""
+    if fault is not None and fault.down:
+        sink.stop()
+        return
+    for signal in SIGNALS:
+        sink.answer_always(signal, fault.answer if fault is not None else SinkAnswer())
+
+
+@pytest.mark.parametrize(
+    "fault,protocol", ROWS, ids=[f"{fault.name}, {protocol}" for fault, protocol in ROWS]
+)
+def test_a_fault_and_its_end(fault: Fault, protocol: str, upstream: ScriptedUpstream) -> None:
+    """While it lasts, requests pass and the ledger is exact; when it ends, everything new is exported again."""
+    with OtlpSink(protocol) as sink:
+        apply(sink, fault)
+        with RunningSidecar(upstream=upstream.url, environ={**sink.environ(), **ENVIRON}) as sidecar:
+            ask(sidecar, upstream, "during")
+            before = settled(sidecar, REQUESTS)
+            for signal in ("traces", "logs"):
+                states = {state: count for state, count in before[signal].items() if count}
+                created = states.pop("created")
+                calls = sum(call.signal == signal for call in sink.calls)
+                rejected = {"rejected": calls * fault.rejects} if fault.rejects else {}
+                expected = {fault.state: created - sum(rejected.values()), **rejected}
+                assert created >= REQUESTS * (3 if signal == "traces" else 1)
+                assert states == {state: count for state, count in expected.items() if count}
+                assert sink.accepted(signal) == states.get("exported", 0)
+
+            if fault.down:
+                sink.start()
+            apply(sink, None)
+            ask(sidecar, upstream, "after")
+            after = settled(sidecar, 2 * REQUESTS)
+            for signal in ("traces", "logs"):
+                fresh = {
+                    state: after[signal][state] - before[signal].get(state, 0) for state in after[signal]
+                }
+                assert {state for state, count in fresh.items() if count} == {"created", "exported"}
+                assert sink.accepted(signal) == after[signal]["exported"]
+            assert len(sink.find_spans(kind="SERVER", attributes={"session.id": "after"})) == REQUESTS
+        stopped = json.loads(sidecar.find_logs("sidecar.stopped")[0]["telemetry"])
+        assert stopped["traces"]["created"] == sum(
+            count for state, count in stopped["traces"].items() if state != "created"
+        )
+        assert sink.accepted("metrics") == stopped["metrics"]["exported"]
+
+
+def test_what_finds_no_room_is_dropped(upstream: ScriptedUpstream) -> None:
+    """A queue of eight behind a batch of four that gets no answer: all others are dropped, to the span."""
+    with OtlpSink() as sink:
+        sink.answer_always("traces", SinkAnswer(hang=True))
+        environ = {
+            **sink.environ(),
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "60000",
+            "OTEL_BSP_SCHEDULE_DELAY": "60000",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "8",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4",
+        }
+        with RunningSidecar(upstream=upstream.url, environ=environ) as sidecar:
+            ask(sidecar, upstream, "first")  # the first request's four spans are a batch
+            sink.wait_for(lambda: [call for call in sink.calls if call.signal == "traces"])
+            ask(sidecar, upstream, "more")
+            sidecar.wait_until(lambda: len(sidecar.find_logs("sidecar.request.completed")) == 2 * REQUESTS)
+            states = ledger(sidecar)["traces"]
+            assert (states["queued"], states["dropped"]) == (12, states["created"] - 12)
+            assert states["created"] >= 2 * REQUESTS * 3
+            sidecar.kill()  # it would wait for the answer
+
+
+@contextmanager
+def nobody() -> Iterator[str]:
+    """An endpoint where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def no_such_host() -> Iterator[str]:
+    """An endpoint whose name does not resolve."""
+    yield "http://nowhere.invalid:4318"
+
+
+@contextmanager
+def another_server() -> Iterator[str]:
+    """An HTTP server that knows nothing of OTLP."""
+    with ScriptedUpstream() as server:
+        server.answer_always(json_answer({"error": "no such page"}, status=404, reason=b"Not Found"))
+        yield server.url
+
+
+@contextmanager
+def no_http() -> Iterator[str]:
+    """Something that speaks another protocol."""
+    with ScriptedUpstream() as server:
+        server.answer_always(Garbage(b"\x00\x01220 mail.example ESMTP\r\n\r\n"))
+        yield server.url
+
+
+@contextmanager
+def grpc_port() -> Iterator[str]:
+    """A collector's gRPC port, asked over HTTP."""
+    with OtlpSink(GRPC) as sink:
+        yield sink.endpoint
+
+
+@pytest.mark.parametrize("endpoint", [nobody, no_such_host, another_server, no_http, grpc_port])
+def test_a_wrong_endpoint_is_said_once(
+    endpoint: Callable[[], AbstractContextManager[str]], upstream: ScriptedUpstream
+) -> None:
+    """One clear line for each signal, with the endpoint in it; after that the ledger counts, and no line is added."""
+    with endpoint() as url:
+        environ = {**ENVIRON, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_LOGS_EXPORTER": "otlp"}
+        with RunningSidecar(upstream=upstream.url, environ=environ) as sidecar:
+            for batch in range(3):
+                ask(sidecar, upstream, f"wrong-{batch}")
+                states = settled(sidecar, (batch + 1) * REQUESTS)
+                assert states["traces"]["exported"] == states["logs"]["exported"] == 0
+            lines = sidecar.find_logs("sidecar.telemetry.failing")
+            assert sorted(line["signal"] for line in lines) == ["logs", "metrics", "traces"]
+            assert all(
+                url in line["endpoint"] and "OTEL_EXPORTER_OTLP_ENDPOINT" in line["hint"] for line in lines
+            )
+            assert sidecar.find_logs("sidecar.library") == []
