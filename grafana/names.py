@@ -14,10 +14,10 @@ def label(attribute: str) -> str:
     return attribute.replace(".", "_")
 
 
-def series(metric: Metric) -> str:
-    """A metric's name in Prometheus; a histogram's without `_bucket`, `_sum` or `_count`."""
+def series(metric: Metric, part: str = "") -> str:
+    """A metric's name in Prometheus; `part` is `_bucket`, `_sum` or `_count` of a histogram."""
     name = metric.name.replace(".", "_")
     unit = _UNITS.get(metric.unit)
     if unit is not None and not name.endswith(unit):
         name = f"{name}_{unit}"
-    return f"{name}_total" if metric.kind is MetricKind.COUNTER else name
+    return f"{name}_total" if metric.kind is MetricKind.COUNTER else name + part

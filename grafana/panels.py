@@ -1,9 +1,10 @@
 """Panels and dashboards as Grafana's classic JSON (schema 39, which Grafana 11 to 13 load).
 
-Owns the form: what every panel has (title, unit, description, words for no data), the grid, the variables. It knows
-no metric. Used by the dashboards' modules.
+Owns the form: what every panel has (title, unit, description, words for no data), rows, the grid, the variables, the
+links. It knows no metric. Used by the dashboards' modules.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,16 +19,32 @@ NO_DATA = "no traffic in this range"
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One PromQL expression with its legend. `exemplars`: dots that lead to traces."""
+    """One PromQL expression with its legend. `exemplars`: dots that lead to traces.
+
+    `quiet` says why it may have no answer though there is traffic.
+    """
 
     expression: str
     legend: str = ""
     exemplars: bool = False
+    quiet: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A heading; what follows it stands below."""
+
+    number: int
+    title: str
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel. `number` is its id for good, since runbooks link to it; `width` of 24, `height` in rows."""
+    """One panel. `number` is its id for good, since runbooks link to it; `width` of 24, `height` in rows.
+
+    `steps` are (colour, from this value on) of a stat; `colours` those of series by their legend; `says` ends with the
+    metrics' names.
+    """
 
     number: int
     title: str
@@ -37,21 +54,68 @@ class Panel:
     kind: str = "timeseries"
     width: int = 12
     height: int = 8
-    options: Json = field(default_factory=dict)
+    stacked: bool = False
+    steps: tuple[tuple[str, float], ...] = ()
+    decimals: int | None = None
+    no_data: str = NO_DATA
+    colours: Mapping[str, str] = field(default_factory=dict)
 
 
 def _options(panel: Panel) -> Json:
+    reduced = {"calcs": ["lastNotNull"], "fields": "", "values": False}
     if panel.kind == "stat":
+        return {"reduceOptions": reduced, "graphMode": "area", "colorMode": "value", "textMode": "auto"}
+    if panel.kind == "bargauge":
         return {
-            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-            "graphMode": "area",
+            "reduceOptions": reduced,
+            "orientation": "horizontal",
+            "displayMode": "basic",
+            "showUnfilled": True,
+            "valueMode": "text",
         }
-    legend = {"displayMode": "list", "placement": "bottom", "showLegend": True}
+    legend = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
     return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
 
 
+def _defaults(panel: Panel) -> Json:
+    steps = [{"color": "green", "value": None}] + [
+        {"color": colour, "value": value} for colour, value in panel.steps
+    ]
+    defaults: Json = {
+        "unit": panel.unit,
+        "noValue": panel.no_data,
+        "min": 0,
+        "color": {"mode": "thresholds" if panel.kind in ("stat", "bargauge") else "palette-classic"},
+        "thresholds": {"mode": "absolute", "steps": steps},
+    }
+    if panel.decimals is not None:
+        defaults["decimals"] = panel.decimals
+    if panel.kind == "timeseries":
+        defaults["custom"] = {
+            "drawStyle": "line",
+            "lineInterpolation": "linear",
+            "lineWidth": 1,
+            "fillOpacity": 30 if panel.stacked else 10,
+            "showPoints": "auto",
+            "spanNulls": False,
+            "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
+        }
+    return defaults
+
+
+def _overrides(panel: Panel) -> list[Json]:
+    """A fixed colour for each series that is named by a word which has one."""
+    return [
+        {
+            "matcher": {"id": "byName", "options": word},
+            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+        }
+        for word, colour in panel.colours.items()
+    ]
+
+
 def _panel(panel: Panel, x: int, y: int) -> Json:
-    instant = panel.kind == "stat"
+    instant = panel.kind in ("stat", "bargauge")
     return {
         "id": panel.number,
         "type": panel.kind,
@@ -59,12 +123,13 @@ def _panel(panel: Panel, x: int, y: int) -> Json:
         "description": panel.says,
         "datasource": SOURCE,
         "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "noValue": NO_DATA, "min": 0}, "overrides": []},
-        "options": _options(panel) | panel.options,
+        "fieldConfig": {"defaults": _defaults(panel), "overrides": _overrides(panel)},
+        "options": _options(panel),
         "targets": [
             {
                 "refId": chr(ord("A") + number),
                 "datasource": SOURCE,
+                "editorMode": "code",
                 "expr": query.expression,
                 "legendFormat": query.legend or "__auto",
                 "exemplar": query.exemplars,
@@ -76,19 +141,42 @@ def _panel(panel: Panel, x: int, y: int) -> Json:
     }
 
 
-def _laid_out(panels: tuple[Panel, ...]) -> list[Json]:
+def row(heading: Row, y: int) -> Json:
+    """A heading across the page."""
+    return {
+        "id": heading.number,
+        "type": "row",
+        "title": heading.title,
+        "collapsed": False,
+        "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": y},
+        "panels": [],
+    }
+
+
+def laid_out(parts: tuple[Panel | Row, ...]) -> list[Json]:
     """From left to right, and from top to bottom."""
-    laid, x, y, row = [], 0, 0, 0
-    for panel in panels:
-        if x + panel.width > WIDTH:
-            x, y, row = 0, y + row, 0
-        laid.append(_panel(panel, x, y))
-        x, row = x + panel.width, max(row, panel.height)
+    laid: list[Json] = []
+    x, y, deepest = 0, 0, 0
+    for part in parts:
+        if isinstance(part, Row):
+            y, x, deepest = y + deepest, 0, 0
+            laid.append(row(part, y))
+            y += 1
+            continue
+        if x + part.width > WIDTH:
+            x, y, deepest = 0, y + deepest, 0
+        laid.append(_panel(part, x, y))
+        x, deepest = x + part.width, max(deepest, part.height)
     return laid
 
 
-def _chosen(name: str, title: str, of: str, within: str = "") -> Json:
-    """A variable with every value of a label."""
+def data_source(name: str, kind: str, title: str) -> Json:
+    """A variable that chooses a data source; the first of its kind, unless one is chosen."""
+    return {"name": name, "label": title, "type": "datasource", "query": kind, "refresh": 1}
+
+
+def chosen(name: str, title: str, of: str, within: str = "") -> Json:
+    """A variable with every value of a label of the series `of`."""
     query = f"label_values({of}{{{within}}}, {name})"
     return {
         "name": name,
@@ -98,17 +186,16 @@ def _chosen(name: str, title: str, of: str, within: str = "") -> Json:
         "query": {"query": query, "refId": name},
         "definition": query,
         "refresh": 2,
+        "sort": 1,
         "multi": True,
         "includeAll": True,
-        "allValue": ".+",
+        "allValue": ".*",
         "current": {"text": "All", "value": "$__all"},
     }
 
 
-def dashboard(uid: str, title: str, about: str, panels: tuple[Panel, ...], *, of: str) -> Json:
-    """A dashboard; `of` is the metric whose labels fill the variables."""
-    source = {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
-    within = 'job=~"$job"'
+def dashboard(uid: str, title: str, about: str, *, panels: list[Json], variables: list[Json]) -> Json:
+    """A dashboard. Its links keep the time and whatever variables the others have as well."""
     return {
         "uid": uid,
         "title": title,
@@ -125,19 +212,12 @@ def dashboard(uid: str, title: str, about: str, panels: tuple[Panel, ...], *, of
                 "title": "Sidecar",
                 "type": "dashboards",
                 "tags": ["sidecar"],
-                "asDropdown": True,
+                "asDropdown": False,
                 "includeVars": True,
                 "keepTime": True,
             }
         ],
-        "templating": {
-            "list": [
-                source,
-                _chosen("job", "Service", of),
-                _chosen("instance", "Instance", of, within),
-                _chosen("sidecar_upstream", "Upstream", of, within),
-            ]
-        },
+        "templating": {"list": variables},
         "annotations": {"list": []},
-        "panels": _laid_out(panels),
+        "panels": panels,
     }

@@ -4,58 +4,46 @@ Owns its panels: each says which signal of the queue it replaces, what it means,
 on top. Written by `write.py`.
 """
 
-from grafana.names import label, series
-from grafana.panels import Json, Panel, Query, dashboard
+from grafana import queries as q
+from grafana.names import label
+from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
+from grafana.variables import variables
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names
 
 UID = "sidecar-sessions"
+NO_SESSIONS = "no named session in this range"
+NO_TURNS = "no turn of a named session in this range"
 
-_WHO = 'job=~"$job", instance=~"$instance"'
-_WHERE = f'{_WHO}, {label(a.UPSTREAM)}=~"$sidecar_upstream"'
-_ACTIVE = series(names.REQUESTS_ACTIVE)
-_REQUESTS = series(names.REQUESTS)
-_CONCURRENCY = series(names.CONCURRENCY)
-_OVERLAPS = series(names.OVERLAPS)
-_OUT_OF_ORDER = series(names.OUT_OF_ORDER)
-_TURNS = series(names.TURNS)
-_WAIT = series(names.WAIT_AVOIDED)
-_FINISH = series(names.FINISH_REASONS)
+_TURNS = q.rate(names.CONCURRENCY, "", "_count")
+_WAITED = q.rate(names.WAIT_AVOIDED, "", "_count")
 
 
-def _per_second(metric: str, by: str = "", where: str = _WHERE) -> str:
-    grouped = f" by ({by})" if by else ""
-    return f"sum{grouped} (rate({metric}{{{where}}}[$__rate_interval]))"
+def _waited_over(seconds: int) -> str:
+    """Share of turns whose wait would have been longer."""
+    below = q.rate(names.WAIT_AVOIDED, "", "_bucket", where=f'le=~"{seconds}|{seconds}.0"')
+    return f"clamp_min(1 - {q.share(below, _WAITED)}, 0)"
 
 
-def _in_range(metric: str, where: str = _WHERE) -> str:
-    return f"sum(increase({metric}{{{where}}}[$__range]))"
-
-
-def _share(part: str, whole: str) -> str:
-    """A share that is absent where there is nothing to divide by; a part that never happened is 0."""
-    return f"(({part}) or 0 * ({whole})) / (({whole}) > 0)"
-
-
-_OUTCOME = label(a.OUTCOME)
-
-PANELS = (
+PANELS: tuple[Panel | Row, ...] = (
+    Row(5, "The four figures"),
     Panel(
         1,
         "Most at once in one conversation",
         "Turns in flight in the busiest conversation now. More than 1 is what the queue forbade. If it keeps growing, "
         "an app starts turns without waiting. Replaces: longest queue. Metric: sidecar.conversation.concurrency.max.",
-        (Query(f"max({series(names.CONCURRENCY_MAX)}{{{_WHO}}})"),),
+        (Query(q.now(names.CONCURRENCY_MAX, how="max")),),
         kind="stat",
         width=6,
         height=5,
+        no_data=NO_SESSIONS,
     ),
     Panel(
         2,
         "Requests the queue would be holding",
-        "Turns in flight that the deleted queue would be making wait. Replaces: total pending requests. "
-        "Metric: sidecar.requests.overlapping.",
-        (Query(f"sum({series(names.REQUESTS_OVERLAPPING)}{{{_WHO}}})"),),
+        "Turns in flight that the deleted queue would be making wait. Many for long: look at Queue wait avoided; the app "
+        "gains that much by running at once. Replaces: total pending requests. Metric: sidecar.requests.overlapping.",
+        (Query(q.now(names.REQUESTS_OVERLAPPING)),),
         kind="stat",
         width=6,
         height=5,
@@ -63,110 +51,165 @@ PANELS = (
     Panel(
         3,
         "Queue wait avoided in the range",
-        "How long turns would have waited in all, one at a time. Replaces: average wait time (its sum). "
-        "Metric: sidecar.conversation.wait_avoided.",
-        (Query(_in_range(f"{_WAIT}_sum", _WHO)),),
+        "How long turns would have waited in all, one at a time. Near 0: nothing runs at once, so nothing is gained. "
+        "Replaces: average wait time (its sum). Metric: sidecar.conversation.wait_avoided.",
+        (Query(q.grown(names.WAIT_AVOIDED, "", "_sum")),),
         unit="s",
         kind="stat",
         width=6,
         height=5,
+        decimals=1,
+        no_data=NO_TURNS,
     ),
     Panel(
         4,
         "In-order share in the range",
         "Completed turns that no later turn had overtaken. Below 99 %: look at Races, and whether the app relies on "
         "order. Replaces: sequence accuracy. Metrics: sidecar.responses.out_of_order, sidecar.turns.",
-        (Query(f"1 - {_share(_in_range(_OUT_OF_ORDER), _in_range(_TURNS))}"),),
+        (Query(f"1 - ({q.share(q.grown(names.OUT_OF_ORDER), q.grown(names.TURNS))})"),),
         unit="percentunit",
         kind="stat",
         width=6,
         height=5,
+        decimals=1,
+        no_data=NO_TURNS,
     ),
+    Row(6, "Conversations"),
     Panel(
         10,
         "Live conversations",
-        "Conversations that are alive, and those with a request in flight. Replaces: total queues. "
-        "Metrics: sidecar.conversations.active, sidecar.conversations.busy.",
+        "Conversations that are alive, and those with a request in flight. Alive and never busy: sessions are opened and "
+        "left. Replaces: total queues. Metrics: sidecar.conversations.active, sidecar.conversations.busy.",
         (
-            Query(f"sum({series(names.CONVERSATIONS_ACTIVE)}{{{_WHO}}})", "alive"),
-            Query(f"sum({series(names.CONVERSATIONS_BUSY)}{{{_WHO}}})", "with a request in flight"),
+            Query(q.now(names.CONVERSATIONS_ACTIVE), "alive"),
+            Query(q.now(names.CONVERSATIONS_BUSY), "with a request in flight"),
         ),
     ),
     Panel(
-        11,
-        "Outcomes",
-        "Settled requests per second by outcome. Much of anything but completed: look at LLM errors by upstream. "
-        "Replaces: requests started, completed, failed. Metric: sidecar.requests.",
-        (Query(_per_second(_REQUESTS, _OUTCOME), f"{{{{{_OUTCOME}}}}}"),),
-        unit="reqps",
+        13,
+        "Most at once in one conversation, over time",
+        "The busiest conversation, and how many turns half and nearly all arrivals found in flight, themselves included. "
+        "Replaces: longest queue. Metrics: sidecar.conversation.concurrency.max, sidecar.conversation.concurrency.",
+        (
+            Query(q.now(names.CONCURRENCY_MAX, how="max"), "busiest"),
+            Query(q.quantile(0.5, names.CONCURRENCY), "median arrival", exemplars=True),
+            Query(q.quantile(0.95, names.CONCURRENCY), "p95 arrival"),
+        ),
+        no_data=NO_SESSIONS,
     ),
+    Panel(
+        14,
+        "Races: overlaps and inversions",
+        "Turns per second that arrived while another was in flight, and that completed after a later one. Inversions in an "
+        "app that shows answers in order: it must sort them itself now. Replaces: race conditions detected. "
+        "Metrics: sidecar.conversation.overlaps, sidecar.responses.out_of_order.",
+        (
+            Query(q.at_least_zero(q.rate(names.OVERLAPS), _TURNS), "overlaps"),
+            Query(q.at_least_zero(q.rate(names.OUT_OF_ORDER), _TURNS), "out of order"),
+        ),
+        unit="ops",
+        no_data=NO_TURNS,
+    ),
+    Panel(
+        19,
+        "Overlap share by upstream",
+        "Of the turns that arrived, those that met another in flight. A jump: an app has begun to run turns at once, or "
+        "repeats them. Replaces: race conditions detected. Metrics: sidecar.conversation.overlaps, "
+        "sidecar.conversation.concurrency.",
+        (
+            Query(
+                q.share(q.rate(names.OVERLAPS, q.UPSTREAM), q.rate(names.CONCURRENCY, q.UPSTREAM, "_count")),
+                f"{{{{{q.UPSTREAM}}}}}",
+            ),
+        ),
+        unit="percentunit",
+        no_data=NO_TURNS,
+    ),
+    Panel(
+        20,
+        "How far turns were overtaken",
+        "Of the turns out of order: how many later ones had completed before, at the median and at p95. Replaces: race "
+        "conditions detected. Metric: sidecar.responses.out_of_order.distance.",
+        (
+            Query(
+                q.quantile(0.5, names.DISTANCE), "median", quiet="only what is out of order has a distance"
+            ),
+            Query(q.quantile(0.95, names.DISTANCE), "p95", exemplars=True, quiet="likewise"),
+        ),
+        no_data="no turn out of order in this range",
+    ),
+    Panel(
+        21,
+        "Think time",
+        "From a conversation's last ending to its next arrival, when nothing was in flight: people reading, or tools at "
+        "work. Metric: sidecar.conversation.think_time.",
+        (
+            Query(q.quantile(0.5, names.THINK_TIME), "median", quiet="needs a second turn after a pause"),
+            Query(q.quantile(0.95, names.THINK_TIME), "p95", exemplars=True, quiet="likewise"),
+        ),
+        unit="s",
+        no_data="no second turn in this range",
+    ),
+    Row(7, "The wait that did not happen"),
     Panel(
         12,
         "Queue wait avoided",
         "What one turn would have waited: average and p95. Replaces: average wait time. "
         "Metric: sidecar.conversation.wait_avoided.",
         (
-            Query(
-                _share(_per_second(f"{_WAIT}_sum", "", _WHO), _per_second(f"{_WAIT}_count", "", _WHO)),
-                "average",
-            ),
-            Query(
-                f"histogram_quantile(0.95, {_per_second(f'{_WAIT}_bucket', 'le', _WHO)})",
-                "p95",
-                exemplars=True,
-            ),
+            Query(q.mean(names.WAIT_AVOIDED), "average"),
+            Query(q.quantile(0.95, names.WAIT_AVOIDED), "p95", exemplars=True),
         ),
         unit="s",
-    ),
-    Panel(
-        13,
-        "Most at once in one conversation, over time",
-        "The busiest conversation, and how many turns half of the arrivals found in flight, themselves included. "
-        "Replaces: longest queue. Metrics: sidecar.conversation.concurrency.max, sidecar.conversation.concurrency.",
-        (
-            Query(f"max({series(names.CONCURRENCY_MAX)}{{{_WHO}}})", "busiest"),
-            Query(
-                f"histogram_quantile(0.5, {_per_second(f'{_CONCURRENCY}_bucket', 'le')})", "median arrival"
-            ),
-        ),
-    ),
-    Panel(
-        14,
-        "Races: overlaps and inversions",
-        "Turns per second that arrived while another was in flight, and that completed after a later one. "
-        "Replaces: race conditions detected. Metrics: sidecar.conversation.overlaps, sidecar.responses.out_of_order.",
-        (
-            Query(_per_second(_OVERLAPS), "overlaps"),
-            Query(_per_second(_OUT_OF_ORDER), "out of order"),
-        ),
-        unit="ops",
+        no_data=NO_TURNS,
     ),
     Panel(
         15,
         "Would have timed out in the queue",
-        "Share of turns whose wait would have been over 30 s, the queue's time-out. Replaces: queue-wait time-out, "
-        "forced clean-up, deadlocks. Metric: sidecar.conversation.wait_avoided.",
-        (
-            Query(
-                "clamp_min(1 - "
-                + _share(
-                    _per_second(f"{_WAIT}_bucket", "", f'{_WHO}, le=~"30|30.0"'),
-                    _per_second(f"{_WAIT}_count", "", _WHO),
-                )
-                + ", 0)",
-                "over 30 s",
-            ),
-        ),
+        "Share of turns whose wait would have been over 30 s, the queue's time-out, and over 60 s, the request's. Replaces: "
+        "queue-wait time-out, forced clean-up, deadlocks. Metric: sidecar.conversation.wait_avoided.",
+        (Query(_waited_over(30), "over 30 s"), Query(_waited_over(60), "over 60 s")),
         unit="percentunit",
+        no_data=NO_TURNS,
+    ),
+    Panel(
+        22,
+        "Waits left open",
+        "Turns whose wait could not be known: a cap was reached, or the sidecar stopped first. More than a few: the figures "
+        "above are too low. Metric: sidecar.conversation.wait_unknown.",
+        (Query(q.at_least_zero(q.rate(names.WAIT_UNKNOWN), _WAITED), "unknown"),),
+        unit="ops",
+        no_data=NO_TURNS,
+    ),
+    Panel(
+        18,
+        "Oldest request in flight",
+        "How long the oldest has been running. Hours: nothing ends it; look at the admin port's sessions. "
+        "Replaces: request time-out. Metric: sidecar.requests.oldest.age.",
+        (Query(q.now(names.OLDEST_AGE, how="max"), "age"),),
+        unit="s",
+    ),
+    Row(8, "Requests"),
+    Panel(
+        11,
+        "Outcomes",
+        "Settled requests per second by outcome. Much of anything but completed: look at LLM traffic. "
+        "Replaces: completed requests; requests started, completed, failed. Metric: sidecar.requests.",
+        (Query(q.rate(names.REQUESTS, q.OUTCOME), f"{{{{{q.OUTCOME}}}}}"),),
+        unit="reqps",
+        stacked=True,
+        colours=q.OUTCOMES,
     ),
     Panel(
         16,
         "Traffic",
-        "Requests per second, and those in flight. Replaces: sequence totals. "
-        "Metrics: sidecar.requests, sidecar.requests.active.",
+        "Requests settled per second, those in flight, and how long one takes on average. Replaces: sequence total, "
+        "completed, failed, average processing time. Metrics: sidecar.requests, sidecar.requests.active, "
+        "gen_ai.client.operation.duration.",
         (
-            Query(_per_second(_REQUESTS), "settled per second"),
-            Query(f"sum({_ACTIVE}{{{_WHERE}}})", "in flight"),
+            Query(q.rate(names.REQUESTS), "settled per second"),
+            Query(q.now(names.REQUESTS_ACTIVE), "in flight"),
+            Query(q.mean(names.OPERATION_DURATION), "average seconds"),
         ),
     ),
     Panel(
@@ -176,23 +219,51 @@ PANELS = (
         "Replaces: finish-reason coverage. Metric: sidecar.finish_reasons.",
         (
             Query(
-                "1 - "
-                + _share(
-                    _per_second(_FINISH, "", f'{_WHERE}, {label(a.FINISH_REASON)}="missing"'),
-                    _per_second(_FINISH),
-                ),
+                "1 - ("
+                + q.share(
+                    q.rate(names.FINISH_REASONS, where=f'{label(a.FINISH_REASON)}="missing"'),
+                    q.rate(names.FINISH_REASONS),
+                )
+                + ")",
                 "told",
             ),
         ),
         unit="percentunit",
     ),
+    Row(9, "Sessions"),
     Panel(
-        18,
-        "Oldest request in flight",
-        "How long the oldest has been running. Hours: nothing ends it; look at the admin port's sessions. "
-        "Replaces: request time-out. Metric: sidecar.requests.oldest.age.",
-        (Query(f"max({series(names.OLDEST_AGE)}{{{_WHO}}})", "age"),),
+        23,
+        "Live sessions, and sessions started",
+        "Sessions that are alive, and new ones per minute. Metrics: sidecar.sessions.active, sidecar.sessions.",
+        (
+            Query(q.now(names.SESSIONS_ACTIVE), "alive"),
+            Query(f"60 * {q.rate(names.SESSIONS)}", "started per minute"),
+        ),
+        width=8,
+    ),
+    Panel(
+        24,
+        "Length of sessions",
+        "From the first arrival to the last ending, of sessions that ended. Metric: sidecar.session.duration.",
+        (
+            Query(q.quantile(0.5, names.SESSION_DURATION), "median", quiet="told when a session ends"),
+            Query(q.quantile(0.95, names.SESSION_DURATION), "p95", quiet="likewise"),
+        ),
         unit="s",
+        width=8,
+        no_data="no session ended in this range",
+    ),
+    Panel(
+        25,
+        "Requests of a session",
+        "How many requests sessions had that ended. One each: the app names every request a session of its own. "
+        "Metric: sidecar.session.requests.",
+        (
+            Query(q.quantile(0.5, names.SESSION_REQUESTS), "median", quiet="told when a session ends"),
+            Query(q.quantile(0.95, names.SESSION_REQUESTS), "p95", quiet="likewise"),
+        ),
+        width=8,
+        no_data="no session ended in this range",
     ),
 )
 
@@ -200,4 +271,5 @@ PANELS = (
 def sessions() -> Json:
     """The dashboard."""
     about = "What happens inside conversations now that their requests run at the same time."
-    return dashboard(UID, "Sidecar: sessions and concurrency", about, PANELS, of=_REQUESTS)
+    title = "Sidecar: sessions and concurrency"
+    return dashboard(UID, title, about, panels=laid_out(PANELS), variables=variables())

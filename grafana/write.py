@@ -5,16 +5,31 @@ Owns the files in `grafana/dashboards/`. Called by `make dashboards` and `make c
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from grafana.innocence import innocence
+from grafana.panels import Json
 from grafana.sessions import sessions
+from grafana.streams import streams
+from grafana.traffic import traffic
 
 FOLDER = Path(__file__).parent / "dashboards"
+
+DASHBOARDS: dict[str, Callable[[], Json]] = {
+    "sessions": sessions,
+    "traffic": traffic,
+    "streams": streams,
+    "innocence": innocence,
+}
 
 
 def files() -> dict[Path, str]:
     """Every file with its text."""
-    return {FOLDER / "sessions.json": json.dumps(sessions(), indent=1, ensure_ascii=False) + "\n"}
+    return {
+        FOLDER / f"{name}.json": json.dumps(make(), indent=1, ensure_ascii=False) + "\n"
+        for name, make in DASHBOARDS.items()
+    }
 
 
 def main(arguments: list[str]) -> int:

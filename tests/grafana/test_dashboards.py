@@ -1,4 +1,4 @@
-"""Dashboards and alert rules: they are what the code gives, name only what is defined, and say what they mean."""
+"""Dashboards: they are what the code gives, name only what is defined, chart all of it, and say what they mean."""
 
 import json
 import re
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from grafana.names import label, series
 from grafana.write import files
@@ -14,7 +13,6 @@ from sidecar.telemetry import names
 from sidecar.telemetry.metric_store import Metric, MetricKind
 
 ROOT = Path(__file__).parents[2]
-RUNBOOKS = ROOT / "docs" / "runbooks"
 
 METRICS = [one for one in vars(names).values() if isinstance(one, Metric)]
 LABELS = {label(attribute) for metric in METRICS for attribute in metric.attributes}
@@ -25,9 +23,8 @@ def defined() -> set[str]:
     """Every series' name that the code's metrics have in Prometheus."""
     found = set()
     for metric in METRICS:
-        name = series(metric)
         parts = ("_bucket", "_sum", "_count") if metric.kind is MetricKind.HISTOGRAM else ("",)
-        found |= {name + part for part in parts}
+        found |= {series(metric, part) for part in parts}
     return found
 
 
@@ -36,16 +33,14 @@ def dashboards() -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in files()]
 
 
-def rules() -> list[dict[str, Any]]:
-    """The alert rules."""
-    loaded = yaml.safe_load((ROOT / "grafana/alerts/sidecar.rules.yaml").read_text(encoding="utf-8"))
-    return [rule for group in loaded["groups"] for rule in group["rules"]]
+def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels that ask Prometheus."""
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
 
 
 def expressions() -> list[str]:
-    """Every PromQL expression of dashboards and rules."""
-    shown = [target["expr"] for one in dashboards() for panel in one["panels"] for target in panel["targets"]]
-    return [*shown, *(rule["expr"] for rule in rules())]
+    """Every PromQL expression of the dashboards."""
+    return [target["expr"] for one in dashboards() for panel in panels(one) for target in panel["targets"]]
 
 
 def test_the_files_are_what_the_code_gives() -> None:
@@ -54,13 +49,29 @@ def test_the_files_are_what_the_code_gives() -> None:
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make dashboards`"
 
 
+def used_in(expression: str) -> set[str]:
+    """The series' names in an expression."""
+    return {*re.findall(r"\b((?:sidecar|gen_ai|http|process)_\w+)(?=\{|\[)", expression)}
+
+
+def test_every_metric_is_charted() -> None:
+    """Whatever the code counts stands on some panel."""
+    charted = {name for expression in expressions() for name in used_in(expression)}
+    forgotten = [
+        metric.name
+        for metric in METRICS
+        if not {series(metric, part) for part in ("", "_bucket", "_sum", "_count")} & charted
+    ]
+    assert forgotten == []
+
+
 @pytest.mark.parametrize("expression", expressions())
 def test_names_are_defined(expression: str) -> None:
     """Each metric and each label of an expression is one that the code defines."""
-    used = {*re.findall(r"\b((?:sidecar|gen_ai|http|process)_\w+)(?=\{|\[)", expression)}
+    used = used_in(expression)
     assert used
     assert used <= defined()
-    named = {*re.findall(r"(\w+)\s*(?:=~|!=|!~|=)\s*\"", expression)}
+    named = {*re.findall(r"(\w+)\s*(?:=~|!=|!~|=)\s*[\"`]", expression)}
     for grouped in re.findall(r"by \(([^)]*)\)", expression):
         named |= {one.strip() for one in grouped.split(",")}
     assert named <= LABELS | OF_PROMETHEUS
@@ -69,15 +80,14 @@ def test_names_are_defined(expression: str) -> None:
 @pytest.mark.parametrize("board", dashboards(), ids=lambda one: str(one["uid"]))
 def test_panels_say_what_they_mean(board: dict[str, Any]) -> None:
     """Title, unit, description with the metric's name, words for no data, an id of its own, a templated source."""
-    panels = board["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    for panel in panels:
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    for panel in panels(board):
         defaults = panel["fieldConfig"]["defaults"]
         assert panel["title"]
         assert defaults["unit"]
         assert defaults["noValue"]
         assert "Metric" in panel["description"]
-        told = re.findall(r"\b(?:sidecar|gen_ai|http)\.[\w.]*\w", panel["description"])
+        told = re.findall(r"\b(?:sidecar|gen_ai|http|process)\.[\w.]*\w", panel["description"])
         assert told
         assert {*told} <= {metric.name for metric in METRICS}
         assert panel["datasource"]["uid"] == "${datasource}"
@@ -102,15 +112,80 @@ def test_nothing_overlaps(board: dict[str, Any]) -> None:
         taken |= cells
 
 
-def test_every_rule_has_a_page_and_tests() -> None:
-    """A runbook each and none to spare; tests in which it fires and in which it stays silent."""
-    tests = yaml.safe_load((ROOT / "tests/alerts/sidecar.test.yaml").read_text(encoding="utf-8"))["tests"]
-    asked = [one for test in tests for one in test["alert_rule_test"]]
-    pages = {f"docs/runbooks/{path.name}" for path in RUNBOOKS.glob("*.md")}
-    assert {rule["annotations"]["runbook"] for rule in rules()} == pages
-    for rule in rules():
-        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
-        expected = [bool(one["exp_alerts"]) for one in asked if one["alertname"] == rule["alert"]]
-        assert {*expected} == {True, False}, rule["alert"]
-        page = (ROOT / rule["annotations"]["runbook"]).read_text(encoding="utf-8")
-        assert page.startswith(f"# {rule['alert']}\n")
+STAND_INS = {
+    "total queues": "Live conversations",
+    "total pending requests": "Requests the queue would be holding",
+    "average wait time": "Queue wait avoided",
+    "longest queue": "Most at once in one conversation",
+    "completed requests": "Outcomes",
+    "requests started, completed, failed": "Outcomes",
+    "request time-out": "Oldest request in flight",
+    "queue-wait time-out": "Would have timed out in the queue",
+    "forced clean-up": "Would have timed out in the queue",
+    "deadlocks": "Would have timed out in the queue",
+    "sequence total": "Traffic",
+    "average processing time": "Traffic",
+    "sequence accuracy": "In-order share in the range",
+    "finish-reason coverage": "Finish-reason coverage",
+    "race conditions detected": "Races: overlaps and inversions",
+}
+"""What the queue's monitoring had, and the panel that has it now. What it had of one conversation, the explorer has."""
+
+
+@pytest.mark.parametrize("deleted,panel", STAND_INS.items())
+def test_what_was_deleted_is_found_again(deleted: str, panel: str) -> None:
+    """By the name it had, in the description of the panel that stands in for it."""
+    (board,) = [one for one in dashboards() if one["uid"] == "sidecar-sessions"]
+    (found,) = [one for one in panels(board) if one["title"] == panel]
+    assert deleted in found["description"].partition("Replaces: ")[2]
+
+
+@pytest.mark.parametrize("board", dashboards(), ids=lambda one: str(one["uid"]))
+def test_the_linter_has_nothing_to_say(board: dict[str, Any]) -> None:
+    """The rules of Grafana's dashboard linter that are about Prometheus: sources, jobs, instances, rates, units."""
+    variables = {one["name"]: one for one in board["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
+    for name in ("job", "instance"):
+        assert variables[name]["multi"]
+        assert variables[name]["includeAll"]
+        assert variables[name]["datasource"]["uid"] == "${datasource}"
+    assert {one["refresh"] for one in variables.values() if one["type"] == "query"} == {2}
+    for panel in panels(board):
+        for target in panel["targets"]:
+            expression = target["expr"]
+            assert target["datasource"]["uid"] == "${datasource}"
+            selectors = re.findall(r"(?<!\$)\{((?:[^{}$]|\$\{[^}]*\})*)\}", expression)
+            assert selectors
+            assert all("job=~`${job:regex}`" in one for one in selectors), expression
+            assert all("instance=~`${instance:regex}`" in one for one in selectors), expression
+            counters = re.findall(r"(\w+_total)\{(?:[^{}$]|\$\{[^}]*\})*\}(\[)?", expression)
+            assert all(ranged for _, ranged in counters), expression
+
+
+@pytest.mark.parametrize("board", dashboards(), ids=lambda one: str(one["uid"]))
+def test_links_keep_time_and_variables(board: dict[str, Any]) -> None:
+    """From each dashboard to all others."""
+    (link,) = board["links"]
+    assert (link["tags"], link["keepTime"], link["includeVars"]) == (["sidecar"], True, True)
+    assert board["tags"] == ["sidecar"]
+
+
+HOSTILE = ('a"b', "a'b", "{}", "a}b", ".*", "a\\", "$job", "(", "[", "a|b", "\n", "ä€")
+
+
+def escaped(value: str) -> str:
+    """`${name:regex}` as Grafana replaces it: what means something in a regular expression gets a backslash."""
+    return re.sub(r"[\\^$*+?.()|\[\]{}/]", r"\\\g<0>", value)
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_hostile_value_breaks_no_query(value: str) -> None:
+    """Whatever a variable holds stays inside its matcher: a raw string, which a backtick alone could end."""
+    for expression in expressions():
+        replaced = re.sub(r"\$\{\w+:regex\}", lambda _: escaped(value), expression)
+        assert _outside_strings(replaced) == _outside_strings(expression)
+
+
+def _outside_strings(expression: str) -> str:
+    return re.sub(r'`[^`]*`|"(?:[^"\\]|\\.)*"', "", expression)

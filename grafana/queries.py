@@ -1,0 +1,91 @@
+"""PromQL that the panels share: who is asked about, rates, shares and quantiles.
+
+Owns the forms, so that every panel is empty where there was no traffic, and 0 where there was traffic and nothing
+happened. Variables stand in raw strings and are escaped as regular expressions, so that no value can break a query.
+"""
+
+from grafana.names import label, series
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names
+from sidecar.telemetry.metric_store import Metric
+
+WHO = "job=~`${job:regex}`, instance=~`${instance:regex}`"
+UPSTREAM = label(a.UPSTREAM)
+WHERE = f"{WHO}, {UPSTREAM}=~`${{sidecar_upstream:regex}}`"
+MODEL = label(a.REQUEST_MODEL)
+# A request whose model nobody knows has no such label: it is among all of them, and among no chosen one.
+WHICH = f"{WHERE}, {MODEL}=~`${{gen_ai_request_model:regex}}`"
+
+REQUESTS = series(names.REQUESTS)
+OUTCOME = label(a.OUTCOME)
+OUTCOMES = {
+    "completed": "green",
+    "client_left": "blue",
+    "upstream_rejected": "yellow",
+    "upstream_failed": "red",
+    "error_in_stream": "dark-red",
+    "timed_out": "orange",
+    "refused": "purple",
+    "shutdown": "text",
+    "internal_error": "super-light-red",
+}
+"""Each outcome has one colour wherever it is shown."""
+STATES = {
+    "exported": "green",
+    "not_sampled": "text",
+    "dropped": "red",
+    "failed": "dark-red",
+    "rejected": "orange",
+    "unknown": "yellow",
+}
+"""And each state of the loss ledger."""
+
+
+def within(metric: Metric) -> str:
+    """The variables as far as the metric has their labels."""
+    if a.UPSTREAM not in metric.attributes:
+        return WHO
+    return WHICH if a.REQUEST_MODEL in metric.attributes else WHERE
+
+
+def _grouped(by: str) -> str:
+    return f" by ({by})" if by else ""
+
+
+def rate(metric: Metric, by: str = "", part: str = "", *, where: str = "") -> str:
+    """Per second; `part` is `_sum`, `_count` or `_bucket` of a histogram, `where` narrows it down."""
+    matchers = f"{within(metric)}, {where}" if where else within(metric)
+    return f"sum{_grouped(by)} (rate({series(metric, part)}{{{matchers}}}[$__rate_interval]))"
+
+
+def grown(metric: Metric, by: str = "", part: str = "", *, where: str = "") -> str:
+    """How much it grew in the range that is shown."""
+    matchers = f"{within(metric)}, {where}" if where else within(metric)
+    return f"sum{_grouped(by)} (increase({series(metric, part)}{{{matchers}}}[$__range]))"
+
+
+def now(metric: Metric, by: str = "", *, how: str = "sum") -> str:
+    """A level or a gauge."""
+    return f"{how}{_grouped(by)} ({series(metric)}{{{within(metric)}}})"
+
+
+def at_least_zero(part: str, whole: str) -> str:
+    """The part, or 0 where only the whole has something to show: counters begin when they first count."""
+    return f"({part}) or 0 * ({whole})"
+
+
+def share(part: str, whole: str) -> str:
+    """A share that is absent where there is nothing to divide by; a part that never happened is 0."""
+    return f"({at_least_zero(part, whole)}) / (({whole}) > 0)"
+
+
+def mean(metric: Metric, by: str = "") -> str:
+    """A histogram's mean."""
+    return f"{rate(metric, by, '_sum')} / ({rate(metric, by, '_count')} > 0)"
+
+
+def quantile(share_below: float, metric: Metric, by: str = "") -> str:
+    """A histogram's quantile; absent where nothing was recorded."""
+    grouped = f"le, {by}" if by else "le"
+    buckets = rate(metric, grouped, "_bucket")
+    return f"histogram_quantile({share_below}, {buckets}) and ({rate(metric, by, '_count')} > 0)"

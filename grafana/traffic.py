@@ -1,0 +1,274 @@
+"""LLM traffic: rates, errors, durations, tokens, models.
+
+Owns its panels, from general to specific. Where the settings choose the latest conventions, the same panels read
+their metrics. Written by `write.py`.
+"""
+
+from grafana import queries as q
+from grafana.names import label, series
+from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
+from grafana.variables import variables
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names
+from sidecar.telemetry.metric_store import Metric
+
+UID = "sidecar-traffic"
+
+FAILED = f'{q.OUTCOME}=~"upstream_failed|error_in_stream|timed_out|internal_error|shutdown"'
+_RATE = q.rate(names.REQUESTS)
+_ONLY_LATEST = "only with SIDECAR_SEMCONV=latest or both"
+
+
+def _named(attribute: str) -> str:
+    return f"{{{{{label(attribute)}}}}}"
+
+
+def _either(expression: str, shipped: Metric, latest: Metric) -> str:
+    """The expression on the shipped metric, or on the one that the latest conventions have in its place."""
+    return f"({expression}) or ({expression.replace(series(shipped), series(latest))})"
+
+
+def _latency(share: float, shipped: Metric, latest: Metric, by: str = "") -> str:
+    return _either(q.quantile(share, shipped, by), shipped, latest)
+
+
+def _tokens(kind: str, latest: Metric) -> str:
+    shipped = q.rate(names.TOKEN_USAGE, "", "_sum", where=f'{label(a.TOKEN_TYPE)}="{kind}"')
+    return f"({shipped}) or ({q.rate(latest)})"
+
+
+def _three(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
+    return (
+        Query(_latency(0.5, shipped, latest), "p50", exemplars=True),
+        Query(_latency(0.95, shipped, latest), "p95"),
+        Query(_latency(0.99, shipped, latest), "p99"),
+    )
+
+
+PANELS: tuple[Panel | Row, ...] = (
+    Row(105, "Overview"),
+    Panel(
+        101,
+        "Requests per second",
+        "Requests that settled, whatever their outcome. Metric: sidecar.requests.",
+        (Query(_RATE),),
+        unit="reqps",
+        kind="stat",
+        width=6,
+        height=5,
+    ),
+    Panel(
+        102,
+        "Failed share",
+        "Requests that failed by nobody's choice: upstream failed, error in the stream, timed out, shut down. Rejections and "
+        "departures are not among them. Over 1 %: look at Errors by type. Metric: sidecar.requests.",
+        (Query(q.share(q.rate(names.REQUESTS, where=FAILED), _RATE)),),
+        unit="percentunit",
+        kind="stat",
+        width=6,
+        height=5,
+        decimals=2,
+        steps=(("orange", 0.01), ("red", 0.05)),
+    ),
+    Panel(
+        103,
+        "Duration of a call, p95",
+        "From asking for a connection to the answer's end; of streams that is the whole stream. "
+        "Metric: gen_ai.client.operation.duration.",
+        (Query(_latency(0.95, names.OPERATION_DURATION, names.INFERENCE_DURATION)),),
+        unit="s",
+        kind="stat",
+        width=6,
+        height=5,
+    ),
+    Panel(
+        104,
+        "Output tokens per second",
+        "As the providers reported them. Metric: gen_ai.client.token.usage.",
+        (Query(_tokens("output", names.INFERENCE_OUTPUT_TOKENS)),),
+        kind="stat",
+        width=6,
+        height=5,
+        no_data="no usage reported in this range",
+    ),
+    Row(106, "Requests and errors"),
+    Panel(
+        110,
+        "Requests by operation",
+        "Settled per second, by what was asked for. Metric: sidecar.requests.",
+        (Query(q.rate(names.REQUESTS, label(a.OPERATION)), _named(a.OPERATION)),),
+        unit="reqps",
+        stacked=True,
+    ),
+    Panel(
+        111,
+        "Outcomes other than completed",
+        "Settled per second, by outcome. upstream_rejected: the provider said no (4xx, 5xx); client_left: the app went away. "
+        "Metric: sidecar.requests.",
+        (
+            Query(
+                q.rate(names.REQUESTS, q.OUTCOME, where=f'{q.OUTCOME}!="completed"'),
+                f"{{{{{q.OUTCOME}}}}}",
+                quiet="nothing ended otherwise",
+            ),
+        ),
+        unit="reqps",
+        stacked=True,
+        no_data="every request completed",
+        colours=q.OUTCOMES,
+    ),
+    Panel(
+        112,
+        "Errors by type in the range",
+        "The ten most frequent. A status is the provider's; timeout.* names the setting that was reached; cut_short, "
+        "connection_reset: something between breaks connections. Metric: sidecar.requests.",
+        (
+            Query(
+                f"topk(10, {q.grown(names.REQUESTS, label(a.ERROR_TYPE), where=f'{label(a.ERROR_TYPE)}!=' + chr(34) * 2)})",
+                _named(a.ERROR_TYPE),
+                quiet="nothing failed",
+            ),
+        ),
+        kind="bargauge",
+        no_data="no error in this range",
+        decimals=0,
+    ),
+    Panel(
+        113,
+        "Retries",
+        "Arrivals per second that their client marked as a retry, and their share of all. Much: the provider is rate "
+        "limiting or failing; see Errors by type. Metrics: sidecar.retries, sidecar.identity.",
+        (Query(q.at_least_zero(q.rate(names.RETRIES), q.rate(names.IDENTITY)), "retries per second"),),
+        unit="reqps",
+    ),
+    Panel(
+        114,
+        "In flight",
+        "Requests that are running now, by upstream. Growing without end: nothing settles. Metric: sidecar.requests.active.",
+        (Query(q.now(names.REQUESTS_ACTIVE, q.UPSTREAM), f"{{{{{q.UPSTREAM}}}}}"),),
+        stacked=True,
+    ),
+    Panel(
+        115,
+        "Finish reasons",
+        "Why generation stopped, per second. length: answers are cut by a token limit; missing: nobody said. "
+        "Metric: sidecar.finish_reasons.",
+        (Query(q.rate(names.FINISH_REASONS, label(a.FINISH_REASON)), _named(a.FINISH_REASON)),),
+        unit="ops",
+        stacked=True,
+    ),
+    Row(107, "Latency"),
+    Panel(
+        120,
+        "Duration of a call",
+        "From asking for a connection to the answer's end. Dots are requests: they lead to their traces. "
+        "Metric: gen_ai.client.operation.duration.",
+        _three(names.OPERATION_DURATION, names.INFERENCE_DURATION),
+        unit="s",
+    ),
+    Panel(
+        121,
+        "Time to first chunk",
+        "Of streams: how long a reader waits for the first word. Rising alone: the provider queues; rising with the duration: "
+        "longer prompts, or a slower model. Metric: gen_ai.client.operation.time_to_first_chunk.",
+        _three(names.OPERATION_FIRST_CHUNK, names.INFERENCE_FIRST_CHUNK),
+        unit="s",
+        no_data="no stream in this range",
+    ),
+    Panel(
+        122,
+        "Time per output chunk",
+        "Of streams: between one piece of output and the next. Metric: gen_ai.client.operation.time_per_output_chunk.",
+        _three(names.OPERATION_PER_CHUNK, names.INFERENCE_PER_CHUNK),
+        unit="s",
+        no_data="no stream in this range",
+    ),
+    Panel(
+        123,
+        "Duration as the app sees it, by route",
+        "The whole request at the sidecar's door, p95. Far above the call's own: look at Is the sidecar innocent? "
+        "Metric: http.server.request.duration.",
+        (Query(q.quantile(0.95, names.HTTP_DURATION, label(a.ROUTE)), _named(a.ROUTE), exemplars=True),),
+        unit="s",
+    ),
+    Row(108, "Models and tokens"),
+    Panel(
+        130,
+        "Requests by model",
+        "Settled per second, by the model asked for; after 100 models the rest is `other`. Metric: sidecar.requests.",
+        (Query(q.rate(names.REQUESTS, q.MODEL, where=f'{q.MODEL}!=""'), f"{{{{{q.MODEL}}}}}"),),
+        unit="reqps",
+        stacked=True,
+        no_data="no request named a model in this range",
+    ),
+    Panel(
+        131,
+        "Duration by model, p95",
+        "From asking for a connection to the answer's end. Metric: gen_ai.client.operation.duration.",
+        (
+            Query(
+                _latency(0.95, names.OPERATION_DURATION, names.INFERENCE_DURATION, q.MODEL),
+                f"{{{{{q.MODEL}}}}}",
+            ),
+        ),
+        unit="s",
+    ),
+    Panel(
+        132,
+        "Tokens per second",
+        "As the providers reported them. Cached and reasoning tokens are told by the latest conventions only. Metrics: "
+        "gen_ai.client.token.usage; gen_ai.client.inference.usage.input_tokens and its siblings.",
+        (
+            Query(_tokens("input", names.INFERENCE_INPUT_TOKENS), "input"),
+            Query(_tokens("output", names.INFERENCE_OUTPUT_TOKENS), "output"),
+            Query(q.rate(names.INFERENCE_CACHE_READ_TOKENS), "from the cache", quiet=_ONLY_LATEST),
+            Query(q.rate(names.INFERENCE_CACHE_WRITE_TOKENS), "to the cache", quiet=_ONLY_LATEST),
+            Query(q.rate(names.INFERENCE_REASONING_TOKENS), "reasoning", quiet=_ONLY_LATEST),
+        ),
+        no_data="no usage reported in this range",
+    ),
+    Panel(
+        133,
+        "Tokens of a call",
+        "Median and p95, input and output. Input that grows from day to day: conversations get longer, and each turn pays for "
+        "all of it. Metric: gen_ai.client.token.usage.",
+        (
+            Query(q.quantile(0.5, names.TOKEN_USAGE, label(a.TOKEN_TYPE)), f"{_named(a.TOKEN_TYPE)}, median"),
+            Query(q.quantile(0.95, names.TOKEN_USAGE, label(a.TOKEN_TYPE)), f"{_named(a.TOKEN_TYPE)}, p95"),
+        ),
+        no_data="no usage reported in this range",
+    ),
+    Panel(
+        134,
+        "Requests by answering model in the range",
+        "The ten models that answered most, by the name they gave themselves. Metric: gen_ai.client.operation.duration.",
+        (
+            Query(
+                "topk(10, "
+                + _either(
+                    q.grown(names.OPERATION_DURATION, label(a.RESPONSE_MODEL), "_count"),
+                    names.OPERATION_DURATION,
+                    names.INFERENCE_DURATION,
+                )
+                + ")",
+                _named(a.RESPONSE_MODEL),
+            ),
+        ),
+        kind="bargauge",
+        width=24,
+        height=6,
+        decimals=0,
+    ),
+)
+
+
+def traffic() -> Json:
+    """The dashboard."""
+    about = "What is asked of the models, what comes of it, and how long it takes."
+    return dashboard(
+        UID,
+        "Sidecar: LLM traffic",
+        about,
+        panels=laid_out(PANELS),
+        variables=variables(model=True),
+    )
