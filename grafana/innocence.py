@@ -28,7 +28,8 @@ PANELS: tuple[Panel | Row, ...] = (
     Panel(
         401,
         "Added to a request, mean",
-        "What the sidecar itself added, on average: before the upstream and after it, waiting for the event loop included. "
+        "What the sidecar itself added, on average, over all pieces of a stream: before the upstream and after it, waiting for "
+        "the event loop included. Beside Share of the requests' time it means something. "
         "Metric: sidecar.overhead.",
         (
             Query(
@@ -42,7 +43,7 @@ PANELS: tuple[Panel | Row, ...] = (
         kind="stat",
         width=6,
         height=5,
-        steps=(("orange", 0.005), ("red", 0.02)),
+        steps=(("orange", 0.05), ("red", 0.2)),
     ),
     Panel(
         402,

@@ -16,6 +16,9 @@ SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 
 NO_DATA = "no traffic in this range"
 
+SOFT_MAXIMA = {"percentunit": 0.05, "reqps": 0.1, "ops": 0.1, "short": 1}
+"""Up to where an axis goes at least, so that a line of zeros lies on the ground of a scale that means something."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -100,6 +103,8 @@ def _defaults(panel: Panel) -> Json:
             "spanNulls": False,
             "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
         }
+        if panel.unit in SOFT_MAXIMA:
+            defaults["custom"]["axisSoftMax"] = SOFT_MAXIMA[panel.unit]
     return defaults
 
 

@@ -85,7 +85,9 @@ def mean(metric: Metric, by: str = "") -> str:
 
 
 def quantile(share_below: float, metric: Metric, by: str = "") -> str:
-    """A histogram's quantile; absent where nothing was recorded."""
+    """A histogram's quantile; absent where nothing was recorded. Of what is counted it is a whole number."""
     grouped = f"le, {by}" if by else "le"
-    buckets = rate(metric, grouped, "_bucket")
-    return f"histogram_quantile({share_below}, {buckets}) and ({rate(metric, by, '_count')} > 0)"
+    found = f"histogram_quantile({share_below}, {rate(metric, grouped, '_bucket')})"
+    if metric.integer and metric is not names.TOKEN_USAGE:
+        found = f"ceil({found})"
+    return f"{found} and ({rate(metric, by, '_count')} > 0)"

@@ -197,6 +197,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Replaces: completed requests; requests started, completed, failed. Metric: sidecar.requests.",
         (Query(q.rate(names.REQUESTS, q.OUTCOME), f"{{{{{q.OUTCOME}}}}}"),),
         unit="reqps",
+        width=8,
         stacked=True,
         colours=q.OUTCOMES,
     ),
@@ -211,6 +212,7 @@ PANELS: tuple[Panel | Row, ...] = (
             Query(q.now(names.REQUESTS_ACTIVE), "in flight"),
             Query(q.mean(names.OPERATION_DURATION), "average seconds"),
         ),
+        width=8,
     ),
     Panel(
         17,
@@ -229,6 +231,7 @@ PANELS: tuple[Panel | Row, ...] = (
             ),
         ),
         unit="percentunit",
+        width=8,
     ),
     Row(9, "Sessions"),
     Panel(
@@ -272,4 +275,4 @@ def sessions() -> Json:
     """The dashboard."""
     about = "What happens inside conversations now that their requests run at the same time."
     title = "Sidecar: sessions and concurrency"
-    return dashboard(UID, title, about, panels=laid_out(PANELS), variables=variables())
+    return dashboard(UID, title, about, panels=laid_out(PANELS), variables=variables(model=True))

@@ -246,7 +246,12 @@ PANELS: tuple[Panel | Row, ...] = (
             Query(
                 "topk(10, "
                 + _either(
-                    q.grown(names.OPERATION_DURATION, label(a.RESPONSE_MODEL), "_count"),
+                    q.grown(
+                        names.OPERATION_DURATION,
+                        label(a.RESPONSE_MODEL),
+                        "_count",
+                        where=f'{label(a.RESPONSE_MODEL)}!=""',
+                    ),
                     names.OPERATION_DURATION,
                     names.INFERENCE_DURATION,
                 )

@@ -1,6 +1,6 @@
 """Writes the dashboards' files from their code: `python -m grafana.write`, or with `--check` only compares them.
 
-Owns the files in `grafana/dashboards/`. Called by `make dashboards` and `make check`.
+Owns the files in `grafana/dashboards/`, and Grafana's form of the alert rules. Called by `make dashboards` and `make check`.
 """
 
 import json
@@ -8,13 +8,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
+from grafana.alerting import provisioned
 from grafana.innocence import innocence
 from grafana.panels import Json
 from grafana.sessions import sessions
 from grafana.streams import streams
 from grafana.traffic import traffic
 
-FOLDER = Path(__file__).parent / "dashboards"
+HERE = Path(__file__).parent
+FOLDER = HERE / "dashboards"
+GENERATED = "# Made from grafana/alerts/sidecar.rules.yaml by `make dashboards`. Change it there.\n"
 
 DASHBOARDS: dict[str, Callable[[], Json]] = {
     "sessions": sessions,
@@ -24,9 +29,23 @@ DASHBOARDS: dict[str, Callable[[], Json]] = {
 }
 
 
+class _Readable(yaml.SafeDumper):
+    """Writes a text of several lines as it stands."""
+
+
+_Readable.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+    ),
+)
+
+
 def files() -> dict[Path, str]:
     """Every file with its text."""
-    return {
+    rules = yaml.safe_load((HERE / "alerts" / "sidecar.rules.yaml").read_text(encoding="utf-8"))
+    alerting = yaml.dump(provisioned(rules["groups"]), Dumper=_Readable, sort_keys=False, width=120)
+    return {HERE / "provisioning" / "alerting" / "sidecar.yaml": GENERATED + alerting} | {
         FOLDER / f"{name}.json": json.dumps(make(), indent=1, ensure_ascii=False) + "\n"
         for name, make in DASHBOARDS.items()
     }

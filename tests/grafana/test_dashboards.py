@@ -30,7 +30,7 @@ def defined() -> set[str]:
 
 def dashboards() -> list[dict[str, Any]]:
     """The dashboards as they stand in their files."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in files()]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files() if path.suffix == ".json"]
 
 
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
@@ -161,6 +161,15 @@ def test_the_linter_has_nothing_to_say(board: dict[str, Any]) -> None:
             assert all("instance=~`${instance:regex}`" in one for one in selectors), expression
             counters = re.findall(r"(\w+_total)\{(?:[^{}$]|\$\{[^}]*\})*\}(\[)?", expression)
             assert all(ranged for _, ranged in counters), expression
+
+
+@pytest.mark.parametrize("board", dashboards(), ids=lambda one: str(one["uid"]))
+def test_variables_are_defined(board: dict[str, Any]) -> None:
+    """Whatever a query names is there to choose, in the same dashboard, and what is there is named somewhere."""
+    offered = {one["name"] for one in board["templating"]["list"]}
+    text = json.dumps([board["panels"], board["templating"]])
+    used = {*re.findall(r"\$\{(\w+)[:}]", text)}
+    assert used == offered
 
 
 @pytest.mark.parametrize("board", dashboards(), ids=lambda one: str(one["uid"]))
