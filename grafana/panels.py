@@ -4,7 +4,7 @@ Owns the form: what every panel has (title, unit, description, words for no data
 links. It knows no metric. Used by the dashboards' modules.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +119,7 @@ def _overrides(panel: Panel) -> list[Json]:
     ]
 
 
-def _panel(panel: Panel, x: int, y: int) -> Json:
+def _panel(panel: Panel) -> Json:
     instant = panel.kind in ("stat", "bargauge")
     return {
         "id": panel.number,
@@ -127,7 +127,6 @@ def _panel(panel: Panel, x: int, y: int) -> Json:
         "title": panel.title,
         "description": panel.says,
         "datasource": SOURCE,
-        "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y},
         "fieldConfig": {"defaults": _defaults(panel), "overrides": _overrides(panel)},
         "options": _options(panel),
         "targets": [
@@ -146,33 +145,29 @@ def _panel(panel: Panel, x: int, y: int) -> Json:
     }
 
 
-def row(heading: Row, y: int) -> Json:
+def row(heading: Row) -> Json:
     """A heading across the page."""
-    return {
-        "id": heading.number,
-        "type": "row",
-        "title": heading.title,
-        "collapsed": False,
-        "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": y},
-        "panels": [],
-    }
+    return {"id": heading.number, "type": "row", "title": heading.title, "collapsed": False, "panels": []}
+
+
+def placed(parts: Iterable[tuple[Json, int, int]]) -> list[Json]:
+    """Panels with their width and height, from left to right and from top to bottom; a row begins anew."""
+    laid: list[Json] = []
+    x, y, deepest = 0, 0, 0
+    for panel, width, height in parts:
+        if panel["type"] == "row" or x + width > WIDTH:
+            x, y, deepest = 0, y + deepest, 0
+        laid.append(panel | {"gridPos": {"h": height, "w": width, "x": x, "y": y}})
+        x, deepest = x + width, max(deepest, height)
+    return laid
 
 
 def laid_out(parts: tuple[Panel | Row, ...]) -> list[Json]:
-    """From left to right, and from top to bottom."""
-    laid: list[Json] = []
-    x, y, deepest = 0, 0, 0
-    for part in parts:
-        if isinstance(part, Row):
-            y, x, deepest = y + deepest, 0, 0
-            laid.append(row(part, y))
-            y += 1
-            continue
-        if x + part.width > WIDTH:
-            x, y, deepest = 0, y + deepest, 0
-        laid.append(_panel(part, x, y))
-        x, deepest = x + part.width, max(deepest, part.height)
-    return laid
+    """Panels and rows in their places."""
+    return placed(
+        (row(part), WIDTH, 1) if isinstance(part, Row) else (_panel(part), part.width, part.height)
+        for part in parts
+    )
 
 
 def data_source(name: str, kind: str, title: str) -> Json:

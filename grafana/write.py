@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from grafana.alerting import provisioned
+from grafana.explorer import explorer, explorer_jaeger
 from grafana.innocence import innocence
 from grafana.panels import Json
 from grafana.sessions import sessions
@@ -25,6 +26,8 @@ DASHBOARDS: dict[str, Callable[[], Json]] = {
     "sessions": sessions,
     "traffic": traffic,
     "streams": streams,
+    "explorer": explorer,
+    "explorer-jaeger": explorer_jaeger,
     "innocence": innocence,
 }
 

@@ -95,6 +95,7 @@ def test_runbooks_call_panels_by_their_titles() -> None:
     """A link's text is its panel's title, or how that begins."""
     for path in (ROOT / "docs/runbooks").glob("*.md"):
         text = path.read_text(encoding="utf-8").replace("\n", " ")
+        _panels(text)
         for said, uid, number in re.findall(r"\[([^]]+)\]\(/d/sidecar-(\w+)\?viewPanel=(\d+)\)", text):
             board = json.loads((ROOT / f"grafana/dashboards/{uid}.json").read_text(encoding="utf-8"))
             (panel,) = [one for one in board["panels"] if one["id"] == int(number)]

@@ -1,0 +1,109 @@
+"""The session explorer's questions, asked of the real stores: one session found by its id, none for another's.
+
+Jaeger is asked as Grafana's data source asks it: `/api/traces` with service, operation, tags as JSON (made of the
+panel's logfmt), limit and a time range in microseconds (grafana/grafana, pkg/tsdb/jaeger). Tempo where it is at hand.
+"""
+
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+
+from grafana import explorer
+from grafana.panels import Row
+from sidecar.testing import RunningSidecar
+from tests.stack.app import Counted
+from tests.stack.backends import Stack, Tempo
+from tests.stack.conftest import SERVICE
+from tests.stack.programs import eventually, get
+
+SEARCHES = [part for part in explorer.JAEGER if not isinstance(part, Row)]
+QUERIES = [part for part in explorer.TEMPO if not isinstance(part, Row)]
+HOSTILE = ('a"b', "{}", ".*", "a b=c", "\\", "' || true || '")
+
+
+def quoted(value: str) -> str:
+    """`${name:doublequote}` as Grafana replaces it."""
+    return '"' + value.replace('"', '\\"') + '"'
+
+
+def ask(stack: Stack, search: explorer.Search, session: str) -> list[dict[str, Any]] | None:
+    """The traces that a panel of Jaeger's shows; None where Jaeger refuses the question."""
+    tags = {
+        name: re.sub(r"\\(.)", r"\1", text or plain)
+        for name, text, plain in re.findall(
+            r'([\w.]+)=(?:"((?:[^"\\]|\\.)*)"|(\S+))', search.tags.replace(explorer.SESSION, quoted(session))
+        )
+    }
+    now = int(time.time() * 1e6)
+    asked = {
+        "service": SERVICE,
+        "limit": str(explorer.LIMIT),
+        "start": str(now - 3600_000_000),
+        "end": str(now),
+    }
+    if search.operation:
+        asked["operation"] = search.operation
+    answer = get(f"{stack.jaeger.url}/api/traces", **asked, **({"tags": json.dumps(tags)} if tags else {}))
+    return None if answer is None else answer["data"]
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=[search.title for search in SEARCHES])
+def test_jaeger_answers_each_panel(
+    stack: Stack, traffic: tuple[Counted, RunningSidecar], search: explorer.Search
+) -> None:
+    """For a session with failures: its requests, as many as its client sent; for an unknown one nothing."""
+    counted, _ = traffic
+    failed = "error=true" in search.tags
+    if search.operation:
+        assert eventually(lambda: ask(stack, search, "")), search.title
+        return
+    session, sent = next(iter(counted.sessions.items()))
+    if not failed:
+        eventually(lambda: len(ask(stack, search, session) or ()) >= sent)
+    assert ask(stack, search, "no-such-session") == []
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_jaeger_takes_a_hostile_id(stack: Stack, traffic: tuple[Counted, RunningSidecar], value: str) -> None:
+    """It finds nothing, and refuses nothing."""
+    assert traffic
+    for search in SEARCHES:
+        if search.tags:
+            assert ask(stack, search, value) == []
+
+
+def test_a_request_leads_to_those_it_overlapped(
+    stack: Stack, traffic: tuple[Counted, RunningSidecar]
+) -> None:
+    """From a request's links to requests of the same session, which name it in turn."""
+    assert traffic
+    found = 0
+    for trace in eventually(lambda: stack.jaeger.requests(SERVICE)):
+        for kind, other in stack.jaeger.links(trace["traceID"]):
+            if kind == "overlaps":
+                met = stack.jaeger.trace(other)
+                assert met is not None
+                assert _sessions(met) == _sessions(trace)
+                assert ("overlaps", trace["traceID"]) in stack.jaeger.links(other)
+                found += 1
+    assert found
+
+
+def _sessions(trace: dict[str, Any]) -> set[str]:
+    return {tag["value"] for span in trace["spans"] for tag in span["tags"] if tag["key"] == "session.id"}
+
+
+@pytest.mark.parametrize("panel", QUERIES, ids=[panel.title for panel in QUERIES])
+def test_tempo_answers_each_panel(
+    tempo: Tempo, traffic: tuple[Counted, RunningSidecar], panel: explorer.Spans
+) -> None:
+    """The same in TraceQL."""
+    counted, _ = traffic
+    session = next(iter(counted.sessions))
+    eventually(lambda: tempo.search(panel.traceql.replace(explorer.SESSION, quoted(session))))
+    for value in HOSTILE[:3]:
+        if explorer.SESSION in panel.traceql:
+            assert tempo.search(panel.traceql.replace(explorer.SESSION, quoted(value))) == []
