@@ -5,6 +5,7 @@ always, Tempo where none is at hand. It never changes a configuration but throug
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,20 @@ from tests.stack.programs import Backend, free_port, get
 ROOT = Path(__file__).parents[2]
 
 Trace = dict[str, Any]
+
+
+def hastened(rules: str) -> str:
+    """Alert rules with a second for every minute in their windows and times, evaluated every second; else the same.
+
+    So that a test sees one fire and resolve: with exports every second it has as many samples in a window.
+    """
+    seconds = {"m": 1, "h": 60, "d": 1440}
+
+    def shorter(found: re.Match[str]) -> str:
+        return f"{found[1]}{int(found[2]) * seconds[found[3]]}s"
+
+    rules = re.sub(r"(\[|offset |for: )(\d+)([mhd])", shorter, rules)
+    return re.sub(r"^( +)- name: (.+)$", r"\1- name: \2\n\1  interval: 1s", rules, flags=re.MULTILINE)
 
 
 class Jaeger:
@@ -82,9 +97,9 @@ class Prometheus:
         self.url = f"http://{listen}"
         self.otlp = f"{self.url}/api/v1/otlp"
         shutil.copy(ROOT / "deploy/prometheus/prometheus.yaml", folder)
-        rules = ROOT / "grafana" / "alerts"
-        if rules.exists():
-            shutil.copytree(rules, folder / "alerts")
+        (folder / "alerts").mkdir()
+        for rules in (ROOT / "grafana" / "alerts").glob("*.rules.yaml"):
+            (folder / "alerts" / rules.name).write_text(hastened(rules.read_text()))
         self.backend = Backend(
             [
                 str(binary("prometheus")),
@@ -98,9 +113,10 @@ class Prometheus:
             ready=f"{self.url}/-/ready",
         )
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series of an instant query."""
-        answer = get(f"{self.url}/api/v1/query", query=expression) or {}
+    def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
+        """The series of an instant query, now or `at` (seconds since the epoch)."""
+        when = {} if at is None else {"time": str(at)}
+        answer = get(f"{self.url}/api/v1/query", query=expression, **when) or {}
         found: list[dict[str, Any]] = answer.get("data", {}).get("result", [])
         return found
 
@@ -112,6 +128,15 @@ class Prometheus:
     def by(self, label: str, expression: str) -> dict[str, float]:
         """The values of an instant query, by a label."""
         return {one["metric"].get(label, ""): float(one["value"][1]) for one in self.query(expression)}
+
+    def alerts(self, name: str, **labels: str) -> list[str]:
+        """The states (`pending`, `firing`) of the alerts of this name with these labels."""
+        found = (get(f"{self.url}/api/v1/alerts") or {}).get("data", {}).get("alerts", [])
+        return [
+            alert["state"]
+            for alert in found
+            if {**labels, "alertname": name}.items() <= alert["labels"].items()
+        ]
 
     def exemplars(self, expression: str, start: float, end: float) -> list[dict[str, Any]]:
         """The exemplars of the series that an expression names; times in seconds since the epoch."""

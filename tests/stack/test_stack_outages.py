@@ -2,12 +2,29 @@
 
 from functools import partial
 
-from sidecar.testing import RunningSidecar, SinkAnswer
+from grafana import innocence
+from grafana.panels import Panel
+from sidecar.testing import (
+    RunningSidecar,
+    ScriptedUpstream,
+    SinkAnswer,
+    chat_completion,
+    chat_request,
+    exchange,
+    json_answer,
+)
 from tests.stack.app import Counted, unending
 from tests.stack.backends import Stack
 from tests.stack.programs import eventually
 
 LOST = ("rejected", "dropped", "failed", "unknown")
+
+(LOST_IN_RANGE,) = [
+    panel.queries[0].expression
+    for panel in innocence.PANELS
+    if isinstance(panel, Panel) and panel.title == "Lost in the range, by signal and reason"
+]
+"""The innocence dashboard's own question."""
 
 
 def some_more(counted: Counted, more: int = 30) -> None:
@@ -134,3 +151,40 @@ def test_the_queue_survives_the_collector(stack: Stack) -> None:
     stack.jaeger.backend.start()
     eventually(partial(found, stack, service, taken), timeout=60)
     untouched(counted)
+
+
+def test_what_is_lost_is_seen_and_the_alert_comes_and_goes(stack: Stack) -> None:
+    """The Collector is away for longer than an export is tried: its loss stands on the dashboard, with its reason."""
+    service = "loses-telemetry"
+    lost = LOST_IN_RANGE.replace("${job:regex}", service).replace("${instance:regex}", ".*")
+    lost = lost.replace("$__range", "5m")
+    hasty = {**stack.environ(service), "OTEL_EXPORTER_OTLP_TIMEOUT": "500"}
+    with ScriptedUpstream() as upstream, RunningSidecar(upstream=upstream.url, environ=hasty) as sidecar:
+
+        def ask() -> None:
+            upstream.answer_always(json_answer(chat_completion()))
+            assert exchange(sidecar.port, chat_request()).status == 200
+
+        ask()
+        eventually(lambda: stack.prometheus.query(f'sidecar_telemetry_items_total{{job="{service}"}}'))
+        assert stack.prometheus.alerts("SidecarTelemetryLoss", job=service) == []
+        stack.collector.kill()
+        ask()
+        sidecar.wait_until(lambda: sidecar.stats()["telemetry"]["traces"].get("failed", 0) > 0, timeout=20)
+        failed = sidecar.stats()["telemetry"]["traces"]["failed"]
+        stack.collector.start()
+        ask()
+
+        def shown() -> bool:
+            found = {
+                (one["metric"]["sidecar_telemetry_signal"], one["metric"]["sidecar_telemetry_state"]): float(
+                    one["value"][1]
+                )
+                for one in stack.prometheus.query(lost)
+            }
+            return bool(round(found.get(("traces", "failed"), 0)) == failed)
+
+        eventually(shown, timeout=60)
+        labels = {"job": service, "sidecar_telemetry_signal": "traces"}
+        eventually(lambda: "firing" in stack.prometheus.alerts("SidecarTelemetryLoss", **labels), timeout=60)
+        eventually(lambda: not stack.prometheus.alerts("SidecarTelemetryLoss", **labels), timeout=60)

@@ -1,0 +1,172 @@
+"""Panels that show trouble, asked of the real Prometheus over a time with known trouble: each has exactly that.
+
+The scenario is played once, so that every counter exists, and then twice more within the window that is asked about. A
+`rate` times the window is what happened in it, but for Prometheus' extrapolation to the window's edges: that is the
+same factor for all series, which are exported together, and known from the requests in all. Divided by it, figures are
+whole numbers to a few hundredths. Shares need no factor.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pytest
+
+from grafana import innocence, queries, sessions, streams, traffic
+from grafana.names import series
+from grafana.panels import Panel
+from sidecar.core.anomaly import Anomaly
+from sidecar.core.outcome import Outcome
+from sidecar.telemetry import names
+from tests.stack.backends import Stack
+from tests.stack.programs import eventually
+from tests.stack.scenario import Scenario
+from tests.stack.scenario_known import ERRORS, FINISHES, KNOWN, OUTCOMES, SOURCES
+
+SERVICE = "stack-trouble"
+ROUNDS = 2
+QUIET = 4
+"""Seconds before and after the window's rounds in which nothing happens, and some exports come."""
+SETTLED = KNOWN[0].per_round
+"""Requests of a round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When the known trouble happened: `end` in seconds since the epoch, and how long before that it began.
+
+    `stretched`: by how much Prometheus says that more happened than did.
+    """
+
+    end: float
+    seconds: int
+    stretched: float
+
+
+@pytest.fixture(scope="module")
+def window(stack: Stack) -> Iterator[Window]:
+    """A round that makes every counter, then two within the window."""
+    total = f'sidecar_requests_total{{job="{SERVICE}"}}'
+
+    def settle(requests: int) -> float:
+        """Waits until all of them have arrived, and for some exports more; gives the time."""
+        eventually(lambda: stack.prometheus.number(f"sum({total})") == requests)
+        arrived = time.time()
+        eventually(lambda: time.time() > arrived + QUIET)
+        return time.time()
+
+    with Scenario(stack.environ(SERVICE)) as playing:
+        playing.play()
+        playing.wait_sessions_ended()
+        begin = settle(SETTLED) - QUIET
+        playing.play(rounds=ROUNDS)
+        playing.wait_sessions_ended()
+        end = settle(SETTLED * (1 + ROUNDS))
+        seconds = round(end - begin)
+        grown = stack.prometheus.query(f"sum(increase({total}[{seconds}s]))", at=end)
+        yield Window(end, seconds, float(grown[0]["value"][1]) / (SETTLED * ROUNDS))
+
+
+COUNTS = "counts"
+"""A rate, shown as how often in the window."""
+SHARE = "a share"
+NUMBER = "a number"
+
+Expected = Mapping[str, float]
+
+FAILED = sum(OUTCOMES[one] for one in (Outcome.UPSTREAM_FAILED, Outcome.ERROR_IN_STREAM, Outcome.TIMED_OUT))
+BAD = {outcome.value: often for outcome, often in OUTCOMES.items() if outcome is not Outcome.COMPLETED}
+TURNS, COMPLETED_TURNS, OVERLAPS, INVERSIONS = 24, 15, 2, 2
+
+TROUBLE: dict[tuple[str, int], tuple[str, list[Expected]]] = {
+    (sessions.UID, 4): (SHARE, [{"": 1 - INVERSIONS / COMPLETED_TURNS}]),
+    (sessions.UID, 14): (COUNTS, [{"": OVERLAPS}, {"": INVERSIONS}]),
+    (sessions.UID, 19): (SHARE, [{"default": OVERLAPS / (TURNS - 1), "dead": 0}]),
+    (sessions.UID, 15): (SHARE, [{"": 0}, {"": 0}]),
+    (sessions.UID, 22): (COUNTS, [{"": 0}]),
+    (sessions.UID, 11): (COUNTS, [{outcome.value: often for outcome, often in OUTCOMES.items()}]),
+    (sessions.UID, 17): (SHARE, [{"": 1 - FINISHES["missing"] / sum(FINISHES.values())}]),
+    (traffic.UID, 102): (SHARE, [{"": FAILED / SETTLED}]),
+    (traffic.UID, 111): (COUNTS, [{**BAD}]),
+    (traffic.UID, 112): (NUMBER, [dict.fromkeys(ERRORS, ROUNDS)]),
+    (traffic.UID, 113): (COUNTS, [{"": 1}]),
+    (traffic.UID, 115): (COUNTS, [{**FINISHES}]),
+    (streams.UID, 202): (NUMBER, [{"": 2 * ROUNDS}]),
+    (streams.UID, 203): (NUMBER, [{"": ROUNDS}]),
+    (streams.UID, 212): (COUNTS, [{"default": 2 * 60}]),
+    (streams.UID, 214): (COUNTS, [{"before_headers": 1, "mid_stream": 1}]),
+    (streams.UID, 215): (COUNTS, [{"upstream_failed": 1, "error_in_stream": 1, "timed_out": 1}]),
+    (innocence.UID, 402): (NUMBER, [{"": 0}]),
+    (innocence.UID, 404): (SHARE, [{"": 1 - SOURCES["generated"] / sum(SOURCES.values())}]),
+    (innocence.UID, 421): (NUMBER, [{}]),
+    (innocence.UID, 430): (COUNTS, [{**SOURCES}]),
+    (innocence.UID, 431): (
+        COUNTS,
+        [{anomaly.value: 60 for anomaly in (Anomaly.ID_HASHED, Anomaly.BODY_INVALID)}],
+    ),
+}
+"""By dashboard and panel: what is asked, and of each query the figures of one round (numbers: of the window) by label."""
+
+SHOWS_TROUBLE = (
+    names.OVERLAPS,
+    names.OUT_OF_ORDER,
+    names.STREAM_STALLS,
+    names.RETRIES,
+    names.ANOMALIES,
+    names.WAIT_UNKNOWN,
+    names.FINISH_REASONS,
+)
+ELSEWHERE = {
+    (innocence.UID, 423): "what was exported is no trouble",
+}
+
+
+def boards() -> Iterator[tuple[str, Panel]]:
+    """Every panel of metrics with its dashboard's uid."""
+    for board in (sessions, traffic, streams, innocence):
+        for part in board.PANELS:
+            if isinstance(part, Panel):
+                yield board.UID, part
+
+
+def test_every_panel_that_shows_trouble_is_here() -> None:
+    """A new one has to be given its known figures, or a reason why not."""
+    for uid, panel in boards():
+        text = " ".join(query.expression for query in panel.queries)
+        shows = any(f"{series(metric)}{{" in text for metric in SHOWS_TROUBLE)
+        shows |= f"{queries.OUTCOME}=" in text or f"{queries.OUTCOME}!=" in text
+        shows |= "sidecar_telemetry_state=" in text
+        if shows:
+            assert (uid, panel.number) in {*TROUBLE, *ELSEWHERE}, f"{uid}: {panel.title}"
+
+
+CASES = [(panel, *TROUBLE[uid, panel.number]) for uid, panel in boards() if (uid, panel.number) in TROUBLE]
+
+
+@pytest.mark.parametrize("panel,kind,expected", CASES, ids=[panel.title for panel, *_ in CASES])
+def test_a_panel_shows_the_known_trouble(
+    stack: Stack, window: Window, panel: Panel, kind: str, expected: list[Expected]
+) -> None:
+    """Each query, with the panel's own expression over the window."""
+    for query, wanted in zip(panel.queries, expected, strict=True):
+        found = _asked(stack, window, query.expression)
+        assert bool(found) == bool(wanted)
+        if kind is SHARE:
+            assert found == pytest.approx(wanted, abs=1e-6)
+            continue
+        times, rounds = (window.seconds, ROUNDS) if kind is COUNTS else (1, 1)
+        counted = {key: value * times / window.stretched for key, value in found.items()}
+        happened = {key: value * rounds for key, value in wanted.items() if value}
+        assert {key: value for key, value in counted.items() if value} == pytest.approx(happened, abs=0.2)
+
+
+def _asked(stack: Stack, window: Window, expression: str) -> Expected:
+    expression = expression.replace("${job:regex}", SERVICE)
+    for variable in ("instance", "sidecar_upstream", "gen_ai_request_model"):
+        expression = expression.replace(f"${{{variable}:regex}}", ".*")
+    for variable in ("$__rate_interval", "$__range"):
+        expression = expression.replace(variable, f"{window.seconds}s")
+    return {
+        ", ".join(one["metric"].values()): float(one["value"][1])
+        for one in stack.prometheus.query(expression, at=window.end)
+    }
