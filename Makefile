@@ -42,7 +42,7 @@ dashboards: setup  ## writes grafana/dashboards from their code
 
 stack-test: setup  ## real Collector, Jaeger, Prometheus (built from Go modules into .cache/stack), and Tempo where it is at hand
 	$(BIN)/python tests/stack/build.py
-	$(BIN)/python -m pytest tests/stack tests/deploy $(ARGS)
+	$(BIN)/python -m pytest tests/stack tests/deploy tests/alerts $(ARGS)
 
 run: setup  ## the demo; with UPSTREAM=https://... the plain sidecar before that upstream
 	$(BIN)/sidecar $(if $(UPSTREAM),run --upstream '$(UPSTREAM)',demo) $(ARGS)

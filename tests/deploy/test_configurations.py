@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from sidecar.telemetry import attributes
+
 ROOT = Path(__file__).parents[2]
 VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)(?::-([^}]*))?\}")
 
@@ -134,3 +136,12 @@ def test_jaeger_listens_to_others() -> None:
     assert [
         path for path in leaves(config) if path.startswith("/") and not within(path, volumes("jaeger"))
     ] == []
+
+
+def test_the_collector_names_what_the_code_defines() -> None:
+    """Each attribute of the sidecar's in the Collector's file is one that the code puts on spans."""
+    text = re.sub(r"#.*", "", (ROOT / "otel-collector.yaml").read_text(encoding="utf-8"))
+    named = {*re.findall(r"\b(?:sidecar|gen_ai|session)(?:\.\w+)+", text)}
+    defined = {value for value in vars(attributes).values() if isinstance(value, str)}
+    assert named
+    assert named <= defined

@@ -94,9 +94,27 @@ def _prometheus(command: str) -> Callable[[Go, Path], None]:
     return build
 
 
+def _installed(package: str) -> Callable[[Go, Path], None]:
+    """A command that is built by its own module, as it stands."""
+
+    def build(go: Go, into: Path) -> None:
+        go("install", *SMALL, package, GOBIN=str(go.work / "bin"))
+        (made,) = (go.work / "bin").iterdir()
+        shutil.move(made, into)
+
+    return build
+
+
+KUSTOMIZE = "sigs.k8s.io/kustomize/kustomize/v5@v5.8.1"
+COMPOSE_GO = "github.com/compose-spec/compose-go/v2/cmd@v2.16.2"
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A back end. `modules` is the folder whose files decide when it is built anew; without `build` it cannot be."""
+    """A back end, or a program that checks files for one. Without `build` it cannot be built.
+
+    `modules` is the folder whose files decide when it is built anew, or the package that does.
+    """
 
     name: str
     build: Callable[[Go, Path], None] | None = None
@@ -105,11 +123,13 @@ class Program:
     @property
     def variable(self) -> str:
         """The variable that names its binary."""
-        return f"STACK_{self.name.upper()}"
+        return f"STACK_{self.name.upper().replace('-', '_')}"
 
     @property
     def stamp(self) -> str:
-        """What its module files are now."""
+        """What its module files, or its package, are now."""
+        if "@" in self.modules:
+            return self.modules
         files = sorted((MODULES / self.modules).iterdir())
         return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
@@ -121,7 +141,10 @@ PROGRAMS = {
         Program("prometheus", _prometheus("prometheus"), "prometheus"),
         Program("otelcol", _collector, "collector"),
         Program("jaeger", _jaeger, "jaeger"),
+        Program("kustomize", _installed(KUSTOMIZE), KUSTOMIZE),
+        Program("compose-go", _installed(COMPOSE_GO), COMPOSE_GO),
         Program("tempo"),
+        Program("dashboard-linter"),
     )
 }
 
