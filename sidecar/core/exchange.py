@@ -281,7 +281,7 @@ class Exchange:
         """An event of the answer has been read; terminators and error events decide."""
         self.stream.event(kind, at)
         if kind <= _CHUNK:
-            return  # what only moves the clocks
+            return  # it only moves the clocks
         if kind is EventKind.END:
             self.decide(Outcome.COMPLETED, at, phase=Phase.END)
         else:

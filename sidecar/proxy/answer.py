@@ -75,9 +75,8 @@ class Answer:
 
     def body(self, pieces: list[bytes]) -> bytes:
         """The pieces as the client gets them."""
-        if self._chunked:
-            return wire.chunk(pieces)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return wire.chunk(payload) if self._chunked else payload
 
     def observe(self, pieces: list[bytes], at: int) -> None:
         """Counts the pieces and shows them to the observer; they have been written already."""

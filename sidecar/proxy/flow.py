@@ -187,7 +187,15 @@ class Flow:
         exchange, answer, shared = self.exchange, self._answer, self._shared
         exchange.overhead_loop += shared.turn.waited
         if answer.began and not side.ended and side.malformed is None:
-            self._more_read(side, at)
+            # In the middle of an answer: what most reads of a stream are.
+            pieces, side.pieces = side.pieces, []
+            if pieces:
+                self._client.write(answer.body(pieces))
+                exchange.overhead_after += shared.clock() - at
+                answer.observe(pieces, at)
+                self._joining.answered()
+            if not self._client.writable:
+                self.client_blocked()
             return
         self._replay = None
         began = answer.began
@@ -206,18 +214,6 @@ class Flow:
             answer.ended(at)
             self._finish(shared.clock())
         elif not self._client.writable:
-            self.client_blocked()
-
-    def _more_read(self, side: UpstreamConnection, at: int) -> None:
-        """In the middle of an answer: what most reads of a stream are."""
-        pieces, side.pieces = side.pieces, []
-        if pieces:
-            answer = self._answer
-            self._client.write(answer.body(pieces))
-            self.exchange.overhead_after += self._shared.clock() - at
-            answer.observe(pieces, at)
-            self._joining.answered()
-        if not self._client.writable:
             self.client_blocked()
 
     def _watch(self, head: wire.AnswerHead, at: int) -> None:

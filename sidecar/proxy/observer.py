@@ -69,8 +69,10 @@ class StreamObserver:
         if parser is None:
             return
         if self._decoder is None:
+            kind, tell = self._kind, self._exchange.event_read
             for piece in pieces:
-                self._read(parser.feed(piece), at)
+                for name, data in parser.feed(piece):
+                    tell(kind(name, data), at)
             return
         size = count = 0
         try:

@@ -112,7 +112,7 @@ class Upload:
         out = []
         if self._inbound.framing.chunked:
             if pieces:
-                out.append(wire.chunk(pieces))
+                out.append(wire.chunk(b"".join(pieces)))
             if self._inbound.ended and not self.finished:
                 out.append(wire.last_chunk(self._inbound.trailers, upward=True))
         else:

@@ -20,6 +20,9 @@ from sidecar.proxy.wire import AnswerHead, bodiless, framing, other_coding
 _CONTROLS = bytes((*range(9), *range(10, 32), 127))
 """What no reason phrase may hold (RFC 9112, section 4)."""
 
+SMALL_READ = 1024
+"""Bytes of a read up to which nobody waits for long: whoever floods a connection fills larger ones."""
+
 HIGH_WATER = 64 * 1024
 """Bytes a transport may hold before the other side's reading pauses."""
 
@@ -181,7 +184,7 @@ class UpstreamConnection(asyncio.Protocol):
             # A field that has not ended yet, of the head or the trailers, is known to the parser alone.
             self.malformed = self.malformed or "the answer's head or trailers are larger than HEAD_LIMIT"
         reader.answer_read(at)
-        if self.transport is not None and not self._paused:
+        if len(data) > SMALL_READ and self.transport is not None and not self._paused:
             self._owner.turn.yields(self.transport, at, self._go_on)
 
     def _go_on(self) -> None:

@@ -166,9 +166,8 @@ def answer_head(head: AnswerHead, *, request_id: str | None, chunked: bool, clos
     return b"\r\n".join(lines)
 
 
-def chunk(pieces: list[bytes]) -> bytes:
-    """The pieces as one chunk; nothing at all is no chunk, because that would be the last one."""
-    payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+def chunk(payload: bytes) -> bytes:
+    """The payload as one chunk; nothing at all is no chunk, because that would be the last one."""
     return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 

@@ -123,6 +123,9 @@ class _HttpHandler(BaseHTTPRequestHandler):
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = self.server.sink.export(signal, body, headers, len(raw))
+        if answer.hang:
+            self.close_connection = True  # the sink has stopped: there is nobody to answer
+            return
         self._say(answer, answer.garbage if answer.garbage is not None else _reply(signal, answer))
 
     def _say(self, answer: SinkAnswer, body: bytes) -> None:
@@ -156,6 +159,8 @@ class GrpcServices(grpc.GenericRpcHandler):  # type: ignore[misc]
             pairs: Iterable[tuple[str, str | bytes]] = context.invocation_metadata()
             headers = {name: str(value) for name, value in pairs}
             answer = self._sink.export(signal, body, headers, len(body))
+            if answer.hang:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the sink has stopped")
             if answer.code != "OK":
                 context.abort(getattr(grpc.StatusCode, answer.code), answer.message)
             return _reply(signal, answer)
