@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import pytest
+
 from grafana import innocence
 from grafana.panels import Panel
 from sidecar.testing import (
@@ -16,6 +18,12 @@ from sidecar.testing import (
 from tests.stack.app import Counted, unending
 from tests.stack.backends import Stack
 from tests.stack.programs import eventually
+
+# The app's loop runs in a thread of its own. A stream that its client library leaves behind may be collected in ours,
+# while the loop is closing it: that is no event of these tests.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <async_generator object Response:pytest.PytestUnraisableExceptionWarning"
+)
 
 LOST = ("rejected", "dropped", "failed", "unknown")
 
