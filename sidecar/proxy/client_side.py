@@ -134,7 +134,7 @@ class ClientConnection(asyncio.Protocol):
         self._reader.feed(data, self.read_at, turn.waited)
         self._advance()
         if self._transport is not None and not self._paused:
-            turn.yields(self._transport, self.read_at, self._go_on)
+            turn.done(self._transport, self.read_at, self._go_on)
 
     def _go_on(self) -> None:
         """Reads on after others have had their turn."""

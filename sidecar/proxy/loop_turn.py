@@ -1,7 +1,8 @@
-"""How long a read waited behind other work of the same event-loop turn.
+"""How long a read waited behind other reads of the same event-loop turn.
 
-The first read of a turn marks its beginning; every later one in the same turn has waited since then.
-Exact for callbacks of one turn, and it costs one scheduled call a turn. Used by both sides of the relay.
+The first read of a turn marks its beginning; every later one in the same turn has waited since then. A turn is known
+by the loop's own time, which stands still during a turn, and by the pause before a read: no call is scheduled for it,
+which would cost the loop a turn of its own each time. Used by both sides of the relay.
 """
 
 import asyncio
@@ -12,39 +13,45 @@ from sidecar.core.clock import Clock
 _STAY = 5_000_000
 """How long (ns) one read may take before its connection lets others have their turn."""
 
+_PAUSE = 100_000
+"""Nanoseconds since a read after which the next one begins a turn: within a turn, reads follow at once."""
+
 
 class LoopTurn:
-    """Marks the turns of one event loop."""
+    """Marks the turns of one event loop.
 
-    __slots__ = ("_began", "_clock", "_loop", "waited")
+    The loop's time is in milliseconds. Turns that follow one another without a pause within one of them count as one, so
+    a wait may then be told longer than it was, by less than a millisecond.
+    """
+
+    __slots__ = ("_began", "_busy_until", "_clock", "_loop", "_time", "waited")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._loop = loop
         self._clock = clock
+        self._time = 0.0
         self._began = 0
+        self._busy_until = 0
         self.waited = 0
         """How long (ns) the latest read had waited."""
 
     def read(self) -> int:
         """The present (ns since the epoch), and in `waited` how long the caller had waited for its turn."""
-        now = self._clock()
-        if self._began:
-            self.waited = now - self._began
-        else:
+        now, time = self._clock(), self._loop.time()
+        if time != self._time or now - self._busy_until > _PAUSE:
+            self._time = time
             self._began = now
-            self.waited = 0
-            self._loop.call_soon(self._over)
+        self._busy_until = now
+        self.waited = now - self._began
         return now
 
-    def yields(self, transport: asyncio.Transport, since: int, go_on: Callable[[], None]) -> None:
-        """Stops a connection's reading if the read that began at `since` took long; `go_on` is called a turn later.
+    def done(self, transport: asyncio.Transport, since: int, go_on: Callable[[], None]) -> None:
+        """A read of some size that began at `since` is over. If it took long, its connection reads on a turn later.
 
         The transport would read on in the same turn for as long as there is something, and nobody else would be
-        served meanwhile.
+        served meanwhile. `go_on` is called when it may.
         """
-        if self._clock() - since > _STAY and not transport.is_closing():
+        self._busy_until = now = self._clock()
+        if now - since > _STAY and not transport.is_closing():
             transport.pause_reading()
             self._loop.call_soon(go_on)
-
-    def _over(self) -> None:
-        self._began = 0

@@ -185,7 +185,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.malformed = self.malformed or "the answer's head or trailers are larger than HEAD_LIMIT"
         reader.answer_read(at)
         if len(data) > SMALL_READ and self.transport is not None and not self._paused:
-            self._owner.turn.yields(self.transport, at, self._go_on)
+            self._owner.turn.done(self.transport, at, self._go_on)
 
     def _go_on(self) -> None:
         """Reads on after others have had their turn."""

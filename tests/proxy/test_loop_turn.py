@@ -1,0 +1,71 @@
+"""Which reads belong to one turn of the event loop, and how long they waited in it."""
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from sidecar.core.clock import MILLISECOND
+from sidecar.proxy.loop_turn import LoopTurn
+
+MICROSECOND = 1000
+
+
+class Loop:
+    """An event loop's own time, in seconds, as it stands still during a turn."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+
+    def time(self) -> float:
+        """The time at which the turn began, in milliseconds' steps."""
+        return self.now
+
+
+class Moments:
+    """A loop, a clock, and the turns under test."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.at = 10 * MILLISECOND
+        self.turn = LoopTurn(cast("asyncio.AbstractEventLoop", self.loop), lambda: self.at)
+
+    def read_after(self, pause: int) -> int:
+        """A read `pause` ns after the one before; gives how long it had waited."""
+        self.at += pause
+        assert self.turn.read() == self.at
+        return self.turn.waited
+
+
+@pytest.fixture
+def moments() -> Moments:
+    """Fresh ones."""
+    return Moments()
+
+
+def test_reads_of_one_turn_wait_for_one_another(moments: Moments) -> None:
+    """Since the first of them."""
+    waits = [moments.read_after(pause) for pause in (0, 40 * MICROSECOND, 60 * MICROSECOND)]
+    assert waits == [0, 40 * MICROSECOND, 100 * MICROSECOND]
+
+
+def test_the_loops_time_tells_a_new_turn(moments: Moments) -> None:
+    """However soon after the last it begins."""
+    moments.read_after(0)
+    moments.loop.now = 1.001
+    assert moments.read_after(40 * MICROSECOND) == 0
+
+
+def test_a_pause_tells_a_new_turn(moments: Moments) -> None:
+    """Though the loop's time, which is coarse, has not moved yet."""
+    moments.read_after(0)
+    assert moments.read_after(200 * MICROSECOND) == 0
+
+
+def test_a_long_read_is_no_pause(moments: Moments) -> None:
+    """What follows at once has waited for all of it: the time when it was done counts."""
+    moments.read_after(0)
+    since = moments.at
+    moments.at += 3 * MILLISECOND
+    moments.turn.done(cast("asyncio.Transport", None), since, lambda: None)
+    assert moments.read_after(20 * MICROSECOND) == 3 * MILLISECOND + 20 * MICROSECOND
