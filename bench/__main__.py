@@ -64,9 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def save(found: results.Results) -> None:
-    """Writes the file of results and the blocks of the documents."""
+    """Writes the file of results, and the blocks of the documents of what stands in it: figures are rounded there."""
     results.save(found)
-    for path, block in ((README, table.summary(found)), (PAGE, table.details(found))):
+    kept = results.load()
+    for path, block in ((README, table.summary(kept)), (PAGE, table.details(kept))):
         path.write_text(table.put(path.read_text(encoding="utf-8"), block), encoding="utf-8")
     print("\nwritten to bench/results.json, README.md and docs/benchmark.md")
 
