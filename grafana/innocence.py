@@ -176,7 +176,7 @@ PANELS: tuple[Panel | Row, ...] = (
             ),
         ),
         kind="bargauge",
-        no_data="nothing was lost",
+        no_data="nothing was lost, or nothing exported",
         decimals=0,
     ),
     Panel(
@@ -216,7 +216,7 @@ PANELS: tuple[Panel | Row, ...] = (
                 f"60 * {q.rate(names.ANOMALIES, _WORD)}", f"{{{{{_WORD}}}}}", quiet="nothing of this happened"
             ),
         ),
-        no_data="nothing of this happened",
+        no_data="nothing of this happened, or there was no traffic",
     ),
 )
 

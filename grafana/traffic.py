@@ -114,7 +114,7 @@ PANELS: tuple[Panel | Row, ...] = (
         ),
         unit="reqps",
         stacked=True,
-        no_data="every request completed",
+        no_data="nothing but completed requests, or none at all",
         colours=q.OUTCOMES,
     ),
     Panel(
