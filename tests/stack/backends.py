@@ -171,6 +171,10 @@ class Tempo:
         found: list[dict[str, Any]] = (get(f"{self.url}/api/search", q=query) or {}).get("traces") or []
         return found
 
+    def has(self, trace_id: str) -> bool:
+        """It has this trace."""
+        return bool((get(f"{self.url}/api/v2/traces/{trace_id}") or {}).get("trace"))
+
 
 class Stack:
     """All of them; `tempo` is None where there is no binary. `variables` are those of otel-collector.yaml."""

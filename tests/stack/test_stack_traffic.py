@@ -125,6 +125,14 @@ def test_an_exemplar_leads_to_its_trace(stack: Stack) -> None:
         assert exemplar["labels"]["span_id"] in {span["spanID"] for span in trace["spans"]}
 
 
+def test_an_exemplar_leads_to_its_trace_in_tempo(stack: Stack, tempo: Tempo) -> None:
+    """The same in the other store."""
+    now = time.time()
+    series = f'http_server_request_duration_seconds_bucket{{job="{SERVICE}"}}'
+    for exemplar in eventually(lambda: stack.prometheus.exemplars(series, now - 600, now + 60))[:5]:
+        eventually(partial(tempo.has, exemplar["labels"]["trace_id"]))
+
+
 def test_rates_are_made_of_spans(stack: Stack) -> None:
     """The Collector's RED metrics of the sidecar's spans arrive, by outcome, with no id among their labels."""
     series = eventually(
