@@ -160,7 +160,6 @@ PANELS: tuple[Panel | Row, ...] = (
         "unknown: no answer in time; rejected: it took the batch and not the item. Metric: sidecar.telemetry.items.",
         (Query(q.rate(names.TELEMETRY_ITEMS, _STATE), f"{{{{{_STATE}}}}}"),),
         unit="ops",
-        stacked=True,
         no_data=_NO_EXPORT,
         colours=q.STATES,
     ),

@@ -136,7 +136,7 @@ PANELS: tuple[Panel | Row, ...] = (
             ),
             Query(q.quantile(0.95, names.DISTANCE), "p95", exemplars=True, quiet="likewise"),
         ),
-        no_data="no turn out of order in this range",
+        no_data="no turn out of order, or none at all, in this range",
     ),
     Panel(
         21,

@@ -132,7 +132,7 @@ PANELS: tuple[Panel | Row, ...] = (
         (Query(q.rate(names.REQUESTS, _PHASE, where=_LEFT), f"{{{{{_PHASE}}}}}", quiet="nobody left"),),
         unit="reqps",
         stacked=True,
-        no_data="no client left in this range",
+        no_data="no client left, or none came, in this range",
     ),
     Panel(
         215,
@@ -152,7 +152,7 @@ PANELS: tuple[Panel | Row, ...] = (
         ),
         unit="reqps",
         stacked=True,
-        no_data="no stream failed in this range",
+        no_data="no stream failed, or there was none, in this range",
         colours=q.OUTCOMES,
     ),
     Row(208, "Volume"),

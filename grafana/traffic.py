@@ -130,7 +130,7 @@ PANELS: tuple[Panel | Row, ...] = (
             ),
         ),
         kind="bargauge",
-        no_data="no error in this range",
+        no_data="no error, or no traffic, in this range",
         decimals=0,
     ),
     Panel(
@@ -209,6 +209,7 @@ PANELS: tuple[Panel | Row, ...] = (
             Query(
                 _latency(0.95, names.OPERATION_DURATION, names.INFERENCE_DURATION, q.MODEL),
                 f"{{{{{q.MODEL}}}}}",
+                exemplars=True,
             ),
         ),
         unit="s",
