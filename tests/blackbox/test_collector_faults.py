@@ -30,7 +30,7 @@ REQUESTS = 4
 """Requests while the fault lasts, and as many again after it."""
 
 ENVIRON = {
-    "OTEL_EXPORTER_OTLP_TIMEOUT": "400",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
     "OTEL_BSP_SCHEDULE_DELAY": "20",
     "OTEL_BLRP_SCHEDULE_DELAY": "20",
     "OTEL_METRIC_EXPORT_INTERVAL": "100",
@@ -161,7 +161,10 @@ def test_a_fault_and_its_end(fault: Fault, protocol: str, upstream: ScriptedUpst
         assert stopped["traces"]["created"] == sum(
             count for state, count in stopped["traces"].items() if state != "created"
         )
-        assert sink.accepted("metrics") == stopped["metrics"]["exported"]
+        # An answer that a busy machine brings too late is `unknown`, though it was taken.
+        metrics = stopped["metrics"]
+        taken = sink.accepted("metrics")
+        assert metrics["exported"] <= taken <= metrics["exported"] + metrics.get("unknown", 0)
 
 
 def test_what_finds_no_room_is_dropped(upstream: ScriptedUpstream) -> None:
