@@ -106,10 +106,10 @@ def settled(sidecar: RunningSidecar, requests: int) -> dict[str, dict[str, int]]
     return ledger(sidecar)
 
 
-def ask(sidecar: RunningSidecar, upstream: ScriptedUpstream, session: str) -> None:
+def ask(sidecar: RunningSidecar, upstream: ScriptedUpstream, session: str, requests: int = REQUESTS) -> None:
     """Requests whose answers are as the provider sent them."""
     upstream.answer_always(json_answer(chat_completion()))
-    for _ in range(REQUESTS):
+    for _ in range(requests):
         answer = exchange(
             sidecar.port, chat_request(headers=(b"X-Sidecar-Session-Id: " + session.encode(),)), timeout=5
         )
@@ -148,8 +148,22 @@ def test_a_fault_and_its_end(fault: Fault, protocol: str, upstream: ScriptedUpst
             if fault.down:
                 sink.start()
             apply(sink, None)
+            asked = REQUESTS
+
+            def exported_again() -> bool:
+                """A gRPC channel waits a while before it connects again: until then exports fail as before."""
+                nonlocal asked
+                ask(sidecar, upstream, "in between", 1)
+                asked += 1
+                now = settled(sidecar, asked)
+                return all(
+                    now[signal]["exported"] > before[signal]["exported"] for signal in ("traces", "logs")
+                )
+
+            sidecar.wait_until(exported_again, timeout=30)
+            before = settled(sidecar, asked)
             ask(sidecar, upstream, "after")
-            after = settled(sidecar, 2 * REQUESTS)
+            after = settled(sidecar, asked + REQUESTS)
             for signal in ("traces", "logs"):
                 fresh = {
                     state: after[signal][state] - before[signal].get(state, 0) for state in after[signal]
