@@ -105,6 +105,8 @@ class Portrayer:
         values = {**client.values, **server.values}
         if a.SERVER_PORT not in server.values:
             values.pop(a.SERVER_PORT, None)  # the upstream's goes with the upstream's address
+        if len(self._both) >= _LAYERS_LIMIT:
+            self._both.clear()
         layer = self._both[server, client] = Layer(values)
         return layer
 
@@ -116,7 +118,6 @@ class Portrayer:
         if layer is None:
             if len(self._alike) >= _LAYERS_LIMIT:
                 self._alike.clear()
-                self._both.clear()
             layer = self._alike[key] = Layer(gather(exchange))
         return layer
 
