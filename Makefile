@@ -10,7 +10,7 @@ COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.1
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test dashboards stack-test run bench lock
+.PHONY: help setup check test soak dashboards stack-test run bench lock
 
 help:  ## says what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ check: setup  ## lint, format, types, and the house rules (the lock among them)
 
 test: setup  ## the whole test suite; COVERAGE=1 measures branches, those of the servers it starts too
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(COVERAGE),--cov --cov-report term) $(ARGS)
+
+soak: setup  ## twenty minutes of every kind of peer at once; SOAK_SECONDS=120 is what CI plays
+	$(BIN)/python -m pytest tests/soak $(ARGS)
 
 bench: setup  ## the sidecar beside nginx and aiohttp, on one core; ARGS=--quick is short, PROFILE=1 says where time goes
 	$(BIN)/python -m bench $(if $(PROFILE),--profile) $(ARGS)

@@ -51,6 +51,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "sidecar/testing/process.py": "a process is started with the environment of its parent",
     },
     "sleep": {
+        "tests/soak/peers.py": "the pace of peers that are slow by design",
+        "tests/soak/test_soak.py": "a soak lasts as long as it is told to",
         "tests/telemetry/way_out.py": "the pause of a loop that waits for a condition",
     },
 }

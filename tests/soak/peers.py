@@ -1,0 +1,250 @@
+"""The peers of the soak: honest apps, and everybody who could stop, starve or kill a proxy, in one crowd.
+
+A process of its own (`python -m tests.soak.peers PORT ADMIN_PORT`), so that its work is not mistaken for the sidecar's.
+It plays until its standard input ends. Owns no expectation: what became of it all is asked of the sidecar.
+"""
+
+import json
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from sidecar.testing import RawClient, request_bytes
+from tests.hostility import requests_bodies, requests_fields, requests_lines
+from tests.matrix.matrix_apis import APIS, Api
+from tests.soak.provider import BROKEN
+
+CROWD = 12
+"""Peers at once."""
+
+JSON = b"Content-Type: application/json"
+CHUNKED = b"Transfer-Encoding: chunked"
+MALFORMED = [
+    row.data
+    for row in (*requests_lines.ROWS, *requests_fields.ROWS, *requests_bodies.ROWS)
+    if len(row.data) < 4000
+]
+ODD_ADMIN = (
+    b"GET /stats HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer \xff\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: x;version=\xff\r\n\r\n",
+    b"GET /stats HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    b"GET /sta",
+    b"\0\0\0\0\r\n\r\n",
+    b"",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """Where it is."""
+
+    port: int
+    admin: int
+
+
+Peer = Callable[[Sidecar, random.Random], None]
+
+
+def _request(
+    dice: random.Random, play: str, api: Api, *, streamed: bool = False, path: str | None = None
+) -> bytes:
+    """A request of an app: by this API, of one of some sessions, or of none."""
+    asked = {**api.request, **(api.stream.request if streamed and api.stream else {})}
+    if "model" in asked and dice.random() < 0.1:
+        asked["model"] = f"model-{dice.randrange(100_000)}"
+    fields = [JSON, b"X-Play: " + play.encode()]
+    if dice.random() < 0.7:
+        fields.append(b"X-Sidecar-Session-Id: s-%d" % dice.randrange(200))
+    elif dice.random() < 0.2:
+        fields.append(b"X-Sidecar-Session-Id: s-%d" % dice.randrange(1_000_000))
+    target = path or (api.stream.path if streamed and api.stream else api.path)
+    return request_bytes("POST", target, headers=fields, body=json.dumps(asked).encode())
+
+
+def _read(client: RawClient) -> None:
+    with suppress(EOFError):
+        client.read_answer("POST")
+
+
+def whole(sidecar: Sidecar, dice: random.Random) -> None:
+    """Some calls over one connection."""
+    with RawClient(sidecar.port) as client:
+        for _ in range(dice.randint(1, 8)):
+            client.send(_request(dice, "whole", dice.choice(APIS)))
+            _read(client)
+
+
+def streamed(sidecar: Sidecar, dice: random.Random) -> None:
+    """Some streams over one connection."""
+    with RawClient(sidecar.port) as client:
+        for _ in range(dice.randint(1, 4)):
+            client.send(_request(dice, "stream", dice.choice(APIS), streamed=True))
+            _read(client)
+
+
+def at_once(sidecar: Sidecar, dice: random.Random) -> None:
+    """Calls of one conversation that overlap."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(sidecar.port)) for _ in range(6)]
+        state = dice.getstate()
+        for client in clients:
+            dice.setstate(state)
+            client.send(_request(dice, "stream", APIS[0], streamed=True))
+        for client in clients:
+            _read(client)
+
+
+def broken_provider(sidecar: Sidecar, dice: random.Random) -> None:
+    """An honest call whose provider is not well."""
+    with RawClient(sidecar.port) as client:
+        api = dice.choice(APIS)
+        client.send(_request(dice, dice.choice(BROKEN), api, streamed=dice.random() < 0.7))
+        _read(client)
+
+
+def leaves(sidecar: Sidecar, dice: random.Random) -> None:
+    """A client that goes before its answer is whole."""
+    with RawClient(sidecar.port) as client:
+        play = dice.choice(["stalls", "hangs", "stream", "large"])
+        client.send(_request(dice, play, APIS[0], streamed=True))
+        time.sleep(dice.random() * 0.3)
+        dice.choice([client.reset, client.close, client.half_close])()
+
+
+def no_upstream(sidecar: Sidecar, dice: random.Random) -> None:
+    """A call to an upstream that refuses, or whose name is unknown."""
+    name = dice.choice(["refused", "unknown"])
+    with RawClient(sidecar.port) as client:
+        client.send(_request(dice, "whole", APIS[0], path=f"/{name}/v1/chat/completions"))
+        _read(client)
+
+
+def malformed(sidecar: Sidecar, dice: random.Random) -> None:
+    """What is not HTTP, or nearly."""
+    with RawClient(sidecar.port, timeout=3) as client:
+        client.send(dice.choice(MALFORMED))
+        client.half_close()
+        client.read_to_end()
+
+
+def half_a_head(sidecar: Sidecar, dice: random.Random) -> None:
+    """Silent connections, on each port."""
+    with ExitStack() as stack:
+        for _ in range(30):
+            client = stack.enter_context(RawClient(dice.choice([sidecar.port, sidecar.admin])))
+            client.send(dice.choice([b"", b"G", b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n"]))
+        time.sleep(dice.random() * 4)
+
+
+def admin(sidecar: Sidecar, dice: random.Random) -> None:
+    """Odd visitors of the admin port."""
+    with RawClient(sidecar.admin, timeout=3) as client:
+        client.send(dice.choice(ODD_ADMIN))
+        client.half_close()
+        client.read_to_end()
+
+
+def pipelines(sidecar: Sidecar, dice: random.Random) -> None:
+    """Thousands of requests in one go, and away."""
+    with RawClient(sidecar.port) as client:
+        client.send(_request(dice, "hangs", APIS[0]) + b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n" * 2000)
+        time.sleep(0.2)
+        client.reset()
+
+
+def _held(body: bytes, size: int) -> bytes:
+    """A JSON request whose body comes in chunks of `size`."""
+    head = request_bytes("POST", "/v1/chat/completions", headers=(JSON, CHUNKED, b"X-Play: whole"))
+    pieces = (body[at : at + size] for at in range(0, len(body), size))
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def odd_bodies(sidecar: Sidecar, dice: random.Random) -> None:
+    """JSON that costs more than it looks."""
+    bodies = (
+        b'{"model":"m","messages":[1' + b",{}" * 150_000 + b"]}",
+        b'{"model":"m","messages":[' + b"1," * 300_000 + b"1]}",
+        b'{"model":"m","messages":[{"role":"user","content":"' + b"\\u00e9" * 80_000 + b'\\ud83d"}]}',
+        b'{"model":"m","x":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"model":' + b"9" * 500_000 + b"}",
+    )
+    with RawClient(sidecar.port) as client:
+        client.send(_held(dice.choice(bodies), 65_536))
+        _read(client)
+
+
+def tiny_chunks(sidecar: Sidecar, dice: random.Random) -> None:
+    """A body that comes by the byte."""
+    body = json.dumps({"model": "m", "messages": ["x" * dice.randint(1000, 200_000)]}).encode()
+    with RawClient(sidecar.port) as client:
+        client.send(_held(body, dice.randint(1, 3)))
+        _read(client)
+
+
+def dribbles(sidecar: Sidecar, dice: random.Random) -> None:
+    """A body that comes by the byte, slowly, and never whole."""
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/v1/chat/completions", headers=(JSON, b"Content-Length: 900")))
+        for _ in range(dice.randint(5, 20)):
+            client.send(b" ")
+            time.sleep(0.3)
+
+
+def slow_reader(sidecar: Sidecar, dice: random.Random) -> None:
+    """A client that takes next to nothing of a large answer."""
+    with RawClient(sidecar.port, receive_buffer=4096) as client:
+        client.send(_request(dice, "large", APIS[0]))
+        for _ in range(dice.randint(5, 15)):
+            client.read_some()
+            time.sleep(0.2)
+
+
+PEERS: tuple[tuple[int, Peer], ...] = (
+    (30, whole),
+    (20, streamed),
+    (6, at_once),
+    (20, broken_provider),
+    (8, leaves),
+    (4, no_upstream),
+    (8, malformed),
+    (2, half_a_head),
+    (4, admin),
+    (1, pipelines),
+    (2, odd_bodies),
+    (2, tiny_chunks),
+    (2, dribbles),
+    (2, slow_reader),
+)
+"""How often, and who."""
+
+
+def play(sidecar: Sidecar, seed: int, over: threading.Event) -> None:
+    """One place of the crowd: peer after peer."""
+    dice = random.Random(seed)
+    weights, peers = zip(*PEERS, strict=True)
+    while not over.is_set():
+        (peer,) = dice.choices(peers, weights)
+        with suppress(OSError):
+            peer(sidecar, dice)
+        over.wait(dice.random() * 0.2)
+
+
+def main() -> None:
+    """Plays until standard input ends."""
+    sidecar = Sidecar(int(sys.argv[1]), int(sys.argv[2]))
+    over = threading.Event()
+    crowd = [threading.Thread(target=play, args=(sidecar, seed, over)) for seed in range(CROWD)]
+    for one in crowd:
+        one.start()
+    sys.stdin.read()
+    over.set()
+    for one in crowd:
+        one.join()
+
+
+if __name__ == "__main__":
+    main()

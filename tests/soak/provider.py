@@ -1,0 +1,180 @@
+"""The provider of the soak: says what each request's `X-Play` field asks for, in the shape of the request's API.
+
+Owns the answers, honest and broken ones, and the short memory of a provider that runs for long.
+"""
+
+import gzip
+from collections.abc import Callable
+from functools import cache
+
+from sidecar.testing import (
+    Bytes,
+    End,
+    Flood,
+    Garbage,
+    Header,
+    Pause,
+    ReadBody,
+    Reset,
+    ScriptedUpstream,
+    Step,
+    answer,
+    json_answer,
+    sse_head,
+)
+from sidecar.testing.player import Player, Received
+from sidecar.testing.steps import Chunk, LastChunk, Script, Status
+from tests.matrix.matrix_apis import APIS, Api
+
+GZIP = b"Content-Encoding: gzip"
+JSON = b"Content-Type: application/json"
+SSE = b"Content-Type: text/event-stream"
+BOMB_PIECES, BOMB_SIZE = 4, 8 << 20
+"""A compressed stream: this many members, each this large once it is decoded."""
+
+
+def api_of(request: Received) -> Api:
+    """The API whose route this is; the first where it is none."""
+    for api in APIS:
+        if request.target.decode("latin-1") in (api.path, api.stream.path if api.stream else None):
+            return api
+    return APIS[0]
+
+
+def whole(request: Received) -> Script:
+    """A whole answer."""
+    return json_answer(dict(api_of(request).answer))
+
+
+def stream(request: Received, pause: float = 0.02) -> Script:
+    """A whole stream, in three pieces."""
+    said = api_of(request).stream
+    if said is None:
+        return whole(request)
+    head = sse_head() if said.media.startswith(b"text/") else (*_chunked(said.media),)
+    pieces = [piece for piece in (said.first, said.rest, said.terminator) if piece]
+    steps: list[Step] = [*head]
+    for piece in pieces:
+        steps += [Chunk(piece), Pause(pause)]
+    return (*steps, LastChunk())
+
+
+def _chunked(media: bytes) -> tuple[Step, ...]:
+    return (Status(), Header(b"Content-Type: " + media), Header(b"Transfer-Encoding: chunked"))
+
+
+def _cut(request: Received, end: Step) -> Script:
+    """A stream that breaks off."""
+    said = api_of(request).stream
+    return (*sse_head(), Chunk(said.first if said else b"data: {}\n\n"), end)
+
+
+def _stalls(request: Received) -> Script:
+    return stream(request, pause=1.5)
+
+
+def _error_event(request: Received) -> Script:
+    said = api_of(request).stream
+    return (*sse_head(), Chunk(said.error if said else b"data: {}\n\n"), LastChunk())
+
+
+def _raw(data: bytes, *end: Step) -> Callable[[Received], Script]:
+    return lambda _request: (Garbage(data), *end)
+
+
+def _salvage(_request: Received) -> Script:
+    body = b'{"id":"c","model":"m","choices":[1' + b",{}" * 100_000 + b"]}"
+    return answer(body, headers=(JSON,))
+
+
+@cache
+def _bomb(event: bytes) -> bytes:
+    return gzip.compress(event * (BOMB_SIZE // len(event)))
+
+
+def _bombs(_request: Received) -> Script:
+    pieces = [Bytes(_bomb(b"data: x\n\n"))] * BOMB_PIECES
+    return (Status(), Header(SSE), Header(GZIP), Header(b"Connection: close"), *pieces, End())
+
+
+def _interim(_request: Received) -> Script:
+    hints = Garbage(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 50)
+    return (hints, *answer(b"{}", headers=(JSON,)))
+
+
+PLAYS: dict[str, Callable[[Received], Script]] = {
+    "whole": whole,
+    "stream": stream,
+    "stalls": _stalls,
+    "error-event": _error_event,
+    "cut": lambda request: _cut(request, End()),
+    "reset": lambda request: _cut(request, Reset()),
+    "reset-before-head": lambda _request: (Reset(),),
+    "close-before-head": lambda _request: (End(),),
+    "rate-limited": lambda _request: json_answer({"error": {"code": "rate_limit_exceeded"}}, status=429),
+    "unavailable": lambda _request: json_answer({"error": {"message": "busy"}}, status=503),
+    "hangs": lambda _request: (Pause(30),),
+    "early": lambda _request: (ReadBody(0), *answer(b"no", status=413)),
+    "garbage": _raw(b"\x00\x01\x02 no HTTP\r\n\r\n", End()),
+    "line-feeds": _raw(b"HTTP/1.1 200 OK\nContent-Type: application/json\nContent-Length: 2\n\n{}"),
+    "folded": _raw(b"HTTP/1.1 200 OK\r\nX-A: 1\r\n 2\r\nContent-Length: 2\r\n\r\n{}"),
+    "length-and-chunks": _raw(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    ),
+    "padded-chunks": _raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2  \r\n{}\r\n0\r\n\r\n"),
+    "bytes-behind": _raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\n\r\n"),
+    "interim": _interim,
+    "salvage": _salvage,
+    "bombs": _bombs,
+    "web-page": lambda _request: answer(b"<html>no</html>", headers=(b"Content-Type: text/html",)),
+    "empty": lambda _request: answer(b"", headers=(JSON,)),
+    "large": lambda _request: (
+        Status(),
+        Header(b"Content-Type: application/octet-stream"),
+        Header(b"Content-Length: %d" % (8 << 20)),
+        Flood(8 << 20),
+    ),
+}
+"""What a request may ask for."""
+
+BROKEN = [
+    "stalls",
+    "error-event",
+    "cut",
+    "reset",
+    "reset-before-head",
+    "close-before-head",
+    "rate-limited",
+    "unavailable",
+    "early",
+    "garbage",
+    "line-feeds",
+    "folded",
+    "length-and-chunks",
+    "padded-chunks",
+    "bytes-behind",
+    "interim",
+    "salvage",
+    "bombs",
+    "web-page",
+    "empty",
+]
+"""Those that an honest client may meet."""
+
+
+class Provider(ScriptedUpstream):
+    """Answers by `X-Play`; it remembers no request once it is answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer_with(self._play)
+
+    @staticmethod
+    def _play(request: Received) -> Script:
+        return PLAYS[(request.get("X-Play") or b"whole").decode("latin-1")](request)
+
+    def _event(self, player: Player, error: BaseException | None) -> None:
+        super()._event(player, error)
+        with self._changed:
+            self._requests.clear()
+            self._connections.clear()
