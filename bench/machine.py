@@ -1,7 +1,7 @@
 """The machine: its cores and who runs where, what a process has used of them, and what it all is called.
 
 Owns pinning, the CPU clock and the memory of processes, and the description that stands beside every figure.
-It must never measure anything by itself. Called by everything here that starts or watches a process.
+It must never measure anything by itself.
 """
 
 import os

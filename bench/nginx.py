@@ -1,7 +1,7 @@
 """nginx in three parts: the fast upstream, the proxy to compare with, and a collector that only says 200.
 
 Owns their configurations, each complete, with one worker, no log and every path inside the run's own folder.
-It starts nothing. Called by whoever makes the processes.
+It starts nothing.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Latency at a fixed rate: requests leave when they are due, whatever has become of the earlier ones.
 
 Owns the schedule (seeded, the same for every proxy) and the clients that keep to it. A latency is counted from the
-moment its request was due, so a proxy that stalls cannot hide it. Called by the run, on the load's core.
+moment its request was due, so a proxy that stalls cannot hide it.
 """
 
 import math

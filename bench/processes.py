@@ -1,7 +1,7 @@
 """Processes of a run: started on their cores, waited for, watched, and ended whatever happens.
 
 Owns the life of every program that the benchmark starts, and the folder where they write. Nothing that it
-started outlives it. Called by the rows, and by the run for what they all share.
+started outlives it.
 """
 
 import contextlib

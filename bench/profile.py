@@ -1,7 +1,6 @@
 """Where the time goes: the sidecar with full telemetry under the sampler, by room, per request and per event.
 
-Owns this one run and its table. It is no part of the comparison: a sampled sidecar is a little slower. Called by
-the command line with `--profile`.
+Owns this one run and its table. It is no part of the comparison: a sampled sidecar is a little slower.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
 """What a run found: every raw figure, medians over rounds, ratios per round, and whether the bars are held.
 
-Owns the form of bench/results.json and all arithmetic on it. Pure: it measures nothing and prints nothing. Called
-by the command line, by the tables, and by the tests that hold the README against the file.
+Owns the form of bench/results.json and all arithmetic on it. Pure: it measures nothing and prints nothing.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The measuring itself: rounds, each with a fresh process of every row, one row after the other.
 
-Owns what is done to a proxy and in which order, and the figures of each round. It draws no conclusion. Called by
-the command line; what it fills is rendered elsewhere.
+Owns what is done to a proxy and in which order, and the figures of each round. It draws no conclusion. What
+it fills is rendered elsewhere.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
 """The rows: every proxy that is compared, and how it is started.
 
-Owns the table of rows and their commands; each gets a fresh process per round. It measures nothing. Called by the
-run, which gives it the shared servers' addresses.
+Owns the table of rows and their commands; each gets a fresh process per round. It measures nothing.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """The clients of many streams at once: they open them, count the events that come, and close them.
 
 Owns connections to one proxy and the count; it judges nothing. What the proxy used meanwhile is asked of the
-kernel between two looks at the count. Called by the run, in its own process, on the load's core.
+kernel between two looks at the count.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
 """The results as tables: in the terminal, and between the markers of the README.
 
-Owns words and forms; every figure comes from the results, none is typed here. It measures nothing. Called by the
-command line and by the test that holds the README against bench/results.json.
+Owns words and forms; every figure comes from the results, none is typed here. It measures nothing.
 """
 
 import re

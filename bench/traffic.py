@@ -1,7 +1,7 @@
 """What is asked and what is answered, as bytes: the same for every proxy that is measured.
 
 Owns the requests of 64 sessions with the header fields that a client library sends, the answer of about a
-kilobyte, and the events of a stream. It opens no socket. Called by the load generators and the upstream.
+kilobyte, and the events of a stream. It opens no socket.
 """
 
 import json

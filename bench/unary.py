@@ -1,7 +1,6 @@
 """Requests per second, and what one costs: wrk against a proxy, as fast as it goes.
 
 Owns the call of wrk and the reading of what it says. It measures one proxy once; rounds and medians are the run's.
-Called by the run.
 """
 
 import json

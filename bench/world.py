@@ -1,7 +1,7 @@
 """What stands around every proxy in a run: the provider and three kinds of collector.
 
 Owns these servers from the run's start to its end, all on the load's cores. It starts no proxy and measures
-nothing. Called by the run.
+nothing.
 """
 
 import contextlib

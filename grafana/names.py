@@ -1,7 +1,7 @@
 """The names that Prometheus gives to the sidecar's metrics and attributes, by its own rules for OTLP.
 
 Owns the one translation, from `sidecar/telemetry/names.py`: a metric that is renamed there breaks the dashboards'
-code, not a dashboard. Used by the panels.
+code, not a dashboard.
 """
 
 from sidecar.telemetry.metric_store import Metric, MetricKind

@@ -1,7 +1,7 @@
 """Panels and dashboards as Grafana's classic JSON (schema 39, which Grafana 11 to 13 load).
 
 Owns the form: what every panel has (title, unit, description, words for no data), rows, the grid, the variables, the
-links. It knows no metric. Used by the dashboards' modules.
+links. It knows no metric.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,6 +1,6 @@
 """Writes the dashboards' files from their code: `python -m grafana.write`, or with `--check` only compares them.
 
-Owns the files in `grafana/dashboards/`, and Grafana's form of the alert rules. Called by `make dashboards` and `make check`.
+Owns the files in `grafana/dashboards/`, and Grafana's form of the alert rules.
 """
 
 import json

@@ -1,7 +1,7 @@
 """`python -m sidecar`: the same as the command `sidecar`.
 
-Owns nothing; it hands over to the command line and leaves with its exit code. Called by the interpreter, and
-by whoever has an environment's Python but not its console scripts.
+Owns nothing; it hands over to the command line and leaves with its exit code. For whoever has an
+environment's Python but not its console scripts.
 """
 
 import sys

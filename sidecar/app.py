@@ -1,7 +1,7 @@
 """The composition root: makes every room from the settings, ties them together, and ends them in order.
 
 Owns start, the timers that belong to nobody else, signals and the drain. It decides nothing about a
-request. Called by the command line; tests that inject a fault start it in their own process.
+request.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Owns arguments, exit codes and what is said when a start fails: 2 and every bad value at once, 1 and one line
 for a port that cannot be had, 0 after a clean end. It is the one place that takes the process's environment;
-everything behind it gets mappings. Called by the console script and `python -m sidecar`.
+everything behind it gets mappings.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What can go wrong with a request, as a small family: each error knows how to be told to everybody.
 
 Owns, per error: the HTTP status, the provider-style code, the telemetry word, the outcome, and a hint for the
-operator that names the setting behind it. Pure: it sends nothing and logs nothing. The relay raises these and
+operator that names the setting behind it. Pure: it sends nothing and logs nothing. The relay takes these as values and
 answers with `render`; `CannotListenError` is for the command line.
 """
 

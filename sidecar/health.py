@@ -1,7 +1,7 @@
 """Asks a port for its health: what `sidecar health` does, for the health check of a container.
 
 Owns the one question and the words for a bad answer. It never goes through a proxy, follows nothing, needs no
-token, and never waits longer than `TIMEOUT`. Called by the command line, with settings or a URL.
+token, and never waits longer than `TIMEOUT`.
 """
 
 import http.client

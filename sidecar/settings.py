@@ -1,8 +1,8 @@
 """Every setting of the sidecar: one table, read once, from `SIDECAR_*` variables and flags of the same names.
 
 Owns names, defaults and meanings. It reads only the mappings it is given and reports all bad values at once.
-Called by whoever starts a sidecar; every other room takes the frozen `Settings`. There is no settings library
-behind it: variables, flags, the list of errors, unknown names and the README's table come from the one table.
+Every other room takes the frozen `Settings`. There is no settings library behind it: variables, flags, the
+list of errors, unknown names and the README's table come from the one table.
 """
 
 import difflib

@@ -2,7 +2,6 @@
 
 Owns the grammar of addresses, durations, sizes, lists and upstream URLs. It never reads the environment and
 knows no setting by name. Every reader takes the text and raises ValueError for what it does not accept.
-Called by `settings.py` only; the shapes it gives (`Address`) are re-exported there.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The second port: health, stats, live sessions, /metrics, shutdown (aiohttp).
 
 Owns what an operator and a probe see of a running sidecar. It asks an `AdminView` for everything and holds no
-state; it never touches the data port, the upstream or the collector. Called by `sidecar/app.py`.
+state; it never touches the data port, the upstream or the collector.
 """
 
 from sidecar.admin.routes import create_admin_app, create_health_app

@@ -2,7 +2,7 @@
 
 Owns three refusals. A web page must not reach a port on the operator's loopback: neither directly (cross-site)
 nor under a name of its own that resolves to loopback (DNS rebinding). It never looks at what is asked for,
-except that health needs no token. Called by `routes.py`, for every request.
+except that health needs no token.
 """
 
 import hmac

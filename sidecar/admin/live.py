@@ -1,7 +1,7 @@
 """Fills the admin port's documents from the running parts.
 
 Owns the translation from the core's nanoseconds and shapes to what `view.py` documents. It keeps nothing and
-changes nothing. Made by `sidecar/app.py`, asked by `routes.py`.
+changes nothing.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """The admin port's paths, and the health-only application for a port of its own.
 
 Owns the mapping from paths to an `AdminView` and the form of answers: JSON, errors too, never cached. It
-computes nothing. Served by `serve.py`, for `sidecar/app.py`.
+computes nothing.
 
     GET  /startup      200 once the port answers; it is opened after the data port
     GET  /liveness     200 while the event loop turns

@@ -1,7 +1,7 @@
 """Opens and closes the ports that aiohttp serves.
 
 Owns the runner of one port; it knows nothing of what is served. Port 0 takes any free one, and the bound
-address is told. A port that cannot be had raises one clear error. Called by `sidecar/app.py`.
+address is told. A port that cannot be had raises one clear error.
 """
 
 from aiohttp import web

@@ -2,7 +2,6 @@
 
 Owns names and units of the admin API's JSON; `docs/admin.md` repeats them for readers and a test holds the two
 together. Ages and durations are seconds, moments are RFC 3339 in UTC; what is not known is null.
-Filled by `sidecar/app.py`, served by `routes.py`.
 """
 
 from typing import Literal, Protocol, TypedDict

@@ -1,7 +1,6 @@
 """What OpenAI's APIs share: usage, response formats, errors and the terminator.
 
 Owns pieces, never a whole message: what a request, chunk or body means stands in the module of its API.
-Used by the `openai_*` readers only.
 """
 
 import msgspec

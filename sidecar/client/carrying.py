@@ -1,8 +1,8 @@
 """How the ids of a block reach threads that are started inside it.
 
 Owns the context variable, and two wrappers: around `Thread.start` and `ThreadPoolExecutor.submit`, because a thread
-begins with an empty context. Outside a block they do nothing, and nothing but the variable is carried. Called by
-`naming.py`; the reasons are in `docs/decisions/ids-in-threads.md`.
+begins with an empty context. Outside a block they do nothing, and nothing but the variable is carried. The
+reasons are in `docs/decisions/ids-in-threads.md`.
 """
 
 from collections.abc import Callable

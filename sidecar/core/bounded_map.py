@@ -1,7 +1,7 @@
 """A map that forgets its oldest entry when it is full, and says so.
 
 Owns the cap of what the session manager remembers of the past: response ids and idempotency keys.
-It never grows over its cap. Made and asked by the session manager.
+It never grows over its cap.
 """
 
 from collections import OrderedDict

@@ -1,7 +1,7 @@
 """One conversation while it lives: who is in flight, in which order they came, what they did to each other.
 
 Owns the definitions of overlap, out of order, think time and (through `waits.py`) wait avoided, for one
-conversation. It keeps no clock and calls no listener. Called by the session manager and its registry.
+conversation. It keeps no clock and calls no listener.
 """
 
 from itertools import islice

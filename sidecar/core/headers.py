@@ -1,7 +1,6 @@
 """Header fields as they stood on the wire: names, order and case kept.
 
 Owns lookup only; it never changes a field. What may change on the wire is `proxy/wire.py`.
-Made by the relay's two parsing sides, read by everybody.
 """
 
 from collections.abc import Iterator, Mapping

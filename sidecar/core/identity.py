@@ -1,8 +1,7 @@
 """Who is talking: the session and conversation of a request, by the first rule that gives a valid value.
 
 Owns the order of the rules. Ids are unauthenticated hints: nothing is ever allowed or denied by them, and
-a value that is no valid id is counted and passed over. Called by the relay: once at the head (`from_head`),
-once when the body has been read (`resolve`).
+a value that is no valid id is counted and passed over.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Who wants to know what happens to sessions, and the guarded way to tell them.
 
 Owns the listener's shape and the fan-out. A listener that raises is counted and never disturbs a request,
-the session manager or the other listeners. Called by the session manager and its registry only.
+the session manager or the other listeners.
 """
 
 from collections import Counter

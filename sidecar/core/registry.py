@@ -1,7 +1,7 @@
 """Which sessions and conversations live: starting, idling, evicting and ending them, within the caps.
 
 Owns the order of idleness, the limits and the gauges over live conversations. It never evicts what has a
-request in flight; it gives None instead, and the request passes untracked. Called by the session manager.
+request in flight; it gives None instead, and the request passes untracked.
 """
 
 from collections import OrderedDict

@@ -1,7 +1,7 @@
 """How a request id is composed: `session:conversation:counter:timestamp:random`, or the operator's own way.
 
 Owns the check of `SIDECAR_REQUEST_ID_FORMAT` and the composing. An id is never parsed back: session and
-conversation ids may hold the same punctuation. Called by the settings and by the session manager.
+conversation ids may hold the same punctuation.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Counting requests and telling the listeners, in the same breath so that both always agree.
 
 Owns the totals since the start. It decides nothing: what an arrival or an ending means has been found by
-`conversation.py`. Called by the session manager only.
+`conversation.py`.
 """
 
 from sidecar.core.anomaly import Anomaly

@@ -2,7 +2,7 @@
 
 Owns one conversation's line of turns. A turn's wait is known once every earlier turn has ended, and not
 before; nothing is estimated. Records over the cap are given up and counted, yet the replay of later turns
-stays exact: what ended turns do to the line is folded into one. Called by `conversation.py`.
+stays exact: what ended turns do to the line is folded into one.
 """
 
 from sidecar.core.session_facts import RequestRef

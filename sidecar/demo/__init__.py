@@ -2,7 +2,7 @@
 
 Owns the order in which these start and end; with `--through` the sidecar is somebody else's, and there is no
 picture. It is a guest like any other: it knows the sidecar by its ports and its settings only, and no other
-room may import it. Called by `cli.py`.
+room may import it.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The real sidecar, as a child process: `python -m sidecar run`, composed, started, watched, drained.
 
 Owns the child's environment and its life. It never reaches into the sidecar: what it knows of it, it reads
-from the admin port. Called by the demo's `main` only.
+from the admin port.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM, a closed terminal: the first ends the demo in good order, a second ends the sidecar at once.
 
 Owns the signal handlers while the demo runs. It ends no process and prints nothing itself: whoever waits
-through it is told, and cleans up. Called by the demo's `main`.
+through it is told, and cleans up.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The terminal: redraws a picture in place, or prints one after another where there is no terminal.
 
 Owns every control sequence. Without a TTY, with `NO_COLOR` or on a dumb terminal there are none: no colours,
-no cursor movement. It decides nothing about what is drawn. Called by `show.py`.
+no cursor movement. It decides nothing about what is drawn.
 """
 
 import os

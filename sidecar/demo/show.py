@@ -1,7 +1,7 @@
 """One round after another: plays the conversations, watches the sidecar, draws what it tells.
 
 Owns the rounds, which are as wide as the lanes, and the words around these. What is drawn comes from the admin port; what the app does
-comes from `conversations.py`; how it gets to the terminal is `screen.py`. Called by the demo's `main`.
+comes from `conversations.py`; how it gets to the terminal is `screen.py`.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Traffic without a picture: rounds of conversations through a sidecar that somebody else runs.
 
 Owns the rounds and one line about each. It asks the sidecar nothing: what happened is on the dashboards, and
-only calls that never came through are told here. Called by the demo's `main`, for `--through`.
+only calls that never came through are told here.
 """
 
 import asyncio

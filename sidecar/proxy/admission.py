@@ -1,7 +1,7 @@
 """What the relay may hold at once: requests, and memory for bodies that are read.
 
 Owns two numbers and their bounds. A request that finds no slot is refused; a body that finds no memory
-streams through unread. Called by the flow.
+streams through unread.
 """
 
 

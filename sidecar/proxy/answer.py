@@ -1,7 +1,7 @@
 """An answer on its way down: head, body pieces and end, written to the client first, then observed.
 
 Owns the framing towards the client, the observer, and how long a slow client blocks. One per exchange.
-It never decides how the exchange ends beyond telling it what was read. Called by the flow.
+It never decides how the exchange ends beyond telling it what was read.
 """
 
 from sidecar.core.exchange import Exchange

@@ -1,7 +1,7 @@
 """Reads compressed bodies from a copy; what passes on the wire stays compressed.
 
 Owns the codings `gzip`, `deflate`, `br` and `zstd` and nothing else. Output comes in bounded pieces, so a
-small body that expands without end costs no memory. Called by the observer and the inspector.
+small body that expands without end costs no memory.
 """
 
 import sys

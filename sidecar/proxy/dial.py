@@ -1,7 +1,7 @@
 """Opens connections to upstreams: names, addresses of both families, egress proxies, TLS.
 
 Owns every word for what can go wrong before a connection stands (`DialError.word`, short and fixed).
-It sends nothing of a request. Called by the pool; what it reads of the environment is handed in.
+It sends nothing of a request. What it reads of the environment is handed in.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """One request on its way through: from its head, by session and upstream, to its one settling.
 
 Owns the order of the steps and what ends them: refusal, departure, failure, timers, shutdown. It moves no
-payload itself (`upload.py`, `answer.py`) and parses nothing. Created by the client's connection.
+payload itself (`upload.py`, `answer.py`) and parses nothing.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 A transport that is paused tells nothing of an end or a reset that waits behind unread bytes. The kernel
 knows: this asks it for the connection's TCP state, a few times a second, only while reading is paused.
-Where the kernel offers no such question (outside Linux), the next read or write tells. Used by the client side.
+Where the kernel offers no such question (outside Linux), the next read or write tells.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """One request as it is read from a client: its head, and its body's pieces until somebody takes them.
 
-Owns the checks of a head that the parser leaves to us. Filled by the client's connection, emptied by the
-flow; it may wait behind an earlier request of the same connection.
+Owns the checks of a head that the parser leaves to us. A request may wait here behind an earlier one of the
+same connection.
 """
 
 import re

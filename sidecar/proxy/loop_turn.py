@@ -2,7 +2,7 @@
 
 The first read of a turn marks its beginning; every later one in the same turn has waited since then. A turn is known
 by the loop's own time, which stands still during a turn, and by the pause before a read: no call is scheduled for it,
-which would cost the loop a turn of its own each time. Used by both sides of the relay.
+which would cost the loop a turn of its own each time.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Connections to upstreams that wait for their next request, one list per origin.
 
 A connection is in the pool only while nothing is on it; one that closes leaves at once. The youngest is
-taken first, so the others can age out. It opens none itself when one waits. Called by the flow.
+taken first, so the others can age out. It never opens one.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
 """The relay as a whole, from listening to drained.
 
 Owns the data port and its life. What its connections share is `shared.py`; it carries no request itself.
-Made and ended by `app.py`.
 """
 
 import asyncio

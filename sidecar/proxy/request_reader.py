@@ -1,7 +1,7 @@
 """Reads requests out of a client's bytes: feed bytes, pull requests.
 
 Owns request parsing (llhttp, strict), the bounds of a head, and what becomes of bytes that are not HTTP. It
-knows no transport and answers nobody: a request that must not go on carries its refusal. Used by the client side.
+knows no transport and answers nobody: a request that must not go on carries its refusal.
 """
 
 from collections import deque

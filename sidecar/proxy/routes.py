@@ -1,7 +1,7 @@
 """Which upstream a request goes to: the first path segment where it is a name, else the default.
 
 Owns that one decision. Paths go on byte for byte: only the name is taken off and the upstream's own path
-put in front; nothing is decoded, merged or normalised. Called by the flow.
+put in front; nothing is decoded, merged or normalised.
 """
 
 from collections.abc import Mapping

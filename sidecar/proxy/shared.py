@@ -1,7 +1,7 @@
 """What all connections and flows of one relay share: clock, limits, pool, admission, sessions, telemetry.
 
 Owns the making of these from the settings, and the one form of our own error answers. It carries no request
-and listens nowhere. Made by the relay, handed to every connection.
+and listens nowhere.
 """
 
 import asyncio

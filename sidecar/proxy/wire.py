@@ -3,7 +3,7 @@
 Heads are written anew with names, order and case as received, less the fields that belong to one hop
 (RFC 9110, section 7.6.1, and those named in `Connection`), `Expect: 100-continue`, our own headers and the
 caller's trace context; `Host` becomes the upstream's authority; a request id is added to the answer.
-Called by the flow; knows no socket.
+It knows no socket.
 """
 
 from http import HTTPStatus

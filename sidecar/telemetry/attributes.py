@@ -1,8 +1,8 @@
 """The name of every span attribute, span event and log event, each once, with a sentence.
 
 Owns names only; metrics are in `names.py`. Names of the OpenTelemetry semantic conventions (v1.41.1, GenAI
-in its shipped form) are used wherever they exist; the others start with `sidecar.`. Read by whoever builds
-spans and log lines, and by the tests that hold the documents to it. Durations on spans are seconds.
+in its shipped form) are used wherever they exist; the others start with `sidecar.`. Durations on spans are
+seconds.
 """
 
 

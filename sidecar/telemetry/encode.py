@@ -2,7 +2,7 @@
 
 Owns the wire form of `ExportTraceServiceRequest` (opentelemetry-proto 1.x, whose field numbers are fixed for good).
 Key-value pairs repeat from span to span and are kept encoded. What it gives must equal the official encoder's
-output field by field; the tests hold that. Called by the worker of the traces, in its thread.
+output field by field; the tests hold that. It runs in the worker of the traces, in a thread of its own.
 """
 
 import time

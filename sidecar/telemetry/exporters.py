@@ -2,7 +2,7 @@
 
 Owns the watching of every attempt, since the exporters tell only success or not: what the collector answered,
 and whether a request without an answer can have arrived. Everything is passed to them: nothing of the process's
-environment gets in. Called by a signal's worker thread, one batch at a time; it blocks up to the time-out.
+environment gets in. An export blocks its thread, up to the time-out.
 """
 
 import logging

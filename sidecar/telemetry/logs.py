@@ -2,7 +2,7 @@
 
 Owns the form of a line, the level of an outcome, and the limit on lines that repeat because of traffic: each
 event's name has a bucket of tokens, and the next line that passes says how many were left out. The one wide
-line of a request is never left out. No text of a prompt or an answer. Called by the recorder.
+line of a request is never left out. No text of a prompt or an answer.
 """
 
 import logging

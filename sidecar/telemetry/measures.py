@@ -2,7 +2,7 @@
 
 Owns which numbers are recorded when. The series they go to are found once for all requests that are alike
 (`request_series.py`); what others choose (models, error words) is bounded first.
-Called by the recorder on the event loop; it only adds to the accumulators of `metric_store.py`.
+It only adds to the accumulators of `metric_store.py`.
 """
 
 from collections import Counter

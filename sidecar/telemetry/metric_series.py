@@ -2,7 +2,6 @@
 
 Owns what a measurement does to the numbers: a few additions, no hashing and no allocation but an exemplar's.
 A handle is bound to one attribute set and finds its series once per period; it never opens one by itself.
-Made by the store, kept by the measures.
 """
 
 from bisect import bisect_left

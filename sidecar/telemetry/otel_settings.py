@@ -1,7 +1,6 @@
 """The standard `OTEL_*` variables: what they ask for, understood.
 
 Owns the rules which signals leave and whereto; the names stand in `otel_table.py`. Reads only the mapping it is given, never the process's environment; all bad values are told at once.
-Called once at the start, by the composition root; the pipeline and the spans take its `OtelConfig`.
 """
 
 import uuid

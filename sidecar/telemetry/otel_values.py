@@ -1,7 +1,7 @@
 """How the text of an `OTEL_*` variable becomes a value: one small parser per kind.
 
 Owns the grammar of OpenTelemetry's environment variables. A parser raises `ValueError` for what is not allowed;
-which variable it was, and what would be allowed, is said by the table in `otel_settings.py`, the only caller.
+which variable it was, and what would be allowed, is said by the table in `otel_table.py`.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 Owns what waits and what is under way. The event loop only appends (about a microsecond, never blocking); the
 worker takes batches, exports them, and settles them in the ledger. A worker that hangs is abandoned, not joined:
-its batch is `unknown`, and what it may do later counts no more. Made and ended by the pipeline.
+its batch is `unknown`, and what it may do later counts no more.
 """
 
 import threading

@@ -1,8 +1,7 @@
 """The way out of all signals, in one object: queues, workers, ledger.
 
 Owns their life: started on the event loop, flushed and shut down within a given time whatever the collector does.
-It must never block the loop, and costs next to nothing for a signal that is off. Made by the composition root;
-the recorder hands it spans and log records.
+It must never block the loop, and costs next to nothing for a signal that is off.
 """
 
 import asyncio

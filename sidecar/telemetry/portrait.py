@@ -2,7 +2,6 @@
 
 Owns the one translation from an exchange to attributes; spans and the wide log line are both made of it, so
 they cannot disagree. What was not told is absent. No text of a prompt or an answer, and no credential.
-Called by the recorder, once per exchange.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
 """The process's own figures, by psutil, under the names of the conventions.
 
 Owns `process.*`. Nothing is read until a snapshot asks, and nothing of another process is ever read.
-Called once by the composition root.
 """
 
 import psutil

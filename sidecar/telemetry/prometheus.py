@@ -2,7 +2,6 @@
 
 Owns the translation of names and units into Prometheus' own, by the rules of OpenTelemetry's Prometheus
 compatibility: what a collector would make of the OTLP export has the same names here, so one dashboard fits both.
-Called on the event loop by the admin port.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The series that a request is counted on, found once for all requests that are alike.
 
 Owns which attributes each metric of a request carries. No id is ever among them, and what others choose
-(models, error words, finish reasons) has been bounded before. Made and kept by the measures.
+(models, error words, finish reasons) has been bounded before.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,8 @@
 """The spans of a settled exchange: SERVER, CLIENT, connect, wait, stream, with links and status.
 
 Owns which spans there are, from when to when, and their links; their attributes are the portrait's. It reads
-a frozen exchange and never changes it. Called by the recorder for sampled requests; for the others
-`span_count` says how many were not made.
+a frozen exchange and never changes it. Of a request that is not sampled, `span_count` says how many were
+not made.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """The metrics that the session manager's events and gauges give.
 
 Owns sessions started and ended, waits avoided, and what is live now. A wait becomes known after its turn has
-settled; its record carries the context that was kept from the turn. Told by the recorder's listener.
+settled; its record carries the context that was kept from the turn.
 """
 
 from typing import Protocol

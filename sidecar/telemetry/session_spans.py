@@ -1,8 +1,7 @@
 """The `conversation` and `session` spans, made when a conversation or a session has ended.
 
 Owns their attributes and links; each is a trace of its own, for a session may last a day. They are always
-taken, whatever became of their requests, unless the sampler is `always_off`. Told by the session manager
-through the recorder's listener.
+taken, whatever became of their requests, unless the sampler is `always_off`.
 """
 
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler

@@ -1,7 +1,7 @@
 """What a settled exchange comes down to: its outcome, whose error it was, whether there was a call and until when.
 
 Owns these few answers, so that spans, metrics and log lines give the same ones. It reads a frozen exchange and
-never changes it. Asked by the portrait, the spans, the measures and the recorder.
+never changes it.
 """
 
 from sidecar.core.exchange import Exchange

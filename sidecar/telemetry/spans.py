@@ -2,7 +2,7 @@
 
 Owns the resource, the scope and the SDK's limits, which the SDK does not apply to a span made ready: what
 goes over a limit is dropped here, the first being kept, and counted where the exporters look for the count.
-It also holds the shape of the way out. Called by `request_spans.py` and `session_spans.py`.
+It also holds the shape of the way out.
 """
 
 from collections.abc import Mapping, Sequence

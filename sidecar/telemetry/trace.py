@@ -1,9 +1,9 @@
 """Chooses a request's ids at its start: the caller's trace context in, the upstream's out.
 
 Owns the W3C fields (`traceparent`, `tracestate`, `baggage`), the random ids and the question to the sampler.
-A field that is not well formed is as if it were absent; it is never an error. Called by the recorder.
-`traceparent` is read by our own expression, which a test holds to the official propagator's reading (1.5 us
-against 5 measured); baggage is passed as it was written, which the official one, decoding and encoding it, is not.
+A field that is not well formed is as if it were absent; it is never an error. `traceparent` is read by our
+own expression, which a test holds to the official propagator's reading (1.5 us against 5 measured); baggage
+is passed as it was written, which the official one, decoding and encoding it, is not.
 """
 
 import re
