@@ -128,7 +128,7 @@ class Sidecar:
             self._say(a.TELEMETRY_NOTE, WARNING, message=line)
 
     async def stop(self) -> None:
-        """Drains, ends all sessions, flushes telemetry; takes `SHUTDOWN_TIMEOUT` at most."""
+        """Drains, ends all sessions, flushes telemetry; takes `SHUTDOWN_TIMEOUT` at most, while the process runs."""
         loop = asyncio.get_running_loop()
         total = self._settings.shutdown_timeout
         deadline = loop.time() + total
@@ -139,7 +139,8 @@ class Sidecar:
         for timer in self._timers.values():
             timer.cancel()
         self.sessions.shutdown(self._clock())
-        await self._pipeline.shutdown(max(0.0, deadline - loop.time()))
+        # Also if the process stood still past its deadline.
+        await self._pipeline.shutdown(max(reserve, deadline - loop.time()))
         self.recorder.close()
         await self._close_ports()
         if self._relay is not None:

@@ -6,9 +6,11 @@ Owns the data port and its life. What its connections share is `shared.py`; it c
 import asyncio
 import contextlib
 
+from sidecar.core.clock import SECOND
 from sidecar.errors import CannotListenError
 from sidecar.proxy.client_side import ClientConnection
 from sidecar.proxy.shared import Shared
+from sidecar.proxy.watchdog import patience
 from sidecar.settings import Address
 
 _BACKLOG = 1024
@@ -49,12 +51,18 @@ class Relay:
         if self._server is not None:
             self._server.close()
         self.close()
-        if shared.busy:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(shared.empty.wait(), seconds)
+        until = shared.loop.time() + seconds
+        if shared.busy and not await self._empty(seconds):
+            late = round((shared.loop.time() - until) * SECOND)
+            await self._empty(patience(late) / SECOND)
         for flow in list(shared.flows):
             flow.shut_down()
         shared.pool.close()
+
+    async def _empty(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._shared.empty.wait(), seconds)
+        return self._shared.empty.is_set()
 
     def close(self) -> None:
         """Closes every connection that carries no request."""

@@ -1,13 +1,21 @@
 """One lazy timer for a connection and the requests on it.
 
 Moving the deadline later costs nothing: the timer that is already set fires, sees that it is early and
-sets itself anew. So a request costs no timer of its own. It never decides what a time-out means.
+sets itself anew. So a request costs no timer of its own. It never decides what a time-out means, and it looks
+before it judges: what waits in the sockets while the process stood still is read first.
 """
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
-from sidecar.core.clock import SECOND, Clock
+from sidecar.core.clock import MILLISECOND, SECOND, Clock
+
+_TURN = MILLISECOND
+"""A timer set for this long fires after the event loop has polled its sockets at least once."""
+
+_GRACE = SECOND
+"""The most time (ns) that a peer gets back for the time in which nobody here could hear it."""
 
 
 class Watchdog:
@@ -42,13 +50,24 @@ class Watchdog:
         self._scheduled = deadline
         self._handle = self._loop.call_later(max(0, deadline - now) / SECOND, self._fire)
 
-    def _fire(self) -> None:
+    def _fire(self, *, looked: bool = False) -> None:
         self._handle = None
         if not self._deadline:
             return
         now = self._clock()
-        if now < self._deadline:
+        late = now - self._deadline
+        if late < 0:
             self._schedule(self._deadline, now)
-            return
-        self._deadline = 0
-        self._due(now)
+        elif looked:
+            self._deadline = 0
+            self._due(now)
+        else:
+            self._handle = self._loop.call_later(patience(late) / SECOND, partial(self._fire, looked=True))
+
+
+def patience(late: int) -> int:
+    """How long (ns) to look before a deadline is judged that is `late` ns past: one turn of the loop, or more.
+
+    Whoever stood still has not heard its peers, nor told them anything: they get that time back, up to a second.
+    """
+    return min(max(late, _TURN), _GRACE)
