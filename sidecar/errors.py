@@ -284,6 +284,22 @@ class ShutdownError(SidecarError):
         )
 
 
+class ExhaustedError(SidecarError):
+    """This process or machine has no file descriptor, port, memory or thread left for a connection to the upstream."""
+
+    status = 503
+    code = "out_of_resources"
+    outcome = Outcome.INTERNAL_ERROR
+    fields = ((b"Retry-After", b"1"),)
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            word="out_of_resources",
+            hint="the sidecar's own limits, not the upstream's: open files (ulimit -n), local ports, memory",
+        )
+
+
 class InternalError(SidecarError):
     """A bug of the sidecar's; the details are in its log, not in the answer."""
 

@@ -12,6 +12,7 @@ from sidecar.errors import (
     ClientHeadTimeoutError,
     ConnectTimeoutError,
     DrainingError,
+    ExhaustedError,
     FirstByteTimeoutError,
     FramingError,
     HeadTooLargeError,
@@ -45,6 +46,7 @@ CASES = [
     (FirstByteTimeoutError(600), 504, "timeout.first_byte", Outcome.TIMED_OUT),
     (IdleTimeoutError(0.5), 504, "timeout.idle", Outcome.TIMED_OUT),
     (ShutdownError(), 503, "shutdown", Outcome.SHUTDOWN),
+    (ExhaustedError("no connection"), 503, "out_of_resources", Outcome.INTERNAL_ERROR),
     (InternalError(), 500, "internal_error", Outcome.INTERNAL_ERROR),
 ]
 

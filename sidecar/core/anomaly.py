@@ -31,4 +31,5 @@ class Anomaly(StrEnum):
     BODY_ENCODING = "body_encoding"
     ANSWER_NOT_READ = "answer_not_read"
     EVENT_TOO_LARGE = "event_too_large"
+    OUT_OF_RESOURCES = "out_of_resources"
     LISTENER_FAILED = "listener_failed"

@@ -94,6 +94,7 @@ class ConnectTiming:
     """How the upstream connection was had. All times in ns since the epoch; None: the step did not occur.
 
     `kind` is `new` (one was opened), `waited` (one was waited for) or `reused` (taken from the pool).
+    `dns_kept`: the addresses were of an earlier look-up, as a fresh one was slow or failed.
     """
 
     kind: str
@@ -103,6 +104,7 @@ class ConnectTiming:
     tcp_end: int | None = None
     tls_end: int | None = None
     address: str | None = None
+    dns_kept: bool = False
 
 
 @dataclass(slots=True)

@@ -1,10 +1,13 @@
-"""Opens connections to upstreams: names, addresses of both families, egress proxies, TLS.
+"""Opens connections to upstreams: addresses of both families, egress proxies, TLS.
 
-Owns every word for what can go wrong before a connection stands (`DialError.word`, short and fixed).
+Owns every word for what can go wrong before a connection stands (`DialError.word`, short and fixed), and the
+distinction between what the upstream did and what this machine had no means for (`ExhaustedError`).
 It sends nothing of a request. What it reads of the environment is handed in.
 """
 
 import asyncio
+import errno
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -14,11 +17,14 @@ import aiohappyeyeballs
 
 from sidecar.core.clock import Clock
 from sidecar.core.exchange import ConnectTiming, Upstream
-from sidecar.errors import UpstreamWord
+from sidecar.errors import ExhaustedError, UpstreamWord
 from sidecar.proxy.egress import EgressProxy, EgressRules
+from sidecar.proxy.resolver import Resolver
 
 _PROXY_HEAD_LIMIT = 16 * 1024
 _HAPPY_EYEBALLS_DELAY = 0.25
+
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 
@@ -32,26 +38,35 @@ class DialError(Exception):
 
 
 class Dialer:
-    """Makes connections; one per relay."""
+    """Makes connections; one per relay. `timeout` (seconds) is what its callers allow one to take."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, clock: Clock, rules: EgressRules, tls: ssl.SSLContext
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        rules: EgressRules,
+        tls: ssl.SSLContext,
+        *,
+        timeout: float,
     ) -> None:
         self._loop = loop
         self._clock = clock
         self._rules = rules
         self._tls = tls
+        # Half of the time is left for the connection itself.
+        self._resolver = Resolver(loop, timeout / 2)
 
     async def dial(self, upstream: Upstream, protocol: ProtocolT) -> ConnectTiming:
         """Connects `protocol` to `upstream` and says how long each step took.
 
         Raises:
             DialError: `dns`, `connection_refused`, `connection_reset`, `unreachable`, `proxy` or `tls`.
+            ExhaustedError: this machine, or this process's limits, did not allow it.
         """
         start = self._clock()
         proxy = self._rules.proxy_for(upstream)
         host, port = (proxy.host, proxy.port) if proxy else (upstream.host, upstream.port)
-        infos = await self._resolve(host, port)
+        infos, kept = await self._resolve(host, port)
         dns_end = self._clock()
         sock = await self._connect(infos, host, port)
         try:
@@ -74,13 +89,19 @@ class Dialer:
             tls_end=tls_end,
             end=self._clock(),
             address=address,
+            dns_kept=kept,
         )
 
-    async def _resolve(self, host: str, port: int) -> Sequence[aiohappyeyeballs.AddrInfoType]:
+    async def _resolve(self, host: str, port: int) -> tuple[Sequence[aiohappyeyeballs.AddrInfoType], bool]:
         try:
-            return await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return await self._resolver.find(host, port)
         except (OSError, UnicodeError) as error:
-            raise DialError("dns", f"the name {host} could not be resolved: {error}") from error
+            what = f"the name {host} could not be resolved: {error}"
+            if isinstance(error, socket.gaierror):
+                ours = error.errno == socket.EAI_MEMORY
+            else:
+                ours = isinstance(error, OSError) and error.errno in _OURS
+            raise (ExhaustedError(what) if ours else DialError("dns", what)) from error
 
     async def _connect(
         self, infos: Sequence[aiohappyeyeballs.AddrInfoType], host: str, port: int
@@ -92,9 +113,13 @@ class Dialer:
         except ConnectionRefusedError as error:
             raise DialError("connection_refused", f"{host}:{port} refused the connection") from error
         except OSError as error:
-            refused = "refused" in str(error).lower()
-            word: UpstreamWord = "connection_refused" if refused else "unreachable"
-            raise DialError(word, f"no connection to {host}:{port}: {error}") from error
+            # Several addresses that failed in different ways are told in the text only.
+            numbers = {error.errno, *map(int, _ERRNO.findall(str(error)))}
+            what = f"no connection to {host}:{port}: {error}"
+            if numbers & _OURS or (errno.EADDRNOTAVAIL in numbers and any(map(_reachable, infos))):
+                raise ExhaustedError(what) from error
+            word: UpstreamWord = "connection_refused" if errno.ECONNREFUSED in numbers else "unreachable"
+            raise DialError(word, what) from error
 
     async def _tunnel(self, sock: socket.socket, proxy: EgressProxy, upstream: Upstream) -> None:
         host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
@@ -139,3 +164,17 @@ class Dialer:
             word: UpstreamWord = "tls" if secure else "unreachable"
             raise DialError(word, f"no connection to {upstream.host}: {error}") from error
         return self._clock() if secure else None
+
+
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
+"""What the system says when it is this process or machine that has nothing left, whatever the upstream is."""
+
+
+def _reachable(info: aiohappyeyeballs.AddrInfoType) -> bool:
+    """Whether this machine has an address to reach that one from; then it was a TCP port that was missing."""
+    try:
+        with socket.socket(info[0], socket.SOCK_DGRAM) as probe:
+            probe.connect(info[4])
+    except OSError:
+        return False
+    return True

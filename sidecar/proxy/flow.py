@@ -12,6 +12,7 @@ from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.outcome import Phase
 from sidecar.errors import (
     DrainingError,
+    ExhaustedError,
     InternalError,
     OverloadError,
     ShutdownError,
@@ -144,6 +145,10 @@ class Flow:
         error = task.exception()
         if isinstance(error, DialError):
             self._upstream_failed(error.word, str(error))
+            return
+        if isinstance(error, ExhaustedError):
+            self.exchange.anomalies.append(Anomaly.OUT_OF_RESOURCES)
+            self._fail(error, Phase.CONNECT)
             return
         side, timing = task.result()
         if self.done:

@@ -112,7 +112,9 @@ class Shared:
         )
         self.body_fields = (*settings.session_fields, *settings.conversation_fields)
         self.pool = Pool(self.loop, clock, round(settings.pool_idle * SECOND))
-        self._dialer = Dialer(self.loop, clock, EgressRules(settings.environ), _trust())
+        self._dialer = Dialer(
+            self.loop, clock, EgressRules(settings.environ), _trust(), timeout=settings.connect_timeout
+        )
         self.connections: set[Connected] = set()
         self.flows: set[Running] = set()
         self.empty = asyncio.Event()

@@ -151,6 +151,10 @@ EMBEDDING_DIMENSIONS = _name("gen_ai.embeddings.dimension.count", "Dimensions of
 # connect, wait and stream spans
 CONNECTION = _name("sidecar.connection", "`new`, `waited` (for a pooled one) or `reused`.")
 CONNECT_DNS = _name("sidecar.connect.dns", "Seconds of name resolution.")
+CONNECT_DNS_KEPT = _name(
+    "sidecar.connect.dns.kept",
+    "True where the addresses are of an earlier look-up, because a fresh one is slow or failed; else absent.",
+)
 CONNECT_TCP = _name("sidecar.connect.tcp", "Seconds until the TCP connection stood.")
 CONNECT_TLS = _name("sidecar.connect.tls", "Seconds of the TLS handshake.")
 STREAM_BYTES = _name("sidecar.stream.bytes", "Bytes of the stream.")

@@ -153,6 +153,8 @@ def _connect_attributes(connect: ConnectTiming) -> SpanAttributes:
         if end is not None:
             attributes[name] = (end - begun) / SECOND
             begun = end
+    if connect.dns_kept:
+        attributes[a.CONNECT_DNS_KEPT] = True
     if connect.address is not None:
         attributes[a.PEER_ADDRESS] = connect.address
     return attributes

@@ -40,7 +40,8 @@ class RunningSidecar:
 
     `settings` are the names of the settings without `SIDECAR_` (`{"IDLE_TIMEOUT": "1s"}`), `environ` is what
     else stands in its environment; nothing but what a process needs to start is inherited. With a `sink`
-    everything is exported to it. Ports are chosen by the system unless a setting names them.
+    everything is exported to it. Ports are chosen by the system unless a setting names them. `launcher` is a
+    command that ends by executing its arguments (`("prlimit", "--nofile=256")`): the process is started by it.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RunningSidecar:
         settings: Mapping[str, str] | None = None,
         environ: Mapping[str, str] | None = None,
         arguments: Sequence[str] = ("run",),
+        launcher: Sequence[str] = (),
     ) -> None:
         self._environ = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         named = {"LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0"}
@@ -60,7 +62,7 @@ class RunningSidecar:
         self._environ |= {f"SIDECAR_{name}": value for name, value in named.items()}
         self._environ |= sink.environ() if sink else {}
         self._environ |= dict(environ or {})
-        self._arguments = tuple(arguments)
+        self._command = (*launcher, sys.executable, "-m", "sidecar", *arguments)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._changed = threading.Condition()
@@ -87,7 +89,7 @@ class RunningSidecar:
     def launch(self) -> Self:
         """Starts the process without waiting for anything."""
         self._process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-            (sys.executable, "-m", "sidecar", *self._arguments),
+            self._command,
             env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
