@@ -250,6 +250,7 @@ def test_errors() -> None:
         errors.UnknownUpstreamError("x", ["y"]),
         *(errors.UpstreamFailedError(word, "x") for word in get_args(errors.UpstreamWord)),
         *(timer(1.0) for timer in errors.TimedOutError.__subclasses__()),
+        errors.ExhaustedError("x"),
         errors.ShutdownError(),
         errors.InternalError(),
     ]
