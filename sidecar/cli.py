@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from sidecar.core.shown import mask
 from sidecar.errors import CannotListenError
 from sidecar.settings import TABLE, Problem, Settings, SettingsError, load
-from sidecar.settings_values import mask
 from sidecar.version import VERSION
 
 DONE, FAILED, BAD_SETTINGS = 0, 1, 2
@@ -171,7 +171,7 @@ def _trust_problems(environ: Mapping[str, str]) -> list[Problem]:
     """OpenSSL passes over a path that is not there, and every upstream would fail much later."""
     given = {name: environ.get(name, "") for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
     return [
-        Problem(name, path, "the path of what the upstreams' certificates are checked with")
+        Problem(name, mask(path), "the path of what the upstreams' certificates are checked with")
         for name, path in given.items()
         if path and not os.path.exists(path)  # noqa: PTH110 - OpenSSL takes it as text, too
     ]
@@ -181,7 +181,7 @@ def _unknown_argument(argument: str) -> Problem:
     flag, _, value = argument.partition("=")
     near = difflib.get_close_matches(flag, [setting.flag for setting in TABLE], n=1)
     hint = f"did you mean {near[0]}?" if near else "`sidecar run --help` lists all there are"
-    return Problem(flag, "***" if value else "", f"there is no such argument; {hint}")
+    return Problem(mask(flag), "***" if value else "", f"there is no such argument; {hint}")
 
 
 def _say(line: str) -> None:

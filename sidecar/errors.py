@@ -1,8 +1,8 @@
 """What can go wrong with a request, as a small family: each error knows how to be told to everybody.
 
 Owns, per error: the HTTP status, the provider-style code, the telemetry word, the outcome, and a hint for the
-operator that names the setting behind it. Pure: it sends nothing and logs nothing. The relay takes these as values and
-answers with `render`; `CannotListenError` is for the command line.
+operator that names the setting behind it. Pure: it sends nothing and logs nothing. The relay takes these as
+values and answers with `render`; `CannotListenError` is for the command line.
 """
 
 import errno
@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Self
 
 from sidecar.core.headers import Field
 from sidecar.core.outcome import Outcome
+from sidecar.core.shown import REDACTED, is_plain
 
 Shape = Literal["openai", "anthropic", "gemini"]
 """Whose error bodies a client expects."""
@@ -119,7 +120,7 @@ class UpgradeRefusedError(RefusedError):
 
     def __init__(self, protocol: str) -> None:
         super().__init__(
-            f"an upgrade to {protocol[:40]} is not offered here",
+            f"an upgrade to {_word(protocol)} is not offered here",
             word="upgrade",
             hint="send the request as plain HTTP",
         )
@@ -162,7 +163,7 @@ class UnknownUpstreamError(RefusedError):
     def __init__(self, name: str, known: Iterable[str]) -> None:
         names = ", ".join(sorted(known))
         super().__init__(
-            f"no upstream is called {_printable(name)!r}; known: {names}",
+            f"no upstream is called {_word(name)!r}; known: {names}",
             word="unknown_upstream",
             hint="SIDECAR_UPSTREAMS names them, SIDECAR_UPSTREAM is the default",
             setting="SIDECAR_UPSTREAMS",
@@ -360,6 +361,6 @@ def render(error: SidecarError, shape: Shape) -> bytes:
     return json.dumps(body).encode()
 
 
-def _printable(name: str) -> str:
-    """A caller's word, safe to repeat: printable ASCII, and short."""
-    return "".join(char if " " <= char <= "~" else "?" for char in name[:80])
+def _word(text: str) -> str:
+    """A caller's word, safe to repeat: a key may have been put in the wrong place."""
+    return text if is_plain(text.replace("/", ".").replace(" ", "-")) else REDACTED

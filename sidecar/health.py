@@ -7,6 +7,7 @@ token, and never waits longer than `TIMEOUT`.
 import http.client
 from urllib.parse import urlsplit
 
+from sidecar.core.shown import mask, shown
 from sidecar.settings import Settings
 
 TIMEOUT = 3.0
@@ -32,5 +33,5 @@ def trouble(url: str) -> str | None:
         finally:
             connection.close()
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return f"{url}: {str(error) or type(error).__name__}"
-    return None if 200 <= answer.status < 300 else f"{url}: {answer.status} {answer.reason}"
+        return f"{mask(url)}: {shown(str(error)) or type(error).__name__}"
+    return None if 200 <= answer.status < 300 else f"{mask(url)}: {answer.status} {shown(answer.reason)}"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sidecar import settings_values as values
 from sidecar.core.exchange import Upstream
 from sidecar.core.request_id import DEFAULT_FORMAT
+from sidecar.core.shown import mask
 from sidecar.settings_values import Address, Kind
 
 __all__ = ["TABLE", "Address", "Problem", "Setting", "Settings", "SettingsError", "load"]
@@ -214,7 +215,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
         except ValueError:
             bad.add(setting.attribute)
             read[setting.attribute] = None
-            shown = "***" if setting.kind is values.TOKEN else values.mask(text)
+            shown = "***" if setting.kind is values.TOKEN else mask(text)
             problems.append(Problem(name, shown, setting.kind.allowed))
     problems.extend(_combinations(read, bad))
     if problems:

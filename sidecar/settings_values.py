@@ -194,14 +194,6 @@ def read_request_id(text: str) -> str:
     return RequestIdFormat(text).template
 
 
-def mask(text: str) -> str:
-    """The text without what may be credentials (all before an `@`, all of a query), and no longer than a line."""
-    _, at, rest = text.rpartition("@")
-    plain, mark, _ = rest.partition("?")
-    shown = ("***@" if at else "") + plain + ("?***" if mark else "")
-    return shown if len(shown) <= 200 else shown[:200] + "..."
-
-
 ADDRESS = Kind(read_address, "host:port, such as 127.0.0.1:7070 or [::1]:7070 (port 0: any free one)")
 DURATION = Kind(read_duration, "a duration from 1ms to 30 days, such as 30, 30s, 500ms, 10m or 1h")
 HEAD_SIZE = Kind(_size_between(1024, 16 * 1024**2), "a size from 1KiB to 16MiB, such as 64KiB or 65536")

@@ -72,8 +72,8 @@ ROOMS = {
     "testing": "core",
     "client": "core version",
     "demo": "core admin client errors settings settings_values version",
-    "health": "settings",
-    "cli": "app demo errors health proxy settings settings_values telemetry version",
+    "health": "core settings",
+    "cli": "app core demo errors health proxy settings settings_values telemetry version",
     "__main__": "cli",
     "__init__": "core client",
 }

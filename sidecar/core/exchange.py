@@ -17,6 +17,7 @@ from sidecar.core.identity import Identity
 from sidecar.core.outcome import Outcome, Phase
 from sidecar.core.record import record
 from sidecar.core.sessions import Arrival, RequestRef, Settlement
+from sidecar.core.shown import readable
 
 CHUNK_BOUNDS = tuple(MILLISECOND * 2**k for k in range(14))
 """Upper bounds (ns) of the per-chunk time buckets: 0.001 x 2^k s, k = 0..13."""
@@ -65,12 +66,12 @@ class RequestHead:
     @property
     def path(self) -> str:
         """The raw path, without the query, as text."""
-        return self.target.partition(b"?")[0].decode("latin-1")
+        return readable(self.target.partition(b"?")[0])
 
     @property
     def query(self) -> str:
         """The raw query, without the question mark, as text."""
-        return self.target.partition(b"?")[2].decode("latin-1")
+        return readable(self.target.partition(b"?")[2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ Owns lookup only; it never changes a field. What may change on the wire is `prox
 
 from collections.abc import Iterator, Mapping
 
+from sidecar.core.shown import readable
+
 Field = tuple[bytes, bytes]
 """One header line: name and value as received, without the line's end."""
 
@@ -48,6 +50,11 @@ class Headers:
         """The first value as text (latin-1, as RFC 9110 reads bytes), or None."""
         value = (self._index or self.first).get(name)
         return None if value is None else value.decode("latin-1")
+
+    def readable(self, name: bytes) -> str | None:
+        """The first value as a person should read it (UTF-8 where it is that, else latin-1), or None."""
+        value = (self._index or self.first).get(name)
+        return None if value is None else readable(value)
 
     def tokens(self, name: bytes) -> list[bytes]:
         """The comma-separated members of every field called `name`, stripped and lower-cased."""

@@ -13,7 +13,7 @@ from enum import StrEnum
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.baggage import members
 from sidecar.core.headers import Headers
-from sidecar.core.ids import LONGEST, tidy
+from sidecar.core.ids import tidy
 from sidecar.core.record import record
 from sidecar.core.session_facts import ChainEntry
 
@@ -156,7 +156,7 @@ class _Judge:
         known = tidy(stripped)
         if known is None:
             self.anomalies.append(Anomaly.ID_INVALID)
-        elif len(stripped) > LONGEST:
+        elif known != stripped:
             self.anomalies.append(Anomaly.ID_HASHED)
         return known
 

@@ -7,6 +7,7 @@ recorder. It moves no bytes and decides no outcome. One per flow.
 from sidecar.core.exchange import Exchange
 from sidecar.core.identity import HeadIdentity, Identity, from_head, resolve
 from sidecar.core.sessions import Arrival, ChainEntry, RequestRef, Result, Settlement
+from sidecar.core.shown import shown
 from sidecar.proxy.shared import Shared
 
 
@@ -86,10 +87,11 @@ class Joining:
         if arrival is None or verdict is None:
             return None
         response = exchange.response
+        model = response.model or exchange.request.model or exchange.route.model
         result = Result(
             outcome=verdict.outcome,
             duration=exchange.end - exchange.arrived,
-            model=response.model or exchange.request.model or exchange.route.model,
+            model=None if model is None else shown(model),
             finish_reason=response.finish_reasons[0] if response.finish_reasons else None,
             error=verdict.error_type,
             input_tokens=response.tokens.get("input"),

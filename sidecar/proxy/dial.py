@@ -17,6 +17,7 @@ import aiohappyeyeballs
 
 from sidecar.core.clock import Clock
 from sidecar.core.exchange import ConnectTiming, Upstream
+from sidecar.core.shown import readable, shown
 from sidecar.errors import ExhaustedError, UpstreamWord
 from sidecar.proxy.egress import EgressProxy, EgressRules
 from sidecar.proxy.resolver import Resolver
@@ -142,7 +143,7 @@ class Dialer:
             raise DialError("proxy", f"{where} sent more than its answer to CONNECT")
         status = answer.split(b"\r\n", 1)[0].split(b" ", 2)
         if len(status) < 2 or not status[1].startswith(b"2"):
-            said = b" ".join(status[1:]).decode("latin-1", "replace")[:80]
+            said = shown(readable(b" ".join(status[1:])), 80)
             raise DialError("proxy", f"{where} answered CONNECT with {said or 'what is not HTTP'}")
 
     async def _attach(

@@ -45,19 +45,21 @@ SEQUENCE = _name("sidecar.request.sequence", "The request's running number withi
 METHOD = _name("http.request.method", "The request's method; `_OTHER` for one that is not well known.")
 METHOD_ORIGINAL = _name("http.request.method_original", "The method as sent, when it is not well known.")
 SCHEME = _name("url.scheme", "`http` or `https`, as the app connected.")
-PATH = _name("url.path", "The request's path as it was sent.")
+PATH = _name(
+    "url.path", "The request's path; segments of an unknown place that are not plain words are REDACTED."
+)
 QUERY = _name("url.query", "The query's names; values only of a short harmless list, all others REDACTED.")
 ROUTE = _name("http.route", "The route's template; `/{provider path}` for one that is not known.")
 STATUS = _name("http.response.status_code", "The answer's status code.")
 PROTOCOL_VERSION = _name("network.protocol.version", "The HTTP version spoken.")
 SERVER_ADDRESS = _name(
-    "server.address", "The host asked for: the sidecar's on SERVER spans, else the upstream's."
+    "server.address", "The host asked for: by `Host` on SERVER spans, if that names one, else the upstream's."
 )
 SERVER_PORT = _name("server.port", "The port that goes with `server.address`.")
 CLIENT_ADDRESS = _name("client.address", "The address of the app.")
 CLIENT_PORT = _name("client.port", "The port of the app.")
 PEER_ADDRESS = _name("network.peer.address", "The upstream address a connection was made to.")
-USER_AGENT = _name("user_agent.original", "The app's User-Agent field.")
+USER_AGENT = _name("user_agent.original", "The app's User-Agent field, read as UTF-8 where it is that.")
 REQUEST_SIZE = _name("http.request.body.size", "Bytes of the request's body, as they passed.")
 RESPONSE_SIZE = _name("http.response.body.size", "Bytes of the answer's body, as they passed.")
 RESEND_COUNT = _name(

@@ -6,10 +6,13 @@ be shown. It never lets a credential through: what is not known to be harmless i
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
+from urllib.parse import unquote
 
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.exchange import Verdict
 from sidecar.core.outcome import Outcome
+from sidecar.core.shown import REDACTED, clean, is_credential, is_plain, shown
 
 OTHER = "other"
 """Stands for every value beyond a cap or outside a list."""
@@ -17,12 +20,9 @@ OTHER_HTTP = "_OTHER"
 """The same word as the HTTP and error conventions have it."""
 MISSING = "missing"
 """The finish reason of a response that gave none."""
-REDACTED = "REDACTED"
 
 _NO_ERRORS = (Outcome.COMPLETED, Outcome.CLIENT_LEFT)
 
-TEXT_LIMIT = 256
-"""Characters kept of a text that the other side chose."""
 _PATH_LIMIT = 1024
 _QUERY_LIMIT = 1024
 _NAME_LIMIT = 40
@@ -96,11 +96,6 @@ HARMLESS_QUERY = frozenset(
 _HARMLESS_VALUE = re.compile(r"[0-9A-Za-z._-]{0,64}")
 
 
-def shorten(text: str) -> str:
-    """The first `TEXT_LIMIT` characters."""
-    return text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT]
-
-
 def known_method(method: str) -> str:
     """The method, or `_OTHER`."""
     return method if method in KNOWN_METHODS else OTHER_HTTP
@@ -137,29 +132,79 @@ def provider_word(word: str | None) -> str | None:
         or len(word) > 64
         or not word.isascii()
         or not word.replace("_", "").replace(".", "").isalnum()
+        or is_credential(word)
     ):
         return None
     return word
 
 
-def redact_path(path: str) -> str:
-    """The path as it may be shown: without the authority of an absolute-form target, shortened."""
+_SHORT = 256
+
+
+def redact_path(path: str, template: str = "", upstream: str | None = None) -> str:
+    """The path as it may be shown: without the authority of an absolute-form target, shortened.
+
+    What `template` names by a parameter (an id, a model) is shown unless it looks like a credential; of all
+    other segments those of plain words. `upstream` is a name that may stand in front.
+    """
+    if len(path) <= _SHORT:
+        return _remembered_path(path, template, upstream)
+    return _redact_path(path[: 2 * _PATH_LIMIT], template, upstream)[:_PATH_LIMIT]
+
+
+def _redact_path(path: str, template: str, upstream: str | None) -> str:
     if not path.startswith("/") and "://" in path:
         path = "/" + path.split("://", 1)[1].partition("/")[2]
-    return path[:_PATH_LIMIT]
+    front, slash, kept = path, "", ""
+    if path.endswith("/"):
+        front, slash = path[:-1], "/"
+    segments = front.split("/")
+    wanted = template.split("/")
+    while len(segments) > 1 < len(wanted) and (segments[-1] == wanted[-1] or _is_parameter(wanted[-1])):
+        kept = f"/{_redact_id(segments.pop())}{kept}"
+        wanted.pop()
+    return (
+        "/".join(segment if segment == upstream else _redact_segment(segment) for segment in segments)
+        + kept
+        + slash
+    )
+
+
+_remembered_path = lru_cache(maxsize=1024)(_redact_path)
+"""An app asks for a few paths again and again."""
+
+
+def _is_parameter(segment: str) -> bool:
+    """Whether a template's segment stands for one of the path's own, not for any number of them."""
+    return "{" in segment and segment not in {"{prefix}", "{provider path}"}
+
+
+def _redact_id(segment: str) -> str:
+    return REDACTED if is_credential(_decoded(segment)) else clean(segment)
+
+
+def _redact_segment(segment: str) -> str:
+    base, parameters, _ = segment.partition(";")
+    if not all(map(is_plain, _decoded(base).split("/"))):
+        return REDACTED
+    return f"{base};{REDACTED}" if parameters else base
+
+
+def _decoded(text: str) -> str:
+    return unquote(text) if "%" in text else text
 
 
 def redact_query(query: str) -> str:
-    """The query as it may be shown: names kept, values only of `HARMLESS_QUERY`, the rest `REDACTED`."""
+    """The query as it may be shown: plain names kept, values only of `HARMLESS_QUERY`, the rest `REDACTED`."""
     return "&".join(_redact_member(member) for member in query[:_QUERY_LIMIT].split("&"))
 
 
 def _redact_member(member: str) -> str:
     name, _, value = member.partition("=")
-    if name in HARMLESS_QUERY and _HARMLESS_VALUE.fullmatch(value):
+    if name in HARMLESS_QUERY and _HARMLESS_VALUE.fullmatch(value) and is_plain(value):
         return member
     # What has nothing but padding behind it is no name: a token in base64 ends so.
-    if not value.strip("=") or len(name) > _NAME_LIMIT:
+    if not value.strip("=") or len(name) > _NAME_LIMIT or not is_plain(_decoded(name).strip("$[]")):
         return REDACTED if member else ""
     return f"{name}={REDACTED}"
 
@@ -184,7 +229,7 @@ class Cap:
         known = self._kept.get(value)
         if known is not None:
             return known
-        short = shorten(value)
+        short = shown(value)
         if len(self._kept) < self._limit:
             self._kept[short] = short
             return short

@@ -33,6 +33,7 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExportResult
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError, SSLError
 
+from sidecar.core.shown import shown
 from sidecar.telemetry.encode import PIECE, SpanEncoder, rest
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
@@ -258,7 +259,7 @@ def _grpc_failure(code: grpc.StatusCode, details: str) -> _Attempt:
         return _Attempt(taken=False, sent=True, reason="connection lost before the answer")
     if code in _UNANSWERED:
         return _Attempt(taken=False, sent=True, reason="no answer in time")
-    return _Attempt(taken=False, sent=False, reason=f"gRPC {code.name}: {details[:200]}")
+    return _Attempt(taken=False, sent=False, reason=f"gRPC {code.name}: {shown(details, 200)}")
 
 
 class _GrpcExporter(OTLPExporterMixin):  # type: ignore[type-arg]

@@ -13,6 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, sampling
 from opentelemetry.sdk.version import __version__ as sdk_version
 
+from sidecar.core.shown import mask, shown
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.metric_store import ExemplarFilter, Temporality
 from sidecar.telemetry.otel_table import EXPONENTIAL, HISTOGRAM_AGGREGATION, SERVICE_NAME, SETTINGS
@@ -29,6 +30,10 @@ _SAMPLERS: dict[str, Callable[[float], sampling.Sampler]] = {
 
 
 DEFAULT_QUEUE = 2048
+_RESOURCE_LIMIT = 4096
+"""Characters of a resource attribute's value."""
+_SECRET = ("_HEADERS", "_CLIENT_KEY")
+"""Ends of names whose values are never repeated: the file of a key is easily mistaken for the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class OtlpTarget:
     @property
     def shown(self) -> str:
         """The endpoint as it may be logged: without a user and a password."""
-        return _masked(self.endpoint)
+        return mask(self.endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +186,8 @@ def _values(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[BadValue]]
         try:
             values[setting.name] = setting.kind.parse(text)
         except (ValueError, LookupError, OSError):
-            shown = "***" if setting.name.endswith("_HEADERS") else _masked(text)
-            problems.append(BadValue(setting.name, shown, setting.kind.allowed))
+            told = "***" if setting.name.endswith(_SECRET) else mask(text)
+            problems.append(BadValue(setting.name, told, setting.kind.allowed))
     for prefix in ("OTEL_BSP", "OTEL_BLRP"):
         size = values.get(f"{prefix}_MAX_QUEUE_SIZE", DEFAULT_QUEUE)
         batch = values.get(f"{prefix}_MAX_EXPORT_BATCH_SIZE", 1)
@@ -190,12 +195,6 @@ def _values(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[BadValue]]
             name = f"{prefix}_MAX_EXPORT_BATCH_SIZE"
             problems.append(BadValue(name, str(batch), f"at most {prefix}_MAX_QUEUE_SIZE, which is {size}"))
     return values, problems
-
-
-def _masked(text: str) -> str:
-    """The text without what may be a user and a password."""
-    _, at, rest = text.rpartition("@")
-    return f"***@{rest}" if at else text
 
 
 def _otlp_value(values: Mapping[str, Any], signal: Signal, suffix: str, default: Any = None) -> Any:
@@ -259,17 +258,13 @@ def _misfits(values: Mapping[str, Any], signal: Signal, target: OtlpTarget) -> l
     if target.protocol == "grpc" and target.compression == "deflate":
         problems.append(BadValue(name("COMPRESSION"), "deflate", "gzip or none with the protocol grpc"))
     if target.protocol != "grpc" and "://" not in target.endpoint:
-        shown = _masked(target.endpoint.removesuffix(f"/v1/{signal}"))
-        problems.append(BadValue(name("ENDPOINT"), shown, "an http:// or https:// URL with a host"))
+        told = mask(target.endpoint.removesuffix(f"/v1/{signal}"))
+        problems.append(BadValue(name("ENDPOINT"), told, "an http:// or https:// URL with a host"))
     if target.protocol == "grpc" and "@" in target.endpoint:
         # gRPC knows no user there, would fail on it, and would tell the password in its complaint.
-        problems.append(
-            BadValue(name("ENDPOINT"), _masked(target.endpoint), "no user with the protocol grpc")
-        )
+        problems.append(BadValue(name("ENDPOINT"), mask(target.endpoint), "no user with the protocol grpc"))
     if target.client_key and not target.client_certificate:
-        problems.append(
-            BadValue(name("CLIENT_KEY"), target.client_key, "together with a CLIENT_CERTIFICATE only")
-        )
+        problems.append(BadValue(name("CLIENT_KEY"), "***", "together with a CLIENT_CERTIFICATE only"))
     return problems
 
 
@@ -285,7 +280,7 @@ def _resource(values: Mapping[str, Any]) -> Resource:
     }
     if "OTEL_SERVICE_NAME" in values:
         attributes["service.name"] = values["OTEL_SERVICE_NAME"]
-    return Resource(attributes)
+    return Resource({name: shown(value, _RESOURCE_LIMIT) for name, value in attributes.items()})
 
 
 def _span_limits(values: Mapping[str, Any]) -> SpanLimits:

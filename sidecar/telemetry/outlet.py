@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from sidecar.core.clock import SECOND, Clock
+from sidecar.core.shown import shown
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.exporters import Sender
 from sidecar.telemetry.ledger import Account, Delivery, Signal, State
@@ -179,7 +180,7 @@ class Outlet(Generic[_Item]):
         try:
             return self._sender.send(shipment.batch, shipment.count)
         except Exception as error:  # noqa: BLE001 - the outermost handler of this thread: a lost batch must not end it
-            return Delivery.of(State.FAILED, shipment.count, f"{type(error).__name__}: {error}")
+            return Delivery.of(State.FAILED, shipment.count, f"{type(error).__name__}: {shown(str(error))}")
 
     def _settle(self, delivery: Delivery) -> None:
         with self._account.lock:

@@ -4,6 +4,7 @@ Owns the one translation from an exchange to attributes; spans and the wide log 
 they cannot disagree. What was not told is absent. No text of a prompt or an answer, and no credential.
 """
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from opentelemetry.util.types import AttributeValue
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import Headers
+from sidecar.core.shown import is_credential, shown
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import (
     error_type,
@@ -19,7 +21,6 @@ from sidecar.telemetry.bounded import (
     provider_word,
     redact_path,
     redact_query,
-    shorten,
 )
 from sidecar.telemetry.settled import (
     client_failed,
@@ -185,7 +186,7 @@ def _server_shared(exchange: Exchange) -> SpanAttributes:
     if version := head.version.removeprefix("HTTP/"):
         attributes[a.PROTOCOL_VERSION] = version
     if method != head.method and head.method:
-        attributes[a.METHOD_ORIGINAL] = shorten(head.method)
+        attributes[a.METHOD_ORIGINAL] = shown(head.method)
     if exchange.status is not None:
         attributes[a.STATUS] = exchange.status
     if verdict is not None and verdict.phase is not None:
@@ -195,15 +196,17 @@ def _server_shared(exchange: Exchange) -> SpanAttributes:
     if exchange.upstream is not None:
         attributes[a.UPSTREAM] = exchange.upstream.name
     _add_host(attributes, head.headers)
-    if agent := head.headers.text(b"user-agent"):
-        attributes[a.USER_AGENT] = shorten(agent)
+    if agent := head.headers.readable(b"user-agent"):
+        attributes[a.USER_AGENT] = shown(agent)
     return attributes
 
 
 def _server_own(exchange: Exchange) -> SpanAttributes:
     head = exchange.head
     attributes: SpanAttributes = {
-        a.PATH: redact_path(head.path),
+        a.PATH: redact_path(
+            head.path, exchange.route.template, None if exchange.upstream is None else exchange.upstream.name
+        ),
         a.REQUEST_SIZE: exchange.request_bytes,
         a.RESPONSE_SIZE: exchange.stream.bytes,
     }
@@ -227,17 +230,18 @@ def exchange_sampling(exchange: Exchange) -> SpanAttributes:
     return getattr(exchange.trace, "attributes", {})
 
 
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([0-9A-Za-z._-]{1,253}))(?::([0-9]{1,5}))?")
+
+
 def _add_host(attributes: SpanAttributes, headers: Headers) -> None:
-    """`server.address` and `server.port` by the Host field: what the app asked for."""
-    host = headers.text(b"host")
-    if not host:
+    """`server.address` and `server.port` by the Host field, where that is a host: what the app asked for."""
+    found = _HOST.fullmatch(headers.text(b"host") or "")
+    if found is None:
         return
-    name, colon, port = host.rpartition(":")
-    if colon and port.isdigit() and len(port) <= 5:
-        attributes[a.SERVER_ADDRESS] = shorten(name)
+    address, name, port = found.groups()
+    attributes[a.SERVER_ADDRESS] = address or shown(name)
+    if port:
         attributes[a.SERVER_PORT] = int(port)
-    else:
-        attributes[a.SERVER_ADDRESS] = shorten(host)
 
 
 def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
@@ -312,7 +316,7 @@ def _client_shared(exchange: Exchange) -> SpanAttributes:
     if exchange.upstream_status is not None:
         attributes[a.STATUS] = exchange.upstream_status
     if model := request_model(exchange):
-        attributes[a.REQUEST_MODEL] = shorten(model)
+        attributes[a.REQUEST_MODEL] = shown(model)
     if request.streaming or route.streaming:
         attributes[a.REQUEST_STREAM] = True
     upstream = exchange.upstream
@@ -325,9 +329,9 @@ def _client_shared(exchange: Exchange) -> SpanAttributes:
         if exchange.connect.address:
             attributes[a.PEER_ADDRESS] = exchange.connect.address
     if response.model:
-        attributes[a.RESPONSE_MODEL] = shorten(response.model)
+        attributes[a.RESPONSE_MODEL] = shown(response.model)
     if response.finish_reasons:
-        attributes[a.FINISH_REASONS] = tuple(map(shorten, response.finish_reasons))
+        attributes[a.FINISH_REASONS] = tuple(map(shown, response.finish_reasons))
     if (word := _error_word(exchange, client_failed(exchange))) is not None:
         attributes[a.ERROR_TYPE] = word
     return attributes
@@ -343,7 +347,7 @@ def _client_own(exchange: Exchange, usage: dict[str, tuple[str, ...]]) -> SpanAt
     if exchange.resends:
         attributes[a.RESEND_COUNT] = exchange.resends
     if response.id:
-        attributes[a.RESPONSE_ID] = shorten(response.id)
+        attributes[a.RESPONSE_ID] = shown(response.id)
     for kind, count in response.tokens.items():
         for name in usage.get(kind, ()):
             attributes[name] = count
@@ -361,15 +365,15 @@ def _short(value: object) -> AttributeValue:
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, list | tuple):
-        return tuple(shorten(str(item)) for item in value[:32])
-    return shorten(str(value))
+        return tuple(shown(str(item)) for item in value[:32])
+    return shown(str(value))
 
 
 def _add_upstream_headers(attributes: SpanAttributes, headers: Headers) -> None:
     first = headers.first
     for name in _REQUEST_IDS:
         if name in first and (text := headers.text(name)):
-            if len(text) > 200 or not (text.isascii() and text.isprintable()):
+            if len(text) > 200 or not (text.isascii() and text.isprintable()) or is_credential(text):
                 continue
             attributes[a.UPSTREAM_REQUEST_ID] = text
             break

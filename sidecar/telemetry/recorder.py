@@ -28,6 +28,7 @@ from sidecar.core.sessions import (
     SessionRequest,
     SessionSummary,
 )
+from sidecar.core.shown import shown
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
@@ -208,7 +209,7 @@ class Recorder:
         if self._strict:
             raise error
         try:
-            fields: SpanAttributes = {a.MESSAGE: f"{what}: {type(error).__name__}: {error}"[:500]}
+            fields: SpanAttributes = {a.MESSAGE: f"{what}: {type(error).__name__}: {shown(str(error))}"}
             self.log.event(a.TELEMETRY_FAILED, ERROR, self._clock(), fields)
         except Exception:  # noqa: BLE001, S110 - the guard: stderr is gone, and the count remains
             pass
@@ -252,7 +253,7 @@ class Recorder:
             if key in common:
                 fields[key] = common[key]
         if exchange.verdict is not None and exchange.verdict.message:
-            fields[a.MESSAGE] = exchange.verdict.message
+            fields[a.MESSAGE] = shown(exchange.verdict.message)
         self.log.always(name, level_of(outcome), exchange.end, fields, _request(exchange), portrait.alike)
 
 

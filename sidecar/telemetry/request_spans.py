@@ -14,8 +14,9 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.sessions import RequestRef
+from sidecar.core.shown import shown
 from sidecar.telemetry import attributes as a
-from sidecar.telemetry.bounded import known_method, shorten
+from sidecar.telemetry.bounded import known_method
 from sidecar.telemetry.portrait import Portrait
 from sidecar.telemetry.settled import call_end, client_failed, has_client, request_model, server_failed
 from sidecar.telemetry.spans import UNSET, Layer, SpanAttributes, SpanFactory
@@ -179,7 +180,7 @@ def _status(exchange: Exchange, failed: bool) -> Status:
     if not failed:
         return UNSET
     message = exchange.verdict.message if exchange.verdict else None
-    return Status(StatusCode.ERROR, shorten(message)) if message else _ERROR
+    return Status(StatusCode.ERROR, shown(message)) if message else _ERROR
 
 
 def link_count(exchange: Exchange, trace: RequestTrace) -> int:

@@ -182,7 +182,7 @@ class Tracer:
             SpanKind.SERVER,
             {
                 a.METHOD: method,
-                a.PATH: redact_path(head.path),
+                a.PATH: redact_path(head.path, route.template),
                 a.SCHEME: head.scheme,
                 a.ROUTE: route.template,
             },

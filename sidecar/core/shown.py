@@ -1,0 +1,113 @@
+"""What of a text that others chose may be shown in a span, a metric, a line or a document.
+
+Owns three rules: what looks like a credential is replaced, characters that steer a terminal or reorder a line
+are too, and a text has a bound. Each is linear in the text. docs/decisions/credentials-in-text.md has the reasons.
+"""
+
+import re
+from unicodedata import category
+
+REDACTED = "REDACTED"
+"""Stands for what looks like a credential."""
+
+TEXT_LIMIT = 256
+"""Characters kept of a text that the other side chose."""
+
+_BEYOND = 256
+"""Characters looked at beyond a limit, so that a key which the limit would cut is still recognised."""
+
+_CREDENTIAL = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    # OpenAI, Anthropic, OpenRouter, DeepSeek and many others; Stripe
+    r"sk-[A-Za-z0-9_-]{12,}|[prs]k_(?:live|test|prod)_[A-Za-z0-9]{8,}"
+    # a short word, then one long stretch: Groq, Hugging Face, Replicate, xAI, Perplexity, GitHub, Slack, ...
+    r"|(?:gsk|hf|r8|fw|tgp|csk|nvapi|xai|pplx|jina|tvly|lsv2|npm|pypi|glpat|gh[oprsu]|github_pat|dop_v1|shpat"
+    r"|rpa|xapp|xox[abeprs])[-_](?:[A-Za-z0-9]{1,15}[-_]){0,4}[A-Za-z0-9]{16,}[A-Za-z0-9_-]*"
+    # Google, Amazon, SendGrid
+    r"|AIza[A-Za-z0-9_-]{16,}|(?:ya29|AQ)\.[A-Za-z0-9_-]{16,}|A[KS]IA[A-Z0-9]{16}"
+    r"|SG\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"
+    # a JSON web token; a bot's token; a private key; a user and a password before a host
+    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_=-]{4,}(?:\.[A-Za-z0-9_=-]*)?"
+    r"|bot[0-9]+:[A-Za-z0-9_-]+|[0-9]{6,}:[A-Za-z0-9_-]{20,}"
+    r"|-----BEGIN[ A-Z]{0,40}PRIVATE KEY-----[^-]*|(?<=//)[^\s/@\"']{1,256}(?=@)"
+    # what is called so
+    r"|[Bb]earer +(?=[^\s]{0,64}[0-9])[^\s\"',;]{8,}"
+    r"|(?i:(?:api)?key|token|secret|password|passwd|signature|sig)=[^\s&\"'<>]{4,}"
+    r")"
+)
+
+_STEERS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Categories of characters that are not seen but act: controls, marks of direction, surrogates, breaks of lines."""
+_JOINER = "\u200d"
+"""It makes one sign of several, in emoji and in scripts of India."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9._:~*+-]*")
+_PLAIN_LENGTH = 80
+_WORD = re.compile(r"[A-Za-z0-9]+")
+_HUMP = re.compile(r"[a-z][A-Z]")
+_STRETCH = re.compile(r"[A-Za-z0-9+_=-]{16,}")
+_MASKED = "***"
+_NUMBERED = re.compile(r"[0-9]+:")
+
+
+def is_credential(text: str) -> bool:
+    """Whether a key, a token or a password of a known form is in the text."""
+    return _CREDENTIAL.search(text) is not None
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text is made of words and short numbers, as a path's fixed segments and models' names are.
+
+    What was drawn at random is not: a stretch of letters and digits is either letters (24 at most, not in mixed
+    case throughout), digits (10 at most), or short; of longer mixed ones there are 12 characters at most.
+    """
+    if len(text) > _PLAIN_LENGTH or not _PLAIN.fullmatch(text) or _NUMBERED.match(text):
+        return False
+    mixed = 0
+    for word in _WORD.findall(text):
+        if word.isdigit():
+            if len(word) > 10:
+                return False
+        elif word.isalpha():
+            if len(word) > 24 or len(_HUMP.findall(word)) > 3:
+                return False
+        elif len(word) > 4:
+            mixed += len(word)
+    return mixed <= 12 and not is_credential(text)
+
+
+def readable(value: bytes) -> str:
+    """A header's or a path's bytes as text: UTF-8 where they are that, else latin-1, as RFC 9110 has it."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def clean(text: str) -> str:
+    """The text without control characters, lone surrogates, and marks that reorder what follows: U+FFFD for each."""
+    if text.isprintable():
+        return text
+    return "".join("\ufffd" if category(char) in _STEERS and char != _JOINER else char for char in text)
+
+
+def shown(text: str, limit: int = TEXT_LIMIT) -> str:
+    """The text as it may be shown: clean, credentials replaced, `limit` characters at most."""
+    text = clean(_CREDENTIAL.sub(REDACTED, text[: limit + _BEYOND]))
+    return text if len(text) <= limit else text[:limit]
+
+
+def mask(text: str) -> str:
+    """A setting's value without what may be a credential, and no longer than a line.
+
+    That is all before an `@`, a query, a fragment, and every longer stretch that does not read as words.
+    """
+    _, at, rest = text.rpartition("@")
+    plain, mark = rest, ""
+    for cut in "?#":
+        plain, found, _ = plain.partition(cut)
+        mark = found or mark
+    plain = _STRETCH.sub(lambda found: found[0] if is_plain(found[0]) else _MASKED, plain[:1024])
+    plain = clean(_CREDENTIAL.sub(_MASKED, plain))
+    masked = (f"{_MASKED}@" if at else "") + plain + (mark and mark + _MASKED)
+    return masked if len(masked) <= 200 else masked[:200] + "..."
