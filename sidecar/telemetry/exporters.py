@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 import grpc  # type: ignore[import-untyped]
@@ -31,12 +32,20 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExportResult
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError, SSLError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    MaxRetryError,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
 
 from sidecar.core.shown import shown
 from sidecar.telemetry.encode import PIECE, SpanEncoder, rest
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
+from sidecar.telemetry.timed_http import TimedAdapter
 
 _ANSWER_LIMIT = 64 * 1024
 """Bytes of a collector's answer that are read."""
@@ -100,11 +109,24 @@ class _Attempt:
 
 
 class _Watch:
-    """The attempts of one batch; both protocols classify by it."""
+    """The attempts of one batch, and how long they may take together; both protocols classify by it.
 
-    def __init__(self, service: _Service) -> None:
+    The time is the monotonic clock's. The exporters reckon theirs by the wall clock, which may be set at any moment.
+    """
+
+    def __init__(self, service: _Service, timeout: float) -> None:
         self.service = service
         self.attempts: list[_Attempt] = []
+        self._timeout = timeout
+        self._deadline = 0.0
+
+    def begin(self) -> None:
+        """A batch's time begins to run."""
+        self._deadline = monotonic() + self._timeout
+
+    def left(self) -> float:
+        """Seconds left for the batch, 0 if its time is over."""
+        return max(0.0, self._deadline - monotonic())
 
     def delivery(self, count: int, otherwise: str) -> Delivery:
         """What became of the batch: the last attempt decides, unless an earlier one may have arrived unanswered."""
@@ -121,12 +143,19 @@ class _Watch:
         return Delivery({State.EXPORTED: count - rejected, State.REJECTED: rejected}, reason)
 
 
+class _TimeIsOverError(Exception):
+    """The batch's time was over before another try: no error that the exporter would answer with one more."""
+
+
 class _WatchedSession(requests.Session):
     """The HTTP exporter's session. It sees each attempt, and takes nothing from the process's environment."""
 
     def __init__(self, target: OtlpTarget, watch: _Watch) -> None:
         super().__init__()
         self.trust_env = False
+        adapter = TimedAdapter(watch.left)
+        self.mount("http://", adapter)
+        self.mount("https://", adapter)
         self._own_headers = dict(target.headers)
         self._watch = watch
 
@@ -135,29 +164,38 @@ class _WatchedSession(requests.Session):
     ) -> requests.Response:
         """One attempt, noted with its answer."""
         official = {name: value for name, value in headers.items() if name.lower() in _OFFICIAL_HEADERS}
+        options["timeout"] = self._watch.left()
+        if not options["timeout"]:
+            raise _TimeIsOverError
         try:
             response = super().request(
                 method, url, headers=official | self._own_headers, stream=True, **options
             )
+            answer = _read_answer(response, self._watch.service.response)
         except requests.RequestException as error:
             sent = not _never_sent(error)
             self._watch.attempts.append(_Attempt(taken=False, sent=sent, reason=_spoken(error, sent=sent)))
             raise
         taken = 200 <= response.status_code < 300
         reason = "" if taken else f"HTTP {response.status_code} {response.reason}"
-        answer = _read_answer(response, self._watch.service.response)
         self._watch.attempts.append(_Attempt(taken=taken, sent=False, reason=reason, answer=answer))
         return response
 
 
 def _read_answer(response: requests.Response, kind: type[Message]) -> Message | None:
-    """The collector's message; None for what is none, or does not end in time: its status says enough."""
+    """The collector's message; None for what is none: its status says enough.
+
+    Raises:
+        requests.ReadTimeout: it did not end in time.
+    """
     try:
         body = response.raw.read(_ANSWER_LIMIT, decode_content=True)
         if "application/json" in response.headers.get("content-type", ""):
             return json_format.Parse(body, kind(), ignore_unknown_fields=True)
         message = kind()
         message.ParseFromString(body)
+    except ReadTimeoutError as error:
+        raise requests.ReadTimeout(error) from error
     except (HTTPError, OSError, DecodeError, json_format.ParseError, UnicodeDecodeError):
         return None
     else:
@@ -194,7 +232,7 @@ class HttpSender:
         self, signal: Signal, target: OtlpTarget, encode: Callable[[Sequence[Any]], bytes], timeout: float
     ) -> None:
         self._encode = encode
-        self._watch = _Watch(_SERVICES[signal])
+        self._watch = _Watch(_SERVICES[signal], timeout)
         session = _WatchedSession(target, self._watch)
         self._exporter = _SERVICES[signal].http(
             endpoint=target.endpoint,
@@ -210,13 +248,31 @@ class HttpSender:
 
     def send(self, batch: Sequence[Any], count: int, /) -> Delivery:
         """Encode and export; blocks up to the time-out."""
+        data = self._encode(batch)
+        self._watch.begin()
         # The client below `export()`, which would encode by itself.
-        result = self._exporter._client.export(self._encode(batch))  # noqa: SLF001
+        result = self._exporter._client.export(data)  # noqa: SLF001
         return self._watch.delivery(count, str(result.error or "the export was given up"))
 
     def close(self) -> None:
         """End the waiting between retries."""
         self._exporter.shutdown()
+
+
+class _NoTimeLeftError(grpc.RpcError):  # type: ignore[misc]
+    """The batch's time was over before another try; its code is one that is not tried again."""
+
+    def code(self) -> grpc.StatusCode:
+        """What the exporter asks first."""
+        return grpc.StatusCode.FAILED_PRECONDITION
+
+    def details(self) -> str:
+        """What it would log."""
+        return "no time left"
+
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        """No word on when to try again."""
+        return ()
 
 
 class _Stub:
@@ -228,8 +284,12 @@ class _Stub:
 
     def Export(self, *, request: bytes, metadata: Any, timeout: float) -> Message:  # noqa: N802 - the stubs' name
         """One attempt."""
+        del timeout  # by the wall clock
+        left = self._watch.left()
+        if not left:
+            raise _NoTimeLeftError
         try:
-            answer = self._call(request, metadata=metadata, timeout=timeout)
+            answer = self._call(request, metadata=metadata, timeout=left)
         except grpc.RpcError as error:
             self._watch.attempts.append(_grpc_failure(error.code(), error.details() or ""))
             raise
@@ -306,12 +366,14 @@ class GrpcSender:
         self, signal: Signal, target: OtlpTarget, encode: Callable[[Sequence[Any]], bytes], timeout: float
     ) -> None:
         self._encode = encode
-        self._watch = _Watch(_SERVICES[signal])
+        self._watch = _Watch(_SERVICES[signal], timeout)
         self._exporter = _GrpcExporter(target, self._watch, timeout)
 
     def send(self, batch: Sequence[Any], count: int, /) -> Delivery:
         """Encode and export; blocks up to the time-out."""
-        self._exporter.export(self._encode(batch))
+        data = self._encode(batch)
+        self._watch.begin()
+        self._exporter.export(data)
         return self._watch.delivery(count, "the export was given up")
 
     def close(self) -> None:

@@ -6,8 +6,10 @@ and compared with what the collector says that it took.
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,9 +17,11 @@ import pytest
 from sidecar.testing import (
     Garbage,
     OtlpSink,
+    ReadBody,
     RunningSidecar,
     ScriptedUpstream,
     SinkAnswer,
+    answer,
     chat_completion,
     chat_request,
     exchange,
@@ -258,3 +262,152 @@ def test_a_wrong_endpoint_is_said_once(
                 url in line["endpoint"] and "OTEL_EXPORTER_OTLP_ENDPOINT" in line["hint"] for line in lines
             )
             assert sidecar.find_logs("sidecar.library") == []
+
+
+# --- collectors that never come to an end
+
+
+_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\n"
+_SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+"""An empty SETTINGS frame (RFC 9113, section 6.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dribble:
+    """What a collector says at once, and then over and over, a piece each `every` seconds."""
+
+    name: str
+    at_once: bytes
+    again: bytes
+    protocol: str = HTTP
+    scheme: str = "http"
+    every: float = 0.2
+
+
+DRIBBLES = (
+    Dribble("nothing", b"", b""),
+    Dribble("status line", b"HTTP/1.1 200 O", b"K"),
+    Dribble("head", _OK + b"X-A: ", b"a"),
+    Dribble("fields", _OK, b"X-A: b\r\n"),
+    Dribble("body with a length", _OK + b"Content-Length: 1000\r\n\r\n", b"\0"),
+    Dribble("body without an end", _OK + b"\r\n", b"\0"),
+    Dribble("chunks", _OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n\0\r\n"),
+    Dribble("chunk size", _OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    Dribble("trailers", _OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: b\r\n"),
+    Dribble("refusal's body", b"HTTP/1.1 503 No\r\nContent-Length: 1000\r\n\r\n", b"a"),
+    Dribble("interim answers", b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    Dribble("flood of interim answers", b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, every=0.0),
+    Dribble("TLS record", b"\x16\x03\x03\x40\x00", b"\x02", scheme="https"),
+    Dribble("nothing", b"", b"", GRPC),
+    Dribble("frame", _SETTINGS[:3], b"", GRPC),
+    Dribble("frames", _SETTINGS, _SETTINGS, GRPC),
+    Dribble("flood of frames", _SETTINGS, _SETTINGS * 100, GRPC, every=0.0),
+    Dribble(
+        "answer's fields", _SETTINGS + b"\0\0\x01\x01\0\0\0\0\x01\x88", b"\0\0\x01\x09\0\0\0\0\x01\x88", GRPC
+    ),
+    Dribble("TLS record", b"\x16\x03\x03\x40\x00", b"\x02", GRPC, scheme="https"),
+)
+
+
+@contextmanager
+def dribbling(dribble: Dribble) -> Iterator[str]:
+    """An endpoint that does so to everybody who connects."""
+    over = threading.Event()
+
+    def serve(peer: socket.socket) -> None:
+        with peer, suppress(OSError):
+            peer.recv(65536)
+            peer.sendall(dribble.at_once)
+            while not over.wait(dribble.every):
+                peer.sendall(dribble.again)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threads.append(threading.Thread(target=serve, args=(server.accept()[0],)))
+                threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threads = [threading.Thread(target=accept)]
+        threads[0].start()
+        try:
+            yield f"{dribble.scheme}://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            over.set()
+            server.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join(5)
+
+
+@contextmanager
+def never_accepting() -> Iterator[str]:
+    """An endpoint whose port takes no connection any more, and refuses none."""
+    with socket.socket() as server, ExitStack() as stack:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def goes_on_without(url: str, protocol: str, upstream: ScriptedUpstream) -> None:
+    """Each export ends within its time as a whole, which is said; the next one is tried; the shutdown is in time."""
+    environ = {
+        **ENVIRON,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_METRICS_EXPORTER": "none",
+    }
+    settings = {"SHUTDOWN_TIMEOUT": "4s"}
+    with RunningSidecar(upstream=upstream.url, settings=settings, environ=environ) as sidecar:
+        for batch in (1, 2):
+            begun = time.monotonic()
+            ask(sidecar, upstream, f"batch-{batch}", 1)
+
+            def told(batch: int = batch) -> bool:
+                counts = ledger(sidecar)["traces"]
+                return counts["created"] >= 3 * batch and not counts["queued"]
+
+            sidecar.wait_until(told, timeout=10)
+            assert time.monotonic() - begun < 1 + 1.5  # the time-out, and what a busy machine adds
+        states = ledger(sidecar)["traces"]
+        assert states["failed"] + states["unknown"] == states["created"]
+        (line,) = sidecar.find_logs("sidecar.telemetry.failing")
+        assert line["signal"] == "traces"
+        ask(sidecar, upstream, "last", 1)
+        begun = time.monotonic()
+        assert sidecar.stop(timeout=10) == 0
+        assert time.monotonic() - begun < 4 + 1
+
+
+@pytest.mark.parametrize(
+    "dribble", DRIBBLES, ids=[f"{dribble.name}, {dribble.protocol}" for dribble in DRIBBLES]
+)
+def test_an_answer_that_never_ends_takes_one_time_out(dribble: Dribble, upstream: ScriptedUpstream) -> None:
+    """Whatever comes a piece at a time: head, body, frames, the TLS handshake."""
+    with dribbling(dribble) as url:
+        goes_on_without(url, dribble.protocol, upstream)
+
+
+@pytest.mark.parametrize("protocol", [HTTP, GRPC])
+def test_a_connection_that_never_stands_takes_one_time_out(protocol: str, upstream: ScriptedUpstream) -> None:
+    """Likewise."""
+    with never_accepting() as url:
+        goes_on_without(url, protocol, upstream)
+
+
+def test_a_redirect_to_itself_is_a_refusal(upstream: ScriptedUpstream) -> None:
+    """It is not followed, not even once."""
+    with ScriptedUpstream() as collector:
+        collector.answer_always(
+            ReadBody(),
+            answer(
+                b"", status=307, reason=b"Here", headers=(f"Location: {collector.url}/v1/traces".encode(),)
+            ),
+        )
+        goes_on_without(collector.url, HTTP, upstream)
+        traces = [one for one in collector.requests if one.path == "/v1/traces"]
+        assert len(traces) == 3
