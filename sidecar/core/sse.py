@@ -1,7 +1,8 @@
 """Server-sent events, taken from bytes as they come.
 
 Owns the syntax only (WHATWG HTML, "Interpreting an event stream"): what an event's data means is the
-API readers' business. It never sees the wire's own bytes change and never raises, whatever it is fed.
+API readers' business. Two more things are events, since servers tell errors in them: a field of the name
+`error`, as older llama.cpp servers send it, and a JSON object without any field's name. It never sees the wire's own bytes change and never raises, whatever it is fed.
 The relay feeds it every piece of every stream, so the common case costs a few C calls per event.
 """
 
@@ -11,6 +12,7 @@ Event = tuple[bytes, bytes]
 EVENT_LIMIT = 1 << 20
 """Bytes of one event above which it is skipped, unless the caller says otherwise."""
 
+_OBJECT = b'{"'
 _BOM = b"\xef\xbb\xbf"
 _LF = 10
 _CR = 13
@@ -143,6 +145,7 @@ class SseParser:
                 return
         name = b""
         data: list[bytes] = []
+        errors: list[bytes] = []
         for line in block.split(b"\n"):
             if line.startswith(b"data:"):
                 data.append(line[6:] if line.startswith(b"data: ") else line[5:])
@@ -152,7 +155,13 @@ class SseParser:
                 data.append(b"")
             elif line == b"event":
                 name = b""
+            elif line.startswith(b"error:"):
+                errors.append(line[6:].strip())
+            elif line.startswith(_OBJECT) and not data:
+                events.append((name, block[block.index(line) :]))
+                return
         if data:
             events.append((name, data[0] if len(data) == 1 else b"\n".join(data)))
-        elif block.strip(b"\n"):
+        elif block.strip(b"\n") and not errors:
             self.keep_alives += 1
+        events.extend((b"error", error) for error in errors)

@@ -52,6 +52,24 @@ CASES: dict[str, tuple[bytes, list[Event], int]] = {
     "no blank line at the end": (b"data: 1\n\ndata: 2", [(b"", b"1"), (b"", b"2")], 0),
     "one line end at the end": (b"data: 1\n\nevent: x\ndata: 2\n", [(b"", b"1"), (b"x", b"2")], 0),
     "one carriage return at the end": (b"data: 1\r", [(b"", b"1")], 0),
+    "an error as a field": (
+        b'error: {"code":500}\n\ndata: [DONE]\n\n',
+        [(b"error", b'{"code":500}'), (b"", b"[DONE]")],
+        0,
+    ),
+    "an error beside data": (
+        b"error:x\ndata: 1\nerror: y\n\n",
+        [(b"", b"1"), (b"error", b"x"), (b"error", b"y")],
+        0,
+    ),
+    "longer names are no errors": (b"errors: 1\n\nerror\n\n", [], 2),
+    "an object without a field's name": (
+        b'data: 1\n\n{"error":\n {}}\n\n',
+        [(b"", b"1"), (b"", b'{"error":\n {}}')],
+        0,
+    ),
+    "a named object": (b'event: error\n{"a":1}', [(b"error", b'{"a":1}')], 0),
+    "an object behind data is another field": (b'data: 1\n{"a":1}\n\n', [(b"", b"1")], 0),
     "any bytes": (b"data: \xff\x00\xfe\n\n", [(b"", b"\xff\x00\xfe")], 0),
     "nothing": (b"", [], 0),
 }
