@@ -6,13 +6,16 @@ except that health needs no token.
 """
 
 import hmac
+import re
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from sidecar.settings_values import Address
+
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+))(?::[0-9]{1,5})?")
+"""A host and a port, and nothing else: no user before it, nothing that two readers could read in two ways."""
 
 
 def host_allowed(host: str, listen: Address) -> bool:
@@ -21,14 +24,14 @@ def host_allowed(host: str, listen: Address) -> bool:
     Loopback names and addresses, and the host that is listened on. When that is a wildcard, every name is as
     good as another: such a port has a token, which a rebound page cannot know.
     """
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
+    found = _HOST.fullmatch(host)
+    if found is None:
         return False
+    name = (found[1] or found[2]).lower()
     if name in {"localhost", listen.host.lower()}:
         return True
     if listen.host in {"0.0.0.0", "::"}:
-        return bool(name)
+        return True
     try:
         return ip_address(name).is_loopback
     except ValueError:
@@ -37,16 +40,18 @@ def host_allowed(host: str, listen: Address) -> bool:
 
 def same_site(request: web.Request) -> bool:
     """False for what a browser sends on behalf of another site's page. Programs send neither field."""
-    if request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
-        return False
-    origin = request.headers.get("Origin")
-    return origin is None or origin == f"{request.scheme}://{request.host}"
+    own = f"{request.scheme}://{request.host}"
+    sites = request.headers.getall("Sec-Fetch-Site", [])
+    origins = request.headers.getall("Origin", [])
+    return {*sites} <= {"none", "same-origin"} and {*origins} <= {own}
 
 
 def token_given(request: web.Request, token: str) -> bool:
     """Whether `Authorization: Bearer` carries the token; compared in constant time."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+    # aiohttp gives bytes that are not UTF-8 as lone surrogates.
+    said = given.strip().encode(errors="surrogateescape")
+    return scheme.lower() == "bearer" and hmac.compare_digest(said, token.encode())
 
 
 def checked(listen: Address, token: str | None, open_paths: frozenset[str]) -> Middleware:

@@ -21,6 +21,8 @@ from sidecar.admin.guard import checked
 from sidecar.admin.view import AdminView
 from sidecar.settings_values import Address
 
+_GUARDING = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
 HEALTH_PATHS = frozenset({"/startup", "/liveness", "/readiness"})
 
 
@@ -50,10 +52,16 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except web.HTTPException as error:
         kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
         message = (error.text or "").removeprefix(f"{error.status}: ")
-        response = _json({"error": {"status": error.status, "message": message}}, error.status)
+        response = error_answer(error.status, message)
         response.headers.update(kept)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update(_GUARDING)
+    return response
+
+
+def error_answer(status: int, message: str) -> web.Response:
+    """An error as JSON, with the fields that every answer has."""
+    response = _json({"error": {"status": status, "message": message}}, status)
+    response.headers.update(_GUARDING)
     return response
 
 
@@ -102,7 +110,8 @@ class _Documents:
     async def _metrics(self, request: web.Request) -> web.Response:
         if not self._prometheus:
             raise web.HTTPNotFound(text="/metrics is off; SIDECAR_PROMETHEUS=on turns it on")
-        body, content_type = self._view.metrics(request.headers.get("Accept", ""))
+        accept = request.headers.get("Accept", "")
+        body, content_type = self._view.metrics(accept if accept.isascii() else "")
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _shutdown(self, _request: web.Request) -> web.Response:

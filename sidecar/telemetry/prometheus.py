@@ -35,11 +35,15 @@ _UNFIT_LABEL = re.compile(r"[^a-zA-Z0-9_]")
 _HUMAN = re.compile(r"\{[^}]*\}")
 
 
+_BAD_VERSION = re.compile(r"(?<=version=)(?![0-9]{1,4}(?:\.[0-9]{1,4}){0,3} *(?:[;,]|$))[^;,]*")
+"""A version in `Accept` that is none: the encoder's choice would fail on it, or repeat it."""
+
+
 def prometheus_text(store: MetricStore, resource: Resource, accept: str) -> tuple[bytes, str]:
     """The scrape's body and its content type: OpenMetrics with exemplars where `accept` takes it, else plain text."""
     registry = CollectorRegistry()
     registry.register(_Scrape(store, resource))
-    encoder, content_type = choose_encoder(accept)
+    encoder, content_type = choose_encoder(_BAD_VERSION.sub("", accept.replace('"', "")))
     return encoder(registry), content_type
 
 

@@ -1,12 +1,15 @@
 """The admin port over real sockets: what it answers, and to whom it does not."""
 
+import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import aiohttp
 import pytest
+from opentelemetry.sdk.resources import Resource
 
 from sidecar.admin import (
     ActiveRequest,
@@ -25,6 +28,10 @@ from sidecar.admin import (
 )
 from sidecar.errors import CannotListenError
 from sidecar.settings import Address
+from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.names import metrics_of
+from sidecar.telemetry.process import observe_process
+from sidecar.telemetry.prometheus import prometheus_text
 
 ANY = Address("127.0.0.1", 0)
 HEALTH = ("/startup", "/liveness", "/readiness")
@@ -109,6 +116,32 @@ class Admin:
             return answer.status, await answer.json()
 
 
+class Answer(NamedTuple):
+    """A raw answer; names of fields in lower case."""
+
+    status: int
+    fields: dict[str, str]
+    text: str
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON of the body."""
+        return dict(json.loads(self.text))
+
+
+async def raw(port: Port, *lines: str) -> Answer:
+    """Sends a head as it stands, one character a byte, and takes the last answer of the connection."""
+    reader, writer = await asyncio.open_connection(port.address.host, port.address.port)
+    writer.write("\r\n".join((*lines, "Connection: close", "", "")).encode("latin-1"))
+    async with asyncio.timeout(10):
+        data = await reader.read()
+    writer.close()
+    head, _, body = data.decode().rpartition("\r\n\r\n")
+    status, *fields = head.rpartition("HTTP/1.")[2].split("\r\n")
+    pairs = (field.split(": ", 1) for field in fields)
+    return Answer(int(status.split(" ")[1]), {name.lower(): value for name, value in pairs}, body)
+
+
 async def opened(
     *, token: str | None = None, listen: Address = ANY, prometheus: bool = True
 ) -> AsyncIterator[Admin]:
@@ -182,7 +215,28 @@ async def test_hosts_served(admin: Admin, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example", "[::1", "x:y:z"]
+    "host",
+    [
+        *("evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example", "[::1", "x:y:z"),
+        *(
+            "evil.com@127.0.0.1",
+            "evil.com\\@127.0.0.1",
+            "evil.com:x@localhost",
+            "127.0.0.1/x",
+            "localhost?x",
+            "lo#",
+        ),
+        *(
+            "127.0.0.1:1:2",
+            "127.0.0.1:",
+            "127.0.0.1:123456",
+            "localhost, evil.example",
+            "[127.0.0.1",
+            "::1",
+            "*",
+        ),
+        *("[::1]evil.example", "[::1]:x", "localhost evil.example", "[evil.example]", "0x7f.1"),
+    ],
 )
 async def test_hosts_refused(admin: Admin, host: str) -> None:
     """A page whose own name resolves to loopback gets nothing, health included."""
@@ -244,6 +298,141 @@ async def test_token() -> None:
         async with admin.client.get(f"http://{admin.port.address}/nothing") as answer:
             assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert (await admin.ask("/stats", Authorization="bearer correct-horse"))[0] == 200
+
+
+REFUSED_BY_ONE_OF_TWO = (
+    ("Host: 127.0.0.1", "Host: 127.0.0.1"),
+    ("Host: 127.0.0.1", "Host: evil.example"),
+    ("Host: 127.0.0.1", "Origin: http://127.0.0.1", "Origin: https://evil.example"),
+    ("Host: 127.0.0.1", "Origin: https://evil.example", "Origin: http://127.0.0.1"),
+    ("Host: 127.0.0.1", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"),
+    ("Host: 127.0.0.1", "sec-fetch-site: none", "SEC-FETCH-SITE: same-site"),
+    ("Host: 127.0.0.1", "Sec-Fetch-Site: none, cross-site"),
+    ("Host: 127.0.0.1", "Origin:"),
+    ("Host: 127.0.0.1", "Origin: \xff"),
+)
+
+
+@pytest.mark.parametrize("lines", REFUSED_BY_ONE_OF_TWO)
+async def test_every_field_of_a_name_counts(admin: Admin, lines: tuple[str, ...]) -> None:
+    """Not only the first; two Hosts may be refused before they are looked at."""
+    answer = await raw(admin.port, "GET /stats HTTP/1.1", *lines)
+    assert answer.status in {400, 403}
+    assert answer.body["error"]["status"] == answer.status
+
+
+SECRET = "correct-horse-battery"
+ODD_HEADS = (
+    # what aiohttp refuses before there is a request
+    ("GET /stats HTTP/1.1", f"Authorization: Bearer {SECRET}\x00"),
+    ("GET /stats HTTP/1.1", f"Authorization : Bearer {SECRET}"),
+    ("GET /stats HTTP/1.1", f"Authorization: Bearer {SECRET}{'x' * 9000}"),
+    ("GET /stats HTTP/1.1", f"X{SECRET}"),
+    ("GET /stats HTTP/1.1", f"{SECRET} x: y"),
+    ("GET /stats HTTP/1.1", "Content-Length: 1", f"Content-Length: {SECRET}"),
+    (f"GET /stats?token={SECRET} x HTTP/1.1", "Host: localhost"),
+    (f"GET /stats?token={SECRET} HTTP/9.9x", "Host: localhost"),
+    (f"{SECRET} /stats HTTP/1.1", "Host: localhost"),
+    (f"GET /{'x' * 9000}{SECRET} HTTP/1.1", "Host: localhost"),
+    (f"\x16\x03\x01{SECRET}", ""),
+    ("GET /stats HTTP/1.1", "Host: localhost", f"Transfer-Encoding: {SECRET}"),
+    ("GET /stats HTTP/1.1", "Host: localhost", *(f"x-{n}: {SECRET}" for n in range(300))),
+    # what reaches the guard or a handler
+    ("GET /stats HTTP/1.1", "Host: localhost", "Authorization: Bearer \xff"),
+    ("GET /stats HTTP/1.1", "Host: localhost", "Authorization: \xff\xfe"),
+    ("GET /stats HTTP/1.1", "Host: localhost", "Authorization: Bearer \xc3\xa9\x80"),
+    ("GET /stats HTTP/1.1", "Host: \xff"),
+    ("GET /stats HTTP/1.1", "Host: localhost", "Origin: \xff"),
+    (f"GET /stats?token={SECRET} HTTP/1.1", "Host: localhost"),
+    (f"GET /{SECRET} HTTP/1.1", "Host: localhost"),
+    ("GET /\xff\xfe HTTP/1.1", "Host: localhost"),
+    ("GET /sessions/%ff%00%0a HTTP/1.1", "Host: localhost"),
+    ("GET /sessions/\xff HTTP/1.1", "Host: localhost"),
+    ("GET //stats HTTP/1.1", "Host: localhost"),
+    ("GET http://[::1/stats HTTP/1.1", "Host: localhost"),
+    ("GET http:///stats HTTP/1.1", "Host: localhost"),
+    ("GET http://u:p@localhost:99999/stats HTTP/1.1", "Host: localhost"),
+    ("OPTIONS * HTTP/1.1", "Host: localhost"),
+    ("CONNECT localhost:1 HTTP/1.1", "Host: localhost"),
+    ("GET /stats HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: upgrade"),
+    ("GET /stats HTTP/1.1", "Host: localhost", "Expect: 100-continue"),
+    ("GET /stats HTTP/1.1", "Host: localhost", "Expect: something"),
+    ("POST /shutdown HTTP/1.1", "Host: localhost", "Content-Length: 0", "X: \xff"),
+    ("GET /stats HTTP/1.0",),
+    ("GET /stats HTTP/1.1", "Host: localhost", "Cookie: \xff=\xff", "Content-Type: \xff", "Range: x"),
+    ("GET /stats HTTP/1.1", "Host: localhost", "Content-Encoding: gzip", "Content-Length: 0"),
+    ("GET /stats HTTP/1.1", "Host: localhost", "If-Modified-Since: \xff"),
+)
+
+
+@pytest.mark.parametrize("lines", ODD_HEADS)
+@pytest.mark.parametrize("health", [False, True], ids=["admin", "health"])
+async def test_no_head_is_too_odd(
+    lines: tuple[str, ...], health: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refused as JSON, never a mistake of ours; what was sent stands neither in the answer nor in a log."""
+    app = (
+        create_health_app(Scripted())
+        if health
+        else create_admin_app(Scripted(), listen=ANY, token=SECRET, prometheus=True)
+    )
+    port = await serve(app, ANY, setting="SIDECAR_ADMIN_LISTEN")
+    try:
+        answer = await raw(port, *lines)
+    finally:
+        await port.close()
+    assert 400 <= answer.status < 500
+    assert answer.body["error"]["status"] == answer.status
+    assert answer.fields["cache-control"] == "no-store"
+    assert SECRET not in answer.text
+    assert SECRET not in caplog.text + "".join(str(record.exc_info) for record in caplog.records)
+
+
+ACCEPTS = (
+    *("\xff", "text/plain;version=\xff", "application/openmetrics-text;version=\xff", "text/plain;version=x"),
+    *(
+        "application/openmetrics-text;version=",
+        "application/openmetrics-text;version=x",
+        "text/plain;version=1.x",
+    ),
+    *(
+        "application/openmetrics-text;version=9",
+        "application/openmetrics-text;version=-1",
+        ";;;,,,",
+        "*/*",
+        "a" * 4000,
+    ),
+    *("application/openmetrics-text; version=1.0.0; escaping=x", "text/plain;version=1.0.0;escaping=\x01"),
+    *('application/openmetrics-text;version="1.0.0"', "application/openmetrics-text;version=1.0.0\tx"),
+    *(
+        "application/openmetrics-text;version=99999999999999999999.0",
+        "application/openmetrics-text;version=1.0.0e9",
+    ),
+)
+
+
+@pytest.mark.parametrize("accept", ACCEPTS)
+async def test_no_accept_is_too_odd(accept: str) -> None:
+    """A scrape gets a form it can read, or the plain one; never a mistake of ours."""
+    store = MetricStore(metrics_of("shipped"), clock=lambda: 0)
+    observe_process(store)
+
+    class Real(Scripted):
+        """With a real scrape."""
+
+        def metrics(self, accept: str) -> tuple[bytes, str]:
+            """As the running sidecar has it."""
+            return prometheus_text(store, Resource({}), accept)
+
+    port = await serve(create_admin_app(Real(), listen=ANY, token=None, prometheus=True), ANY, setting="X")
+    try:
+        answer = await raw(port, "GET /metrics HTTP/1.1", "Host: localhost", f"Accept: {accept}")
+    finally:
+        await port.close()
+    assert answer.status in {200, 400, 406}
+    if answer.status == 200:
+        assert "process_cpu" in answer.text
+        assert answer.fields["content-type"].isprintable()
 
 
 async def test_health_port() -> None:
