@@ -25,6 +25,7 @@ from opentelemetry.trace import (
 from sidecar.core.exchange import RequestHead
 from sidecar.core.facts import Route
 from sidecar.core.headers import Field, Headers
+from sidecar.core.shown import is_credential
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import known_method, redact_path
 
@@ -235,11 +236,12 @@ def read_context(headers: Headers) -> SpanContext | None:
 def _read_state(values: list[bytes]) -> TraceState:
     """The caller's `tracestate`: all of it, or nothing when any member is malformed or a limit is passed.
 
-    What is not even of its alphabet is not shown to the official parser, which logs what it refuses.
+    What is not even of its alphabet is not shown to the official parser, which logs what it refuses. It stands on
+    every span, so one that holds a credential is none.
     """
     if not values:
         return _NO_STATE
     text = b",".join(values).decode("latin-1")
-    if len(text) > _TRACESTATE_LIMIT or not _TRACESTATE.fullmatch(text):
+    if len(text) > _TRACESTATE_LIMIT or not _TRACESTATE.fullmatch(text) or is_credential(text):
         return _NO_STATE
     return TraceState.from_header([text])

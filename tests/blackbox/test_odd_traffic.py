@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
+from unicodedata import category
 
 import pytest
 
@@ -25,6 +28,7 @@ from sidecar.testing import (
     answer,
     chat_request,
     exchange,
+    json_answer,
     request_bytes,
 )
 
@@ -227,3 +231,63 @@ def test_a_compressed_body_that_grows_without_end(
     assert said.body == bomb
     assert outcome(sink, "bomb")[1] == ["body_too_large"]
     assert upstream.request().body == bomb
+
+
+STEERING = "\x1b[31m\x07\r\x7f\x9b2J\u202e\u2028"
+
+
+@pytest.fixture(params=["json", "console"])
+def scraped(
+    request: pytest.FixtureRequest, sink: OtlpSink, module_upstream: ScriptedUpstream
+) -> Iterator[RunningSidecar]:
+    """A sidecar with `/metrics`, whose lines have this form."""
+    settings = {"PROMETHEUS": "on", "LOG_FORMAT": request.param}
+    running = RunningSidecar(upstream=module_upstream.url, sink=sink, settings=settings).launch()
+    try:
+        running.wait_until(lambda: "sidecar.listening" in running.stderr, timeout=20)
+        line = next(line for line in running.stderr.splitlines() if "sidecar.listening" in line)
+        running.port, running.admin_port = map(int, re.findall(r"127\.0\.0\.1:(\d+)", line))
+        yield running
+    finally:
+        running.kill()
+
+
+def test_nothing_steers_a_terminal(
+    scraped: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """Controls and marks of direction in models, reasons, ids and names reach no signal; letters do, as they were."""
+    sink.clear()
+    choice = {"index": 0, "finish_reason": f"r{STEERING}", "message": {"content": "x"}}
+    told = {"id": f"i{STEERING}", "model": f"a{STEERING}\ud800", "choices": [choice]}
+    upstream.answer(json_answer(told))
+    fields = ("User-Agent: Jürgen/1 日本 \x9b31m".encode(), own("steered"), b"Connection: close")
+    exchange(scraped.port, chat_request(model=f"m{STEERING}\ud800", stop=f"s{STEERING}", headers=fields))
+    upstream.answer(json_answer({"error": {"code": f"c{STEERING}"}}, status=400))
+    exchange(scraped.port, request_bytes("GET", "/x%1b", headers=(own("steered"), b"User-Agent: J\xfcrgen")))
+    sink.wait_for(lambda: len(sink.find_spans(kind="SERVER")) == 2)
+    sink.wait_for(lambda: sum("http.route" in line.attributes for line in sink.logs) == 2)
+    span = sink.find_spans(kind="CLIENT")[0]
+    assert span.attributes["gen_ai.request.model"] == "m�[31m����2J���"
+    agents = {one.attributes["user_agent.original"] for one in sink.find_spans(kind="SERVER")}
+    assert agents == {"Jürgen/1 日本 �31m", "Jürgen"}
+    signals = {
+        "spans": "".join(texts([[one.name, one.status_message, one.attributes] for one in sink.spans])),
+        "logs": "".join(texts([one.attributes for one in sink.logs])),
+        "points": "".join(texts([one.attributes for one in sink.points])),
+        "stderr": scraped.stderr.replace("\n", ""),
+        "/metrics": scraped.admin("GET", "/metrics")[1].replace("\n", ""),
+        "/sessions": "".join(texts(scraped.admin("GET", "/sessions/steered")[1])),
+    }
+    steering = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    assert {signal for signal, text in signals.items() if {*map(category, text)} & steering} == set()
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text inside a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from texts([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from texts(item)
