@@ -48,7 +48,8 @@ PANELS: tuple[Panel | Row, ...] = (
     Panel(
         402,
         "Telemetry lost in the range",
-        "Spans, data points and log records that did not arrive, or of which nobody knows. Not 0: see The loss ledger. "
+        "Spans, data points, log records and lines on stderr that did not arrive, or of which nobody knows. Not 0: see The loss "
+        "ledger. "
         "Requests are never touched by it. Metric: sidecar.telemetry.items.",
         (Query(q.at_least_zero(q.grown(names.TELEMETRY_ITEMS, where=LOST), q.grown(names.TELEMETRY_ITEMS))),),
         kind="stat",
@@ -156,7 +157,8 @@ PANELS: tuple[Panel | Row, ...] = (
     Panel(
         420,
         "The loss ledger",
-        "Items per second by what became of them. dropped: the queue was full; failed: the collector refused or was away; "
+        "Items per second by what became of them. dropped: the queue was full; failed: the collector refused or was away, or "
+        "stderr could not be written; "
         "unknown: no answer in time; rejected: it took the batch and not the item. Metric: sidecar.telemetry.items.",
         (Query(q.rate(names.TELEMETRY_ITEMS, _STATE), f"{{{{{_STATE}}}}}"),),
         unit="ops",
@@ -189,7 +191,7 @@ PANELS: tuple[Panel | Row, ...] = (
     Panel(
         423,
         "Exported",
-        "Items per second that the collector took, by signal. 0 with traffic: it takes nothing. "
+        "Items per second that the collector took, or stderr (lines), by signal. 0 with traffic: it takes nothing. "
         "Metric: sidecar.telemetry.items.",
         (Query(q.rate(names.TELEMETRY_ITEMS, _SIGNAL, where=f'{_STATE}="exported"'), f"{{{{{_SIGNAL}}}}}"),),
         unit="ops",

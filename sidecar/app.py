@@ -22,18 +22,23 @@ from sidecar.proxy.shared import Shared
 from sidecar.settings import Address, Settings
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import otel_settings
-from sidecar.telemetry.ledger import Signal
-from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler, Lines
+from sidecar.telemetry.ledger import LINES, Ledger, Signal
+from sidecar.telemetry.line_outlet import LineOutlet
+from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.names import metrics_of
 from sidecar.telemetry.pipeline import build_pipeline
 from sidecar.telemetry.process import observe_process
 from sidecar.telemetry.prometheus import prometheus_text
 from sidecar.telemetry.recorder import Recorder
+from sidecar.telemetry.stream_sender import STDERR, Stream
 from sidecar.version import VERSION
 
 FLUSH_RESERVE = 5.0
 """Seconds of `SHUTDOWN_TIMEOUT` that are kept for the telemetry's last flush."""
+
+_LINES_SHARE = 0.2
+"""Of the flush's seconds, what is kept for the last lines."""
 
 _LAG_EVERY = SECOND // 10
 _EXPIRE_AT_MOST_EVERY = 1.0
@@ -57,9 +62,17 @@ class Sidecar:
             clock=self._clock,
             exemplar_filter=self._config.exemplar_filter,
         )
-        lines = Lines(settings.log_format)
+        ledger = Ledger()
+        self._line_outlet = LineOutlet(
+            settings.log_format,
+            stream=Stream(STDERR),
+            account=ledger.account(LINES),
+            size=self._config.queues[Signal.LOGS].size,
+            clock=self._clock,
+        )
+        lines = self._line_outlet.lines
         self._pipeline = build_pipeline(
-            self._config, store=self._store, clock=self._clock, logger=lines.logger
+            self._config, ledger=ledger, store=self._store, clock=self._clock, logger=lines.logger
         )
         self.recorder = Recorder(
             settings=settings,
@@ -101,6 +114,7 @@ class Sidecar:
         """
         settings = self._settings
         loop = asyncio.get_running_loop()
+        self._line_outlet.start()
         shared = Shared(
             settings,
             sessions=self.sessions,
@@ -115,6 +129,7 @@ class Sidecar:
         except BaseException:
             await relay.drain(0)
             await self._close_ports()
+            await self._line_outlet.shutdown(FLUSH_RESERVE * _LINES_SHARE)
             raise
         logging.getLogger().addHandler(LibraryHandler(self.recorder.log))
         self._pipeline.start(loop)
@@ -139,14 +154,16 @@ class Sidecar:
         for timer in self._timers.values():
             timer.cancel()
         self.sessions.shutdown(self._clock())
+        for_lines = reserve * _LINES_SHARE
         # Also if the process stood still past its deadline.
-        await self._pipeline.shutdown(max(reserve, deadline - loop.time()))
+        await self._pipeline.shutdown(max(reserve, deadline - loop.time()) - for_lines)
         self.recorder.close()
         await self._close_ports()
         if self._relay is not None:
             self._relay.close()
         ledger = msgspec.json.encode(self._pipeline.ledger.snapshot()).decode()
         self._say(a.STOPPED, INFO, telemetry=ledger)
+        await self._line_outlet.shutdown(min(for_lines, max(0.1, deadline - loop.time())))
 
     def request_stop(self) -> None:
         """Begins the drain, from a signal or the admin port; a second call changes nothing."""

@@ -10,7 +10,9 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
+from sidecar import stdio
 from sidecar.core.shown import mask
 from sidecar.errors import CannotListenError
 from sidecar.settings import TABLE, Problem, Settings, SettingsError, load
@@ -21,6 +23,14 @@ DONE, FAILED, BAD_SETTINGS = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Runs one command and gives its exit code. Both parameters default to the process's own."""
+    stdio.open_closed()
+    try:
+        return _command(argv, environ)
+    finally:
+        stdio.let_go()
+
+
+def _command(argv: Sequence[str] | None, environ: Mapping[str, str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     environment = dict(os.environ if environ is None else environ)
     parser = _parser()
@@ -32,8 +42,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     if unknown:
         parser.error(f"no such argument: {unknown[0]}")
     if command == "settings":
-        print(settings_table())
-        return DONE
+        return _print(settings_table())
     if command == "health":
         return _health(given["url"], environment)
     if given["through"] is not None and given["listen"] is not None:
@@ -114,6 +123,7 @@ def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str,
 
     from sidecar import app
 
+    stdio.never_wait()
     try:
         return app.run(settings)
     except CannotListenError as error:
@@ -184,5 +194,15 @@ def _unknown_argument(argument: str) -> Problem:
     return Problem(mask(flag), "***" if value else "", f"there is no such argument; {hint}")
 
 
+def _print(text: str) -> int:
+    """Whoever reads it may have seen enough, or the disk is full: that is told by the exit code."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        return FAILED
+    return DONE
+
+
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    with suppress(OSError):  # the exit code says it too
+        print(line, file=sys.stderr)

@@ -73,7 +73,8 @@ ROOMS = {
     "client": "core version",
     "demo": "core admin client errors settings settings_values version",
     "health": "core settings",
-    "cli": "app core demo errors health proxy settings settings_values telemetry version",
+    "stdio": "",
+    "cli": "app core demo errors health proxy settings settings_values stdio telemetry version",
     "__main__": "cli",
     "__init__": "core client",
 }

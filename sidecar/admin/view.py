@@ -40,7 +40,7 @@ class Stats(TypedDict):
     requests: RequestCounts
     sessions: SessionCounts
     telemetry: dict[str, dict[str, int]]
-    """The loss ledger: per signal (`traces`, `logs`, `metrics`), items by state."""
+    """The loss ledger: per signal (`traces`, `metrics`, `logs`; `lines` on stderr), items by state."""
     anomalies: dict[str, int]
     """Things that should not happen, by name; only those that did."""
 

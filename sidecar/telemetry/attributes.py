@@ -213,7 +213,7 @@ TOKEN_MODALITY = _name(
 FINISH_REASON = _name("gen_ai.response.finish_reason", "A known finish reason, `other`, or `missing`.")
 OVERHEAD_PART = _name("sidecar.overhead.part", "`before`, `after` or `loop`.")
 ANOMALY = _name("sidecar.anomaly", "What should not have happened: a word of a fixed list.")
-TELEMETRY_SIGNAL = _name("sidecar.telemetry.signal", "`traces`, `metrics` or `logs`.")
+TELEMETRY_SIGNAL = _name("sidecar.telemetry.signal", "`traces`, `metrics`, `logs`, or `lines` (on stderr).")
 TELEMETRY_STATE = _name("sidecar.telemetry.state", "What became of an item: a word of the ledger.")
 CPU_MODE = _name("cpu.mode", "`user` or `system`.")
 
@@ -246,8 +246,13 @@ EXPORT_FAILING = _event("sidecar.telemetry.failing", "Exports of a signal began 
 EXPORT_STILL_FAILING = _event(
     "sidecar.telemetry.still_failing", "They still fail: once a minute, with how much was lost."
 )
-EXPORT_RECOVERED = _event("sidecar.telemetry.recovered", "Exports work again; how much was lost meanwhile.")
-LIBRARY = _event("sidecar.library", "A warning or error from a library below.")
+EXPORT_RECOVERED = _event(
+    "sidecar.telemetry.recovered",
+    "Exports work again, or stderr takes lines again; how much was lost meanwhile.",
+)
+LIBRARY = _event(
+    "sidecar.library", "A warning or error from a library below: whose, where and of what kind, not its text."
+)
 LISTENING = _event("sidecar.listening", "The ports are open; where.")
 TELEMETRY_NOTE = _event("sidecar.telemetry", "What an operator should know of the telemetry's way out.")
 DRAINING = _event("sidecar.draining", "Nothing new is taken; running requests may end.")

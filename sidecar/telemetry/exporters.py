@@ -5,9 +5,9 @@ and whether a request without an answer can have arrived. Everything is passed t
 environment gets in. An export blocks its thread, up to the time-out.
 """
 
+import io
 import logging
 import ssl
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,7 @@ from sidecar.core.shown import shown
 from sidecar.telemetry.encode import PIECE, SpanEncoder, rest
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
+from sidecar.telemetry.stream_sender import Stream, StreamSender
 from sidecar.telemetry.timed_http import TimedAdapter
 
 _ANSWER_LIMIT = 64 * 1024
@@ -397,25 +398,31 @@ def _system_trust() -> str | None:
 
 
 class ConsoleSender:
-    """The SDK's console exporters: JSON on standard output."""
+    """The SDK's console exporters: JSON on standard output. A batch is written whole, or is lost."""
 
-    def __init__(self, signal: Signal) -> None:
+    def __init__(self, signal: Signal, stdout: Stream) -> None:
         exporters: dict[Signal, Any] = {
             Signal.TRACES: ConsoleSpanExporter,
             Signal.METRICS: ConsoleMetricExporter,
             Signal.LOGS: ConsoleLogRecordExporter,
         }
-        self._exporter = exporters[signal](out=sys.stdout)
+        self._text = io.StringIO()
+        self._exporter = exporters[signal](out=self._text)
         self._signal = signal
+        self._stream = StreamSender(stdout)
 
     def send(self, batch: Sequence[Any], count: int, /) -> Delivery:
         """Write it out."""
         for data in batch if self._signal is Signal.METRICS else (batch,):
             self._exporter.export(data)
-        return Delivery.of(State.EXPORTED, count)
+        written = self._stream.send((self._text.getvalue().encode(),), 1)
+        self._text.seek(0)
+        self._text.truncate()
+        return Delivery({state: count * of_one for state, of_one in written.counts.items()}, written.reason)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Wait no more for whoever reads it."""
+        self._stream.close()
 
 
 def _encode_logs(batch: Sequence[Any]) -> bytes:
@@ -432,10 +439,15 @@ def _encode_metrics(batch: Sequence[Any]) -> bytes:
     return bytes(encode_metrics(data).SerializeToString())
 
 
-def make_sender(signal: Signal, exporter: str, target: OtlpTarget | None, timeout: float) -> Sender[Any]:
-    """The way out that the settings ask for; `timeout` in seconds bounds an export, like the target's own."""
+def make_sender(
+    signal: Signal, exporter: str, target: OtlpTarget | None, timeout: float, stdout: Stream
+) -> Sender[Any]:
+    """The way out that the settings ask for; `timeout` in seconds bounds an export, like the target's own.
+
+    `stdout` is for console exporters.
+    """
     if exporter == "console" or target is None:
-        return ConsoleSender(signal)
+        return ConsoleSender(signal, stdout)
     # Their own lines would come with every retry; the pipeline tells failures once, and counts them.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL + 1)
     encode = {

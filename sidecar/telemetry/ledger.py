@@ -1,4 +1,4 @@
-"""The loss ledger: what became of every span, log record and metric point.
+"""The loss ledger: what became of every span, log record, metric point and line.
 
 Owns the counts, and the law that they add up: whatever was created is in exactly one state, at every moment.
 One lock per signal, held for a few additions, since the event loop and that signal's worker both count.
@@ -36,6 +36,8 @@ class State(StrEnum):
     """The sampler did not want it."""
 
 
+LINES = "lines"
+"""The page of the process's own lines on stderr, beside those of the signals."""
 QUEUED = "queued"
 CREATED = "created"
 
@@ -85,18 +87,18 @@ class Account:
 
 
 class Ledger:
-    """The accounts of all three signals."""
+    """The accounts of all three signals, and of the lines."""
 
     def __init__(self) -> None:
-        self._accounts = {signal: Account() for signal in Signal}
+        self._accounts: dict[str, Account] = {page: Account() for page in (*Signal, LINES)}
 
-    def account(self, signal: Signal) -> Account:
-        """One signal's page."""
+    def account(self, signal: str) -> Account:
+        """One signal's page, or that of the `LINES`."""
         return self._accounts[signal]
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """Per signal: `created`, `queued`, and each state."""
-        return {signal.value: account.snapshot() for signal, account in self._accounts.items()}
+        return {str(signal): account.snapshot() for signal, account in self._accounts.items()}
 
     def items(self) -> Iterator[tuple[str, str, int]]:
         """Signal, state and count since the start, for `sidecar.telemetry.items`; states that are empty too.
@@ -106,9 +108,9 @@ class Ledger:
         for signal, account in self._accounts.items():
             counts = account.snapshot()
             for state in State:
-                yield signal.value, state.value, counts[state.value]
+                yield str(signal), state.value, counts[state.value]
 
     def queues(self) -> Iterator[tuple[str, int]]:
         """Signal and how many of its items wait, or are under way, for `sidecar.telemetry.queue`."""
         for signal, account in self._accounts.items():
-            yield signal.value, account.queued
+            yield str(signal), account.queued

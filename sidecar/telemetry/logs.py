@@ -1,4 +1,4 @@
-"""Log lines: JSON or console on stderr by structlog, and the same events as OTLP log records.
+"""Log lines: JSON or console, by structlog, and the same events as OTLP log records.
 
 Owns the form of a line, the level of an outcome, and the limit on lines that repeat because of traffic: each
 event's name has a bucket of tokens, and the next line that passes says how many were left out. The one wide
@@ -6,11 +6,13 @@ line of a request is never left out. No text of a prompt or an answer.
 """
 
 import logging
-import sys
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import BinaryIO, cast
+from pathlib import PurePath
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import structlog
@@ -49,6 +51,8 @@ _SEVERITY = {
     ERROR: SeverityNumber.ERROR,
 }
 _NOWHERE = Context()
+_RAW = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+"""Control characters that JSON may have as they are, in UTF-8: DEL and C1."""
 
 
 def level_of(outcome: Outcome) -> str:
@@ -57,28 +61,29 @@ def level_of(outcome: Outcome) -> str:
 
 
 class Lines:
-    """Where lines go: `stream` (stderr), each written whole, as `json` or for the `console`.
+    """The form of lines: `json`, or for the `console`. `put` takes each of them whole, with its line end.
 
     `logger` is structlog's, for whoever says a line now and then; `write` takes a line that is whole already, past
-    structlog's chain, whose steps cost three times as much as encoding and writing it.
+    structlog's chain, whose steps cost three times as much as encoding it. No control character is in either form.
     """
 
-    def __init__(self, log_format: str, *, stream: BinaryIO | None = None) -> None:
-        file = stream or sys.stderr.buffer
-        self._put = structlog.BytesLogger(file).msg
+    def __init__(self, log_format: str, put: Callable[[bytes], object], *, colours: bool = False) -> None:
+        self._put = put
         if log_format == "console":
-            console = structlog.dev.ConsoleRenderer(colors=file.isatty(), sort_keys=False)
+            console = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)
             self._render: Callable[[dict[str, object]], bytes] = lambda line: str(
-                console(None, "", line)
+                console(None, "", {key: _for_people(value) for key, value in line.items()})
             ).encode()
             self._whole = self._on_console
         else:
-            self._render = msgspec.json.Encoder(enc_hook=str).encode
+            encode = msgspec.json.Encoder(enc_hook=str).encode
+            self._render = lambda line: _escaped(encode(line))
             self._whole = self._as_json
+        says = dict.fromkeys(("debug", "info", "warning", "error", "critical"), self._say)
         self.logger = cast(
             Logger,
             structlog.wrap_logger(
-                structlog.BytesLogger(file),
+                SimpleNamespace(**says),
                 processors=[_add_level_and_time, lambda _logger, _method, line: self._render(dict(line))],
                 wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
                 context_class=dict,
@@ -87,7 +92,10 @@ class Lines:
 
     def write(self, line: dict[str, object], alike: Layer | None = None) -> None:
         """Writes a line that has its event, level and time; what stands in `alike` too is rendered once for all lines."""
-        self._put(self._render(line) if alike is None else self._whole(line, alike))
+        self._say(self._render(line) if alike is None else self._whole(line, alike))
+
+    def _say(self, line: bytes) -> None:
+        self._put(line + b"\n")
 
     def _on_console(self, line: dict[str, object], alike: Layer) -> bytes:
         return self._render({**line, **alike.values})
@@ -96,6 +104,29 @@ class Lines:
         if alike.rendered is None:
             alike.rendered = self._render(dict(alike.values))
         return b"%b,%b" % (self._render(line)[:-1], alike.rendered[1:])
+
+
+def _escaped(line: bytes) -> bytes:
+    """JSON without raw control characters; it says the same."""
+    if b"\x7f" in line or b"\xc2" in line:
+        return _RAW.sub(lambda found: b"\\u%04x" % found[0][-1], line)
+    return line
+
+
+class _Quoted:
+    """A text that is shown in quotes, with escapes."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+
+def _for_people(value: object) -> object:
+    return _Quoted(value) if isinstance(value, str) and not value.isprintable() else value
 
 
 @record
@@ -263,22 +294,34 @@ class Log:
 
 
 class LibraryHandler(logging.Handler):
-    """Carries warnings of libraries that use the standard library's logging into the same log, limited alike."""
+    """Carries warnings of libraries that use the standard library's logging into the same log, limited alike.
+
+    No library's text is passed on, nor an exception's: they quote what the library was given, a token or a head among it.
+    """
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one line; an exception's traceback is left out, its text stays."""
+        """Writes one line: whose it is, where it was said, and the kind of the exception."""
         level = ERROR if record.levelno >= logging.ERROR else WARNING
-        try:
-            fields: SpanAttributes = {"logger": record.name, a.MESSAGE: record.getMessage()}
-            if record.exc_info and record.exc_info[1] is not None:
-                fields["exception"] = repr(record.exc_info[1])
-            self._log.library(level, fields)
-        except (OSError, TypeError, ValueError):  # arguments that do not fit the text; stderr gone
-            self.handleError(record)
+        fields: SpanAttributes = {"logger": record.name, "where": f"{record.module}.py:{record.lineno}"}
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            fields["exception"] = type(error).__qualname__
+            fields["where"] = _where(error) or fields["where"]
+        self._log.library(level, fields)
+
+
+def _where(error: BaseException) -> str | None:
+    """The innermost line that raised."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    if frame is None:
+        return None
+    return f"{PurePath(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}"
 
 
 def _add_level_and_time(

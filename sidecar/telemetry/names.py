@@ -268,7 +268,7 @@ ANOMALIES = _counter("sidecar.anomalies", "{event}", "Things that should not hap
 TELEMETRY_ITEMS = _counter(
     "sidecar.telemetry.items",
     "{item}",
-    "What became of spans, metrics and logs: the loss ledger.",
+    "What became of spans, metrics, logs and lines: the loss ledger.",
     *(a.TELEMETRY_SIGNAL, a.TELEMETRY_STATE),
 )
 TELEMETRY_QUEUE = _gauge(

@@ -5,11 +5,13 @@ worker takes batches, exports them, and settles them in the ledger. A worker tha
 its batch is `unknown`, and what it may do later counts no more.
 """
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from sidecar.core.clock import SECOND, Clock
@@ -73,18 +75,19 @@ class Outlet(Generic[_Item]):
 
     def __init__(
         self,
-        signal: Signal,
+        signal: str,
         account: Account,
         sender: Sender[_Item],
         queue: QueueSettings,
-        teller: Teller,
+        tell: Callable[[Delivery], object],
     ) -> None:
+        """`tell` is called by the worker with what became of each batch."""
         self._account = account
         self._sender = sender
         self._size = queue.size
         self._batch = queue.batch
         self._delay = queue.delay
-        self._teller = teller
+        self._tell = tell
         self._waiting: deque[tuple[_Item, int]] = deque()
         self._under_way = 0
         self._wake = threading.Event()
@@ -190,4 +193,24 @@ class Outlet(Generic[_Item]):
                 self._account.states[state] += count
             self._account.queued -= self._under_way
             self._under_way = 0
-        self._teller.tell(delivery)
+        self._tell(delivery)
+
+
+class Calls:
+    """Calls that come back in other threads, waited for on the loop."""
+
+    def __init__(self, calls: list[Callable[[Callable[[], object]], None]]) -> None:
+        loop = asyncio.get_running_loop()
+        self._events = [asyncio.Event() for _ in calls]
+        for call, event in zip(calls, self._events, strict=True):
+            call(partial(loop.call_soon_threadsafe, event.set))
+
+    async def done(self, timeout: float) -> bool:
+        """True once all came back, False after `timeout` seconds; may be asked again."""
+        try:
+            async with asyncio.timeout(max(timeout, 0)):
+                for event in self._events:
+                    await event.wait()
+        except TimeoutError:
+            return False
+        return True

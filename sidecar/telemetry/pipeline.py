@@ -5,8 +5,6 @@ It must never block the loop, and costs next to nothing for a signal that is off
 """
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -19,7 +17,8 @@ from sidecar.telemetry.ledger import Ledger, Signal
 from sidecar.telemetry.metric_export import MetricExport
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings
-from sidecar.telemetry.outlet import Outlet, Teller
+from sidecar.telemetry.outlet import Calls, Outlet, Teller
+from sidecar.telemetry.stream_sender import STDOUT, Stream
 
 _FIRST_SHARE = 0.5
 """Of the time of a shutdown, what spans and logs may take before the last metrics, which count them, are taken."""
@@ -75,7 +74,7 @@ class Pipeline:
         if not self._started:
             return self._idle()
         await self._snapshot()
-        return await _Calls([outlet.flush for outlet in self._outlets()]).done(timeout)
+        return await Calls([outlet.flush for outlet in self._outlets()]).done(timeout)
 
     async def shutdown(self, timeout: float) -> bool:
         """Flush and end within `timeout` seconds; False if something had to be abandoned.
@@ -89,11 +88,11 @@ class Pipeline:
         started, self._started = self._started, False
         if started:
             # Flushed first, and closed only with the metrics: a last log line may still tell of the flush.
-            await _Calls([outlet.flush for outlet in outlets]).done(timeout * _FIRST_SHARE)
+            await Calls([outlet.flush for outlet in outlets]).done(timeout * _FIRST_SHARE)
             await self._snapshot()
             if self._metric_export is not None:
                 self._metric_export.stop()
-            closing = _Calls([outlet.close for outlet in self._outlets()])
+            closing = Calls([outlet.close for outlet in self._outlets()])
             grace = min(_GRACE, timeout / 10)
             if await closing.done(deadline - grace - loop.time()):
                 return True
@@ -118,37 +117,19 @@ class Pipeline:
         return [outlet for outlet in (self._traces, self._logs, self._metrics) if outlet is not None]
 
 
-class _Calls:
-    """Calls that come back in other threads, waited for on the loop."""
-
-    def __init__(self, calls: list[Callable[[Callable[[], object]], None]]) -> None:
-        loop = asyncio.get_running_loop()
-        self._events = [asyncio.Event() for _ in calls]
-        for call, event in zip(calls, self._events, strict=True):
-            call(partial(loop.call_soon_threadsafe, event.set))
-
-    async def done(self, timeout: float) -> bool:
-        """True once all came back, False after `timeout` seconds; may be asked again."""
-        try:
-            async with asyncio.timeout(max(timeout, 0)):
-                for event in self._events:
-                    await event.wait()
-        except TimeoutError:
-            return False
-        return True
-
-
-def build_pipeline(config: OtelConfig, *, store: MetricStore, clock: Clock, logger: Any) -> Pipeline:
+def build_pipeline(
+    config: OtelConfig, *, ledger: Ledger, store: MetricStore, clock: Clock, logger: Any
+) -> Pipeline:
     """The pipeline that the settings ask for; not started. `logger` is a structlog logger."""
-    ledger = Ledger()
+    stdout = Stream(STDOUT)
 
     def outlet(signal: Signal, queue: QueueSettings) -> Outlet[Any] | None:
         if not config.exports(signal):
             return None
         target = config.targets.get(signal)
-        sender = make_sender(signal, config.exporters[signal], target, queue.timeout)
+        sender = make_sender(signal, config.exporters[signal], target, queue.timeout, stdout)
         teller = Teller(signal, logger, clock, None if target is None else target.shown)
-        return Outlet(signal, ledger.account(signal), sender, queue, teller)
+        return Outlet(signal, ledger.account(signal), sender, queue, teller.tell)
 
     # One snapshot at a time; its time comes by the interval, not by the worker's delay.
     one_snapshot = QueueSettings(size=1, batch=1, delay=config.metric_interval, timeout=config.metric_timeout)

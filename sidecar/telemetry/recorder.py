@@ -74,10 +74,6 @@ class RecorderSettings(Protocol):
     def model_limit(self) -> int:
         """Distinct models kept apart in metrics."""
 
-    @property
-    def log_format(self) -> str:
-        """`json` or `console`."""
-
 
 class Recorder:
     """Telemetry, whole (`core.ports.Telemetry`). `listener` is for the session manager."""
@@ -93,17 +89,14 @@ class Recorder:
         sampler: Sampler,
         limits: SpanLimits,
         propagators: Collection[str] = PROPAGATORS,
-        lines: Lines | None = None,
+        lines: Lines,
         export_traces: bool = True,
         export_logs: bool = False,
         version: str = "",
         random: Random | None = None,
         strict: bool = False,
     ) -> None:
-        """`lines`: where lines go, stderr if None.
-
-        `export_traces` False: spans go nowhere, so none is built. `export_logs`: events leave by the pipeline too.
-        """
+        """`export_traces` False: spans go nowhere, so none is built. `export_logs`: events leave by the pipeline too."""
         scope = InstrumentationScope(SCOPE_NAME, version or None)
         factory = SpanFactory(resource, scope, limits)
         self._portray = Portrayer(settings.semconv)
@@ -115,7 +108,7 @@ class Recorder:
         self.measures = Measures(store, clock, semconv=settings.semconv, model_limit=settings.model_limit)
         self._spans = RequestSpans(factory, self._tracer.span_id, self.measures.request_model)
         self.log = Log(
-            lines or Lines(settings.log_format),
+            lines,
             clock=clock,
             resource=resource,
             scope=scope,

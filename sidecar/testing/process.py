@@ -42,6 +42,8 @@ class RunningSidecar:
     else stands in its environment; nothing but what a process needs to start is inherited. With a `sink`
     everything is exported to it. Ports are chosen by the system unless a setting names them. `launcher` is a
     command that ends by executing its arguments (`("prlimit", "--nofile=256")`): the process is started by it.
+    `stderr` is a descriptor that it writes to in place of a pipe to here; nothing is known then of what it says:
+    `launch` it, with ports that you know.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class RunningSidecar:
         environ: Mapping[str, str] | None = None,
         arguments: Sequence[str] = ("run",),
         launcher: Sequence[str] = (),
+        stderr: int = subprocess.PIPE,
     ) -> None:
         self._environ = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         named = {"LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0"}
@@ -63,6 +66,7 @@ class RunningSidecar:
         self._environ |= sink.environ() if sink else {}
         self._environ |= dict(environ or {})
         self._command = (*launcher, sys.executable, "-m", "sidecar", *arguments)
+        self._stderr = stderr
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._changed = threading.Condition()
@@ -93,7 +97,7 @@ class RunningSidecar:
             env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             text=True,
             encoding="utf-8",
         )

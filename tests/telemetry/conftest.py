@@ -42,7 +42,7 @@ def make_world() -> MakeWorld:
             resource=Resource({"service.name": "test"}),
             sampler=sampler,
             limits=limits or SpanLimits(),
-            lines=Lines(settings.log_format, stream=stderr),
+            lines=Lines(settings.log_format, stderr.write),
             export_traces=export_traces,
             export_logs=export_logs,
             random=Random(7),

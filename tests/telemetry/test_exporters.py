@@ -248,7 +248,7 @@ async def test_a_batch_that_cannot_be_encoded_is_failed(sink: OtlpSink) -> None:
     assert out.events == ["sidecar.telemetry.failing", "sidecar.telemetry.recovered"]
 
 
-async def test_console_exporters_write_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_console_exporters_write_to_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
     """The SDK's JSON, for all three signals."""
     out = started({f"OTEL_{name}_EXPORTER": "console" for name in ("TRACES", "METRICS", "LOGS")})
     out.pipeline.span(span())
@@ -257,7 +257,7 @@ async def test_console_exporters_write_to_standard_output(capsys: pytest.Capture
     assert await out.pipeline.shutdown(5)
     for signal in ("traces", "metrics", "logs"):
         assert out.states(signal) == {"created": 1, "exported": 1}
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     assert '"name": "span 1"' in text
     assert '"name": "requests"' in text
     assert '"hello"' in text

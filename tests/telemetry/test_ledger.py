@@ -7,9 +7,11 @@ def test_a_new_ledger_is_empty_and_names_every_state() -> None:
     """States are there with 0, so that a chart of losses shows a line and not a gap."""
     ledger = Ledger()
     states = {"created", "queued", "exported", "rejected", "dropped", "failed", "unknown", "not_sampled"}
-    assert ledger.snapshot() == {signal: dict.fromkeys(states, 0) for signal in ("traces", "metrics", "logs")}
-    assert len(list(ledger.items())) == 3 * 6
-    assert dict(ledger.queues()) == {"traces": 0, "metrics": 0, "logs": 0}
+    assert ledger.snapshot() == {
+        signal: dict.fromkeys(states, 0) for signal in ("traces", "metrics", "logs", "lines")
+    }
+    assert len(list(ledger.items())) == 4 * 6
+    assert dict(ledger.queues()) == {"traces": 0, "metrics": 0, "logs": 0, "lines": 0}
 
 
 def test_what_was_not_sampled_was_created() -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 
 import pytest
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -14,6 +15,7 @@ from sidecar.core.anomaly import Anomaly
 from sidecar.core.outcome import Outcome
 from sidecar.core.sessions import SessionRequest, SessionSummary, Totals
 from sidecar.telemetry.logs import BURST, LINES_PER_SECOND, LibraryHandler, Lines, Log, level_of
+from sidecar.telemetry.spans import Layer
 from tests.telemetry.world import MakeWorld, World, ms, ref
 
 
@@ -122,7 +124,7 @@ def test_session_lines(world: World) -> None:
 def make_log(stream: io.BytesIO, **options: object) -> Log:
     """A log to a buffer, on a clock that stands at T0."""
     return Log(
-        Lines("json", stream=stream),
+        Lines("json", stream.write),
         clock=lambda: ms(0),
         resource=Resource({}),
         scope=InstrumentationScope("sidecar"),
@@ -189,46 +191,61 @@ def test_records_keep_the_limits() -> None:
 
 
 def test_library_warnings_join_the_log_but_are_not_exported() -> None:
-    """A library's complaint is a line; an exporter's own would else feed itself."""
+    """A library's complaint is a line; an exporter's own would else feed itself. What it quotes is not passed on."""
     stream = io.BytesIO()
     records: list[ReadableLogRecord] = []
     handler = LibraryHandler(make_log(stream, export=records.append))
     logger = logging.Logger("some.library")  # noqa: LOG001 - it must not outlive the test
     logger.addHandler(handler)
     logger.info("not this")
-    logger.warning("careful with %s", "this")
+    logger.warning("header: %s", "Bearer secret")
     try:
-        raise ValueError("broken")
+        raise ValueError("Bearer secret")
     except ValueError:
-        logger.exception("failed")
-    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
-    assert (first["event"], first["level"], first["sidecar.message"]) == (
-        "sidecar.library",
-        "warning",
-        "careful with this",
-    )
-    assert (second["level"], second["logger"], second["exception"]) == (
-        "error",
-        "some.library",
-        "ValueError('broken')",
-    )
+        logger.exception("failed on Bearer secret")
+    logger.error("no traceback", exc_info=(OSError, OSError("Bearer secret"), None))
+    logger.error("%d", "does not fit")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert b"secret" not in stream.getvalue()
+    said = [(line["level"], line["logger"], line.get("exception")) for line in lines]
+    assert said == [
+        ("warning", "some.library", None),
+        ("error", "some.library", "ValueError"),
+        ("error", "some.library", "OSError"),
+        ("error", "some.library", None),
+    ]
+    assert all(line["event"] == "sidecar.library" for line in lines)
+    assert all(re.fullmatch(r"test_logs\.py:\d+", line["where"]) for line in lines)
     assert records == []
 
 
-def test_a_library_s_broken_line_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arguments that do not fit their text are the library's mistake; the caller goes on."""
-    monkeypatch.setattr(logging, "raiseExceptions", False)
+CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("around", ["", " "], ids=["bare", "spaced"])
+def test_no_line_has_a_raw_control_character(form: str, around: str) -> None:
+    """A terminal that shows it would obey; a reader of lines would find one more. JSON still says the same."""
     stream = io.BytesIO()
-    record = logging.LogRecord("lib", logging.WARNING, __file__, 1, "%d", ("word",), None)
-    LibraryHandler(make_log(stream)).handle(record)
-    assert stream.getvalue() == b""
+    lines = Lines(form, stream.write)
+    texts = [f"a{around}{chr(code)}b\xa0\xe9" for code in CONTROLS]
+    lines.write({"event": "e", "told": texts[5], "many": texts})
+    lines.write({"event": "e"}, Layer({f"k{code}": text for code, text in zip(CONTROLS, texts, strict=True)}))
+    lines.logger.warning("e", **{f"k{code}": text for code, text in zip(CONTROLS, texts, strict=True)})
+    written = stream.getvalue().decode()
+    assert written.count("\n") == 3
+    assert [character for character in written.replace("\n", "") if ord(character) in CONTROLS] == []
+    if form == "json":
+        first, *others = [json.loads(line) for line in written.splitlines()]
+        assert first["many"] == texts
+        assert [[line[f"k{code}"] for code in CONTROLS] for line in others] == [texts, texts]
 
 
 def test_console_lines_are_for_people(make_world: MakeWorld) -> None:
     """Plain text with the event's name and its fields."""
     stream = io.BytesIO()
-    Lines("console", stream=stream).logger.warning("it.happened", how="so")
-    Lines("json", stream=stream).logger.info("plain", word=Anomaly.MODEL_CAP)
+    Lines("console", stream.write).logger.warning("it.happened", how="so")
+    Lines("json", stream.write).logger.info("plain", word=Anomaly.MODEL_CAP)
     console, plain = stream.getvalue().decode().splitlines()
     assert "it.happened" in console
     assert "how=so" in console

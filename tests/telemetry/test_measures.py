@@ -14,6 +14,7 @@ from sidecar.core.sessions import KnownWait, SessionSummary, Totals
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names
 from sidecar.telemetry.bounded import Cap, finish_reason
+from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.process import observe_process
 from tests.telemetry.world import CHAT, MakeWorld, World, ms, ref
 
@@ -324,11 +325,13 @@ def test_exemplars_lead_to_the_trace(world: World) -> None:
 def test_the_ledger_is_a_metric(make_world: MakeWorld) -> None:
     """Every state of every signal, and what waits."""
     world = make_world()
-    world.pipeline.not_sampled(next(iter(world.pipeline.ledger._accounts)), 3)
+    world.pipeline.not_sampled(Signal.TRACES, 3)
     items = world.points(names.TELEMETRY_ITEMS)
     assert items["traces", "not_sampled"] == 3
     assert items["logs", "dropped"] == 0
-    assert world.points(names.TELEMETRY_QUEUE) == {("traces",): 0, ("metrics",): 0, ("logs",): 0}
+    assert world.points(names.TELEMETRY_QUEUE) == {
+        (signal,): 0 for signal in ("traces", "metrics", "logs", "lines")
+    }
 
 
 def test_unknown_methods_do_not_become_labels(world: World) -> None:

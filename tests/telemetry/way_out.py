@@ -61,7 +61,7 @@ def way_out(environ: Mapping[str, str], *, clock: Clock | None = None) -> WayOut
     store = MetricStore([COUNTER], clock=clock)
     capture = structlog.testing.LogCapture()
     logger = structlog.wrap_logger(None, processors=[capture])
-    pipeline = build_pipeline(config, store=store, clock=clock, logger=logger)
+    pipeline = build_pipeline(config, ledger=Ledger(), store=store, clock=clock, logger=logger)
     return WayOut(config, pipeline, store, capture.entries)
 
 

@@ -1,0 +1,311 @@
+"""The process's own lines: no stream they go to, whatever becomes of it, is felt by a request, the drain or the exit code.
+
+Each row is one thing that stdin, stdout and stderr may be. The ledger says what became of the lines.
+"""
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from sidecar.testing import (
+    Chunk,
+    Gate,
+    LastChunk,
+    OtlpSink,
+    RawClient,
+    RunningSidecar,
+    ScriptedUpstream,
+    Wait,
+    answer,
+    chat_request,
+    exchange,
+    request_bytes,
+    sse_head,
+)
+
+DATA = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+STREAMS = 3
+REQUESTS = 120
+"""Enough to fill a pipe with their lines, and the queue of lines after it."""
+WAITING = 20
+"""How many lines may wait."""
+SHUTDOWN = 6.0
+
+
+@dataclass
+class Streams:
+    """What one sidecar has as its streams, and what the test holds of them."""
+
+    shell: str = 'exec "$@"'
+    stderr: int = subprocess.PIPE
+    started: Callable[[], object] = lambda: None
+    """What happens to them once it serves."""
+    held: ExitStack = field(default_factory=ExitStack)
+
+
+Open = Callable[[Path], Streams]
+
+
+def unread(_folder: Path) -> Streams:
+    """A pipe whose reader stands still: a log shipper that hangs, a paused `less`."""
+    reader, writer = os.pipe()
+    return _ending_with(writer, reader)
+
+
+def unread_and_non_blocking(_folder: Path) -> Streams:
+    """The same, from a parent that has made it non-blocking."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    return _ending_with(writer, reader)
+
+
+def paused_terminal(_folder: Path) -> Streams:
+    """A terminal that nobody reads: Ctrl-S."""
+    master, slave = pty.openpty()
+    return _ending_with(slave, master)
+
+
+def unread_socket(_folder: Path) -> Streams:
+    """A socket, as service managers give, which cannot be opened anew without waiting."""
+    ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return _ending_with(theirs.detach(), ours.detach())
+
+
+def slow(_folder: Path) -> Streams:
+    """A reader of 10 KB/s."""
+    reader, writer = os.pipe()
+    streams = _ending_with(writer, reader)
+    ended = threading.Event()
+
+    def read() -> None:
+        with suppress(OSError):
+            while not ended.wait(0.1) and os.read(reader, 1000):
+                pass
+
+    thread = threading.Thread(target=read)
+    streams.held.callback(thread.join)
+    streams.held.callback(ended.set)
+    thread.start()
+    return streams
+
+
+def reader_gone(_folder: Path) -> Streams:
+    """A pipe whose reader has ended before the start."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return _ending_with(writer)
+
+
+def reader_leaves(_folder: Path) -> Streams:
+    """A pipe whose reader ends later."""
+    reader, writer = os.pipe()
+    streams = _ending_with(writer)
+    streams.started = lambda: os.close(reader)
+    return streams
+
+
+def full_device(_folder: Path) -> Streams:
+    """A disk that is full from the start."""
+    return Streams('exec "$@" 2>/dev/full')
+
+
+def full_file(folder: Path) -> Streams:
+    """A file that takes some lines, a part of one, and no more."""
+    return Streams(f'ulimit -f 32; exec "$@" 2>{folder}/lines')
+
+
+def read_only(_folder: Path) -> Streams:
+    """A descriptor that is open, and not for writing."""
+    return Streams('exec "$@" 2</dev/null')
+
+
+def _ending_with(writer: int, *readers: int) -> Streams:
+    """Streams whose stderr is `writer`; all is closed at the end."""
+    streams = Streams(stderr=writer)
+    for descriptor in (writer, *readers):
+        streams.held.callback(os.close, descriptor)
+    return streams
+
+
+def closed(*descriptors: int) -> Open:
+    """Streams that are not there at all."""
+    words = " ".join(f"{descriptor}>&-" for descriptor in descriptors)
+    return lambda _folder: Streams(f'exec "$@" {words}')
+
+
+STANDING: tuple[Open, ...] = (unread, unread_and_non_blocking, paused_terminal, unread_socket, slow)
+FAILING: tuple[Open, ...] = (reader_gone, reader_leaves, full_device, full_file, read_only)
+CLOSED = {
+    "closed " + " ".join(map(str, some)): closed(*some)
+    for count in (1, 2, 3)
+    for some in combinations((0, 1, 2), count)
+}
+ROWS: dict[str, Open] = {made.__name__: made for made in (*STANDING, *FAILING)} | CLOSED
+
+
+def free_port() -> int:
+    """A port that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(
+    streams: Streams, upstream: ScriptedUpstream, sink: OtlpSink | None, form: str = "json", **environ: str
+) -> Iterator[RunningSidecar]:
+    """A sidecar with these streams, once it is ready."""
+    port, admin = free_port(), free_port()
+    sidecar = RunningSidecar(
+        upstream=upstream.url,
+        sink=sink,
+        settings={
+            "LISTEN": f"127.0.0.1:{port}",
+            "ADMIN_LISTEN": f"127.0.0.1:{admin}",
+            "SHUTDOWN_TIMEOUT": f"{SHUTDOWN:g}s",
+            "LOG_FORMAT": form,
+        },
+        environ={"OTEL_BLRP_MAX_QUEUE_SIZE": str(WAITING), **environ},
+        launcher=("/bin/sh", "-c", streams.shell, "sh"),
+        stderr=streams.stderr,
+    )
+    sidecar.port, sidecar.admin_port = port, admin
+    with streams.held:
+        try:
+            sidecar.launch()
+            sidecar.wait_until(lambda: sidecar.admin("GET", "/readiness")[0] == 200, timeout=20)
+            streams.started()
+            yield sidecar
+        finally:
+            sidecar.kill()
+
+
+def lines_of(sidecar: RunningSidecar) -> dict[str, int]:
+    """What became of its lines, after checking that the ledger adds up."""
+    lines: dict[str, int] = sidecar.stats()["telemetry"]["lines"]
+    assert lines["created"] == sum(count for state, count in lines.items() if state != "created")
+    return lines
+
+
+def ask(sidecar: RunningSidecar, upstream: ScriptedUpstream, requests: int = REQUESTS) -> None:
+    """Requests that are answered, and the event loop turns."""
+    upstream.answer_always(answer(b"ok"))
+    began = time.monotonic()
+    with RawClient(sidecar.port) as client:
+        for _ in range(requests):
+            client.send(request_bytes("GET", "/quick"))
+            assert client.read_answer().body == b"ok"
+    # A reader of 10 KB/s would have them take 15 seconds and more.
+    assert time.monotonic() - began < 8
+    assert sidecar.admin("GET", "/liveness")[0] == 200
+
+
+def end_while_streaming(sidecar: RunningSidecar, upstream: ScriptedUpstream, session: str) -> float:
+    """SIGTERM with streams running, which then end; gives the seconds from the last one's end to the exit, with code 0."""
+    gate = Gate()
+    steps = (sse_head(), Chunk(DATA), Wait(gate), Chunk(b"data: [DONE]\n\n"), LastChunk())
+    upstream.clear()
+    upstream.answer_always(*steps)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(sidecar.port)) for _ in range(STREAMS)]
+        for client in clients:
+            client.send(chat_request(stream=True, headers=(b"X-Sidecar-Session-Id: " + session.encode(),)))
+            client.read_until(DATA)
+        sidecar.signal(signal.SIGTERM)
+        sidecar.wait_until(lambda: sidecar.admin("GET", "/readiness")[0] == 503)
+        assert sidecar.admin("GET", "/liveness")[0] == 200
+        gate.open()
+        for client in clients:
+            assert client.read_to_end().endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    began = time.monotonic()
+    assert sidecar.wait(timeout=SHUTDOWN + 5) == 0
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("row", ROWS)
+def test_no_stream_is_felt(
+    row: str, form: str, upstream: ScriptedUpstream, sink: OtlpSink, tmp_path: Path
+) -> None:
+    """Requests, health, a drain with streams running, spans, the exit code: as with a healthy one. Lines are counted."""
+    session = f"{row}-{form}".replace(" ", "-")
+    with serving(ROWS[row](tmp_path), upstream, sink, form) as sidecar:
+        ask(sidecar, upstream)
+        if row not in CLOSED:
+            lost = "dropped" if ROWS[row] in STANDING else "failed"
+            sidecar.wait_until(lambda: lines_of(sidecar)[lost] > 0)
+        lines = lines_of(sidecar)
+        assert lines["created"] >= REQUESTS
+        assert lines["queued"] <= 2 * WAITING
+        took = end_while_streaming(sidecar, upstream, session)
+    assert took < SHUTDOWN
+    servers = sink.find_spans(kind="SERVER", attributes={"session.id": session})
+    assert [span.attributes["sidecar.outcome"] for span in servers] == ["completed"] * STREAMS
+    if row == "full_file":
+        text = (tmp_path / "lines").read_bytes()
+        assert len(text) in (32 * 512, 32 * 1024)
+
+
+def test_a_second_signal_exits_at_once(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """Whatever waits to be written."""
+    gate = Gate()
+    with serving(unread(tmp_path), upstream, None) as sidecar:
+        ask(sidecar, upstream)
+        upstream.clear()
+        upstream.answer(Wait(gate))
+        with RawClient(sidecar.port) as client:
+            client.send(request_bytes("GET", "/slow"))
+            upstream.request()
+            sidecar.signal(signal.SIGTERM)
+            sidecar.wait_until(lambda: sidecar.admin("GET", "/readiness")[0] == 503)
+            sidecar.signal(signal.SIGTERM)
+            assert sidecar.wait(timeout=2) == -signal.SIGTERM
+        gate.open()
+
+
+def test_what_was_lost_is_told_once_the_stream_moves(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """Every line that came through is whole, none is there twice, and those that are missing are told in one line."""
+    reader, writer = os.pipe()
+    streams = _ending_with(writer)
+    taken: list[bytes] = []
+
+    def read() -> None:
+        while piece := os.read(reader, 65536):
+            taken.append(piece)
+
+    thread = threading.Thread(target=read)
+    with serving(streams, upstream, None, OTEL_BLRP_MAX_QUEUE_SIZE="256") as sidecar:
+        os.close(writer)
+        streams.held.pop_all()
+        ask(sidecar, upstream, 500)
+        sidecar.wait_until(lambda: lines_of(sidecar)["dropped"] > 0)
+        thread.start()
+        sidecar.wait_until(lambda: lines_of(sidecar)["queued"] == 0)
+        dropped = lines_of(sidecar)["dropped"]
+        sidecar.wait_until(lambda: b"sidecar.telemetry.recovered" in b"".join(taken))
+        assert exchange(sidecar.port, request_bytes("GET", "/after")).status == 200
+        assert sidecar.stop() == 0
+    thread.join()
+    os.close(reader)
+    lines = [json.loads(line) for line in b"".join(taken).splitlines()]
+    told = [line for line in lines if line["event"] == "sidecar.telemetry.recovered"]
+    assert [(line["level"], line["signal"], line["lost"]) for line in told] == [("warning", "lines", dropped)]
+    assert [line["event"] for line in lines].count("sidecar.stopped") == 1
+    ids = [line["span_id"] for line in lines if line["event"] == "sidecar.request.completed"]
+    assert len(ids) == len(set(ids))
+    final = json.loads(lines[-1]["telemetry"])["lines"]
+    assert final["created"] == len(lines) - 1 + dropped
