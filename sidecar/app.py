@@ -15,7 +15,7 @@ import uvloop
 
 from sidecar.admin import Port, create_admin_app, create_health_app, serve
 from sidecar.admin.live import LiveView
-from sidecar.core.clock import SECOND, system_clock
+from sidecar.core.clock import SECOND, SystemWall
 from sidecar.core.sessions import SessionLimits, SessionManager
 from sidecar.proxy.relay import Relay
 from sidecar.proxy.shared import Shared
@@ -54,12 +54,15 @@ class Sidecar:
 
     def __init__(self, settings: Settings, *, sessions: SessionManager | None = None) -> None:
         self._settings = settings
-        self._clock = system_clock()
+        self._wall = SystemWall()
+        self._wall.jumped = self._wall_jumped
+        self._clock = self._wall.clock
         self._started_at = self._clock()
         self._config = otel_settings.read(settings.environ)
         self._store = MetricStore(
             metrics_of(settings.semconv),
             clock=self._clock,
+            wall=self._wall,
             exemplar_filter=self._config.exemplar_filter,
         )
         ledger = Ledger()
@@ -79,6 +82,7 @@ class Sidecar:
             pipeline=self._pipeline,
             store=self._store,
             clock=self._clock,
+            wall=self._wall,
             resource=self._config.resource,
             sampler=self._config.sampler,
             limits=self._config.span_limits,
@@ -90,6 +94,7 @@ class Sidecar:
         )
         self.sessions = sessions or SessionManager(
             clock=self._clock,
+            wall=self._wall,
             request_id_format=settings.request_id_format,
             limits=SessionLimits(
                 session_idle=round(settings.session_idle * SECOND),
@@ -120,6 +125,7 @@ class Sidecar:
             sessions=self.sessions,
             telemetry=self.recorder,
             clock=self._clock,
+            wall=self._wall,
             report=self._report,
         )
         relay = self._relay = Relay(shared, settings.listen)
@@ -195,6 +201,7 @@ class Sidecar:
             stop=self.request_stop,
             draining=lambda: relay.draining or self._stopping.is_set(),
             clock=self._clock,
+            wall=self._wall,
             started_at=self._started_at,
         )
         app = create_admin_app(
@@ -215,8 +222,9 @@ class Sidecar:
         self._ports.clear()
 
     def _sample_lag(self, due: int) -> None:
-        """Measures how late (ns) the event loop runs a timer, again and again."""
+        """Measures how late (ns) the event loop runs a timer, and looks at the wall clock, again and again."""
         now = self._clock()
+        self._wall.look()
         self.recorder.record_lag(max(0, now - due))
         self._timers["lag"] = asyncio.get_running_loop().call_later(
             _LAG_EVERY / SECOND, self._sample_lag, now + _LAG_EVERY
@@ -233,6 +241,9 @@ class Sidecar:
         frames = traceback.format_tb(error.__traceback__)
         fields = {"error": type(error).__qualname__, "frames": "".join(frames)}
         self.recorder.log.event(a.BUG, ERROR, self._clock(), fields)
+
+    def _wall_jumped(self, moved: int) -> None:
+        self.recorder.log.event(a.CLOCK_JUMPED, WARNING, self._clock(), {a.CLOCK_JUMP: moved / SECOND})
 
     def _say(self, event: str, level: str, **fields: str | int) -> None:
         """A line of the sidecar's own life."""

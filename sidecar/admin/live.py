@@ -18,7 +18,7 @@ from sidecar.admin.view import (
     Stats,
 )
 from sidecar.core import sessions as core
-from sidecar.core.clock import SECOND, Clock
+from sidecar.core.clock import SECOND, Clock, Wall
 from sidecar.version import VERSION
 
 
@@ -60,6 +60,7 @@ class LiveView:
     stop: Callable[[], None]
     draining: Callable[[], bool]
     clock: Clock
+    wall: Wall
     started_at: int
 
     def ready(self) -> bool:
@@ -93,20 +94,20 @@ class LiveView:
 
     def sessions(self) -> list[SessionView]:
         """Sessions alive now."""
-        now = self.clock()
-        return [_session(session, now) for session in self.manager.live_sessions()]
+        now, moved = self.clock(), self.wall.look()
+        return [_session(session, now, moved) for session in self.manager.live_sessions()]
 
     def session(self, session_id: str) -> SessionDetail | None:
         """One session that is alive, or None."""
         view = self.manager.live_session(session_id)
         if view is None:
             return None
-        now = self.clock()
+        now, moved = self.clock(), self.wall.look()
         return {
-            **_session(view.session, now),
-            "conversation_list": [_conversation(one) for one in view.conversations],
-            "active": [_active(request, now) for one in view.conversations for request in one.active],
-            "recent": [_recent(request) for request in reversed(view.recent)],
+            **_session(view.session, now, moved),
+            "conversation_list": [_conversation(one, moved) for one in view.conversations],
+            "active": [_active(request, now, moved) for one in view.conversations for request in one.active],
+            "recent": [_recent(request, moved) for request in reversed(view.recent)],
         }
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
@@ -119,19 +120,19 @@ class LiveView:
 
 
 def _moment(at: int) -> str:
-    """RFC 3339 in UTC, to the microsecond."""
+    """The wall's time in RFC 3339, UTC, to the microsecond."""
     moment = datetime.fromtimestamp(at // SECOND, UTC).replace(microsecond=at % SECOND // 1000)
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def _session(session: core.LiveSession, now: int) -> SessionView:
+def _session(session: core.LiveSession, now: int, moved: int) -> SessionView:
     idle = None
     if not session.active and session.last_ended_at is not None:
         idle = (now - session.last_ended_at) / SECOND
     return {
         "id": session.session_id,
         "source": session.source,
-        "started_at": _moment(session.started_at),
+        "started_at": _moment(session.started_at + moved),
         "idle_s": idle,
         "conversations": session.conversations,
         "requests": session.requests,
@@ -139,11 +140,11 @@ def _session(session: core.LiveSession, now: int) -> SessionView:
     }
 
 
-def _conversation(one: core.LiveConversation) -> ConversationView:
+def _conversation(one: core.LiveConversation, moved: int) -> ConversationView:
     return {
         "id": one.conversation_id,
         "supplied": one.supplied,
-        "started_at": _moment(one.started_at),
+        "started_at": _moment(one.started_at + moved),
         "requests": one.sequence,
         "in_flight": len(one.active),
         "overlaps": one.totals.overlaps,
@@ -153,20 +154,20 @@ def _conversation(one: core.LiveConversation) -> ConversationView:
     }
 
 
-def _active(request: core.SessionRequest, now: int) -> ActiveRequest:
+def _active(request: core.SessionRequest, now: int, moved: int) -> ActiveRequest:
     return {
         "request_id": request.request_id,
         "conversation_id": request.conversation_id,
         "sequence": request.sequence,
         "streaming": request.streaming,
         "turn": request.turn,
-        "started_at": _moment(request.arrived_at),
+        "started_at": _moment(request.arrived_at + moved),
         "age_s": (now - request.arrived_at) / SECOND,
         "trace_id": f"{request.ref.trace_id:032x}",
     }
 
 
-def _recent(recent: core.RecentRequest) -> RecentRequest:
+def _recent(recent: core.RecentRequest, moved: int) -> RecentRequest:
     request = recent.request
     return {
         "request_id": request.request_id,
@@ -177,8 +178,8 @@ def _recent(recent: core.RecentRequest) -> RecentRequest:
         "turn": request.turn,
         "out_of_order": recent.distance,
         "wait_avoided_s": None if recent.wait is None else recent.wait / SECOND,
-        "started_at": _moment(request.arrived_at),
-        "ended_at": _moment(recent.ended_at),
+        "started_at": _moment(request.arrived_at + moved),
+        "ended_at": _moment(recent.ended_at + moved),
         "duration_s": (recent.ended_at - request.arrived_at) / SECOND,
         "trace_id": f"{request.ref.trace_id:032x}",
     }

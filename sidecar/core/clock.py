@@ -1,7 +1,8 @@
-"""One kind of timestamp for the whole house.
+"""Two clocks: one that tells how much time has passed, and what the wall says beside it.
 
-Every timestamp is an integer: nanoseconds since the Unix epoch, taken from the monotonic clock and
-anchored to the wall clock once, at start. It never jumps, and it needs no conversion to be exported.
+Every timestamp inside is an integer: nanoseconds since the Unix epoch as the wall clock had it at the start, and from
+then on by a clock that nobody sets. Differences, orders and deadlines need no more. The wall clock may jump either
+way at any moment (a VM that was paused, a step of NTP), so what leaves the process has its `Wall.correction` added.
 The core receives timestamps and never asks for them; the walls of the process read the clock.
 """
 
@@ -9,18 +10,107 @@ import time
 from collections.abc import Callable
 
 Clock = Callable[[], int]
-"""Gives the present as nanoseconds since the Unix epoch; never runs backwards."""
+"""Gives the present in ns on the line of time of all timestamps; never runs backwards."""
 
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 
+JUMP = SECOND
+"""From how much on (ns) a move of the wall clock is told; smaller ones are only followed."""
+
+_NOISE = MILLISECOND
+"""What two readings one after the other may differ by (ns) without any clock having moved."""
+
+
+class Wall:
+    """How far the wall clock is ahead of the timestamps. This one stays where it is put."""
+
+    __slots__ = ("correction",)
+
+    def __init__(self) -> None:
+        self.correction = 0
+        """What to add (ns) to a timestamp for the wall's time, by the latest look."""
+
+    def look(self) -> int:
+        """Looks at the wall clock anew; gives the correction for what begins now."""
+        return self.correction
+
+
+STEADY = Wall()
+"""For whoever has no wall clock beside the clock given: timestamps leave as they are."""
+
+
+class SystemWall(Wall):
+    """The system's clocks. `clock` gives the timestamps; `jumped` is told moves of the wall of `JUMP` or more (ns).
+
+    On Linux the time of a suspended machine has passed too (CLOCK_BOOTTIME): sessions have been idle meanwhile, and
+    connections too. Elsewhere that depends on the system's monotonic clock; where it does not count, the wall jumps.
+    """
+
+    __slots__ = ("_anchor", "clock", "jumped")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._anchor = 0
+        self._anchor = self._ahead()
+        self.clock = _clock(self._anchor)
+        self.jumped: Callable[[int], None] = _nobody
+
+    def look(self) -> int:
+        """See `Wall`."""
+        ahead = time.time_ns() - _elapsed() - self._anchor
+        if not -_NOISE < ahead - self.correction < _NOISE:
+            self._follow()
+        return self.correction
+
+    def _follow(self) -> None:
+        moved = self._ahead() - self.correction
+        if -_NOISE < moved < _NOISE:
+            return  # nobody had set it: the process had to wait between the two readings
+        self.correction += moved
+        if abs(moved) >= JUMP:
+            self.jumped(moved)
+
+    def _ahead(self) -> int:
+        """How far the wall is ahead, by the closest of some readings: another thread may run between any two."""
+        readings = []
+        for _ in range(5):
+            before, wall, after = _elapsed(), time.time_ns(), _elapsed()
+            readings.append((after - before, wall - (before + after) // 2))
+        return min(readings)[1] - self._anchor
+
 
 def system_clock() -> Clock:
-    """A monotonic clock, anchored to the wall clock at the moment of this call."""
-    anchor = time.time_ns() - time.monotonic_ns()
-    monotonic = time.monotonic_ns
+    """A clock of its own, for whoever needs no more than differences."""
+    return SystemWall().clock
 
-    def now() -> int:
-        return monotonic() + anchor
 
-    return now
+def _nobody(_moved: int) -> None:
+    """Nobody has asked."""
+
+
+if hasattr(time, "CLOCK_BOOTTIME"):
+
+    def _elapsed() -> int:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def _clock(anchor: int) -> Clock:
+        gettime, boottime = time.clock_gettime_ns, time.CLOCK_BOOTTIME
+
+        def now() -> int:
+            return gettime(boottime) + anchor
+
+        return now
+
+else:
+
+    def _elapsed() -> int:
+        return time.monotonic_ns()
+
+    def _clock(anchor: int) -> Clock:
+        monotonic = time.monotonic_ns
+
+        def now() -> int:
+            return monotonic() + anchor
+
+        return now

@@ -187,7 +187,8 @@ class Exchange:
     `needed`: the last input byte that was needed before asking for a connection. `asked`: a connection was
     asked for. `sent`: the request's head was written upstream. `request_end`: its last body byte was.
     `first_byte`/`last_byte`: of the answer, as read. `headers_at`: the answer's head was passed on.
-    `end`: nothing more can pass. `overhead_before`, `overhead_after`, `overhead_loop`: what the sidecar
+    `end`: nothing more can pass. `correction` (ns) makes them the wall's time, as it was when the request began.
+    `overhead_before`, `overhead_after`, `overhead_loop`: what the sidecar
     itself added (ns).
     """
 
@@ -235,6 +236,7 @@ class Exchange:
     overhead_before: int = 0
     overhead_after: int = 0
     overhead_loop: int = 0
+    correction: int = 0
 
     @property
     def request_id(self) -> str | None:

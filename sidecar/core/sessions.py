@@ -12,7 +12,7 @@ from random import Random
 
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.bounded_map import BoundedMap
-from sidecar.core.clock import MILLISECOND, Clock, system_clock
+from sidecar.core.clock import MILLISECOND, STEADY, Clock, SystemWall, Wall
 from sidecar.core.conversation import Conversation, Tracked
 from sidecar.core.identity import Identity, Source, told
 from sidecar.core.ids import tidy
@@ -79,7 +79,8 @@ class _Flight:
 class SessionManager:
     """Tracks requests by session and conversation.
 
-    `clock` gives ns since the epoch and is asked by the wrapping methods only; `random` gives 32 random
+    `clock` gives ns since the epoch and is asked by the wrapping methods only; `wall` says how far the wall
+    clock is ahead of it, for the time in request ids (without a `clock`, both are the system's); `random` gives 32 random
     bits; `request_id_format` is described in `request_id.py`.
 
     Raises:
@@ -90,11 +91,16 @@ class SessionManager:
         self,
         *,
         clock: Clock | None = None,
+        wall: Wall = STEADY,
         random: Callable[[], int] | None = None,
         request_id_format: str = DEFAULT_FORMAT,
         limits: SessionLimits = _NO_LIMITS,
     ) -> None:
-        self._clock = clock or system_clock()
+        if clock is None:
+            wall = system = SystemWall()
+            clock = system.clock
+        self._clock = clock
+        self._wall = wall
         dice = Random()  # noqa: S311 - tells ids apart; nothing is ever allowed by one
         self._random = random or (lambda: dice.getrandbits(32))
         self._format = RequestIdFormat(request_id_format)
@@ -122,6 +128,7 @@ class SessionManager:
         identity = told(session_id, conversation_id, generate=self._make_up)
         for anomaly in identity.anomalies:
             self._listeners.anomaly(anomaly)
+        self._wall.look()
         arrival = self.arrive(
             identity, at=self._clock(), streaming=is_streaming, turn=True, trace_id=0, span_id=0
         )
@@ -209,7 +216,7 @@ class SessionManager:
             session=identity.session_id,
             conversation=identity.conversation_id,
             counter=sequence,
-            timestamp=at // MILLISECOND,
+            timestamp=(at + self._wall.correction) // MILLISECOND,
             random=self._random(),
         )
         # A short format may repeat itself; an id in flight never does.

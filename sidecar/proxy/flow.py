@@ -55,6 +55,7 @@ class Flow:
             upstream=upstream,
             head_at=inbound.read_at,
             overhead_loop=inbound.waited,
+            correction=shared.wall.look(),
         )
         self._joining = Joining(shared, self.exchange)
         self._upload = Upload(inbound, shared.admission, shared.limits.inspect)

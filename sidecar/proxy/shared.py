@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sidecar.core.anomaly import Anomaly
-from sidecar.core.clock import SECOND, Clock
+from sidecar.core.clock import SECOND, Clock, Wall
 from sidecar.core.exchange import ConnectTiming, Exchange, Upstream
 from sidecar.core.identity import IdentityRules
 from sidecar.core.ports import Telemetry
@@ -93,10 +93,12 @@ class Shared:
         sessions: SessionManager,
         telemetry: Telemetry,
         clock: Clock,
+        wall: Wall,
         report: Callable[[Exception], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.clock = clock
+        self.wall = wall
         self.sessions = sessions
         self.telemetry = telemetry
         self.report = report

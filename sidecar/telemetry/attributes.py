@@ -167,6 +167,7 @@ STREAM_STALLS = _name("sidecar.stream.stalls", "Silences over SIDECAR_STALL_AFTE
 STREAM_BLOCKED = _name("sidecar.stream.blocked", "Seconds a slow client kept the stream waiting.")
 STREAM_UNREADABLE = _name("sidecar.stream.unreadable", "Events that could not be read.")
 STALL_DURATION = _name("sidecar.stall.duration", "Seconds of silence when the stall was noted.")
+CLOCK_JUMP = _name("sidecar.clock.jump", "Seconds by which the wall clock jumped; below 0: back.")
 
 # conversation and session spans
 TOTAL_CONVERSATIONS = _name("sidecar.total.conversations", "Conversations of the session.")
@@ -255,6 +256,10 @@ LIBRARY = _event(
 )
 LISTENING = _event("sidecar.listening", "The ports are open; where.")
 TELEMETRY_NOTE = _event("sidecar.telemetry", "What an operator should know of the telemetry's way out.")
+CLOCK_JUMPED = _event(
+    "sidecar.clock.jumped",
+    "The wall clock was set, or the machine stood still; what begins now has its time.",
+)
 DRAINING = _event("sidecar.draining", "Nothing new is taken; running requests may end.")
 STOPPED = _event("sidecar.stopped", "The end, with the ledger of what became of all telemetry.")
 BUG = _event("sidecar.bug", "A mistake of the sidecar's ended a request; its kind and where.")

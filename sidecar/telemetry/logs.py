@@ -25,7 +25,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 
-from sidecar.core.clock import SECOND, Clock
+from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.outcome import Outcome
 from sidecar.core.record import record
 from sidecar.telemetry import attributes as a
@@ -170,6 +170,7 @@ class Log:
         lines: Lines,
         *,
         clock: Clock,
+        wall: Wall = STEADY,
         resource: Resource,
         scope: InstrumentationScope,
         limits: SpanLimits,
@@ -178,6 +179,7 @@ class Log:
         """`export` takes each event as a record; None when logs do not leave by OTLP."""
         self._lines = lines
         self._clock = clock
+        self._wall = wall
         self._stamp = _Stamp()
         self._resource = resource
         self._scope = scope
@@ -255,7 +257,11 @@ class Log:
         request: RequestContext | None,
         alike: Layer | None = None,
     ) -> None:
-        line: dict[str, object] = {"timestamp": self._stamp(at), "event": name, "level": level}
+        line: dict[str, object] = {
+            "timestamp": self._stamp(at + self._wall.correction),
+            "event": name,
+            "level": level,
+        }
         if request is not None:
             line["trace_id"] = f"{request.trace_id:032x}"
             line["span_id"] = f"{request.span_id:016x}"
@@ -281,8 +287,8 @@ class Log:
             )
             attributes |= {key: value for key, value in ids if value is not None}
         record = LogRecord(
-            timestamp=at,
-            observed_timestamp=self._clock(),
+            timestamp=at + self._wall.correction,
+            observed_timestamp=self._clock() + self._wall.correction,
             context=context,
             severity_text=level.upper(),
             severity_number=_SEVERITY[level],

@@ -13,7 +13,7 @@ from enum import StrEnum
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics import export as sdk
 
-from sidecar.core.clock import Clock
+from sidecar.core.clock import STEADY, Clock, Wall
 from sidecar.telemetry.metric_series import (
     Attributes,
     Buckets,
@@ -67,7 +67,11 @@ class Reader:
 
     temporality: Temporality
     previous: int
-    """When it last collected, else when the store began: ns since the epoch."""
+    """When it last collected, else when the store began, as timestamps have it (ns)."""
+    told: int = 0
+    """The wall's time of the points that it gave last (ns since the epoch)."""
+    moved: int = 0
+    """The wall's correction then."""
     totals: dict[Metric, dict[Attributes, Total]] = field(default_factory=dict)
     buckets: dict[Metric, dict[Attributes, Buckets]] = field(default_factory=dict)
     observed: dict[Metric, dict[Attributes, Total]] = field(default_factory=dict)
@@ -81,11 +85,13 @@ class MetricStore:
         metrics: Iterable[Metric],
         *,
         clock: Clock,
+        wall: Wall = STEADY,
         exemplar_filter: str = ExemplarFilter.TRACE_BASED,
         cardinality_limit: int = CARDINALITY_LIMIT,
     ) -> None:
         self.metrics = tuple(metrics)
         self.clock = clock
+        self._wall = wall
         self.exemplar_filter = ExemplarFilter(exemplar_filter)
         self._limit = cardinality_limit
         self._totals: dict[Metric, dict[Attributes, Total]] = {}
@@ -144,18 +150,22 @@ class MetricStore:
             for metric, callbacks in self._callbacks.items()
         }
         self._fold()
-        now = self.clock()
+        elapsed, moved = self.clock(), self._wall.look()
+        now = elapsed + moved
+        if moved < reader.moved:
+            _set_back(reader, now)
+        times = Times(reader.previous + moved, now, moved)
         collected: list[sdk.Metric] = []
         for metric in self.metrics:
             if metric in observed:
-                data: _Data | None = self._observed(reader, metric, observed[metric], now)
+                data: _Data | None = self._observed(reader, metric, observed[metric], times)
             elif metric.kind is MetricKind.HISTOGRAM:
-                data = _histogram(reader, metric, now)
+                data = _histogram(reader, metric, times)
             else:
-                data = _sum(reader, metric, now)
+                data = _sum(reader, metric, times)
             if data is not None:
                 collected.append(sdk.Metric(metric.name, metric.description, metric.unit, data))
-        reader.previous = now
+        reader.previous, reader.told, reader.moved = elapsed, now, moved
         return collected
 
     def open_total(self, metric: Metric, attributes: Attributes) -> Total:
@@ -165,7 +175,7 @@ class MetricStore:
         if total is None:
             known = (reader.totals.get(metric) for reader in self._readers)
             key = self._admit(len(period), attributes, known)
-            total = period.setdefault(key, Total(self.clock()))
+            total = period.setdefault(key, Total(self._wall_time()))
         return total
 
     def open_buckets(self, metric: Metric, attributes: Attributes) -> Buckets:
@@ -175,8 +185,11 @@ class MetricStore:
         if buckets is None:
             known = (reader.buckets.get(metric) for reader in self._readers)
             key = self._admit(len(period), attributes, known)
-            buckets = period.setdefault(key, Buckets(self.clock(), len(metric.bounds) + 1))
+            buckets = period.setdefault(key, Buckets(self._wall_time(), len(metric.bounds) + 1))
         return buckets
+
+    def _wall_time(self) -> int:
+        return self.clock() + self._wall.correction
 
     def _admit(self, size: int, attributes: Attributes, known: Iterable[object]) -> Attributes:
         """The key of a series new to this period: its own if there is room or a reader has it, else the overflow's."""
@@ -204,7 +217,7 @@ class MetricStore:
             histograms.clear()
 
     def _observed(
-        self, reader: Reader, metric: Metric, observations: Observations, now: int
+        self, reader: Reader, metric: Metric, observations: Observations, times: "Times"
     ) -> "_Data | None":
         known = reader.observed.setdefault(metric, {})
         values: dict[Attributes, int | float] = {}
@@ -212,18 +225,18 @@ class MetricStore:
             key = attributes
             if key not in known:
                 key = attributes if len(known) < self._limit else OVERFLOW
-                known.setdefault(key, Total(reader.previous))
+                known.setdefault(key, Total(times.previous))
             values[key] = value if metric.kind is MetricKind.GAUGE else values.get(key, 0) + value
         if not values:
             return None
         if metric.kind is MetricKind.GAUGE:
-            return sdk.Gauge([_number(key, None, now, value) for key, value in values.items()])
+            return sdk.Gauge([_number(key, None, times.now, value) for key, value in values.items()])
         delta = reader.temporality.is_delta(metric.kind, observed=True)
         points = []
         for key, value in values.items():
             before = known[key]
-            start = reader.previous if delta else before.start
-            points.append(_number(key, start, now, value - before.value if delta else value))
+            start = times.previous if delta else before.start
+            points.append(_number(key, start, times.now, value - before.value if delta else value))
             before.value = value
         return sdk.Sum(points, _temporality(delta), metric.kind is MetricKind.COUNTER)
 
@@ -231,13 +244,43 @@ class MetricStore:
 _Data = sdk.Sum | sdk.Gauge | sdk.Histogram
 
 
-def _sum(reader: Reader, metric: Metric, now: int) -> _Data | None:
+@dataclass(frozen=True, slots=True)
+class Times:
+    """A collect's times (ns since the epoch) by the wall: when the one before it was, when it is itself.
+
+    `moved` makes a timestamp the wall's time. The wall may have been set since the last collect: the one before is told
+    as long ago as it was, which is what a difference since then is worth.
+    """
+
+    previous: int
+    now: int
+    moved: int
+
+
+def _set_back(reader: Reader, now: int) -> None:
+    """The wall has been set back: no series begins after its point; behind the latest points each begins anew at `now`.
+
+    A start that is not known is told as the time of the first point, says OpenTelemetry's data model; the values go on.
+    """
+    anew = now < reader.told
+    kept: tuple[dict[Metric, dict[Attributes, Total]] | dict[Metric, dict[Attributes, Buckets]], ...] = (
+        reader.totals,
+        reader.observed,
+        reader.buckets,
+    )
+    for metrics in kept:
+        for series in metrics.values():
+            for one in series.values():
+                one.start = now if anew else min(one.start, now)
+
+
+def _sum(reader: Reader, metric: Metric, times: Times) -> _Data | None:
     series = reader.totals.get(metric)
     if not series:
         return None
     delta = reader.temporality.is_delta(metric.kind, observed=False)
     points = [
-        _number(key, reader.previous if delta else total.start, now, total.value)
+        _number(key, times.previous if delta else total.start, times.now, total.value)
         for key, total in series.items()
     ]
     if delta:
@@ -245,7 +288,7 @@ def _sum(reader: Reader, metric: Metric, now: int) -> _Data | None:
     return sdk.Sum(points, _temporality(delta), metric.kind is MetricKind.COUNTER)
 
 
-def _histogram(reader: Reader, metric: Metric, now: int) -> _Data | None:
+def _histogram(reader: Reader, metric: Metric, times: Times) -> _Data | None:
     series = reader.buckets.get(metric)
     if not series:
         return None
@@ -256,15 +299,17 @@ def _histogram(reader: Reader, metric: Metric, now: int) -> _Data | None:
         points.append(
             sdk.HistogramDataPoint(
                 attributes=attributes,
-                start_time_unix_nano=reader.previous if delta else buckets.start,
-                time_unix_nano=now,
+                start_time_unix_nano=times.previous if delta else buckets.start,
+                time_unix_nano=times.now,
                 count=sum(buckets.counts),
                 sum=buckets.total,
                 bucket_counts=tuple(buckets.counts),
                 explicit_bounds=metric.bounds,
                 min=buckets.minimum,
                 max=buckets.maximum,
-                exemplars=[_exemplar(held, attributes) for _, held in sorted(buckets.exemplars.items())],
+                exemplars=[
+                    _exemplar(held, attributes, times.moved) for _, held in sorted(buckets.exemplars.items())
+                ],
             )
         )
         buckets.exemplars = {}
@@ -278,12 +323,12 @@ def _number(key: Attributes, start: int | None, now: int, value: float) -> sdk.N
     return sdk.NumberDataPoint(dict(key), start, now, value)  # type: ignore[arg-type]
 
 
-def _exemplar(held: HeldExemplar, point: dict[str, str | bool | int]) -> Exemplar:
+def _exemplar(held: HeldExemplar, point: dict[str, str | bool | int], moved: int) -> Exemplar:
     value, at, context, attributes = held
     dropped = {key: given for key, given in attributes if key not in point}
     if context is None:
-        return Exemplar(dropped, value, at)
-    return Exemplar(dropped, value, at, context.span_id, context.trace_id)
+        return Exemplar(dropped, value, at + moved)
+    return Exemplar(dropped, value, at + moved, context.span_id, context.trace_id)
 
 
 def _temporality(delta: bool) -> sdk.AggregationTemporality:

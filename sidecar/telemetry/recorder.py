@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.anomaly import Anomaly
-from sidecar.core.clock import SECOND, Clock
+from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.exchange import Exchange, RequestHead, Trace
 from sidecar.core.facts import Route
 from sidecar.core.listeners import overrides
@@ -85,6 +85,7 @@ class Recorder:
         pipeline: Pipeline,
         store: MetricStore,
         clock: Clock,
+        wall: Wall = STEADY,
         resource: Resource,
         sampler: Sampler,
         limits: SpanLimits,
@@ -110,6 +111,7 @@ class Recorder:
         self.log = Log(
             lines,
             clock=clock,
+            wall=wall,
             resource=resource,
             scope=scope,
             limits=limits,
@@ -119,7 +121,7 @@ class Recorder:
         observe_ledger(store, pipeline.ledger)
         parts: list[SessionListener] = [self._session_measures, _SessionLines(self.log, clock)]
         if export_traces:
-            parts.append(SessionSpans(factory, self._tracer, pipeline, sampler))
+            parts.append(SessionSpans(factory, self._tracer, pipeline, sampler, wall))
         self.listener: SessionListener = _Listener(self, parts)
         self.requests_started = 0
         self.requests_settled = 0

@@ -54,8 +54,8 @@ class RequestSpans:
         span = self._build(
             f"{known_method(exchange.head.method)} {exchange.route.template}",
             server,
-            start=exchange.start,
-            end=exchange.end,
+            start=exchange.start + exchange.correction,
+            end=exchange.end + exchange.correction,
             attributes=attributes,
             parent=trace.parent,
             kind=SpanKind.SERVER,
@@ -68,12 +68,12 @@ class RequestSpans:
         self, exchange: Exchange, trace: RequestTrace, server: SpanContext, portrait: Portrait
     ) -> list[ReadableSpan]:
         """The CLIENT span and its children."""
-        client, common = trace.context(trace.client_span_id), portrait.common
+        client, common, moved = trace.context(trace.client_span_id), portrait.common, exchange.correction
         span = self._build(
             self._client_name(exchange),
             client,
-            start=exchange.asked,
-            end=call_end(exchange),
+            start=exchange.asked + moved,
+            end=call_end(exchange) + moved,
             attributes=portrait.client,
             parent=server,
             kind=SpanKind.CLIENT,
@@ -85,12 +85,12 @@ class RequestSpans:
                 self._build(
                     name,
                     trace.context(self._span_id()),
-                    start=start,
-                    end=end,
+                    start=start + moved,
+                    end=end + moved,
                     attributes=(common, Layer(attributes)) if attributes else (common,),
                     parent=client,
                     status=status,
-                    events=events,
+                    events=[(event, at + moved, about) for event, at, about in events],
                 )
                 for name, start, end, status, attributes, events in _steps(exchange)
             ),

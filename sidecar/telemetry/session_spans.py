@@ -1,13 +1,13 @@
 """The `conversation` and `session` spans, made when a conversation or a session has ended.
 
-Owns their attributes and links; each is a trace of its own, for a session may last a day. They are always
+Owns their attributes and links, and that their times are the wall's as it is at their end; each is a trace of its own, for a session may last a day. They are always
 taken, whatever became of their requests, unless the sampler is `always_off`.
 """
 
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 from opentelemetry.trace import SpanContext
 
-from sidecar.core.clock import SECOND
+from sidecar.core.clock import SECOND, STEADY, Wall
 from sidecar.core.outcome import Outcome
 from sidecar.core.sessions import ConversationSummary, SessionListener, SessionSummary, Totals
 from sidecar.telemetry import attributes as a
@@ -32,10 +32,13 @@ _OUTCOMES = {
 class SessionSpans(SessionListener):
     """Makes the spans of ended conversations and sessions, and hands them to the way out."""
 
-    def __init__(self, factory: SpanFactory, tracer: Tracer, pipeline: Pipeline, sampler: Sampler) -> None:
+    def __init__(
+        self, factory: SpanFactory, tracer: Tracer, pipeline: Pipeline, sampler: Sampler, wall: Wall = STEADY
+    ) -> None:
         self._factory = factory
         self._tracer = tracer
         self._pipeline = pipeline
+        self._wall = wall
         self._off = sampler.get_description() == ALWAYS_OFF.get_description()
         self._ended: dict[str, tuple[list[SpanContext], int]] = {}
         """By session: the spans of its ended conversations, at most `MAX_LINKS`, and how many more there were."""
@@ -64,8 +67,8 @@ class SessionSpans(SessionListener):
             self._factory.build(
                 "conversation",
                 context,
-                start=summary.started_at,
-                end=summary.ended_at,
+                start=summary.started_at + self._wall.correction,
+                end=summary.ended_at + self._wall.correction,
                 attributes=attributes,
                 links=[(ref_context(ref), {a.LINK: kind}) for kind, ref in kept],
             )
@@ -94,8 +97,8 @@ class SessionSpans(SessionListener):
             self._factory.build(
                 "session",
                 self._fresh_context(),
-                start=summary.started_at,
-                end=summary.ended_at,
+                start=summary.started_at + self._wall.correction,
+                end=summary.ended_at + self._wall.correction,
                 attributes=attributes,
                 links=[(context, {a.LINK: "conversation"}) for context in contexts],
             )
