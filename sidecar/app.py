@@ -5,16 +5,20 @@ request.
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
+import resource
 import signal
 import traceback
+from functools import partial
 
 import msgspec
 import uvloop
 
 from sidecar.admin import Port, create_admin_app, create_health_app, serve
 from sidecar.admin.live import LiveView
+from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND, SystemWall
 from sidecar.core.sessions import SessionLimits, SessionManager
 from sidecar.proxy.relay import Relay
@@ -41,6 +45,9 @@ _LINES_SHARE = 0.2
 """Of the flush's seconds, what is kept for the last lines."""
 
 _LAG_EVERY = SECOND // 10
+_FILES = 1 << 16
+"""Open files that are enough for the default `MAX_REQUESTS` three times over. More would only cost memory."""
+
 _EXPIRE_AT_MOST_EVERY = 1.0
 _EXPIRE_AT_MOST = 1000
 """Sessions ended at a time, so that the event loop goes on turning."""
@@ -130,7 +137,7 @@ class Sidecar:
         )
         relay = self._relay = Relay(shared, settings.listen)
         try:
-            data = await relay.start()
+            data = relay.start()
             admin = await self._open_admin(relay)
         except BaseException:
             await relay.drain(0)
@@ -207,11 +214,12 @@ class Sidecar:
         app = create_admin_app(
             view, listen=settings.admin_listen, token=settings.admin_token, prometheus=settings.prometheus
         )
-        admin = await serve(app, settings.admin_listen, setting="SIDECAR_ADMIN_LISTEN")
+        short = partial(self.recorder.anomaly, Anomaly.OUT_OF_RESOURCES)
+        admin = await serve(app, settings.admin_listen, setting="SIDECAR_ADMIN_LISTEN", short=short)
         self._ports.append(admin)
         if settings.health_listen is not None:
             health = await serve(
-                create_health_app(view), settings.health_listen, setting="SIDECAR_HEALTH_LISTEN"
+                create_health_app(view), settings.health_listen, setting="SIDECAR_HEALTH_LISTEN", short=short
             )
             self._ports.append(health)
         return admin.address
@@ -250,12 +258,24 @@ class Sidecar:
         self.recorder.log.always(event, level, self._clock(), fields)
 
 
+def _allow_files() -> None:
+    """Raises the soft limit of open files as far as the hard one allows, `_FILES` at most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(
+            ValueError, OSError
+        ):  # A system may have a lower limit that it does not tell.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run(settings: Settings) -> int:
     """Serves until told to stop; gives the exit code.
 
     Raises:
         CannotListenError: a port cannot be had.
     """
+    _allow_files()
 
     async def main() -> None:
         await Sidecar(settings).serve()

@@ -19,11 +19,14 @@ from sidecar.core.clock import Clock
 from sidecar.core.exchange import ConnectTiming, Upstream
 from sidecar.core.shown import readable, shown
 from sidecar.errors import ExhaustedError, UpstreamWord
+from sidecar.listener import descriptors
 from sidecar.proxy.egress import EgressProxy, EgressRules
 from sidecar.proxy.resolver import Resolver
 
 _PROXY_HEAD_LIMIT = 16 * 1024
 _HAPPY_EYEBALLS_DELAY = 0.25
+_SPARE = 16
+"""One of so many file descriptors is left for whatever is not the relay."""
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
@@ -54,6 +57,7 @@ class Dialer:
         self._clock = clock
         self._rules = rules
         self._tls = tls
+        self._descriptors = descriptors(_SPARE)
         # Half of the time is left for the connection itself.
         self._resolver = Resolver(loop, timeout / 2)
 
@@ -109,7 +113,11 @@ class Dialer:
     ) -> socket.socket:
         try:
             return await aiohappyeyeballs.start_connection(
-                infos, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY, interleave=1, loop=self._loop
+                infos,
+                happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY,
+                interleave=1,
+                loop=self._loop,
+                socket_factory=self._socket,
             )
         except ConnectionRefusedError as error:
             raise DialError("connection_refused", f"{host}:{port} refused the connection") from error
@@ -121,6 +129,15 @@ class Dialer:
                 raise ExhaustedError(what) from error
             word: UpstreamWord = "connection_refused" if errno.ECONNREFUSED in numbers else "unreachable"
             raise DialError(word, what) from error
+
+    def _socket(self, info: aiohappyeyeballs.AddrInfoType) -> socket.socket:
+        made = socket.socket(*info[:3])
+        if made.fileno() >= self._descriptors:
+            made.close()
+            raise OSError(
+                errno.EMFILE, "Too many open files: the last ones are for names, health and the collector"
+            )
+        return made
 
     async def _tunnel(self, sock: socket.socket, proxy: EgressProxy, upstream: Upstream) -> None:
         host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host

@@ -6,14 +6,17 @@ Owns the data port and its life. What its connections share is `shared.py`; it c
 import asyncio
 import contextlib
 
+from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND
 from sidecar.errors import CannotListenError
+from sidecar.listener import Listener
 from sidecar.proxy.client_side import ClientConnection
 from sidecar.proxy.shared import Shared
 from sidecar.proxy.watchdog import patience
 from sidecar.settings import Address
 
-_BACKLOG = 1024
+_SPARE = 8
+"""One of so many file descriptors is left for connections to upstreams."""
 
 
 class Relay:
@@ -22,34 +25,39 @@ class Relay:
     def __init__(self, shared: Shared, listen: Address) -> None:
         self._shared = shared
         self._listen = listen
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
 
     @property
     def draining(self) -> bool:
         """True once nothing new is taken."""
         return self._shared.admission.draining
 
-    async def start(self) -> Address:
+    def start(self) -> Address:
         """Listens on the data port; gives the address that was bound.
 
         Raises:
             CannotListenError: the address cannot be had.
         """
         listen, shared = self._listen, self._shared
+        listener = Listener(
+            shared.loop,
+            lambda: ClientConnection(shared),
+            lambda: shared.telemetry.anomaly(Anomaly.OUT_OF_RESOURCES),
+            spare=_SPARE,
+        )
         try:
-            self._server = await shared.loop.create_server(
-                lambda: ClientConnection(shared), listen.host, listen.port, backlog=_BACKLOG
-            )
+            _, port = listener.open(listen.host, listen.port)
         except OSError as error:
             raise CannotListenError.because(error, str(listen), "SIDECAR_LISTEN") from error
-        return Address(listen.host, self._server.sockets[0].getsockname()[1])
+        self._listener = listener
+        return Address(listen.host, port)
 
     async def drain(self, seconds: float) -> None:
         """Takes nothing new, lets running requests end for `seconds`, and ends the rest as `shutdown`."""
         shared = self._shared
         shared.admission.draining = True
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         self.close()
         until = shared.loop.time() + seconds
         if shared.busy and not await self._empty(seconds):

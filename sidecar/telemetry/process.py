@@ -3,11 +3,13 @@
 Owns `process.*`. Nothing is read until a snapshot asks, and nothing of another process is ever read.
 """
 
+from collections.abc import Callable
+
 import psutil
 
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names
-from sidecar.telemetry.metric_store import MetricStore, Observations
+from sidecar.telemetry.metric_store import Metric, MetricStore, Observations
 
 
 def observe_process(store: MetricStore, process: psutil.Process | None = None) -> None:
@@ -18,8 +20,18 @@ def observe_process(store: MetricStore, process: psutil.Process | None = None) -
         times = own.cpu_times()
         return ((times.user, ((a.CPU_MODE, "user"),)), (times.system, ((a.CPU_MODE, "system"),)))
 
-    store.observe(names.PROCESS_CPU, cpu)
-    store.observe(names.PROCESS_MEMORY, lambda: [(own.memory_info().rss, ())])
-    store.observe(names.PROCESS_THREADS, lambda: [(own.num_threads(), ())])
+    def observe(metric: Metric, read: Callable[[], Observations]) -> None:
+        def callback() -> Observations:
+            try:
+                return read()
+            except (OSError, psutil.Error):
+                # Reading takes a file descriptor: without one, this is not known, and all else goes out.
+                return ()
+
+        store.observe(metric, callback)
+
+    observe(names.PROCESS_CPU, cpu)
+    observe(names.PROCESS_MEMORY, lambda: [(own.memory_info().rss, ())])
+    observe(names.PROCESS_THREADS, lambda: [(own.num_threads(), ())])
     if psutil.POSIX:
-        store.observe(names.PROCESS_FILES, lambda: [(own.num_fds(), ())])
+        observe(names.PROCESS_FILES, lambda: [(own.num_fds(), ())])

@@ -1,8 +1,10 @@
 """The admin port over real sockets: what it answers, and to whom it does not."""
 
 import asyncio
+import contextlib
 import json
 import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -32,6 +34,8 @@ from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.names import metrics_of
 from sidecar.telemetry.process import observe_process
 from sidecar.telemetry.prometheus import prometheus_text
+
+serving = sys.modules["sidecar.admin.serve"]
 
 ANY = Address("127.0.0.1", 0)
 HEALTH = ("/startup", "/liveness", "/readiness")
@@ -465,3 +469,72 @@ def test_docs_name_every_field() -> None:
     assert {name for name in fields if f"`{name}`" not in text} == set()
     first_cells = re.findall(r"^\| (`.*?) \|", text.partition("## `GET /stats`")[2], re.MULTILINE)
     assert {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} <= fields
+
+
+HEADS = (
+    (b"GET /stats HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer s3cret\0\r\n\r\n", 400),
+    (b"GET /stats HTTP/1.1\r\nHost: localhost\r\nAuthorization : Bearer s3cret\r\n\r\n", 400),
+    (b"GET /stats?token=s3cret x HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    (
+        b"GET /stats HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + b"s3cret" * 2000 + b"\r\n\r\n",
+        431,
+    ),
+    (b"GET /" + b"s3cret" * 2000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
+    (b"\x16\x03\x01\0s3cret\r\n\r\n", 400),
+)
+
+
+@pytest.mark.parametrize("health", [False, True])
+@pytest.mark.parametrize("data, status", HEADS, ids=range(len(HEADS)))
+async def test_what_is_not_http_is_not_repeated(
+    data: bytes, status: int, health: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """JSON that says so, the connection closed, and nothing of what came in the answer or the log."""
+    view = Scripted()
+    app = (
+        create_health_app(view) if health else create_admin_app(view, listen=ANY, token=None, prometheus=True)
+    )
+    port = await serve(app, ANY, setting="SIDECAR_ADMIN_LISTEN")
+    reader, writer = await asyncio.open_connection(port.address.host, port.address.port)
+    writer.write(data)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    await port.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split()[1] == b"%d" % status
+    assert json.loads(body)["error"]["status"] == status
+    assert b"s3cret" not in answer
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /liv", HEADS[0][0][:20]], ids=["nothing", "half", "more"])
+async def test_a_silent_connection_is_closed(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that goes on sending a head that never ends."""
+    monkeypatch.setattr(serving, "SILENCE", 0.3)
+    port = await serve(create_health_app(Scripted()), ANY, setting="SIDECAR_HEALTH_LISTEN")
+    reader, writer = await asyncio.open_connection(port.address.host, port.address.port)
+    writer.write(begun)
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    await port.close()
+
+
+async def test_the_longest_silent_goes_first() -> None:
+    """More connections than a port has: the newest are served, and one that spoke lately is kept."""
+    port = await serve(create_health_app(Scripted()), ANY, setting="SIDECAR_HEALTH_LISTEN")
+    where = (port.address.host, port.address.port)
+    ask = b"GET /liveness HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    opened = [await asyncio.open_connection(*where) for _ in range(serving.CONNECTIONS)]
+    for reader, writer in (*opened[1:], opened[0]):
+        writer.write(ask)
+        assert (await asyncio.wait_for(reader.readuntil(b"}"), 5)).startswith(b"HTTP/1.1 200")
+    newest = await asyncio.open_connection(*where)
+    newest[1].write(ask)
+    assert (await asyncio.wait_for(newest[0].readuntil(b"}"), 5)).startswith(b"HTTP/1.1 200")
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(opened[1][0].read(), 5) == b""
+    opened[0][1].write(ask)
+    assert (await asyncio.wait_for(opened[0][0].readuntil(b"}"), 5)).startswith(b"HTTP/1.1 200")
+    for _, writer in (*opened, newest):
+        writer.close()
+    await port.close()
