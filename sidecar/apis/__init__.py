@@ -6,22 +6,26 @@ knows no socket, no clock and no telemetry, and it keeps no prompt or answer tex
 
 from sidecar.apis.answers import body_reader, event_parser, stream_reader
 from sidecar.apis.base import BodyReader, EventParser, StreamReader
-from sidecar.apis.decode import UnreadableBody
 from sidecar.apis.errors import error_code
 from sidecar.apis.providers import provider_of_host
-from sidecar.apis.requests import read_request
+from sidecar.apis.requests import read_request, request_steps
 from sidecar.apis.routes import match
+from sidecar.apis.salvage import LARGE, Steps, UnreadableBody, at_once
 
 __all__ = [
+    "LARGE",
     "BodyReader",
     "EventParser",
+    "Steps",
     "StreamReader",
     "UnreadableBody",
+    "at_once",
     "body_reader",
     "error_code",
     "event_parser",
     "match",
     "provider_of_host",
     "read_request",
+    "request_steps",
     "stream_reader",
 ]

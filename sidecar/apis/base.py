@@ -4,12 +4,14 @@ Owns the shapes that all requests share (identity hints) and the base of the rea
 `ResponseFacts` and never raises: what it cannot read it counts. It keeps no prompt and no answer text.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from sidecar.apis.decode import Shape, Thing, UnreadableBody, Word
+from sidecar.apis.decode import Shape, Thing, Word
+from sidecar.apis.salvage import Steps, UnreadableBody, at_once
 from sidecar.core.facts import EventKind, ResponseFacts
 from sidecar.core.sse import Event
 
@@ -43,6 +45,9 @@ class BodyReader(Protocol):
     """Reads one whole answer."""
 
     facts: ResponseFacts
+
+    def prepare(self, data: bytes) -> Steps[None]:
+        """Reads a large body in steps, so that taking it costs little. Never raises."""
 
     def body(self, data: bytes) -> None:
         """Takes the body. Never raises."""
@@ -150,17 +155,25 @@ T = TypeVar("T", bound=msgspec.Struct)
 class Reader(Generic[T]):
     """Keeps what an answer says in its facts. `shape` is what is read of each chunk or body."""
 
-    __slots__ = ("_reasons", "_shape", "facts")
+    __slots__ = ("_choices", "_prepared", "_shape", "facts")
 
     def __init__(self, shape: Shape[T], facts: ResponseFacts) -> None:
         self.facts = facts
         self._shape = shape
-        self._reasons: dict[int, str] = {}
+        self._choices: list[int] = []
+        self._prepared: tuple[T | None] | None = None
+
+    def prepare(self, data: bytes) -> Steps[None]:
+        """Reads a large body in steps, so that taking it costs little."""
+        self._prepared = ((yield from self._in_steps(data)),)
 
     def _salvage(self, data: bytes) -> T | None:
         """What fits of something that is not as its API says; what does not is counted as unreadable."""
+        return at_once(self._in_steps(data))
+
+    def _in_steps(self, data: bytes) -> Steps[T | None]:
         try:
-            found, ignored = self._shape.salvage(data)
+            found, ignored = yield from self._shape.salvage(data)
         except UnreadableBody:
             self.facts.unreadable += 1
             return None
@@ -169,6 +182,8 @@ class Reader(Generic[T]):
 
     def _read(self, data: bytes) -> T | None:
         """A whole body, or as much of it as fits."""
+        if self._prepared is not None:
+            return self._prepared[0]
         try:
             return self._shape.decode(data)
         except (ValueError, RecursionError):
@@ -176,10 +191,13 @@ class Reader(Generic[T]):
 
     def _finish(self, choice: int, reason: str) -> None:
         """Notes why a choice ended; the reasons stand in the order of the choices."""
-        reasons = self._reasons
-        if choice in reasons or len(reasons) < MAX_CHOICES:
-            reasons[choice] = reason
-            self.facts.finish_reasons[:] = [reasons[index] for index in sorted(reasons)]
+        choices, reasons = self._choices, self.facts.finish_reasons
+        at = bisect_left(choices, choice)
+        if at < len(choices) and choices[at] == choice:
+            reasons[at] = reason
+        elif len(choices) < MAX_CHOICES:
+            choices.insert(at, choice)
+            reasons.insert(at, reason)
 
     def _tokens(self, **counts: int | None) -> None:
         """Notes token counts; later reports replace earlier ones, and what is not told stays."""

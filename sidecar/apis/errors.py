@@ -6,7 +6,8 @@ Owns the list and how an error object is read. A word that is not listed is neve
 
 import msgspec
 
-from sidecar.apis.decode import Shape, UnreadableBody
+from sidecar.apis.decode import Shape
+from sidecar.apis.salvage import LARGE, UnreadableBody
 from sidecar.core.facts import Route
 
 UNKNOWN_ERROR = "error"
@@ -68,6 +69,8 @@ def is_error(error: msgspec.Raw) -> bool:
 
 def error_word(error: bytes | msgspec.Raw) -> str:
     """The known word of an error member (an object or anything else), an HTTP status it names, or `error`."""
+    if len(error) > LARGE:
+        return UNKNOWN_ERROR
     try:
         found, _ = _ERROR.read(bytes(error))
     except UnreadableBody:

@@ -17,6 +17,7 @@ from sidecar.apis.openai_chat import ChatRequest
 from sidecar.apis.openai_completions import CompletionRequest
 from sidecar.apis.openai_embeddings import EmbeddingsRequest
 from sidecar.apis.openai_responses import ResponsesRequest
+from sidecar.apis.salvage import Steps, at_once
 from sidecar.core.facts import RequestFacts, Route
 
 _ANY: Shape[Any] = Shape(RequestBody)
@@ -40,12 +41,21 @@ def read_request(route: Route, body: bytes, fields: tuple[str, ...] = ()) -> Req
     Raises:
         UnreadableBody: the body is not JSON, or is nested absurdly deep.
     """
+    return at_once(request_steps(route, body, fields))
+
+
+def request_steps(route: Route, body: bytes, fields: tuple[str, ...] = ()) -> Steps[RequestFacts]:
+    """The same with pauses, between which a large body costs some milliseconds.
+
+    Raises:
+        UnreadableBody: the body is not JSON, or is nested absurdly deep.
+    """
     shape = _SHAPES.get(route.api, _ANY)
     request: RequestBody
-    request, ignored = shape.read(body)
+    request, ignored = yield from shape.steps(body)
     hints = request.hints()
     if fields:
-        own, unfit = _read_fields(body, fields)
+        own, unfit = yield from _read_fields(body, fields)
         hints.update(own)
         ignored += tuple(path for path in unfit if path not in ignored)
     return RequestFacts(
@@ -58,10 +68,10 @@ def read_request(route: Route, body: bytes, fields: tuple[str, ...] = ()) -> Req
     )
 
 
-def _read_fields(body: bytes, fields: tuple[str, ...]) -> tuple[dict[str, str], tuple[str, ...]]:
+def _read_fields(body: bytes, fields: tuple[str, ...]) -> Steps[tuple[dict[str, str], tuple[str, ...]]]:
     """The operator's own fields that are there, and those that are neither text nor integer."""
     shape = _own_shape(fields)
-    found, ignored = shape.read(body)
+    found, ignored = yield from shape.steps(body)
     hints: dict[str, str] = {}
     _collect(found, "", hints)
     return hints, tuple(path for path in ignored if path in fields)

@@ -1,0 +1,270 @@
+"""Reads JSON objects that are large, or not as their API says: field by field, in steps, within a budget.
+
+Owns the bounds of that work. A step costs the event loop some milliseconds, whatever a value holds; between two steps
+others have their turn. What exceeds the budget is left out and listed, and nothing is made of it.
+"""
+
+import re
+from collections.abc import Generator, Iterator
+from functools import lru_cache
+from types import UnionType
+from typing import Any, TypeAlias, TypeVar, get_args, get_origin
+
+import msgspec
+
+V = TypeVar("V")
+T = TypeVar("T", bound=msgspec.Struct)
+
+Steps: TypeAlias = Generator[None, None, V]
+"""Work that yields between its steps and returns its result."""
+
+LARGE = 128 * 1024
+"""Bytes of a value from which on it is taken apart and not decoded in one go."""
+
+_COUNTED = 1024 * 1024
+"""Bytes up to which a list of objects is counted by making them, however many they are."""
+
+_BRACES = 300_000
+"""Opening braces, texts included, up to which a longer one is counted in that way."""
+
+_ITEMS = 4096
+"""Elements up to which a list is read that is large, or holds elements of another type than its API says."""
+
+_BUDGET = 50_000
+"""Objects that are made in all: whoever reads the result goes through them one by one."""
+
+_MANY = 2 * 1024 * 1024
+_MARKS = 1_000_000
+"""Quotation marks in an object of `_MANY` bytes from which on its fields are looked for `_FEW` at a time."""
+
+_FEW = 6
+
+_PAUSE = 1024 * 1024
+"""Bytes of work between two pauses."""
+
+_OBJECT_WORK = 8192
+"""Bytes that an object counts at least: as long as its fields take to be looked at."""
+
+_PIECE = 256 * 1024
+"""Bytes in which halves of surrogate pairs are looked for between two pauses."""
+
+WHOLE = "$"
+"""Stands in a list of ignored fields for the body itself: it is JSON, but no object."""
+
+
+class UnreadableBody(ValueError):  # noqa: N818 - says what is wrong with the body, as its callers speak of it
+    """What was given is not JSON, or is nested absurdly deep."""
+
+
+def at_once(steps: Steps[V]) -> V:
+    """The result of all steps, without a pause."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: V = end.value
+            return result
+
+
+def salvaged(struct: type[T], data: bytes) -> Steps[tuple[T, tuple[str, ...]]]:
+    """The object, and the dotted paths of fields that were left out because of their type or their size.
+
+    Raises:
+        UnreadableBody: it is not JSON at all.
+    """
+    try:
+        if not _OBJECT.match(data):
+            _check(data)
+            return struct(), (WHOLE,)
+        try:
+            return (yield from _Salvage().whole(struct, data))
+        except msgspec.DecodeError:
+            data = yield from _mended(data)
+            return (yield from _Salvage().whole(struct, data))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableBody(str(error)) from None
+
+
+class _ExhaustedError(ValueError):
+    """So many objects are not made."""
+
+
+class _Salvage:
+    """One object's reading. `ignored` are the paths of what was left out."""
+
+    def __init__(self) -> None:
+        self.ignored: dict[str, None] = {}
+        self._budget = _BUDGET
+        self._since = 0
+
+    def whole(self, struct: type[T], data: bytes) -> Steps[tuple[T, tuple[str, ...]]]:
+        """The whole object."""
+        found = yield from self._object(struct, data, "")
+        return found, tuple(self.ignored)
+
+    def _object(self, struct: type[T], data: bytes | msgspec.Raw, prefix: str) -> Steps[T]:
+        """One object, field by field."""
+        many = len(data) > _MANY and bytes(data).count(b'"') > _MARKS
+        values: dict[str, object] = {}
+        for decoder, fields in _raw_twins(struct, few=many):
+            raw = decoder.decode(data)
+            yield from self._worked(len(data) + _OBJECT_WORK)
+            for field in fields:
+                value: msgspec.Raw = getattr(raw, field.name)
+                if value:
+                    path = prefix + field.encode_name
+                    try:
+                        values[field.name] = yield from self._value(field.type, value, path)
+                    except (ValueError, RecursionError):
+                        self.ignored[path] = None
+        return struct(**values)
+
+    def _value(self, kind: Any, data: msgspec.Raw, path: str) -> Steps[object]:
+        """One value: as its type says, else as much of its objects as fits.
+
+        Raises:
+            ValueError: nothing of it fits.
+        """
+        opening = bytes(memoryview(data)[:1])
+        members = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+        shape = next((member for member in members if _opens(member) == opening), None)
+        try:
+            if len(data) <= LARGE or opening == b'"' or self._light(shape, data):
+                self._spend(shape, data)
+                value: object = msgspec.json.decode(data, type=kind)
+                yield from self._worked(len(data))
+                return value
+        except _ExhaustedError:
+            raise
+        except (ValueError, RecursionError):
+            if shape is None:
+                raise
+        if opening == b"{" and shape is not None:
+            return (yield from self._object(shape, data, path + "."))
+        if opening == b"[" and shape is not None:
+            return (yield from self._list(get_args(shape)[0], data, path))
+        raise ValueError(path)
+
+    def _list(self, kind: Any, data: msgspec.Raw, path: str) -> Steps[list[object]]:
+        """The elements that fit, of a list that is not too long."""
+        found: list[object] = []
+        for part in msgspec.structs.astuple(_items().decode(data)):
+            if not part:
+                break
+            try:
+                found.append((yield from self._value(kind, part, path + "[]")))
+            except (ValueError, RecursionError):
+                if not _is_struct(kind):
+                    raise
+                self.ignored[path] = None
+        return found
+
+    def _worked(self, size: int) -> Iterator[None]:
+        """A pause after every so much work."""
+        self._since += size
+        if self._since > _PAUSE:
+            self._since = 0
+            yield
+
+    def _light(self, shape: Any, data: msgspec.Raw) -> bool:
+        """True if a large value can be decoded in one go: little is made of it, or it does not fit anyway."""
+        if get_origin(shape) is not list:
+            return shape is not None and _blank(shape)
+        return _blank(get_args(shape)[0]) and (len(data) <= _COUNTED or bytes(data).count(b"{") <= _BRACES)
+
+    def _spend(self, shape: Any, data: msgspec.Raw) -> None:
+        """Takes objects that somebody will go through off the budget.
+
+        Raises:
+            _ExhaustedError: it is used up.
+        """
+        inner = get_args(shape)[0] if get_origin(shape) is list else shape
+        if inner is not None and not _blank(inner):
+            self._budget -= bytes(data).count(b"{")
+            if self._budget < 0:
+                raise _ExhaustedError
+
+
+def _mended(data: bytes) -> Steps[bytes]:
+    """Halves of surrogate pairs that stand alone become the replacement character; every other escape stays.
+
+    Texts that were cut in the middle of an emoji have them. They are valid JSON (RFC 8259, section 8.2), but no
+    Unicode, and the decoder refuses them.
+    """
+    if _MARK in data:
+        return data  # a control character: it is not JSON
+    # Of the same length, so that every backslash that is left begins an escape.
+    data = data.replace(rb"\\", _MARK * 2)
+    yield
+    pieces = []
+    begin = 0
+    while begin < len(data):
+        end = data.find(b"\\", begin + _PIECE)
+        if end > 0 and _PAIR.match(data, end - _HALF):
+            end = data.find(b"\\", end + 1)
+        end = end if end > 0 else len(data)
+        pieces.append(_ALONE.sub(rb"\\ufffd", data[begin:end]))
+        begin = end
+        yield
+    return b"".join(pieces).replace(_MARK * 2, rb"\\")
+
+
+_OBJECT = re.compile(rb"[ \t\r\n]*\{")
+
+_MARK = b"\x01"
+_HALF = len(rb"\ud83d")
+_PAIR = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]", re.DOTALL)
+_ALONE = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F][0-9a-fA-F]{2})",
+    re.DOTALL,
+)
+
+_check = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _blank(kind: Any) -> bool:
+    """True for objects of which nothing is read."""
+    return kind is msgspec.Raw or (_is_struct(kind) and not kind.__struct_fields__)
+
+
+def _opens(kind: Any) -> bytes:
+    """How JSON of an object's or a list's type begins."""
+    if get_origin(kind) is list:
+        return b"["
+    return b"{" if _is_struct(kind) else b""
+
+
+@lru_cache(maxsize=256)
+def _raw_twins(
+    struct: type[msgspec.Struct], *, few: bool
+) -> tuple[tuple["msgspec.json.Decoder[Any]", tuple[msgspec.structs.FieldInfo, ...]], ...]:
+    """Decoders for the same fields, each left undecoded: one for all fields, or one for every few."""
+    fields = msgspec.structs.fields(struct)
+    size = _FEW if few else max(1, len(fields))
+    return tuple(
+        (_raw_twin(struct.__name__, part), part)
+        for part in (fields[at : at + size] for at in range(0, len(fields), size))
+    )
+
+
+def _raw_twin(name: str, fields: tuple[msgspec.structs.FieldInfo, ...]) -> "msgspec.json.Decoder[Any]":
+    twin = msgspec.defstruct(
+        name + "Raw",
+        [(field.name, msgspec.Raw, msgspec.Raw()) for field in fields],
+        rename={field.name: field.encode_name for field in fields},
+    )
+    return msgspec.json.Decoder(twin)
+
+
+@lru_cache(maxsize=1)
+def _items() -> "msgspec.json.Decoder[Any]":
+    """Takes a list's elements undecoded, and makes none of a list that has too many."""
+    fields = [(f"item{index}", msgspec.Raw, msgspec.Raw()) for index in range(_ITEMS)]
+    return msgspec.json.Decoder(
+        msgspec.defstruct("Items", fields, array_like=True, forbid_unknown_fields=True, gc=False)
+    )
