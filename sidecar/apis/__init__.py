@@ -6,6 +6,7 @@ knows no socket, no clock and no telemetry, and it keeps no prompt or answer tex
 
 from sidecar.apis.answers import body_reader, event_parser, stream_reader
 from sidecar.apis.base import BodyReader, EventParser, StreamReader
+from sidecar.apis.ends import ends_of
 from sidecar.apis.errors import error_code
 from sidecar.apis.providers import provider_of_host
 from sidecar.apis.requests import read_request, request_steps
@@ -21,6 +22,7 @@ __all__ = [
     "UnreadableBody",
     "at_once",
     "body_reader",
+    "ends_of",
     "error_code",
     "event_parser",
     "match",

@@ -17,7 +17,7 @@ from sidecar.apis.openai_chat import ChatRequest
 from sidecar.apis.openai_completions import CompletionRequest
 from sidecar.apis.openai_embeddings import EmbeddingsRequest
 from sidecar.apis.openai_responses import ResponsesRequest
-from sidecar.apis.salvage import Steps, at_once
+from sidecar.apis.salvage import LARGE, Steps, at_once
 from sidecar.core.facts import RequestFacts, Route
 
 _ANY: Shape[Any] = Shape(RequestBody)
@@ -55,6 +55,8 @@ def request_steps(route: Route, body: bytes, fields: tuple[str, ...] = ()) -> St
     request, ignored = yield from shape.steps(body)
     hints = request.hints()
     if fields:
+        if len(body) > LARGE:
+            yield
         own, unfit = yield from _read_fields(body, fields)
         hints.update(own)
         ignored += tuple(path for path in unfit if path not in ignored)

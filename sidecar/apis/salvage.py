@@ -104,7 +104,10 @@ class _Salvage:
 
     def _object(self, struct: type[T], data: bytes | msgspec.Raw, prefix: str) -> Steps[T]:
         """One object, field by field."""
-        many = len(data) > _MANY and bytes(data).count(b'"') > _MARKS
+        many = False
+        if len(data) > _MANY:
+            many = bytes(data).count(b'"') > _MARKS
+            yield
         values: dict[str, object] = {}
         for decoder, fields in _raw_twins(struct, few=many):
             raw = decoder.decode(data)
@@ -129,8 +132,9 @@ class _Salvage:
         members = get_args(kind) if get_origin(kind) is UnionType else (kind,)
         shape = next((member for member in members if _opens(member) == opening), None)
         try:
-            if len(data) <= LARGE or opening == b'"' or self._light(shape, data):
-                self._spend(shape, data)
+            if len(data) <= LARGE or opening == b'"' or (yield from self._light(shape, data)):
+                if _has_lists(shape):
+                    self._spend(bytes(data).count(b"{"))
                 value: object = msgspec.json.decode(data, type=kind)
                 yield from self._worked(len(data))
                 return value
@@ -148,9 +152,11 @@ class _Salvage:
     def _list(self, kind: Any, data: msgspec.Raw, path: str) -> Steps[list[object]]:
         """The elements that fit, of a list that is not too long."""
         found: list[object] = []
+        cost = 0 if _blank(kind) else 1
         for part in msgspec.structs.astuple(_items().decode(data)):
             if not part:
                 break
+            self._spend(cost)
             try:
                 found.append((yield from self._value(kind, part, path + "[]")))
             except (ValueError, RecursionError):
@@ -166,23 +172,27 @@ class _Salvage:
             self._since = 0
             yield
 
-    def _light(self, shape: Any, data: msgspec.Raw) -> bool:
+    def _light(self, shape: Any, data: msgspec.Raw) -> Steps[bool]:
         """True if a large value can be decoded in one go: little is made of it, or it does not fit anyway."""
         if get_origin(shape) is not list:
             return shape is not None and _blank(shape)
-        return _blank(get_args(shape)[0]) and (len(data) <= _COUNTED or bytes(data).count(b"{") <= _BRACES)
+        if not _blank(get_args(shape)[0]):
+            return False
+        if len(data) > _COUNTED:
+            few = bytes(data).count(b"{") <= _BRACES
+            yield
+            return few
+        return True
 
-    def _spend(self, shape: Any, data: msgspec.Raw) -> None:
+    def _spend(self, objects: int) -> None:
         """Takes objects that somebody will go through off the budget.
 
         Raises:
             _ExhaustedError: it is used up.
         """
-        inner = get_args(shape)[0] if get_origin(shape) is list else shape
-        if inner is not None and not _blank(inner):
-            self._budget -= bytes(data).count(b"{")
-            if self._budget < 0:
-                raise _ExhaustedError
+        self._budget -= objects
+        if self._budget < 0:
+            raise _ExhaustedError
 
 
 def _mended(data: bytes) -> Steps[bytes]:
@@ -193,6 +203,7 @@ def _mended(data: bytes) -> Steps[bytes]:
     """
     if _MARK in data:
         return data  # a control character: it is not JSON
+    yield
     # Of the same length, so that every backslash that is left begins an escape.
     data = data.replace(rb"\\", _MARK * 2)
     yield
@@ -206,7 +217,11 @@ def _mended(data: bytes) -> Steps[bytes]:
         pieces.append(_ALONE.sub(rb"\\ufffd", data[begin:end]))
         begin = end
         yield
-    return b"".join(pieces).replace(_MARK * 2, rb"\\")
+    data = b"".join(pieces)
+    yield
+    data = data.replace(_MARK * 2, rb"\\")
+    yield
+    return data
 
 
 _OBJECT = re.compile(rb"[ \t\r\n]*\{")
@@ -230,6 +245,16 @@ def _is_struct(kind: Any) -> bool:
 def _blank(kind: Any) -> bool:
     """True for objects of which nothing is read."""
     return kind is msgspec.Raw or (_is_struct(kind) and not kind.__struct_fields__)
+
+
+@lru_cache(maxsize=256)
+def _has_lists(kind: Any) -> bool:
+    """True if what is made of it has lists of objects that somebody goes through."""
+    if get_origin(kind) is list:
+        return not _blank(get_args(kind)[0])
+    if get_origin(kind) is UnionType:
+        return any(map(_has_lists, get_args(kind)))
+    return _is_struct(kind) and any(_has_lists(field.type) for field in msgspec.structs.fields(kind))
 
 
 def _opens(kind: Any) -> bytes:

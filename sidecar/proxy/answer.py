@@ -4,6 +4,7 @@ Owns the framing towards the client, the observer, and how long a slow client bl
 It never decides how the exchange ends beyond telling it what was read.
 """
 
+from sidecar.apis import Steps
 from sidecar.core.exchange import Exchange
 from sidecar.proxy import wire
 from sidecar.proxy.observer import Observer
@@ -86,6 +87,10 @@ class Answer:
             exchange.stream.bytes += len(piece)
         if self._observer is not None:
             self._observer.feed(pieces, at)
+
+    def reading(self) -> Steps[None] | None:
+        """What is to be done in steps before `ended`, if the body is large."""
+        return None if self._observer is None else self._observer.reading()
 
     def ended(self, at: int) -> None:
         """The body ended, cleanly framed."""

@@ -9,6 +9,7 @@ import asyncio
 from sidecar import apis
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.exchange import ConnectTiming, Exchange
+from sidecar.core.facts import RequestFacts
 from sidecar.core.outcome import Phase
 from sidecar.errors import (
     DrainingError,
@@ -62,8 +63,12 @@ class Flow:
         self._answer = Answer(self.exchange)
         self._side: UpstreamConnection | None = None
         self._task: asyncio.Task[tuple[UpstreamConnection, ConnectTiming]] | None = None
-        self._replay: bytes | None = None
+        self._replay: bytes | bytearray | None = None
         self._deadlines = Deadlines(self.exchange, self._answer, shared.limits)
+        self._steps: apis.Steps[RequestFacts] | apis.Steps[None] | None = None
+        self._read_at = 0
+        self.working = False
+        """A large body is being read: of the request before it goes on, or of the answer once it has passed."""
         self._slot = self._closes = self.done = False
         shared.entered(self)
         shared.telemetry.started(self.exchange)
@@ -112,14 +117,45 @@ class Flow:
 
     def _hold(self) -> None:
         upload = self._upload
+        if self.working:
+            return
         if not upload.hold():
             self._joining.join(self._shared.clock(), inspected=False)
             self._connect(self._client.read_at)
         elif self.inbound.ended:
-            exchange = self.exchange
-            exchange.request = upload.read(exchange.route, self._shared.body_fields)
-            self._joining.join(self._shared.clock(), inspected=upload.state == "read")
-            self._connect(self._client.read_at)
+            steps = upload.read(self.exchange.route, self._shared.body_fields)
+            if upload.large:
+                self._in_steps(steps, self._client.read_at)
+            else:
+                self._body_read(apis.at_once(steps), self._client.read_at)
+
+    def _body_read(self, facts: RequestFacts, read_at: int) -> None:
+        """The body, the last of which came at `read_at`, has told what it can."""
+        self.exchange.request = facts
+        self._joining.join(self._shared.clock(), inspected=self._upload.state == "read")
+        self._connect(read_at)
+
+    def _in_steps(self, steps: "apis.Steps[RequestFacts] | apis.Steps[None]", read_at: int) -> None:
+        """Does in several turns what would hold others up in one."""
+        self._steps, self._read_at = steps, read_at
+        self.working = True
+        self._client.set_deadline(0)
+        self._shared.steps.add(self)
+
+    @outermost
+    def work(self) -> None:
+        """The next step of reading a large body."""
+        if self.done or self._steps is None:
+            self.working = False
+            return
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self.working = False
+            if end.value is not None:
+                self._body_read(end.value, self._read_at)
+            else:
+                self._answer_over(self._read_at)
 
     def _connect(self, needed: int) -> None:
         exchange, now = self.exchange, self._shared.clock()
@@ -167,7 +203,11 @@ class Flow:
         head = wire.request_head(exchange.head, origin, target, exchange.trace.outbound())
         body = self._upload.pass_on() if self._replay is None else self._replay
         self._replay = body if side.used and self._upload.again(body) else None
-        side.write(head + body)
+        if len(body) > HIGH_WATER:
+            side.write(head)
+            side.write(body)
+        else:
+            side.write(head + body)
         if not self._deadlines.upload_blocked_since:
             self._upload.release()
             self._client.resume()
@@ -188,7 +228,7 @@ class Flow:
     def answer_read(self, at: int) -> None:
         """Something of the answer was read; it is written on first, then watched."""
         side = self._side
-        if self.done or side is None:
+        if self.done or side is None or self._passed:
             return
         exchange, answer, shared = self.exchange, self._answer, self._shared
         exchange.overhead_loop += shared.turn.waited
@@ -217,10 +257,23 @@ class Flow:
         if side.malformed:
             self._upstream_failed("malformed", side.malformed)
         elif side.ended:
-            answer.ended(at)
-            self._finish(shared.clock())
+            steps = answer.reading()
+            if steps is None:
+                self._answer_over(at)
+            else:
+                self._in_steps(steps, at)
         elif not self._client.writable:
             self.client_blocked()
+
+    @property
+    def _passed(self) -> bool:
+        """True while a large answer is read that has passed as a whole: nothing can happen to it any more."""
+        return self.working and self._answer.began
+
+    def _answer_over(self, at: int) -> None:
+        """The answer, the last of which came at `at`, has told what it can."""
+        self._answer.ended(at)
+        self._finish(self._shared.clock())
 
     def _watch(self, head: wire.AnswerHead, at: int) -> None:
         exchange, shared = self.exchange, self._shared
@@ -235,7 +288,7 @@ class Flow:
 
     def upstream_lost(self, error: Exception | None) -> None:
         """The upstream's connection is gone before the answer's end."""
-        if self.done:
+        if self.done or self._passed:
             return
         exchange, side = self.exchange, self._side
         if side is not None and side.used and self._replay is not None and not exchange.first_byte:
@@ -290,7 +343,7 @@ class Flow:
     # Timers.
 
     def _arm(self) -> None:
-        if not self.done:
+        if not self.done and not self.working:
             self._client.set_deadline(self._deadlines.next(self._client.read_at))
 
     def due(self, now: int) -> None:
@@ -311,6 +364,9 @@ class Flow:
     def _fail(self, error: SidecarError, phase: Phase | None) -> None:
         """Ends with an error of ours, unless an earlier fact has decided the outcome."""
         if self.done:
+            return
+        if self._passed:
+            self._answer_over(self._read_at)
             return
         now = self._shared.clock()
         self.exchange.decide(error.outcome, now, phase=phase, error_type=error.word, message=error.message)
@@ -337,7 +393,7 @@ class Flow:
 
     def client_gone(self) -> None:
         """The client has left; the upstream is told by closing its connection."""
-        if self.done:
+        if self.done or self._passed:
             return
         now = self._shared.clock()
         self.exchange.client_left(now)

@@ -12,6 +12,9 @@ from sidecar.core.headers import Field, Headers
 from sidecar.errors import SidecarError
 from sidecar.proxy.wire import UNTOLD, Framing, other_coding
 
+_SMALL = 1024
+"""Bytes of a piece up to which the next one is joined to it: every object that is kept costs memory of its own."""
+
 _HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(:[0-9]*)?")
 """`uri-host [":" port]` (RFC 9110, section 7.2), as far as characters tell."""
 
@@ -49,6 +52,15 @@ class Inbound:
     def hesitates(self) -> bool:
         """True while its client waits to be told to go on: if a body will follow, nobody knows (RFC 9110, 10.1.1)."""
         return self.expects_continue and not self.size and not self.ended
+
+    def gather(self, data: bytes) -> None:
+        """A piece of the body has come."""
+        pieces = self.pieces
+        if pieces and len(pieces[-1]) < _SMALL and len(data) < _SMALL:
+            pieces[-1] += data
+        else:
+            pieces.append(data)
+        self.size += len(data)
 
     def take(self) -> list[bytes]:
         """The pieces that have come since the last call."""

@@ -6,12 +6,17 @@ which would cost the loop a turn of its own each time.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from sidecar.core.clock import Clock
 
 _STAY = 5_000_000
 """How long (ns) one read may take before its connection lets others have their turn."""
+
+_SHARE = 5_000_000
+"""How long (ns) work in steps may go on in one turn; one step may take longer."""
 
 _PAUSE = 100_000
 """Nanoseconds since a read after which the next one begins a turn: within a turn, reads follow at once."""
@@ -55,3 +60,43 @@ class LoopTurn:
         if now - since > _STAY and not transport.is_closing():
             transport.pause_reading()
             self._loop.call_soon(go_on)
+
+
+class Stepwise(Protocol):
+    """Work that is done in steps."""
+
+    working: bool
+    """False once nothing is left to do."""
+
+    def work(self) -> None:
+        """Does the next step. Never raises."""
+
+
+class StepQueue:
+    """Work in steps, done one after another and a little in each turn, however much of it comes at once."""
+
+    __slots__ = ("_clock", "_loop", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._waiting: deque[Stepwise] = deque()
+
+    def add(self, work: Stepwise) -> None:
+        """Begins with it in a later turn, once what was added before is done."""
+        if not self._waiting:
+            self._loop.call_soon(self._turn)
+        self._waiting.append(work)
+
+    def _turn(self) -> None:
+        end = self._clock() + _SHARE
+        while self._waiting:
+            first = self._waiting[0]
+            if first.working:
+                first.work()
+            if not first.working:
+                self._waiting.popleft()
+            if self._clock() > end:
+                break
+        if self._waiting:
+            self._loop.call_soon(self._turn)

@@ -4,6 +4,7 @@ Owns the copy and its bounds. It is fed after the bytes have been written on and
 delay nor break them: what it cannot read ends the watching, is counted, and passes all the same.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -23,6 +24,15 @@ _EXPANSION_LIMIT = 8 * 1024 * 1024
 _EVENT_LIMIT = 32 * 1024
 """The same in events."""
 
+_EXPANSION = 4 * 1024 * 1024
+"""Decoded bytes of one read above which a compressed body is no longer kept, if they are more than its bytes."""
+
+_END = 64 * 1024
+"""Bytes that are kept of either end of an answer which is too large to be held."""
+
+_ENDS = 4 * _END
+"""The memory they take."""
+
 _ERROR_LIMIT = 64 * 1024
 """Bytes of a rejection's body that are read for the provider's error word."""
 
@@ -32,6 +42,9 @@ class Observer(Protocol):
 
     def feed(self, pieces: list[bytes], at: int) -> None:
         """Pieces that were read at `at` (ns since the epoch) and have been passed on."""
+
+    def reading(self) -> apis.Steps[None] | None:
+        """The body has ended, cleanly framed: what is to be done in steps before `finish`, if it is large."""
 
     def finish(self, at: int) -> None:
         """The body ended, cleanly framed."""
@@ -87,6 +100,9 @@ class StreamObserver:
         except UnreadableCodingError:
             self._give_up()
 
+    def reading(self) -> None:
+        """Nothing: events are read as they pass."""
+
     @outermost
     def finish(self, at: int) -> None:
         """Reads what the end completes."""
@@ -120,6 +136,10 @@ class _ErrorReader:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
+    def prepare(self, data: bytes) -> apis.Steps[None]:  # noqa: ARG002 - it is all in `body`
+        """Nothing: no such body is large."""
+        yield from ()
+
     def body(self, data: bytes) -> None:
         """Takes the body; one that tells no known word tells nothing."""
         self._exchange.response.error = apis.error_code(self._exchange.route, data)
@@ -128,12 +148,15 @@ class _ErrorReader:
 class _WholeBody(Protocol):
     """What reads a whole body; `apis.BodyReader` is one."""
 
+    def prepare(self, data: bytes) -> apis.Steps[None]:
+        """Reads a large body in steps, so that taking it costs little. Never raises."""
+
     def body(self, data: bytes) -> None:
         """Takes the body. Never raises."""
 
 
 class BodyObserver:
-    """Keeps a copy of a whole answer, within bounds, and reads it at its end."""
+    """Keeps a copy of a whole answer, within bounds, and reads it at its end; of a larger one, its two ends."""
 
     def __init__(
         self,
@@ -149,38 +172,77 @@ class BodyObserver:
         self._decoder = decoder(coding)
         self._admission = shared.admission
         self._limit = min(limit, shared.limits.inspect)
-        self._held: list[bytes] | None = []
-        self._size = 0
+        self._held: bytearray | None = bytearray()
+        self._tail: bytearray | None = None
+        """The latest bytes, once the body is larger than what is held; then `_held` are the first."""
+        self._counted = 0
 
     @outermost
     def feed(self, pieces: list[bytes], at: int) -> None:
         """Keeps the pieces; when they came does not matter."""
         del at
-        if self._held is None:
-            return
+        size = 0
         try:
             for piece in pieces:
+                if self._held is None:
+                    return
                 for decoded in self._decoder.decode(piece):
-                    if self._size + len(decoded) > self._limit or not self._admission.hold(len(decoded)):
-                        self._give_up()
-                        return
-                    self._size += len(decoded)
-                    self._held.append(decoded)
+                    size += len(decoded)
+                    if size > _EXPANSION and size > 2 * len(piece):
+                        raise UnreadableCodingError("it expands without end")
+                    self._keep(decoded)
         except UnreadableCodingError:
             self._give_up()
+
+    def _keep(self, data: bytes) -> None:
+        held, tail = self._held, self._tail
+        if held is None:
+            return
+        if tail is not None:
+            tail += data[-_END:]
+            if len(tail) > 2 * _END:
+                del tail[:-_END]
+            return
+        if len(held) + len(data) <= self._limit:
+            held += data
+            more = sys.getsizeof(held) - self._counted
+            if self._admission.hold(more):
+                self._counted += more
+                return
+        else:
+            held += data
+        self._keep_ends(held)
+
+    def _keep_ends(self, held: bytearray) -> None:
+        """From now on only the body's first and latest bytes are kept."""
+        self._give_up()
+        if self._limit >= _END and self._admission.hold(_ENDS):
+            self._counted = _ENDS
+            self._held, self._tail = held[:_END], held[-_END:]
+
+    def reading(self) -> apis.Steps[None] | None:
+        """What is to be done in steps, if the body is large."""
+        if self._held is None or self._tail is not None or len(self._held) <= apis.LARGE:
+            return None
+        return self._reader.prepare(bytes(self._held))
 
     @outermost
     def finish(self, at: int) -> None:
         """Reads the body."""
         del at
-        if self._held is not None:
-            self._reader.body(b"".join(self._held))
+        if self._held is None:
+            return
+        body: bytes | None = bytes(self._held)
+        if self._tail is not None:
+            body = apis.ends_of(bytes(self._held), bytes(self._tail))
+        if body is not None:
+            self._reader.body(body)
 
     def close(self) -> None:
         """Gives the memory back."""
-        self._admission.release(self._size)
-        self._held = None
-        self._size = 0
+        self._admission.release(self._counted)
+        self._held = self._tail = None
+        self._counted = 0
 
     def broke(self, error: Exception) -> None:
         """A bug of ours ends the watching, and nothing else."""
@@ -189,7 +251,8 @@ class BodyObserver:
 
     def _give_up(self) -> None:
         self.close()
-        self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+        if Anomaly.ANSWER_NOT_READ not in self._exchange.anomalies:
+            self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
 
 
 def observer_for(exchange: Exchange, headers: Headers, shared: Shared) -> Observer | None:

@@ -215,8 +215,7 @@ class RequestReader:
         self._silent = 0
         inbound = self._inbound
         if inbound is not None and not inbound.unwanted:
-            inbound.pieces.append(data)
-            inbound.size += len(data)
+            inbound.gather(data)
 
     def on_message_complete(self) -> None:
         """httptools: the request is whole."""

@@ -22,7 +22,7 @@ from sidecar.proxy import wire
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.dial import Dialer
 from sidecar.proxy.egress import EgressRules
-from sidecar.proxy.loop_turn import LoopTurn
+from sidecar.proxy.loop_turn import LoopTurn, StepQueue
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routes import Routes
 from sidecar.proxy.upstream_side import UpstreamConnection
@@ -104,6 +104,7 @@ class Shared:
         self.report = report
         self.limits = _limits(settings)
         self.turn = LoopTurn(self.loop, clock)
+        self.steps = StepQueue(self.loop, clock)
         self.admission = Admission(settings.max_requests, settings.inspect_memory)
         self.routes = Routes(settings.upstream, settings.upstreams)
         self.identity_rules = IdentityRules(

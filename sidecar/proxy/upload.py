@@ -4,6 +4,8 @@ Owns the held pieces, their memory, and the body's framing towards the upstream.
 copy; what goes on is what came.
 """
 
+import sys
+
 from sidecar import apis
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.exchange import Exchange
@@ -17,6 +19,9 @@ _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 _REPLAYED = 64 * 1024
 """Largest body (bytes) that is kept for a second try."""
 
+_DECODED = 512 * 1024
+"""Bytes of a compressed body that are decoded in one go."""
+
 _UNREAD = {
     "too_large": Anomaly.BODY_TOO_LARGE,
     "not_json": Anomaly.BODY_NOT_JSON,
@@ -29,14 +34,15 @@ _UNREAD = {
 class Upload:
     """One request's body. `state` is `none`, `held`, `read`, or the reason why it is not read."""
 
-    __slots__ = ("_admission", "_held", "_held_size", "_inbound", "_limit", "finished", "passed", "state")
+    __slots__ = ("_admission", "_counted", "_held", "_inbound", "_limit", "finished", "passed", "state")
 
     def __init__(self, inbound: Inbound, admission: Admission, inspect_limit: int) -> None:
         self._inbound = inbound
         self._admission = admission
         self._limit = inspect_limit
-        self._held: list[bytes] = []
-        self._held_size = 0
+        self._held = bytearray()
+        self._counted = 0
+        """Bytes of memory that were taken for what is held."""
         self.passed = 0
         """Payload bytes that have gone to the upstream."""
         self.finished = False
@@ -58,34 +64,48 @@ class Upload:
     @property
     def waiting(self) -> int:
         """Bytes that have come and have not gone on."""
-        return self._held_size + sum(map(len, self._inbound.pieces))
+        return len(self._held) + sum(map(len, self._inbound.pieces))
 
     def hold(self) -> bool:
         """Takes what has come while the body is held back; False once it has to go on unread."""
         for piece in self._inbound.take():
-            self._held.append(piece)
-            if self.state == "held":
-                if self._held_size + len(piece) > self._limit:
-                    self.state = "too_large"
-                elif not self._admission.hold(len(piece)):
-                    self.state = "memory_full"
-                else:
-                    self._held_size += len(piece)
+            self._held += piece
+        if len(self._held) > self._limit:
+            self.state = "too_large"
+        elif not self._hold(sys.getsizeof(self._held) - self._counted):
+            self.state = "memory_full"
         return self.state == "held"
 
-    def read(self, route: Route, fields: tuple[str, ...]) -> RequestFacts:
-        """The facts of the whole held body; what cannot be read gives none, and `state` says why."""
+    def _hold(self, size: int) -> bool:
+        if not self._admission.hold(size):
+            return False
+        self._counted += size
+        return True
+
+    @property
+    def _coding(self) -> bytes | None:
         head = self._inbound.head
-        coding = head.headers.get(b"content-encoding") if head is not None else None
-        body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        return head.headers.get(b"content-encoding") if head is not None else None
+
+    @property
+    def large(self) -> bool:
+        """True if reading the held body takes more than a moment."""
+        return len(self._held) > apis.LARGE or self._coding is not None
+
+    def read(self, route: Route, fields: tuple[str, ...]) -> apis.Steps[RequestFacts]:
+        """The facts of the whole held body; what cannot be read gives none, and `state` says why."""
+        coding = self._coding
         try:
-            if coding is not None:
-                body = self._decoded(body, coding)
-            facts = apis.read_request(route, body, fields)
+            body = bytes(self._held) if coding is None else (yield from self._decoded(coding))
+            if self.large:
+                yield
+            facts = yield from apis.request_steps(route, body, fields)
+            if self.large:
+                yield  # writing it on takes its time as well
         except UnreadableCodingError:
             self.state = "encoding"
-        except _TooLargeError:
-            self.state = "too_large"
+        except _UnheldError as unheld:
+            self.state = unheld.state
         except apis.UnreadableBody:
             self.state = "invalid"
         else:
@@ -93,23 +113,30 @@ class Upload:
             return facts
         return RequestFacts(model=route.model, streaming=route.streaming)
 
-    def _decoded(self, body: bytes, coding: bytes) -> bytes:
-        decoded: list[bytes] = []
-        size = 0
-        for piece in decoder(coding).decode(body):
-            size += len(piece)
-            if size > self._limit:
-                raise _TooLargeError
-            decoded.append(piece)
-        return b"".join(decoded)
+    def _decoded(self, coding: bytes) -> apis.Steps[bytes]:
+        """The decoded body; its memory counts like that of the body itself."""
+        decoded = bytearray()
+        at = 0
+        for piece in decoder(coding).decode(bytes(self._held)):
+            if len(decoded) + len(piece) > self._limit:
+                raise _UnheldError("too_large")
+            if not self._hold(len(piece)):
+                raise _UnheldError("memory_full")
+            decoded += piece
+            if len(decoded) - at > _DECODED:
+                at = len(decoded)
+                yield
+        yield
+        return bytes(decoded)
 
-    def pass_on(self) -> bytes:
+    def pass_on(self) -> bytes | bytearray:
         """What goes to the upstream now: everything that has come, framed as the head said."""
-        pieces = self._inbound.take()
+        pieces: list[bytes | bytearray] = [*self._inbound.take()]
         if self._held:
-            pieces, self._held = self._held + pieces, []
+            pieces.insert(0, self._held)
+            self._held = bytearray()
         self.passed += sum(map(len, pieces))
-        out = []
+        out: list[bytes | bytearray] = []
         if self._inbound.framing.chunked:
             if pieces:
                 out.append(wire.chunk(b"".join(pieces)))
@@ -118,9 +145,9 @@ class Upload:
         else:
             out = pieces
         self.finished = self._inbound.ended
-        return b"".join(out)
+        return out[0] if len(out) == 1 else b"".join(out)
 
-    def again(self, body: bytes) -> bool:
+    def again(self, body: bytes | bytearray) -> bool:
         """True when the whole request could be sent once more with this `body`, without harm or much memory."""
         head = self._inbound.head
         return self.finished and len(body) <= _REPLAYED and head is not None and head.method in _IDEMPOTENT
@@ -135,10 +162,14 @@ class Upload:
 
     def release(self) -> None:
         """Gives the held memory back, once what was passed on has left the process."""
-        self._held = []
-        self._admission.release(self._held_size)
-        self._held_size = 0
+        self._held = bytearray()
+        self._admission.release(self._counted)
+        self._counted = 0
 
 
-class _TooLargeError(Exception):
-    """The decoded body is larger than what is read."""
+class _UnheldError(Exception):
+    """The decoded body is not held, for the reason in `state`."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(state)
+        self.state = state

@@ -112,7 +112,7 @@ class UpstreamConnection(asyncio.Protocol):
             # It ended between being opened and being given to its flow, which has not been told.
             asyncio.get_running_loop().call_soon(self.eof_received)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Sends bytes of the request."""
         if self.transport is not None:
             self.transport.write(data)

@@ -1,24 +1,47 @@
-"""A body is held and read without keeping others from their turn, whatever it holds."""
+"""A body is held and read without keeping others from their turn, whatever it holds and however many come at once."""
 
+import gzip
 import json
+import threading
+from collections.abc import Callable
 
 import pytest
 
-from sidecar.testing import OtlpSink, RunningSidecar, exchange, request_bytes
+from sidecar.testing import Bytes, Header, OtlpSink, RunningSidecar, Status, exchange, request_bytes
 from tests.hostility.books import Books
 from tests.hostility.others import fair
 from tests.hostility.witness import Witness
 
 MIB = 1 << 20
+SIZE = 8 * MIB
 JSON = b"Content-Type: application/json"
+GZIP = b"Content-Encoding: gzip"
 
 
-def prompt(text: str) -> bytes:
-    """A chat request with such a prompt."""
-    return json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
+def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
+    """A text of 8 MiB, most of it the same again and again."""
+    return before + unit * ((SIZE - len(before) - len(after)) // len(unit)) + after
 
 
-BODIES = {"a plain prompt": lambda: prompt("word " * (8 * MIB // 5 - 20))}
+def said(begin: bytes, unit: bytes) -> bytes:
+    """A chat request whose one message says that."""
+    return filled(b'{"model":"m","messages":[{"role":"user","content":"' + begin, unit, b'"}]}')
+
+
+def told(sink: OtlpSink, name: str) -> list[object]:
+    """An attribute of the three CLIENT spans."""
+    sink.wait_for(lambda: len(sink.find_spans(kind="CLIENT")) == 3)
+    return [span.attributes.get(name) for span in sink.find_spans(kind="CLIENT")]
+
+
+BODIES: dict[str, Callable[[], bytes]] = {
+    "a plain prompt": lambda: said(b"", b"word "),
+    "a cut emoji": lambda: said(rb"\ud83d", b"word, "),
+    "halves of pairs": lambda: said(b"", rb"\ud800"),
+    "mixed messages": lambda: filled(b'{"model":"m","messages":[1', b",{}", b"]}"),
+    "empty messages": lambda: filled(b'{"model":"m","messages":[{}', b",{}", b"]}"),
+    "members": lambda: filled(b'{"model":"m"', b',"":0', b"}"),
+}
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -28,3 +51,62 @@ def test_requests(sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, nam
     sent = request_bytes("POST", "/v1/chat/completions", headers=[JSON], body=BODIES[name]())
     fair(sidecar, lambda: exchange(sidecar.port, sent, timeout=60))
     assert books.outcomes() == ["completed"] * 3
+    assert told(sink, "gen_ai.request.model") == ["m"] * 3
+    assert witness.taken()[0].endswith(sent[-1000:])
+
+
+def test_a_compressed_request(sidecar: RunningSidecar, witness: Witness, sink: OtlpSink) -> None:
+    """A few bytes that are 8 MiB of empty messages."""
+    books = Books(sidecar, sink)
+    body = gzip.compress(BODIES["empty messages"]())
+    sent = request_bytes("POST", "/v1/chat/completions", headers=[JSON, GZIP], body=body)
+    fair(sidecar, lambda: exchange(sidecar.port, sent, timeout=60))
+    assert books.outcomes() == ["completed"] * 3
+    assert told(sink, "gen_ai.request.model") == ["m"] * 3
+
+
+def test_several_at_once(sidecar: RunningSidecar, witness: Witness, sink: OtlpSink) -> None:
+    """Compressed ones, so that all of them come in one turn of the event loop."""
+    books = Books(sidecar, sink)
+    body = gzip.compress(BODIES["mixed messages"]())
+    sent = request_bytes("POST", "/v1/chat/completions", headers=[JSON, GZIP], body=body)
+
+    def all_at_once() -> None:
+        def one() -> None:
+            assert exchange(sidecar.port, sent, timeout=60).status == 200
+
+        clients = [threading.Thread(target=one) for _ in range(6)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+
+    fair(sidecar, all_at_once, repeats=1)
+    assert books.outcomes() == ["completed"] * 6
+
+
+USAGE = b',"usage":{"prompt_tokens":7},"usageMetadata":{"promptTokenCount":7}}'
+ANSWERS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "choices": ("/v1/chat/completions", lambda: filled(b'{"choices":[1', b",{}", b"]" + USAGE)),
+    "candidates": (
+        "/v1beta/models/m:generateContent",
+        lambda: filled(b'{"candidates":[1', b",{}", b"]" + USAGE),
+    ),
+    "vectors": ("/v1/embeddings", lambda: filled(b'{"data":[[0', b",-0.0123", b"]]" + USAGE)),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_answers(sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, name: str) -> None:
+    """A whole answer: its tokens are told, and its connections carry the next request."""
+    path, make = ANSWERS[name]
+    body = make()
+    witness.answer_with(
+        lambda _: (Status(), Header(JSON), Header(b"Content-Length: %d" % len(body)), Bytes(body))
+    )
+    books = Books(sidecar, sink)
+    sent = request_bytes("POST", path, headers=[JSON], body=json.dumps({"model": "m"}).encode())
+    fair(sidecar, lambda: exchange(sidecar.port, sent, timeout=60))
+    assert books.outcomes() == ["completed"] * 3
+    assert told(sink, "gen_ai.usage.input_tokens") == [7] * 3
+    assert len(witness.taken()) == 1
