@@ -93,6 +93,7 @@ class Settings:
     semconv: Literal["shipped", "latest", "both"]
     log_format: Literal["json", "console"]
     prometheus: bool
+    quiet_paths: tuple[str, ...]
     environ: Mapping[str, str] = field(repr=False)
 
 
@@ -192,6 +193,12 @@ TABLE = (
     ),
     Setting("LOG_FORMAT", "json", values.one_of("json", "console"), "how log lines look on stderr"),
     Setting("PROMETHEUS", "off", values.SWITCH, "whether the admin port serves /metrics"),
+    Setting(
+        "QUIET_PATHS",
+        "/health,/healthz,/livez,/readyz,/liveness,/readiness,/ping,HEAD /,HEAD /api/hello",
+        values.QUIET_PATHS,
+        "probes (GET and HEAD) that are only counted, unless they fail",
+    ),
 )
 """Every setting, in the order of the README's table."""
 

@@ -149,6 +149,22 @@ def _read_baggage(text: str) -> str | frozenset[str]:
     return frozenset(_list_of(_HEADER_NAME, lower=False)(text))
 
 
+_QUIET = re.compile(r"(?:(GET|HEAD) +)?(/[!#-+\--~]*)")
+
+
+def _read_quiet_paths(text: str) -> tuple[str, ...]:
+    """Each as `GET /path` or `HEAD /path`; where no method is named it is both. A `*` at the end stays."""
+    if text.lower() == "none":
+        return ()
+    quiet: list[str] = []
+    for entry in filter(None, map(str.strip, text.split(","))):
+        found = _QUIET.fullmatch(entry)
+        if found is None or "*" in found[2][:-1] or "?" in found[2]:
+            raise ValueError("not a path")
+        quiet += [f"{method} {found[2]}" for method in ([found[1]] if found[1] else ["GET", "HEAD"])]
+    return tuple(dict.fromkeys(quiet))
+
+
 def one_of(*words: str) -> Kind:
     """A choice between words; case does not matter."""
 
@@ -213,4 +229,8 @@ URLS = Kind(
 )
 TOKEN = Kind(_read_token, "8 or more printable ASCII characters without spaces")
 BAGGAGE = Kind(_read_baggage, "none, all, or names of baggage members, separated by commas")
+QUIET_PATHS = Kind(
+    _read_quiet_paths,
+    "paths, separated by commas, or none; a '*' at the end stands for anything, GET or HEAD in front for that one",
+)
 REQUEST_ID = Kind(read_request_id, f"text without blanks and any of {DEFAULT_FORMAT}, {{random}} among them")

@@ -34,6 +34,10 @@ class Counts(Protocol):
         """Of these, how many have ended."""
 
     @property
+    def requests_quiet(self) -> int:
+        """Of the settled ones, those that nothing else tells of."""
+
+    @property
     def outcomes(self) -> Mapping[str, int]:
         """Settled requests by outcome."""
 
@@ -79,6 +83,7 @@ class LiveView:
                 "started": started,
                 "settled": settled,
                 "in_flight": started - settled,
+                "quiet": self.counts.requests_quiet,
                 "outcomes": dict(self.counts.outcomes),
             },
             "sessions": {

@@ -13,6 +13,8 @@ class RequestCounts(TypedDict):
     started: int
     settled: int
     in_flight: int
+    quiet: int
+    """Of the settled ones, those on a quiet path that went well: they are in no span, line or request metric."""
     outcomes: dict[str, int]
     """Settled requests by outcome."""
 

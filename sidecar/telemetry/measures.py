@@ -110,14 +110,18 @@ class Measures:
         """Its answer is silent."""
         self._upstream(exchange).stalls.add()
 
-    def settled(self, exchange: Exchange) -> None:
-        """It is frozen."""
+    def left(self, exchange: Exchange) -> None:
+        """It is in flight no more."""
         flight = self._flights.pop(id(exchange), None)
         if flight is not None:
             self._active[flight.upstream] -= 1
         stream = self._streams.pop(id(exchange), None)
         if stream is not None:
             self._streaming[stream] -= 1
+
+    def settled(self, exchange: Exchange) -> None:
+        """It is frozen."""
+        self.left(exchange)
         series = self._request(exchange)
         series.requests.add()
         server, end = _server_exemplar(exchange), exchange.end

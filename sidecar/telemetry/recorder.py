@@ -38,7 +38,7 @@ from sidecar.telemetry.portrait import Portrait, Portrayer
 from sidecar.telemetry.request_spans import MAX_LINKS, RequestSpans, link_count, span_count
 from sidecar.telemetry.session_measures import LiveSessions, SessionMeasures
 from sidecar.telemetry.session_spans import SessionSpans, totals_attributes
-from sidecar.telemetry.settled import outcome_of
+from sidecar.telemetry.settled import outcome_of, server_failed
 from sidecar.telemetry.spans import Pipeline, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer
 
@@ -74,6 +74,28 @@ class RecorderSettings(Protocol):
     def model_limit(self) -> int:
         """Distinct models kept apart in metrics."""
 
+    @property
+    def quiet_paths(self) -> Collection[str]:
+        """`GET /path` or `HEAD /path` each; a `*` at the end stands for anything."""
+
+
+class _Quiet:
+    """Which requests are only counted: probes, by method and path."""
+
+    def __init__(self, paths: Collection[str]) -> None:
+        self._exact = frozenset(path for path in paths if not path.endswith("*"))
+        self._below = tuple(path.removesuffix("*") for path in paths if path.endswith("*"))
+
+    def __call__(self, exchange: Exchange) -> bool:
+        head, upstream = exchange.head, exchange.upstream
+        if head.method not in {"GET", "HEAD"}:
+            return False
+        path = head.path
+        if upstream is not None and path.startswith(f"/{upstream.name}/"):
+            path = path.removeprefix(f"/{upstream.name}")
+        asked = f"{head.method} {path}"
+        return asked in self._exact or asked.startswith(self._below)
+
 
 class Recorder:
     """Telemetry, whole (`core.ports.Telemetry`). `listener` is for the session manager."""
@@ -103,6 +125,7 @@ class Recorder:
         self._portray = Portrayer(settings.semconv)
         self._pipeline = pipeline
         self._strict = strict
+        self._quiet = _Quiet(settings.quiet_paths)
         self._export_traces = export_traces
         self._clock = clock
         self._tracer = Tracer(sampler, _propagation(settings, propagators), random)
@@ -125,6 +148,8 @@ class Recorder:
         self.listener: SessionListener = _Listener(self, parts)
         self.requests_started = 0
         self.requests_settled = 0
+        self.requests_quiet = 0
+        """Settled requests on quiet paths, of which nothing else is told."""
         self.outcomes: Counter[str] = Counter()
         """Settled requests by outcome."""
         self.failures = 0
@@ -157,7 +182,8 @@ class Recorder:
 
     def arrived(self, exchange: Exchange) -> None:
         """It has joined its conversation."""
-        self.guard("arrived", self._arrived, exchange)
+        if not self._quiet(exchange):
+            self.guard("arrived", self._arrived, exchange)
 
     def streaming(self, exchange: Exchange) -> None:
         """Its answer is a stream."""
@@ -168,9 +194,13 @@ class Recorder:
         self.guard("stalled", self._stalled, exchange, at)
 
     def settled(self, exchange: Exchange) -> None:
-        """It is frozen: spans, metric points and the wide line are made of it."""
+        """It is frozen: spans, metric points and the wide line are made of it, unless it was a probe that went well."""
         self.requests_settled += 1
         self.outcomes[outcome_of(exchange)] += 1
+        if self._quiet(exchange) and not server_failed(exchange):
+            self.requests_quiet += 1
+            self.guard("left", self.measures.left, exchange)
+            return
         self.guard("settled", self.measures.settled, exchange)
         portrait = self.guard("portray", self._portray, exchange)
         if portrait is not None:

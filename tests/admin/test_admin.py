@@ -77,7 +77,7 @@ class Scripted(AdminView):
             version="1",
             state="draining" if self.draining else "ready",
             uptime_s=1.5,
-            requests=RequestCounts(started=3, settled=2, in_flight=1, outcomes={"completed": 2}),
+            requests=RequestCounts(started=3, settled=2, in_flight=1, quiet=0, outcomes={"completed": 2}),
             sessions=SessionCounts(total=1, active=1, completed=2, failed=0, out_of_order=0),
             telemetry={"traces": {"exported": 4}},
             anomalies={},

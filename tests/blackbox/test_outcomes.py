@@ -452,7 +452,9 @@ def test_leaving_right_after_the_end_is_completed(
     assert server.attributes["sidecar.outcome"] == "completed"
 
 
-@pytest.mark.parametrize("request_line,route", [("GET /v1/models", "/v1/models"), ("HEAD /", "/")])
+@pytest.mark.parametrize(
+    "request_line,route", [("GET /v1/models", "/v1/models"), ("HEAD /v1/models", "/v1/models")]
+)
 def test_requests_that_are_no_turns_complete(
     sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, request_line: str, route: str
 ) -> None:

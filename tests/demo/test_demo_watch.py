@@ -31,7 +31,7 @@ def stats() -> Stats:
         "version": "0",
         "state": "ready",
         "uptime_s": 1.0,
-        "requests": {"started": 3, "settled": 2, "in_flight": 1, "outcomes": {"completed": 2}},
+        "requests": {"started": 3, "settled": 2, "in_flight": 1, "quiet": 0, "outcomes": {"completed": 2}},
         "sessions": {"total": 1, "active": 1, "completed": 2, "failed": 0, "out_of_order": 0},
         "telemetry": {"traces": {"exported": 7, "dropped": 1, "failed": 2, "not_sampled": 9}},
         "anomalies": {},

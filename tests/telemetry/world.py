@@ -43,6 +43,7 @@ class Wishes:
     """The settings a recorder reads."""
 
     semconv: str = "shipped"
+    quiet_paths: tuple[str, ...] = ()
     incoming_trace: str = "parent"
     forward_trace: bool = True
     forward_baggage: str | tuple[str, ...] = "none"
