@@ -225,12 +225,12 @@ class ClientHeadTimeoutError(TimedOutError):
 
 
 class ClientBodyTimeoutError(TimedOutError):
-    """The request's body stopped coming."""
+    """The request's body stopped coming, or comes too slowly to hold a place for it."""
 
     status = 408
     code = "request_timeout"
     closes = True
-    what = "nothing more of the request's body arrived"
+    what = "too little of the request's body arrived"
     timer = "CLIENT_BODY_TIMEOUT"
 
 

@@ -138,7 +138,12 @@ TABLE = (
     ),
     Setting("UPSTREAMS", "", values.URLS, "further providers, each reached as /name/..."),
     Setting("CLIENT_HEAD_TIMEOUT", "30s", values.DURATION, "for a request's whole head to come"),
-    Setting("CLIENT_BODY_TIMEOUT", "60s", values.DURATION, "between two pieces of a request's body"),
+    Setting(
+        "CLIENT_BODY_TIMEOUT",
+        "60s",
+        values.DURATION,
+        "between two pieces of a request's body, and what a slow body may lag behind",
+    ),
     Setting(
         "CLIENT_KEEPALIVE", "75s", values.DURATION, "how long a client's connection may rest between requests"
     ),

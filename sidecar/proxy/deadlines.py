@@ -16,7 +16,12 @@ from sidecar.errors import (
     TimedOutError,
 )
 from sidecar.proxy.answer import Answer
+from sidecar.proxy.inbound import Inbound
 from sidecar.proxy.shared import Limits
+
+LEAST_RATE = 256
+"""Bytes a second that a body must have come at, on average and after one `CLIENT_BODY_TIMEOUT`: a slot is not held for
+less. The worst mobile link is several times faster."""
 
 
 class Deadlines:
@@ -25,18 +30,25 @@ class Deadlines:
     __slots__ = (
         "_answer",
         "_exchange",
+        "_held_up",
+        "_inbound",
         "_limits",
         "_stalled_at",
         "_upload_moved_at",
+        "begun",
         "connected",
         "upload_blocked_since",
     )
 
-    def __init__(self, exchange: Exchange, answer: Answer, limits: Limits) -> None:
+    def __init__(self, exchange: Exchange, inbound: Inbound, answer: Answer, limits: Limits) -> None:
         self._exchange = exchange
+        self._inbound = inbound
         self._answer = answer
         self._limits = limits
         self._stalled_at = 0
+        self.begun = inbound.read_at
+        """When the client could begin with the body."""
+        self._held_up = 0
         self.connected = False
         self.upload_blocked_since = 0
         """Since when the upstream takes no more of the upload, 0 when it does."""
@@ -44,6 +56,8 @@ class Deadlines:
 
     def upload_moves(self, now: int) -> None:
         """The upstream takes more again; until `now` the client could not go on."""
+        if self.upload_blocked_since:
+            self._held_up += now - self.upload_blocked_since
         self.upload_blocked_since = 0
         self._upload_moved_at = now
 
@@ -51,7 +65,7 @@ class Deadlines:
         """When the next timer is due; `read_at` is when the client was last heard of."""
         limits, exchange = self._limits, self._exchange
         if not exchange.asked:
-            return read_at + limits.client_body
+            return min(read_at + limits.client_body, self._least())
         if not self.connected:
             return exchange.asked + limits.connect
         if exchange.first_byte:
@@ -60,7 +74,8 @@ class Deadlines:
             return exchange.request_end + limits.first_byte
         if self.upload_blocked_since:
             return self.upload_blocked_since + limits.first_byte
-        return max(read_at, exchange.sent, self._upload_moved_at) + limits.client_body
+        quiet = max(read_at, exchange.sent, self._upload_moved_at) + limits.client_body
+        return min(quiet, self._least() + exchange.sent - exchange.asked)
 
     def passed(self, now: int) -> tuple[TimedOutError, Phase] | None:
         """The timer that has run out, its deadline being past; None: it is only a stall."""
@@ -87,6 +102,11 @@ class Deadlines:
         if fresh:
             stream.stalled(stream.last_event, now - stream.last_event)
         return fresh
+
+    def _least(self) -> int:
+        """When the body is too slow on average, if nothing more of it comes; what the upstream held up is left out."""
+        coming = self._limits.client_body + self._inbound.size * SECOND // LEAST_RATE
+        return self.begun + self._held_up + coming
 
     def _idle(self) -> int:
         since = self._answer.blocked_since or self._answer.quiet_since or self._exchange.first_byte

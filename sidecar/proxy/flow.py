@@ -64,7 +64,7 @@ class Flow:
         self._side: UpstreamConnection | None = None
         self._task: asyncio.Task[tuple[UpstreamConnection, ConnectTiming]] | None = None
         self._replay: bytes | bytearray | None = None
-        self._deadlines = Deadlines(self.exchange, self._answer, shared.limits)
+        self._deadlines = Deadlines(self.exchange, inbound, self._answer, shared.limits)
         self._steps: apis.Steps[RequestFacts] | apis.Steps[None] | None = None
         self._read_at = 0
         self.working = False
@@ -81,6 +81,7 @@ class Flow:
         if refusal is not None:
             self.refuse(refusal)
             return
+        self._deadlines.begun = self._client.read_at
         self._client.expect_body(self.inbound)
         if self._upload.state == "held":
             self._joining.try_at_head(self._shared.clock())

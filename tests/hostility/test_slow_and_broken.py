@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -85,6 +86,48 @@ def test_a_body_that_stops(
     assert timed_out(books) == (["timed_out"], ["timeout.client_body"])
     witness.wait_for(witness.broken_off)
     assert [read_strictly(data)[0].whole for data in witness.taken()] == [False] * reached
+
+
+FRAMES = {"chunks": (CHUNKED, b"1\r\na\r\n"), "length": (b"Content-Length: 100000", b"a")}
+
+
+@pytest.mark.parametrize("line,reached", [(JSON, 0), (b"X-A: 1", 1)], ids=["held", "streamed"])
+@pytest.mark.parametrize("framing", FRAMES)
+def test_a_body_that_dribbles(
+    hasty: RunningSidecar, witness: Witness, sink: OtlpSink, line: bytes, reached: int, framing: str
+) -> None:
+    """A byte now and then, each in time, holds a place no longer than silence does."""
+    books = Books(hasty, sink)
+    field, byte = FRAMES[framing]
+    with turns_of(hasty) as turns, RawClient(hasty.port) as client:
+        client.send(request_bytes("POST", "/x", headers=(line, field)))
+        for _ in range(400):
+            turns.send(client, [byte])
+            for _ in range(15):
+                turns.wait()
+            if hasty.stats()["requests"]["in_flight"] == 0:
+                break
+        assert client.read_answer("POST").status == 408
+        assert client.is_closed()
+    assert timed_out(books) == (["timed_out"], ["timeout.client_body"])
+    witness.wait_for(witness.broken_off)
+    assert [read_strictly(data)[0].whole for data in witness.taken()] == [False] * reached
+
+
+@pytest.mark.parametrize("line", [JSON, b"X-A: 1"], ids=["held", "streamed"])
+def test_a_slow_body_that_comes(hasty: RunningSidecar, witness: Witness, sink: OtlpSink, line: bytes) -> None:
+    """It may take several times the time-out, as long as it comes."""
+    books = Books(hasty, sink)
+    with turns_of(hasty) as turns, RawClient(hasty.port) as client:
+        client.send(request_bytes("POST", "/x", headers=(line, CHUNKED)))
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            turns.send(client, [b"3e8\r\n%b\r\n" % (b" " * 1000)])
+            for _ in range(10):
+                turns.wait()
+        client.send(b"2\r\n{}\r\n0\r\n\r\n")
+        assert client.read_answer("POST").status == 200
+    assert books.outcomes() == ["completed"]
 
 
 # --- uploads
