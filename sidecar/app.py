@@ -20,6 +20,7 @@ from sidecar.admin import Port, create_admin_app, create_health_app, serve
 from sidecar.admin.live import LiveView
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND, SystemWall
+from sidecar.core.egress import EgressRules
 from sidecar.core.sessions import SessionLimits, SessionManager
 from sidecar.proxy.relay import Relay
 from sidecar.proxy.shared import Shared
@@ -152,8 +153,22 @@ class Sidecar:
         gc.collect()
         gc.freeze()
         self._say(a.LISTENING, INFO, data=str(data), admin=str(admin), version=VERSION)
+        self._say_ways_out()
         for line in self._config.lines():
             self._say(a.TELEMETRY_NOTE, WARNING, message=line)
+
+    def _say_ways_out(self) -> None:
+        rules = EgressRules(self._settings.environ)
+        for upstream in self._settings.all_upstreams:
+            proxy = rules.proxy_for(upstream.scheme, upstream.host, upstream.port)
+            url = f"{upstream.scheme}://{Address(upstream.host, upstream.port)}"
+            self._say(a.WAY_OUT, INFO, upstream=upstream.name, to=url, by=str(proxy or "direct"))
+        for endpoint, way in self._config.ways_out().items():
+            self._say(a.WAY_OUT, INFO, collector=endpoint, by=way)
+        if rules.unread:
+            self._say(
+                a.WAY_OUT, WARNING, message="NO_PROXY: not understood: " + ", ".join(rules.unread)[:200]
+            )
 
     async def stop(self) -> None:
         """Drains, ends all sessions, flushes telemetry; takes `SHUTDOWN_TIMEOUT` at most, while the process runs."""

@@ -9,10 +9,11 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from sidecar import stdio
+from sidecar.core.egress import EgressError, EgressRules
 from sidecar.core.shown import mask
 from sidecar.errors import CannotListenError
 from sidecar.settings import TABLE, Problem, Settings, SettingsError, load
@@ -152,7 +153,6 @@ def read_settings(
     Raises:
         SettingsError: everything that is wrong with either, and the arguments nobody knows.
     """
-    from sidecar.proxy.egress import EgressError, EgressRules
     from sidecar.telemetry import otel_settings
 
     # What follows an unknown flag is its value, perhaps a secret, and is not repeated.
@@ -166,15 +166,25 @@ def read_settings(
     try:
         otel_settings.read(environ)
     except otel_settings.OtelSettingsError as error:
-        problems += [Problem(bad.name, bad.value, bad.allowed) for bad in error.problems]
-    try:
-        EgressRules(environ)
-    except EgressError as error:
-        problems.append(Problem(error.name, mask(environ[error.name]), error.allowed))
+        problems += [
+            Problem(bad.name, bad.value or mask(environ[bad.name]), bad.allowed) for bad in error.problems
+        ]
+    if settings is not None:
+        problems += _egress_problems(settings)
     problems += _trust_problems(environ)
     if settings is None or problems:
-        raise SettingsError(problems)
+        raise SettingsError([*dict.fromkeys(problems)])
     return settings
+
+
+def _egress_problems(settings: Settings) -> Iterator[Problem]:
+    """Proxies that an upstream needs, and that cannot be used."""
+    rules = EgressRules(settings.environ)
+    for upstream in settings.all_upstreams:
+        try:
+            rules.proxy_for(upstream.scheme, upstream.host, upstream.port)
+        except EgressError as error:
+            yield Problem(error.name, mask(settings.environ[error.name]), error.allowed)
 
 
 def _trust_problems(environ: Mapping[str, str]) -> list[Problem]:

@@ -21,7 +21,7 @@ __all__ = ["TABLE", "Address", "Problem", "Setting", "Settings", "SettingsError"
 
 PREFIX = "SIDECAR_"
 
-PASSED_ON = re.compile(r"OTEL_.*|HTTPS?_PROXY|NO_PROXY|https?_proxy|no_proxy|SSL_CERT_(FILE|DIR)")
+PASSED_ON = re.compile(r"OTEL_.*|(HTTPS?|ALL|NO)_PROXY|(https?|all|no)_proxy|SSL_CERT_(FILE|DIR)")
 """The variables of the environment that other rooms may see."""
 
 INJECTED = re.compile(r"SIDECAR_(SERVICE_.*|PORT(_.*)?)")
@@ -95,6 +95,11 @@ class Settings:
     prometheus: bool
     quiet_paths: tuple[str, ...]
     environ: Mapping[str, str] = field(repr=False)
+
+    @property
+    def all_upstreams(self) -> tuple[Upstream, ...]:
+        """The default one, if there is one, and the named ones."""
+        return (*([self.upstream] if self.upstream else []), *self.upstreams.values())
 
 
 @dataclass(frozen=True, slots=True)

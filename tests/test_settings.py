@@ -302,7 +302,13 @@ def test_long_values_are_cut() -> None:
 
 def test_only_the_named_environment_is_passed_on() -> None:
     """Other rooms see `OTEL_*`, proxies and trust, and nothing else."""
-    seen = {"OTEL_SERVICE_NAME": "a", "HTTPS_PROXY": "b", "no_proxy": "c", "SSL_CERT_FILE": "d"}
+    seen = {
+        "OTEL_SERVICE_NAME": "a",
+        "HTTPS_PROXY": "b",
+        "no_proxy": "c",
+        "ALL_PROXY": "e",
+        "SSL_CERT_FILE": "d",
+    }
     hidden = {"OPENAI_API_KEY": "k", "HOME": "h", "XHTTPS_PROXY": "x"}
     assert load({}, UPSTREAM | seen | hidden).environ == seen
 

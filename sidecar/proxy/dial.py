@@ -16,11 +16,11 @@ from typing import TypeVar
 import aiohappyeyeballs
 
 from sidecar.core.clock import Clock
+from sidecar.core.egress import EgressProxy, EgressRules
 from sidecar.core.exchange import ConnectTiming, Upstream
 from sidecar.core.shown import readable, shown
 from sidecar.errors import ExhaustedError, UpstreamWord
 from sidecar.listener import descriptors
-from sidecar.proxy.egress import EgressProxy, EgressRules
 from sidecar.proxy.resolver import Resolver
 
 _PROXY_HEAD_LIMIT = 16 * 1024
@@ -69,7 +69,7 @@ class Dialer:
             ExhaustedError: this machine, or this process's limits, did not allow it.
         """
         start = self._clock()
-        proxy = self._rules.proxy_for(upstream)
+        proxy = self._rules.proxy_for(upstream.scheme, upstream.host, upstream.port)
         host, port = (proxy.host, proxy.port) if proxy else (upstream.host, upstream.port)
         infos, kept = await self._resolve(host, port)
         dns_end = self._clock()

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND, Clock, Wall
+from sidecar.core.egress import EgressRules
 from sidecar.core.exchange import ConnectTiming, Exchange, Upstream
 from sidecar.core.identity import IdentityRules
 from sidecar.core.ports import Telemetry
@@ -21,7 +22,6 @@ from sidecar.errors import DrainingError, MalformedError, RefusedError, SidecarE
 from sidecar.proxy import wire
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.dial import Dialer
-from sidecar.proxy.egress import EgressRules
 from sidecar.proxy.loop_turn import LoopTurn, StepQueue
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routes import Routes

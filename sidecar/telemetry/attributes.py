@@ -255,6 +255,9 @@ LIBRARY = _event(
     "sidecar.library", "A warning or error from a library below: whose, where and of what kind, not its text."
 )
 LISTENING = _event("sidecar.listening", "The ports are open; where.")
+WAY_OUT = _event(
+    "sidecar.way_out", "How an upstream or a collector is reached: directly, or through which proxy."
+)
 TELEMETRY_NOTE = _event("sidecar.telemetry", "What an operator should know of the telemetry's way out.")
 CLOCK_JUMPED = _event(
     "sidecar.clock.jumped",

@@ -245,7 +245,7 @@ class HttpSender:
         session.verify = target.certificate or _system_trust() or True
         key, certificate = target.client_key, target.client_certificate
         session.cert = (certificate, key) if certificate and key else certificate
-        session.proxies = {"http": target.proxy, "https": target.proxy} if target.proxy else {}
+        session.proxies = dict.fromkeys(("http", "https"), target.proxy.url) if target.proxy else {}
 
     def send(self, batch: Sequence[Any], count: int, /) -> Delivery:
         """Encode and export; blocks up to the time-out."""
@@ -329,7 +329,7 @@ class _GrpcExporter(OTLPExporterMixin):  # type: ignore[type-arg]
     def __init__(self, target: OtlpTarget, watch: _Watch, timeout: float) -> None:
         options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", int(target.proxy is not None))]
         if target.proxy is not None:
-            options.append(("grpc.http_proxy", target.proxy))
+            options.append(("grpc.http_proxy", target.proxy.url))
         gzip = target.compression == "gzip"
         super().__init__(
             stub=partial(_Stub, watch),

@@ -13,6 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, sampling
 from opentelemetry.sdk.version import __version__ as sdk_version
 
+from sidecar.core.egress import EgressError, EgressProxy, EgressRules
 from sidecar.core.shown import mask, shown
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.metric_store import ExemplarFilter, Temporality
@@ -69,8 +70,8 @@ class OtlpTarget:
     client_certificate: str | None
     insecure: bool
     """grpc: without TLS."""
-    proxy: str | None
-    """URL of the proxy on the way there, from HTTPS_PROXY, HTTP_PROXY and NO_PROXY."""
+    proxy: EgressProxy | None
+    """The proxy on the way there."""
 
     @property
     def shown(self) -> str:
@@ -121,6 +122,10 @@ class OtelConfig:
         """Whether no signal is exported at all."""
         return not any(self.exports(signal) for signal in Signal)
 
+    def ways_out(self) -> dict[str, str]:
+        """Each endpoint as it may be shown, and the way there."""
+        return {target.shown: str(target.proxy or "direct") for target in self.targets.values()}
+
     def lines(self) -> tuple[str, ...]:
         """What an operator should be told at the start, in sentences; empty if there is nothing to tell."""
         told = []
@@ -142,7 +147,7 @@ def read(environ: Mapping[str, str]) -> OtelConfig:
     disabled = values.get("OTEL_SDK_DISABLED", False)
     exporters = {signal: "none" if disabled else _exporter(values, signal) for signal in Signal}
     targets = {
-        signal: _target(values, signal, environ)
+        signal: _target(values, signal, environ, problems)
         for signal, exporter in exporters.items()
         if exporter == "otlp"
     }
@@ -211,7 +216,9 @@ def _exporter(values: Mapping[str, Any], signal: Signal) -> str:
     return "otlp" if own or common else "none"
 
 
-def _target(values: Mapping[str, Any], signal: Signal, environ: Mapping[str, str]) -> OtlpTarget:
+def _target(
+    values: Mapping[str, Any], signal: Signal, environ: Mapping[str, str], problems: list[BadValue]
+) -> OtlpTarget:
     protocol = _otlp_value(values, signal, "PROTOCOL", "http/protobuf")
     own = values.get(f"OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT")
     if protocol == "grpc":
@@ -230,21 +237,18 @@ def _target(values: Mapping[str, Any], signal: Signal, environ: Mapping[str, str
         client_key=_otlp_value(values, signal, "CLIENT_KEY"),
         client_certificate=_otlp_value(values, signal, "CLIENT_CERTIFICATE"),
         insecure=scheme == "http" or (not scheme and _otlp_value(values, signal, "INSECURE", False)),
-        proxy=_proxy(endpoint, environ),
+        proxy=_proxy(endpoint, EgressRules(environ), problems),
     )
 
 
-def _proxy(endpoint: str, environ: Mapping[str, str]) -> str | None:
+def _proxy(endpoint: str, rules: EgressRules, problems: list[BadValue]) -> EgressProxy | None:
     parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
-    name = f"{parts.scheme}_proxy"
-    proxy = environ.get(name) or environ.get(name.upper())
-    exempt = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    host = parts.hostname or ""
-    for entry in exempt.lower().split(","):
-        bare = entry.strip().lstrip(".")
-        if bare == "*" or bare in {host, f"{host}:{parts.port}"} or (bare and host.endswith(f".{bare}")):
-            return None
-    return proxy
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        return rules.proxy_for(parts.scheme, parts.hostname or "", port)
+    except EgressError as error:
+        problems.append(BadValue(error.name, "", error.allowed))
+        return None
 
 
 def _misfits(values: Mapping[str, Any], signal: Signal, target: OtlpTarget) -> list[BadValue]:

@@ -388,6 +388,18 @@ def test_egress_by_a_proxy(start_sidecar: Any, module_upstream: ScriptedUpstream
         environ = {"HTTP_PROXY": f"http://user:pass@127.0.0.1:{proxy.port}", "NO_PROXY": "127.0.0.1"}
         settings = {"UPSTREAMS": f"direct={module_upstream.url}"}
         sidecar = start_sidecar(upstream="http://models.test", settings=settings, environ=environ)
+        ways = [
+            {line[key] for key in ("upstream", "to", "by")}
+            for line in sidecar.find_logs("sidecar.way_out")
+            if "to" in line
+        ]
+        assert ways == [
+            {"default", "http://models.test:80", f"HTTP_PROXY (***@127.0.0.1:{proxy.port})"},
+            {"direct", module_upstream.url},
+        ]
+        assert {line["by"] for line in sidecar.find_logs("sidecar.way_out") if "collector" in line} == {
+            "direct"
+        }
         module_upstream.clear()
         assert exchange(sidecar.port, request_bytes("GET", "/direct/x")).status == 200
         assert module_upstream.request().path == "/x"

@@ -1,0 +1,154 @@
+"""Which way calls go out, as the environment says: directly, or through an HTTP proxy. For upstreams and collectors.
+
+Owns the grammar of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, read from the mapping it is given.
+Where clients differ it follows what two of curl, requests and Go do; docs/decisions/ways-out.md has the table.
+"""
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import unquote, urlsplit
+
+_ADDRESS = IPv4Address | IPv6Address
+_NETWORK = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class EgressProxy:
+    """An HTTP proxy on the way out. `variable` named it, `url` is what was given, credentials and all."""
+
+    variable: str
+    url: str = field(repr=False)
+    host: str
+    port: int
+    authorization: bytes | None = field(default=None, repr=False)
+    """The value of `Proxy-Authorization`."""
+
+    def __str__(self) -> str:
+        """As it may be told: without the credentials."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.variable} ({'***@' if self.authorization else ''}{host}:{self.port})"
+
+
+class EgressError(ValueError):
+    """A proxy that is needed and cannot be used. `name` is the variable, `allowed` what it may hold."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.allowed = f"http://[user:password@]host[:port]; {reason}"
+        super().__init__(f"{name}: {self.allowed}")
+
+
+class EgressRules:
+    """The ways out. `unread` are entries of `NO_PROXY` that mean nothing here."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._given = {scheme: _chosen(environ, scheme) for scheme in ("http", "https")}
+        entries = [one for one in re.split(r"[,\s]+", _either(environ, "no_proxy")[1]) if one]
+        read = {entry: _Bypass.read(entry) for entry in entries}
+        self._bypass = [bypass for bypass in read.values() if bypass is not None]
+        self.unread = tuple(entry for entry, bypass in read.items() if bypass is None)
+
+    def proxy_for(self, scheme: str, host: str, port: int) -> EgressProxy | None:
+        """The proxy on the way there, or None for a direct connection.
+
+        Raises:
+            EgressError: its URL is not one that can be used.
+        """
+        name, value = self._given[scheme]
+        if not value:
+            return None
+        address, plain = _address(host), _name(host)
+        if any(bypass.holds(plain, address, port) for bypass in self._bypass):
+            return None
+        return _proxy(name, value)
+
+
+def _either(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    """The variable in lower case if it is there at all, else in upper case; and its value."""
+    name = name if name in environ else name.upper()
+    return name, environ.get(name, "").strip()
+
+
+def _chosen(environ: Mapping[str, str], scheme: str) -> tuple[str, str]:
+    own = _either(environ, f"{scheme}_proxy")
+    return own if own[1] else _either(environ, "all_proxy")
+
+
+def _proxy(name: str, value: str) -> EgressProxy:
+    try:
+        parts = urlsplit(value if "://" in value else f"http://{value}")
+        port = parts.port or 80
+    except ValueError:
+        raise EgressError(name, "this is not a URL") from None
+    if parts.scheme.startswith("socks"):
+        raise EgressError(name, "SOCKS is not offered")
+    if parts.scheme != "http" or not parts.hostname:
+        raise EgressError(name, "TLS to the proxy itself is not offered")
+    authorization = None
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = b"Basic " + base64.b64encode(pair.encode())
+    return EgressProxy(name, parts.geturl(), parts.hostname, port, authorization)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bypass:
+    """One entry of `NO_PROXY`: a name with what is below it, or a range of addresses; an empty name is everything."""
+
+    name: str = ""
+    network: _NETWORK | None = None
+    port: int | None = None
+
+    @classmethod
+    def read(cls, text: str) -> "_Bypass | None":
+        if text == "*":
+            return cls()
+        try:
+            if "/" in text:
+                return cls(network=ip_network(text.replace("[", "").replace("]", ""), strict=False))
+            host, port = _split(text)
+            address = _address(host)
+        except ValueError:
+            return None
+        if address is not None:
+            return cls(network=ip_network(address), port=port)
+        name = _name(host.removeprefix("*").removeprefix("."))
+        return cls(name, port=port) if name and not set(name) & set("*:[]/") else None
+
+    def holds(self, name: str, address: _ADDRESS | None, port: int) -> bool:
+        if self.port is not None and self.port != port:
+            return False
+        if self.network is not None:
+            return address is not None and address in self.network
+        return not self.name or name == self.name or name.endswith("." + self.name)
+
+
+def _split(text: str) -> tuple[str, int | None]:
+    """`host`, `host:port`, `[::1]:port`, or an IPv6 address as it is."""
+    if text.count(":") > 1 and not text.startswith("["):
+        return text, None
+    parts = urlsplit(f"//{text}")
+    if parts.netloc != text or "@" in text or text.endswith(":"):
+        raise ValueError(text)
+    return parts.hostname or "", parts.port
+
+
+def _address(host: str) -> _ADDRESS | None:
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _name(host: str) -> str:
+    """A name as it is compared: its letters as DNS has them, small, without the root's dot."""
+    plain = host.removesuffix(".").lower()
+    try:
+        return plain if plain.isascii() else plain.encode("idna").decode()
+    except UnicodeError:
+        return plain
