@@ -4,7 +4,15 @@ Owns the public functions; one module per API knows its shapes. Pure: bytes and 
 knows no socket, no clock and no telemetry, and it keeps no prompt or answer text. The relay calls it.
 """
 
-from sidecar.apis.answers import body_reader, event_parser, stream_reader
+from sidecar.apis.answers import (
+    Form,
+    body_reader,
+    event_parser,
+    form,
+    stream_reader,
+    streams_are_read,
+    undecided,
+)
 from sidecar.apis.base import BodyReader, EventParser, StreamReader
 from sidecar.apis.ends import ends_of
 from sidecar.apis.errors import error_code
@@ -17,6 +25,7 @@ __all__ = [
     "LARGE",
     "BodyReader",
     "EventParser",
+    "Form",
     "Steps",
     "StreamReader",
     "UnreadableBody",
@@ -25,9 +34,12 @@ __all__ = [
     "ends_of",
     "error_code",
     "event_parser",
+    "form",
     "match",
     "provider_of_host",
     "read_request",
     "request_steps",
     "stream_reader",
+    "streams_are_read",
+    "undecided",
 ]

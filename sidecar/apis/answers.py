@@ -4,7 +4,9 @@ Owns the choice only: by the route's API for what an answer means, by its conten
 are cut into events. Routes that are not read in depth have no reader.
 """
 
+import re
 from collections.abc import Callable
+from enum import Enum
 
 from sidecar.apis.anthropic_messages import MessagesBody, MessagesStream
 from sidecar.apis.base import BodyReader, EventParser, StreamReader
@@ -16,6 +18,16 @@ from sidecar.apis.openai_embeddings import EmbeddingsBody
 from sidecar.apis.openai_responses import ResponsesBody, ResponsesStream
 from sidecar.core.facts import ResponseFacts, Route
 from sidecar.core.sse import SseParser
+
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+"""What an event stream begins with."""
+
+_OBJECT_TYPES = frozenset(
+    f"application/{name}" for name in ("x-ndjson", "ndjson", "jsonl", "x-jsonlines", "jsonlines", "json-seq")
+)
+"""Types of one JSON object on each line."""
+
+_TYPE = re.compile(rb'\s*\{\s*("type"\s*:\s*"[\w.]{1,100}")\s*[,}]')
 
 _STREAMS: dict[str, Callable[[ResponseFacts], StreamReader]] = {
     "openai.chat": ChatStream,
@@ -46,16 +58,53 @@ def body_reader(route: Route, facts: ResponseFacts) -> BodyReader | None:
     return None if make is None else make(facts)
 
 
-def event_parser(route: Route, content_type: str | None, *, rejected: bool = False) -> EventParser | None:
-    """What cuts this answer into events, None when it is no stream.
+class Form(Enum):
+    """How an answer's bytes are cut into what is read."""
 
-    An event stream is one on any route; JSON is one where Gemini was asked to stream, unless it says why it did not
-    (`rejected`: a status of 400 or more).
+    EVENTS = "events"
+    """Server-sent events."""
+    OBJECTS = "objects"
+    """JSON objects, in an array or one after another."""
+    WHOLE = "whole"
+    """Its whole body at once, or not at all."""
+
+
+def streams_are_read(route: Route) -> bool:
+    """True when the events of the route's streams are read, so that its first bytes matter more than its type."""
+    return route.api in _STREAMS
+
+
+def undecided(start: bytes) -> bool:
+    """True while the first bytes of an answer, blanks left out, do not say what it is."""
+    return any(field.startswith(start) and field != start for field in _FIELDS)
+
+
+def form(route: Route, content_type: str | None, start: bytes = b"", *, rejected: bool = False) -> Form:
+    """What an answer is, by its type, and by its first bytes (blanks left out) where its route is read in depth.
+
+    An event stream is one on any route. Objects are a stream where Gemini was asked for one, unless the answer says why
+    there is none (`rejected`: a status of 400 or more), and where the type says that there is one on each line.
     """
     kind = (content_type or "").partition(";")[0].strip().lower()
+    read = streams_are_read(route)
+    array = route.streaming and route.api == "gemini.generate_content"
+    objects = read and not rejected and (array or kind in _OBJECT_TYPES)
+    if read and start.startswith(_FIELDS):
+        return Form.EVENTS
+    if read and start.startswith((b"{", b"[")):
+        return Form.OBJECTS if objects else Form.WHOLE
     if kind == "text/event-stream":
-        return SseParser()
-    streamed = route.streaming and route.api == "gemini.generate_content" and not rejected
-    if kind == "application/json" and streamed:
-        return JsonArrayParser()
-    return None
+        return Form.EVENTS
+    return Form.OBJECTS if objects and kind in _OBJECT_TYPES | {"application/json"} else Form.WHOLE
+
+
+def event_parser(form: Form, limit: int, room: Callable[[int], bool]) -> EventParser:
+    """What cuts an answer of this form into events of `limit` bytes at most; it asks `room` for memory."""
+    make = SseParser if form is Form.EVENTS else JsonArrayParser
+    return make(limit, gist=_gist, room=room)
+
+
+def _gist(head: bytes) -> bytes:
+    """What the beginning of an event that is too large tells for certain: its type, where that comes first."""
+    found = _TYPE.match(head)
+    return b"{" + found[1] + b"}" if found else b"{}"

@@ -71,11 +71,18 @@ class _Delta(msgspec.Struct):
     text: str | None = None
     partial_json: str | None = None
     thinking: str | None = None
+    citation: Thing | None = None
     stop_reason: Word | None = None
+
+
+class _Block(msgspec.Struct):
+    data: str | None = None
+    content: list[Thing] | Thing | None = None
 
 
 class _Event(msgspec.Struct):
     type: str | None = None
+    content_block: _Block | None = None
     message: _Message | None = None
     delta: _Delta | None = None
     usage: _Usage | None = None
@@ -141,13 +148,18 @@ class MessagesStream(_MessageReader[_Event]):
         except (ValueError, RecursionError):
             salvaged = self._salvage(data)
             if salvaged is None:
-                return EventKind.EVENT
+                return self._unread(name)
             event = salvaged
-        kind = event.type or name.decode("latin-1")
+        kind = "error" if name == b"error" else event.type or name.decode("latin-1")
         delta = event.delta
         if kind == "content_block_delta":
-            output = delta is not None and (delta.text or delta.partial_json or delta.thinking)
+            output = delta is not None and (
+                delta.text or delta.partial_json or delta.thinking or delta.citation
+            )
             return EventKind.CHUNK if output else EventKind.EVENT
+        block = event.content_block
+        if kind == "content_block_start" and block is not None and (block.data or block.content):
+            return EventKind.CHUNK  # thinking that is not shown, or what a tool of the provider has found
         if kind == "ping":
             return EventKind.IDLE
         if kind == "error" or is_error(event.error):

@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from sidecar.apis.decode import Shape, Thing, Word
+from sidecar.apis.errors import UNKNOWN_ERROR
 from sidecar.apis.salvage import Steps, UnreadableBody, at_once
 from sidecar.core.facts import EventKind, ResponseFacts
 from sidecar.core.sse import Event
@@ -23,7 +24,10 @@ class EventParser(Protocol):
     """What cuts an answer's bytes into events: the SSE parser or the JSON array parser."""
 
     keep_alives: int
-    oversized: int
+
+    @property
+    def oversized(self) -> int:
+        """Events that were too large to be read."""
 
     def feed(self, data: bytes) -> list[Event]:
         """Takes the next piece; gives the events it completed."""
@@ -179,6 +183,13 @@ class Reader(Generic[T]):
             return None
         self.facts.unreadable += bool(ignored)
         return found
+
+    def _unread(self, name: bytes) -> EventKind:
+        """What an event is that could not be read: by its name it may be an error."""
+        if name != b"error":
+            return EventKind.EVENT
+        self.facts.error = UNKNOWN_ERROR
+        return EventKind.ERROR
 
     def _read(self, data: bytes) -> T | None:
         """A whole body, or as much of it as fits."""

@@ -131,7 +131,7 @@ class GenerateReader(Reader[_Chunk]):
         """Takes one event; says what it means."""
         chunk = self._read(data)
         if chunk is None:
-            return EventKind.EVENT
+            return self._unread(name)
         kind = self._take(chunk)
         if name == b"error" and kind is not EventKind.ERROR:
             self.facts.error = error_word(data)

@@ -68,6 +68,8 @@ class _Delta(msgspec.Struct):
     refusal: str | None = None
     function_call: Thing | None = None
     audio: _Audio | None = None
+    images: list[Thing] | None = None
+    reasoning_details: list[Thing] | None = None
 
     def carries_output(self) -> bool:
         """True when there is something for the reader of the answer, not only a role or an empty text."""
@@ -78,6 +80,8 @@ class _Delta(msgspec.Struct):
             or self.reasoning
             or self.refusal
             or self.function_call
+            or self.images
+            or self.reasoning_details
             or (self.audio and (self.audio.data or self.audio.transcript))
         )
 
@@ -144,7 +148,7 @@ class ChatStream(Reader[_NamedChunk]):
                 return ended(self.facts)
             salvaged = self._salvage(data)
             if salvaged is None:
-                return EventKind.EVENT
+                return self._unread(name)
             chunk = salvaged
         if not self._named:
             self._name(chunk)

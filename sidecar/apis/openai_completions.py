@@ -72,7 +72,7 @@ class CompletionReader(Reader[_Completion]):
             return ended(self.facts)
         chunk = self._read(data)
         if chunk is None:
-            return EventKind.EVENT
+            return self._unread(name)
         kind = self._take(chunk)
         return failed(self.facts, chunk.error, data) if name == b"error" else kind
 

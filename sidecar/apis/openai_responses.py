@@ -78,9 +78,18 @@ class _Response(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
+class _Item(msgspec.Struct):
+    result: msgspec.Raw = msgspec.Raw()
+
+    def carries_output(self) -> bool:
+        """True when it has a result of its own, as a finished image; other items have come in pieces before."""
+        return bytes(memoryview(self.result)[:5]) not in _NO_RESULT
+
+
 class _Event(msgspec.Struct):
     type: str | None = None
     delta: str | Thing | None = None
+    item: _Item | None = None
     response: _Response | None = None
     error: msgspec.Raw = msgspec.Raw()
 
@@ -90,8 +99,11 @@ _RESPONSE = Shape(_Response)
 
 _OTHER_OUTPUT = "response.image_generation_call.partial_image"
 _ENDS = frozenset(("response.completed", "response.incomplete", "response.cancelled"))
-_ERRORS = frozenset(("error", "response.failed", "response.error"))
+_ERROR = "error"
+_ERRORS = frozenset((_ERROR, "response.failed", "response.error"))
 _FINISHED = frozenset(("completed", "cancelled"))
+_ITEM_DONE = "response.output_item.done"
+_NO_RESULT = frozenset((b"", b"null", b'""'))
 _PING = "keepalive"
 
 
@@ -142,9 +154,9 @@ class ResponsesStream(_ResponseReader[_Event]):
                 return ended(self.facts)
             salvaged = self._salvage(data)
             if salvaged is None:
-                return EventKind.EVENT
+                return self._unread(name)
             event = salvaged
-        kind = event.type or name.decode("latin-1")
+        kind = _ERROR if name == b"error" else event.type or name.decode("latin-1")
         if kind.endswith(".delta"):
             return EventKind.CHUNK if event.delta else EventKind.EVENT
         if kind == _PING:
@@ -156,6 +168,8 @@ class ResponsesStream(_ResponseReader[_Event]):
             return failed(self.facts, event.error if response is None else response.error, data)
         if kind in _ENDS:
             return ended(self.facts)
+        if kind == _ITEM_DONE and event.item is not None and event.item.carries_output():
+            return EventKind.CHUNK
         return EventKind.CHUNK if kind == _OTHER_OUTPUT else EventKind.EVENT
 
 

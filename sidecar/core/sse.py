@@ -2,15 +2,17 @@
 
 Owns the syntax only (WHATWG HTML, "Interpreting an event stream"): what an event's data means is the
 API readers' business. Two more things are events, since servers tell errors in them: a field of the name
-`error`, as older llama.cpp servers send it, and a JSON object without any field's name. It never sees the wire's own bytes change and never raises, whatever it is fed.
-The relay feeds it every piece of every stream, so the common case costs a few C calls per event.
+`error`, as older llama.cpp servers send it, and a JSON object without any field's name. It never sees the
+wire's own bytes change and never raises, whatever it is fed. The relay feeds it every piece of every
+stream, so the common case costs a few C calls per event.
 """
+
+from collections.abc import Callable
+
+from sidecar.core.pending import EVENT_LIMIT, STEP, Pending, unbounded
 
 Event = tuple[bytes, bytes]
 """An event's name (empty when it has none) and its data (lines joined by a line feed)."""
-
-EVENT_LIMIT = 1 << 20
-"""Bytes of one event above which it is skipped, unless the caller says otherwise."""
 
 _OBJECT = b'{"'
 _BOM = b"\xef\xbb\xbf"
@@ -18,49 +20,56 @@ _LF = 10
 _CR = 13
 
 
+def no_gist(head: bytes) -> bytes:
+    """Tells nothing of an event that is not read."""
+    del head
+    return b""
+
+
 class SseParser:
     """An incremental parser of one event stream.
 
-    `keep_alives` counts blocks that carry no data: comments, a lone `id` or `retry`. `oversized` counts
-    events above the limit (bytes); such an event is skipped up to its blank line, and none of it is kept.
+    `keep_alives` counts blocks that carry no data: comments, a lone `id` or `retry`. `oversized` counts the events that
+    are not read (`Pending`). Such an event has its name, where that is told before the data, and in place of the data
+    what `gist` makes of its beginning.
     """
 
-    __slots__ = (
-        "_after_cr",
-        "_began",
-        "_idle",
-        "_limit",
-        "_newline",
-        "_pending",
-        "_skipping",
-        "keep_alives",
-        "oversized",
-    )
+    __slots__ = ("_after_cr", "_began", "_gist", "_idle", "_newline", "_pending", "_small", "keep_alives")
 
-    def __init__(self, limit: int = EVENT_LIMIT) -> None:
+    def __init__(
+        self,
+        limit: int = EVENT_LIMIT,
+        *,
+        gist: Callable[[bytes], bytes] = no_gist,
+        room: Callable[[int], bool] = unbounded,
+    ) -> None:
         self.keep_alives = 0
-        self.oversized = 0
-        self._limit = limit
-        self._pending = bytearray()
+        self._small = min(limit, STEP)
+        self._gist = gist
+        self._pending = Pending(limit, room)
         self._newline = False
-        self._skipping = False
         self._began = False
         self._after_cr = False
         self._idle = False
+
+    @property
+    def oversized(self) -> int:
+        """Events that were not read."""
+        return self._pending.lost
 
     def feed(self, data: bytes) -> list[Event]:
         """Takes the next piece of the stream; gives the events it completed, in order."""
         if (
             self._idle
             and data[:6] == b"data: "
-            and data.find(b"\n") == len(data) - 2 <= self._limit
+            and data.find(b"\n") == len(data) - 2 <= self._small
             and data[-1] == _LF
             and b"\r" not in data
         ):
             return [(b"", data[6:-2])]  # the usual piece: one event of one line
         self._idle = False
         events = self._feed(data)
-        self._idle = self._began and not (self._pending or self._skipping or self._after_cr)
+        self._idle = self._began and not (self._newline or self._after_cr or self._pending)
         return events
 
     def _feed(self, data: bytes) -> list[Event]:
@@ -74,70 +83,52 @@ class SseParser:
         if b"\r" in data:
             self._after_cr = data[-1] == _CR
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if self._newline and data[0] == _LF:
-            # The blank line stands across two pieces: its first half closed the last one.
-            del self._pending[-1:]
-            blocks = data[1:].split(b"\n\n")
-            blocks.insert(0, b"")
-        else:
-            blocks = data.split(b"\n\n")
+        if self._newline:
+            # A line has ended with the last piece; a blank line follows it here, or the block goes on.
+            self._newline = False
+            data = b"\n" + data
+        blocks = data.split(b"\n\n")
         tail = blocks.pop()
         events: list[Event] = []
-        if blocks:
-            if self._pending or self._skipping or not self._began:
-                self._complete(blocks)
-            for block in blocks:
-                if block[:6] == b"data: " and b"\n" not in block and len(block) <= self._limit:
-                    events.append((b"", block[6:]))
-                elif block:
-                    self._read(block, events)
-            self._newline = False
+        if blocks and (self._pending or not self._began):
+            self._close(blocks.pop(0), events)
+        for block in blocks:
+            if len(block) > self._small:
+                self._close(block, events)
+            elif block[:6] == b"data: " and b"\n" not in block:
+                events.append((b"", block[6:]))
+            elif block:
+                self._read(block, events)
         if tail:
-            self._keep(tail)
+            self._newline = tail[-1] == _LF
+            self._pending.add(tail[:-1] if self._newline else tail)
         return events
 
     def finish(self) -> list[Event]:
         """The stream has ended: gives the event that no blank line had closed, if there is one."""
-        if self._newline:
-            del self._pending[-1:]
-            self._newline = False
-        blocks = [b""]
-        self._complete(blocks)
+        self._newline = False
         events: list[Event] = []
-        for block in blocks:
-            self._read(block, events)
+        if self._pending.head is None:
+            self._close(b"", events)
+        self._pending.drop()
         return events
 
-    def _complete(self, blocks: list[bytes]) -> None:
-        """Puts what was pending in front of the first block, or drops it when that block is too large."""
-        if self._skipping:
-            self._skipping = False
-            del blocks[0]
-        elif self._pending:
-            blocks[0] = bytes(self._pending) + blocks[0]
-            self._pending.clear()
+    def _close(self, end: bytes, events: list[Event]) -> None:
+        """The block that is pending ends with `end`."""
+        self._pending.add(end)
+        block, whole = self._pending.take()
         if not self._began:
-            # Nothing was skipped yet (that ends the beginning too), so the first block is there.
             self._began = True
-            blocks[0] = blocks[0].removeprefix(_BOM)
-
-    def _keep(self, tail: bytes) -> None:
-        """Keeps the beginning of a block until the rest has come, or starts to skip it."""
-        self._newline = tail[-1] == _LF
-        if self._skipping:
+            block = block.removeprefix(_BOM)
+        if whole:
+            self._read(block, events)
             return
-        self._pending += tail
-        if len(self._pending) - self._newline > self._limit:
-            self._pending.clear()
-            self._skipping = True
-            self._began = True
-            self.oversized += 1
+        told: list[Event] = []
+        self._read(block, told)
+        events += [(name, self._gist(data)) for name, data in told]
 
     def _read(self, block: bytes, events: list[Event]) -> None:
         """Reads the lines between two blank lines."""
-        if len(block) > self._limit:
-            self.oversized += 1
-            return
         if block.startswith(b"event: "):
             name, _, line = block[7:].partition(b"\n")
             if line.startswith(b"data: ") and b"\n" not in line:

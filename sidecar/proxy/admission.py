@@ -40,3 +40,10 @@ class Admission:
     def release(self, size: int) -> None:
         """Gives memory back."""
         self.memory -= size
+
+    def room(self, change: int) -> bool:
+        """Takes memory for so many bytes if there is room, or gives as many back where the number is negative."""
+        if change > 0:
+            return self.hold(change)
+        self.release(-change)
+        return True

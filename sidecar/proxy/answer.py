@@ -4,6 +4,8 @@ Owns the framing towards the client, the observer, and how long a slow client bl
 It never decides how the exchange ends beyond telling it what was read.
 """
 
+from collections.abc import Callable
+
 from sidecar.apis import Steps
 from sidecar.core.exchange import Exchange
 from sidecar.proxy import wire
@@ -94,17 +96,22 @@ class Answer:
 
     def ended(self, at: int) -> None:
         """The body ended, cleanly framed."""
-        exchange = self._exchange
-        exchange.last_byte = at
+        self._exchange.last_byte = at
         if self._observer is not None:
             self._observer.finish(at)
-        exchange.answer_ended(at)
 
-    def close(self, at: int) -> None:
-        """Nothing more passes; whatever the observer held is given back."""
+    def close(self, at: int, then: Callable[[], None]) -> None:
+        """Nothing more passes; calls `then` once all that did has been looked at."""
         self.ready(at)
         if self._observer is not None:
-            self._observer.close()
+            self._observer.close(then)
+        else:
+            then()
+
+    def stop_watching(self) -> None:
+        """What has not been looked at by now will not be."""
+        if self._observer is not None:
+            self._observer.stop()
 
     @property
     def blocked_since(self) -> int:

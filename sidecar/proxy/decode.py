@@ -23,6 +23,10 @@ PIECE = 64 * 1024
 """Largest piece (bytes) that a decoder yields at once."""
 
 
+_MEMBERS = 1024
+"""Parts that are coded on their own, in `PIECE` bytes: each costs some microseconds, whatever is in it."""
+
+
 class UnreadableCodingError(Exception):
     """The body is not what its `Content-Encoding` says, or the coding is none we read."""
 
@@ -38,10 +42,22 @@ class Decoder(Protocol):
         """
 
 
-class _Identity:
+def _counted(parts: int) -> int:
+    """One part more.
+
+    Raises:
+        UnreadableCodingError: nobody codes anything in so small parts.
+    """
+    if parts == _MEMBERS:
+        raise UnreadableCodingError("it consists of countless parts")
+    return parts + 1
+
+
+class Identity:
     """A body that is not encoded."""
 
     def decode(self, data: bytes) -> Iterator[bytes]:
+        """The same."""
         yield data
 
 
@@ -54,8 +70,14 @@ class _Zlib:
         self._fresh = True
 
     def decode(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), PIECE):
+            yield from self._decode(data[start : start + PIECE])
+
+    def _decode(self, data: bytes) -> Iterator[bytes]:
+        members = 0
         while data:
             if self._engine.eof:
+                members = _counted(members)
                 self._engine = zlib.decompressobj(self._wbits)
             try:
                 piece = self._engine.decompress(data, PIECE)
@@ -97,11 +119,17 @@ class _Zstd:
         self._engine = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), PIECE):
+            yield from self._decode(data[start : start + PIECE])
+
+    def _decode(self, data: bytes) -> Iterator[bytes]:
+        frames = 0
         while True:
             if self._engine.eof:
                 data = self._engine.unused_data or data
                 if not data:
                     return
+                frames = _counted(frames)
                 self._engine = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
             try:
                 piece = self._engine.decompress(data, max_length=PIECE)
@@ -125,7 +153,7 @@ def decoder(coding: bytes | None) -> Decoder:
     """
     match (coding or b"").strip().lower():
         case b"" | b"identity":
-            return _Identity()
+            return Identity()
         case b"gzip" | b"x-gzip":
             return _Zlib(zlib.MAX_WBITS | 16)
         case b"deflate":

@@ -5,6 +5,8 @@ payload itself (`upload.py`, `answer.py`) and parses nothing.
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 from sidecar import apis
 from sidecar.core.anomaly import Anomaly
@@ -28,7 +30,7 @@ from sidecar.proxy.deadlines import Deadlines
 from sidecar.proxy.dial import DialError
 from sidecar.proxy.guard import outermost
 from sidecar.proxy.inbound import Inbound
-from sidecar.proxy.observer import observer_for
+from sidecar.proxy.observer import Observer, observer_for
 from sidecar.proxy.peers import Client
 from sidecar.proxy.routes import upstream_target
 from sidecar.proxy.shared import Shared
@@ -37,7 +39,7 @@ from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
 
 
 class Flow:
-    """Drives one exchange. `done` is True from the moment it has settled."""
+    """Drives one exchange. `done` is True from the moment nothing more of it can pass."""
 
     def __init__(self, shared: Shared, client: Client, inbound: Inbound) -> None:
         head = inbound.head
@@ -274,18 +276,27 @@ class Flow:
     def _answer_over(self, at: int) -> None:
         """The answer, the last of which came at `at`, has told what it can."""
         self._answer.ended(at)
-        self._finish(self._shared.clock())
+        self._finish(self._shared.clock(), partial(self.exchange.answer_ended, at))
 
     def _watch(self, head: wire.AnswerHead, at: int) -> None:
         exchange, shared = self.exchange, self._shared
         exchange.headers_at = shared.clock()
         if not wire.bodiless(exchange.head.method, head.status):
-            self._answer.watch(observer_for(exchange, head.headers, shared))
+            self.watch(observer_for(exchange, head.headers, shared, self))
         if exchange.streams:
-            exchange.stream.last_event = at
-            shared.telemetry.streaming(exchange)
+            self.streaming(at)
         if self._side is not None and not self._side.ended:
             self._arm()
+
+    def watch(self, observer: Observer | None) -> None:
+        """What is shown the answer from now on."""
+        self._answer.watch(observer)
+
+    def streaming(self, at: int) -> None:
+        """The answer is a stream."""
+        self.exchange.stream.last_event = at
+        self._shared.telemetry.streaming(self.exchange)
+        self._arm()
 
     def upstream_lost(self, error: Exception | None) -> None:
         """The upstream's connection is gone before the answer's end."""
@@ -297,8 +308,8 @@ class Flow:
             return
         now = self._shared.clock()
         if exchange.first_byte:
-            exchange.answer_cut(now)
-            self._end(UpstreamFailedError("cut_short", "the answer broke off before its end"), now)
+            cut = UpstreamFailedError("cut_short", "the answer broke off before its end")
+            self._end(cut, now, partial(exchange.answer_cut, now))
         elif error is None:
             self._upstream_failed("connection_reset", "the upstream closed the connection without an answer")
         else:
@@ -369,9 +380,9 @@ class Flow:
         if self._passed:
             self._answer_over(self._read_at)
             return
-        now = self._shared.clock()
-        self.exchange.decide(error.outcome, now, phase=phase, error_type=error.word, message=error.message)
-        self._end(error, now)
+        now, decide = self._shared.clock(), self.exchange.decide
+        fact = partial(decide, error.outcome, now, phase=phase, error_type=error.word, message=error.message)
+        self._end(error, now, fact)
 
     def refuse(self, error: SidecarError) -> None:
         """It goes no further, and joins no conversation."""
@@ -383,22 +394,20 @@ class Flow:
             self.refuse(error)
         elif not self.done:
             now = self._shared.clock()
-            self.exchange.client_left(now)
-            self._end(error, now)
+            self._end(error, now, partial(self.exchange.client_left, now))
 
     def _upstream_failed(self, word: UpstreamWord, message: str) -> None:
         if not self.done:
             now = self._shared.clock()
-            self.exchange.upstream_failed(now, word, message)
-            self._end(UpstreamFailedError(word, message), now)
+            fact = partial(self.exchange.upstream_failed, now, word, message)
+            self._end(UpstreamFailedError(word, message), now, fact)
 
     def client_gone(self) -> None:
         """The client has left; the upstream is told by closing its connection."""
         if self.done or self._passed:
             return
         now = self._shared.clock()
-        self.exchange.client_left(now)
-        self._finish(now, cut=True)
+        self._finish(now, partial(self.exchange.client_left, now), cut=True)
 
     def abandoned(self, error: SidecarError | None = None) -> None:
         """Its turn never came: the client left before, or its connection ends from our side, as `error` says."""
@@ -407,7 +416,8 @@ class Flow:
         self.client_gone()
 
     def shut_down(self) -> None:
-        """The drain has ended and this request has not."""
+        """The drain has ended and this request has not, or it waits for what it has passed on to be read."""
+        self._answer.stop_watching()
         self._fail(ShutdownError(), Phase.MID_STREAM if self._answer.began else Phase.BEFORE_HEADERS)
 
     def broke(self, error: Exception) -> None:
@@ -422,31 +432,34 @@ class Flow:
         over = inbound.broken or inbound.hesitates or self._closes or self._shared.admission.draining
         return inbound.keep_alive and not over
 
-    def _end(self, error: SidecarError, now: int) -> None:
+    def _end(self, error: SidecarError, now: int, fact: Callable[[], object]) -> None:
         """Ends with an error of ours: as an answer while there is none, else by cutting it off."""
         self._closes = error.closes
         self._joining.identify()
         if not self._answer.began:
             self.exchange.status = error.status
             self._client.write(self._shared.error_answer(self.exchange, error, close=not self._keep))
-        self._finish(now, cut=self._answer.began)
+        self._finish(now, fact, cut=self._answer.began)
 
-    def _finish(self, now: int, *, cut: bool = False) -> None:
-        """Settles, exactly once, and parts with both sides."""
+    def _finish(self, now: int, fact: Callable[[], object], *, cut: bool = False) -> None:
+        """Parts with both sides at once, and settles by `fact` unless what has passed says otherwise."""
         if self.done:
             return
         self.done = True
-        shared, exchange = self._shared, self.exchange
-        shared.left(self)
         if self._slot:
-            shared.admission.leave()
+            self._shared.admission.leave()
         if self._task is not None:
             self._task.cancel()
-        self._answer.close(now)
         self._part_with_upstream()
-        self._upload.close(exchange)
+        self._upload.close(self.exchange)
         self._client.flow_done(self.inbound, keep=self._keep, cut=cut)
+        self._answer.close(now, partial(self._settle, now, fact))
+
+    def _settle(self, now: int, fact: Callable[[], object]) -> None:
+        """All that has passed has been looked at: `fact` decides if nothing in it has, and the books are closed."""
+        fact()
         self._joining.settle(now)
+        self._shared.left(self)
 
     def _part_with_upstream(self) -> None:
         side, self._side = self._side, None

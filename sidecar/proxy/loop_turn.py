@@ -12,8 +12,8 @@ from typing import Protocol
 
 from sidecar.core.clock import Clock
 
-_STAY = 5_000_000
-"""How long (ns) one read may take before its connection lets others have their turn."""
+_STAY = 2_000_000
+"""How long (ns) the reads of one turn may take before their connection lets others have their turn."""
 
 _SHARE = 5_000_000
 """How long (ns) work in steps may go on in one turn; one step may take longer."""
@@ -29,12 +29,13 @@ class LoopTurn:
     a wait may then be told longer than it was, by less than a millisecond.
     """
 
-    __slots__ = ("_began", "_busy_until", "_clock", "_loop", "_time", "waited")
+    __slots__ = ("_began", "_busy_until", "_clock", "_loop", "time", "waited")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._loop = loop
         self._clock = clock
-        self._time = 0.0
+        self.time = 0.0
+        """The loop's own time at the latest read; it does not change within a turn."""
         self._began = 0
         self._busy_until = 0
         self.waited = 0
@@ -43,15 +44,15 @@ class LoopTurn:
     def read(self) -> int:
         """The present (ns since the epoch), and in `waited` how long the caller had waited for its turn."""
         now, time = self._clock(), self._loop.time()
-        if time != self._time or now - self._busy_until > _PAUSE:
-            self._time = time
+        if time != self.time or now - self._busy_until > _PAUSE:
+            self.time = time
             self._began = now
         self._busy_until = now
         self.waited = now - self._began
         return now
 
     def done(self, transport: asyncio.Transport, since: int, go_on: Callable[[], None]) -> None:
-        """A read of some size that began at `since` is over. If it took long, its connection reads on a turn later.
+        """A connection's reads of some size, since `since` in this turn, have taken so long. If that is much, it pauses.
 
         The transport would read on in the same turn for as long as there is something, and nobody else would be
         served meanwhile. `go_on` is called when it may.
@@ -73,22 +74,23 @@ class Stepwise(Protocol):
 
 
 class StepQueue:
-    """Work in steps, done one after another and a little in each turn, however much of it comes at once."""
+    """Work in steps, a little in each turn and one's after another's, however much of it comes at once."""
 
-    __slots__ = ("_clock", "_loop", "_waiting")
+    __slots__ = ("_clock", "_due", "_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._loop = loop
         self._clock = clock
         self._waiting: deque[Stepwise] = deque()
+        self._due = False
 
     def add(self, work: Stepwise) -> None:
-        """Begins with it in a later turn, once what was added before is done."""
-        if not self._waiting:
-            self._loop.call_soon(self._turn)
+        """Begins with it in a later turn."""
         self._waiting.append(work)
+        self._go_on()
 
     def _turn(self) -> None:
+        self._due = False
         end = self._clock() + _SHARE
         while self._waiting:
             first = self._waiting[0]
@@ -97,6 +99,11 @@ class StepQueue:
             if not first.working:
                 self._waiting.popleft()
             if self._clock() > end:
+                self._waiting.rotate(-1)
                 break
-        if self._waiting:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._waiting and not self._due:
+            self._due = True
             self._loop.call_soon(self._turn)

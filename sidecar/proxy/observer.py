@@ -5,7 +5,8 @@ delay nor break them: what it cannot read ends the watching, is counted, and pas
 """
 
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from sidecar import apis
@@ -14,15 +15,28 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.facts import EventKind
 from sidecar.core.headers import Headers
 from sidecar.core.sse import Event
-from sidecar.proxy.decode import UnreadableCodingError, decoder
+from sidecar.proxy.decode import Identity, UnreadableCodingError, decoder
 from sidecar.proxy.guard import outermost
 from sidecar.proxy.shared import Shared
 
-_EXPANSION_LIMIT = 8 * 1024 * 1024
-"""Decoded bytes of one read above which a compressed stream is no longer watched: reading more takes too long."""
+_BOM = b"\xef\xbb\xbf"
 
-_EVENT_LIMIT = 32 * 1024
-"""The same in events."""
+_PART = 4096
+"""Bytes that are read in one go: the costliest of this size take two milliseconds."""
+
+_SHARE = 2_000_000
+"""Nanoseconds that are spent on reading at once; what is left then waits for turns to come."""
+
+_BEHIND = 4 * 1024 * 1024
+"""Bytes of an answer that may wait to be read; above that it is no longer watched."""
+
+_COST_LIMIT = 64 * 1024 * 1024
+"""What a compressed stream may cost to be read, in decoded bytes, beyond `_COST_RATE` for each byte that came."""
+
+_COST_RATE = 256
+
+_EVENT_COST = 1024
+"""What an event costs to be read, in bytes that are passed over."""
 
 _EXPANSION = 4 * 1024 * 1024
 """Decoded bytes of one read above which a compressed body is no longer kept, if they are more than its bytes."""
@@ -49,8 +63,21 @@ class Observer(Protocol):
     def finish(self, at: int) -> None:
         """The body ended, cleanly framed."""
 
-    def close(self) -> None:
-        """Nothing more comes, however it ended."""
+    def close(self, then: Callable[[], None]) -> None:
+        """Nothing more comes, however it ended. Calls `then` once what has come is read, now or in a turn to come."""
+
+    def stop(self) -> None:
+        """What has not been read by now is not read any more."""
+
+
+class Watching(Protocol):
+    """The flow, as what watches its answer sees it."""
+
+    def watch(self, observer: Observer | None) -> None:
+        """What is shown the answer from now on."""
+
+    def streaming(self, at: int) -> None:
+        """The answer is a stream, as is known since `at` (ns since the epoch)."""
 
 
 def _any_event(_name: bytes, _data: bytes) -> EventKind:
@@ -59,70 +86,159 @@ def _any_event(_name: bytes, _data: bytes) -> EventKind:
 
 
 class StreamObserver:
-    """Watches an answer that streams: every event is read as its last byte passes."""
+    """Watches an answer that streams: every event is read as its last byte passes, or in a turn soon after."""
 
     def __init__(
-        self,
-        exchange: Exchange,
-        parser: apis.EventParser,
-        coding: bytes | None,
-        report: Callable[[Exception], None],
+        self, exchange: Exchange, parser: apis.EventParser, coding: bytes | None, shared: Shared
     ) -> None:
         self._exchange = exchange
-        self._report = report
+        self._shared = shared
         self._parser: apis.EventParser | None = parser
-        self._decoder = decoder(coding) if coding is not None else None
+        self._decoder = decoder(coding)
+        self._plain = isinstance(self._decoder, Identity)
         reader = apis.stream_reader(exchange.route, exchange.response)
         self._kind = reader.event if reader is not None else _any_event
+        self._behind: deque[tuple[bytes, int]] = deque()
+        self._size = 0
+        self._steps: Iterator[None] | None = None
+        self._allowance = _COST_LIMIT
+        self._ended_at = 0
+        self._then: Callable[[], None] | None = None
+        self.working = False
+        """True while something that has come is not read."""
 
     @outermost
     def feed(self, pieces: list[bytes], at: int) -> None:
-        """Reads the events that the pieces complete."""
+        """Reads the events that the pieces complete, or as many as there is time for."""
         parser = self._parser
         if parser is None:
             return
-        if self._decoder is None:
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._plain and len(data) <= _PART and self._steps is None:
             kind, tell = self._kind, self._exchange.event_read
-            for piece in pieces:
-                for name, data in parser.feed(piece):
-                    tell(kind(name, data), at)
+            for name, value in parser.feed(data):
+                tell(kind(name, value), at)
             return
-        size = count = 0
-        try:
-            for piece in pieces:
-                for decoded in self._decoder.decode(piece):
-                    events = parser.feed(decoded)
-                    self._read(events, at)
-                    size += len(decoded)
-                    count += len(events)
-                    if size > _EXPANSION_LIMIT or count > _EVENT_LIMIT:
-                        raise UnreadableCodingError("it expands without end")
-        except UnreadableCodingError:
-            self._give_up()
+        self._put_off(data, at)
 
     def reading(self) -> None:
-        """Nothing: events are read as they pass."""
+        """Nothing: events are read as they pass, or in turns that the end need not wait for."""
 
-    @outermost
     def finish(self, at: int) -> None:
-        """Reads what the end completes."""
-        if self._parser is not None:
-            self._read(self._parser.finish(), at)
+        """What waits is all there is."""
+        self._ended_at = at
+        if self._steps is None:
+            self._finish()
 
-    def close(self) -> None:
-        """Says what was too large to be read."""
-        if self._parser is not None and self._parser.oversized:
-            self._exchange.anomalies.append(Anomaly.EVENT_TOO_LARGE)
+    def close(self, then: Callable[[], None]) -> None:
+        """Says what was too large to be read, once all has been."""
+        self._then = then
+        if self._steps is None:
+            self._part()
+
+    def stop(self) -> None:
+        """Gives up what waits."""
+        if self._steps is not None:
+            self._give_up()
 
     def broke(self, error: Exception) -> None:
         """A bug of ours ends the watching, and nothing else."""
-        self._report(error)
+        self._shared.report(error)
         self._give_up()
 
+    @outermost
+    def work(self) -> None:
+        """Reads a small part of what waits."""
+        if self._steps is None:
+            return
+        try:
+            next(self._steps)
+        except StopIteration:
+            self._steps = None
+            self.working = False
+            self._finish()
+            self._part()
+        except UnreadableCodingError:
+            self._give_up()
+
+    def _put_off(self, data: bytes, at: int) -> None:
+        """Reads at once what there is time for, and the rest in turns to come."""
+        size, shared = len(data), self._shared
+        if self._size + size > _BEHIND or not shared.admission.hold(size):
+            self._give_up()
+            return
+        self._size += size
+        self._allowance += size * _COST_RATE
+        self._behind.append((data, at))
+        if self._steps is not None:
+            return
+        self._steps = self._reading()
+        self.working = True
+        until = shared.clock() + _SHARE
+        while self.working and shared.clock() < until:
+            self.work()
+        if self.working:
+            shared.steps.add(self)
+
+    def _reading(self) -> Iterator[None]:
+        """Reads what waits, a small part in each step."""
+        while self._behind:
+            data, at = self._behind.popleft()
+            for start in range(0, len(data), _PART):
+                for decoded in self._decoder.decode(data[start : start + _PART]):
+                    for begin in range(0, len(decoded), _PART):
+                        self._read_part(decoded[begin : begin + _PART], at)
+                        yield
+                yield
+            self._release(len(data))
+
+    def _read_part(self, part: bytes, at: int) -> None:
+        parser = self._parser
+        if parser is None:
+            return
+        idle = parser.keep_alives
+        events = parser.feed(part)
+        self._read(events, at)
+        if not self._plain:
+            blocks = len(events) + parser.keep_alives - idle
+            self._allowance -= len(part) + _EVENT_COST * blocks
+            if self._allowance < 0:
+                raise UnreadableCodingError("it expands without end")
+
+    @outermost
+    def _finish(self) -> None:
+        """Reads what the end completes, once all before it has been read."""
+        if self._parser is not None and self._ended_at:
+            self._read(self._parser.finish(), self._ended_at)
+
+    def _part(self) -> None:
+        """All that came has been read, as far as it could be."""
+        then, self._then = self._then, None
+        if then is None:
+            return
+        if self._parser is not None:
+            self._parser.finish()
+            if self._parser.oversized:
+                self._exchange.watched = False
+                self._exchange.anomalies.append(Anomaly.EVENT_TOO_LARGE)
+            self._parser = None
+        then()
+
     def _give_up(self) -> None:
-        self._parser = None
-        self._exchange.watched = False
-        self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+        if self._parser is not None:
+            self._parser.finish()
+            self._parser = None
+            self._exchange.watched = False
+            self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+        self._behind.clear()
+        self._steps = None
+        self.working = False
+        self._release(self._size)
+        self._part()
+
+    def _release(self, size: int) -> None:
+        self._size -= size
+        self._shared.admission.release(size)
 
     def _read(self, events: list[Event], at: int) -> None:
         kind, tell = self._kind, self._exchange.event_read
@@ -224,7 +340,7 @@ class BodyObserver:
         """What is to be done in steps, if the body is large."""
         if self._held is None or self._tail is not None or len(self._held) <= apis.LARGE:
             return None
-        return self._reader.prepare(bytes(self._held))
+        return self._reader.prepare(bytes(self._held).removeprefix(_BOM))
 
     @outermost
     def finish(self, at: int) -> None:
@@ -236,13 +352,15 @@ class BodyObserver:
         if self._tail is not None:
             body = apis.ends_of(bytes(self._held), bytes(self._tail))
         if body is not None:
-            self._reader.body(body)
+            self._reader.body(body.removeprefix(_BOM))
 
-    def close(self) -> None:
+    def close(self, then: Callable[[], None]) -> None:
         """Gives the memory back."""
-        self._admission.release(self._counted)
-        self._held = self._tail = None
-        self._counted = 0
+        self._drop()
+        then()
+
+    def stop(self) -> None:
+        """Nothing of it waits."""
 
     def broke(self, error: Exception) -> None:
         """A bug of ours ends the watching, and nothing else."""
@@ -250,26 +368,120 @@ class BodyObserver:
         self._give_up()
 
     def _give_up(self) -> None:
-        self.close()
+        self._drop()
         if Anomaly.ANSWER_NOT_READ not in self._exchange.anomalies:
             self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
 
+    def _drop(self) -> None:
+        self._admission.release(self._counted)
+        self._held = self._tail = None
+        self._counted = 0
 
-def observer_for(exchange: Exchange, headers: Headers, shared: Shared) -> Observer | None:
-    """What watches this answer, or None; says on the exchange whether it streams."""
-    coding = headers.get(b"content-encoding")
-    rejected = exchange.verdict is not None
-    parser = apis.event_parser(exchange.route, headers.text(b"content-type"), rejected=rejected)
-    try:
-        if parser is not None:
+
+class _Beginning:
+    """Waits for the first bytes of an answer, which say what it is, and gives way to what reads that."""
+
+    def __init__(self, exchange: Exchange, headers: Headers, shared: Shared, flow: Watching) -> None:
+        self._exchange = exchange
+        self._headers = headers
+        self._shared = shared
+        self._flow = flow
+        self._rejected = exchange.verdict is not None
+        self._decoder = decoder(headers.get(b"content-encoding"))
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._start = b""
+
+    @outermost
+    def feed(self, pieces: list[bytes], at: int) -> None:
+        """Looks at the first bytes, and hands them on."""
+        self._pieces += pieces
+        self._size += sum(map(len, pieces))
+        if self._size > _PART or not self._undecided(pieces):
+            chosen = self._choose(at)
+            if chosen is not None:
+                chosen.feed(self._pieces, at)
+
+    def reading(self) -> None:
+        """Nothing: next to nothing has come."""
+
+    @outermost
+    def finish(self, at: int) -> None:
+        """There is no more to go by."""
+        chosen = self._choose(at)
+        if chosen is not None:
+            chosen.feed(self._pieces, at)
+            chosen.finish(at)
+
+    def close(self, then: Callable[[], None]) -> None:
+        """Nothing has come that could be read."""
+        then()
+
+    def stop(self) -> None:
+        """Nothing waits."""
+
+    def broke(self, error: Exception) -> None:
+        """A bug of ours ends the watching, and nothing else."""
+        self._shared.report(error)
+        self._flow.watch(None)
+        _unreadable(self._exchange)
+
+    def _undecided(self, pieces: list[bytes]) -> bool:
+        try:
+            for piece in pieces:
+                for decoded in self._decoder.decode(piece[:_PART]):
+                    self._start = (self._start + decoded[:_PART]).removeprefix(_BOM).lstrip()
+                    if not apis.undecided(self._start):
+                        return False
+        except UnreadableCodingError:
+            return False
+        return True
+
+    def _choose(self, at: int) -> Observer | None:
+        exchange, headers = self._exchange, self._headers
+        form = apis.form(exchange.route, headers.text(b"content-type"), self._start, rejected=self._rejected)
+        if form is apis.Form.WHOLE:
+            exchange.streams = False
+        elif not exchange.streams:
             exchange.streams = True
-            return StreamObserver(exchange, parser, coding, shared.report)
-        if rejected:
-            return BodyObserver(exchange, _ErrorReader(exchange), coding, shared, _ERROR_LIMIT)
-        reader = apis.body_reader(exchange.route, exchange.response)
-        if reader is not None:
-            return BodyObserver(exchange, reader, coding, shared, shared.limits.inspect)
-    except UnreadableCodingError:
-        exchange.watched = False
-        exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+            self._flow.streaming(at)
+        chosen = _observer(exchange, form, headers.get(b"content-encoding"), self._shared)
+        self._flow.watch(chosen)
+        return chosen
+
+
+def _unreadable(exchange: Exchange) -> None:
+    """Nothing watches this answer; it passes."""
+    exchange.watched = False
+    exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+
+
+def _observer(exchange: Exchange, form: apis.Form, coding: bytes | None, shared: Shared) -> Observer | None:
+    """What watches an answer of this form.
+
+    Raises:
+        UnreadableCodingError: the coding is none that is read.
+    """
+    if form is not apis.Form.WHOLE:
+        parser = apis.event_parser(form, shared.limits.inspect, shared.admission.room)
+        return StreamObserver(exchange, parser, coding, shared)
+    if exchange.verdict is not None:
+        return BodyObserver(exchange, _ErrorReader(exchange), coding, shared, _ERROR_LIMIT)
+    reader = apis.body_reader(exchange.route, exchange.response)
+    if reader is not None:
+        return BodyObserver(exchange, reader, coding, shared, shared.limits.inspect)
     return None
+
+
+def observer_for(exchange: Exchange, headers: Headers, shared: Shared, flow: Watching) -> Observer | None:
+    """What watches this answer, or None; says on the exchange whether it streams, as far as its head tells."""
+    rejected = exchange.verdict is not None
+    form = apis.form(exchange.route, headers.text(b"content-type"), rejected=rejected)
+    exchange.streams = form is not apis.Form.WHOLE
+    try:
+        if apis.streams_are_read(exchange.route) and (exchange.streams or not rejected):
+            return _Beginning(exchange, headers, shared, flow)
+        return _observer(exchange, form, headers.get(b"content-encoding"), shared)
+    except UnreadableCodingError:
+        _unreadable(exchange)
+        return None

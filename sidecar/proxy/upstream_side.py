@@ -61,6 +61,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._method = "GET"
         self._closing = False
         self._paused = False
+        self._turn = 0.0
+        self._turn_since = 0
         self._poll = select.poll()
         self._max_size, self._max_fields = owner.head_limit, owner.head_fields
         self._fresh()
@@ -164,7 +166,10 @@ class UpstreamConnection(asyncio.Protocol):
     @outermost
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have come."""
-        at = self._owner.turn.read()
+        turn = self._owner.turn
+        at = turn.read()
+        if turn.time != self._turn:
+            self._turn, self._turn_since = turn.time, at
         reader = self.reader
         if reader is None:
             self.stray = True
@@ -185,7 +190,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.malformed = self.malformed or "the answer's head or trailers are larger than HEAD_LIMIT"
         reader.answer_read(at)
         if len(data) > SMALL_READ and self.transport is not None and not self._paused:
-            self._owner.turn.done(self.transport, at, self._go_on)
+            turn.done(self.transport, self._turn_since, self._go_on)
 
     def _go_on(self) -> None:
         """Reads on after others have had their turn."""

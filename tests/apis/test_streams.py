@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sidecar import apis
 from sidecar.core.facts import EventKind, ResponseFacts, Route
+from sidecar.core.pending import unbounded
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.suffix in {".sse", ".body"})
@@ -21,9 +22,10 @@ def observe(path: str, content_type: str, pieces: list[bytes]) -> dict[str, Any]
     """What the parser and the reader make of an answer's pieces."""
     facts = ResponseFacts()
     route = apis.match("POST", path)
-    parser = apis.event_parser(route, content_type)
+    form = apis.form(route, content_type)
+    assert apis.form(route, None, b"".join(pieces).removeprefix(b"\xef\xbb\xbf").lstrip()) is form
+    parser = apis.event_parser(form, 1 << 20, unbounded)
     reader = apis.stream_reader(route, facts)
-    assert parser is not None
     assert reader is not None
     events = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
     kinds = [reader.event(name, data).name for name, data in events]
@@ -130,6 +132,8 @@ ERRORS = [
     ("openai.chat", b"error", b'{"message":"m","type":"rate_limit_error"}', "rate_limit_error"),
     ("openai.chat", b"", b'{"object":"error","message":"m","choices":7}', "error"),
     ("openai.chat", b"error", b'{"object":7,"code":"model_not_found"}', "model_not_found"),
+    *((api, b"error", b"upstream died", "error") for api in READ),
+    *((api, b"error", b'{"code":500,"type":"server_error","message":"m"}', "server_error") for api in READ),
     ("openai.completions", b"", b'{"error":{"type":"server_error"}}', "server_error"),
     ("openai.completions", b"error", b'{"code":"server_error"}', "server_error"),
     ("openai.responses", b"response.failed", b'{"response":{"status":"failed","error":null}}', "error"),
@@ -166,6 +170,57 @@ QUIET = [
     ("openai.responses", b'{"type":"response.output_text.delta","delta":"\\\\ \\ude00"}', EventKind.CHUNK),
     ("openai.chat", b'{"choices":[{"delta":null,"finish_reason":""}],"error":{}}', EventKind.EVENT),
     ("openai.responses", b'{"type":"response.image_generation_call.partial_image"}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"images":[{"image_url":{"url":"data:"}}]}}]}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"images":[]}}]}', EventKind.EVENT),
+    ("openai.chat", b'{"choices":[{"delta":{"audio":{"data":"UklG"}}}]}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"reasoning":"a"}}]}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"reasoning_content":"a"}}]}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"reasoning_details":[{"data":"a"}]}}]}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"refusal":"a"}}]}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"content":[{"type":"image"}]}}]}', EventKind.CHUNK),
+    ("openai.responses", b'{"type":"response.output_audio.delta","delta":"UklG"}', EventKind.CHUNK),
+    ("openai.responses", b'{"type":"response.refusal.delta","delta":"a"}', EventKind.CHUNK),
+    ("openai.responses", b'{"type":"response.reasoning_summary_text.delta","delta":"a"}', EventKind.CHUNK),
+    ("openai.responses", b'{"type":"response.output_item.done","item":{"result":"iVBO"}}', EventKind.CHUNK),
+    ("openai.responses", b'{"type":"response.output_item.done","item":{"result":null}}', EventKind.EVENT),
+    ("openai.responses", b'{"type":"response.output_item.done","item":{"id":"m"}}', EventKind.EVENT),
+    ("openai.responses", b'{"type":"response.output_item.added","item":{"result":""}}', EventKind.EVENT),
+    (
+        "anthropic.messages",
+        b'{"type":"content_block_start","content_block":{"type":"redacted_thinking","data":"a"}}',
+        EventKind.CHUNK,
+    ),
+    (
+        "anthropic.messages",
+        b'{"type":"content_block_start","content_block":{"type":"web_search_tool_result","content":[{}]}}',
+        EventKind.CHUNK,
+    ),
+    (
+        "anthropic.messages",
+        b'{"type":"content_block_start","content_block":{"type":"text","text":""}}',
+        EventKind.EVENT,
+    ),
+    (
+        "anthropic.messages",
+        b'{"type":"content_block_delta","delta":{"type":"citations_delta","citation":{"url":"u"}}}',
+        EventKind.CHUNK,
+    ),
+    (
+        "anthropic.messages",
+        b'{"type":"content_block_delta","delta":{"type":"signature_delta","signature":"a"}}',
+        EventKind.EVENT,
+    ),
+    (
+        "gemini.generate_content",
+        b'{"candidates":[{"content":{"parts":[{"text":"a","thought":true}]}}]}',
+        EventKind.CHUNK,
+    ),
+    (
+        "gemini.generate_content",
+        b'{"candidates":[{"content":{"parts":[{"text":"","thoughtSignature":"a"}]}}]}',
+        EventKind.EVENT,
+    ),
     ("openai.responses", b'{"type":"keepalive","sequence_number":3}', EventKind.IDLE),
     ("openai.responses", b"[DONE]", EventKind.END),
     ("openai.completions", b" [DONE]", EventKind.END),
@@ -231,15 +286,15 @@ def test_long_words_and_impossible_counts_are_not_taken() -> None:
     assert facts == ResponseFacts(id="x", tokens={"output": 3}, unreadable=1)
 
 
-def test_an_array_parser_skips_what_is_too_large() -> None:
-    """An element over the limit is counted and skipped, wherever the stream is cut."""
+def test_an_array_parser_does_not_read_what_is_too_large() -> None:
+    """An element over the limit is counted, and an event of which nothing is known, wherever the stream is cut."""
     from sidecar.apis.json_array import JsonArrayParser
 
     stream = b'[{"a":1},{"b":"' + b'x\\"]}' * 10 + b'"} , {"c":[{}]}, {"d":'
     for at in range(len(stream) + 1):
         parser = JsonArrayParser(limit=20)
         events = parser.feed(stream[:at]) + parser.feed(stream[at:]) + parser.finish()
-        assert events == [(b"", b'{"a":1}'), (b"", b'{"c":[{}]}')], at
+        assert events == [(b"", b'{"a":1}'), (b"", b""), (b"", b'{"c":[{}]}')], at
         assert parser.oversized == 1
 
 
@@ -252,15 +307,93 @@ def test_an_array_parser_takes_any_bytes(stream: bytes, at: int) -> None:
     assert cut.feed(stream[:at]) + cut.feed(stream[at:]) == whole.feed(stream)
 
 
-def test_event_parser_by_content_type() -> None:
-    """Event streams on any route; arrays only where Gemini was asked to stream; nothing else."""
-    gemini = apis.match("POST", "/v1beta/models/m:streamGenerateContent")
-    assert apis.event_parser(Route("/"), "Text/Event-Stream; charset=utf-8") is not None
-    assert apis.event_parser(gemini, "application/json") is not None
-    assert (
-        apis.event_parser(apis.match("POST", "/v1beta/models/m:generateContent"), "application/json") is None
-    )
-    assert apis.event_parser(Route("/"), "application/json") is None
-    assert apis.event_parser(gemini, None) is None
+GEMINI_STREAM = "/v1beta/models/m:streamGenerateContent"
+CHAT = "/v1/chat/completions"
+EVENTS, OBJECTS, WHOLE = apis.Form
+FORMS = [
+    # By the type alone, where nothing has come or the first bytes tell nothing.
+    ("/anything", "Text/Event-Stream; charset=utf-8", b"", EVENTS),
+    ("/anything", "application/json", b"", WHOLE),
+    ("/anything", None, b"", WHOLE),
+    (CHAT, "text/event-stream", b"", EVENTS),
+    (CHAT, "TEXT/EVENT-STREAM", b"<html>", EVENTS),
+    (CHAT, "text/plain", b"hello", WHOLE),
+    (CHAT, "application/json", b"", WHOLE),
+    (CHAT, "application/x-ndjson", b"", OBJECTS),
+    (GEMINI_STREAM, "application/json", b"", OBJECTS),
+    (GEMINI_STREAM, None, b"", WHOLE),
+    ("/v1beta/models/m:generateContent", "application/json", b"", WHOLE),
+    # By the first bytes, whatever the type says.
+    *(
+        (CHAT, kind, start, EVENTS)
+        for kind in (None, "text/plain", "application/octet-stream", "application/json", "")
+        for start in (b"data:", b"event: x", b":", b": ping", b"id:1", b"retry: 1", b"error: {}")
+    ),
+    ("/v1/messages", None, b"event: message_start", EVENTS),
+    (GEMINI_STREAM, "application/json", b"data: {}", EVENTS),
+    *((GEMINI_STREAM, kind, b"[{", OBJECTS) for kind in (None, "text/plain", "text/event-stream")),
+    (GEMINI_STREAM, "text/event-stream", b"{", OBJECTS),
+    (CHAT, "text/event-stream", b'{"error"', WHOLE),
+    (CHAT, "text/event-stream", b"[", WHOLE),
+    (CHAT, "application/jsonl; charset=utf-8", b"{", OBJECTS),
+    # A route that is not read: its type is all there is.
+    ("/anything", "text/plain", b"data: {}", WHOLE),
+    ("/anything", "text/event-stream", b"{}", EVENTS),
+    ("/anything", "application/x-ndjson", b"{}", WHOLE),
+    ("/v1/embeddings", "text/plain", b"data: {}", WHOLE),
+]
+
+
+@pytest.mark.parametrize("path, content_type, start, form", FORMS)
+def test_what_an_answer_is(path: str, content_type: str | None, start: bytes, form: apis.Form) -> None:
+    """The first bytes tell where the route is read in depth, else the type."""
+    assert apis.form(apis.match("POST", path), content_type, start) is form
+
+
+def test_what_a_rejection_is() -> None:
+    """It is no stream of objects; an event stream it may be."""
+    route = apis.match("POST", GEMINI_STREAM)
+    assert apis.form(route, "application/json", b"[", rejected=True) is WHOLE
+    assert apis.form(route, "text/event-stream", b"{", rejected=True) is WHOLE
+    assert apis.form(route, "text/event-stream", b"data: {}", rejected=True) is EVENTS
     assert apis.stream_reader(Route("/"), ResponseFacts()) is None
     assert apis.body_reader(Route("/"), ResponseFacts()) is None
+
+
+def test_when_the_first_bytes_tell() -> None:
+    """As soon as they can."""
+    for start in (b"", b"d", b"data", b"event", b"i", b"retry", b"e"):
+        assert apis.undecided(start), start
+    for start in (b":", b"data:", b"data: 1", b"{", b"[", b"<", b"dat4", b"x", b"error:"):
+        assert not apis.undecided(start), start
+
+
+LARGE = [
+    ("openai.responses", b"response.completed", b'{"a":1', EventKind.END),
+    ("openai.responses", b"", b'{ "type" : "response.incomplete", "x', EventKind.END),
+    ("openai.responses", b"", b'{"type":"response.output_text.delta","delta":"x', EventKind.EVENT),
+    ("openai.responses", b"", b'{"type":"response.failed","x', EventKind.ERROR),
+    ("openai.responses", b"", b'{"x":1,"type":"response.completed"', EventKind.EVENT),
+    ("anthropic.messages", b"message_stop", b"", EventKind.END),
+    ("anthropic.messages", b"error", b'{"x', EventKind.ERROR),
+    ("anthropic.messages", b"", b'{"type":"message_stop"}', EventKind.END),
+    ("openai.chat", b"", b'{"choices":[', EventKind.EVENT),
+    ("openai.chat", b"error", b'{"x', EventKind.ERROR),
+    ("openai.completions", b"", b'{"choices":[', EventKind.EVENT),
+    ("gemini.generate_content", b"", b'{"candidates":[', EventKind.EVENT),
+]
+
+
+@pytest.mark.parametrize("api, name, head, kind", LARGE)
+def test_what_the_beginning_of_a_large_event_tells(
+    api: str, name: bytes, head: bytes, kind: EventKind
+) -> None:
+    """Its type, if it has come; nothing else is known, and nothing is unreadable."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api=api), facts)
+    assert reader is not None
+    parser = apis.event_parser(EVENTS, 60, unbounded)
+    named = b"event: " + name + b"\n" if name else b""
+    events = parser.feed(named + b"data: " + head + b"x" * 200 + b"\n\n")
+    assert [reader.event(*event) for event in events] == [kind]
+    assert (parser.oversized, facts.unreadable) == (1, 0)

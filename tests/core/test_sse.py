@@ -95,11 +95,13 @@ def test_events_come_as_soon_as_they_are_closed() -> None:
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
-def test_a_too_large_event_is_skipped_and_counted(end: bytes) -> None:
-    """An event over the limit is gone up to its blank line; its neighbours are not."""
+def test_a_too_large_event_is_told_without_its_data_and_counted(end: bytes) -> None:
+    """Of an event over the limit its name is known, if it comes first; its neighbours are read."""
     large = b"data: " + b"x" * 10
     for pieces in cuts(b"data: 1" + end + large + end + b"data: 2" + end):
-        assert parse(*pieces, limit=15) == ([(b"", b"1"), (b"", b"2")], 0, 1), pieces
+        assert parse(*pieces, limit=15) == ([(b"", b"1"), (b"", b""), (b"", b"2")], 0, 1), pieces
+    for pieces in cuts(b"event: e" + end[: len(end) // 2] + large + end + b"data: 2" + end):
+        assert parse(*pieces, limit=18) == ([(b"e", b""), (b"", b"2")], 0, 1), pieces
     for pieces in cuts(large + end):
         assert parse(*pieces, limit=16) == ([(b"", b"x" * 10)], 0, 0), pieces
 
@@ -113,6 +115,7 @@ def test_a_too_large_event_that_never_ends_keeps_nothing() -> None:
         assert parser.feed(b"x" * 1000) == []
     assert parser.oversized == 1
     assert parser.feed(b"\n\ndata: 1\n\n") == [(b"", b"1")]
+    assert parser.keep_alives == 1
 
 
 LINES = st.sampled_from(
@@ -123,6 +126,7 @@ LINES = st.sampled_from(
         b"event: e",
         b":",
         b"id: 1",
+        b"error: x",
         b"",
         b"",
         b"",

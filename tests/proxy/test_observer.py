@@ -1,12 +1,18 @@
 """Watching an answer can fail in any way without touching what passes."""
 
+import time
+from types import SimpleNamespace
+from typing import cast
+
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.exchange import Exchange, RequestHead
 from sidecar.core.facts import Route
 from sidecar.core.headers import Field, Headers
 from sidecar.core.outcome import Outcome
 from sidecar.core.sse import Event
+from sidecar.proxy.admission import Admission
 from sidecar.proxy.observer import StreamObserver
+from sidecar.proxy.shared import Shared
 
 
 class Ids:
@@ -45,12 +51,12 @@ def test_a_bug_in_reading_an_answer_ends_the_reading_alone() -> None:
     )
     exchange.streams = True
     reported: list[Exception] = []
-    observer = StreamObserver(exchange, Stumbling(), None, reported.append)
+    shared = SimpleNamespace(report=reported.append, admission=Admission(1, 1 << 20), clock=time.time_ns)
+    observer = StreamObserver(exchange, Stumbling(), None, cast("Shared", shared))
     observer.feed([b"data: {}\n\n"], 2)
     observer.feed([b"data: {}\n\n"], 3)
     observer.finish(4)
-    observer.close()
-    exchange.answer_ended(4)
+    observer.close(lambda: exchange.answer_ended(4))
     assert [type(error) for error in reported] == [LookupError]
     assert exchange.anomalies == [Anomaly.ANSWER_NOT_READ]
     assert exchange.verdict is not None
