@@ -10,7 +10,10 @@ import gc
 import logging
 import resource
 import signal
+import sys
+import threading
 import traceback
+import warnings
 from functools import partial
 
 import msgspec
@@ -114,6 +117,7 @@ class Sidecar:
         self.sessions.add_listener(self.recorder.listener)
         self.recorder.attach(self.sessions)
         observe_process(self._store)
+        self._libraries = LibraryHandler(self.recorder.log)
         self._relay: Relay | None = None
         self._ports: list[Port] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -145,7 +149,7 @@ class Sidecar:
             await self._close_ports()
             await self._line_outlet.shutdown(FLUSH_RESERVE * _LINES_SHARE)
             raise
-        logging.getLogger().addHandler(LibraryHandler(self.recorder.log))
+        logging.getLogger().addHandler(self._libraries)
         self._pipeline.start(loop)
         self._sample_lag(self._clock())
         self._expire()
@@ -209,6 +213,9 @@ class Sidecar:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, first_signal)
+        # They would write to stderr past the log, texts and all.
+        warnings.showwarning = self._libraries.warned
+        sys.unraisablehook = threading.excepthook = self._libraries.raised
         await self.start()
         await self._stopping.wait()
         await self.stop()

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +110,39 @@ def test_port_in_use_is_one_line_with_code_1(taken: str) -> None:
     lines = [line for line in ended.stderr.splitlines() if line.startswith("sidecar:")]
     assert lines == [f"sidecar: cannot listen on {host}:{port} (SIDECAR_{taken}): the port is in use"]
     assert "Traceback" not in ended.stderr
+
+
+UNWRITABLE = {"full": ">/dev/full", "closed": ">&-", "nobody reads": "| true"}
+
+
+@pytest.mark.parametrize("stdout", UNWRITABLE)
+@pytest.mark.parametrize(
+    "command, code",
+    [("settings", 1), ("--help", 0), ("run --help", 0), ("--version", 0), ("demo --once", 1)],
+)
+def test_output_that_nobody_takes(command: str, code: int, stdout: str, tmp_path: Path) -> None:
+    """No traceback, and an exit code of ours: 1 where the output was all that was asked for and could not be written."""
+    expected = {"full": code, "closed": 0, "nobody reads": 0 if "demo" in command else code}[stdout]
+    # The code is written to a file, since a pipe tells that of its last command.
+    script = f'{{ "$@" 2>{tmp_path}/said; echo $? >{tmp_path}/code; }} {UNWRITABLE[stdout]}'
+    environ = {
+        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+        "SIDECAR_LISTEN": "127.0.0.1:0",
+        "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0",
+    }
+    words = ("/bin/sh", "-c", script, "sh", sys.executable, "-m", "sidecar", *command.split())
+    subprocess.run(words, env=environ, check=True, timeout=120)
+    said = (tmp_path / "said").read_text()
+    assert int((tmp_path / "code").read_text()) == expected, said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize("command, code", [("health http://127.0.0.1:9/", 1), ("run", 2), ("nonsense", 2)])
+def test_an_error_that_cannot_be_said(command: str, code: int, stderr: str) -> None:
+    """The exit code says it still."""
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    words = ("/bin/sh", "-c", f'exec "$@" {stderr}', "sh", sys.executable, "-m", "sidecar", *command.split())
+    ended = subprocess.run(words, env=environ, check=False, timeout=60)
+    assert ended.returncode == code

@@ -6,7 +6,6 @@ room may import it.
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ from importlib.util import find_spec
 from sidecar.demo.child import Child, ChildError, compose
 from sidecar.demo.ending import Ending
 from sidecar.demo.provider import ANY_PORT, Provider
-from sidecar.demo.screen import Screen
+from sidecar.demo.screen import Screen, ScreenError
 from sidecar.demo.watch import Watch, WatchError
 from sidecar.errors import CannotListenError
 from sidecar.settings import Address, Problem, SettingsError
@@ -52,12 +51,10 @@ def main(
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return 2
-    except (CannotListenError, ChildError, WatchError) as error:
+    except (CannotListenError, ChildError, ScreenError, WatchError) as error:
         print(error, *getattr(error, "lines", ()), sep="\n", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Whoever read the pictures has seen enough. Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 

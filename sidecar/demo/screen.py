@@ -17,6 +17,10 @@ _REST_OF_LINE = "\x1b[K"
 _REST_OF_SCREEN = "\x1b[J"
 
 
+class ScreenError(Exception):
+    """The stream takes no more pictures: its disk is full, its terminal is gone."""
+
+
 class Screen:
     """Where pictures go. `live` says that it can be redrawn."""
 
@@ -66,5 +70,10 @@ class Screen:
     def _write(self, text: str) -> None:
         """What the stream's encoding does not know becomes a question mark."""
         encoding = self._stream.encoding or "utf-8"
-        self._stream.write(text.encode(encoding, "replace").decode(encoding))
-        self._stream.flush()
+        try:
+            self._stream.write(text.encode(encoding, "replace").decode(encoding))
+            self._stream.flush()
+        except BrokenPipeError:  # whoever read has seen enough, which is no error
+            raise
+        except OSError as error:
+            raise ScreenError(f"the picture cannot be written: {error.strerror}") from error

@@ -7,12 +7,13 @@ line of a request is never left out. No text of a prompt or an answer.
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import PurePath
-from types import SimpleNamespace
-from typing import cast
+from types import SimpleNamespace, TracebackType
+from typing import TYPE_CHECKING, TextIO, cast
 
 import msgspec
 import structlog
@@ -31,6 +32,9 @@ from sidecar.core.record import record
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.spans import Layer, SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 Logger = structlog.typing.FilteringBoundLogger
 Fields = Mapping[str, AttributeValue]
@@ -300,7 +304,7 @@ class Log:
 
 
 class LibraryHandler(logging.Handler):
-    """Carries warnings of libraries that use the standard library's logging into the same log, limited alike.
+    """Carries what libraries complain of into the same log, limited alike: by logging, by warnings, by dying unseen.
 
     No library's text is passed on, nor an exception's: they quote what the library was given, a token or a head among it.
     """
@@ -316,13 +320,34 @@ class LibraryHandler(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             fields["exception"] = type(error).__qualname__
-            fields["where"] = _where(error) or fields["where"]
+            fields["where"] = _where(error.__traceback__) or fields["where"]
         self._log.library(level, fields)
 
+    def warned(
+        self,
+        message: Warning | str,  # noqa: ARG002 - the shape of `warnings.showwarning`
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,  # noqa: ARG002
+        line: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """In place of `warnings.showwarning`."""
+        where = f"{PurePath(filename).name}:{lineno}"
+        fields = {"logger": "py.warnings", "where": where, "exception": category.__qualname__}
+        self._log.library(WARNING, fields)
 
-def _where(error: BaseException) -> str | None:
+    def raised(self, raised: "UnraisableHookArgs | threading.ExceptHookArgs") -> None:
+        """In place of `sys.unraisablehook` and `threading.excepthook`."""
+        fields: SpanAttributes = {"logger": "python", "exception": raised.exc_type.__qualname__}
+        where = _where(raised.exc_traceback)
+        if where is not None:
+            fields["where"] = where
+        self._log.library(ERROR, fields)
+
+
+def _where(frame: TracebackType | None) -> str | None:
     """The innermost line that raised."""
-    frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     if frame is None:

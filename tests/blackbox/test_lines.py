@@ -260,6 +260,68 @@ def test_no_stream_is_felt(
         assert len(text) in (32 * 512, 32 * 1024)
 
 
+LOUD = """
+import ctypes, sys, threading, time
+
+def later():
+    while not sys.stderr.write_through:
+        time.sleep(0.01)
+    for _ in range(200):
+        ctypes.PyDLL(None).write(2, b"c" * 1023 + b"\\n", 1024)
+        print("p" * 1023, file=sys.stderr)
+    open({marker!r}, "w").close()
+
+threading.Thread(target=later, daemon=True).start()
+"""
+"""A library that writes to stderr by itself, from C with Python's one lock held, and by `print`."""
+
+
+@pytest.mark.parametrize("row", ["unread", "paused_terminal", "reader_leaves"])
+def test_what_libraries_write_themselves_waits_for_nobody(
+    row: str, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """It never goes through the log, so its stream must not stand still under it."""
+    marker = tmp_path / "written"
+    (tmp_path / "sitecustomize.py").write_text(LOUD.format(marker=str(marker)))
+    with serving(ROWS[row](tmp_path), upstream, None, PYTHONPATH=str(tmp_path)) as sidecar:
+        sidecar.wait_until(marker.exists)
+        ask(sidecar, upstream)
+        assert sidecar.stop() == 0
+
+
+def unread_fifo(path: Path) -> Callable[[], object]:
+    """A pipe with a name, whose reader stands still until the end."""
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    return lambda: os.close(reader)
+
+
+@pytest.mark.parametrize("stdout", ["unread", "reader leaves", "full", "closed"])
+def test_console_exporters_are_not_felt(stdout: str, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """Spans, metrics and log records for a stdout that does not take them: counted, and nothing else."""
+    path = {"full": Path("/dev/full"), "closed": "&-"}.get(stdout, tmp_path / "out")
+    streams = Streams(f'exec "$@" 2>{tmp_path}/lines >{path}')
+    if stdout in ("unread", "reader leaves"):
+        close = unread_fifo(tmp_path / "out")
+        if stdout == "unread":
+            streams.held.callback(close)
+        else:
+            streams.started = close
+    console = {f"OTEL_{signal}_EXPORTER": "console" for signal in ("TRACES", "METRICS", "LOGS")}
+    delays = {"OTEL_BSP_SCHEDULE_DELAY": "20", "OTEL_BLRP_SCHEDULE_DELAY": "20"}
+    with serving(streams, upstream, None, **console, **delays, OTEL_METRIC_EXPORT_INTERVAL="100") as sidecar:
+        ask(sidecar, upstream)
+        took = end_while_streaming(sidecar, upstream, "console")
+    assert took < SHUTDOWN + 1
+    *_, last = (tmp_path / "lines").read_text().splitlines()
+    ledger = json.loads(json.loads(last)["telemetry"])
+    for signal_, states in ledger.items():
+        assert states["created"] == sum(states.values()) - states["created"], signal_
+        if stdout in ("reader leaves", "full") and signal_ != "lines":
+            assert states["failed"] > 0, signal_
+    assert ledger["traces"]["dropped"] > 0 or stdout != "unread"
+
+
 def test_a_second_signal_exits_at_once(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """Whatever waits to be written."""
     gate = Gate()

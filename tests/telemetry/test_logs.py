@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import threading
 
 import pytest
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -217,6 +218,26 @@ def test_library_warnings_join_the_log_but_are_not_exported() -> None:
     assert all(line["event"] == "sidecar.library" for line in lines)
     assert all(re.fullmatch(r"test_logs\.py:\d+", line["where"]) for line in lines)
     assert records == []
+
+
+def test_warnings_and_what_dies_unseen_join_too() -> None:
+    """Python would write them to stderr past the log. Category or class, and where; not what they say."""
+    stream = io.BytesIO()
+    handler = LibraryHandler(make_log(stream))
+    handler.warned("Bearer secret", DeprecationWarning, "/lib/some/module.py", 7)
+    try:
+        raise ValueError("Bearer secret")
+    except ValueError as error:
+        kind, value, trace = type(error), error, error.__traceback__
+    handler.raised(threading.ExceptHookArgs((kind, value, trace, None)))
+    handler.raised(threading.ExceptHookArgs((kind, value, None, None)))
+    assert b"secret" not in stream.getvalue()
+    warned, raised, bare = (json.loads(line) for line in stream.getvalue().splitlines())
+    said = ("level", "logger", "exception", "where")
+    assert [warned[name] for name in said] == ["warning", "py.warnings", "DeprecationWarning", "module.py:7"]
+    assert [raised[name] for name in said[:3]] == ["error", "python", "ValueError"]
+    assert re.fullmatch(r"test_logs\.py:\d+", raised["where"])
+    assert "where" not in bare
 
 
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
