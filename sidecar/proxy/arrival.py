@@ -10,17 +10,21 @@ from sidecar.core.sessions import Arrival, ChainEntry, RequestRef, Result, Settl
 from sidecar.core.shown import shown
 from sidecar.proxy.shared import Shared
 
+_CHAINED = "openai.responses"
+"""The API whose answers a `previous_response_id` can name; ids of others need not be remembered."""
+
 
 class Joining:
     """One request's way into its conversation and out of it."""
 
-    __slots__ = ("_exchange", "_head", "_shared", "_told")
+    __slots__ = ("_exchange", "_head", "_leads_on", "_shared", "_told")
 
     def __init__(self, shared: Shared, exchange: Exchange) -> None:
         self._shared = shared
         self._exchange = exchange
         self._head: HeadIdentity | None = None
-        self._told = False
+        self._leads_on = exchange.route.api == _CHAINED
+        self._told = not self._leads_on
 
     def try_at_head(self, at: int) -> None:
         """Joins at once if the head names both session and conversation; else it waits for the body."""
@@ -98,7 +102,10 @@ class Joining:
             output_tokens=response.tokens.get("output"),
         )
         return self._shared.sessions.settle(
-            arrival.request_id, result, at=exchange.end, response_id=response.id
+            arrival.request_id,
+            result,
+            at=exchange.end,
+            response_id=response.id if self._leads_on else None,
         )
 
     def _resolve(self, *, inspected: bool) -> Identity:

@@ -294,6 +294,27 @@ def test_the_response_chain(sidecar: RunningSidecar, upstream: ScriptedUpstream,
     assert stranger.attributes["sidecar.session.source"] == "generated"
 
 
+def test_only_responses_take_room_in_the_chain(
+    start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """Ids that no `previous_response_id` can name are not remembered, and push nothing out."""
+    sidecar = start_sidecar(settings={"RESPONSE_CHAIN_LIMIT": "1"})
+
+    def ask(path: str, answer: dict[str, object], **body: Any) -> Span:
+        upstream.answer(json_answer(answer))
+        said = exchange(sidecar.port, chat_request(path=path, **body))
+        return spans_of(sink, (said.get("x-sidecar-request-id") or b"").decode())[0]
+
+    first = ask("/v1/responses", {"id": "resp_1", "object": "response", "status": "completed"})
+    ask("/v1/chat/completions", {"id": "chatcmpl-1", "object": "chat.completion", "choices": []})
+    ask("/v1/messages", {"id": "msg_1", "type": "message", "content": []})
+    ask("/v1/completions", {"id": "cmpl-1", "object": "text_completion", "choices": []})
+    ask("/v1beta/models/g:generateContent", {"responseId": "g1", "candidates": []})
+    second = ask("/v1/responses", {"id": "resp_2"}, previous_response_id="resp_1")
+    assert second.attributes["session.id"] == first.attributes["session.id"]
+    assert second.attributes["sidecar.session.source"] == "response_chain"
+
+
 def test_an_answer_can_be_continued_before_it_has_ended(
     sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
 ) -> None:

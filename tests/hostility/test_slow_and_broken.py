@@ -51,6 +51,17 @@ def hasty(module_upstream: Witness, module_sink: OtlpSink) -> Iterator[RunningSi
         yield running
 
 
+@pytest.fixture(scope="module")
+def patient(module_upstream: Witness, module_sink: OtlpSink) -> Iterator[RunningSidecar]:
+    """A sidecar that waits for a client for 2 s, which no pause of a dribbling one exceeds on a busy machine."""
+    settings = {"CLIENT_BODY_TIMEOUT": "2s"}
+    environ = {"OTEL_BSP_SCHEDULE_DELAY": "1"}
+    with RunningSidecar(
+        upstream=module_upstream.url, sink=module_sink, settings=settings, environ=environ
+    ) as running:
+        yield running
+
+
 def timed_out(books: Books) -> tuple[list[str], list[object]]:
     """The outcomes, and what their spans call the error."""
     return books.outcomes(), [span.attributes.get("error.type") for span in books.spans()]
@@ -94,19 +105,21 @@ FRAMES = {"chunks": (CHUNKED, b"1\r\na\r\n"), "length": (b"Content-Length: 10000
 @pytest.mark.parametrize("line,reached", [(JSON, 0), (b"X-A: 1", 1)], ids=["held", "streamed"])
 @pytest.mark.parametrize("framing", FRAMES)
 def test_a_body_that_dribbles(
-    hasty: RunningSidecar, witness: Witness, sink: OtlpSink, line: bytes, reached: int, framing: str
+    patient: RunningSidecar, witness: Witness, sink: OtlpSink, line: bytes, reached: int, framing: str
 ) -> None:
     """A byte now and then, each in time, holds a place no longer than silence does."""
-    books = Books(hasty, sink)
+    books = Books(patient, sink)
     field, byte = FRAMES[framing]
-    with turns_of(hasty) as turns, RawClient(hasty.port) as client:
+    with turns_of(patient) as turns, RawClient(patient.port) as client:
         client.send(request_bytes("POST", "/x", headers=(line, field)))
-        for _ in range(400):
+        for _ in range(600):
             turns.send(client, [byte])
             for _ in range(15):
                 turns.wait()
-            if hasty.stats()["requests"]["in_flight"] == 0:
+            if patient.stats()["requests"]["in_flight"] == 0:
                 break
+        else:
+            pytest.fail("it still holds its place")
         assert client.read_answer("POST").status == 408
         assert client.is_closed()
     assert timed_out(books) == (["timed_out"], ["timeout.client_body"])
