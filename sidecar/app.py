@@ -53,8 +53,9 @@ _FILES = 1 << 16
 """Open files that are enough for the default `MAX_REQUESTS` three times over. More would only cost memory."""
 
 _EXPIRE_AT_MOST_EVERY = 1.0
-_EXPIRE_AT_MOST = 1000
-"""Sessions ended at a time, so that the event loop goes on turning."""
+_END_AT_MOST = 50
+"""Sessions and conversations ended at a time, so that the event loop goes on turning."""
+_AT_ONCE = 0.001
 
 
 class Sidecar:
@@ -185,14 +186,16 @@ class Sidecar:
             await self._relay.drain(total - reserve)
         for timer in self._timers.values():
             timer.cancel()
-        self.sessions.shutdown(self._clock())
+        while self.sessions.sessions_active:
+            self.sessions.shutdown(self._clock(), most=_END_AT_MOST)
+            await asyncio.sleep(0)
         for_lines = reserve * _LINES_SHARE
         # Also if the process stood still past its deadline.
         await self._pipeline.shutdown(max(reserve, deadline - loop.time()) - for_lines)
         self.recorder.close()
         await self._close_ports()
         if self._relay is not None:
-            self._relay.close()
+            await self._relay.close()
         ledger = msgspec.json.encode(self._pipeline.ledger.snapshot()).decode()
         self._say(a.STOPPED, INFO, telemetry=ledger)
         await self._line_outlet.shutdown(min(for_lines, max(0.1, deadline - loop.time())))
@@ -262,8 +265,14 @@ class Sidecar:
 
     def _expire(self) -> None:
         """Ends the sessions whose time has come."""
-        self.sessions.expire(self._clock(), most=_EXPIRE_AT_MOST)
-        every = min(_EXPIRE_AT_MOST_EVERY, self._settings.session_idle / 4)
+        now = self._clock()
+        self.sessions.expire(now, most=_END_AT_MOST)
+        after = self.sessions.next_expiry
+        every = (
+            _AT_ONCE
+            if after is not None and after <= now
+            else min(_EXPIRE_AT_MOST_EVERY, self._settings.session_idle / 4)
+        )
         self._timers["expiry"] = asyncio.get_running_loop().call_later(every, self._expire)
 
     def _report(self, error: Exception) -> None:

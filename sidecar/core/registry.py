@@ -5,6 +5,7 @@ request in flight; it gives None instead, and the request passes untracked.
 """
 
 from collections import OrderedDict
+from itertools import islice
 
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.conversation import Conversation, Joined, Left, Tracked
@@ -257,19 +258,30 @@ class Registry:
             session.last_ended_at = at
 
     def expire(self, now: int, most: int | None = None) -> int:
-        """Ends the sessions that have been idle for long enough by `now`, `most` of them at once."""
-        ended = 0
-        while (until := self.next_expiry) is not None and until <= now:
-            if most is not None and ended >= most:
-                break
-            self._end(next(iter(self._idle.values())), now)
-            ended += 1
-        return ended
+        """Ends the sessions that have been idle for long enough by `now`, and says how many.
 
-    def end_all(self, at: int) -> None:
-        """Ends every session; those with a request in flight end at `at`."""
-        for session in list(self.sessions.values()):
-            self._end(session, at)
+        At most `most` sessions and conversations end at once.
+        """
+        before, ended = len(self.sessions), 0
+        while (until := self.next_expiry) is not None and until <= now and (most is None or ended < most):
+            ended += self._end_some(next(iter(self._idle.values())), now, most)
+        return before - len(self.sessions)
+
+    def end_all(self, at: int, most: int | None = None) -> None:
+        """Ends every session, those with a request in flight at `at`; `most` sessions and conversations at once."""
+        ended = 0
+        while self.sessions and (most is None or ended < most):
+            ended += self._end_some(next(iter(self.sessions.values())), at, most)
+
+    def _end_some(self, session: Session, at: int, most: int | None) -> int:
+        """Ends a session, or as a beginning `most` of its conversations, if it has more; says how many ended."""
+        some = list(islice(session.conversations.values(), most))
+        if len(some) < len(session.conversations):
+            for conversation in some:
+                self._end_conversation(session, conversation, at)
+            return len(some)
+        self._end(session, at)
+        return len(some) + 1
 
     def _end(self, session: Session, at: int) -> None:
         for conversation in list(session.conversations.values()):

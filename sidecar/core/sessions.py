@@ -315,12 +315,18 @@ class SessionManager:
         return self._registry.next_expiry
 
     def expire(self, now: int, *, most: int | None = None) -> int:
-        """Ends the sessions that have been idle for long enough, `most` at a time; says how many."""
+        """Ends the sessions that have been idle for long enough; says how many.
+
+        At most `most` sessions and conversations end at once; `next_expiry` says if there are more.
+        """
         return self._registry.expire(now, most)
 
-    def shutdown(self, at: int) -> None:
-        """Ends every session, also busy ones; waits that are open are counted as unknown."""
-        self._registry.end_all(at)
+    def shutdown(self, at: int, *, most: int | None = None) -> None:
+        """Ends every session, also busy ones; waits that are open are counted as unknown.
+
+        At most `most` sessions and conversations end at once; `sessions_active` says if there are more.
+        """
+        self._registry.end_all(at, most)
 
     # Views: gauges that cost nothing to ask, and what the admin port shows.
 

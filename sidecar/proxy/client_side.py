@@ -5,10 +5,11 @@ flow, and knows neither HTTP's syntax (`request_reader.py`) nor any upstream. Wh
 """
 
 import asyncio
+from functools import partial
 from typing import cast
 
 from sidecar.core.clock import SECOND
-from sidecar.errors import ClientHeadTimeoutError
+from sidecar.errors import ClientHeadTimeoutError, SidecarError
 from sidecar.proxy.flow import Flow
 from sidecar.proxy.guard import outermost
 from sidecar.proxy.hangup import HangupWatch
@@ -201,6 +202,7 @@ class ClientConnection(asyncio.Protocol):
             self._watchdog.set(self._shared.clock() + self._shared.limits.idle)
             return
         inbound = self._reader.ready.popleft()
+        self._reader.read_on()
         self.resume()
         self._watchdog.set(0)
         self._flow = Flow(self._shared, self, inbound)
@@ -233,8 +235,11 @@ class ClientConnection(asyncio.Protocol):
         if self._flow is not None:
             self._flow.client_gone()
         for inbound in self._take_waiting():
-            Flow(self._shared, self, inbound).abandoned()
+            self._shared.later.add(partial(self._abandon, inbound))
         self._abort()
+
+    def _abandon(self, inbound: Inbound, error: SidecarError | None = None) -> None:
+        Flow(self._shared, self, inbound).abandoned(error)
 
     def _take_waiting(self) -> list[Inbound]:
         """The requests whose turn will not come, one that is only begun included."""
@@ -285,7 +290,9 @@ class ClientConnection(asyncio.Protocol):
         """Nothing more is read or begun; requests that wait for their turn are told so."""
         self._gone = True
         for inbound in self._take_waiting():
-            Flow(self._shared, self, inbound).abandoned(inbound.refusal or self._shared.unserved())
+            self._shared.later.add(
+                partial(self._abandon, inbound, inbound.refusal or self._shared.unserved())
+            )
 
     def _abort(self) -> None:
         if self._transport is not None:

@@ -31,3 +31,11 @@ def outermost(method: Callable[[T, Unpack[Given]], None]) -> Callable[[T, Unpack
             self.broke(error)
 
     return guarded
+
+
+def guarded(call: Callable[[], None], report: Callable[[Exception], None]) -> None:
+    """Makes a call that nobody owns any more; what it raises is told."""
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - the outermost handler
+        report(error)

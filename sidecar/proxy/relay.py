@@ -58,13 +58,13 @@ class Relay:
         shared.admission.draining = True
         if self._listener is not None:
             self._listener.close()
-        self.close()
+        await self.close()
         until = shared.loop.time() + seconds
         if shared.busy and not await self._empty(seconds):
             late = round((shared.loop.time() - until) * SECOND)
             await self._empty(patience(late) / SECOND)
-        for flow in list(shared.flows):
-            flow.shut_down()
+        await shared.later.each([flow.shut_down for flow in shared.flows])
+        await shared.later.finish()
         shared.pool.close()
 
     async def _empty(self, seconds: float) -> bool:
@@ -72,7 +72,7 @@ class Relay:
             await asyncio.wait_for(self._shared.empty.wait(), seconds)
         return self._shared.empty.is_set()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Closes every connection that carries no request."""
-        for connection in list(self._shared.connections):
-            connection.close_if_idle()
+        shared = self._shared
+        await shared.later.each([connection.close_if_idle for connection in shared.connections])

@@ -14,6 +14,14 @@ from sidecar.errors import FramingError, HeadTooLargeError, MalformedError, Refu
 from sidecar.proxy.inbound import Inbound, request_head
 from sidecar.proxy.wire import framing
 
+READ_AHEAD = 64
+"""Requests of one connection that may wait for their turn; what was read beyond them is not parsed yet."""
+
+_SMALLEST = 18
+"""Bytes that a request has at least: `GET / HTTP/1.1` and two line ends."""
+
+_HEAD_END = b"\r\n\r\n"
+
 
 class RequestReader:
     """The requests of one connection, in order. `head_size` in bytes, `head_fields` in fields.
@@ -46,6 +54,7 @@ class RequestReader:
         self._oversized: RefusedError | None = None
         self._alone = False
         self._begun = 0
+        self._unparsed = b""
 
     def met(self, peer: object) -> None:
         """The connection stands; `peer` is its other end's address."""
@@ -56,6 +65,36 @@ class RequestReader:
         if self.deaf:
             return
         self._at, self._waited = at, waited
+        self._unparsed = self._unparsed + data if self._unparsed else data
+        self.read_on()
+
+    def read_on(self) -> None:
+        """Parses what has been read, as long as there is room: while some of it is left, `ready` is full."""
+        data, end = self._unparsed, 0
+        while end < len(data) and not self.deaf and (room := READ_AHEAD - len(self.ready)) > 0:
+            start, end = end, self._cut(data, end, room)
+            self._feed(data if end - start == len(data) else memoryview(data)[start:end])
+        self._unparsed = b"" if self.deaf else data[end:]
+
+    def _cut(self, data: bytes, start: int, room: int) -> int:
+        """Where to stop before more than `room` heads are whole."""
+        size, inbound = len(data) - start, self._inbound
+        if size < room * _SMALLEST:
+            return len(data)
+        if (
+            inbound is not None
+            and not inbound.unwanted
+            and size <= (inbound.framing.length or 0) - inbound.size
+        ):
+            return len(data)  # all of it is the body's
+        end = start
+        for _ in range(room):
+            end = data.find(_HEAD_END, end) + len(_HEAD_END)
+            if end < len(_HEAD_END):
+                return len(data)
+        return end
+
+    def _feed(self, data: bytes | memoryview) -> None:
         continued = self._inbound
         self._alone = False
         self._begun = 0 if continued is None else 1
@@ -84,6 +123,7 @@ class RequestReader:
     def give_up(self) -> Inbound | None:
         """Reads no more; gives the request whose head was being read, with as much of it as there is."""
         self.deaf = True
+        self._unparsed = b""
         inbound = self.partial
         self._inbound = self._section = None
         if inbound is not None:
@@ -92,7 +132,7 @@ class RequestReader:
         self._in_head = False
         return inbound
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes | memoryview) -> None:
         while data:
             try:
                 self._parser.feed_data(data)

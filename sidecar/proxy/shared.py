@@ -22,6 +22,7 @@ from sidecar.errors import DrainingError, MalformedError, RefusedError, SidecarE
 from sidecar.proxy import wire
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.dial import Dialer
+from sidecar.proxy.later import Later
 from sidecar.proxy.loop_turn import LoopTurn, StepQueue
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routes import Routes
@@ -105,6 +106,7 @@ class Shared:
         self.limits = _limits(settings)
         self.turn = LoopTurn(self.loop, clock)
         self.steps = StepQueue(self.loop, clock)
+        self.later = Later(self.loop, clock, report, self._drained)
         self.admission = Admission(settings.max_requests, settings.inspect_memory)
         self.routes = Routes(settings.upstream, settings.upstreams)
         self.identity_rules = IdentityRules(
@@ -140,7 +142,7 @@ class Shared:
     @property
     def busy(self) -> bool:
         """True while a request is under way, or the end of its answer."""
-        return bool(self.flows) or any(connection.flushing for connection in self.connections)
+        return bool(self.flows or self.later) or any(connection.flushing for connection in self.connections)
 
     def _drained(self) -> None:
         if self.admission.draining and not self.busy:
