@@ -7,14 +7,15 @@ Nothing is listed that is not there, and nothing is there that is not listed. Wh
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+import socket
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import pytest
 
 from sidecar import cli, errors, settings
-from sidecar.admin import create_admin_app, create_health_app
+from sidecar.admin import AdminView, create_admin_app
 from sidecar.core import identity
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.outcome import Outcome, Phase
@@ -32,6 +33,7 @@ from sidecar.testing import (
     chat_chunk,
     chat_request,
     exchange,
+    request_bytes,
     sse,
 )
 
@@ -264,14 +266,30 @@ def test_errors() -> None:
     assert sorted(listed) == sorted((str(one.status), one.code, str(one.outcome), one.word) for one in made)
 
 
-def test_admin_paths() -> None:
-    """The README's short list and `docs/admin.md` have the same paths, and the port serves them."""
+def test_admin_paths(start_sidecar: Callable[..., RunningSidecar]) -> None:
+    """The README's short list and `docs/admin.md` have the same paths, and the running ports serve them alone."""
     short = [words(row[0])[0] for row in table(README, "The admin port")[1:]]
     assert short == [words(row[0])[0] for row in table(ADMIN, "The admin port")[1:]]
     health = {path for path in short if path in {"GET /startup", "GET /liveness", "GET /readiness"}}
     assert len(health) == 3
-    assert callable(create_admin_app)
-    assert callable(create_health_app)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    sidecar = start_sidecar(settings={"PROMETHEUS": "on", "HEALTH_LISTEN": f"127.0.0.1:{port}"})
+    exchange(sidecar.port, request_bytes("GET", "/x", headers=(b"X-Sidecar-Session-Id: one",)))
+    admin_port = sidecar.admin_port
+    served = {}
+    for asked, sidecar.admin_port in ((one, at) for at in (port, admin_port) for one in short):
+        method, path = asked.replace("{id}", "one").split(" ")
+        served[asked, sidecar.admin_port == port] = sidecar.admin(method, path)[0]
+    assert {one for one in short if served[one, True] == 200} == health
+    assert {one: served[one, False] for one in short} == {
+        one: 202 if one == "POST /shutdown" else 200 for one in short
+    }
+    view = cast(AdminView, None)
+    made = create_admin_app(view, listen=settings.Address("127.0.0.1", 1), token=None, prometheus=True)
+    routed = {f"{one.method} {one.resource.canonical}" for one in made.router.routes() if one.resource}
+    assert {one for one in routed if not one.startswith("HEAD ")} == {*short}
 
 
 def test_exit_codes() -> None:

@@ -38,6 +38,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "parameters": {
         "sidecar/telemetry/recorder.py:__init__": "the rooms it ties together, all by keyword",
     },
+    "assertion": {},
     "broad": {
         "sidecar/core/listeners.py": "a listener of somebody else must not end a request; it is counted",
         "sidecar/proxy/guard.py": "the relay's outermost handler",
@@ -275,6 +276,39 @@ def test_every_test_says_what_it_shows() -> None:
         for function in functions(path):
             if function.name.startswith("test_"):
                 assert ast.get_docstring(function), f"{name(path)}:{function.name} has no docstring"
+
+
+def asserting() -> set[str]:
+    """Names of functions that can fail: they assert, raise, or call one that does."""
+    able: dict[str, set[str]] = {}
+    found = set()
+    for path in [*TESTS, *sorted((ROOT / "sidecar" / "testing").rglob("*.py"))]:
+        for function in functions(path):
+            called = {ast.unparse(one.func) for one in ast.walk(function) if isinstance(one, ast.Call)}
+            able.setdefault(function.name, set()).update(one.rpartition(".")[2] for one in called)
+            if {"pytest.raises", "pytest.fail"} & called or any(
+                isinstance(one, ast.Assert | ast.Raise) for one in ast.walk(function)
+            ):
+                found.add(function.name)
+    while more := {one for one, called in able.items() if one not in found and called & found}:
+        found |= more
+    return found
+
+
+def test_every_test_can_fail() -> None:
+    """It asserts something, itself or by a helper, and not something that always holds."""
+    able = asserting()
+    for path in TESTS:
+        for function in functions(path):
+            if not function.name.startswith("test_"):
+                continue
+            where = f"{name(path)}:{function.name}"
+            assert function.name in able or excused("assertion", where), f"{where} asserts nothing"
+            for one in ast.walk(function):
+                if isinstance(one, ast.Assert):
+                    said = ast.unparse(one.test)
+                    idle = isinstance(one.test, ast.Constant | ast.Tuple | ast.Lambda)
+                    assert not idle, f"{where} asserts {said}"
 
 
 def test_no_globals() -> None:

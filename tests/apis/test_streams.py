@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar import apis
+from sidecar.apis import routes
+from sidecar.apis.answers import _BODIES, _STREAMS
 from sidecar.core.facts import EventKind, ResponseFacts, Route
 from sidecar.core.pending import unbounded
+from tests.matrix.matrix_apis import APIS
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.suffix in {".sse", ".body"})
@@ -64,13 +67,8 @@ def test_golden_at_random_splits(name: str, data: st.DataObject) -> None:
     assert observe(path, content_type, pieces) == expected
 
 
-READ = (
-    "openai.chat",
-    "openai.completions",
-    "openai.responses",
-    "anthropic.messages",
-    "gemini.generate_content",
-)
+READ = tuple(_STREAMS)
+"""Every API whose streams are read."""
 WORDS = """
     id model object choices usage error type delta response message candidates content parts index
     finish_reason prompt_tokens x_groq status promptFeedback usageMetadata promptTokenCount input_tokens
@@ -86,6 +84,16 @@ ODD = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4),
     max_leaves=12,
 )
+
+
+def test_no_api_is_forgotten() -> None:
+    """What a route leads to has a reader, golden streams, and a row in the matrix of whole calls."""
+    tables = (routes._POSTED, routes._VERBS, routes._ANTHROPIC_VERBS)
+    routed = {row.api for table in tables for row in table.values() if row.api is not None}
+    assert routed == {*_BODIES} == {apis.match("POST", api.path).api for api in APIS}
+    assert {*READ} <= {apis.match("POST", golden(name)[1]).api for name in NAMES}
+    streams = [api.stream.path.partition("?")[0] for api in APIS if api.stream is not None]
+    assert {*READ} == {apis.match("POST", path).api for path in streams}
 
 
 @given(api=st.sampled_from(READ), value=ODD, name=st.sampled_from([b"", b"error", b"x.delta", b"\xff"]))

@@ -1,5 +1,6 @@
 """The recorder as a whole: the port it fills, the numbers of law 2, and the guard."""
 
+import inspect
 import io
 
 import pytest
@@ -17,9 +18,14 @@ from tests.telemetry.world import ListPipeline, MakeWorld, World, ms, ref
 
 
 def test_it_fills_the_port(world: World) -> None:
-    """The relay can hold it as `Telemetry`."""
-    telemetry: Telemetry = world.recorder
-    assert telemetry is world.recorder
+    """It has every method of `Telemetry`, with the parameters that the relay gives."""
+    wanted = {
+        name: one for name, one in vars(Telemetry).items() if inspect.isfunction(one) and name[0] != "_"
+    }
+    assert len(wanted) >= 7
+    for name, one in wanted.items():
+        given = inspect.signature(getattr(world.recorder, name)).parameters
+        assert [*given] == [*inspect.signature(one).parameters][1:], name
 
 
 def test_started_is_settled_plus_in_flight(world: World) -> None:
