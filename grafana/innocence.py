@@ -18,7 +18,7 @@ _STATE = label(a.TELEMETRY_STATE)
 _SIGNAL = label(a.TELEMETRY_SIGNAL)
 _SOURCE = label(a.SESSION_SOURCE)
 _WORD = label(a.ANOMALY)
-LOST = f'{_STATE}=~"rejected|dropped|failed|unknown"'
+LOST = f'{_STATE}=~"rejected|dropped|failed|unconfirmed|unknown"'
 _UNNAMED = f'{_SOURCE}=~"generated|uninspected"'
 _NO_EXPORT = "nothing was exported in this range"
 _HTTP = q.rate(names.HTTP_DURATION, "", "_count")
@@ -158,8 +158,8 @@ PANELS: tuple[Panel | Row, ...] = (
         420,
         "The loss ledger",
         "Items per second by what became of them. dropped: the queue was full; failed: the collector refused or was away, or "
-        "stderr could not be written; "
-        "unknown: no answer in time; rejected: it took the batch and not the item. Metric: sidecar.telemetry.items.",
+        "stderr could not be written; unknown: no answer in time; unconfirmed: what answered is not a collector; "
+        "rejected: it took the batch and not the item. Metric: sidecar.telemetry.items.",
         (Query(q.rate(names.TELEMETRY_ITEMS, _STATE), f"{{{{{_STATE}}}}}"),),
         unit="ops",
         no_data=_NO_EXPORT,

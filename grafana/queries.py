@@ -36,6 +36,7 @@ STATES = {
     "dropped": "red",
     "failed": "dark-red",
     "rejected": "orange",
+    "unconfirmed": "super-light-yellow",
     "unknown": "yellow",
 }
 """And each state of the loss ledger."""

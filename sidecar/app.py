@@ -40,6 +40,7 @@ from sidecar.telemetry.process import observe_process
 from sidecar.telemetry.prometheus import prometheus_text
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.stream_sender import STDERR, Stream
+from sidecar.trust import Trust
 from sidecar.version import VERSION
 
 FLUSH_RESERVE = 5.0
@@ -71,6 +72,7 @@ class Sidecar:
         self._clock = self._wall.clock
         self._started_at = self._clock()
         self._config = otel_settings.read(settings.environ)
+        self._trust = Trust(settings.environ)
         self._store = MetricStore(
             metrics_of(settings.semconv),
             clock=self._clock,
@@ -87,7 +89,12 @@ class Sidecar:
         )
         lines = self._line_outlet.lines
         self._pipeline = build_pipeline(
-            self._config, ledger=ledger, store=self._store, clock=self._clock, logger=lines.logger
+            self._config,
+            trust=self._trust,
+            ledger=ledger,
+            store=self._store,
+            clock=self._clock,
+            logger=lines.logger,
         )
         self.recorder = Recorder(
             settings=settings,
@@ -104,7 +111,19 @@ class Sidecar:
             export_logs=self._config.exports(Signal.LOGS),
             version=VERSION,
         )
-        self.sessions = sessions or SessionManager(
+        self.sessions = sessions or self._session_manager()
+        self.sessions.add_listener(self.recorder.listener)
+        self.recorder.attach(self.sessions)
+        observe_process(self._store)
+        self._libraries = LibraryHandler(self.recorder.log)
+        self._relay: Relay | None = None
+        self._ports: list[Port] = []
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._stopping = asyncio.Event()
+
+    def _session_manager(self) -> SessionManager:
+        settings = self._settings
+        return SessionManager(
             clock=self._clock,
             wall=self._wall,
             request_id_format=settings.request_id_format,
@@ -115,14 +134,6 @@ class Sidecar:
                 response_chain=settings.response_chain_limit,
             ),
         )
-        self.sessions.add_listener(self.recorder.listener)
-        self.recorder.attach(self.sessions)
-        observe_process(self._store)
-        self._libraries = LibraryHandler(self.recorder.log)
-        self._relay: Relay | None = None
-        self._ports: list[Port] = []
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._stopping = asyncio.Event()
 
     async def start(self) -> None:
         """Opens the ports: data first, then admin, then health.
@@ -140,6 +151,7 @@ class Sidecar:
             clock=self._clock,
             wall=self._wall,
             report=self._report,
+            trust=self._trust,
         )
         relay = self._relay = Relay(shared, settings.listen)
         try:
@@ -159,7 +171,7 @@ class Sidecar:
         gc.freeze()
         self._say(a.LISTENING, INFO, data=str(data), admin=str(admin), version=VERSION)
         self._say_ways_out()
-        for line in self._config.lines():
+        for line in (*self._config.lines(), *self._trust.ignored):
             self._say(a.TELEMETRY_NOTE, WARNING, message=line)
 
     def _say_ways_out(self) -> None:
@@ -170,10 +182,9 @@ class Sidecar:
             self._say(a.WAY_OUT, INFO, upstream=upstream.name, to=url, by=str(proxy or "direct"))
         for endpoint, way in self._config.ways_out().items():
             self._say(a.WAY_OUT, INFO, collector=endpoint, by=way)
-        if rules.unread:
-            self._say(
-                a.WAY_OUT, WARNING, message="NO_PROXY: not understood: " + ", ".join(rules.unread)[:200]
-            )
+        unread = ("NO_PROXY: not understood: " + ", ".join(rules.unread)[:200],) if rules.unread else ()
+        for line in (*rules.ignored, *unread):
+            self._say(a.WAY_OUT, WARNING, message=line)
 
     async def stop(self) -> None:
         """Drains, ends all sessions, flushes telemetry; takes `SHUTDOWN_TIMEOUT` at most, while the process runs."""

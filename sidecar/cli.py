@@ -9,11 +9,10 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from sidecar import stdio
-from sidecar.core.egress import EgressError, EgressRules
 from sidecar.core.shown import mask
 from sidecar.errors import CannotListenError
 from sidecar.settings import TABLE, Problem, Settings, SettingsError, load
@@ -148,13 +147,11 @@ def _health(url: str | None, environ: Mapping[str, str]) -> int:
 def read_settings(
     flags: Mapping[str, str], environ: Mapping[str, str], unknown: Sequence[str] = ()
 ) -> Settings:
-    """The sidecar's and OpenTelemetry's settings, checked together.
+    """The sidecar's settings.
 
     Raises:
-        SettingsError: everything that is wrong with either, and the arguments nobody knows.
+        SettingsError: everything that is wrong with them, and the arguments nobody knows.
     """
-    from sidecar.telemetry import otel_settings
-
     # What follows an unknown flag is its value, perhaps a secret, and is not repeated.
     misnamed = [argument for argument in unknown if argument.startswith("-")] or unknown
     problems = [_unknown_argument(argument) for argument in misnamed]
@@ -163,38 +160,9 @@ def read_settings(
         settings = load(flags, environ)
     except SettingsError as error:
         problems += error.problems
-    try:
-        otel_settings.read(environ)
-    except otel_settings.OtelSettingsError as error:
-        problems += [
-            Problem(bad.name, bad.value or mask(environ[bad.name]), bad.allowed) for bad in error.problems
-        ]
-    if settings is not None:
-        problems += _egress_problems(settings)
-    problems += _trust_problems(environ)
     if settings is None or problems:
         raise SettingsError([*dict.fromkeys(problems)])
     return settings
-
-
-def _egress_problems(settings: Settings) -> Iterator[Problem]:
-    """Proxies that an upstream needs, and that cannot be used."""
-    rules = EgressRules(settings.environ)
-    for upstream in settings.all_upstreams:
-        try:
-            rules.proxy_for(upstream.scheme, upstream.host, upstream.port)
-        except EgressError as error:
-            yield Problem(error.name, mask(settings.environ[error.name]), error.allowed)
-
-
-def _trust_problems(environ: Mapping[str, str]) -> list[Problem]:
-    """OpenSSL passes over a path that is not there, and every upstream would fail much later."""
-    given = {name: environ.get(name, "") for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
-    return [
-        Problem(name, mask(path), "the path of what the upstreams' certificates are checked with")
-        for name, path in given.items()
-        if path and not os.path.exists(path)  # noqa: PTH110 - OpenSSL takes it as text, too
-    ]
 
 
 def _unknown_argument(argument: str) -> Problem:

@@ -24,8 +24,8 @@ PREFIX = "SIDECAR_"
 PASSED_ON = re.compile(r"OTEL_.*|(HTTPS?|ALL|NO)_PROXY|(https?|all|no)_proxy|SSL_CERT_(FILE|DIR)")
 """The variables of the environment that other rooms may see."""
 
-INJECTED = re.compile(r"SIDECAR_(SERVICE_.*|PORT(_.*)?)")
-"""What Kubernetes puts into every pod when a Service is called `sidecar`: never ours, and no mistake."""
+_SERVICE_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
+"""How the variables go on that Kubernetes puts into every pod, after a Service's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +251,21 @@ _NOT_SET: Mapping[str, object] = {
 """What an unset setting is where that is not None."""
 
 
+def service_links(environ: Mapping[str, str], prefix: str) -> frozenset[str]:
+    """The names with this prefix that Kubernetes has put there for its Services, and that are nobody's settings.
+
+    A Service `sidecar-injector` makes `SIDECAR_INJECTOR_SERVICE_HOST`, `SIDECAR_INJECTOR_PORT_443_TCP` and so on.
+    """
+    own = [name for name in environ if name.startswith(prefix)]
+    services = [name.removesuffix("SERVICE_HOST") for name in own if name.endswith("_SERVICE_HOST")]
+    return frozenset(
+        name
+        for name in own
+        for service in services
+        if name.startswith(service) and _SERVICE_LINK.fullmatch(name, len(service))
+    )
+
+
 def _given(setting: Setting, flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[str, str]:
     """Where a value comes from (flag, variable or the table's default), and the value."""
     if setting.attribute in flags:
@@ -260,8 +275,9 @@ def _given(setting: Setting, flags: Mapping[str, str], environ: Mapping[str, str
 
 def _unknown(environ: Mapping[str, str]) -> Iterator[Problem]:
     known = [setting.variable for setting in TABLE]
+    links = service_links(environ, PREFIX)
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or name in known or INJECTED.fullmatch(name):
+        if not name.startswith(PREFIX) or name in known or name in links:
             continue
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "`sidecar settings` lists all there are"

@@ -10,19 +10,20 @@ from pathlib import Path
 import pytest
 
 from sidecar import cli
-from sidecar.settings import TABLE, SettingsError
+from sidecar.core.egress import EgressRules
+from sidecar.settings import TABLE
+from sidecar.trust import Trust
 from sidecar.version import VERSION
 
 
 def test_bad_settings_are_listed_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    """Flags, variables, OTEL_* and unknown arguments: all of it at once."""
-    environ = {"SIDECAR_IDLE_TIMEOUT": "soon", "OTEL_EXPORTER_OTLP_PROTOCOL": "pigeon"}
+    """Flags, variables and unknown arguments: all of it at once."""
+    environ = {"SIDECAR_IDLE_TIMEOUT": "soon"}
     code = cli.main(["run", "--listen", "nowhere", "--semcov=secret", "--admin-tokn", "secret"], environ)
     said = capsys.readouterr().err
     assert code == 2
     assert "--listen=nowhere: host:port" in said
     assert "SIDECAR_IDLE_TIMEOUT=soon: a duration" in said
-    assert "OTEL_EXPORTER_OTLP_PROTOCOL=pigeon" in said
     assert "did you mean --semconv?" in said
     assert "did you mean --admin-token?" in said
     assert "SIDECAR_UPSTREAM: a URL is needed" in said
@@ -35,27 +36,20 @@ def test_a_stray_word_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "extra: there is no such argument" in capsys.readouterr().err
 
 
-def test_settings_are_read_together() -> None:
-    """Good settings pass, and a good sidecar setting does not hide a bad OTEL one."""
-    flags = {"upstream": "http://127.0.0.1:9"}
-    assert cli.read_settings(flags, {}).upstream is not None
-    with pytest.raises(SettingsError) as caught:
-        cli.read_settings(flags, {"OTEL_EXPORTER_OTLP_PROTOCOL": "pigeon"})
-    assert [problem.name for problem in caught.value.problems] == ["OTEL_EXPORTER_OTLP_PROTOCOL"]
+def test_settings_of_others_stop_nothing() -> None:
+    """What OTEL_* variables say is everybody's, and never an error."""
+    environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "pigeon", "OTEL_BSP_SCHEDULE_DELAY": "5s"}
+    assert cli.read_settings({"upstream": "http://127.0.0.1:9"}, environ).environ == environ
 
 
-@pytest.mark.parametrize(
-    "name, value, shown",
-    [
-        ("SSL_CERT_FILE", "/nowhere/at/all.pem", "/nowhere/at/all.pem"),
-        ("SSL_CERT_DIR", "/nowhere/at/all", "/nowhere/at/all"),
-    ],
-)
-def test_the_way_out_is_checked_at_the_start(name: str, value: str, shown: str) -> None:
-    """Trust that is not there would fail every request much later."""
-    with pytest.raises(SettingsError) as caught:
-        cli.read_settings({"upstream": "http://127.0.0.1:9"}, {name: value})
-    assert [(problem.name, problem.value) for problem in caught.value.problems] == [(name, shown)]
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "http_proxy", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_neither_do_proxies_and_certificates(name: str) -> None:
+    """They are named in a line each, and passed over."""
+    environ = {name: "socks5://user:secret@nowhere/x.pem"}
+    settings = cli.read_settings({"upstream": "http://127.0.0.1:9"}, environ)
+    told = (*EgressRules(settings.environ).ignored, *Trust(settings.environ).ignored)
+    assert told
+    assert all(line.startswith(f"{name}=") and "secret" not in line for line in told)
 
 
 def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,7 @@ from sidecar.testing import (
     request_bytes,
     sse,
 )
+from tests.telemetry import environment
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -319,9 +320,8 @@ def exists(word: str) -> bool:
     """False if a word looks like a setting, a signal, an attribute, a flag or a file of ours, and is none."""
     name = word.partition("=")[0]
     if re.fullmatch(r"(SIDECAR|OTEL)_[A-Z_]+[A-Z]", name):
-        return name in {setting.variable for setting in settings.TABLE} | {
-            setting.name for setting in otel_table.SETTINGS
-        }
+        known = {setting.variable for setting in settings.TABLE}
+        return name in known | {one.name for one in otel_table.SETTINGS} | {*environment.UNHELD}
     if re.fullmatch(r"--[a-z-]+", name):
         return name in FLAGS
     if re.fullmatch(r"(sidecar|gen_ai|process)\.(?!py$)[a-z_.]+[a-z]", word):

@@ -340,3 +340,28 @@ def test_defaults_are_written_as_values_are() -> None:
         if setting.default:
             setting.kind.read(setting.default)
         assert re.fullmatch(r"[A-Z_]+", setting.name)
+
+
+@pytest.mark.parametrize(
+    "service", ["sidecar", "sidecar-injector", "sidecar-listen", "sidecar-service", "sidecar-port-1"]
+)
+def test_a_service_of_kubernetes_is_not_a_setting(service: str) -> None:
+    """What every pod gets for a Service is passed over, whatever it is called; the like without a Service is not."""
+    name = service.upper().replace("-", "_")
+    links = {
+        f"{name}_SERVICE_HOST": "10.0.0.1",
+        f"{name}_SERVICE_PORT": "443",
+        f"{name}_SERVICE_PORT_HTTPS": "443",
+        f"{name}_PORT": "tcp://10.0.0.1:443",
+        f"{name}_PORT_443_TCP": "tcp://10.0.0.1:443",
+        f"{name}_PORT_443_TCP_PROTO": "tcp",
+        f"{name}_PORT_443_TCP_PORT": "443",
+        f"{name}_PORT_443_TCP_ADDR": "10.0.0.1",
+        f"{name}_PORT_53_UDP_ADDR": "10.0.0.1",
+    }
+    upstream = {"SIDECAR_UPSTREAM": "http://127.0.0.1:1"}
+    assert load({}, {**upstream, **links}) == load({}, upstream)
+    del links[f"{name}_SERVICE_HOST"]
+    with pytest.raises(SettingsError) as caught:
+        load({}, {**upstream, **links})
+    assert {problem.name for problem in caught.value.problems} == set(links)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import unquote, urlsplit
 
+from sidecar.core.shown import mask
+
 _ADDRESS = IPv4Address | IPv6Address
 _NETWORK = IPv4Network | IPv6Network
 
@@ -32,38 +34,37 @@ class EgressProxy:
         return f"{self.variable} ({'***@' if self.authorization else ''}{host}:{self.port})"
 
 
-class EgressError(ValueError):
-    """A proxy that is needed and cannot be used. `name` is the variable, `allowed` what it may hold."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        self.name = name
-        self.allowed = f"http://[user:password@]host[:port]; {reason}"
-        super().__init__(f"{name}: {self.allowed}")
-
-
 class EgressRules:
-    """The ways out. `unread` are entries of `NO_PROXY` that mean nothing here."""
+    """The ways out. `unread` are entries of `NO_PROXY` that mean nothing here.
+
+    `ignored` has a sentence for each proxy that cannot be used; it counts as not set.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._given = {scheme: _chosen(environ, scheme) for scheme in ("http", "https")}
+        self._proxies: dict[str, EgressProxy] = {}
+        self.ignored: tuple[str, ...] = ()
+        for scheme in ("http", "https"):
+            name, value = _chosen(environ, scheme)
+            try:
+                if value:
+                    self._proxies[scheme] = _proxy(name, value)
+            except ValueError as error:
+                told = f"{name}={mask(value)} is ignored: http://[user:password@]host[:port]; {error}"
+                self.ignored = tuple(dict.fromkeys((*self.ignored, told)))
         entries = [one for one in re.split(r"[,\s]+", _either(environ, "no_proxy")[1]) if one]
         read = {entry: _Bypass.read(entry) for entry in entries}
         self._bypass = [bypass for bypass in read.values() if bypass is not None]
         self.unread = tuple(entry for entry, bypass in read.items() if bypass is None)
 
     def proxy_for(self, scheme: str, host: str, port: int) -> EgressProxy | None:
-        """The proxy on the way there, or None for a direct connection.
-
-        Raises:
-            EgressError: its URL is not one that can be used.
-        """
-        name, value = self._given[scheme]
-        if not value:
+        """The proxy on the way there, or None for a direct connection."""
+        proxy = self._proxies.get(scheme)
+        if proxy is None:
             return None
         address, plain = _address(host), _name(host)
         if any(bypass.holds(plain, address, port) for bypass in self._bypass):
             return None
-        return _proxy(name, value)
+        return proxy
 
 
 def _either(environ: Mapping[str, str], name: str) -> tuple[str, str]:
@@ -82,11 +83,11 @@ def _proxy(name: str, value: str) -> EgressProxy:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         port = parts.port or 80
     except ValueError:
-        raise EgressError(name, "this is not a URL") from None
+        raise ValueError("this is not a URL") from None
     if parts.scheme.startswith("socks"):
-        raise EgressError(name, "SOCKS is not offered")
+        raise ValueError("SOCKS is not offered")
     if parts.scheme != "http" or not parts.hostname:
-        raise EgressError(name, "TLS to the proxy itself is not offered")
+        raise ValueError("TLS to the proxy itself is not offered")
     authorization = None
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -5,7 +5,6 @@ and listens nowhere.
 """
 
 import asyncio
-import ssl
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from sidecar.proxy.pool import Pool
 from sidecar.proxy.routes import Routes
 from sidecar.proxy.upstream_side import UpstreamConnection
 from sidecar.settings import Settings
+from sidecar.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,10 @@ class Shared:
         clock: Clock,
         wall: Wall,
         report: Callable[[Exception], None],
+        trust: Trust,
     ) -> None:
+        tls = trust.context()
+        tls.set_alpn_protocols(["http/1.1"])
         self.loop = asyncio.get_running_loop()
         self.clock = clock
         self.wall = wall
@@ -118,7 +121,11 @@ class Shared:
         self.body_fields = (*settings.session_fields, *settings.conversation_fields)
         self.pool = Pool(self.loop, clock, round(settings.pool_idle * SECOND))
         self._dialer = Dialer(
-            self.loop, clock, EgressRules(settings.environ), _trust(), timeout=settings.connect_timeout
+            self.loop,
+            clock,
+            EgressRules(settings.environ),
+            tls,
+            timeout=settings.connect_timeout,
         )
         self.connections: set[Connected] = set()
         self.flows: set[Running] = set()
@@ -192,10 +199,3 @@ class Shared:
             request_id=exchange.request_id,
             close=close,
         )
-
-
-def _trust() -> ssl.SSLContext:
-    """The system's trust (`SSL_CERT_FILE` is honoured by OpenSSL itself), the host checked."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -251,6 +251,9 @@ EXPORT_RECOVERED = _event(
     "sidecar.telemetry.recovered",
     "Exports work again, or stderr takes lines again; how much was lost meanwhile.",
 )
+EXPORT_WARNING = _event(
+    "sidecar.telemetry.warning", "What a collector says of an export that it took, once for each text."
+)
 LIBRARY = _event(
     "sidecar.library", "A warning or error from a library below: whose, where and of what kind, not its text."
 )

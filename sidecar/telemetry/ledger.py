@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Signal(StrEnum):
@@ -30,6 +31,8 @@ class State(StrEnum):
     """Never sent: the queue was full, or the sidecar had to end."""
     FAILED = "failed"
     """Refused for good, or retries exhausted."""
+    UNCONFIRMED = "unconfirmed"
+    """Somebody answered that all is well, but not as an OTLP receiver does."""
     UNKNOWN = "unknown"
     """Sent, but no answer came in time: it may have arrived."""
     NOT_SAMPLED = "not_sampled"
@@ -44,15 +47,30 @@ CREATED = "created"
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What became of one batch: how many were exported, rejected and so on, and why not all were."""
+    """What became of one batch: how many were exported, rejected and so on, and why not all were.
+
+    `warning` is what a receiver says although it took all; `returned` are the parts that certainly did not arrive.
+    """
 
     counts: dict[State, int]
     reason: str = ""
+    warning: str = ""
+    returned: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, state: State, count: int, reason: str = "") -> "Delivery":
         """All of the batch met the same fate."""
         return cls({state: count}, reason)
+
+    def with_more(self, other: "Delivery") -> "Delivery":
+        """Both together; the first reason stays."""
+        counts = {state: self.counts.get(state, 0) + other.counts.get(state, 0) for state in State}
+        return Delivery(
+            {state: count for state, count in counts.items() if count},
+            self.reason or other.reason,
+            self.warning or other.warning,
+            self.returned + other.returned,
+        )
 
     @property
     def complete(self) -> bool:
@@ -87,14 +105,14 @@ class Account:
 
 
 class Ledger:
-    """The accounts of all three signals, and of the lines."""
+    """The accounts of all three signals, of the lines, and of what signals write on standard output."""
 
     def __init__(self) -> None:
         self._accounts: dict[str, Account] = {page: Account() for page in (*Signal, LINES)}
 
-    def account(self, signal: str) -> Account:
-        """One signal's page, or that of the `LINES`."""
-        return self._accounts[signal]
+    def account(self, page: str) -> Account:
+        """A signal's page, that of the `LINES`, or that of a signal's console (`console_traces`), opened when asked for."""
+        return self._accounts.setdefault(page, Account())
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """Per signal: `created`, `queued`, and each state."""

@@ -5,11 +5,14 @@ Must be started and stopped on the event loop. The ledger's unit of `metrics` is
 """
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 
 from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from sidecar.telemetry.ledger import Delivery
 from sidecar.telemetry.metric_store import MetricStore, Temporality
 from sidecar.telemetry.outlet import Outlet
 from sidecar.version import VERSION
@@ -23,15 +26,18 @@ class MetricExport:
     def __init__(
         self,
         store: MetricStore,
-        outlet: Outlet[MetricsData],
+        make: Callable[[Callable[[Delivery], object]], Outlet[MetricsData]],
         *,
         resource: Resource,
         temporality: Temporality,
         interval: float,
     ) -> None:
+        """`make` gives the way out; what it is given is to be called, in any thread, with what became of each batch."""
         self._store = store
         self._reader = store.reader(temporality)
-        self._outlet = outlet
+        self.outlet = make(self._delivered)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._under_way = False
         self._resource = resource
         self._scope = InstrumentationScope(SCOPE_NAME, VERSION)
         self._interval = interval
@@ -39,6 +45,7 @@ class MetricExport:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the first snapshot an interval from now, and one per interval after that."""
+        self._loop = loop
         self._timer = loop.call_later(self._interval, self._tick, loop, loop.time() + self._interval)
 
     def stop(self) -> None:
@@ -49,13 +56,28 @@ class MetricExport:
 
     def snapshot(self) -> None:
         """Hand the present numbers to the worker, unless it still has older ones."""
-        if not self._outlet.idle:
+        if self._under_way:
             return
         metrics = self._store.collect(self._reader)
         points = sum(len(metric.data.data_points) for metric in metrics)
         if points:
             scope = ScopeMetrics(self._scope, metrics, "")
-            self._outlet.offer((MetricsData([ResourceMetrics(self._resource, [scope], "")]),), points)
+            self._under_way = True
+            self.outlet.offer((MetricsData([ResourceMetrics(self._resource, [scope], "")]),), points)
+
+    def _delivered(self, delivery: Delivery) -> None:
+        """In the worker: what came back is the loop's to take."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is gone
+                self._loop.call_soon_threadsafe(self._settled, delivery)
+
+    def _settled(self, delivery: Delivery) -> None:
+        """The next snapshot may be taken; differences that did not arrive are in it."""
+        self._under_way = False
+        for data in delivery.returned:
+            for resource in data.resource_metrics:
+                for scope in resource.scope_metrics:
+                    self._store.give_back(self._reader, scope.metrics)
 
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         # The next one first: a callback that fails must not be the end of all snapshots.

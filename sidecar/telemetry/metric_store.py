@@ -6,9 +6,11 @@ Every record lands in the open period; a collect folds that period into each rea
 It must never grow past its cardinality limit. Written by the measures, read by export and `/metrics`.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics import export as sdk
@@ -75,6 +77,12 @@ class Reader:
     totals: dict[Metric, dict[Attributes, Total]] = field(default_factory=dict)
     buckets: dict[Metric, dict[Attributes, Buckets]] = field(default_factory=dict)
     observed: dict[Metric, dict[Attributes, Total]] = field(default_factory=dict)
+    since: dict[tuple[Metric, Attributes], int] = field(default_factory=dict)
+    """Where differences came back: when they begin, as timestamps have it."""
+
+    def begun(self, metric: Metric, attributes: Attributes, times: "Times") -> int:
+        """When a difference begins, by the wall: at the last collect, unless an earlier one came back."""
+        return self.since.get((metric, attributes), self.previous) + times.moved
 
 
 class MetricStore:
@@ -166,7 +174,33 @@ class MetricStore:
             if data is not None:
                 collected.append(sdk.Metric(metric.name, metric.description, metric.unit, data))
         reader.previous, reader.told, reader.moved = elapsed, now, moved
+        reader.since = {}
         return collected
+
+    def give_back(self, reader: Reader, metrics: Iterable[sdk.Metric]) -> None:
+        """Differences that certainly did not arrive: they are part of the next ones. Totals need no such thing."""
+        by_name = {metric.name: metric for metric in self.metrics}
+        for exported in metrics:
+            metric, data = by_name[exported.name], exported.data
+            if (
+                isinstance(data, sdk.Gauge)
+                or data.aggregation_temporality is not sdk.AggregationTemporality.DELTA
+            ):
+                continue
+            points: Iterable[Any] = data.data_points
+            for point in points:
+                key: Attributes = tuple(point.attributes.items())
+                reader.since[metric, key] = point.start_time_unix_nano - reader.moved
+                if isinstance(point, sdk.HistogramDataPoint):
+                    own = reader.buckets.setdefault(metric, {})
+                    own.setdefault(key, Buckets(reader.previous, len(metric.bounds) + 1)).merge(
+                        _again(point, reader.moved)
+                    )
+                elif metric in self._callbacks:
+                    reader.observed[metric][key].value -= point.value
+                else:
+                    own_totals = reader.totals.setdefault(metric, {})
+                    own_totals.setdefault(key, Total(reader.previous)).value += point.value
 
     def open_total(self, metric: Metric, attributes: Attributes) -> Total:
         """A series's sum in the open period."""
@@ -235,7 +269,7 @@ class MetricStore:
         points = []
         for key, value in values.items():
             before = known[key]
-            start = times.previous if delta else before.start
+            start = reader.begun(metric, key, times) if delta else before.start
             points.append(_number(key, start, times.now, value - before.value if delta else value))
             before.value = value
         return sdk.Sum(points, _temporality(delta), metric.kind is MetricKind.COUNTER)
@@ -280,7 +314,7 @@ def _sum(reader: Reader, metric: Metric, times: Times) -> _Data | None:
         return None
     delta = reader.temporality.is_delta(metric.kind, observed=False)
     points = [
-        _number(key, times.previous if delta else total.start, times.now, total.value)
+        _number(key, reader.begun(metric, key, times) if delta else total.start, times.now, total.value)
         for key, total in series.items()
     ]
     if delta:
@@ -299,7 +333,7 @@ def _histogram(reader: Reader, metric: Metric, times: Times) -> _Data | None:
         points.append(
             sdk.HistogramDataPoint(
                 attributes=attributes,
-                start_time_unix_nano=times.previous if delta else buckets.start,
+                start_time_unix_nano=reader.begun(metric, key, times) if delta else buckets.start,
                 time_unix_nano=times.now,
                 count=sum(buckets.counts),
                 sum=buckets.total,
@@ -316,6 +350,20 @@ def _histogram(reader: Reader, metric: Metric, times: Times) -> _Data | None:
     if delta:
         reader.buckets[metric] = {}
     return sdk.Histogram(points, _temporality(delta))
+
+
+def _again(point: Any, moved: int) -> Buckets:
+    """A histogram's point as the numbers it was made of; `moved` is what made its times the wall's."""
+    buckets = Buckets(point.start_time_unix_nano, len(point.bucket_counts))
+    buckets.counts = list(point.bucket_counts)
+    buckets.total, buckets.minimum, buckets.maximum = point.sum, point.min, point.max
+    for one in point.exemplars:
+        traced = one.trace_id is not None
+        context = ExemplarContext(one.trace_id, one.span_id, sampled=True) if traced else None
+        attributes: Attributes = tuple(one.filtered_attributes.items())
+        bucket = bisect_left(point.explicit_bounds, one.value)
+        buckets.exemplars[bucket] = (one.value, one.time_unix_nano - moved, context, attributes)
+    return buckets
 
 
 def _number(key: Attributes, start: int | None, now: int, value: float) -> sdk.NumberDataPoint:

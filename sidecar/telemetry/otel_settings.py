@@ -1,6 +1,7 @@
 """The standard `OTEL_*` variables: what they ask for, understood.
 
-Owns the rules which signals leave and whereto; the names stand in `otel_table.py`. Reads only the mapping it is given, never the process's environment; all bad values are told at once.
+Owns the rules which signals leave and whereto; the names are in `otel_table.py`. Reads only the mapping it is given,
+never the process's environment. Nothing in it can stop a start: what cannot be used is named, and passed over.
 """
 
 import uuid
@@ -13,11 +14,17 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, sampling
 from opentelemetry.sdk.version import __version__ as sdk_version
 
-from sidecar.core.egress import EgressError, EgressProxy, EgressRules
+from sidecar.core.egress import EgressProxy, EgressRules
 from sidecar.core.shown import mask, shown
+from sidecar.settings import service_links
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.metric_store import ExemplarFilter, Temporality
-from sidecar.telemetry.otel_table import EXPONENTIAL, HISTOGRAM_AGGREGATION, SERVICE_NAME, SETTINGS
+from sidecar.telemetry.otel_table import (
+    EXPONENTIAL,
+    HISTOGRAM_AGGREGATION,
+    SERVICE_NAME,
+    SETTINGS,
+)
 from sidecar.version import VERSION
 
 _SAMPLERS: dict[str, Callable[[float], sampling.Sampler]] = {
@@ -38,23 +45,6 @@ _SECRET = ("_HEADERS", "_CLIENT_KEY")
 
 
 @dataclass(frozen=True, slots=True)
-class BadValue:
-    """One variable that cannot be understood."""
-
-    name: str
-    value: str
-    allowed: str
-
-
-class OtelSettingsError(ValueError):
-    """All bad values of one start, in `problems`."""
-
-    def __init__(self, problems: tuple[BadValue, ...]) -> None:
-        super().__init__("; ".join(f"{bad.name}={bad.value}: {bad.allowed}" for bad in problems))
-        self.problems = problems
-
-
-@dataclass(frozen=True, slots=True)
 class OtlpTarget:
     """Whereto one signal is exported, and how."""
 
@@ -66,6 +56,7 @@ class OtlpTarget:
     """Seconds, retries included."""
     compression: str
     certificate: str | None
+    """Trusted in place of what the system trusts."""
     client_key: str | None
     client_certificate: str | None
     insecure: bool
@@ -98,8 +89,8 @@ class OtelConfig:
     span_limits: SpanLimits
     propagators: tuple[str, ...]
     """Of `tracecontext` and `baggage`."""
-    exporters: Mapping[Signal, str]
-    """Per signal `otlp`, `console` or `none`."""
+    exporters: Mapping[Signal, tuple[str, ...]]
+    """Per signal `otlp` and `console`, one of them or both; empty where it goes nowhere."""
     targets: Mapping[Signal, OtlpTarget]
     """Of the signals that leave by OTLP."""
     queues: Mapping[Signal, QueueSettings]
@@ -111,11 +102,13 @@ class OtelConfig:
     exemplar_filter: ExemplarFilter
     temporality: Temporality
     unheld: tuple[str, ...]
-    """Names that are set and do not hold, with the reason where there is one to tell."""
+    """Names that are set and have no effect, with the reason where there is one to tell."""
+    ignored: tuple[str, ...]
+    """A sentence for each value that cannot be used, and is passed over."""
 
     def exports(self, signal: Signal) -> bool:
         """Whether this signal goes anywhere."""
-        return self.exporters[signal] != "none"
+        return bool(self.exporters[signal])
 
     @property
     def off(self) -> bool:
@@ -135,26 +128,21 @@ class OtelConfig:
             )
         if self.unheld:
             told.append("set, but without effect here: " + ", ".join(self.unheld))
-        return tuple(told)
+        return (*told, *self.ignored)
 
 
 def read(environ: Mapping[str, str]) -> OtelConfig:
     """Understand the `OTEL_*` variables of `environ`; an empty value counts as not set.
 
-    Raises `OtelSettingsError` that lists every bad value.
+    They are shared by everything in a namespace, so nothing in them can be an error: what cannot be used counts as not
+    set, as OpenTelemetry's specification asks, and `ignored` says so.
     """
-    values, problems = _values(environ)
+    ignored: list[str] = []
+    values = _values(environ, ignored)
     disabled = values.get("OTEL_SDK_DISABLED", False)
-    exporters = {signal: "none" if disabled else _exporter(values, signal) for signal in Signal}
-    targets = {
-        signal: _target(values, signal, environ, problems)
-        for signal, exporter in exporters.items()
-        if exporter == "otlp"
-    }
-    if not any(bad.name.endswith("_PROTOCOL") for bad in problems):
-        problems += [bad for signal, target in targets.items() for bad in _misfits(values, signal, target)]
-    if problems:
-        raise OtelSettingsError(tuple(dict.fromkeys(problems)))
+    otlp = {signal: _Otlp(values, signal, ignored) for signal in Signal}
+    exporters = {signal: () if disabled else one.exporters() for signal, one in otlp.items()}
+    targets = {signal: otlp[signal].target(environ) for signal in Signal if "otlp" in exporters[signal]}
     return OtelConfig(
         resource=_resource(values),
         sampler=_SAMPLERS[values.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")](
@@ -165,8 +153,8 @@ def read(environ: Mapping[str, str]) -> OtelConfig:
         exporters=exporters,
         targets=targets,
         queues={
-            Signal.TRACES: _queue(values, "OTEL_BSP", 5.0),
-            Signal.LOGS: _queue(values, "OTEL_BLRP", 1.0),
+            Signal.TRACES: _queue(values, "OTEL_BSP", 5.0, ignored),
+            Signal.LOGS: _queue(values, "OTEL_BLRP", 1.0, ignored),
         },
         metric_interval=values.get("OTEL_METRIC_EXPORT_INTERVAL", 60.0),
         metric_timeout=values.get("OTEL_METRIC_EXPORT_TIMEOUT", 30.0),
@@ -177,99 +165,118 @@ def read(environ: Mapping[str, str]) -> OtelConfig:
             values.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", Temporality.CUMULATIVE)
         ),
         unheld=_unheld(environ, values),
+        ignored=tuple(dict.fromkeys(ignored)),
     )
 
 
-def _values(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[BadValue]]:
-    """Every variable of the table that is set, understood; and those that cannot be."""
+def _values(environ: Mapping[str, str], ignored: list[str]) -> dict[str, Any]:
+    """Every variable of the table that is set and can be used; `ignored` gets a sentence for each other."""
     values: dict[str, Any] = {}
-    problems = []
     for setting in SETTINGS:
         text = environ.get(setting.name, "").strip()
-        if not text:
-            continue
-        try:
-            values[setting.name] = setting.kind.parse(text)
-        except (ValueError, LookupError, OSError):
-            told = "***" if setting.name.endswith(_SECRET) else mask(text)
-            problems.append(BadValue(setting.name, told, setting.kind.allowed))
-    for prefix in ("OTEL_BSP", "OTEL_BLRP"):
-        size = values.get(f"{prefix}_MAX_QUEUE_SIZE", DEFAULT_QUEUE)
-        batch = values.get(f"{prefix}_MAX_EXPORT_BATCH_SIZE", 1)
-        if batch > size:
-            name = f"{prefix}_MAX_EXPORT_BATCH_SIZE"
-            problems.append(BadValue(name, str(batch), f"at most {prefix}_MAX_QUEUE_SIZE, which is {size}"))
-    return values, problems
+        members = [one.strip() for one in text.split(",")] if setting.kind.members else [text]
+        good = []
+        for member in filter(None, members):
+            try:
+                good.append(setting.kind.parse(member))
+            except (ValueError, LookupError, OSError):
+                told = "***" if setting.name.endswith(_SECRET) else mask(member)
+                ignored.append(_sentence(setting.name, told, setting.kind.allowed))
+        if good:
+            values[setting.name] = tuple(dict.fromkeys(good)) if setting.kind.members else good[0]
+    for name, value in values.items():
+        if isinstance(value, tuple) and "none" in value:
+            values[name] = tuple(one for one in value if one != "none")
+    return values
 
 
-def _otlp_value(values: Mapping[str, Any], signal: Signal, suffix: str, default: Any = None) -> Any:
-    common = values.get(f"OTEL_EXPORTER_OTLP_{suffix}", default)
-    return values.get(f"OTEL_EXPORTER_OTLP_{signal.name}_{suffix}", common)
+def _sentence(name: str, told: str, allowed: str) -> str:
+    return f"{name}={told} is ignored: {allowed}"
 
 
-def _exporter(values: Mapping[str, Any], signal: Signal) -> str:
-    named: str | None = values.get(f"OTEL_{signal.name}_EXPORTER")
-    if named is not None:
-        return named
-    own = f"OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT" in values
-    common = "OTEL_EXPORTER_OTLP_ENDPOINT" in values and signal is not Signal.LOGS
-    return "otlp" if own or common else "none"
+@dataclass(frozen=True, slots=True)
+class _Otlp:
+    """One signal's `OTEL_EXPORTER_OTLP_*` values: its own, else the common ones, less those that do not fit together."""
+
+    values: Mapping[str, Any]
+    signal: Signal
+    ignored: list[str]
+
+    def own(self, suffix: str) -> str:
+        """The name of the signal's own variable."""
+        return f"OTEL_EXPORTER_OTLP_{self.signal.name}_{suffix}"
+
+    def get(self, suffix: str, default: Any = None, *, unfit: Callable[[Any], str] = lambda _: "") -> Any:
+        """A value; `unfit` says why one that is good alone cannot be used here, and it counts as not set then."""
+        for name in (self.own(suffix), f"OTEL_EXPORTER_OTLP_{suffix}"):
+            if name in self.values:
+                if not (reason := unfit(self.values[name])):
+                    return self.values[name]
+                told = "***" if name.endswith(_SECRET) else mask(str(self.values[name]))
+                self.ignored.append(_sentence(name, told, reason))
+        return default
+
+    @property
+    def grpc(self) -> bool:
+        """Whether the protocol is grpc."""
+        return bool(self.get("PROTOCOL") == "grpc")
+
+    def endpoint(self) -> str | None:
+        """The full URL, or for grpc the target; None where none is set."""
+
+        def unfit(endpoint: str) -> str:
+            if (
+                self.grpc
+            ):  # it knows no user there, would fail on it, and would tell the password in its complaint
+                return "no user with the protocol grpc" if "@" in endpoint else ""
+            return "" if "://" in endpoint else "an http:// or https:// URL with a host"
+
+        endpoint: str | None = self.get("ENDPOINT", unfit=unfit)
+        if endpoint is None or self.grpc or endpoint == self.values.get(self.own("ENDPOINT")):
+            return endpoint
+        base, question, query = endpoint.partition("?")
+        return f"{base.removesuffix('/')}/v1/{self.signal}{question}{query}"
+
+    def exporters(self) -> tuple[str, ...]:
+        """Where the signal goes: as it is named, else to the endpoint that is set."""
+        named: tuple[str, ...] | None = self.values.get(f"OTEL_{self.signal.name}_EXPORTER")
+        if named is not None:
+            return named
+        endpoint = self.endpoint()
+        own = endpoint == self.values.get(self.own("ENDPOINT"))
+        return ("otlp",) if endpoint is not None and (own or self.signal is not Signal.LOGS) else ()
+
+    def target(self, environ: Mapping[str, str]) -> OtlpTarget:
+        """Whereto, and how."""
+        default = "http://localhost:4317" if self.grpc else f"http://localhost:4318/v1/{self.signal}"
+        endpoint = self.endpoint() or default
+        plain = endpoint.startswith(("http://", "unix:"))
+        certificate = self.get("CLIENT_CERTIFICATE")
+        return OtlpTarget(
+            protocol="grpc" if self.grpc else "http/protobuf",
+            endpoint=endpoint,
+            headers=self.get("HEADERS", ()),
+            timeout=self.get("TIMEOUT", 10.0),
+            compression=self.get("COMPRESSION", "none", unfit=self._unfit_compression),
+            certificate=self.get("CERTIFICATE"),
+            client_key=self.get(
+                "CLIENT_KEY", unfit=lambda _: "" if certificate else "together with a CLIENT_CERTIFICATE only"
+            ),
+            client_certificate=certificate,
+            insecure=plain or ("://" not in endpoint and self.get("INSECURE", default=False)),
+            proxy=_proxy(endpoint, EgressRules(environ)),
+        )
+
+    def _unfit_compression(self, word: str) -> str:
+        return "gzip or none with the protocol grpc" if self.grpc and word == "deflate" else ""
 
 
-def _target(
-    values: Mapping[str, Any], signal: Signal, environ: Mapping[str, str], problems: list[BadValue]
-) -> OtlpTarget:
-    protocol = _otlp_value(values, signal, "PROTOCOL", "http/protobuf")
-    own = values.get(f"OTEL_EXPORTER_OTLP_{signal.name}_ENDPOINT")
-    if protocol == "grpc":
-        endpoint = own or values.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")
-    else:
-        base = values.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
-        endpoint = own or f"{base.removesuffix('/')}/v1/{signal}"
-    scheme, _, _ = endpoint.partition("://") if "://" in endpoint else ("", "", "")
-    return OtlpTarget(
-        protocol=protocol,
-        endpoint=endpoint,
-        headers=_otlp_value(values, signal, "HEADERS", ()),
-        timeout=_otlp_value(values, signal, "TIMEOUT", 10.0),
-        compression=_otlp_value(values, signal, "COMPRESSION", "none"),
-        certificate=_otlp_value(values, signal, "CERTIFICATE") or environ.get("SSL_CERT_FILE") or None,
-        client_key=_otlp_value(values, signal, "CLIENT_KEY"),
-        client_certificate=_otlp_value(values, signal, "CLIENT_CERTIFICATE"),
-        insecure=scheme == "http" or (not scheme and _otlp_value(values, signal, "INSECURE", False)),
-        proxy=_proxy(endpoint, EgressRules(environ), problems),
-    )
-
-
-def _proxy(endpoint: str, rules: EgressRules, problems: list[BadValue]) -> EgressProxy | None:
+def _proxy(endpoint: str, rules: EgressRules) -> EgressProxy | None:
+    if endpoint.startswith("unix:"):
+        return None
     parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        return rules.proxy_for(parts.scheme, parts.hostname or "", port)
-    except EgressError as error:
-        problems.append(BadValue(error.name, "", error.allowed))
-        return None
-
-
-def _misfits(values: Mapping[str, Any], signal: Signal, target: OtlpTarget) -> list[BadValue]:
-    """Values that are good alone, but not with the protocol they meet."""
-
-    def name(suffix: str) -> str:
-        own = f"OTEL_EXPORTER_OTLP_{signal.name}_{suffix}"
-        return own if own in values else f"OTEL_EXPORTER_OTLP_{suffix}"
-
-    problems = []
-    if target.protocol == "grpc" and target.compression == "deflate":
-        problems.append(BadValue(name("COMPRESSION"), "deflate", "gzip or none with the protocol grpc"))
-    if target.protocol != "grpc" and "://" not in target.endpoint:
-        told = mask(target.endpoint.removesuffix(f"/v1/{signal}"))
-        problems.append(BadValue(name("ENDPOINT"), told, "an http:// or https:// URL with a host"))
-    if target.protocol == "grpc" and "@" in target.endpoint:
-        # gRPC knows no user there, would fail on it, and would tell the password in its complaint.
-        problems.append(BadValue(name("ENDPOINT"), mask(target.endpoint), "no user with the protocol grpc"))
-    if target.client_key and not target.client_certificate:
-        problems.append(BadValue(name("CLIENT_KEY"), "***", "together with a CLIENT_CERTIFICATE only"))
-    return problems
+    return rules.proxy_for(parts.scheme, parts.hostname or "", port)
 
 
 def _resource(values: Mapping[str, Any]) -> Resource:
@@ -303,11 +310,16 @@ def _span_limits(values: Mapping[str, Any]) -> SpanLimits:
     )
 
 
-def _queue(values: Mapping[str, Any], prefix: str, delay: float) -> QueueSettings:
+def _queue(values: Mapping[str, Any], prefix: str, delay: float, ignored: list[str]) -> QueueSettings:
     size = values.get(f"{prefix}_MAX_QUEUE_SIZE", DEFAULT_QUEUE)
+    name = f"{prefix}_MAX_EXPORT_BATCH_SIZE"
+    batch = values.get(name, min(512, size))
+    if batch > size:
+        ignored.append(_sentence(name, str(batch), f"at most {prefix}_MAX_QUEUE_SIZE, which is {size}"))
+        batch = size
     return QueueSettings(
         size=size,
-        batch=values.get(f"{prefix}_MAX_EXPORT_BATCH_SIZE", min(512, size)),
+        batch=batch,
         delay=values.get(f"{prefix}_SCHEDULE_DELAY", delay),
         timeout=values.get(f"{prefix}_EXPORT_TIMEOUT", 30.0),
     )
@@ -315,14 +327,8 @@ def _queue(values: Mapping[str, Any], prefix: str, delay: float) -> QueueSetting
 
 def _unheld(environ: Mapping[str, str], values: Mapping[str, Any]) -> tuple[str, ...]:
     known = {setting.name for setting in SETTINGS}
-    # What Kubernetes puts into every pod for a Service called `otel-...` is no setting, and nobody's mistake.
-    services = [name.removesuffix("_SERVICE_HOST") for name in environ if name.endswith("_SERVICE_HOST")]
-    injected = tuple(f"{service}{rest}" for service in services for rest in ("_SERVICE_", "_PORT"))
-    unheld = sorted(
-        name
-        for name in environ
-        if name.startswith("OTEL_") and environ[name] and name not in known and not name.startswith(injected)
-    )
+    others = {name for name in environ if name.startswith("OTEL_") and environ[name]} - known
+    unheld = sorted(others - service_links(environ, "OTEL_"))
     if values.get(HISTOGRAM_AGGREGATION) == EXPONENTIAL:
         unheld.append(f"{HISTOGRAM_AGGREGATION}={EXPONENTIAL} (exponential histograms are not offered)")
     if "OTEL_TRACES_SAMPLER_ARG" in values and "ratio" not in values.get("OTEL_TRACES_SAMPLER", ""):

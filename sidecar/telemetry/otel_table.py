@@ -36,7 +36,7 @@ def _otlp(suffix: str, meaning: str, default: str, kind: Kind) -> tuple[OtelSett
     return (common, *own)
 
 
-_EXPORTERS = "where {0} go: `otlp`, `console` (standard output) or `none`"
+_EXPORTERS = "where {0} go: `otlp`, `console` (standard output), both, or `none`"
 _SAMPLERS = (
     "always_on",
     "always_off",
@@ -51,10 +51,8 @@ EXPONENTIAL = "base2_exponential_bucket_histogram"
 
 def _batch(prefix: str, what: str, delay: str) -> tuple[OtelSetting, ...]:
     return (
-        OtelSetting(f"{prefix}_SCHEDULE_DELAY", f"ms between two exports of {what}", delay, v.MILLISECONDS),
-        OtelSetting(
-            f"{prefix}_EXPORT_TIMEOUT", f"ms that one export of {what} may take", "30000", v.MILLISECONDS
-        ),
+        OtelSetting(f"{prefix}_SCHEDULE_DELAY", f"ms between two exports of {what}", delay, v.DURATION),
+        OtelSetting(f"{prefix}_EXPORT_TIMEOUT", f"ms that one export of {what} may take", "30000", v.TIMEOUT),
         OtelSetting(f"{prefix}_MAX_QUEUE_SIZE", f"{what} that may wait; more are dropped", "2048", v.COUNT),
         OtelSetting(f"{prefix}_MAX_EXPORT_BATCH_SIZE", f"{what} in one export", "512", v.COUNT),
     )
@@ -68,19 +66,19 @@ SETTINGS: tuple[OtelSetting, ...] = (
         "OTEL_TRACES_EXPORTER",
         _EXPORTERS.format("spans"),
         "`otlp` if their endpoint is set, else `none`",
-        v.EXPORTER,
+        v.EXPORTERS,
     ),
     OtelSetting(
         "OTEL_METRICS_EXPORTER",
         _EXPORTERS.format("metrics"),
         "`otlp` if their endpoint is set, else `none`",
-        v.EXPORTER,
+        v.EXPORTERS,
     ),
     OtelSetting(
         "OTEL_LOGS_EXPORTER",
         _EXPORTERS.format("log events"),
         "`otlp` if `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT` is set, else `none`",
-        v.EXPORTER,
+        v.EXPORTERS,
     ),
     *_otlp(
         "ENDPOINT",
@@ -90,7 +88,7 @@ SETTINGS: tuple[OtelSetting, ...] = (
     ),
     *_otlp("PROTOCOL", "`http/protobuf` or `grpc`", "`http/protobuf`", v.PROTOCOL),
     *_otlp("HEADERS", "headers of every export, such as credentials", "none", v.HEADERS),
-    *_otlp("TIMEOUT", "ms that an export may take, with its retries", "10000", v.MILLISECONDS),
+    *_otlp("TIMEOUT", "ms that an export may take, with its retries", "10000", v.TIMEOUT),
     *_otlp(
         "COMPRESSION", "`gzip`, `deflate` (HTTP only) or `none`", "none", v.one_of("gzip", "deflate", "none")
     ),
@@ -133,11 +131,9 @@ SETTINGS: tuple[OtelSetting, ...] = (
     ),
     *_batch("OTEL_BSP", "spans", "5000"),
     *_batch("OTEL_BLRP", "log records", "1000"),
+    OtelSetting("OTEL_METRIC_EXPORT_INTERVAL", "ms between two exports of the metrics", "60000", v.INTERVAL),
     OtelSetting(
-        "OTEL_METRIC_EXPORT_INTERVAL", "ms between two exports of the metrics", "60000", v.MILLISECONDS
-    ),
-    OtelSetting(
-        "OTEL_METRIC_EXPORT_TIMEOUT", "ms that one export of the metrics may take", "30000", v.MILLISECONDS
+        "OTEL_METRIC_EXPORT_TIMEOUT", "ms that one export of the metrics may take", "30000", v.TIMEOUT
     ),
     OtelSetting(
         "OTEL_METRICS_EXEMPLAR_FILTER",

@@ -18,7 +18,7 @@ from sidecar.core.clock import SECOND, Clock
 from sidecar.core.shown import shown
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.exporters import Sender
-from sidecar.telemetry.ledger import Account, Delivery, Signal, State
+from sidecar.telemetry.ledger import Account, Delivery, State
 from sidecar.telemetry.otel_settings import QueueSettings
 
 _REPEAT = 60 * SECOND
@@ -26,6 +26,8 @@ _HINT = (
     "requests are not affected; if no collector is there, set OTEL_EXPORTER_OTLP_ENDPOINT, "
     "and OTEL_EXPORTER_OTLP_PROTOCOL to what it speaks (http/protobuf: usually port 4318, grpc: 4317)"
 )
+_WARNINGS = 16
+"""Different texts of a collector that are told."""
 _Item = TypeVar("_Item")
 
 
@@ -36,16 +38,20 @@ class Teller:
     that go nowhere else) and what to change.
     """
 
-    def __init__(self, signal: Signal, logger: Any, clock: Clock, endpoint: str | None = None) -> None:
-        self._logger = logger.bind(signal=signal.value)
+    def __init__(self, page: str, logger: Any, clock: Clock, endpoint: str | None = None) -> None:
+        self._logger = logger.bind(signal=str(page))
         self._where = {} if endpoint is None else {"endpoint": endpoint, "hint": _HINT}
         self._clock = clock
         self._failing = False
+        self._warned: set[str] = set()
         self._told = 0
         self._lost = 0
 
     def tell(self, delivery: Delivery) -> None:
         """Take note of one batch."""
+        if delivery.warning and delivery.warning not in self._warned and len(self._warned) < _WARNINGS:
+            self._warned.add(delivery.warning)
+            self._logger.warning(a.EXPORT_WARNING, reason=delivery.warning)
         if delivery.complete:
             if self._failing:
                 self._logger.info(a.EXPORT_RECOVERED, lost=self._lost)
@@ -75,7 +81,7 @@ class Outlet(Generic[_Item]):
 
     def __init__(
         self,
-        signal: str,
+        page: str,
         account: Account,
         sender: Sender[_Item],
         queue: QueueSettings,
@@ -94,7 +100,7 @@ class Outlet(Generic[_Item]):
         self._empty: list[Callable[[], object]] = []
         self._closing = False
         self._abandoned = False
-        self._thread = threading.Thread(target=self._work, name=f"telemetry-{signal}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"telemetry-{page}", daemon=True)
 
     def start(self) -> None:
         """Begin to export."""
@@ -114,6 +120,10 @@ class Outlet(Generic[_Item]):
             full = before < self._batch <= len(waiting)
         if full:
             self._wake.set()
+
+    def not_sampled(self, count: int) -> None:
+        """Count what was not made because the sampler said no."""
+        self._account.not_sampled(count)
 
     @property
     def idle(self) -> bool:

@@ -5,20 +5,22 @@ It must never block the loop, and costs next to nothing for a signal that is off
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk.metrics.export import MetricsData
 from opentelemetry.sdk.trace import ReadableSpan
 
 from sidecar.core.clock import Clock
 from sidecar.telemetry.exporters import make_sender
-from sidecar.telemetry.ledger import Ledger, Signal
+from sidecar.telemetry.ledger import Delivery, Ledger, Signal
 from sidecar.telemetry.metric_export import MetricExport
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings
 from sidecar.telemetry.outlet import Calls, Outlet, Teller
 from sidecar.telemetry.stream_sender import STDOUT, Stream
+from sidecar.trust import Trust
 
 _FIRST_SHARE = 0.5
 """Of the time of a shutdown, what spans and logs may take before the last metrics, which count them, are taken."""
@@ -33,41 +35,39 @@ class Pipeline:
         self,
         ledger: Ledger,
         *,
-        traces: Outlet[ReadableSpan] | None,
-        logs: Outlet[ReadableLogRecord] | None,
-        metrics: Outlet[MetricsData] | None,
-        metric_export: MetricExport | None,
+        traces: Sequence[Outlet[ReadableSpan]],
+        logs: Sequence[Outlet[ReadableLogRecord]],
+        metrics: Sequence[MetricExport],
     ) -> None:
         self.ledger = ledger
         self._traces = traces
         self._logs = logs
         self._metrics = metrics
-        self._metric_export = metric_export
-        self._on = {Signal.TRACES: traces is not None, Signal.LOGS: logs is not None, Signal.METRICS: False}
         self._started = False
 
     def span(self, *spans: ReadableSpan) -> None:
         """Queue spans that have ended."""
-        if self._traces is not None:
-            self._traces.offer(spans)
+        for outlet in self._traces:
+            outlet.offer(spans)
 
     def log(self, record: ReadableLogRecord, /) -> None:
         """Queue a log record."""
-        if self._logs is not None:
-            self._logs.offer((record,))
+        for outlet in self._logs:
+            outlet.offer((record,))
 
     def not_sampled(self, signal: Signal, count: int, /) -> None:
         """Count what was not made because the sampler said no."""
-        if self._on[signal]:
-            self.ledger.account(signal).not_sampled(count)
+        ways: dict[Signal, Sequence[Outlet[Any]]] = {Signal.TRACES: self._traces, Signal.LOGS: self._logs}
+        for outlet in ways.get(signal, ()):
+            outlet.not_sampled(count)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to export."""
         self._started = True
         for outlet in self._outlets():
             outlet.start()
-        if self._metric_export is not None:
-            self._metric_export.start(loop)
+        for export in self._metrics:
+            export.start(loop)
 
     async def flush(self, timeout: float) -> bool:
         """Export everything there is now; False if that took longer than `timeout` seconds."""
@@ -84,14 +84,14 @@ class Pipeline:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        outlets = [outlet for outlet in (self._traces, self._logs) if outlet is not None]
+        outlets: list[Outlet[Any]] = [*self._traces, *self._logs]
         started, self._started = self._started, False
         if started:
             # Flushed first, and closed only with the metrics: a last log line may still tell of the flush.
             await Calls([outlet.flush for outlet in outlets]).done(timeout * _FIRST_SHARE)
             await self._snapshot()
-            if self._metric_export is not None:
-                self._metric_export.stop()
+            for export in self._metrics:
+                export.stop()
             closing = Calls([outlet.close for outlet in self._outlets()])
             grace = min(_GRACE, timeout / 10)
             if await closing.done(deadline - grace - loop.time()):
@@ -106,46 +106,57 @@ class Pipeline:
 
     async def _snapshot(self) -> None:
         """Hand over the present metrics, as a callback of its own: what fails in it is the loop's to tell."""
-        if self._metric_export is not None:
-            asyncio.get_running_loop().call_soon(self._metric_export.snapshot)
-            await asyncio.sleep(0)
+        for export in self._metrics:
+            asyncio.get_running_loop().call_soon(export.snapshot)
+        await asyncio.sleep(0)
 
     def _idle(self) -> bool:
         return all(outlet.idle for outlet in self._outlets())
 
     def _outlets(self) -> list[Outlet[Any]]:
-        return [outlet for outlet in (self._traces, self._logs, self._metrics) if outlet is not None]
+        return [*self._traces, *self._logs, *(export.outlet for export in self._metrics)]
+
+
+Tell = Callable[[Delivery], object]
 
 
 def build_pipeline(
-    config: OtelConfig, *, ledger: Ledger, store: MetricStore, clock: Clock, logger: Any
+    config: OtelConfig, *, trust: Trust, ledger: Ledger, store: MetricStore, clock: Clock, logger: Any
 ) -> Pipeline:
     """The pipeline that the settings ask for; not started. `logger` is a structlog logger."""
     stdout = Stream(STDOUT)
 
-    def outlet(signal: Signal, queue: QueueSettings) -> Outlet[Any] | None:
-        if not config.exports(signal):
-            return None
-        target = config.targets.get(signal)
-        sender = make_sender(signal, config.exporters[signal], target, queue.timeout, stdout)
-        teller = Teller(signal, logger, clock, None if target is None else target.shown)
-        return Outlet(signal, ledger.account(signal), sender, queue, teller.tell)
+    def outlets(signal: Signal, queue: QueueSettings) -> list[Outlet[Any]]:
+        return [outlet(signal, exporter, queue) for exporter in config.exporters[signal]]
+
+    def outlet(signal: Signal, exporter: str, queue: QueueSettings, tell: Tell | None = None) -> Outlet[Any]:
+        target = config.targets[signal] if exporter == "otlp" else None
+        page = signal.value if target else f"console_{signal}"
+        teller = Teller(page, logger, clock, target.shown if target else None)
+        sender = make_sender(signal, target, trust, queue.timeout, stdout)
+
+        def told(delivery: Delivery) -> None:
+            teller.tell(delivery)
+            if tell is not None:
+                tell(delivery)
+
+        return Outlet(page, ledger.account(page), sender, queue, told)
 
     # One snapshot at a time; its time comes by the interval, not by the worker's delay.
     one_snapshot = QueueSettings(size=1, batch=1, delay=config.metric_interval, timeout=config.metric_timeout)
-    metrics = outlet(Signal.METRICS, one_snapshot)
-    return Pipeline(
-        ledger,
-        traces=outlet(Signal.TRACES, config.queues[Signal.TRACES]),
-        logs=outlet(Signal.LOGS, config.queues[Signal.LOGS]),
-        metrics=metrics,
-        metric_export=None
-        if metrics is None
-        else MetricExport(
+    metrics = [
+        MetricExport(
             store,
-            metrics,
+            partial(outlet, Signal.METRICS, exporter, one_snapshot),
             resource=config.resource,
             temporality=config.temporality,
             interval=config.metric_interval,
-        ),
+        )
+        for exporter in config.exporters[Signal.METRICS]
+    ]
+    return Pipeline(
+        ledger,
+        traces=outlets(Signal.TRACES, config.queues[Signal.TRACES]),
+        logs=outlets(Signal.LOGS, config.queues[Signal.LOGS]),
+        metrics=metrics,
     )

@@ -9,10 +9,13 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 import grpc  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -32,6 +35,7 @@ class SinkAnswer:
 
     `status` for HTTP and `code` (a gRPC status name) for gRPC; an export is taken only if it is 200 / `OK`.
     `rejected` and `message` make a `partial_success`; `garbage` replaces the answer's body (HTTP);
+    `Retry-After` in `headers` is a `RetryInfo` for gRPC;
     `delay` (seconds) comes before the answer; `hang` never answers, until the sink is stopped.
     """
 
@@ -126,12 +130,16 @@ class _HttpHandler(BaseHTTPRequestHandler):
         if answer.hang:
             self.close_connection = True  # the sink has stopped: there is nobody to answer
             return
-        self._say(answer, answer.garbage if answer.garbage is not None else _reply(signal, answer))
+        body = (
+            _reply(signal, answer)
+            if answer.takes
+            else bytes(Status(message=answer.message).SerializeToString())
+        )
+        self._say(answer, answer.garbage if answer.garbage is not None else body)
 
     def _say(self, answer: SinkAnswer, body: bytes) -> None:
         self.send_response(answer.status)
-        self.send_header("Content-Type", "application/x-protobuf")
-        for name, value in answer.headers.items():
+        for name, value in {"Content-Type": "application/x-protobuf", **answer.headers}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -162,6 +170,11 @@ class GrpcServices(grpc.GenericRpcHandler):  # type: ignore[misc]
             if answer.hang:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the sink has stopped")
             if answer.code != "OK":
+                wait = answer.headers.get("Retry-After")
+                if wait is not None:
+                    info = RetryInfo()
+                    info.retry_delay.FromTimedelta(timedelta(seconds=float(wait)))
+                    context.set_trailing_metadata((("google.rpc.retryinfo-bin", info.SerializeToString()),))
                 context.abort(getattr(grpc.StatusCode, answer.code), answer.message)
             return _reply(signal, answer)
 

@@ -19,8 +19,10 @@ from sidecar.testing import (
     Span,
     Wait,
     answer,
+    chat_completion,
     chat_request,
     exchange,
+    json_answer,
     request_bytes,
     self_signed,
 )
@@ -336,13 +338,68 @@ def test_bad_settings_are_listed_at_once(tmp_path: Path) -> None:
         "LISTEN": "nowhere",
         "MAX_REQUESTS": "-1",
     }
-    sidecar = RunningSidecar(settings=bad, environ={"OTEL_BSP_SCHEDULE_DELAY": "often"}).launch()
+    sidecar = RunningSidecar(settings=bad).launch()
     assert sidecar.wait() == 2
     for name, value in bad.items():
         (line,) = [line for line in sidecar.stderr.splitlines() if f"SIDECAR_{name}" in line]
         assert value in line
-    assert "OTEL_BSP_SCHEDULE_DELAY" in sidecar.stderr
     assert "Traceback" not in sidecar.stderr
+
+
+OTHERS = {
+    "OTEL_PROPAGATORS": "tracecontext,baggage,b3",
+    "OTEL_TRACES_EXPORTER": "otlp,console,zipkin",
+    "OTEL_METRICS_EXPORTER": "prometheus",
+    "OTEL_LOGS_EXPORTER": "otlp,loki",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+    "OTEL_EXPORTER_OTLP_COMPRESSION": "zstd",
+    "OTEL_EXPORTER_OTLP_HEADERS": "a=b,secret",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "10s",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem",
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY": "secret",
+    "OTEL_TRACES_SAMPLER": "xray",
+    "OTEL_TRACES_SAMPLER_ARG": "half",
+    "OTEL_SDK_DISABLED": "1",
+    "OTEL_BSP_SCHEDULE_DELAY": "5s",
+    "OTEL_BSP_MAX_QUEUE_SIZE": "0",
+    "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "9999",
+    "OTEL_ATTRIBUTE_COUNT_LIMIT": "-1",
+    "OTEL_METRIC_EXPORT_INTERVAL": "1m",
+    "OTEL_METRICS_EXEMPLAR_FILTER": "all",
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "both",
+    "OTEL_RESOURCE_ATTRIBUTES": "team=a,prod",
+    "HTTPS_PROXY": "socks5://u:secret@proxy.test:1080",
+    "SSL_CERT_FILE": "/nowhere/bundle.pem",
+    "SSL_CERT_DIR": "/nowhere",
+}
+"""What is set for a whole namespace, and cannot be used here, or not all of it."""
+
+
+@pytest.mark.parametrize("disabled", ["1", "true"])
+def test_what_is_not_ours_stops_nothing(upstream: ScriptedUpstream, sink: OtlpSink, disabled: str) -> None:
+    """Each is named in one line, no secret with it; calls pass; the rest holds. A Service's variables are not even named."""
+    links = {
+        "SIDECAR_INJECTOR_SERVICE_HOST": "10.0.0.1",
+        "SIDECAR_INJECTOR_PORT_443_TCP": "tcp://10.0.0.1:443",
+        "OTEL_COLLECTOR_SERVICE_HOST": "10.0.0.1",
+        "OTEL_COLLECTOR_PORT_4318_TCP_PROTO": "tcp",
+    }
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_LOG_LEVEL": "debug"}
+    environ = {**OTHERS, **endpoint, **links, "OTEL_SDK_DISABLED": disabled}
+    upstream.answer(json_answer(chat_completion()))
+    with RunningSidecar(upstream=upstream.url, environ=environ) as sidecar:
+        session = f"others-{disabled}"
+        said = exchange(sidecar.port, chat_request(headers=(f"X-Sidecar-Session-Id: {session}".encode(),)))
+        assert said.status == 200
+        assert sidecar.stop() == 0
+    notes = [line["message"] for line in sidecar.logs if line["level"] == "warning"]
+    for name in OTHERS:
+        if (name, disabled) != ("OTEL_SDK_DISABLED", "true"):
+            assert len([one for one in notes if one.startswith(f"{name}=")]) == 1, name
+    assert [one for one in notes if "OTEL_LOG_LEVEL" in one]
+    assert "secret" not in sidecar.stderr
+    assert not [one for one in notes if "SERVICE_HOST" in one or "_TCP" in one]
+    assert bool(sink.find_spans(kind="SERVER", attributes={"session.id": session})) is (disabled == "1")
 
 
 def test_no_upstream_at_all() -> None:

@@ -2,9 +2,7 @@
 
 import pytest
 
-from sidecar import cli
 from sidecar.core.egress import EgressRules
-from sidecar.settings import SettingsError
 from sidecar.settings_values import read_upstream
 from sidecar.telemetry import otel_settings
 from sidecar.telemetry.ledger import Signal
@@ -138,9 +136,6 @@ def test_what_means_nothing_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"upstream": "{}://a.test"}, {"otlp": "{}://a.test"}], ids=["upstream", "collector"]
-)
-@pytest.mark.parametrize(
     "name, value, shown, said",
     [
         ("HTTP_PROXY", "socks5://u:secret@s.test:1080", "***@s.test:1080", "SOCKS is not offered"),
@@ -156,20 +151,11 @@ def test_what_means_nothing_is_told() -> None:
         ("HTTP_PROXY", "http://", "http://", "is not offered"),
     ],
 )
-def test_a_proxy_that_cannot_be_used(
-    given: dict[str, str], name: str, value: str, shown: str, said: str
-) -> None:
-    """It stops the start where it is needed, with its password masked, once; and nowhere else."""
-    scheme = "https" if "https" in name.lower() else "http"
-    environ = {name: value}
-    if "otlp" in given:
-        environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = given["otlp"].format(scheme)
-    upstream = given.get("upstream", "http://127.0.0.1").format(scheme)
-    if "otlp" in given:
-        environ["NO_PROXY"] = "127.0.0.1"
-    with pytest.raises(SettingsError) as caught:
-        cli.read_settings({"upstream": upstream}, environ)
-    (problem,) = caught.value.problems
-    assert (problem.name, problem.value) == (name, shown)
-    assert said in problem.allowed
-    assert cli.read_settings({"upstream": upstream}, environ | {"NO_PROXY": "*"}).upstream is not None
+def test_a_proxy_that_cannot_be_used(name: str, value: str, shown: str, said: str) -> None:
+    """It is named once, its password masked, and counts as not set: the variable is not the sidecar's."""
+    rules = EgressRules({name: value})
+    (told,) = rules.ignored
+    assert told.startswith(f"{name}={shown} is ignored: http://")
+    assert said in told
+    for scheme in ("http", "https"):
+        assert rules.proxy_for(scheme, "a.test", 80) is None

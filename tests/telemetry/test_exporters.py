@@ -75,7 +75,7 @@ async def test_a_refusal_is_failed(sink: OtlpSink) -> None:
     assert len(sink.calls) == 1
     (line,) = out.lines
     assert (line["event"], line["signal"], line["lost"]) == ("sidecar.telemetry.failing", "traces", 3)
-    assert line["reason"] in {"HTTP 400 Bad Request", "gRPC INVALID_ARGUMENT: no such tenant"}
+    assert line["reason"] in {"HTTP 400 Bad Request: no such tenant", "gRPC INVALID_ARGUMENT: no such tenant"}
 
 
 @pytest.mark.parametrize("status, code", [(429, "RESOURCE_EXHAUSTED"), (503, "UNAVAILABLE")])
@@ -132,12 +132,31 @@ async def test_more_rejected_than_sent_is_all(sink: OtlpSink) -> None:
     assert out.states() == {"created": 3, "rejected": 3}
 
 
-async def test_a_garbage_answer_to_a_taken_export() -> None:
-    """A 200 says that it was taken; a body that is no message takes nothing of that back."""
+@pytest.mark.parametrize(
+    "media, body, state",
+    [
+        ("application/x-protobuf", b"", "exported"),
+        ("text/plain", b" ", "exported"),
+        ("application/json", b"{}", "exported"),
+        ("application/json; charset=utf-8", b'{"partialSuccess":{}}', "exported"),
+        ("application/x-protobuf", b"\xff\xfe<html>", "unconfirmed"),
+        ("application/json", b"[1]", "unconfirmed"),
+        ("application/json", b"\xff", "unconfirmed"),
+        ("text/html", b"<html>Log in</html>", "unconfirmed"),
+        ("text/plain", b"OK", "unconfirmed"),
+        ("image/png", b"\x89PNG", "unconfirmed"),
+    ],
+)
+async def test_exported_means_that_a_receiver_said_so(media: str, body: bytes, state: str) -> None:
+    """An OTLP answer or an empty one; any other 2xx is a state of its own, and a line says what answered."""
     with OtlpSink() as sink:
-        sink.answer("traces", SinkAnswer(garbage=b"\xff\xfe<html>" * 50))
+        sink.answer("traces", SinkAnswer(garbage=body, headers={"Content-Type": media}))
         out = await sent(environ(sink))
-        assert out.states() == {"created": 3, "exported": 3}
+        assert out.states() == {"created": 3, state: 3}
+    if state == "unconfirmed":
+        assert out.lines[0]["reason"].startswith(f"HTTP 200 OK, but not from an OTLP receiver ({media}): ")
+    else:
+        assert out.lines == []
 
 
 async def test_a_json_answer_is_read_too() -> None:
@@ -171,7 +190,7 @@ async def test_nobody_there_is_failed(protocol: str) -> None:
         }
         out = await sent(settings)
     assert out.states() == {"created": 3, "failed": 3}
-    assert out.lines[0]["reason"] == "cannot connect"
+    assert out.lines[0]["reason"].startswith("cannot connect: ")
 
 
 async def test_a_connection_lost_after_sending_is_unknown() -> None:
@@ -256,7 +275,8 @@ async def test_console_exporters_write_to_standard_output(capfd: pytest.CaptureF
     out.store.add(COUNTER, 1)
     assert await out.pipeline.shutdown(5)
     for signal in ("traces", "metrics", "logs"):
-        assert out.states(signal) == {"created": 1, "exported": 1}
+        assert out.states(f"console_{signal}") == {"created": 1, "exported": 1}
+        assert out.states(signal) == {}
     text = capfd.readouterr().out
     assert '"name": "span 1"' in text
     assert '"name": "requests"' in text

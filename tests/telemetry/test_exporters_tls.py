@@ -102,7 +102,7 @@ async def test_https_that_is_not_trusted_has_failed(https: str) -> None:
     """Nothing was sent, so nothing is unknown."""
     out = await _sent({"OTEL_EXPORTER_OTLP_ENDPOINT": https, "OTEL_EXPORTER_OTLP_TIMEOUT": "500"})
     assert out.states() == {"created": 1, "failed": 1}
-    assert out.lines[0]["reason"] == "TLS failed"
+    assert out.lines[0]["reason"] == "TLS failed: self-signed certificate"
 
 
 async def test_grpc_with_a_client_certificate(grpcs: str, certificate: Certificate) -> None:

@@ -6,11 +6,21 @@ from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
 def test_a_new_ledger_is_empty_and_names_every_state() -> None:
     """States are there with 0, so that a chart of losses shows a line and not a gap."""
     ledger = Ledger()
-    states = {"created", "queued", "exported", "rejected", "dropped", "failed", "unknown", "not_sampled"}
+    states = {
+        "created",
+        "queued",
+        "exported",
+        "rejected",
+        "dropped",
+        "failed",
+        "unconfirmed",
+        "unknown",
+        "not_sampled",
+    }
     assert ledger.snapshot() == {
         signal: dict.fromkeys(states, 0) for signal in ("traces", "metrics", "logs", "lines")
     }
-    assert len(list(ledger.items())) == 4 * 6
+    assert len(list(ledger.items())) == 4 * 7
     assert dict(ledger.queues()) == {"traces": 0, "metrics": 0, "logs": 0, "lines": 0}
 
 

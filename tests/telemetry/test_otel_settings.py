@@ -1,15 +1,16 @@
-"""Each row of the table of `OTEL_*` variables does what it says, and bad values are told all at once."""
+"""Each row of the table of `OTEL_*` variables does what it says, and what cannot be used is named and passed over."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import SpanLimits, sampling
 
 from sidecar.telemetry.ledger import Signal
-from sidecar.telemetry.otel_settings import OtelConfig, OtelSettingsError, QueueSettings, read
+from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings, read
 from sidecar.telemetry.otel_table import SETTINGS
+from sidecar.telemetry.otel_values import ENDPOINT as ENDPOINT_KIND
+from tests.telemetry import environment
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
 LOGS = {"OTEL_LOGS_EXPORTER": "otlp"}
@@ -45,9 +46,9 @@ ROWS: dict[str, tuple[str, Callable[[OtelConfig], Any], Any]] = {
         lambda config: config.resource.attributes.get("team"),
         "a b",
     ),
-    "OTEL_TRACES_EXPORTER": ("console", _exporter(Signal.TRACES), "console"),
-    "OTEL_METRICS_EXPORTER": ("none", _exporter(Signal.METRICS), "none"),
-    "OTEL_LOGS_EXPORTER": ("otlp", _exporter(Signal.LOGS), "otlp"),
+    "OTEL_TRACES_EXPORTER": ("console,otlp", _exporter(Signal.TRACES), ("console", "otlp")),
+    "OTEL_METRICS_EXPORTER": ("none", _exporter(Signal.METRICS), ()),
+    "OTEL_LOGS_EXPORTER": ("otlp", _exporter(Signal.LOGS), ("otlp",)),
     "OTEL_EXPORTER_OTLP_ENDPOINT": (
         "https://c:1/base/",
         _target("endpoint"),
@@ -268,39 +269,55 @@ def test_the_process_environment_stays_out(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(config.span_limits, SpanLimits)
 
 
-def test_bad_values_are_told_all_at_once() -> None:
-    """Each with its name, its value and what is allowed; a credential is not repeated."""
-    with pytest.raises(OtelSettingsError) as caught:
-        read(
-            {
-                "OTEL_EXPORTER_OTLP_ENDPOINT": "collector",
-                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "ftp://x",
-                "OTEL_EXPORTER_OTLP_HEADERS": "secret",
-                "OTEL_EXPORTER_OTLP_TIMEOUT": "10s",
-                "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem",
-                "OTEL_TRACES_EXPORTER": "zipkin",
-                "OTEL_TRACES_SAMPLER_ARG": "2",
-                "OTEL_PROPAGATORS": "b3",
-                "OTEL_SDK_DISABLED": "yes",
-                "OTEL_BSP_MAX_QUEUE_SIZE": "0",
-                "OTEL_BLRP_MAX_QUEUE_SIZE": "10",
-                "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "11",
-                "OTEL_RESOURCE_ATTRIBUTES": "a",
-            }
-        )
-    told = {problem.name: (problem.value, problem.allowed) for problem in caught.value.problems}
-    assert told["OTEL_TRACES_EXPORTER"] == ("zipkin", "one of otlp, console, none")
-    assert told["OTEL_EXPORTER_OTLP_HEADERS"][0] == "***"
-    assert told["OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"] == ("11", "at most OTEL_BLRP_MAX_QUEUE_SIZE, which is 10")
-    assert told["OTEL_EXPORTER_OTLP_ENDPOINT"] == ("collector", "an http:// or https:// URL with a host")
-    assert len(told) == 12
-    assert "OTEL_PROPAGATORS=b3: tracecontext and baggage" in str(caught.value)
+def test_what_cannot_be_used_is_named_and_passed_over() -> None:
+    """One sentence each, with name, value and what is allowed; no credential is repeated, and the rest holds."""
+    config = read(
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "collector",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "ftp://x",
+            "OTEL_EXPORTER_OTLP_HEADERS": "a=b,secret",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "10s",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem",
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY": "-----BEGIN PRIVATE KEY----- secret",
+            "OTEL_TRACES_EXPORTER": "zipkin,otlp",
+            "OTEL_TRACES_SAMPLER_ARG": "2",
+            "OTEL_PROPAGATORS": "tracecontext,b3",
+            "OTEL_SDK_DISABLED": "yes",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "0",
+            "OTEL_BLRP_MAX_QUEUE_SIZE": "10",
+            "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "11",
+            "OTEL_RESOURCE_ATTRIBUTES": "a",
+        }
+    )
+    assert set(config.ignored) == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT=collector is ignored: an http:// or https:// URL with a host",
+        f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=ftp://x is ignored: {ENDPOINT_KIND.allowed}",
+        "OTEL_EXPORTER_OTLP_HEADERS=*** is ignored: key=value pairs, separated by commas, percent-encoded",
+        "OTEL_EXPORTER_OTLP_TIMEOUT=10s is ignored: a whole number of milliseconds; 0: no limit",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE=/nowhere/ca.pem is ignored: the path of a file that can be read",
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY=*** is ignored: the path of a file that can be read",
+        "OTEL_TRACES_EXPORTER=zipkin is ignored: a list of otlp, console, none",
+        "OTEL_TRACES_SAMPLER_ARG=2 is ignored: a number from 0 to 1",
+        "OTEL_PROPAGATORS=b3 is ignored: a list of tracecontext, baggage, none",
+        "OTEL_SDK_DISABLED=yes is ignored: true or false",
+        "OTEL_BSP_MAX_QUEUE_SIZE=0 is ignored: a whole number of 1 or more",
+        "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE=11 is ignored: at most OTEL_BLRP_MAX_QUEUE_SIZE, which is 10",
+        "OTEL_RESOURCE_ATTRIBUTES=a is ignored: key=value pairs, separated by commas, percent-encoded",
+    }
+    assert config.lines()[-len(config.ignored) :] == config.ignored
+    assert config.exporters[Signal.TRACES] == ("otlp",)
+    assert config.targets[Signal.TRACES].endpoint == "http://localhost:4318/v1/traces"
+    assert config.targets[Signal.TRACES].headers == (("a", "b"),)
+    assert config.propagators == ("tracecontext",)
+    assert config.queues[Signal.LOGS].batch == 10
+    assert not config.exports(Signal.METRICS)
 
 
 @pytest.mark.parametrize(
     "environ, name",
     [
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "unix:/run/otlp"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
         (
             {
                 "OTEL_TRACES_EXPORTER": "otlp",
@@ -318,14 +335,48 @@ def test_bad_values_are_told_all_at_once() -> None:
             "OTEL_EXPORTER_OTLP_ENDPOINT",
         ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://user:hunter2@c:1"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "c/?key=hunter2"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ],
 )
-def test_values_that_do_not_fit_together_are_told(environ: dict[str, str], name: str) -> None:
-    """Once each, under the name that is set, and no password with it."""
-    with pytest.raises(OtelSettingsError) as caught:
-        read(environ)
-    assert [problem.name for problem in caught.value.problems] == [name]
-    assert "hunter2" not in str(caught.value)
+def test_values_that_do_not_fit_together_are_named(environ: dict[str, str], name: str) -> None:
+    """Once each, under the name that is set, and no password with it; they count as not set."""
+    config = read(environ)
+    (said,) = config.ignored
+    assert said.startswith(f"{name}=")
+    assert "hunter2" not in said
+    if name.endswith("_ENDPOINT"):
+        assert config.off
+    else:
+        assert config.targets == read({key: text for key, text in environ.items() if key != name}).targets
+
+
+@pytest.mark.parametrize(
+    "endpoint, full",
+    [
+        ("http://c/?key=a", "http://c/v1/traces?key=a"),
+        ("https://c/base/?key=a", "https://c/base/v1/traces?key=a"),
+    ],
+)
+def test_a_query_goes_along(endpoint: str, full: str) -> None:
+    """Behind the signal's path; a signal's own endpoint stays as it is, and no line shows the query."""
+    common = read({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}).targets[Signal.TRACES]
+    assert common.endpoint == full
+    assert common.shown == full.replace("key=a", "***")
+    assert read({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint}).targets[Signal.TRACES].endpoint == endpoint
+
+
+@pytest.mark.parametrize("endpoint", ["unix:/run/otlp.sock", "unix:///run/otlp.sock"])
+def test_a_unix_socket_is_spoken_to_without_tls(endpoint: str) -> None:
+    """With gRPC, which knows such targets."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    target = read(environ).targets[Signal.TRACES]
+    assert (target.endpoint, target.insecure, target.proxy) == (endpoint, True, None)
+
+
+def test_the_page_says_what_each_value_does() -> None:
+    """docs/environment.md is made from the code: `python -m tests.telemetry.environment` writes it."""
+    text = environment.PAGE.read_text(encoding="utf-8")
+    assert text == environment.page(text)
 
 
 def test_what_is_set_and_does_not_hold_is_named() -> None:
@@ -364,12 +415,3 @@ def test_credentials_are_not_in_a_repr() -> None:
     """A target may be printed; its headers are not."""
     config = read({**ENDPOINT, "OTEL_EXPORTER_OTLP_HEADERS": "authorization=hush"})
     assert "hush" not in repr(config)
-
-
-def test_certificates_of_the_system_can_be_replaced(tmp_path: Path) -> None:
-    """SSL_CERT_FILE holds for the collector as for the upstream; OpenTelemetry's own variable wins."""
-    other = tmp_path / "other.pem"
-    other.touch()
-    assert read({**ENDPOINT, "SSL_CERT_FILE": THIS}).targets[Signal.TRACES].certificate == THIS
-    both = {**ENDPOINT, "SSL_CERT_FILE": THIS, "OTEL_EXPORTER_OTLP_CERTIFICATE": str(other)}
-    assert read(both).targets[Signal.TRACES].certificate == str(other)

@@ -18,6 +18,7 @@ from sidecar.telemetry.ledger import CREATED, Ledger
 from sidecar.telemetry.metric_store import Metric, MetricKind, MetricStore
 from sidecar.telemetry.otel_settings import OtelConfig, read
 from sidecar.telemetry.pipeline import Pipeline, build_pipeline
+from sidecar.trust import Trust
 
 RESOURCE = Resource({"service.name": "test"})
 SCOPE = InstrumentationScope("test", "1")
@@ -61,7 +62,9 @@ def way_out(environ: Mapping[str, str], *, clock: Clock | None = None) -> WayOut
     store = MetricStore([COUNTER], clock=clock)
     capture = structlog.testing.LogCapture()
     logger = structlog.wrap_logger(None, processors=[capture])
-    pipeline = build_pipeline(config, ledger=Ledger(), store=store, clock=clock, logger=logger)
+    pipeline = build_pipeline(
+        config, trust=Trust(environ), ledger=Ledger(), store=store, clock=clock, logger=logger
+    )
     return WayOut(config, pipeline, store, capture.entries)
 
 

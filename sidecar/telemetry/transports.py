@@ -1,0 +1,570 @@
+"""One attempt to hand encoded bytes to an OTLP receiver, over HTTP or gRPC, within one deadline for all of it.
+
+Owns connections, their renewal, and the words for what came of an attempt. It tries nothing twice but a kept
+connection that had closed meanwhile: `exporters.py` decides that. Nothing of the process's environment gets in.
+"""
+
+import base64
+import gzip
+import http.client
+import json
+import select
+import socket
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import grpc  # type: ignore[import-untyped]
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from sidecar.core.egress import EgressProxy
+from sidecar.core.shown import shown
+from sidecar.telemetry.ledger import Signal, State
+from sidecar.telemetry.otel_settings import OtlpTarget
+from sidecar.trust import Trust
+from sidecar.version import VERSION
+
+_ANSWER_LIMIT = 64 * 1024
+"""Bytes of a receiver's answer that are read."""
+_WORDS = 200
+"""Characters of a receiver's own words that are told."""
+_AGENT = f"session-sidecar/{VERSION}"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One signal's words in the OTLP protocol."""
+
+    method: str
+    response: type[Message]
+    rejected: str
+    """The field of `partial_success` with the number of rejected items."""
+
+
+_COLLECTOR = "/opentelemetry.proto.collector"
+SERVICES = {
+    Signal.TRACES: Service(
+        f"{_COLLECTOR}.trace.v1.TraceService/Export", ExportTraceServiceResponse, "rejected_spans"
+    ),
+    Signal.METRICS: Service(
+        f"{_COLLECTOR}.metrics.v1.MetricsService/Export", ExportMetricsServiceResponse, "rejected_data_points"
+    ),
+    Signal.LOGS: Service(
+        f"{_COLLECTOR}.logs.v1.LogsService/Export", ExportLogsServiceResponse, "rejected_log_records"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one try came to. Not `exported`: `reason` says why not.
+
+    `again`: seconds after which it may be tried again, 0 where the receiver names none, None: never.
+    `rejected` items of it were not taken, as the receiver's `message` says; `too_large`: it was refused for its size.
+    """
+
+    state: State
+    reason: str = ""
+    again: float | None = None
+    rejected: int = 0
+    message: str = ""
+    too_large: bool = False
+
+
+def printable(text: str) -> str:
+    """A receiver's words as one line that may be shown, cut to 200 characters."""
+    return shown(" ".join(text[:1000].split()), _WORDS)
+
+
+def _taken(service: Service, answer: Message) -> Attempt:
+    partial: Any = answer.partial_success
+    return Attempt(
+        State.EXPORTED,
+        rejected=max(getattr(partial, service.rejected), 0),
+        message=printable(partial.error_message),
+    )
+
+
+class _Files:
+    """The certificates of one target, and whether they have been renewed since they were last read."""
+
+    def __init__(self, target: OtlpTarget) -> None:
+        paths = (target.certificate, target.client_certificate, target.client_key)
+        self._paths = [path for path in paths if path]
+        self._seen: list[tuple[int, int]] | None = None
+
+    def renewed(self) -> bool:
+        """True the first time, and whenever a file has changed."""
+        seen = []
+        for path in self._paths:
+            with suppress(OSError):
+                known = Path(path).stat()
+                seen.append((known.st_mtime_ns, known.st_ino))
+        renewed, self._seen = seen != self._seen, seen
+        return renewed
+
+
+# --- HTTP
+
+
+class _GivenUpError(Exception):
+    """The deadline has passed, or the transport was closed."""
+
+
+class _Names:
+    """Resolves one host in a thread of its own: no resolver is waited for longer than the deadline."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._asked = (host, port)
+        self._thread: threading.Thread | None = None
+        self._found: list[Any] | OSError | UnicodeError = []
+
+    def resolve(self, patience: float) -> list[Any]:
+        """The addresses. One look-up at a time: one that hangs is waited for again by the next attempt.
+
+        Raises:
+            OSError, UnicodeError: there are none, or none in time.
+        """
+        thread = self._thread
+        if thread is None:
+            thread = threading.Thread(target=self._ask, name="telemetry-name", daemon=True)
+            self._thread = thread
+            thread.start()
+        thread.join(max(patience, 0))
+        if thread.is_alive():
+            raise TimeoutError("the name did not resolve in time")
+        self._thread = None
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
+
+    def _ask(self) -> None:
+        try:
+            self._found = socket.getaddrinfo(*self._asked, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            self._found = error
+
+
+class HttpTransport:
+    """OTLP over HTTP/1.1, one kept connection. `attempt` belongs to one thread, `close` to any."""
+
+    def __init__(self, signal: Signal, target: OtlpTarget, trust: Trust) -> None:
+        self._service = SERVICES[signal]
+        self._target = target
+        self._trust = trust
+        self._files = _Files(target)
+        url = urlsplit(target.endpoint)
+        self._tls = url.scheme == "https"
+        self._host, self._port = url.hostname or "", url.port or (443 if self._tls else 80)
+        self._path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        via = self._proxy = target.proxy
+        self._names = _Names(*((via.host, via.port) if via else (self._host, self._port)))
+        self._headers = self._fixed_headers(url.netloc.rpartition("@"))
+        if via is not None and not self._tls:
+            self._path = f"http://{url.netloc.rpartition('@')[2]}{self._path}"
+            self._headers |= _proxy_headers(via)
+        self._connection: http.client.HTTPConnection | None = None
+        self._socket: socket.socket | None = None
+        self._busy = threading.Lock()
+        self._given_up = False
+        self._closed = False
+
+    def _fixed_headers(self, netloc: tuple[str, str, str]) -> dict[str, str]:
+        user, _, host = netloc
+        fixed = {"Host": host, "Content-Type": "application/x-protobuf", "User-Agent": _AGENT}
+        if user:
+            fixed["Authorization"] = "Basic " + base64.b64encode(unquote(user).encode()).decode()
+        if self._target.compression != "none":
+            fixed["Content-Encoding"] = self._target.compression
+        return fixed | dict(self._target.headers)
+
+    def attempt(self, body: bytes, deadline: float) -> Attempt:
+        """Posts `body`; returns by `deadline` (of `time.monotonic`) whatever the other side does."""
+        packed = _PACKERS[self._target.compression](body)
+        self._given_up = self._closed
+        alarm = threading.Timer(max(deadline - time.monotonic(), 0), self._give_up)
+        alarm.daemon = True
+        alarm.start()
+        with self._busy:
+            try:
+                return self._attempt(packed, deadline)
+            finally:
+                alarm.cancel()
+                if self._closed:
+                    self._drop()
+
+    def close(self) -> None:
+        """Ends the attempt under way, and all that follow."""
+        self._closed = True
+        self._give_up()
+        if self._busy.acquire(blocking=False):
+            self._drop()
+            self._busy.release()
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        held = self._socket
+        if held is not None:
+            with suppress(OSError):
+                # Past SSLSocket's own method, which another thread may be inside of.
+                socket.socket.shutdown(held, socket.SHUT_RDWR)
+
+    def _attempt(self, body: bytes, deadline: float) -> Attempt:
+        kept = self._usable()
+        try:
+            if not kept:
+                self._connect(deadline)
+        except (OSError, UnicodeError, _GivenUpError, http.client.HTTPException) as error:
+            self._drop()
+            return Attempt(State.FAILED, _not_connected(error), again=0)
+        try:
+            return self._post(body)
+        except (OSError, http.client.HTTPException) as error:
+            self._drop()
+            if kept and not self._given_up and isinstance(error, ConnectionError):
+                return self._attempt(body, deadline)  # it had been closed meanwhile
+            return self._lost(error)
+
+    def _usable(self) -> bool:
+        """Whether the kept connection still stands; nothing may be waiting on it."""
+        if self._connection is None or self._socket is None:
+            return False
+        if self._files.renewed() or select.select([self._socket], [], [], 0)[0]:
+            self._drop()
+            return False
+        return True
+
+    def _connect(self, deadline: float) -> None:
+        self._files.renewed()
+        held = self._socket = self._reach(self._names.resolve(deadline - time.monotonic()), deadline)
+        connection = http.client.HTTPConnection(self._host, self._port)
+        connection.sock = held
+        if self._tls and self._proxy is not None:
+            _tunnel(held, f"{self._host}:{self._port}", _proxy_headers(self._proxy))
+        if self._tls:
+            secure = self._context().wrap_socket(
+                held, server_hostname=self._host, do_handshake_on_connect=False
+            )
+            connection.sock = self._socket = secure
+            self._check()
+            secure.do_handshake()
+        self._check()
+        self._connection = connection
+
+    def _reach(self, addresses: list[Any], deadline: float) -> socket.socket:
+        error: OSError = ConnectionError("the name has no address")
+        for family, kind, protocol, _, address in addresses:
+            self._check()
+            held = socket.socket(family, kind, protocol)
+            held.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                held.connect(address)
+                held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as refused:
+                held.close()
+                error = refused
+            else:
+                held.settimeout(None)  # from here on the alarm ends it
+                return held
+        raise error
+
+    def _check(self) -> None:
+        if self._given_up:
+            raise _GivenUpError
+
+    def _context(self) -> ssl.SSLContext:
+        context = self._trust.context(self._target.certificate)
+        if self._target.client_certificate:
+            context.load_cert_chain(self._target.client_certificate, self._target.client_key)
+        return context
+
+    def _post(self, body: bytes) -> Attempt:
+        connection = self._connection
+        if connection is None:
+            raise ConnectionError
+        connection.request("POST", self._path, body, self._headers)
+        answer = connection.getresponse()
+        taken = 200 <= answer.status < 300
+        said = b""
+        try:
+            said = answer.read(_ANSWER_LIMIT)
+        except (OSError, http.client.HTTPException):
+            if taken:
+                raise
+        if answer.will_close or not answer.isclosed():
+            self._drop()
+        if taken and (self._given_up or (answer.length and len(said) < _ANSWER_LIMIT)):
+            raise ConnectionError("the answer has no end")
+        if answer.getheader("Content-Encoding", "").lower() == "gzip":
+            with suppress(OSError, EOFError, zlib.error):
+                said = zlib.decompressobj(31).decompress(said, _ANSWER_LIMIT)
+        return self._judged(answer, said)
+
+    def _judged(self, answer: http.client.HTTPResponse, said: bytes) -> Attempt:
+        status = f"HTTP {answer.status} {printable(answer.reason)}".rstrip()
+        kind = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
+        if 200 <= answer.status < 300:
+            message = _read(self._service.response, kind, said)
+            if message is not None:
+                return _taken(self._service, message)
+            words = printable(said.decode("utf-8", "replace"))
+            return Attempt(
+                State.UNCONFIRMED, f"{status}, but not from an OTLP receiver ({kind or 'no type'}): {words}"
+            )
+        words = _words(kind, said)
+        return Attempt(
+            State.FAILED,
+            f"{status}: {words}" if words else status,
+            again=_retry_after(answer.getheader("Retry-After")) if answer.status in _BUSY else None,
+            too_large=answer.status == http.client.REQUEST_ENTITY_TOO_LARGE,
+        )
+
+    def _lost(self, error: Exception) -> Attempt:
+        if self._given_up:
+            return Attempt(State.UNKNOWN, "no answer in time")
+        if isinstance(error, ssl.SSLError):  # it refuses our certificate only after the handshake
+            return Attempt(State.FAILED, _not_connected(error))
+        if isinstance(error, http.client.HTTPException) and not isinstance(error, ConnectionError):
+            return Attempt(State.UNKNOWN, "what answered does not speak HTTP")
+        return Attempt(State.UNKNOWN, "connection lost before the answer")
+
+    def _drop(self) -> None:
+        connection, held, self._connection, self._socket = self._connection, self._socket, None, None
+        for one in (connection, held):
+            if one is not None:
+                with suppress(OSError):
+                    one.close()
+
+
+_BUSY = frozenset({429, 502, 503, 504})
+"""The statuses after which OTLP lets a client try again."""
+
+_PACKERS: Mapping[str, Callable[[bytes], bytes]] = {
+    "none": bytes,
+    "gzip": lambda body: gzip.compress(body, 5, mtime=0),
+    "deflate": zlib.compress,
+}
+
+
+def _read(kind: type[Message], media: str, said: bytes) -> Message | None:
+    """The receiver's message; an empty body is an empty one. None: this is not an OTLP answer."""
+    message = kind()
+    if not said.strip():
+        return message
+    try:
+        if media.endswith("json"):
+            return json_format.Parse(said, message, ignore_unknown_fields=True)
+        if media in {"application/x-protobuf", "application/protobuf", "application/octet-stream", ""}:
+            message.ParseFromString(said)
+            return message
+    except (DecodeError, json_format.ParseError, UnicodeDecodeError):
+        pass
+    return None
+
+
+def _words(media: str, said: bytes) -> str:
+    """What a receiver says of its refusal: a `google.rpc.Status` in either form, or text."""
+    if "protobuf" in media:
+        with suppress(DecodeError):
+            return printable(Status.FromString(said).message)
+    if media.endswith("json"):
+        with suppress(ValueError, AttributeError, TypeError):
+            return printable(json.loads(said)["message"])
+        # Not a Status: the text itself says most.
+    return printable(said.decode("utf-8", "replace"))
+
+
+def _retry_after(text: str | None) -> float:
+    """Seconds; a date, or what is not a number, asks for no wait of its own."""
+    try:
+        return max(float(text or 0), 0.0)
+    except ValueError:
+        return 0.0
+
+
+def _not_connected(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS failed: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {printable(error.reason or str(error))}"
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "cannot connect: the name does not resolve"
+    if isinstance(error, _GivenUpError | TimeoutError):
+        return "cannot connect: not in time"
+    return f"cannot connect: {printable(getattr(error, 'strerror', None) or str(error))}"
+
+
+def _proxy_headers(proxy: EgressProxy) -> dict[str, str]:
+    return {"Proxy-Authorization": proxy.authorization.decode()} if proxy.authorization else {}
+
+
+def _tunnel(held: socket.socket, authority: str, headers: Mapping[str, str]) -> None:
+    """Asks the proxy for a way through.
+
+    Raises:
+        OSError: it gives none.
+    """
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    held.sendall(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n".encode())
+    said = b""
+    while not said.endswith(b"\r\n\r\n"):
+        piece = held.recv(1)  # not a byte more: what follows is the receiver's
+        said += piece
+        if not piece or len(said) > _ANSWER_LIMIT:
+            raise ConnectionError("the proxy broke off its answer to CONNECT")
+    line = said.split(b"\r\n", 1)[0].decode("latin-1")
+    if not line.partition(" ")[2].startswith("2"):
+        raise ConnectionError(
+            f"the proxy answered CONNECT with {line.partition(' ')[2] or 'what is not HTTP'}"
+        )
+
+
+# --- gRPC
+
+
+class GrpcTransport:
+    """OTLP over gRPC, one channel at a time. `attempt` belongs to one thread, `close` to any."""
+
+    def __init__(self, signal: Signal, target: OtlpTarget, trust: Trust) -> None:
+        self._service = SERVICES[signal]
+        self._target = target
+        self._trust = trust
+        self._files = _Files(target)
+        self._address = target.endpoint
+        if "://" in target.endpoint and not target.endpoint.startswith("unix:"):
+            self._address = urlsplit(target.endpoint).netloc
+        self._options: list[tuple[str, Any]] = [
+            ("grpc.enable_http_proxy", int(target.proxy is not None)),
+            ("grpc.primary_user_agent", _AGENT),
+        ]
+        if target.proxy is not None:
+            self._options.append(("grpc.http_proxy", target.proxy.url))
+        gzipped = target.compression == "gzip"
+        self._compression = grpc.Compression.Gzip if gzipped else grpc.Compression.NoCompression
+        self._channel: grpc.Channel | None = None
+        self._closed = False
+
+    def attempt(self, body: bytes, deadline: float) -> Attempt:
+        """Calls the service with `body`; returns by `deadline` (of `time.monotonic`)."""
+        try:
+            call = self._open().unary_unary(self._service.method)
+            said = call(
+                body,
+                metadata=self._target.headers,
+                timeout=max(deadline - time.monotonic(), 0.001),
+                compression=self._compression,
+            )
+        except grpc.RpcError as error:
+            return self._failed(error)
+        except (OSError, ValueError) as error:
+            self._drop()
+            return Attempt(State.FAILED, f"cannot connect: {printable(str(error))}")
+        message = _read(self._service.response, "application/x-protobuf", said)
+        if message is None:
+            return Attempt(State.UNCONFIRMED, "gRPC OK, but the answer is not that of an OTLP receiver")
+        return _taken(self._service, message)
+
+    def close(self) -> None:
+        """Ends the attempt under way, and all that follow."""
+        self._closed = True
+        self._drop()
+
+    def _open(self) -> grpc.Channel:
+        if self._closed:
+            raise ValueError("the export was given up")
+        if self._channel is not None and self._files.renewed():
+            self._drop()
+        if self._channel is None:
+            self._files.renewed()
+            if self._target.insecure:
+                self._channel = grpc.insecure_channel(self._address, self._options)
+            else:
+                self._channel = grpc.secure_channel(self._address, self._credentials(), self._options)
+        return self._channel
+
+    def _credentials(self) -> grpc.ChannelCredentials:
+        def content(path: str | None) -> bytes | None:
+            return Path(path).read_bytes() if path else None
+
+        return grpc.ssl_channel_credentials(
+            root_certificates=self._trust.pem(self._target.certificate),
+            private_key=content(self._target.client_key),
+            certificate_chain=content(self._target.client_certificate),
+        )
+
+    def _failed(self, error: Any) -> Attempt:
+        code, details = error.code(), printable(error.details() or "")
+        if code in _UNANSWERED:
+            self._drop()  # perhaps nobody is behind it any more
+            return Attempt(State.UNKNOWN, "no answer in time")
+        if code is grpc.StatusCode.UNAVAILABLE:
+            if any(words in details for words in _TLS):
+                self._drop()
+                return Attempt(State.FAILED, f"TLS failed: {details}", again=0)
+            if any(words in details for words in _NO_WAY):
+                return Attempt(State.FAILED, f"cannot connect: {details}", again=0)
+            if any(words in details for words in _LOST):
+                return Attempt(State.UNKNOWN, "connection lost before the answer")
+        large = code in _TOO_LARGE and any(words in details for words in ("larger than max", "too large"))
+        wait = _retry_info(error)
+        retryable = code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and wait is not None)
+        return Attempt(
+            State.FAILED,
+            f"gRPC {code.name}: {details}",
+            again=(wait or 0) if retryable and not large else None,
+            too_large=large,
+        )
+
+    def _drop(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+
+_UNANSWERED = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+"""Codes that gRPC itself gives where no answer came."""
+_RETRYABLE = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""Codes after which OTLP lets a client try again (RESOURCE_EXHAUSTED where the receiver says when)."""
+_TOO_LARGE = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT})
+_NO_WAY = ("failed to connect", "DNS resolution failed", "name resolution")
+_TLS = ("SSL", "TLS", "ertificate", "andshake")
+_LOST = ("Socket closed", "Connection reset", "Broken pipe", "GOAWAY")
+"""How gRPC words a connection that was never made or broke during a call; the code is a collector's too."""
+
+
+def _retry_info(error: Any) -> float | None:
+    """Seconds after which the receiver wants to be asked again, if it says so."""
+    for key, value in error.trailing_metadata() or ():
+        with suppress(DecodeError):
+            if key == "google.rpc.retryinfo-bin":
+                return _seconds(RetryInfo.FromString(value))
+            if key == "grpc-status-details-bin":
+                for detail in Status.FromString(value).details:
+                    info = RetryInfo()
+                    if detail.Unpack(info):
+                        return _seconds(info)
+    return None
+
+
+def _seconds(info: RetryInfo) -> float:
+    return float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
