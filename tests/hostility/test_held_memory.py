@@ -1,0 +1,98 @@
+"""What is held of bodies is counted as the memory it takes, in however small chunks it comes."""
+
+import json
+import threading
+from pathlib import Path
+
+from sidecar.testing import (
+    Bytes,
+    Garbage,
+    Header,
+    OtlpSink,
+    RunningSidecar,
+    Status,
+    chat_request,
+    exchange,
+    request_bytes,
+)
+from tests.hostility.witness import Witness
+
+MIB = 1 << 20
+SIZE = 6 * MIB
+BODIES = 3
+JSON = b"Content-Type: application/json"
+CHUNKED = b"Transfer-Encoding: chunked"
+BOUND = 3 * BODIES * SIZE
+"""Bytes by which the process may grow: what is held with an eighth more, a copy on its way, and what reads leave behind."""
+
+
+def in_small_chunks(before: bytes, unit: bytes, after: bytes) -> bytes:
+    """A JSON body of `SIZE` in chunks of two bytes, as it stands on the wire."""
+    count = SIZE // 2
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in before)
+    return (
+        chunks
+        + b"2\r\n%b\r\n" % unit * count
+        + b"".join(b"1\r\n%c\r\n" % byte for byte in after)
+        + b"0\r\n\r\n"
+    )
+
+
+def most_resident(sidecar: RunningSidecar) -> int:
+    """Bytes of memory that the process has had at most."""
+    lines = Path(f"/proc/{sidecar.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def grown_by_several(sidecar: RunningSidecar, request: bytes) -> int:
+    """How much the process grew at most while some clients sent this at once; all are answered."""
+    exchange(sidecar.port, chat_request())
+    before = most_resident(sidecar)
+    statuses: list[int] = []
+    clients = [
+        threading.Thread(target=lambda: statuses.append(exchange(sidecar.port, request, timeout=120).status))
+        for _ in range(BODIES)
+    ]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert statuses == [200] * BODIES
+    return most_resident(sidecar) - before
+
+
+def test_requests(witness: Witness, module_sink: OtlpSink) -> None:
+    """Bodies that are held until they are whole."""
+    body = in_small_chunks(b'{"model":"m","x":"', b"ab", b'"}')
+    sent = request_bytes("POST", "/v1/chat/completions", headers=(JSON, CHUNKED)) + body
+    with RunningSidecar(upstream=witness.url, sink=module_sink) as sidecar:
+        assert grown_by_several(sidecar, sent) < BOUND
+
+
+def test_answers(witness: Witness, module_sink: OtlpSink) -> None:
+    """The copies of whole answers."""
+    body = in_small_chunks(b'{"model":"m","x":"', b"ab", b'"}')
+    witness.answer_with(lambda _: (Status(), Header(JSON), Header(CHUNKED), Garbage(b"\r\n" + body)))
+    with RunningSidecar(upstream=witness.url, sink=module_sink) as sidecar:
+        assert grown_by_several(sidecar, chat_request()) < BOUND
+
+
+def test_an_answer_too_large_to_be_held(witness: Witness, module_sink: OtlpSink) -> None:
+    """Of vectors the two ends are kept: model and tokens are told, and what stands between them costs nothing."""
+    vectors = b",".join([b'{"object":"embedding","index":0,"embedding":[0.25,-0.125]}'] * 200_000)
+    body = b'{"object":"list","data":[%b],"model":"m-2","usage":{"prompt_tokens":7}}' % vectors
+    fields = Header(JSON), Header(b"Content-Length: %d" % len(body))
+    witness.answer_with(lambda _: (Status(), *fields, Bytes(body)), path="/v1/embeddings")
+    request = request_bytes(
+        "POST", "/v1/embeddings", headers=[JSON], body=json.dumps({"model": "m", "input": "x"}).encode()
+    )
+    with RunningSidecar(
+        upstream=witness.url, sink=module_sink, environ={"OTEL_BSP_SCHEDULE_DELAY": "1"}
+    ) as sidecar:
+        module_sink.clear()
+        assert exchange(sidecar.port, request, timeout=60).body == body
+        module_sink.wait_for(lambda: module_sink.find_spans(kind="CLIENT"))
+    told = module_sink.find_spans(kind="CLIENT")[0].attributes
+    assert told["gen_ai.response.model"] == "m-2"
+    assert told["gen_ai.usage.input_tokens"] == 7
+    assert module_sink.find_spans(kind="SERVER")[0].attributes["sidecar.anomalies"] == ["answer_not_read"]
