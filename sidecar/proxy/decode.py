@@ -68,8 +68,14 @@ class _Zlib:
         self._wbits = wbits
         self._engine = zlib.decompressobj(wbits)
         self._fresh = True
+        self._first = b""
 
     def decode(self, data: bytes) -> Iterator[bytes]:
+        data, self._first = self._first + data, b""
+        if self._fresh and len(data) < 2:
+            # Two bytes tell whether there is a wrapper.
+            self._first = data
+            return
         for start in range(0, len(data), PIECE):
             yield from self._decode(data[start : start + PIECE])
 
@@ -102,11 +108,10 @@ class _Brotli:
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         try:
+            # It may hold output back though it would take more data: only an empty piece says that there is none.
             piece = self._engine.process(data, output_buffer_limit=PIECE)
             while piece:
                 yield piece
-                if self._engine.can_accept_more_data():
-                    return
                 piece = self._engine.process(b"", output_buffer_limit=PIECE)
         except brotli.error as error:
             raise UnreadableCodingError(str(error)) from error

@@ -113,3 +113,35 @@ def test_a_compressed_stream_of_countless_events(
     assert exchange(sidecar.port, chat_request(stream=True)).body == body
     assert books.outcomes() == ["completed"]
     assert books.spans()[0].attributes["sidecar.anomalies"] == ["answer_not_read"]
+
+
+def compressed(event: bytes, size: int) -> bytes:
+    """So much of one event, and an end, by gzip."""
+    return gzip.compress(event * (size // len(event)) + b"\n\ndata: [DONE]\n\n")
+
+
+BOMBS = {
+    "one event": (gzip.compress(b'data: {"a":"' + b"A" * (72 << 20) + b'"}\n\ndata: [DONE]\n\n'), None),
+    "short lines": (compressed(b"x\n", 72 << 20), ["event_too_large"]),
+    "pings": (compressed(b":\n\n", 72 << 20), ["answer_not_read"]),
+    "events": (compressed(EVENT, 72 << 20), ["answer_not_read"]),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_answer_that_expands(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, name: str
+) -> None:
+    """72 MiB out of less than 300 KB: others have their turns, the end is seen or said not to have been."""
+    body, anomalies = BOMBS[name]
+    fields = (
+        b"Content-Type: text/event-stream",
+        b"Content-Encoding: gzip",
+        b"Content-Length: %d" % len(body),
+    )
+    script: list[Step] = [Status(), *map(Header, fields), Bytes(body)]
+    witness.answer_with(lambda _: script, path="/v1/chat/completions")
+    books = Books(sidecar, sink)
+    fair(sidecar, lambda: exchange(sidecar.port, chat_request(stream=True)))
+    assert books.outcomes() == ["completed"] * 3
+    assert [span.attributes.get("sidecar.anomalies") for span in books.spans()] == [anomalies] * 3

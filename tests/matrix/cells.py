@@ -18,7 +18,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-from tests.matrix.matrix_apis import APIS, GEMINI_ARRAY, Api, Stream
+from tests.matrix.matrix_apis import APIS, GEMINI_ARRAY, VARIANTS, Api, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +257,10 @@ def _cells() -> Iterator[Cell]:
                 # Without an answer there is nothing to code.
                 for coding in CODINGS if ending.begins else ("identity",):
                     yield Cell(api, streamed, ending, coding)
+    for api in VARIANTS:
+        for ending in (WHOLE, CUT, ERROR, LEFT_MID):
+            for coding in CODINGS:
+                yield Cell(api, streamed=True, ending=ending, coding=coding)
 
 
 CELLS = tuple(_cells())

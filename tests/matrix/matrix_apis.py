@@ -6,8 +6,9 @@ providers' documentation and the GenAI conventions, not taken from the sidecar's
 """
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Attributes = Mapping[str, Any]
@@ -321,3 +322,50 @@ GEMINI_ARRAY = _gemini_api(
 )
 
 APIS = (CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS, MESSAGES, GEMINI, GEMINI_ARRAY)
+
+IMAGE = b'{"image": "' + b"iVBORw0KGgo" * 150_000 + b'", '
+"""A member of 1.5 MiB, at the beginning of an object."""
+
+
+def _variant(api: Api, name: str, **changes: Any) -> Api:
+    if api.stream is None:
+        raise ValueError(f"{api.name} does not stream")
+    return replace(api, name=f"{api.name}, {name}", stream=replace(api.stream, **changes))
+
+
+def _large(api: Api, part: str, *, unnamed: bool = False) -> Api:
+    """The same, with an image in the last event of `part`, and without names of events if they are to be `unnamed`."""
+    said: bytes = getattr(api.stream, part)
+    at = said.rindex(b'data: {"' if api is not GEMINI_ARRAY else b'{"candidates"')
+    said = said[:at] + said[at:].replace(b"{", IMAGE, 1)
+    if unnamed:
+        said = re.sub(rb"event: .*\n", b"", said)
+    return _variant(api, "large end" + ", unnamed" * unnamed, **{part: said})
+
+
+def _typed(api: Api, media: bytes, before: bytes = b"") -> Api:
+    """The same, under another type, with something before it."""
+    first: bytes = before + api.stream.first if api.stream else b""
+    return _variant(
+        api, f"as {media.decode() or 'nothing'}" + ", later" * bool(before), media=media, first=first
+    )
+
+
+VARIANTS = (
+    _large(CHAT, "rest"),
+    _large(COMPLETIONS, "rest"),
+    _large(RESPONSES, "terminator"),
+    _large(RESPONSES, "terminator", unnamed=True),
+    _large(MESSAGES, "rest"),
+    _large(GEMINI, "rest"),
+    _large(GEMINI_ARRAY, "rest"),
+    _typed(CHAT, b"text/plain"),
+    _typed(CHAT, b"", b"\xef\xbb\xbf"),
+    _typed(COMPLETIONS, b"application/octet-stream", b": hello\n\n"),
+    _typed(RESPONSES, b"TEXT/Event-Stream; Charset=UTF-8", b"\r\n"),
+    _typed(MESSAGES, b"application/json", b"retry: 10\n\n"),
+    _typed(GEMINI, b"application/json", b"id: 1\n"),
+    _typed(GEMINI_ARRAY, b"text/event-stream", b"\n "),
+    _typed(GEMINI_ARRAY, b"text/html", b"\xef\xbb\xbf"),
+)
+"""Streams that are told and read as their API's are, though they look otherwise."""

@@ -1,0 +1,90 @@
+"""Long texts of an event that is coming are replaced while it comes: what is read of it stays as it is."""
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core.pending import FILLER, STEP, Pending, shorten
+
+MIB = 1 << 20
+TEXTS = st.sampled_from(
+    [
+        "",
+        "stop",
+        "A" * 70_000,
+        "a line\n" * 12_000,
+        'a "quoted" word, ' * 6_000,
+        "\\" * 50_000,
+        "é漢😀" * 9_000,
+        ": [,]}" * 20_000,
+        " " + "b" * 80_000,
+        '"' * 30_000,
+    ]
+)
+VALUES = st.recursive(
+    TEXTS | st.integers() | st.booleans() | st.none(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def alike(value: Any, other: Any) -> bool:
+    """The same but for texts of over 512 characters, of which a part may be replaced; none of those becomes short."""
+    if isinstance(value, str) and len(value) > 512 and isinstance(other, str):
+        return value == other or (FILLER.decode() in other and len(other) >= len(FILLER))
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(map(alike, value, other))
+    if isinstance(value, dict) and isinstance(other, dict):
+        return list(value) == list(other) and all(map(alike, value.values(), other.values()))
+    return bool(value == other)
+
+
+@given(value=VALUES, ascii_only=st.booleans(), cuts=st.lists(st.integers(1, 90_000), max_size=20))
+def test_what_is_left_is_the_same_but_for_long_texts(value: Any, ascii_only: bool, cuts: list[int]) -> None:
+    """However it comes: valid JSON of the same shape, names and short texts."""
+    data = json.dumps(value, ensure_ascii=ascii_only).encode()
+    assert alike(value, json.loads(shorten(data)))
+    pending, at = Pending(64 * MIB), 0
+    for size in [*cuts, len(data)]:
+        pending.add(data[at : at + size])
+        at += size
+    taken, whole = pending.take()
+    assert whole
+    assert alike(value, json.loads(taken))
+
+
+def test_a_large_text_takes_no_room() -> None:
+    """20 MiB that come in pieces are never held, and memory that was asked for is given back."""
+    asked: list[int] = []
+
+    def room(change: int) -> bool:
+        asked.append(change)
+        return True
+
+    pending = Pending(MIB, room)
+    pending.add(b'{"usage":{"n":7},"image":"')
+    for _ in range(320):
+        pending.add(b"A" * STEP)
+    pending.add(b'","status":"completed"}')
+    taken, whole = pending.take()
+    assert whole
+    found = json.loads(taken)
+    assert (found["usage"], found["status"]) == ({"n": 7}, "completed")
+    assert len(taken) < 3 * STEP
+    assert sum(asked) == 0
+
+
+def test_an_event_without_room_is_given_up() -> None:
+    """When memory is used up, and when it has too many parts to be read in a few milliseconds."""
+    full = Pending(MIB, lambda change: change < 0)
+    full.add(b"[1,2]" * STEP)
+    assert full.take() == ((b"[1,2]" * 205)[:1024], False)
+    for costly in (b"{}," * 70_000, b"1\n" * 40_000):
+        pending = Pending(MIB)
+        pending.add(costly)
+        assert pending.take() == (costly[:1024], False)
+        assert pending.lost == 1
+        pending.add(b"{}")
+        assert pending.take() == (b"{}", True)
