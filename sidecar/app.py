@@ -46,8 +46,10 @@ from sidecar.version import VERSION
 FLUSH_RESERVE = 5.0
 """Seconds of `SHUTDOWN_TIMEOUT` that are kept for the telemetry's last flush."""
 
-_LINES_SHARE = 0.2
-"""Of the flush's seconds, what is kept for the last lines."""
+_LAST_LINES = 1.0
+"""Seconds that the last lines may take, of a stream that stands still."""
+_LINES_SHARE = 0.3
+"""Of the flush's seconds, what is kept for them at most."""
 
 _LAG_EVERY = SECOND // 10
 _FILES = 1 << 16
@@ -160,7 +162,7 @@ class Sidecar:
         except BaseException:
             await relay.drain(0)
             await self._close_ports()
-            await self._line_outlet.shutdown(FLUSH_RESERVE * _LINES_SHARE)
+            await self._line_outlet.shutdown(_LAST_LINES)
             raise
         logging.getLogger().addHandler(self._libraries)
         self._pipeline.start(loop)
@@ -200,7 +202,7 @@ class Sidecar:
         while self.sessions.sessions_active:
             self.sessions.shutdown(self._clock(), most=_END_AT_MOST)
             await asyncio.sleep(0)
-        for_lines = reserve * _LINES_SHARE
+        for_lines = min(_LAST_LINES, reserve * _LINES_SHARE)
         # Also if the process stood still past its deadline.
         await self._pipeline.shutdown(max(reserve, deadline - loop.time()) - for_lines)
         self.recorder.close()
@@ -209,7 +211,7 @@ class Sidecar:
             await self._relay.close()
         ledger = msgspec.json.encode(self._pipeline.ledger.snapshot()).decode()
         self._say(a.STOPPED, INFO, telemetry=ledger)
-        await self._line_outlet.shutdown(min(for_lines, max(0.1, deadline - loop.time())))
+        await self._line_outlet.shutdown(max(for_lines, min(_LAST_LINES, deadline - loop.time())))
 
     def request_stop(self) -> None:
         """Begins the drain, from a signal or the admin port; a second call changes nothing."""

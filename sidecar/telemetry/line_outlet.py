@@ -45,7 +45,7 @@ class LineOutlet:
     async def shutdown(self, timeout: float) -> None:
         """Write what waits, and end, within `timeout` seconds; what is not written then is counted, and forgotten."""
         deadline = asyncio.get_running_loop().time() + timeout
-        grace = min(_GRACE, timeout / 2)
+        grace = min(_GRACE, timeout / 4)
         # Flushed before it is closed: the last line may be that lines were lost.
         await Calls([self._outlet.flush]).done(timeout - grace)
         closing = Calls([self._outlet.close])
