@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import msgspec
 
-from sidecar.apis.base import ModelRequest, Reader, counted, present
+from sidecar.apis.base import ModelRequest, Reader, counted, holds, present
 from sidecar.apis.decode import Count, Ident, Int64, Shape, Thing, Word
-from sidecar.apis.errors import error_word, is_error
+from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.core.facts import EventKind, ResponseFacts
 
 _OUTPUT_TYPES = {"json_schema": "json"}
@@ -33,6 +33,7 @@ class MessagesRequest(ModelRequest, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: float | None = None
+    stop_sequences: list[str] | None = None
     output_config: _OutputConfig | None = None
 
     def message_count(self) -> int | None:
@@ -48,6 +49,7 @@ class MessagesRequest(ModelRequest, kw_only=True):
                 "gen_ai.request.temperature": self.temperature,
                 "gen_ai.request.top_p": self.top_p,
                 "gen_ai.request.top_k": self.top_k,
+                "gen_ai.request.stop_sequences": self.stop_sequences or None,
                 "gen_ai.output.type": _OUTPUT_TYPES.get(form.type or "") if form else None,
             }
         )
@@ -60,11 +62,30 @@ class _Usage(msgspec.Struct):
     cache_creation_input_tokens: Count | None = None
 
 
+class _BedrockMetrics(msgspec.Struct, rename="camel"):
+    """Bedrock's own count, in the last event of a stream."""
+
+    input_token_count: Count | None = None
+    output_token_count: Count | None = None
+    cache_read_input_token_count: Count | None = None
+    cache_write_input_token_count: Count | None = None
+
+    def usage(self) -> _Usage:
+        """The same as usage."""
+        return _Usage(
+            self.input_token_count,
+            self.output_token_count,
+            self.cache_read_input_token_count,
+            self.cache_write_input_token_count,
+        )
+
+
 class _Message(msgspec.Struct):
     id: Ident | None = None
     model: Word | None = None
     stop_reason: Word | None = None
     usage: _Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _Delta(msgspec.Struct):
@@ -86,12 +107,13 @@ class _Event(msgspec.Struct):
     message: _Message | None = None
     delta: _Delta | None = None
     usage: _Usage | None = None
+    metrics: _BedrockMetrics | None = msgspec.field(name="amazon-bedrock-invocationMetrics", default=None)
     error: msgspec.Raw = msgspec.Raw()
 
 
 class _Body(_Message):
     type: str | None = None
-    error: msgspec.Raw = msgspec.Raw()
+    content: msgspec.Raw = msgspec.Raw()
 
 
 _EVENT = Shape(_Event)
@@ -109,27 +131,28 @@ class _MessageReader(Reader[T]):
         super().__init__(shape, facts)
         self._uncached: int | None = None
 
-    def _message(self, message: _Message) -> None:
+    def _message(self, message: _Message) -> str | None:
+        """Takes what it tells; gives the error when it failed."""
         self.facts.id = self.facts.id or message.id or None
         self.facts.model = self.facts.model or message.model or None
-        if message.stop_reason:
-            self._finish(0, message.stop_reason)
         self._usage(message.usage)
+        return self._choice_ended(0, message.stop_reason, message.error)
 
     def _usage(self, usage: _Usage | None) -> None:
-        """Notes usage; in a stream its counts are cumulative, and the last event may tell only the output."""
+        """Notes usage. In a stream its counts are cumulative, and what an event need not tell may stand there as 0."""
         if usage is None:
             return
-        self._tokens(
-            output=usage.output_tokens,
-            cache_read=usage.cache_read_input_tokens,
-            cache_write=usage.cache_creation_input_tokens,
-        )
-        if usage.input_tokens is not None:
-            self._uncached = usage.input_tokens
+        counts = {
+            "output": usage.output_tokens,
+            "cache_read": usage.cache_read_input_tokens,
+            "cache_write": usage.cache_creation_input_tokens,
+        }
+        self._tokens(present(counts))
+        self._uncached = usage.input_tokens or self._uncached or usage.input_tokens
         if self._uncached is not None:
             tokens = self.facts.tokens
-            self._tokens(input=self._uncached + tokens.get("cache_read", 0) + tokens.get("cache_write", 0))
+            cached = tokens.get("cache_read", 0) + tokens.get("cache_write", 0)
+            self._tokens({"input": self._uncached + cached})
 
 
 class MessagesStream(_MessageReader[_Event]):
@@ -148,7 +171,7 @@ class MessagesStream(_MessageReader[_Event]):
         except (ValueError, RecursionError):
             salvaged = self._salvage(data)
             if salvaged is None:
-                return self._unread(name)
+                return self._unread(name, data)
             event = salvaged
         kind = "error" if name == b"error" else event.type or name.decode("latin-1")
         delta = event.delta
@@ -162,18 +185,28 @@ class MessagesStream(_MessageReader[_Event]):
             return EventKind.CHUNK  # thinking that is not shown, or what a tool of the provider has found
         if kind == "ping":
             return EventKind.IDLE
-        if kind == "error" or is_error(event.error):
-            self.facts.error = error_word(event.error if is_error(event.error) else data)
-            return EventKind.ERROR
+        error = self._error(kind, name, event, data)
         if event.message is not None:
-            self._message(event.message)
-        if delta is not None and delta.stop_reason:
-            self._finish(0, delta.stop_reason)
+            error = self._message(event.message) or error
+        if delta is not None:
+            error = self._choice_ended(0, delta.stop_reason, event.error) or error
         self._usage(event.usage)
+        if event.metrics is not None:
+            self._usage(event.metrics.usage())
+        if error is not None:
+            return self._failed(error)
         if kind == "message_stop":
             self.facts.ended = True
             return EventKind.END
         return EventKind.EVENT
+
+    def _error(self, kind: str, name: bytes, event: _Event, data: bytes) -> str | None:
+        """The error that an event tells, or that stands in its place."""
+        if is_error(event.error):
+            return error_word(event.error)
+        if kind == "error" or name == b"error":
+            return error_word(data)
+        return None if event.type else foreign_error(data)
 
 
 class MessagesBody(_MessageReader[_Body]):
@@ -184,11 +217,14 @@ class MessagesBody(_MessageReader[_Body]):
     def __init__(self, facts: ResponseFacts) -> None:
         super().__init__(_BODY, facts)
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes) -> bool:
         """Takes the body."""
         body = self._read(data)
         if body is None:
-            return
-        self._message(body)
-        if body.type == "error" or is_error(body.error):
-            self.facts.error = error_word(body.error)
+            return False
+        error = self._message(body)
+        if body.type == "error":
+            error = error or error_word(data)
+        if error:
+            self._failed(error)
+        return self._is_answer(data, something=body.type == "message" or holds(body.content))

@@ -4,20 +4,28 @@ Owns the shapes that all requests share (identity hints) and the base of the rea
 `ResponseFacts` and never raises: what it cannot read it counts. It keeps no prompt and no answer text.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from sidecar.apis.decode import Shape, Thing, Word
-from sidecar.apis.errors import UNKNOWN_ERROR
-from sidecar.apis.salvage import Steps, UnreadableBody, at_once
+from sidecar.apis.errors import error_word, failure, foreign_error
+from sidecar.apis.salvage import LARGE, Steps, UnreadableBody, at_once
 from sidecar.core.facts import EventKind, ResponseFacts
 from sidecar.core.sse import Event
 
 MAX_CHOICES = 128
 """Finish reasons kept per answer: the largest number of choices an API gives."""
+
+_WHOLES = {"reasoning": "output", "cache_read": "input", "cache_write": "input"}
+"""Of which count each count is a part."""
+
+_NOT_NUMBERS = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b', re.DOTALL)
+"""Texts, which stay, and what Python's JSON writes for numbers that JSON does not have."""
 
 
 class EventParser(Protocol):
@@ -53,8 +61,8 @@ class BodyReader(Protocol):
     def prepare(self, data: bytes) -> Steps[None]:
         """Reads a large body in steps, so that taking it costs little. Never raises."""
 
-    def body(self, data: bytes) -> None:
-        """Takes the body. Never raises."""
+    def body(self, data: bytes) -> bool:
+        """Takes the body; False when it is nothing of an answer of its API, nor an error. Never raises."""
 
 
 class Metadata(msgspec.Struct):
@@ -153,6 +161,30 @@ def counted(messages: list[Thing] | None) -> int | None:
     return None if messages is None else len(messages)
 
 
+def holds(items: msgspec.Raw) -> bool:
+    """True for a list that is not empty, however long it is."""
+    return bytes(memoryview(items)[:1]) == b"[" and bytes(memoryview(items)[1:2]) != b"]"
+
+
+def reconciled(counts: Mapping[str, int | None], total: int | None) -> dict[str, int]:
+    """The counts that were told, with no part larger than its whole.
+
+    Some providers count a part beside its whole (xAI: reasoning beside completion tokens). Only the total
+    proves it: where it exceeds input and output by exactly one choice of the parts, those are added. A part
+    that is larger than its whole all the same is left out.
+    """
+    told = present(counts)
+    if total is not None and "input" in told and "output" in told:
+        beside = total - told["input"] - told["output"]
+        if beside > 0:
+            parts = [part for part in _WHOLES if told.get(part)]
+            chosen = (some for size in range(1, 4) for some in combinations(parts, size))
+            fitting = [some for some in chosen if sum(told[part] for part in some) == beside]
+            for part in fitting[0] if len(fitting) == 1 else ():
+                told[_WHOLES[part]] += told[part]
+    return {name: count for name, count in told.items() if count <= told.get(_WHOLES.get(name, name), count)}
+
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -177,28 +209,44 @@ class Reader(Generic[T]):
 
     def _in_steps(self, data: bytes) -> Steps[T | None]:
         try:
-            found, ignored = yield from self._shape.salvage(data)
+            found, ignored = yield from self._shape.salvage(_mended(data))
         except UnreadableBody:
             self.facts.unreadable += 1
             return None
         self.facts.unreadable += bool(ignored)
         return found
 
-    def _unread(self, name: bytes) -> EventKind:
-        """What an event is that could not be read: by its name it may be an error."""
-        if name != b"error":
-            return EventKind.EVENT
-        self.facts.error = UNKNOWN_ERROR
-        return EventKind.ERROR
-
     def _read(self, data: bytes) -> T | None:
-        """A whole body, or as much of it as fits."""
+        """A whole body or event, or as much of it as fits."""
         if self._prepared is not None:
             return self._prepared[0]
         try:
             return self._shape.decode(data)
         except (ValueError, RecursionError):
             return self._salvage(data)
+
+    def _unread(self, name: bytes, data: bytes) -> EventKind:
+        """An event that could not be read: an error if its name says so."""
+        return self._failed(error_word(data)) if name == b"error" else EventKind.EVENT
+
+    def _failed(self, word: str) -> EventKind:
+        """An error has come."""
+        self.facts.error = word
+        return EventKind.ERROR
+
+    def _is_answer(self, data: bytes, *, something: bool) -> bool:
+        """Whether a whole body was an answer (`something` of one was there) or an error of any family."""
+        facts = self.facts
+        if something or facts.error or facts.finish_reasons or any(facts.tokens.values()):
+            return True
+        facts.error = foreign_error(data)
+        return facts.error is not None
+
+    def _choice_ended(self, choice: int, reason: str | None, error: msgspec.Raw) -> str | None:
+        """Notes why a choice ended; gives the error when that was a failure."""
+        if reason:
+            self._finish(choice, reason)
+        return failure(reason, error)
 
     def _finish(self, choice: int, reason: str) -> None:
         """Notes why a choice ended; the reasons stand in the order of the choices."""
@@ -210,6 +258,20 @@ class Reader(Generic[T]):
             choices.insert(at, choice)
             reasons.insert(at, reason)
 
-    def _tokens(self, **counts: int | None) -> None:
-        """Notes token counts; later reports replace earlier ones, and what is not told stays."""
-        self.facts.tokens.update(present(counts))
+    def _tokens(self, counts: Mapping[str, int]) -> None:
+        """Notes token counts. They are cumulative: no later report, which may be a placeholder, lowers them."""
+        tokens = self.facts.tokens
+        for name, count in counts.items():
+            if count >= tokens.get(name, 0):
+                tokens[name] = count
+
+
+def _mended(data: bytes) -> bytes:
+    """The same with what is no UTF-8 replaced, and null for what is no number in JSON, unless it is large."""
+    if len(data) > LARGE:
+        return data
+    if not data.isascii():
+        data = data.decode("utf-8", "replace").encode()
+    if b"NaN" in data or b"Infinity" in data:
+        data = _NOT_NUMBERS.sub(lambda found: found[0] if found[0][:1] == b'"' else b"null", data)
+    return data

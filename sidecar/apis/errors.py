@@ -1,7 +1,8 @@
 """Which provider error codes may become a label: a fixed list of words, whatever a provider sends.
 
-Owns the list and how an error object is read. A word that is not listed is never passed on, so
-`error.type` stays bounded; an error's message is not read at all.
+Owns the list and how an error is read: the object of an `error` member, and what other families of APIs
+send in place of an answer. A word that is not listed is never passed on, so `error.type` stays bounded; an
+error's message is not read at all.
 """
 
 import msgspec
@@ -42,24 +43,52 @@ _GOOGLE = """
     UNAVAILABLE UNIMPLEMENTED UNKNOWN
 """
 
-KNOWN_ERRORS = frozenset(f"{_OPENAI} {_ANTHROPIC} {_GOOGLE}".split())
-"""Every word that may be passed on: codes and types of OpenAI, Anthropic, Google and compatible servers."""
+_COMPATIBLE = """
+    AccessDenied Arrearage BadRequestError DataInspectionFailed InternalError InternalServerError
+    InvalidApiKey InvalidParameter ModelNotFound Throttling Throttling.AllocationQuota Throttling.RateQuota
+    insufficient_permissions network_error
+"""
 
-_ABSENT = frozenset((b"", b"null", b"{}", b'""', b"false", b"[]"))
+_WORDS = frozenset(f"{_OPENAI} {_ANTHROPIC} {_GOOGLE} {_COMPATIBLE}".split())
+
+KNOWN_ERRORS = _WORDS | {UNKNOWN_ERROR} | {str(status) for status in range(400, 600)}
+"""Every word that may be passed on: codes and types of OpenAI, Anthropic, Google and compatible servers, the
+statuses of HTTP, and what stands for any other word."""
+
+_ABSENT = frozenset((b"", b"null", b"{}", b'""', b"false", b"[]", b"0"))
+
+_FAILURES = {"error": UNKNOWN_ERROR, "network_error": "network_error"}
+"""Finish reasons that say that generating failed (OpenRouter, Mistral, Cohere; Z.ai), and the error they are."""
+
+_WENT_WELL = frozenset(("", "0", "200", "ok", "success"))
+_WENT_WRONG = frozenset(("error", "fail", "failed", "failure"))
 
 
 class _Words(msgspec.Struct):
     code: str | int | None = None
     type: str | None = None
     status: str | int | None = None
-
-
-class _Answer(_Words):
     error: msgspec.Raw = msgspec.Raw()
 
 
+class _BaseResponse(msgspec.Struct):
+    status_code: str | int | None = None
+
+
+class _Foreign(_Words):
+    object: str | None = None
+    message: msgspec.Raw = msgspec.Raw()
+    msg: msgspec.Raw = msgspec.Raw()
+    detail: msgspec.Raw = msgspec.Raw()
+    errors: msgspec.Raw = msgspec.Raw()
+    fault: msgspec.Raw = msgspec.Raw()
+    success: bool | None = None
+    base_resp: _BaseResponse | None = None
+    """MiniMax tells its errors here."""
+
+
 _ERROR = Shape(_Words)
-_ERROR_BODY = Shape(_Answer)
+_FOREIGN = Shape(_Foreign)
 
 
 def is_error(error: msgspec.Raw) -> bool:
@@ -67,35 +96,100 @@ def is_error(error: msgspec.Raw) -> bool:
     return bytes(error) not in _ABSENT if error else False
 
 
+def failure(reason: str | None, error: msgspec.Raw) -> str | None:
+    """The error that a choice tells by its finish reason or in a member of its own; None when it did not fail."""
+    if is_error(error):
+        return error_word(error)
+    return _FAILURES.get(reason.lower()) if reason else None
+
+
 def error_word(error: bytes | msgspec.Raw) -> str:
     """The known word of an error member (an object or anything else), an HTTP status it names, or `error`."""
-    if len(error) > LARGE:
-        return UNKNOWN_ERROR
-    try:
-        found, _ = _ERROR.read(bytes(error))
-    except UnreadableBody:
-        return UNKNOWN_ERROR
-    return _known(found) or _status(found) or UNKNOWN_ERROR
+    return _error_word(bytes(error)) or UNKNOWN_ERROR if len(error) <= LARGE else UNKNOWN_ERROR
 
 
 def error_code(route: Route, body: bytes) -> str | None:  # noqa: ARG001 - asked per route; all share one list
     """The provider's error code, type or status in the body of an answer >= 400, if it is a known word."""
-    text = body.strip()
-    if text.startswith(b"["):
-        # A Gemini stream that is not asked for as events answers with an array of one error.
-        text = text[1:].removesuffix(b"]")
     try:
-        found, _ = _ERROR_BODY.read(text)
-        inner, _ = _ERROR.read(bytes(found.error)) if found.error else (None, ())
+        found, _ = _ERROR.read(_first(body))
+        inner, _ = _ERROR.read(_first(bytes(found.error))) if found.error else (None, ())
     except UnreadableBody:
         return None
     return (_known(inner) if inner else None) or _known(found)
 
 
+def foreign_error(data: bytes) -> str | None:
+    """The error that a body or event is which is nothing of its API's answer; None when it does not say so.
+
+    It reads what gateways and other families of APIs send with a good status: `{"code":..,"message":..}`,
+    `{"detail":..}`, `{"success":false}`, `{"base_resp":{"status_code":1004}}`, `{"errors":[..]}`.
+    """
+    if len(data) > LARGE:
+        return None
+    try:
+        found, _ = _FOREIGN.read(_first(data))
+    except UnreadableBody:
+        return None
+    for error in (found.error, found.errors, found.fault):
+        if is_error(error):
+            return error_word(error)
+    if not (_says_error(found) or (_bad_code(found) and (is_error(found.message) or is_error(found.msg)))):
+        return None
+    return _known(found) or _status(found) or UNKNOWN_ERROR
+
+
+def _says_error(found: _Foreign) -> bool:
+    base = found.base_resp
+    return (
+        "error" in (found.type, found.object)
+        or found.success is False
+        or is_error(found.detail)
+        or (base is not None and _told(base.status_code) not in _WENT_WELL)
+    )
+
+
+def _bad_code(found: _Foreign) -> bool:
+    """A code other than those of success, or a status that is one of failure: others tell how far a job has come."""
+    return (
+        _told(found.code) not in _WENT_WELL
+        or _told(found.status) in _WENT_WRONG
+        or _status(found) is not None
+    )
+
+
+def _told(code: str | int | None) -> str:
+    return "" if code is None else str(code).lower()
+
+
+def _first(text: bytes) -> bytes:
+    """The one object of an array: a Gemini stream that is not asked for as events tells its error so."""
+    text = text.strip()
+    return text[1:].removesuffix(b"]") if text.startswith(b"[") else text
+
+
+def _error_word(error: bytes, depth: int = 2) -> str | None:
+    """As `error_word`, None when there is no such word; errors inside errors are read `depth` deep."""
+    text = _first(error)
+    if text.startswith(b'"'):
+        try:
+            text = msgspec.json.decode(text, type=str).encode()
+        except ValueError:
+            return None
+    if not text.startswith(b"{"):
+        word = text.decode("latin-1")
+        return word if word in KNOWN_ERRORS else None
+    try:
+        found, _ = _ERROR.read(text)
+    except UnreadableBody:
+        return None
+    inner = _error_word(bytes(found.error), depth - 1) if depth and is_error(found.error) else None
+    return _known(found) or inner or _status(found)
+
+
 def _known(error: _Words) -> str | None:
     """The most telling word first: OpenAI's code says more than its type."""
     for word in (error.code, error.type, error.status):
-        if word in KNOWN_ERRORS:
+        if word in _WORDS:
             return str(word)
     return None
 

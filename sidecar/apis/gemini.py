@@ -8,9 +8,9 @@ Shapes: https://ai.google.dev/api/generate-content
 
 import msgspec
 
-from sidecar.apis.base import Reader, RequestBody, counted, present, several
+from sidecar.apis.base import Reader, RequestBody, counted, present, reconciled, several
 from sidecar.apis.decode import Count, Ident, Int64, Shape, Thing, Word
-from sidecar.apis.errors import error_word, is_error
+from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.core.facts import EventKind, ResponseFacts
 
 _MIME_TYPES = {"text/plain": "text", "application/json": "json"}
@@ -24,6 +24,7 @@ class _GenerationConfig(msgspec.Struct, rename="camel"):
     max_output_tokens: Int64 | None = None
     candidate_count: Int64 | None = None
     seed: Int64 | None = None
+    stop_sequences: list[str] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     response_mime_type: Word | None = None
@@ -60,6 +61,7 @@ class GenerateRequest(RequestBody, kw_only=True):
                 "gen_ai.request.presence_penalty": config.presence_penalty,
                 "gen_ai.request.seed": config.seed,
                 "gen_ai.request.choice.count": several(config.candidate_count),
+                "gen_ai.request.stop_sequences": config.stop_sequences or None,
                 "gen_ai.output.type": config.output_type(),
             }
         )
@@ -93,6 +95,7 @@ class _Candidate(msgspec.Struct, rename="camel"):
     index: Count = 0
     content: _Content | None = None
     finish_reason: Word | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _PromptFeedback(msgspec.Struct, rename="camel"):
@@ -105,6 +108,26 @@ class _Usage(msgspec.Struct, rename="camel"):
     candidates_token_count: Count | None = None
     thoughts_token_count: Count | None = None
     cached_content_token_count: Count | None = None
+    total_token_count: Count | None = None
+
+    def tokens(self) -> dict[str, int]:
+        """The counts that are told, by the words of the facts.
+
+        Thoughts stand beside the candidates and tool use beside the prompt; some servers count them in there,
+        which the total tells.
+        """
+        prompt, made = self.prompt_token_count, self.candidates_token_count
+        tools, thoughts = self.tool_use_prompt_token_count, self.thoughts_token_count
+        fit = (tools or 0) <= (prompt or 0) and (thoughts or 0) <= (made or 0)
+        if not fit or self.total_token_count != _sum(prompt, made):
+            prompt, made = _sum(prompt, tools), _sum(made, thoughts)
+        counts = {
+            "input": prompt,
+            "output": made,
+            "cache_read": self.cached_content_token_count,
+            "reasoning": thoughts,
+        }
+        return reconciled(counts, None)
 
 
 class _Chunk(msgspec.Struct, rename="camel"):
@@ -131,18 +154,22 @@ class GenerateReader(Reader[_Chunk]):
         """Takes one event; says what it means."""
         chunk = self._read(data)
         if chunk is None:
-            return self._unread(name)
+            return self._unread(name, data)
         kind = self._take(chunk)
-        if name == b"error" and kind is not EventKind.ERROR:
-            self.facts.error = error_word(data)
-            return EventKind.ERROR
-        return kind
+        if kind is EventKind.ERROR:
+            return kind
+        error = error_word(data) if name == b"error" else None
+        if chunk.candidates is None and chunk.prompt_feedback is None and chunk.usage_metadata is None:
+            error = error or foreign_error(data)
+        return kind if error is None else self._failed(error)
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes) -> bool:
         """Takes the body."""
         body = self._read(data)
-        if body is not None:
-            self._take(body)
+        if body is None:
+            return False
+        self._take(body)
+        return self._is_answer(data, something=bool(body.candidates))
 
     def _take(self, part: _Chunk) -> EventKind:
         """Takes the facts of a chunk or a body."""
@@ -150,26 +177,18 @@ class GenerateReader(Reader[_Chunk]):
         facts.id = facts.id or part.response_id or None
         facts.model = facts.model or part.model_version or None
         kind = EventKind.EVENT
+        error = error_word(part.error) if is_error(part.error) else None
         for candidate in part.candidates or ():
             if candidate.content and any(piece.carries_output() for piece in candidate.content.parts or ()):
                 kind = EventKind.CHUNK
-            if candidate.finish_reason:
-                self._finish(candidate.index, candidate.finish_reason)
+            failed = self._choice_ended(candidate.index, candidate.finish_reason, candidate.error)
+            error = error or failed
         feedback = part.prompt_feedback
         if feedback and feedback.block_reason:
             self._finish(0, feedback.block_reason)
-        usage = part.usage_metadata
-        if usage:
-            self._tokens(
-                input=_sum(usage.prompt_token_count, usage.tool_use_prompt_token_count),
-                output=_sum(usage.candidates_token_count, usage.thoughts_token_count),
-                cache_read=usage.cached_content_token_count,
-                reasoning=usage.thoughts_token_count,
-            )
-        if is_error(part.error):
-            facts.error = error_word(part.error)
-            return EventKind.ERROR
-        return kind
+        if part.usage_metadata:
+            self._tokens(part.usage_metadata.tokens())
+        return kind if error is None else self._failed(error)
 
 
 def _sum(count: int | None, more: int | None) -> int | None:

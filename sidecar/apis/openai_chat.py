@@ -11,8 +11,17 @@ import msgspec
 
 from sidecar.apis.base import ModelRequest, Reader, counted, present, several, tier
 from sidecar.apis.decode import Count, Ident, Int64, Shape, Thing, Word
-from sidecar.apis.errors import is_error
-from sidecar.apis.openai_common import DONE, Format, Usage, ended, failed, name_answer, output_type
+from sidecar.apis.errors import error_word, foreign_error, is_error
+from sidecar.apis.openai_common import (
+    DONE,
+    Format,
+    Timings,
+    Usage,
+    ended,
+    name_answer,
+    output_type,
+    stop_sequences,
+)
 from sidecar.core.facts import EventKind, ResponseFacts
 
 
@@ -29,6 +38,7 @@ class ChatRequest(ModelRequest, kw_only=True):
     presence_penalty: float | None = None
     seed: Int64 | None = None
     n: Int64 | None = None
+    stop: str | list[str] | None = None
     response_format: Format | None = None
     service_tier: Word | None = None
 
@@ -49,6 +59,7 @@ class ChatRequest(ModelRequest, kw_only=True):
                 "gen_ai.request.presence_penalty": self.presence_penalty,
                 "gen_ai.request.seed": self.seed,
                 "gen_ai.request.choice.count": several(self.n),
+                "gen_ai.request.stop_sequences": stop_sequences(self.stop),
                 "gen_ai.output.type": output_type(self.response_format),
                 "openai.request.service_tier": tier(self.service_tier),
             }
@@ -90,6 +101,9 @@ class _Choice(msgspec.Struct):
     index: Count = 0
     delta: _Delta | None = None
     finish_reason: Word | None = None
+    usage: Usage | None = None
+    """Moonshot's place for a stream's usage."""
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _GroqExtra(msgspec.Struct):
@@ -100,33 +114,19 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: Usage | None = None
     x_groq: _GroqExtra | None = None
+    timings: Timings | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
 class _NamedChunk(_Chunk):
     id: Ident | None = None
     model: Word | None = None
-    object: str | None = None
-
-
-class _Body(msgspec.Struct):
-    id: Ident | None = None
-    model: Word | None = None
-    choices: list[_Choice] | None = None
-    usage: Usage | None = None
-    error: msgspec.Raw = msgspec.Raw()
 
 
 _EVENT, _OUTPUT = EventKind.EVENT, EventKind.CHUNK
 
 _CHUNK = Shape(_Chunk)
 _NAMED_CHUNK = Shape(_NamedChunk)
-_BODY = Shape(_Body)
-
-
-def _is_error_object(data: bytes) -> bool:
-    """True for what some servers send in place of a chunk: an error that stands alone."""
-    return _NAMED_CHUNK.read(data)[0].object == "error"
 
 
 class ChatStream(Reader[_NamedChunk]):
@@ -148,25 +148,33 @@ class ChatStream(Reader[_NamedChunk]):
                 return ended(self.facts)
             salvaged = self._salvage(data)
             if salvaged is None:
-                return self._unread(name)
+                return self._unread(name, data)
             chunk = salvaged
         if not self._named:
             self._name(chunk)
         kind = _EVENT
+        error: str | None = None
+        usage = chunk.usage
         for choice in chunk.choices or ():
             delta = choice.delta
             if delta is not None and (delta.content or delta.carries_output()):
                 kind = _OUTPUT
-            if choice.finish_reason:
-                self._finish(choice.index, choice.finish_reason)
-        usage = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
-        if usage:
-            self._tokens(**usage.tokens())
-        if name == b"error" or (chunk.error and is_error(chunk.error)):
-            return failed(self.facts, chunk.error, data)
-        if chunk.choices is None and _is_error_object(data):
-            return failed(self.facts, chunk.error, data)
-        return kind
+            if choice.finish_reason or choice.error:
+                error = self._choice_ended(choice.index, choice.finish_reason, choice.error) or error
+            usage = usage or choice.usage
+        if usage or chunk.x_groq or chunk.timings:
+            self._tokens(_usage(chunk, usage))
+        if error is None and (name or chunk.error or not chunk.choices):
+            error = self._error(name, chunk, data)
+        return kind if error is None else self._failed(error)
+
+    def _error(self, name: bytes, chunk: _Chunk, data: bytes) -> str | None:
+        """The error that a chunk tells, or that stands in its place."""
+        if is_error(chunk.error):
+            return error_word(chunk.error)
+        if name == b"error":
+            return error_word(data)
+        return foreign_error(data) if chunk.choices is None else None
 
     def _name(self, chunk: _Chunk) -> None:
         """Notes the answer's names, and stops looking for them once they are known."""
@@ -178,24 +186,32 @@ class ChatStream(Reader[_NamedChunk]):
             self._decode = _CHUNK.decode
 
 
-class ChatBody(Reader[_Body]):
+class ChatBody(Reader[_NamedChunk]):
     """Reads a whole chat completion."""
 
     __slots__ = ()
 
     def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_BODY, facts)
+        super().__init__(_NAMED_CHUNK, facts)
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes) -> bool:
         """Takes the body."""
         body = self._read(data)
         if body is None:
-            return
+            return False
         name_answer(self.facts, body.id, body.model)
+        usage = body.usage
         for choice in body.choices or ():
-            if choice.finish_reason:
-                self._finish(choice.index, choice.finish_reason)
-        if body.usage:
-            self._tokens(**body.usage.tokens())
+            if error := self._choice_ended(choice.index, choice.finish_reason, choice.error):
+                self._failed(error)
+            usage = usage or choice.usage
+        self._tokens(_usage(body, usage))
         if is_error(body.error):
-            failed(self.facts, body.error)
+            self._failed(error_word(body.error))
+        return self._is_answer(data, something=bool(body.choices))
+
+
+def _usage(chunk: _Chunk, usage: Usage | None) -> dict[str, int]:
+    """The counts of a chunk or body, wherever they stand."""
+    found = usage or (chunk.x_groq and chunk.x_groq.usage) or chunk.timings
+    return found.tokens() if found else {}

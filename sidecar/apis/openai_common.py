@@ -1,12 +1,12 @@
-"""What OpenAI's APIs share: usage, response formats, errors and the terminator.
+"""What OpenAI's APIs share: usage, response formats and the terminator.
 
 Owns pieces, never a whole message: what a request, chunk or body means stands in the module of its API.
 """
 
 import msgspec
 
+from sidecar.apis.base import present, reconciled
 from sidecar.apis.decode import Count, Word
-from sidecar.apis.errors import error_word, is_error
 from sidecar.core.facts import EventKind, ResponseFacts
 
 DONE = b"[DONE]"
@@ -19,6 +19,8 @@ class InputDetails(msgspec.Struct):
 
     cached_tokens: Count | None = None
     cache_write_tokens: Count | None = None
+    cache_creation_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
 
 
 class OutputDetails(msgspec.Struct):
@@ -28,27 +30,90 @@ class OutputDetails(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Token usage as chat completions, completions and embeddings report it."""
+    """Token usage in all the forms in which OpenAI and compatible servers report it.
+
+    `tests/apis/test_usage.py` has an example of each, with its source.
+    """
 
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    total_tokens: Count | None = None
     prompt_tokens_details: InputDetails | None = None
+    prompt_token_details: InputDetails | None = None
+    input_tokens_details: InputDetails | None = None
     completion_tokens_details: OutputDetails | None = None
+    output_tokens_details: OutputDetails | None = None
+    cached_tokens: Count | None = None
+    """Moonshot's place for cached tokens."""
     prompt_cache_hit_tokens: Count | None = None
-    """DeepSeek's word for cached tokens."""
+    """DeepSeek's."""
+    num_cached_tokens: Count | None = None
+    """Mistral's."""
+    cache_read_input_tokens: Count | None = None
+    """LiteLLM's, beside the usual place."""
+    cache_creation_input_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
+    """SGLang's place for reasoning."""
+    citation_tokens: Count | None = None
+    """Perplexity's; where they are told, `reasoning_tokens` is no part of the completion."""
 
-    def tokens(self) -> dict[str, int | None]:
-        """The counts by the words of the facts."""
-        given = self.prompt_tokens_details or InputDetails()
-        made = self.completion_tokens_details or OutputDetails()
-        cached = given.cached_tokens
-        return {
-            "input": self.prompt_tokens,
-            "output": self.completion_tokens,
-            "cache_read": self.prompt_cache_hit_tokens if cached is None else cached,
-            "cache_write": given.cache_write_tokens,
-            "reasoning": made.reasoning_tokens,
+    def tokens(self) -> dict[str, int]:
+        """The counts that are told, by the words of the facts."""
+        given = (
+            self.prompt_tokens_details
+            or self.input_tokens_details
+            or self.prompt_token_details
+            or InputDetails()
+        )
+        made = self.completion_tokens_details or self.output_tokens_details or OutputDetails()
+        counts = {
+            "input": _first(self.prompt_tokens, self.input_tokens),
+            "output": _first(self.completion_tokens, self.output_tokens),
+            "cache_read": _first(
+                given.cached_tokens,
+                self.cached_tokens,
+                self.prompt_cache_hit_tokens,
+                self.num_cached_tokens,
+                self.cache_read_input_tokens,
+            ),
+            "cache_write": _first(
+                given.cache_write_tokens,
+                given.cache_creation_input_tokens,
+                given.cache_creation_tokens,
+                self.cache_creation_input_tokens,
+            ),
+            "reasoning": _first(
+                made.reasoning_tokens, self.reasoning_tokens if self.citation_tokens is None else None
+            ),
         }
+        return reconciled(counts, self.total_tokens)
+
+
+def _first(*counts: int | None) -> int | None:
+    """The first count that says something: where one number stands in several places, some may be zero."""
+    told = [count for count in counts if count is not None]
+    return next(filter(None, told), told[0] if told else None)
+
+
+class Timings(msgspec.Struct):
+    """What llama.cpp tells of a stream that was not asked for its usage."""
+
+    prompt_n: Count | None = None
+    cache_n: Count | None = None
+    predicted_n: Count | None = None
+
+    def tokens(self) -> dict[str, int]:
+        """The counts by the words of the facts; older servers do not tell what came from the cache."""
+        if self.prompt_n is None or self.cache_n is None:
+            return present({"output": self.predicted_n})
+        counts = {
+            "input": self.prompt_n + self.cache_n,
+            "cache_read": self.cache_n,
+            "output": self.predicted_n,
+        }
+        return present(counts)
 
 
 class Format(msgspec.Struct):
@@ -62,6 +127,11 @@ def output_type(asked: Format | None) -> str | None:
     return _OUTPUT_TYPES.get(asked.type or "") if asked else None
 
 
+def stop_sequences(stop: str | list[str] | None) -> list[str] | None:
+    """`gen_ai.request.stop_sequences` of what a request may give alone or in a list."""
+    return [stop] if isinstance(stop, str) else stop or None
+
+
 def name_answer(facts: ResponseFacts, answer_id: str | None, model: str | None) -> None:
     """Notes the answer's id and model, the first that are told."""
     facts.id = facts.id or answer_id or None
@@ -72,9 +142,3 @@ def ended(facts: ResponseFacts) -> EventKind:
     """The terminator has come."""
     facts.ended = True
     return EventKind.END
-
-
-def failed(facts: ResponseFacts, error: msgspec.Raw, whole: bytes = b"") -> EventKind:
-    """An error has come: in its own member, else the whole object is the error."""
-    facts.error = error_word(error if is_error(error) else whole)
-    return EventKind.ERROR

@@ -8,8 +8,8 @@ import msgspec
 
 from sidecar.apis.base import ModelRequest, Reader, present, several
 from sidecar.apis.decode import Count, Ident, Int64, Shape, Word
-from sidecar.apis.errors import is_error
-from sidecar.apis.openai_common import DONE, Usage, ended, failed, name_answer
+from sidecar.apis.errors import error_word, foreign_error, is_error
+from sidecar.apis.openai_common import DONE, Timings, Usage, ended, name_answer, stop_sequences
 from sidecar.core.facts import EventKind, ResponseFacts
 
 
@@ -24,6 +24,7 @@ class CompletionRequest(ModelRequest, kw_only=True):
     presence_penalty: float | None = None
     seed: Int64 | None = None
     n: Int64 | None = None
+    stop: str | list[str] | None = None
 
     def attributes(self) -> dict[str, object]:
         """The request's parameters by the attribute names of the conventions."""
@@ -37,6 +38,7 @@ class CompletionRequest(ModelRequest, kw_only=True):
                 "gen_ai.request.presence_penalty": self.presence_penalty,
                 "gen_ai.request.seed": self.seed,
                 "gen_ai.request.choice.count": several(self.n),
+                "gen_ai.request.stop_sequences": stop_sequences(self.stop),
             }
         )
 
@@ -45,6 +47,7 @@ class _Choice(msgspec.Struct):
     index: Count = 0
     text: str | None = None
     finish_reason: Word | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 class _Completion(msgspec.Struct):
@@ -52,6 +55,7 @@ class _Completion(msgspec.Struct):
     model: Word | None = None
     choices: list[_Choice] | None = None
     usage: Usage | None = None
+    timings: Timings | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -72,25 +76,33 @@ class CompletionReader(Reader[_Completion]):
             return ended(self.facts)
         chunk = self._read(data)
         if chunk is None:
-            return self._unread(name)
+            return self._unread(name, data)
         kind = self._take(chunk)
-        return failed(self.facts, chunk.error, data) if name == b"error" else kind
+        if kind is EventKind.ERROR:
+            return kind
+        error = error_word(data) if name == b"error" else None
+        if chunk.choices is None:
+            error = error or foreign_error(data)
+        return kind if error is None else self._failed(error)
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes) -> bool:
         """Takes the body."""
         body = self._read(data)
-        if body is not None:
-            self._take(body)
+        if body is None:
+            return False
+        self._take(body)
+        return self._is_answer(data, something=bool(body.choices))
 
     def _take(self, part: _Completion) -> EventKind:
         """Takes the facts of a chunk or a body."""
         name_answer(self.facts, part.id, part.model)
         kind = EventKind.EVENT
+        error = error_word(part.error) if is_error(part.error) else None
         for choice in part.choices or ():
             if choice.text:
                 kind = EventKind.CHUNK
-            if choice.finish_reason:
-                self._finish(choice.index, choice.finish_reason)
-        if part.usage:
-            self._tokens(**part.usage.tokens())
-        return failed(self.facts, part.error) if is_error(part.error) else kind
+            error = self._choice_ended(choice.index, choice.finish_reason, choice.error) or error
+        usage = part.usage or part.timings
+        if usage:
+            self._tokens(usage.tokens())
+        return kind if error is None else self._failed(error)

@@ -6,10 +6,10 @@ Shapes: https://platform.openai.com/docs/api-reference/embeddings
 
 import msgspec
 
-from sidecar.apis.base import ModelRequest, Reader, present
+from sidecar.apis.base import ModelRequest, Reader, holds, present
 from sidecar.apis.decode import Ident, Int64, Shape, Word
-from sidecar.apis.errors import is_error
-from sidecar.apis.openai_common import Usage, failed, name_answer
+from sidecar.apis.errors import error_word, is_error
+from sidecar.apis.openai_common import Usage, name_answer
 from sidecar.core.facts import ResponseFacts
 
 
@@ -32,6 +32,7 @@ class EmbeddingsRequest(ModelRequest, kw_only=True):
 class _Body(msgspec.Struct):
     id: Ident | None = None
     model: Word | None = None
+    data: msgspec.Raw = msgspec.Raw()
     usage: Usage | None = None
     error: msgspec.Raw = msgspec.Raw()
 
@@ -47,13 +48,14 @@ class EmbeddingsBody(Reader[_Body]):
     def __init__(self, facts: ResponseFacts) -> None:
         super().__init__(_BODY, facts)
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes) -> bool:
         """Takes the body."""
         body = self._read(data)
         if body is None:
-            return
+            return False
         name_answer(self.facts, body.id, body.model)
         if body.usage:
-            self._tokens(**body.usage.tokens())
+            self._tokens(body.usage.tokens())
         if is_error(body.error):
-            failed(self.facts, body.error)
+            self._failed(error_word(body.error))
+        return self._is_answer(data, something=holds(body.data))

@@ -9,19 +9,10 @@ from typing import TypeVar
 
 import msgspec
 
-from sidecar.apis.base import ModelRequest, Reader, present, tier
-from sidecar.apis.decode import Count, Ident, Int64, Shape, Thing, Word
-from sidecar.apis.errors import is_error
-from sidecar.apis.openai_common import (
-    DONE,
-    Format,
-    InputDetails,
-    OutputDetails,
-    ended,
-    failed,
-    name_answer,
-    output_type,
-)
+from sidecar.apis.base import ModelRequest, Reader, holds, present, tier
+from sidecar.apis.decode import Ident, Int64, Shape, Thing, Word
+from sidecar.apis.errors import UNKNOWN_ERROR, error_word, foreign_error, is_error
+from sidecar.apis.openai_common import DONE, Format, Usage, ended, name_answer, output_type
 from sidecar.core.facts import EventKind, ResponseFacts
 
 
@@ -58,13 +49,6 @@ class ResponsesRequest(ModelRequest, kw_only=True):
         )
 
 
-class _Usage(msgspec.Struct):
-    input_tokens: Count | None = None
-    output_tokens: Count | None = None
-    input_tokens_details: InputDetails | None = None
-    output_tokens_details: OutputDetails | None = None
-
-
 class _Incomplete(msgspec.Struct):
     reason: Word | None = None
 
@@ -74,7 +58,8 @@ class _Response(msgspec.Struct):
     model: Word | None = None
     status: Word | None = None
     incomplete_details: _Incomplete | None = None
-    usage: _Usage | None = None
+    output: msgspec.Raw = msgspec.Raw()
+    usage: Usage | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -104,6 +89,7 @@ _ERRORS = frozenset((_ERROR, "response.failed", "response.error"))
 _FINISHED = frozenset(("completed", "cancelled"))
 _ITEM_DONE = "response.output_item.done"
 _NO_RESULT = frozenset((b"", b"null", b'""'))
+_STATUSES = _FINISHED | {"failed", "in_progress", "incomplete", "queued"}
 _PING = "keepalive"
 
 
@@ -115,25 +101,19 @@ class _ResponseReader(Reader[T]):
 
     __slots__ = ()
 
-    def _response(self, response: _Response) -> None:
+    def _response(self, response: _Response) -> str | None:
+        """Takes what it tells; gives the error when it failed."""
         name_answer(self.facts, response.id, response.model)
-        status = response.status
+        status, reason = response.status, None
         if status == "incomplete":
             details = response.incomplete_details
-            self._finish(0, (details.reason if details else None) or status)
+            reason = (details.reason if details else None) or status
         elif status in _FINISHED:
-            self._finish(0, status)
-        usage = response.usage
-        if usage:
-            given = usage.input_tokens_details or InputDetails()
-            made = usage.output_tokens_details or OutputDetails()
-            self._tokens(
-                input=usage.input_tokens,
-                output=usage.output_tokens,
-                cache_read=given.cached_tokens,
-                cache_write=given.cache_write_tokens,
-                reasoning=made.reasoning_tokens,
-            )
+            reason = status
+        if response.usage:
+            self._tokens(response.usage.tokens())
+        error = self._choice_ended(0, reason, response.error)
+        return UNKNOWN_ERROR if error is None and status == "failed" else error
 
 
 class ResponsesStream(_ResponseReader[_Event]):
@@ -154,23 +134,31 @@ class ResponsesStream(_ResponseReader[_Event]):
                 return ended(self.facts)
             salvaged = self._salvage(data)
             if salvaged is None:
-                return self._unread(name)
+                return self._unread(name, data)
             event = salvaged
         kind = _ERROR if name == b"error" else event.type or name.decode("latin-1")
         if kind.endswith(".delta"):
             return EventKind.CHUNK if event.delta else EventKind.EVENT
         if kind == _PING:
             return EventKind.IDLE
-        response = event.response
-        if response is not None:
-            self._response(response)
-        if kind in _ERRORS or (response is not None and is_error(response.error)):
-            return failed(self.facts, event.error if response is None else response.error, data)
+        error = None if event.response is None else self._response(event.response)
+        if error is None and (kind in _ERRORS or name == b"error" or not event.type):
+            error = self._error(kind, name, event, data)
+        if error is not None:
+            return self._failed(error)
         if kind in _ENDS:
             return ended(self.facts)
         if kind == _ITEM_DONE and event.item is not None and event.item.carries_output():
             return EventKind.CHUNK
         return EventKind.CHUNK if kind == _OTHER_OUTPUT else EventKind.EVENT
+
+    def _error(self, kind: str, name: bytes, event: _Event, data: bytes) -> str | None:
+        """The error that an event tells, or that stands in its place."""
+        if is_error(event.error):
+            return error_word(event.error)
+        if kind in _ERRORS or name == b"error":
+            return error_word(data)
+        return foreign_error(data) if event.response is None else None
 
 
 class ResponsesBody(_ResponseReader[_Response]):
@@ -181,11 +169,11 @@ class ResponsesBody(_ResponseReader[_Response]):
     def __init__(self, facts: ResponseFacts) -> None:
         super().__init__(_RESPONSE, facts)
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes) -> bool:
         """Takes the body."""
         body = self._read(data)
         if body is None:
-            return
-        self._response(body)
-        if body.status == "failed" or is_error(body.error):
-            failed(self.facts, body.error)
+            return False
+        if error := self._response(body):
+            self._failed(error)
+        return self._is_answer(data, something=body.status in _STATUSES or holds(body.output))

@@ -28,12 +28,13 @@ class _Read(NamedTuple):
 _POSTED = {
     "chat/completions": _Read("openai.chat", "chat", True, "openai"),
     "fim/completions": _Read("openai.chat", "text_completion", True, "mistral_ai"),
+    "agents/completions": _Read("openai.chat", "chat", True, "mistral_ai"),
     "completions": _Read("openai.completions", "text_completion", True, "openai"),
     "responses": _Read("openai.responses", "chat", True, "openai"),
     "embeddings": _Read("openai.embeddings", "embeddings", False, "openai"),
     "messages": _Read("anthropic.messages", "chat", True, "anthropic"),
 }
-_SUFFIX = re.compile(r"(.*?)/((?:chat/|fim/)?completions|responses|embeddings|messages)")
+_SUFFIX = re.compile(r"(.*?)/((?:chat/|fim/|agents/)?completions|responses|embeddings|messages)")
 _NOT_BEFORE = re.compile(r"/(?:threads|conversations|batches)/")
 """Collections whose members have `messages` of their own that are no Anthropic messages."""
 
@@ -50,8 +51,10 @@ _ANTHROPIC_VERBS = {
 _OTHER_VERBS = frozenset(("countTokens", "computeTokens", "predict"))
 _GOOGLE = re.compile(
     r"(?P<prefix>.*?)(?P<publisher>/publishers/(?:google|anthropic))?"
-    r"/(?P<kind>models|tunedModels|dynamic)/(?P<model>[^/:]+):(?P<verb>[a-zA-Z]+)"
+    r"/(?P<kind>models|tunedModels|dynamic|endpoints)/(?P<model>.+)",
+    re.DOTALL,
 )
+"""What stands before a verb's colon, which is the last one: a model's name may hold slashes and colons."""
 
 _WRITTEN_DOWN = """
     /v1 /v2 /v3 /v4 /v1alpha /v1beta /v1beta1 /beta /api /api/v1 /api/v3 /api/anthropic /api/anthropic/v1
@@ -59,7 +62,7 @@ _WRITTEN_DOWN = """
     /inference/v1 /models /openai /openai/v1 /v1/openai /v1beta/openai
 """
 _PREFIXES = frozenset(_WRITTEN_DOWN.split()) | {""}
-_AZURE = re.compile(r".*/openai/deployments/(?P<model>[^/]+)")
+_AZURE = re.compile(r".*?/openai/deployments/(?P<model>.+?)(?:/extensions)?", re.DOTALL)
 _VERTEX = re.compile(r".*/projects/[^/]+/locations/[^/]+(?P<endpoint>/endpoints/[^/]+)?")
 
 _OTHERS = (
@@ -98,7 +101,17 @@ _OTHERS = (
     "/audio/translations",
 )
 _OTHER_PATTERNS = tuple(
-    (re.compile("(.*?)" + re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))), template)
+    (
+        re.compile(
+            "(.*?)"
+            + re.sub(
+                r"\\{(\w+)\\}",
+                lambda found: ".+" if found[1] == "model" else "[^/]+",
+                re.escape(template),
+            )
+        ),
+        template,
+    )
     for template in _OTHERS
 )
 
@@ -117,9 +130,12 @@ def _match(method: str, path: str) -> Route:
         found = _SUFFIX.fullmatch(text)
         if found and not _NOT_BEFORE.search(text):
             return _suffix_route(found[1], found[2])
-    found = _GOOGLE.fullmatch(text)
-    if found:
-        return _google_route(method, found)
+    name, _, verb = text.rpartition(":")
+    found = _GOOGLE.fullmatch(name)
+    if found and verb.isascii() and verb.isalpha():
+        route = _google_route(method, found, verb)
+        if route is not None:
+            return route
     for pattern, template in _OTHER_PATTERNS:
         found = pattern.fullmatch(text)
         if found and found[1] in _PREFIXES:
@@ -163,12 +179,12 @@ def _provider(prefix: str, usual: str) -> str:
     return "gcp.vertex_ai" if _VERTEX.fullmatch(prefix) else usual
 
 
-def _google_route(method: str, found: re.Match[str]) -> Route:
-    """The route of a verb on one of Google's models."""
-    prefix, publisher, verb = found["prefix"], found["publisher"] or "", found["verb"]
+def _google_route(method: str, found: re.Match[str], verb: str) -> Route | None:
+    """The route of a verb on one of Google's models; None when it is not a verb but the end of a model's name."""
+    prefix, publisher = found["prefix"], found["publisher"] or ""
     read = (_ANTHROPIC_VERBS if publisher.endswith("anthropic") else _VERBS).get(verb)
     if read is None and verb not in _OTHER_VERBS:
-        return UNKNOWN
+        return UNKNOWN if method == "POST" else None
     template = f"{_prefix_template(prefix)}{publisher}/{found['kind']}/{{model}}:{verb}"
     model = found["model"]
     if read is None or method != "POST" or model.startswith("count-tokens"):

@@ -30,6 +30,7 @@ class Anomaly(StrEnum):
     BODY_MEMORY_FULL = "body_memory_full"
     BODY_ENCODING = "body_encoding"
     ANSWER_NOT_READ = "answer_not_read"
+    ANSWER_INVALID = "answer_invalid"
     EVENT_TOO_LARGE = "event_too_large"
     OUT_OF_RESOURCES = "out_of_resources"
     LISTENER_FAILED = "listener_failed"

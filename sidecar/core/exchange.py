@@ -24,6 +24,11 @@ CHUNK_BOUNDS = tuple(MILLISECOND * 2**k for k in range(14))
 
 _IDLE, _CHUNK = EventKind.IDLE, EventKind.CHUNK
 
+_EMPTY = 64 * 1024
+"""Bytes of a stream above which it held something, whether that could be read or not."""
+
+_UNREAD = frozenset((Anomaly.ANSWER_NOT_READ, Anomaly.EVENT_TOO_LARGE))
+
 MAX_STALLS = 32
 """Stalls kept with their times; further ones are only counted."""
 
@@ -288,7 +293,7 @@ class Exchange:
         if kind <= _CHUNK:
             return  # it only moves the clocks
         if kind is EventKind.END:
-            self.decide(Outcome.COMPLETED, at, phase=Phase.END)
+            self._stream_ended(at)
         else:
             self.decide(
                 Outcome.ERROR_IN_STREAM,
@@ -296,6 +301,17 @@ class Exchange:
                 phase=Phase.MID_STREAM,
                 error_type=self.response.error or "error",
             )
+
+    def _stream_ended(self, at: int) -> None:
+        """The API's terminator has come: an end, unless there was nothing of an answer before it."""
+        told, small = self.response, self.stream.bytes <= _EMPTY
+        something = self.stream.chunks or told.finish_reasons or told.tokens.get("output") or told.unreadable
+        if small and self.watched and not something:
+            self.upstream_failed(
+                at, "no_answer", "the stream ended without output and without a finish reason"
+            )
+        else:
+            self.decide(Outcome.COMPLETED, at, phase=Phase.END)
 
     def answer_ended(self, at: int) -> None:
         """The answer's body ended cleanly framed. Whether that is an end depends on what the body was."""
@@ -335,5 +351,7 @@ class Exchange:
         if self.end or self.verdict is None:
             raise RuntimeError("an exchange settles once, after its outcome is decided")
         self.end = max(at, self.start)
+        if self.response.unreadable and not _UNREAD.intersection(self.anomalies):
+            self.anomalies.append(Anomaly.ANSWER_INVALID)
         if self.streams:
             self.stream.silent_until(self.verdict.at)

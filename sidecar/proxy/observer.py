@@ -256,9 +256,10 @@ class _ErrorReader:
         """Nothing: no such body is large."""
         yield from ()
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes) -> bool:
         """Takes the body; one that tells no known word tells nothing."""
         self._exchange.response.error = apis.error_code(self._exchange.route, data)
+        return True
 
 
 class _WholeBody(Protocol):
@@ -267,8 +268,8 @@ class _WholeBody(Protocol):
     def prepare(self, data: bytes) -> apis.Steps[None]:
         """Reads a large body in steps, so that taking it costs little. Never raises."""
 
-    def body(self, data: bytes) -> None:
-        """Takes the body. Never raises."""
+    def body(self, data: bytes) -> bool:
+        """Takes the body; False when it could not be read as an answer. Never raises."""
 
 
 class BodyObserver:
@@ -351,8 +352,8 @@ class BodyObserver:
         body: bytes | None = bytes(self._held)
         if self._tail is not None:
             body = apis.ends_of(bytes(self._held), bytes(self._tail))
-        if body is not None:
-            self._reader.body(body.removeprefix(_BOM))
+        if body is not None and not self._reader.body(body.removeprefix(_BOM)):
+            self._not_read()
 
     def close(self, then: Callable[[], None]) -> None:
         """Gives the memory back."""
@@ -369,6 +370,9 @@ class BodyObserver:
 
     def _give_up(self) -> None:
         self._drop()
+        self._not_read()
+
+    def _not_read(self) -> None:
         if Anomaly.ANSWER_NOT_READ not in self._exchange.anomalies:
             self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
 

@@ -1,6 +1,6 @@
 """Keeps what others send within bounds before it becomes a label, a span's name or an attribute.
 
-Owns the lists of known methods, finish reasons and error codes, the cap on models, and what of a query may
+Owns the lists of known methods and finish reasons, the cap on models, and what of a query may
 be shown. It never lets a credential through: what is not known to be harmless is replaced, not passed.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import unquote
 
+from sidecar.apis.errors import KNOWN_ERRORS
 from sidecar.core.anomaly import Anomaly
 from sidecar.core.exchange import Verdict
 from sidecar.core.outcome import Outcome
@@ -47,42 +48,7 @@ KNOWN_FINISH_REASONS = frozenset(
         *("block_reason_unspecified", "jailbreak", "model_armor"),
         # compatible servers
         *("error", "abort", "eos", "eos_token", "repetition", "insufficient_system_resource", "model_length"),
-    }
-)
-
-KNOWN_ERRORS = frozenset(
-    {
-        # OpenAI
-        *("server_error", "rate_limit_exceeded", "insufficient_quota", "invalid_api_key", "model_not_found"),
-        *("context_length_exceeded", "invalid_prompt", "content_filter", "vector_store_timeout"),
-        *("tokens", "requests", "insufficient_permissions", "engine_overloaded", "slow_down"),
-        # Anthropic
-        *("invalid_request_error", "authentication_error", "permission_error", "not_found_error"),
-        *("request_too_large", "rate_limit_error", "api_error", "overloaded_error", "timeout_error"),
-        "billing_error",
-        # Google's canonical codes, as Gemini sends them
-        *("INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE", "UNAUTHENTICATED", "PERMISSION_DENIED"),
-        *(
-            "NOT_FOUND",
-            "ABORTED",
-            "ALREADY_EXISTS",
-            "RESOURCE_EXHAUSTED",
-            "CANCELLED",
-            "DATA_LOSS",
-            "UNKNOWN",
-        ),
-        *("INTERNAL", "UNIMPLEMENTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"),
-        # compatible servers and our own readers
-        *(
-            "error",
-            "failed",
-            "internal_error",
-            "internal_server_error",
-            "InternalServerError",
-            "BadRequestError",
-        ),
-        *("service_unavailable", "timeout", "overloaded"),
-        *(str(status) for status in range(400, 600)),
+        *("network_error", "sensitive"),
     }
 )
 

@@ -123,6 +123,104 @@ def test_what_does_not_fit_costs_only_itself(api: str) -> None:
     assert facts == ResponseFacts(unreadable=1)
 
 
+FOREIGN: list[tuple[Any, str]] = [
+    ({"choices": None, "base_resp": {"status_code": 1004, "status_msg": "x"}}, "error"),
+    ({"base_resp": {"status_code": "429"}, "choices": []}, "error"),
+    ({"error": {"message": "m", "code": 503}}, "503"),
+    ([{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}], "RESOURCE_EXHAUSTED"),
+    ({"code": "InvalidApiKey", "message": "m", "request_id": "r"}, "InvalidApiKey"),
+    ({"code": 500, "msg": "m", "success": False}, "500"),
+    ({"code": 1113, "message": "m"}, "error"),
+    ({"success": False, "errors": [{"code": 10000, "message": "m"}], "result": None}, "error"),
+    ({"success": False}, "error"),
+    ({"status": "error", "message": "m"}, "error"),
+    ({"status": 502, "message": "m"}, "502"),
+    ({"detail": "Not Found"}, "error"),
+    ({"detail": [{"loc": ["body"], "msg": "m"}]}, "error"),
+    ({"object": "error", "message": "m", "type": "BadRequestError", "code": 400}, "BadRequestError"),
+    ({"errors": [{"code": "rate_limit_exceeded"}]}, "rate_limit_exceeded"),
+    ({"fault": {"faultstring": "m"}}, "error"),
+    ({"type": "error", "message": "m"}, "error"),
+]
+
+
+@pytest.mark.parametrize("api", [*APIS, "gemini.generate_content"])
+@pytest.mark.parametrize("body, word", FOREIGN)
+def test_errors_of_other_families(api: str, body: Any, word: str) -> None:
+    """Gateways and providers of other APIs tell errors in their own ways, with a good status."""
+    facts = ResponseFacts()
+    reader = apis.body_reader(Route("/", api=api), facts)
+    assert reader is not None
+    assert reader.body(json.dumps(body).encode())
+    assert facts.error == word
+
+
+NO_ANSWERS = [
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"<!doctype html><title>Sign in</title>",
+    b"upstream connect error",
+    b'{"id":"x","model":"m","choices":[{"message":',
+    b'{"id":"x","model":"m","choices":[],"candidates":[],"content":[],"output":[],"data":[]}',
+    b'{"choices":null,"usage":{"prompt_tokens":0,"completion_tokens":0}}',
+    b'{"ok":true}',
+    b'{"code":0,"message":"success"}',
+]
+
+
+@pytest.mark.parametrize("api", [*APIS, "gemini.generate_content"])
+@pytest.mark.parametrize("body", NO_ANSWERS)
+def test_what_is_no_answer(api: str, body: bytes) -> None:
+    """Neither a choice, nor a reason, nor usage, nor an error: the reader says that it is not an answer."""
+    facts = ResponseFacts()
+    reader = apis.body_reader(Route("/", api=api), facts)
+    assert reader is not None
+    assert not reader.body(body)
+    assert facts.error is None
+
+
+ANSWERS = [
+    ("openai.chat", {"choices": [{"message": {"content": "x"}}]}),
+    ("openai.chat", {"choices": [], "usage": {"prompt_tokens": 1}}),
+    ("openai.completions", {"choices": [{"text": "x"}]}),
+    ("openai.embeddings", {"data": [{"embedding": [0.1]}]}),
+    ("openai.responses", {"id": "resp_1", "status": "queued", "usage": None}),
+    ("openai.responses", {"output": [{}]}),
+    ("anthropic.messages", {"type": "message", "content": []}),
+    ("anthropic.messages", {"content": [{"type": "text", "text": "x"}]}),
+    ("gemini.generate_content", {"candidates": [{"content": {}}]}),
+    ("gemini.generate_content", {"promptFeedback": {"blockReason": "SAFETY"}}),
+]
+
+
+@pytest.mark.parametrize("api, body", ANSWERS)
+def test_what_is_an_answer(api: str, body: dict[str, Any]) -> None:
+    """A part of one is enough; a response that is still to come is one as well."""
+    facts = ResponseFacts()
+    reader = apis.body_reader(Route("/", api=api), facts)
+    assert reader is not None
+    assert reader.body(json.dumps(body).encode())
+    assert facts.error is None
+
+
+CHOICES = [
+    ("openai.chat", {"choices": [{"finish_reason": "error", "error": {"code": 502, "message": "m"}}]}, "502"),
+    ("openai.completions", {"choices": [{"text": "", "finish_reason": "error"}]}, "error"),
+    ("openai.responses", {"status": "failed", "error": {"code": "server_error"}}, "server_error"),
+    ("openai.responses", {"status": "incomplete", "error": {"code": 500}}, "500"),
+    ("anthropic.messages", {"type": "message", "content": [], "stop_reason": "error"}, "error"),
+    ("gemini.generate_content", {"candidates": [{"finishReason": "OTHER", "error": {"code": 500}}]}, "500"),
+]
+
+
+@pytest.mark.parametrize("api, body, word", CHOICES)
+def test_a_failure_told_inside_a_choice(api: str, body: dict[str, Any], word: str) -> None:
+    """The choice's own error, or a finish reason that says so."""
+    assert read(api, body).error == word
+
+
 CODES = [
     (
         {"error": {"code": "context_length_exceeded", "type": "invalid_request_error"}},

@@ -36,7 +36,7 @@ def test_openai_chat() -> None:
         "presence_penalty": -0.1,
         "seed": 7,
         "n": 2,
-        "stop": ["secret"],
+        "stop": ["END"],
         "response_format": {"type": "json_schema", "json_schema": {}},
         "service_tier": "flex",
         "user": "u-1",
@@ -55,10 +55,29 @@ def test_openai_chat() -> None:
             "gen_ai.request.presence_penalty": -0.1,
             "gen_ai.request.seed": 7,
             "gen_ai.request.choice.count": 2,
+            "gen_ai.request.stop_sequences": ["END"],
             "gen_ai.output.type": "json",
             "openai.request.service_tier": "flex",
         },
     )
+
+
+@pytest.mark.parametrize(
+    "path, body, sequences",
+    [
+        ("/v1/chat/completions", {"stop": "END"}, ["END"]),
+        ("/v1/completions", {"stop": ["a", "b"]}, ["a", "b"]),
+        ("/v1/completions", {"stop": "END"}, ["END"]),
+        ("/v1/chat/completions", {"stop": None}, None),
+        ("/v1/chat/completions", {"stop": []}, None),
+        ("/v1/messages", {"stop_sequences": []}, None),
+        ("/v1beta/models/m:generateContent", {"generationConfig": {"stopSequences": []}}, None),
+    ],
+)
+def test_stop_sequences(path: str, body: dict[str, object], sequences: list[str] | None) -> None:
+    """One text or a list, under each API's name; none is absent."""
+    told = read(apis.match("POST", path), body).attributes
+    assert told.get("gen_ai.request.stop_sequences") == sequences
 
 
 def test_what_is_not_told_is_absent() -> None:
@@ -149,6 +168,7 @@ def test_anthropic_messages() -> None:
             "gen_ai.request.temperature": 0.2,
             "gen_ai.request.top_p": 0.9,
             "gen_ai.request.top_k": 40.0,
+            "gen_ai.request.stop_sequences": ["x"],
             "gen_ai.output.type": "json",
         },
     )
@@ -162,6 +182,7 @@ def test_gemini() -> None:
         "topK": 3,
         "maxOutputTokens": 50,
         "candidateCount": 2,
+        "stopSequences": ["y", "z"],
         "seed": 1,
         "presencePenalty": 0.5,
         "frequencyPenalty": 0.6,
@@ -181,6 +202,7 @@ def test_gemini() -> None:
             "gen_ai.request.presence_penalty": 0.5,
             "gen_ai.request.seed": 1,
             "gen_ai.request.choice.count": 2,
+            "gen_ai.request.stop_sequences": ["y", "z"],
             "gen_ai.output.type": "json",
         },
     )

@@ -13,6 +13,14 @@ READ = [
     ("/v1/chat/completions", "/v1/chat/completions", "openai.chat", "chat", True),
     ("/chat/completions", "/chat/completions", "openai.chat", "chat", True),
     ("/api/v1/chat/completions", "/api/v1/chat/completions", "openai.chat", "chat", True),
+    (
+        "/compatible-mode/v1/chat/completions/",
+        "/compatible-mode/v1/chat/completions",
+        "openai.chat",
+        "chat",
+        True,
+    ),
+    ("/openai/v1/responses", "/openai/v1/responses", "openai.responses", "chat", True),
     ("/openai/v1/chat/completions/", "/openai/v1/chat/completions", "openai.chat", "chat", True),
     ("/%761/chat/completions", "/v1/chat/completions", "openai.chat", "chat", True),
     ("/acme/team-7/chat/completions", "/{prefix}/chat/completions", "openai.chat", "chat", True),
@@ -67,6 +75,9 @@ def test_mistral_fim_and_vertex_endpoints() -> None:
     assert apis.match("POST", "/v1/fim/completions") == Route(
         "/v1/fim/completions", "openai.chat", "text_completion", turn=True, provider="mistral_ai"
     )
+    assert apis.match("POST", "/v1/agents/completions") == Route(
+        "/v1/agents/completions", "openai.chat", "chat", turn=True, provider="mistral_ai"
+    )
     assert apis.match("POST", "/v1/projects/p/locations/l/endpoints/openapi/chat/completions") == Route(
         "/{version}/projects/{project}/locations/{location}/endpoints/{endpoint}/chat/completions",
         "openai.chat",
@@ -114,6 +125,50 @@ def test_gemini_routes(path: str, template: str, streaming: bool, provider: str)
     assert route.model in {"gemini-2.5-pro", "g", "t"}
 
 
+LONG_NAMES = [
+    (
+        "/v1beta/models/vertex/gemini-2.5-flash:generateContent",
+        "vertex/gemini-2.5-flash",
+        "/v1beta/models/{model}",
+    ),
+    (
+        "/v1beta/models/vertex%2Fgemini-2.5-flash%3AgenerateContent/",
+        "vertex/gemini-2.5-flash",
+        "/v1beta/models/{model}",
+    ),
+    ("/v1beta/models/ollama:llama3:8b:generateContent", "ollama:llama3:8b", "/v1beta/models/{model}"),
+    ("/genai/v1beta/models/a/b%3Ac/d:streamGenerateContent", "a/b:c/d", "/{prefix}/models/{model}"),
+    ("/v1/publishers/google/models/g@001:generateContent", "g@001", "/v1/publishers/google/models/{model}"),
+    (
+        "/v1/projects/p/locations/l/publishers/google/models/team/g:streamGenerateContent",
+        "team/g",
+        "/{version}/projects/{project}/locations/{location}/publishers/google/models/{model}",
+    ),
+    (
+        "/v1/projects/p/locations/l/endpoints/123:generateContent",
+        "123",
+        "/{version}/projects/{project}/locations/{location}/endpoints/{model}",
+    ),
+    (
+        "/v1/projects/p/locations/l/publishers/anthropic/models/eu/claude%404:rawPredict",
+        "eu/claude@4",
+        "/{version}/projects/{project}/locations/{location}/publishers/anthropic/models/{model}",
+    ),
+    ("/openai/deployments/team/gpt-4o/chat/completions", "team/gpt-4o", "/openai/deployments/{deployment}"),
+    ("/openai/deployments/team%2Fgpt%3A4o/completions/", "team/gpt:4o", "/openai/deployments/{deployment}"),
+    ("/gw/openai/deployments/g/extensions/chat/completions", "g", "/openai/deployments/{deployment}"),
+]
+
+
+@pytest.mark.parametrize("path, model, template", LONG_NAMES)
+def test_a_models_name_may_hold_slashes_and_colons(path: str, model: str, template: str) -> None:
+    """The verb stands behind the last colon, the suffix at the end; all between is the model, which no template shows."""
+    route = apis.match("POST", path)
+    assert (route.model, route.turn) == (model, True)
+    assert route.template.startswith(template)
+    assert model not in route.template
+
+
 NOT_TURNS = [
     ("GET", "/v1/models", "/v1/models"),
     ("GET", "/models/gpt-4o", "/models/{model}"),
@@ -134,6 +189,11 @@ NOT_TURNS = [
     ("POST", "/v1/threads/t1/messages", "/{provider path}"),
     ("POST", "/v1/weird/thing", "/{provider path}"),
     ("GET", "/acme/models", "/{provider path}"),
+    ("GET", "/v1/models/meta-llama/Llama-3.3-70B", "/v1/models/{model}"),
+    ("GET", "/v1/models/llama3%3A8b", "/v1/models/{model}"),
+    ("GET", "/v1/models/llama3:latest", "/v1/models/{model}"),
+    ("GET", "/v1/models/ollama/llama3:latest/", "/v1/models/{model}"),
+    ("POST", "/v1beta/models/vertex/g:somethingElse", "/{provider path}"),
 ]
 
 
@@ -174,8 +234,11 @@ def test_a_very_long_path_is_matched_quickly() -> None:
         "/publishers/google",
         "/openai/deployments/x",
         "/threads",
+        "/models/a:b",
+        "/endpoints/",
     ):
-        apis.match("POST", unit * 2000 + ":x")
+        for end in (":x", ":9", "/", ""):
+            apis.match("POST", unit * 2000 + end)
     assert time.process_time() - begun < 0.5
 
 

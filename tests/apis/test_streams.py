@@ -155,6 +155,84 @@ ERRORS = [
         "RESOURCE_EXHAUSTED",
     ),
     ("gemini.generate_content", b"error", b'{"code":500,"status":"INTERNAL"}', "INTERNAL"),
+    # told inside a choice (genkit#6259), which OpenRouter and others do
+    (
+        "openai.chat",
+        b"",
+        b'{"choices":[{"finish_reason":"error","error":{"code":502,"message":"m"}}]}',
+        "502",
+    ),
+    (
+        "openai.chat",
+        b"",
+        b'{"choices":[{"finish_reason":null,"error":{"code":"rate_limit_exceeded"}}]}',
+        "rate_limit_exceeded",
+    ),
+    ("openai.chat", b"", b'{"choices":[{"delta":{"content":"x"},"finish_reason":"error"}]}', "error"),
+    ("openai.chat", b"", b'{"choices":[{"finish_reason":"ERROR"}]}', "error"),
+    ("openai.chat", b"", b'{"choices":[{"finish_reason":"network_error"}]}', "network_error"),
+    ("openai.chat", b"", b'{"choices":[{"finish_reason":"stop"},{"index":1,"error":"x"}]}', "error"),
+    (
+        "openai.completions",
+        b"",
+        b'{"choices":[{"text":"x","finish_reason":"error","error":{"code":503}}]}',
+        "503",
+    ),
+    ("openai.completions", b"", b'{"choices":[{"finish_reason":"error"}]}', "error"),
+    ("openai.responses", b"", b'{"type":"response.completed","response":{"status":"failed"}}', "error"),
+    (
+        "openai.responses",
+        b"",
+        b'{"type":"response.incomplete","response":{"status":"incomplete","incomplete_details":{"reason":"error"}}}',
+        "error",
+    ),
+    ("anthropic.messages", b"", b'{"type":"message_delta","delta":{"stop_reason":"error"}}', "error"),
+    (
+        "anthropic.messages",
+        b"",
+        b'{"type":"message_start","message":{"error":{"type":"overloaded_error"}}}',
+        "overloaded_error",
+    ),
+    (
+        "anthropic.messages",
+        b"",
+        b'{"type":"message_delta","delta":{},"error":{"type":"api_error"}}',
+        "api_error",
+    ),
+    ("gemini.generate_content", b"", b'{"candidates":[{"finishReason":"ERROR"}]}', "error"),
+    (
+        "gemini.generate_content",
+        b"",
+        b'{"candidates":[{"finishReason":"OTHER","error":{"code":500}}]}',
+        "500",
+    ),
+    # errors inside errors, and in texts
+    (
+        "openai.chat",
+        b"",
+        b'{"error":{"message":"m","error":{"code":"insufficient_quota"}}}',
+        "insufficient_quota",
+    ),
+    ("openai.chat", b"", b'{"error":"{\\"code\\":\\"server_error\\"}"}', "server_error"),
+    ("openai.chat", b"", b'{"error":"insufficient_quota"}', "insufficient_quota"),
+    ("openai.chat", b"", b'{"error":[{"code":429}]}', "429"),
+    # the event's name alone says it (ai_clients_dart#88), whatever its data's type says
+    *((api, b"error", b"upstream connect error", "error") for api in READ),
+    *((api, b"error", b"rate_limit_exceeded", "rate_limit_exceeded") for api in READ),
+    *((api, b"error", b"", "error") for api in READ),
+    *((api, b"error", b'["x"]', "error") for api in READ),
+    *((api, b"error", b'{"type":"server_error","message":"m"}', "server_error") for api in READ),
+    # errors of other families, in place of an event
+    *(
+        (api, b"", b'{"code":"InvalidApiKey","message":"m","request_id":"r"}', "InvalidApiKey")
+        for api in READ
+    ),
+    *((api, b"", b'{"object":"error","message":"m","code":400}', "400") for api in READ),
+    *(
+        (api, b"", b'{"choices":null,"base_resp":{"status_code":1002,"status_msg":"m"}}', "error")
+        for api in READ
+    ),
+    *((api, b"", b'{"detail":"Not Found"}', "error") for api in READ),
 ]
 
 
@@ -235,6 +313,11 @@ QUIET = [
     ("openai.chat", b" [DONE] ", EventKind.END),
     ("anthropic.messages", b'{"type":"ping"}', EventKind.IDLE),
     ("gemini.generate_content", b'{"candidates":[{"content":{}}]}', EventKind.EVENT),
+    ("openai.chat", b'{"choices":[{"finish_reason":"stop","error":null}]}', EventKind.EVENT),
+    ("openai.chat", b'{"choices":null,"base_resp":{"status_code":0,"status_msg":""}}', EventKind.EVENT),
+    *((api, b'{"status":"queued","msg":"wait","code":0}', EventKind.EVENT) for api in READ),
+    *((api, b'{"code":200,"msg":"ok"}', EventKind.EVENT) for api in READ),
+    *((api, b'{"success":true,"msg":"x"}', EventKind.EVENT) for api in READ),
     (
         "gemini.generate_content",
         b'{"candidates":[{"content":{"parts":[{"inlineData":{}}]}}]}',

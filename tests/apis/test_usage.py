@@ -1,0 +1,407 @@
+"""Where compatible servers put their usage, what their sums mean, and that no report lowers a count.
+
+One row per shape, each with the source that describes it; the numbers are our own where a source has none.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sidecar import apis
+from sidecar.core.facts import EventKind, ResponseFacts, Route
+
+CHAT, MESSAGES, GEMINI = "openai.chat", "anthropic.messages", "gemini.generate_content"
+
+
+def streamed(api: str, *events: Any) -> ResponseFacts:
+    """The facts of a stream of these events."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api=api), facts)
+    assert reader is not None
+    for event in events:
+        reader.event(b"", json.dumps(event).encode())
+    return facts
+
+
+def whole(api: str, body: Any) -> ResponseFacts:
+    """The facts of a whole answer."""
+    facts = ResponseFacts()
+    reader = apis.body_reader(Route("/", api=api), facts)
+    assert reader is not None
+    reader.body(json.dumps(body).encode())
+    return facts
+
+
+BASE = {"prompt_tokens": 19, "completion_tokens": 83, "total_tokens": 102}
+TOLD = {"input": 19, "output": 83}
+
+USAGES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
+    (
+        "OpenAI (platform.openai.com/docs/api-reference/chat/object)",
+        BASE
+        | {
+            "prompt_tokens_details": {"cached_tokens": 16, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 64, "accepted_prediction_tokens": 0},
+        },
+        TOLD | {"cache_read": 16, "reasoning": 64},
+    ),
+    ("Moonshot (pi#2017): cached tokens at the top", BASE | {"cached_tokens": 16}, TOLD | {"cache_read": 16}),
+    (
+        "DeepSeek (api-docs.deepseek.com/guides/kv_cache)",
+        BASE | {"prompt_cache_hit_tokens": 16, "prompt_cache_miss_tokens": 3},
+        TOLD | {"cache_read": 16},
+    ),
+    (
+        "Mistral (vercel/ai#14382): three places, some zero",
+        BASE | {"num_cached_tokens": 16, "prompt_token_details": {"cached_tokens": 16}},
+        TOLD | {"cache_read": 16},
+    ),
+    (
+        "Mistral (symfony/ai#2343)",
+        BASE | {"num_cached_tokens": 0, "prompt_tokens_details": {"cached_tokens": 16}},
+        TOLD | {"cache_read": 16},
+    ),
+    (
+        "OpenRouter (openrouter.ai/docs/use-cases/usage-accounting)",
+        BASE | {"cost": 0.95, "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 10}},
+        TOLD | {"cache_read": 0, "cache_write": 10},
+    ),
+    (
+        "LiteLLM: Anthropic's counts beside OpenAI's",
+        BASE | {"cache_read_input_tokens": 10, "cache_creation_input_tokens": 4},
+        TOLD | {"cache_read": 10, "cache_write": 4},
+    ),
+    (
+        "DashScope (alibabacloud.com/help/model-studio/context-cache)",
+        BASE | {"prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 12}},
+        TOLD | {"cache_read": 0, "cache_write": 12},
+    ),
+    ("SGLang: reasoning at the top", BASE | {"reasoning_tokens": 20}, TOLD | {"reasoning": 20}),
+    (
+        "Perplexity: reasoning is billed apart from the completion",
+        BASE | {"citation_tokens": 5, "num_search_queries": 3, "reasoning_tokens": 20},
+        TOLD,
+    ),
+    (
+        "the names of the responses API",
+        {"input_tokens": 19, "output_tokens": 83, "input_tokens_details": {"cached_tokens": 16}},
+        TOLD | {"cache_read": 16},
+    ),
+    (
+        "xAI (inspect_ai#5528): reasoning beside the completion, as the total proves",
+        {
+            "prompt_tokens": 32,
+            "completion_tokens": 9,
+            "total_tokens": 135,
+            "completion_tokens_details": {"reasoning_tokens": 94},
+        },
+        {"input": 32, "output": 103, "reasoning": 94},
+    ),
+    (
+        "xAI (docs.x.ai): less reasoning than completion, and the total still proves it",
+        {
+            "prompt_tokens": 32,
+            "completion_tokens": 90,
+            "total_tokens": 142,
+            "completion_tokens_details": {"reasoning_tokens": 20},
+        },
+        {"input": 32, "output": 110, "reasoning": 20},
+    ),
+    (
+        "cached tokens beside the prompt, as the total proves",
+        {
+            "prompt_tokens": 15,
+            "completion_tokens": 5,
+            "total_tokens": 120,
+            "prompt_tokens_details": {"cached_tokens": 100},
+        },
+        {"input": 115, "output": 5, "cache_read": 100},
+    ),
+    (
+        "reading and writing beside the prompt, reasoning beside the completion",
+        {
+            "prompt_tokens": 15,
+            "completion_tokens": 5,
+            "total_tokens": 137,
+            "prompt_tokens_details": {"cached_tokens": 100, "cache_write_tokens": 10},
+            "completion_tokens_details": {"reasoning_tokens": 7},
+        },
+        {"input": 125, "output": 12, "cache_read": 100, "cache_write": 10, "reasoning": 7},
+    ),
+    (
+        "a part that is larger than its whole, without a total",
+        {"prompt_tokens": 5, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 94}},
+        {"input": 5, "output": 9},
+    ),
+    (
+        "a cached part that is larger than the prompt, and a total of the two others",
+        {"prompt_tokens": 5, "completion_tokens": 9, "total_tokens": 14, "cached_tokens": 6},
+        {"input": 5, "output": 9},
+    ),
+    (
+        "two parts of one size: the total proves neither",
+        BASE
+        | {
+            "total_tokens": 112,
+            "prompt_tokens_details": {"cached_tokens": 10},
+            "completion_tokens_details": {"reasoning_tokens": 10},
+        },
+        TOLD | {"cache_read": 10, "reasoning": 10},
+    ),
+    ("a total that fits nothing", BASE | {"total_tokens": 7}, TOLD),
+    ("a total of another kind", BASE | {"total_tokens": 500, "cached_tokens": 2}, TOLD | {"cache_read": 2}),
+]
+
+
+def _moonshot(usage: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]}
+
+
+PLACES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "the last chunk, without choices (OpenAI, Together, Fireworks, Cerebras)": lambda usage: {
+        "choices": [],
+        "usage": usage,
+    },
+    "the last chunk, with its choice (llama.cpp#15443, DeepSeek, Mistral)": lambda usage: {
+        "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+        "usage": usage,
+    },
+    "the choice (Moonshot, langchainjs#11194)": _moonshot,
+    "x_groq (Groq)": lambda usage: {"choices": [], "x_groq": {"id": "r", "usage": usage}},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("usage, told", [row[1:] for row in USAGES], ids=[row[0] for row in USAGES])
+def test_usage_of_compatible_servers(usage: dict[str, Any], told: dict[str, int], place: str) -> None:
+    """Each shape in each place of a stream, and in a whole body, tells the same."""
+    chunk = PLACES[place](usage)
+    assert streamed(CHAT, chunk) == ResponseFacts(
+        tokens=told, finish_reasons=streamed(CHAT, chunk).finish_reasons
+    )
+    assert whole(CHAT, chunk).tokens == told
+    for api in ("openai.completions", "openai.embeddings"):
+        assert whole(api, {"usage": usage}).tokens == told
+    assert whole("openai.responses", {"status": "completed", "usage": usage}).tokens == told
+
+
+def test_azure_begins_with_its_filter() -> None:
+    """The first chunk has no choices: it is neither output nor an error."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api=CHAT), facts)
+    assert reader is not None
+    first = {
+        "choices": [],
+        "id": "",
+        "model": "",
+        "object": "",
+        "prompt_filter_results": [{"prompt_index": 0}],
+    }
+    assert reader.event(b"", json.dumps(first).encode()) is EventKind.EVENT
+    assert facts == ResponseFacts()
+
+
+def test_timings_of_llama_cpp() -> None:
+    """Its own count (llama.cpp#15827), where no usage was asked for; usage says more."""
+    timings = {"cache_n": 236, "prompt_n": 1, "predicted_n": 35, "predicted_ms": 661.064}
+    told = {"input": 237, "cache_read": 236, "output": 35}
+    assert streamed(CHAT, {"choices": [], "timings": timings}).tokens == told
+    assert whole("openai.completions", {"choices": [], "timings": timings}).tokens == told
+    assert streamed(CHAT, {"choices": [], "timings": timings, "usage": BASE}).tokens == TOLD
+    older = {"prompt_n": 1, "predicted_n": 35}
+    assert streamed(CHAT, {"choices": [], "timings": older}).tokens == {"output": 35}
+
+
+def _claude(start: dict[str, int], *deltas: dict[str, int]) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": {"usage": start}}]
+    return events + [{"type": "message_delta", "delta": {}, "usage": usage} for usage in deltas]
+
+
+def _cached(count: int) -> dict[str, int]:
+    return {"cache_read_input_tokens": count}
+
+
+CUMULATIVE: list[tuple[str, str, list[dict[str, Any]], dict[str, int]]] = [
+    (
+        "a placeholder of 0 (envoy ai-gateway#1631)",
+        MESSAGES,
+        _claude({"input_tokens": 15, **_cached(100)}, {"input_tokens": 0, "output_tokens": 45}),
+        {"input": 115, "output": 45, "cache_read": 100},
+    ),
+    (
+        "placeholders for the cache too",
+        MESSAGES,
+        _claude({"input_tokens": 15, **_cached(100)}, {"input_tokens": 0, "output_tokens": 45, **_cached(0)}),
+        {"input": 115, "output": 45, "cache_read": 100},
+    ),
+    (
+        "placeholders first",
+        MESSAGES,
+        _claude(
+            {"input_tokens": 0, "output_tokens": 0}, {"input_tokens": 15, "output_tokens": 45, **_cached(100)}
+        ),
+        {"input": 115, "output": 45, "cache_read": 100},
+    ),
+    (
+        "an estimate first, then its parts",
+        MESSAGES,
+        _claude({"input_tokens": 115}, {"input_tokens": 15, "output_tokens": 45, **_cached(100)}),
+        {"input": 115, "output": 45, "cache_read": 100},
+    ),
+    (
+        "the same again",
+        MESSAGES,
+        _claude(
+            {"input_tokens": 15, **_cached(100)},
+            *[{"input_tokens": 15, "output_tokens": 45, **_cached(100)}] * 2,
+        ),
+        {"input": 115, "output": 45, "cache_read": 100},
+    ),
+    (
+        "Bedrock's own count at the end",
+        MESSAGES,
+        [
+            *_claude({"input_tokens": 15, **_cached(100)}, {"output_tokens": 45}),
+            {
+                "type": "message_stop",
+                "amazon-bedrock-invocationMetrics": {
+                    "inputTokenCount": 15,
+                    "outputTokenCount": 45,
+                    "cacheReadInputTokenCount": 100,
+                },
+            },
+        ],
+        {"input": 115, "output": 45, "cache_read": 100},
+    ),
+    (
+        "usage on every chunk (vLLM), and a placeholder behind",
+        CHAT,
+        [
+            {
+                "choices": [],
+                "usage": {"prompt_tokens": 9, "completion_tokens": count, "total_tokens": 9 + count},
+            }
+            for count in (0, 1, 2, 3)
+        ]
+        + [{"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}],
+        {"input": 9, "output": 3},
+    ),
+    (
+        "metadata on every chunk, some of it missing",
+        GEMINI,
+        [
+            {"usageMetadata": {"promptTokenCount": 9, "totalTokenCount": 9}},
+            {"usageMetadata": {"promptTokenCount": 9, "thoughtsTokenCount": 5, "totalTokenCount": 14}},
+            {
+                "usageMetadata": {
+                    "promptTokenCount": 9,
+                    "candidatesTokenCount": 4,
+                    "thoughtsTokenCount": 5,
+                    "totalTokenCount": 18,
+                }
+            },
+            {"usageMetadata": {"promptTokenCount": 0, "candidatesTokenCount": 0, "totalTokenCount": 0}},
+        ],
+        {"input": 9, "output": 9, "reasoning": 5},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "api, events, told", [row[1:] for row in CUMULATIVE], ids=[row[0] for row in CUMULATIVE]
+)
+def test_counts_never_fall(api: str, events: list[dict[str, Any]], told: dict[str, int]) -> None:
+    """Reports in a stream are cumulative: what stands there for want of a number erases nothing."""
+    assert streamed(api, *events).tokens == told
+
+
+GEMINI_SUMS: list[tuple[dict[str, int], dict[str, int]]] = [
+    (
+        {"promptTokenCount": 10, "candidatesTokenCount": 5, "thoughtsTokenCount": 3, "totalTokenCount": 18},
+        {"input": 10, "output": 8, "reasoning": 3},
+    ),
+    (
+        {"promptTokenCount": 10, "candidatesTokenCount": 5, "thoughtsTokenCount": 3, "totalTokenCount": 15},
+        {"input": 10, "output": 5, "reasoning": 3},
+    ),
+    (
+        {"promptTokenCount": 10, "candidatesTokenCount": 5, "thoughtsTokenCount": 30, "totalTokenCount": 15},
+        {"input": 10, "output": 35, "reasoning": 30},
+    ),
+    (
+        {
+            "promptTokenCount": 10,
+            "candidatesTokenCount": 5,
+            "toolUsePromptTokenCount": 4,
+            "totalTokenCount": 19,
+        },
+        {"input": 14, "output": 5},
+    ),
+    ({"promptTokenCount": 10, "cachedContentTokenCount": 11}, {"input": 10}),
+    ({"thoughtsTokenCount": 3}, {"output": 3, "reasoning": 3}),
+]
+
+
+@pytest.mark.parametrize("usage, told", GEMINI_SUMS)
+def test_sums_of_gemini(usage: dict[str, int], told: dict[str, int]) -> None:
+    """Thoughts stand beside the candidates unless the total says that they are in there."""
+    assert whole(GEMINI, {"usageMetadata": usage}).tokens == told
+
+
+ODD = ["-1", "1.5", '"12"', "123456789012345678901234567890", "NaN", "-Infinity", "true", "{}", "[]", "null"]
+READERS = [
+    (
+        CHAT,
+        '{"id":"x","choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":%s,"completion_tokens":7}}',
+    ),
+    (
+        "openai.completions",
+        '{"id":"x","choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":%s,"completion_tokens":7}}',
+    ),
+    (
+        "openai.responses",
+        '{"id":"x","status":"completed","usage":{"input_tokens":%s,"output_tokens":7},"x":"NaN"}',
+    ),
+    (
+        MESSAGES,
+        '{"id":"x","type":"message","stop_reason":"stop","usage":{"input_tokens":%s,"output_tokens":7}}',
+    ),
+    (
+        GEMINI,
+        (
+            '{"responseId":"x","candidates":[{"finishReason":"stop"}],'
+            '"usageMetadata":{"promptTokenCount":%s,"candidatesTokenCount":7}}'
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("api, body", READERS)
+def test_one_odd_number_costs_only_itself(api: str, body: str, odd: str) -> None:
+    """It is absent, and all else is told; the whole body and the event alike."""
+    for way in ("body", "event"):
+        facts = ResponseFacts()
+        data = (body % odd).encode()
+        if way == "event" and api in (MESSAGES, "openai.responses"):
+            member = b'{"type":"e","message":%s}' if api == MESSAGES else b'{"type":"e","response":%s}'
+            data = member % data
+        make = apis.body_reader if way == "body" else apis.stream_reader
+        reader: Any = make(Route("/", api=api), facts)
+        assert reader is not None
+        read = reader.body(data) if way == "body" else reader.event(b"", data)
+        assert read in (True, EventKind.EVENT)
+        assert (facts.id, facts.tokens, len(facts.finish_reasons)) == ("x", {"output": 7}, 1)
+        assert facts.unreadable == (odd not in ("null", "NaN", "-Infinity"))
+
+
+def test_one_odd_byte_costs_nothing_else() -> None:
+    """Bytes that are not UTF-8 in a text, or in a word: the rest is told."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api=CHAT), facts)
+    assert reader is not None
+    chunk = b'{"id":"x","model":"m\xff","choices":[{"delta":{"content":"a\xff\xfe"},"finish_reason":"stop"}],"usage":%s}'
+    assert reader.event(b"", chunk % json.dumps(BASE).encode()) is EventKind.CHUNK
+    assert facts == ResponseFacts("x", "m\ufffd", ["stop"], TOLD)
