@@ -5,6 +5,7 @@ Owns what the client gets, what the spans call it, and that other facts of the s
 
 import json
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -32,7 +33,7 @@ def call(
     """Sends a turn that is answered so; gives its SERVER and its CLIENT span. The client gets every byte."""
     upstream.answer(answer(body, headers=(b"Content-Type: " + media,)))
     asked = json.dumps({"model": "m", "stream": media != b"application/json"}).encode()
-    session = f"none-{len(upstream.requests)}-{id(body)}"
+    session = f"none-{uuid4()}"
     fields = (b"Content-Type: application/json", b"X-Sidecar-Session-Id: " + session.encode())
     said = exchange(sidecar.port, request_bytes("POST", path, headers=fields, body=asked))
     assert (said.status, said.body) == (200, body)

@@ -443,9 +443,8 @@ def test_leaving_right_after_the_end_is_completed(
 ) -> None:
     """The terminator was seen, the connection's last byte was not: the first decisive fact wins."""
     gate = Gate()
-    upstream.answer(
-        sse_head(), Chunk(sse_event(chat_chunk("Hi")) + b"data: [DONE]\n\n"), Wait(gate), LastChunk()
-    )
+    output = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+    upstream.answer(sse_head(), Chunk(output + b"data: [DONE]\n\n"), Wait(gate), LastChunk())
     with RawClient(sidecar.port) as client:
         client.send(chat_request(stream=True, headers=(named("after-end"),)))
         client.read_until(b"[DONE]\n\n")
