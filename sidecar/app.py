@@ -181,6 +181,10 @@ class Sidecar:
         for upstream in self._settings.all_upstreams:
             proxy = rules.proxy_for(upstream.scheme, upstream.host, upstream.port)
             url = f"{upstream.scheme}://{Address(upstream.host, upstream.port)}"
+            if upstream.base_path.endswith((b"/v1", b"/v1beta")):
+                path = upstream.base_path.decode()
+                note = f"the upstream's path {path} stands before the request's: {path}/... is asked for as {path * 2}/..."
+                self._say(a.WAY_OUT, WARNING, upstream=upstream.name, message=note)
             self._say(a.WAY_OUT, INFO, upstream=upstream.name, to=url, by=str(proxy or "direct"))
         for endpoint, way in self._config.ways_out().items():
             self._say(a.WAY_OUT, INFO, collector=endpoint, by=way)

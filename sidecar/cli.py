@@ -15,7 +15,7 @@ from contextlib import suppress
 from sidecar import stdio
 from sidecar.core.shown import mask
 from sidecar.errors import CannotListenError
-from sidecar.settings import TABLE, Problem, Settings, SettingsError, load
+from sidecar.settings import TABLE, Problem, Settings, SettingsError, load, load_addresses
 from sidecar.version import VERSION
 
 DONE, FAILED, BAD_SETTINGS = 0, 1, 2
@@ -44,7 +44,7 @@ def _command(argv: Sequence[str] | None, environ: Mapping[str, str] | None) -> i
     if command == "settings":
         return _print(settings_table())
     if command == "health":
-        return _health(given["url"], environment)
+        return _health(given.pop("url"), given, environment)
     if given["through"] is not None and given["listen"] is not None:
         parser.error("--listen is for the demo's own sidecar; with --through there is none")
 
@@ -60,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="serve until told to stop",
-        description="Serves until SIGTERM. Every flag is also a variable: --listen is SIDECAR_LISTEN; flags win.",
+        usage="sidecar run [UPSTREAM] [--setting VALUE ...]",
+        description="Serves until SIGTERM. Every flag is also a variable: --listen is SIDECAR_LISTEN; flags win. "
+        "A URL alone is the upstream: sidecar run https://api.openai.com",
         allow_abbrev=False,
     )
     for setting in TABLE:
@@ -98,8 +100,13 @@ def _parser() -> argparse.ArgumentParser:
         "url",
         nargs="?",
         metavar="URL",
-        help="what to ask (default: the port that the SIDECAR_* variables name)",
+        help="what to ask (default: the port that the flags or the SIDECAR_* variables name)",
     )
+    for setting in TABLE:
+        if setting.attribute in {"admin_listen", "health_listen"}:
+            health.add_argument(
+                setting.flag, metavar="VALUE", default=argparse.SUPPRESS, help="as the sidecar was given it"
+            )
     commands.add_parser("settings", help="list every setting")
     return parser
 
@@ -113,6 +120,9 @@ def settings_table() -> str:
 
 
 def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str, str]) -> int:
+    if len(unknown) == 1 and not unknown[0].startswith("-") and "upstream" not in flags:
+        # `sidecar run https://api.openai.com` is what everybody types first.
+        flags, unknown = {**flags, "upstream": unknown[0]}, ()
     try:
         settings = read_settings(flags, environ, unknown)
     except SettingsError as error:
@@ -131,11 +141,11 @@ def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str,
         return FAILED
 
 
-def _health(url: str | None, environ: Mapping[str, str]) -> int:
+def _health(url: str | None, flags: Mapping[str, str], environ: Mapping[str, str]) -> int:
     from sidecar import health
 
     try:
-        found = health.trouble(url or health.url_of(load({}, environ)))
+        found = health.trouble(url or health.url_of(*load_addresses(flags, environ)))
     except SettingsError as error:
         found = str(error)
     if found is not None:

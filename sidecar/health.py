@@ -8,15 +8,15 @@ import http.client
 from urllib.parse import urlsplit
 
 from sidecar.core.shown import mask, shown
-from sidecar.settings import Settings
+from sidecar.settings import Address
 
 TIMEOUT = 3.0
 """Seconds for connecting, and again for the answer."""
 
 
-def url_of(settings: Settings) -> str:
-    """Where a sidecar with these settings tells whether it is ready: its health port, else its admin port."""
-    address = settings.health_listen or settings.admin_listen
+def url_of(admin: Address, health: Address | None) -> str:
+    """Where a sidecar with these ports tells whether it is ready: its health port, else its admin port."""
+    address = health or admin
     return f"http://{address.reachable}/readiness"
 
 

@@ -229,16 +229,37 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
             continue
         try:
             read[setting.attribute] = setting.kind.read(text)
-        except ValueError:
+        except ValueError as error:
             bad.add(setting.attribute)
             read[setting.attribute] = None
+            allowed = str(error) if isinstance(error, values.MistypedError) else setting.kind.allowed
             shown = "***" if setting.kind is values.TOKEN else mask(text)
-            problems.append(Problem(name, shown, setting.kind.allowed))
+            problems.append(Problem(name, shown, allowed))
     problems.extend(_combinations(read, bad))
     if problems:
         raise SettingsError(problems)
     visible = {name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)}
     return Settings(**read, environ=visible)
+
+
+def load_addresses(flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[Address, Address | None]:
+    """Where a sidecar with these settings has its admin and its health port, whatever else is set or missing.
+
+    Raises:
+        SettingsError: one of the two is not an address.
+    """
+    found: dict[str, Address | None] = {}
+    for setting in TABLE:
+        if setting.attribute in {"admin_listen", "health_listen"}:
+            name, text = _given(setting, flags, environ)
+            try:
+                found[setting.attribute] = values.read_address(text) if text else None
+            except ValueError:
+                raise SettingsError([Problem(name, mask(text), setting.kind.allowed)]) from None
+    admin = found["admin_listen"]
+    if admin is None:
+        raise AssertionError("the table has a default for it")
+    return admin, found["health_listen"]
 
 
 _NOT_SET: Mapping[str, object] = {
@@ -293,12 +314,13 @@ def _combinations(read: Mapping[str, Any], bad: set[str]) -> Iterator[Problem]:
         yield Problem(
             PREFIX + "ADMIN_TOKEN", "", f"a token is needed, as the admin port {admin} is not on loopback"
         )
-    taken: dict[Address, str] = {}
+    taken: dict[str, Address] = {}
     for attribute in ("listen", "admin_listen", "health_listen"):
         address: Address | None = read[attribute]
-        if address is None or address.port == 0:
+        if address is None:
             continue
         name = PREFIX + attribute.upper()
-        if address in taken:
-            yield Problem(name, str(address), f"a port of its own; {taken[address]} has this one")
-        taken.setdefault(address, name)
+        other = next((other for other, theirs in taken.items() if address.meets(theirs)), None)
+        if other is not None:
+            yield Problem(name, str(address), f"a port of its own; {other} has this one ({taken[other]})")
+        taken[name] = address

@@ -7,7 +7,7 @@ knows no setting by name. Every reader takes the text and raises ValueError for 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from sidecar.apis import provider_of_host
@@ -34,11 +34,34 @@ class Address:
         except ValueError:
             return self.host.lower() == "localhost"
 
+    def meets(self, other: "Address") -> bool:
+        """Whether both cannot be listened on: the same port of the same host, of which a wildcard is all."""
+        same = self.port == other.port != 0
+        return same and any(_meet(one, two) for one in _hosts(self.host) for two in _hosts(other.host))
+
     @property
     def reachable(self) -> "Address":
         """Where this machine reaches a port that listens here: a wildcard is reached on loopback."""
         wildcard = {"0.0.0.0": "127.0.0.1", "::": "::1"}
         return Address(wildcard.get(self.host, self.host), self.port)
+
+
+_Host = str | IPv4Address | IPv6Address
+
+
+def _hosts(host: str) -> tuple[_Host, ...]:
+    if host.lower() == "localhost":
+        return ip_address("127.0.0.1"), ip_address("::1")
+    try:
+        return (ip_address(host),)
+    except ValueError:
+        return (host.lower(),)
+
+
+def _meet(one: _Host, two: _Host) -> bool:
+    if isinstance(one, str) or isinstance(two, str):
+        return one == two
+    return one == two or (one.version == two.version and (one.is_unspecified or two.is_unspecified))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +199,40 @@ def one_of(*words: str) -> Kind:
     return Kind(read, f"one of {', '.join(words)}")
 
 
+class MistypedError(ValueError):
+    """A value whose meaning can be guessed; the text says what to type."""
+
+
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019"
+
+
+def _mistyped(text: str, prefix: str = "") -> MistypedError | None:
+    """What was meant by a URL that is none, if it is one of the usual slips: quotes, a name, no scheme."""
+    plain = text.strip(_QUOTES + " ")
+    name, equals, url = plain.partition("=")
+    if equals and not prefix and "://" in url and _UPSTREAM_NAME.fullmatch(name):
+        plain, why = url, f"names belong to SIDECAR_UPSTREAMS ({name}={url})"
+    elif "://" not in plain:
+        host = plain.partition("/")[0].rpartition("@")[2].partition(":")[0].strip("[]")
+        near = Address(host, 0).loopback or "." not in host
+        plain, why = f"{'http' if near else 'https'}://{plain}", "the scheme is missing"
+    elif plain != text:
+        why = "the quotes are part of the value"
+    else:
+        return None
+    try:
+        read_upstream(plain)
+    except ValueError:
+        return None
+    return MistypedError(f"type {prefix}{plain} ({why})")
+
+
 def read_upstream(text: str, name: str = "default") -> Upstream:
     """An upstream's URL. Its path is kept byte for byte; a lone `/` is no path."""
-    if not re.fullmatch(r"[!-~]+", text) or set(text) & set('?#\\"<>'):
-        raise ValueError("not a plain URL")
     parts = urlsplit(text)
+    plain = re.fullmatch(r"[!-~]+", text) and not set(text) & set('?#\\"<>')
+    if not plain or "://" not in text or parts.scheme.lower() not in {"http", "https"}:
+        raise _mistyped(text, "" if name == "default" else f"{name}=") or ValueError("not a plain URL")
     scheme = parts.scheme.lower()
     host, port = parts.hostname or "", parts.port
     if scheme not in {"http", "https"} or "@" in parts.netloc or port == 0 or parts.netloc.endswith(":"):
@@ -198,7 +250,11 @@ def read_upstreams(text: str) -> dict[str, Upstream]:
     """`name=url,name=url`; a name is given once, and `default` is taken."""
     upstreams: dict[str, Upstream] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
-        name, _, url = entry.partition("=")
+        name, equals, url = entry.strip(_QUOTES).partition("=")
+        if not equals and "." in name:
+            raise MistypedError(
+                f"type name={entry}, with a name of your own, which is then the first part of the path"
+            )
         if not _UPSTREAM_NAME.fullmatch(name) or name == "default" or name in upstreams:
             raise ValueError("a bad name")
         upstreams[name] = read_upstream(url, name)

@@ -6,12 +6,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sidecar import cli
 from sidecar.core.egress import EgressRules
-from sidecar.settings import TABLE
+from sidecar.settings import TABLE, SettingsError
+from sidecar.testing import ScriptedUpstream, exchange, request_bytes
 from sidecar.trust import Trust
 from sidecar.version import VERSION
 
@@ -28,6 +30,86 @@ def test_bad_settings_are_listed_with_code_2(capsys: pytest.CaptureFixture[str])
     assert "did you mean --admin-token?" in said
     assert "SIDECAR_UPSTREAM: a URL is needed" in said
     assert "secret" not in said
+
+
+MISTYPED = [
+    (["api.openai.com"], "--upstream=api.openai.com: type https://api.openai.com ("),
+    (["--upstream=api.openai.com"], "--upstream=api.openai.com: type https://api.openai.com ("),
+    (["--upstream", "api.openai.com/v1"], "type https://api.openai.com/v1 (the scheme is missing)"),
+    (["--upstream=localhost:11434"], "type http://localhost:11434 (the scheme is missing)"),
+    (["--upstream=ollama:11434"], "type http://ollama:11434 (the scheme is missing)"),
+    (["--upstream=[::1]:8080"], "type http://[::1]:8080 (the scheme is missing)"),
+    (
+        ["--upstream='https://api.openai.com'"],
+        "type https://api.openai.com (the quotes are part of the value)",
+    ),
+    (["--upstream=\u201chttps://api.openai.com\u201d"], "type https://api.openai.com (the quotes"),
+    (
+        ["--upstream=openai=https://api.openai.com"],
+        "type https://api.openai.com (names belong to SIDECAR_UPSTREAMS",
+    ),
+    (["--upstreams=a=api.openai.com"], "type a=https://api.openai.com (the scheme is missing)"),
+    (["--upstreams=https://api.openai.com"], "type name=https://api.openai.com, with a name"),
+    (["--upstream=https://user:secret@api.test"], "--upstream=***@api.test: http:// or https://"),
+    (["--upstream=https://"], "--upstream=https://: http:// or https://"),
+    (["https://a.test", "https://b.test"], "there is no such argument"),
+    (["--upstream=https://a.test", "https://b.test"], "there is no such argument"),
+    (["--upsteam=https://a.test"], "did you mean --upstream?"),
+    (["--Upstream", "https://a.test"], "did you mean --upstream?"),
+    (["-upstream", "https://a.test"], "did you mean --upstream?"),
+]
+
+
+@pytest.mark.parametrize("arguments, said", MISTYPED)
+def test_what_to_type(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The usual slips, and exactly what was meant."""
+    assert cli.main(["run", *arguments], {}) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_upstream_alone(upstream: ScriptedUpstream, start_sidecar: Any) -> None:
+    """`sidecar run URL` is what everybody types first; blanks around it are no matter."""
+    sidecar = start_sidecar(upstream=None, arguments=("run", f" {upstream.url}/v1 "))
+    assert exchange(sidecar.port, request_bytes("GET", "/x")).status == 200
+    assert upstream.request().path == "/v1/x"
+    (line,) = sidecar.find_logs("sidecar.way_out", level="warning")
+    assert "/v1/... is asked for as /v1/v1/..." in line["message"]
+
+
+PORTS = [
+    ("0.0.0.0:7071", "127.0.0.1:7071", True),
+    ("localhost:7071", "127.0.0.1:7071", True),
+    ("127.0.0.1:7071", "LOCALHOST:7071", True),
+    ("[::]:7071", "[::1]:7071", True),
+    ("[::]:7071", "localhost:7071", True),
+    ("[0:0::1]:7071", "[::1]:7071", True),
+    ("10.0.0.1:7071", "0.0.0.0:7071", True),
+    ("host.test:7071", "HOST.test:7071", True),
+    ("[::]:7071", "127.0.0.1:7071", False),
+    ("127.0.0.2:7071", "127.0.0.1:7071", False),
+    ("0.0.0.0:0", "127.0.0.1:0", False),
+    ("0.0.0.0:7070", "127.0.0.1:7071", False),
+]
+
+
+@pytest.mark.parametrize("first, second, meet", PORTS)
+@pytest.mark.parametrize(
+    "names", [("LISTEN", "ADMIN_LISTEN"), ("LISTEN", "HEALTH_LISTEN"), ("ADMIN_LISTEN", "HEALTH_LISTEN")]
+)
+def test_two_ports_that_are_one(names: tuple[str, str], first: str, second: str, meet: bool) -> None:
+    """Compared as addresses; both settings are named."""
+    given = dict(zip((f"SIDECAR_{name}" for name in names), (first, second), strict=True))
+    environ = {"SIDECAR_UPSTREAM": "http://127.0.0.1:9", "SIDECAR_ADMIN_TOKEN": "long-enough"}
+    environ |= {"SIDECAR_LISTEN": "127.0.0.1:1", "SIDECAR_ADMIN_LISTEN": "127.0.0.1:2"} | given
+    if not meet:
+        assert cli.read_settings({}, environ).upstream is not None
+        return
+    with pytest.raises(SettingsError) as caught:
+        cli.read_settings({}, environ)
+    (problem,) = caught.value.problems
+    one, other = given
+    assert problem.name == other
+    assert problem.allowed.startswith(f"a port of its own; {one} has this one (")
 
 
 def test_a_stray_word_is_named(capsys: pytest.CaptureFixture[str]) -> None:

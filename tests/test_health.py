@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from sidecar import cli, health
-from sidecar.settings import load
+from sidecar.settings import load_addresses
 from sidecar.testing import (
     Gate,
     RawClient,
@@ -20,8 +20,6 @@ from sidecar.testing import (
     sse_head,
 )
 
-UPSTREAM = {"SIDECAR_UPSTREAM": "http://127.0.0.1:9"}
-
 
 def asked(environ: dict[str, str], *arguments: str) -> int:
     """The exit code of `sidecar health`."""
@@ -31,8 +29,12 @@ def asked(environ: dict[str, str], *arguments: str) -> int:
 def test_a_ready_sidecar(sidecar: RunningSidecar, capfd: pytest.CaptureFixture[str]) -> None:
     """It is found by the variables it runs with, or by a URL; nothing is said, and no token is needed."""
     address = f"127.0.0.1:{sidecar.admin_port}"
-    environ = {**UPSTREAM, "SIDECAR_ADMIN_LISTEN": address, "HTTP_PROXY": "http://127.0.0.1:9"}
+    environ = {"SIDECAR_ADMIN_LISTEN": address, "HTTP_PROXY": "http://127.0.0.1:9"}
     assert asked(environ) == 0
+    assert asked({**environ, "SIDECAR_IDLE_TIMEOUT": "soon"}) == 0, "that is no matter of where to ask"
+    assert asked({}, "--admin-listen", address) == 0
+    assert asked({"SIDECAR_ADMIN_LISTEN": "127.0.0.1:1"}, f"--admin-listen={address}") == 0
+    assert asked({"SIDECAR_ADMIN_LISTEN": "127.0.0.1:1"}, f"--health-listen={address}") == 0
     assert asked({}, f"http://{address}/liveness") == 0
     assert capfd.readouterr() == ("", "")
     assert asked({}, f"http://{address}/nothing") == 1
@@ -77,7 +79,7 @@ def test_a_sidecar_that_drains(upstream: ScriptedUpstream, capfd: pytest.Capture
 )
 def test_where_it_asks(settings: dict[str, str], url: str) -> None:
     """The health port wins over the admin port; a wildcard is asked on loopback."""
-    assert health.url_of(load({}, {**UPSTREAM, **settings})) == url
+    assert health.url_of(*load_addresses({}, settings)) == url
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,8 @@ def test_where_it_asks(settings: dict[str, str], url: str) -> None:
         (["http:///readiness"], "an http:// URL is needed"),
         (["http://127.0.0.1:port/"], "port"),
         (["http://127.0.0.1:1/"], "refused"),
-        ([], "SIDECAR_UPSTREAM: a URL is needed"),
+        (["--admin-listen", "nowhere"], "--admin-listen=nowhere: host:port"),
+        (["--health-listen", "127.0.0.1:1"], "127.0.0.1:1/readiness"),
     ],
 )
 def test_trouble(arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:

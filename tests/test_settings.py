@@ -250,6 +250,7 @@ def test_everything_wrong_is_said_at_once() -> None:
         "--semconv",
         "SIDECAR_UPSTREAM",
         "SIDECAR_ADMIN_TOKEN",
+        "SIDECAR_ADMIN_LISTEN",
         "SIDECAR_HEALTH_LISTEN",
     ]
     assert "did you mean SIDECAR_LISTEN?" in found[0].allowed

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -55,10 +55,10 @@ def test_a_port_of_its_own_choice() -> None:
 
 def test_the_usual_port_is_taken() -> None:
     """Another one is used, and a line says so."""
-    with socket.socket() as listener:
-        with suppress(OSError):  # if somebody has it already, all the better
-            listener.bind(("127.0.0.1", 7070))
-            listener.listen()
+    with ExitStack() as stack:
+        # If somebody has it already, all the better; what they left in TIME_WAIT does not count.
+        with suppress(OSError):
+            stack.enter_context(socket.create_server(("127.0.0.1", 7070)))
         composed = compose({}, listen=None, upstream=UPSTREAM)
     assert composed.listen.port != 7070
     assert composed.remark == f"127.0.0.1:7070 is taken; listening on {composed.listen}"

@@ -22,7 +22,8 @@ LIMIT = 60.0
 
 def environ(**more: str) -> dict[str, str]:
     """The environment, without what would change the demo."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SIDECAR_", "OTEL_"))}
+    changing = ("SIDECAR_", "OTEL_", "COLUMNS", "LINES")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(changing)}
     return {**kept, "PYTHONUNBUFFERED": "1", **more}
 
 
