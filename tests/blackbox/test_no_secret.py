@@ -343,9 +343,6 @@ START = (
     ("OTEL_TRACES_SAMPLER", "{}"),
     ("OTEL_TRACES_SAMPLER_ARG", "{}"),
     ("OTEL_BSP_SCHEDULE_DELAY", "{}"),
-    ("HTTP_PROXY", "https://u:{}@p:1"),
-    ("HTTP_PROXY", "socks5://{}@p:1"),
-    ("HTTP_PROXY", "ftp://p/{}"),
     ("SSL_CERT_FILE", "{}"),
     ("SSL_CERT_DIR", "/x/{}"),
 )
@@ -364,6 +361,17 @@ def test_a_start_that_fails(form: Callable[[str], str]) -> None:
         assert running.wait() == 2
         assert {name for name in given if name not in running.stderr} == set()
         assert {name for name, (secret, _) in given.items() if secret in running.stderr} == set()
+
+
+@pytest.mark.parametrize("secret", [key("proxy"), opaque("proxy")])
+@pytest.mark.parametrize("value", ["https://u:{}@p:1", "socks5://{}@p:1", "ftp://p/{}"])
+def test_a_proxy_that_cannot_be_used(value: str, secret: str) -> None:
+    """It is looked at once the upstreams are known."""
+    environ = {"HTTP_PROXY": value.replace("{}", secret)}
+    running = RunningSidecar(upstream="http://127.0.0.1:9", environ=environ).launch()
+    assert running.wait() == 2
+    assert "HTTP_PROXY" in running.stderr
+    assert secret not in running.stderr
 
 
 @pytest.mark.parametrize("secret", [key("argument"), opaque("argument")])
