@@ -292,3 +292,49 @@ def texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from texts(item)
+
+
+# --- answers that are not what their type says
+
+IMAGE = '{"image": "' + "iVBORw0KGgo" * (20 * 1024 * 1024 // 11) + '", '
+ENDED = '{"type": "response.completed", "response": {"status": "completed", "usage": {"output_tokens": 7}}}'
+BODIES: dict[str, tuple[str, str, str, tuple[Any, Any, Any]]] = {
+    "an error": (
+        "/v1/chat/completions",
+        "text/event-stream",
+        '{"error": {"code": "server_error"}}',
+        ("error_in_stream", "server_error", None),
+    ),
+    "a whole answer": (
+        "/v1/chat/completions",
+        "text/event-stream",
+        '{"choices": [{"index": 0, "finish_reason": "stop"}], "usage": {"completion_tokens": 7}}',
+        ("completed", None, 7),
+    ),
+    "an event of 20 MiB": (
+        "/v1/responses",
+        "text/event-stream",
+        f"data: {ENDED.replace('{', IMAGE, 1)}\n\n",
+        ("completed", None, 7),
+    ),
+}
+
+
+@pytest.mark.parametrize("coded", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("name", BODIES)
+def test_what_an_answer_is_by_its_bytes(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, name: str, coded: bool
+) -> None:
+    """JSON that is called a stream is read as what it is, and an event is read though it is large."""
+    path, media, text, expected = BODIES[name]
+    body = gzip.compress(text.encode(), 1) if coded else text.encode()
+    fields = [f"Content-Type: {media}".encode(), b"Content-Length: %d" % len(body)]
+    fields += [b"Content-Encoding: gzip"] * coded
+    upstream.answer(Status(), *map(Header, fields), Bytes(body))
+    session = f"{name}, {coded}".replace(" ", "-").replace(",", "")
+    sent = json.dumps({"model": "m", "stream": True, "messages": [], "input": "x"}).encode()
+    headers = (b"Content-Type: application/json", own(session))
+    assert exchange(sidecar.port, request_bytes("POST", path, headers=headers, body=sent)).body == body
+    call = sink.span(kind="CLIENT", attributes={"session.id": session})
+    told = call.attributes.get("error.type"), call.attributes.get("gen_ai.usage.output_tokens")
+    assert (outcome(sink, session), *told) == ((expected[0], None), *expected[1:])
