@@ -175,7 +175,10 @@ TABLE = (
     Setting("SESSION_LIMIT", "100000", values.NUMBER, "sessions tracked at once"),
     Setting("CONVERSATIONS_PER_SESSION", "1000", values.NUMBER, "conversations tracked in one session"),
     Setting(
-        "RESPONSE_CHAIN_LIMIT", "100000", values.NUMBER, "response ids remembered for previous_response_id"
+        "RESPONSE_CHAIN_LIMIT",
+        "100000",
+        values.NUMBER,
+        "response ids remembered for previous_response_id, some 1.2 KB each",
     ),
     Setting("MODEL_LIMIT", "100", values.NUMBER, "model names in metrics; further ones are counted as other"),
     Setting(
