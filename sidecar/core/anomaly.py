@@ -31,6 +31,7 @@ class Anomaly(StrEnum):
     BODY_ENCODING = "body_encoding"
     ANSWER_NOT_READ = "answer_not_read"
     ANSWER_INVALID = "answer_invalid"
+    ANSWER_ODD_HTTP = "answer_odd_http"
     EVENT_TOO_LARGE = "event_too_large"
     OUT_OF_RESOURCES = "out_of_resources"
     LISTENER_FAILED = "listener_failed"

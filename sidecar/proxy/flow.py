@@ -465,6 +465,8 @@ class Flow:
         side, self._side = self._side, None
         if side is None:
             return
+        if side.odd:
+            self.exchange.anomalies.append(Anomaly.ANSWER_ODD_HTTP)
         if side.reusable and self._upload.finished:
             side.finish()
             self._shared.pool.put(side)

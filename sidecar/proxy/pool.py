@@ -13,6 +13,49 @@ from sidecar.proxy.upstream_side import UpstreamConnection
 
 _SWEEP = 1.0
 
+_MARGIN = SECOND
+_SHORTEST = SECOND // 10
+"""What was closed sooner had not waited too long."""
+
+_RENEWAL = 60 * SECOND
+"""After each such time what was learnt counts twice as long: an origin that was restarted is no impatient one."""
+
+
+def _earlier(seen: int) -> int:
+    """A bit less than what was seen (ns), because a request needs time to arrive."""
+    return seen - min(_MARGIN, seen // 4)
+
+
+class Patience:
+    """How long connections to one origin may wait (ns): `limit`, or less if it was seen to close them earlier.
+
+    Two closed ones in a row that had waited about as long make a time-out; others are an origin that ends.
+    """
+
+    __slots__ = ("_at", "_last", "_learnt", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._learnt = limit
+        self._at = self._last = 0
+
+    def at(self, now: int) -> int:
+        """How long one may wait from now on."""
+        if self._learnt >= self._limit:
+            return self._limit
+        return min(self._limit, self._learnt << min((now - self._at) // _RENEWAL, 64))
+
+    def closed(self, waited: int, now: int) -> None:
+        """The origin closed one that had waited so long."""
+        last, self._last = self._last, waited
+        alike = waited >= _SHORTEST and abs(waited - last) <= last // 8
+        if alike and (learnt := _earlier(min(waited, last))) < self.at(now):
+            self._learnt, self._at = learnt, now
+
+    def held(self, waited: int, now: int) -> None:
+        """One that had waited so long was still open."""
+        if (learnt := _earlier(waited)) > self.at(now):
+            self._learnt, self._at = min(learnt, self._limit), now
+
 
 class Pool:
     """Idle upstream connections. `idle_limit` is how long (ns) one may wait."""
@@ -21,6 +64,7 @@ class Pool:
         self._loop = loop
         self._clock = clock
         self._idle_limit = idle_limit
+        self._patience: dict[Upstream, Patience] = {}
         self._idle: defaultdict[Upstream, list[UpstreamConnection]] = defaultdict(list)
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -34,6 +78,7 @@ class Pool:
             if not connection.usable or now >= connection.idle_until:
                 connection.close()
             elif connection.silent:
+                connection.idle_for = now - connection.idle_since
                 return connection
             # Otherwise something waits to be read, which will end it, and count it if it is bytes.
         return None
@@ -43,20 +88,31 @@ class Pool:
         if self._closed or not connection.usable:
             connection.close()
             return
-        limit = self._idle_limit
-        if connection.keep_alive_hint is not None:
+        now, hint = self._clock(), connection.keep_alive_hint
+        limit = self._patience_of(connection).at(now)
+        if hint is not None:
             # A second early, because the upstream may close while the next request is on its way.
-            limit = min(limit, max(0, connection.keep_alive_hint - 1) * SECOND)
-        connection.idle_until = self._clock() + limit
+            limit = min(limit, max(0, hint - 1) * SECOND)
+        connection.idle_since, connection.idle_until = now, now + limit
         self._idle[connection.upstream].append(connection)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
 
     def forget(self, connection: UpstreamConnection) -> None:
-        """Takes out a connection that has closed."""
+        """Takes out a connection that has closed, and learns from it how long its origin waits."""
         idle = self._idle.get(connection.upstream)
         if idle and connection in idle:
             idle.remove(connection)
+            now = self._clock()
+            self._patience_of(connection).closed(now - connection.idle_since, now)
+        elif connection.raced and connection.used:
+            self._patience_of(connection).closed(connection.idle_for, self._clock())
+
+    def _patience_of(self, connection: UpstreamConnection) -> Patience:
+        known = self._patience.get(connection.upstream)
+        if known is None:
+            known = self._patience[connection.upstream] = Patience(self._idle_limit)
+        return known
 
     def close(self) -> None:
         """Closes every idle connection, now and from now on."""
@@ -75,6 +131,8 @@ class Pool:
         for idle in list(self._idle.values()):
             for connection in [one for one in idle if now >= one.idle_until]:
                 idle.remove(connection)
+                if connection.usable and connection.silent:
+                    self._patience_of(connection).held(now - connection.idle_since, now)
                 connection.close()
         if any(self._idle.values()):
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)

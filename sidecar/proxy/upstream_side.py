@@ -1,24 +1,20 @@
 """One connection to an upstream: bytes in from the provider, events out to the flow that owns it.
 
-Owns the answer's parsing and the questions whether the connection can be used again. Feed bytes, then the
-flow pulls what they meant: informational heads, the head, body pieces, the end. It decides no outcome.
+Owns the transport and the question whether the connection can be used again; what bytes mean is read as
+`answer_reader.py` says, and the flow pulls it: informational heads, the head, body pieces, the end. It decides no
+outcome.
 """
 
 import asyncio
 import select
 from typing import Protocol, cast
 
-import httptools
-
 from sidecar.core.exchange import Upstream
-from sidecar.core.headers import Field, Headers
+from sidecar.core.headers import Headers
+from sidecar.proxy.answer_reader import AnswerReader
 from sidecar.proxy.guard import outermost
 from sidecar.proxy.loop_turn import LoopTurn
 from sidecar.proxy.peers import Reader
-from sidecar.proxy.wire import AnswerHead, bodiless, framing, other_coding
-
-_CONTROLS = bytes((*range(9), *range(10, 32), 127))
-"""What no reason phrase may hold (RFC 9112, section 4)."""
 
 SMALL_READ = 1024
 """Bytes of a read up to which nobody waits for long: whoever floods a connection fills larger ones."""
@@ -46,47 +42,28 @@ class Owner(Protocol):
         """A connection has closed; `stray`: because bytes came that belong to no request."""
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(AnswerReader, asyncio.Protocol):
     """An HTTP/1.1 client connection. One request at a time."""
 
     def __init__(self, owner: Owner, upstream: Upstream) -> None:
+        super().__init__(owner.head_limit, owner.head_fields)
         self._owner = owner
         self.upstream = upstream
         self.transport: asyncio.Transport | None = None
         self.reader: Reader | None = None
         self.used = False
         """True once it has carried a whole exchange before."""
-        self.idle_until = 0
-        self.keep_alive_hint: int | None = None
-        self._method = "GET"
+        self.idle_since = self.idle_until = 0
+        """When it was put into the pool, and how long it may wait there (ns since the epoch)."""
+        self.idle_for = 0
+        """How long it had waited in the pool when it was taken out (ns)."""
+        self.raced = False
+        """The upstream ended it before the first byte of an answer."""
         self._closing = False
         self._paused = False
         self._turn = 0.0
         self._turn_since = 0
         self._poll = select.poll()
-        self._max_size, self._max_fields = owner.head_limit, owner.head_fields
-        self._fresh()
-
-    def _fresh(self) -> None:
-        """Forgets the last answer; a HEAD answer's parser can't be used again."""
-        self._parser = httptools.HttpResponseParser(self)
-        self._reset()
-
-    def _reset(self) -> None:
-        self.informational: list[AnswerHead] = []
-        self.head: AnswerHead | None = None
-        self.pieces: list[bytes] = []
-        self.trailers: list[Field] = []
-        self.ended = False
-        self.malformed: str | None = None
-        self.stray = False
-        self._fields: list[Field] = []
-        self._section = self._fields
-        """Where the next field belongs: to the head or to the trailers."""
-        self._reason = b""
-        self._head_size = 0
-        self._silent = 0
-        self._keep_alive = False
 
     # The flow's side.
 
@@ -103,13 +80,17 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """True when the answer has ended and the connection may carry another."""
-        return self.ended and self._keep_alive and not self.stray and not self.malformed and self.usable
+        return self.stays and self.usable
+
+    @property
+    def keep_alive_hint(self) -> int | None:
+        """The seconds of the answer's `Keep-Alive: timeout=`, or None."""
+        return None if self.head is None else _keep_alive_hint(self.head.headers)
 
     def begin(self, reader: Reader, method: str) -> None:
         """Gives the connection to a flow for one exchange."""
         self.reader = reader
-        self._method = method
-        self._reset()
+        self.reset(method)
         if self.transport is None:
             # It ended between being opened and being given to its flow, which has not been told.
             asyncio.get_running_loop().call_soon(self.eof_received)
@@ -136,8 +117,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.reader = None
         self.used = True
         self.resume()
-        if self._method == "HEAD":
-            self._fresh()
 
     def close(self) -> None:
         """Closes at once; nothing that it could still bring is wanted."""
@@ -175,19 +154,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.stray = True
             self.close()
             return
-        self._silent += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.malformed = self.malformed or "the answer switched protocols unasked"
-        except httptools.HttpParserError as error:
-            if self.ended:
-                self.stray = True
-            else:
-                self.malformed = self.malformed or f"the answer is not HTTP: {error}"
-        if self._silent > self._max_size and not self.ended:
-            # A field that has not ended yet, of the head or the trailers, is known to the parser alone.
-            self.malformed = self.malformed or "the answer's head or trailers are larger than HEAD_LIMIT"
+        self.feed(data)
         reader.answer_read(at)
         if len(data) > SMALL_READ and self.transport is not None and not self._paused:
             turn.done(self.transport, self._turn_since, self._go_on)
@@ -226,90 +193,12 @@ class UpstreamConnection(asyncio.Protocol):
         reader = self.reader
         if reader is None:
             return
-        head = self.head
-        if head is not None and not self.ended and error is None and not framing(head.headers).delimited:
+        if self.ends_with_connection and error is None:
             self.ended = True
             reader.answer_read(self._owner.turn.read())
         else:
+            self.raced = self.head is None and not self.informational
             reader.upstream_lost(error)
-
-    # httptools' side: called while bytes are fed.
-
-    def on_message_begin(self) -> None:
-        """httptools: a message begins."""
-        if self.ended:
-            self.stray = True
-        self._section = self._fields = []
-        self._reason = b""
-        self._head_size = self._silent = 0
-
-    def on_status(self, reason: bytes) -> None:
-        """httptools: (a part of) the reason phrase."""
-        self._reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools: a field of the head, or of the trailers once the head is done."""
-        section = self._section
-        self._head_size = size = self._head_size + len(name) + len(value) + 4
-        if size > self._max_size or len(section) >= self._max_fields:
-            if not self.ended:
-                self.malformed = (
-                    self.malformed or "the answer's head is larger than HEAD_LIMIT or HEAD_FIELDS"
-                )
-            return
-        section.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        """httptools: the head is whole."""
-        self._section = self.trailers
-        self._silent = 0
-        if self.ended or self.malformed:
-            return
-        status = self._parser.get_status_code()
-        head = AnswerHead(status, self._reason, self._parser.get_http_version(), Headers(self._fields))
-        if status == 101:
-            self.malformed = "the answer switched protocols unasked"
-        elif self._reason.translate(None, _CONTROLS) != self._reason:
-            self.malformed = "the answer's reason has control characters"
-        elif status < 100 or head.version not in ("1.0", "1.1") or other_coding(head.headers):
-            self.malformed = "the answer has a status, a version or a transfer coding that is not known here"
-        elif status < 200:
-            self.informational.append(head)
-        else:
-            self._begin_body(head)
-
-    def _begin_body(self, head: AnswerHead) -> None:
-        """The final answer's head is whole."""
-        self.head = head
-        self._keep_alive = self._parser.should_keep_alive()
-        self.keep_alive_hint = _keep_alive_hint(head.headers)
-        if bodiless(self._method, head.status):
-            self._keep_alive = self._keep_alive or self._persistent(head)
-            self.ended = True
-
-    @staticmethod
-    def _persistent(head: AnswerHead) -> bool:
-        """True when the head alone says that the connection stays (the parser waits for a body's end)."""
-        tokens = head.headers.tokens(b"connection")
-        return b"close" not in tokens and (head.version == "1.1" or b"keep-alive" in tokens)
-
-    def on_body(self, data: bytes) -> None:
-        """httptools: a piece of the body."""
-        if self.ended:
-            self.stray = True
-            return
-        if self.head is None:
-            return  # the body of an answer whose head was refused: nobody's
-        self._silent = 0
-        self.pieces.append(data)
-
-    def on_message_complete(self) -> None:
-        """httptools: the message is whole."""
-        if self.head is not None and not self.ended:
-            self.ended = True
-            # HTTP/1.0 has no chunks: whoever sends them may mean another end (RFC 9112, section 6.1).
-            odd = self.head.version == "1.0" and b"transfer-encoding" in self.head.headers
-            self._keep_alive = self._parser.should_keep_alive() and not odd
 
 
 def _keep_alive_hint(headers: Headers) -> int | None:

@@ -99,7 +99,11 @@ def test_hostile_answer(
             assert saw.pop(len(expected)).head.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
         assert saw == [*expected, OK]
         assert books.outcomes() == sorted([row.outcome, "completed"])
-        errors = [span.attributes.get("error.type") for span in books.spans()]
+        spans = books.spans()
+        if row.error is None:
+            noted = [span.attributes.get("sidecar.anomalies") for span in spans]
+            assert (["answer_odd_http"] in noted) == row.odd, noted
+        errors = [span.attributes.get("error.type") for span in spans]
         assert Counter(errors) == Counter([row.error, None])
         first, second = witness.requests
         assert (first.connection is second.connection) == (row.reused and not behind)

@@ -1,13 +1,14 @@
-"""Every row of the corpus of requests, cut at every place: the reader makes the same of it.
+"""Every row of the corpora of requests and answers, cut at every place: the readers make the same of it.
 
-This asks the reader alone, without a socket, because a socket may join what was sent apart.
+This asks the readers alone, without a socket, because a socket may join what was sent apart.
 """
 
 import pytest
 
+from sidecar.proxy.answer_reader import AnswerReader
 from sidecar.proxy.inbound import Inbound
 from sidecar.proxy.request_reader import RequestReader
-from tests.hostility import requests_bodies, requests_fields, requests_lines
+from tests.hostility import answers, requests_bodies, requests_fields, requests_lines
 from tests.hostility.rows import Row
 
 ROWS = [
@@ -40,3 +41,28 @@ def test_a_request_cut_anywhere(row: Row) -> None:
     assert read(*(row.data[at : at + 1] for at in range(len(row.data)))) == whole
     for at in range(1, len(row.data)):
         assert read(row.data[:at], row.data[at:]) == whole, at
+
+
+def read_answer(method: str, *pieces: bytes) -> tuple[object, ...]:
+    """What the reader makes of the pieces; of a malformed answer what came before, and that it is one."""
+    reader = AnswerReader(16 * 1024, 64)
+    reader.reset(method)
+    for piece in pieces:
+        reader.feed(piece)
+    head = reader.head
+    told = head and (head.status, head.reason, head.version, head.headers.fields)
+    interim = [(one.status, one.headers.fields) for one in reader.informational]
+    state = (reader.ended, reader.malformed is not None, reader.stays, reader.ends_with_connection)
+    odd = reader.odd or reader.malformed is not None
+    return told, interim, b"".join(reader.pieces), reader.trailers, state, odd
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in answers.ROWS if len(row.data) < 1000], ids=lambda row: row.name
+)
+def test_an_answer_cut_anywhere(row: answers.AnswerRow) -> None:
+    """In two at every place, and byte by byte."""
+    whole = read_answer(row.method, row.data)
+    assert read_answer(row.method, *(row.data[at : at + 1] for at in range(len(row.data)))) == whole
+    for at in range(1, len(row.data)):
+        assert read_answer(row.method, row.data[:at], row.data[at:]) == whole, at

@@ -1,0 +1,379 @@
+"""Reads answers out of an upstream's bytes: feed bytes, pull what they meant.
+
+Owns what counts as an answer and how it is framed. It reads what the public clients read (RFC 9112 lets a user
+agent be lenient where a server must not), makes of it a head that can be read in one way only, and notes that
+the answer was `odd`. It knows no transport, and it never takes bytes behind an answer for another one.
+"""
+
+import re
+
+from sidecar.core.headers import Field, Headers
+from sidecar.proxy.wire import AnswerHead, bodiless
+
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
+_HEAD = re.compile(
+    rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _TEXT + rb"))?\r\n"
+    rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:" + _TEXT + rb"\r\n)*+)\r\n"
+)
+"""A head as RFC 9112 writes it."""
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+_FIELD = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
+_BLANK_END = re.compile(rb"[ \t]\r\n")
+_BARE_CR = re.compile(rb"\r(?!\n|\Z)")
+_ODD_STATUS = re.compile(rb"HTTP/([0-9]\.[0-9]) +([1-9][0-9]{2})(?: (.*))?", re.DOTALL)
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_ODD_NAME = re.compile(rb"[\x21-\x7e]*")
+_ODD_LENGTH = re.compile(rb"\+?[0-9]{1,18}")
+
+_SIZE = re.compile(rb"(0*+[0-9A-Fa-f]{1,16}|0++)(?:;[^\r\n]*)?\r\n")
+_ODD_SIZE = re.compile(rb"(0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*)?\r?\n")
+"""A chunk's size, with its extension: as RFC 9112 writes it, and as clients read it."""
+
+_FORBIDDEN = bytes((*range(9), *range(10, 32), 127))
+"""What no reason phrase and no field's value may hold (RFC 9112, section 4; RFC 9110, section 5.5)."""
+
+_CONTROLS = bytes.maketrans(_FORBIDDEN, b" " * len(_FORBIDDEN))
+
+_TOO_LARGE = "the answer's head or trailers are larger than HEAD_LIMIT or HEAD_FIELDS"
+
+
+class _MalformedError(Exception):
+    """The answer can't be read; the text says why."""
+
+
+class AnswerReader:
+    """One answer after another of one connection. `max_size` in bytes, `max_fields` in fields, of a head.
+
+    `reset` before each. Whoever reads takes `informational`, `head`, `pieces`, `trailers`; `ended` is set with the
+    last byte, `malformed` says why nothing more can be read, `stray` that bytes came behind the end, `odd` that
+    the answer was not written as RFC 9112 has it.
+    """
+
+    def __init__(self, max_size: int, max_fields: int) -> None:
+        self._max_size, self._max_fields = max_size, max_fields
+        self.reset("GET")
+
+    def reset(self, method: str) -> None:
+        """Forgets the last answer; the next is one to a request of this method."""
+        self.informational: list[AnswerHead] = []
+        self.head: AnswerHead | None = None
+        self.pieces: list[bytes] = []
+        self.trailers: list[Field] = []
+        self.ended = False
+        self.malformed: str | None = None
+        self.stray = False
+        self.odd = False
+        self._method = method
+        self._stays = True
+        self._kept = b""
+        """What was read of a head, a chunk's first line, its end or the trailers, and is not whole yet."""
+        self._chunked = False
+        self._chunk_end = False
+        """A chunk's data is whole and its line end is awaited."""
+        self._in_trailers = False
+        self._left: int | None = None
+        """Bytes that the body, or the chunk, still has; None: until the connection ends."""
+
+    @property
+    def stays(self) -> bool:
+        """True when the answer has ended and its connection may carry another: the one place that says so."""
+        return self.ended and self._stays and not (self.odd or self.stray or self.malformed)
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """True while a body is read that has no other end than the connection's."""
+        return self.head is not None and not self.ended and not self._chunked and self._left is None
+
+    def feed(self, data: bytes) -> None:
+        """Reads bytes."""
+        if self.malformed is not None:
+            return
+        try:
+            if self._kept:
+                data, self._kept = self._kept + data, b""
+            if self.head is None:
+                data = self._read_heads(data)
+            if data:
+                self._read_body(data)
+            if len(self._kept) > self._max_size:
+                raise _MalformedError(_TOO_LARGE)
+        except _MalformedError as error:
+            self.malformed = str(error)
+
+    # Heads.
+
+    def _read_heads(self, data: bytes) -> bytes:
+        """Reads heads up to the final one; gives what stands behind it."""
+        while self.head is None and data:
+            start = 0
+            if data[0] in b"\r\n":
+                start = len(data) - len(data.lstrip(b"\r\n"))
+                self.odd = True
+            end = _HEAD_END.search(data, start)
+            if end is None:
+                _check_beginning(data, start)
+                self._kept = data
+                return b""
+            if end.end() - start > self._max_size:
+                raise _MalformedError(_TOO_LARGE)
+            self._take_head(data, start, end.end())
+            data = data[end.end() :]
+        return data
+
+    def _take_head(self, data: bytes, start: int, end: int) -> None:
+        strict = _HEAD.match(data, start)
+        if strict is not None:
+            minor, status, reason, block = strict.groups()
+            fields = _FIELD.findall(block)
+            if _BLANK_END.search(block):
+                fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+            head = AnswerHead(int(status), reason or b"", "1.1" if minor == b"1" else "1.0", Headers(fields))
+        else:
+            self.odd = True
+            head = _odd_head(data[start:end])
+        if len(head.headers) > self._max_fields:
+            raise _MalformedError(_TOO_LARGE)
+        if head.status == 101:
+            raise _MalformedError("the answer switched protocols unasked")
+        if head.status < 200:
+            self._take_informational(head)
+        else:
+            self._begin_body(head)
+
+    def _take_informational(self, head: AnswerHead) -> None:
+        """It has no body, and the final answer follows, whatever its head says (RFC 9110, section 15.2)."""
+        headers = head.headers
+        self._stays = self._stays and b"close" not in headers.tokens(b"connection")
+        if b"content-length" in headers or b"transfer-encoding" in headers:
+            self.odd = True
+            headers = _without(headers, *_FRAMING)
+            head = AnswerHead(head.status, head.reason, head.version, headers)
+        self.informational.append(head)
+
+    def _begin_body(self, head: AnswerHead) -> None:
+        headers = head.headers
+        empty = bodiless(self._method, head.status)
+        coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
+        if coding is None:
+            plain = length is None or (
+                length.isdigit() and len(length) <= 18 and _single(headers, b"content-length")
+            )
+        else:
+            plain = length is None and coding.lower() == b"chunked" and _single(headers, b"transfer-encoding")
+        if not plain:
+            self.odd = True
+            headers = _framed_in_one_way(headers, empty=empty)
+            head = AnswerHead(head.status, head.reason, head.version, headers)
+            length = headers.get(b"content-length")
+        self.head = head
+        self._chunked = b"transfer-encoding" in headers
+        self._left = 0 if self._chunked else None if length is None else int(length)
+        tokens = headers.tokens(b"connection")
+        if head.version == "1.0":
+            # HTTP/1.0 has no chunks: whoever sends them may mean another end (RFC 9112, section 6.1).
+            self._stays = self._stays and b"keep-alive" in tokens and not self._chunked
+        if b"close" in tokens:
+            self._stays = False
+        if empty:
+            self.ended = True
+            if head.status == 204 and (self._chunked or self._left):
+                self._stays = False  # something may come behind it
+        elif self._left is None:
+            self._stays = False
+        elif not self._chunked and not self._left:
+            self.ended = True
+
+    # Bodies.
+
+    def _read_body(self, data: bytes) -> None:
+        if self.ended:
+            self.stray = True
+        elif self._chunked:
+            self._read_chunks(data)
+        elif self._left is None:
+            self.pieces.append(data)
+        else:
+            self._left = left = self._left - len(data)
+            if left > 0:
+                self.pieces.append(data)
+                return
+            self.ended = True
+            self.stray = left < 0
+            self.pieces.append(data[:left] if left < 0 else data)
+
+    def _read_chunks(self, data: bytes) -> None:
+        """Reads as many chunks as there are; what they hold becomes one piece."""
+        at, size, parts = 0, len(data), []
+        left, chunk_end = self._left or 0, self._chunk_end
+        try:
+            while at < size and not self._in_trailers:
+                if left:
+                    parts.append(data[at : at + left])
+                    left, at = max(0, left - (size - at)), at + left
+                    chunk_end = not left
+                    continue
+                if chunk_end:
+                    if data[at : at + 2] == b"\r\n":
+                        at += 2
+                    elif data[at : at + 1] == b"\n":
+                        at, self.odd = at + 1, True
+                    elif data[at:] == b"\r":
+                        break
+                    else:
+                        raise _MalformedError("the answer has a chunk with more data than its size")
+                    chunk_end = False
+                    continue
+                line = _SIZE.match(data, at) or self._odd_size(data, at)
+                if line is None:
+                    break
+                at = line.end()
+                left = int(line[1], 16)
+                self._in_trailers = not left
+        finally:
+            self._left, self._chunk_end = left, chunk_end
+            if parts:
+                self.pieces.append(parts[0] if len(parts) == 1 else b"".join(parts))
+        if self._in_trailers:
+            self._read_trailers(data[at:])
+        else:
+            self._kept = data[at:]
+
+    def _odd_size(self, data: bytes, at: int) -> re.Match[bytes] | None:
+        """The first line of a chunk that is not written as it should be; None while it is not whole."""
+        line = _ODD_SIZE.match(data, at)
+        if line is not None:
+            self.odd = True
+            return line
+        end = data.find(b"\n", at)
+        if end < 0 and _SIZE_BEGUN.fullmatch(data, at):
+            return None
+        raise _MalformedError("the answer has a chunk without a proper size")
+
+    def _read_trailers(self, data: bytes) -> None:
+        if data[:2] == b"\r\n":
+            end = 2
+        elif data[:1] == b"\n":
+            end, self.odd = 1, True
+        elif (found := _HEAD_END.search(data)) is not None:
+            end = found.end()
+            block = data[:end]
+            if end > self._max_size:
+                raise _MalformedError(_TOO_LARGE)
+            fields = _odd_fields(_lines(block))
+            self.odd = self.odd or _TRAILERS.fullmatch(block) is None
+            if len(fields) > self._max_fields:
+                raise _MalformedError(_TOO_LARGE)
+            self.trailers = fields
+        else:
+            if _BARE_CR.search(data):
+                raise _MalformedError(_CR)
+            self._kept = data
+            return
+        self.ended = True
+        self.stray = len(data) > end
+
+
+_SIZE_BEGUN = re.compile(rb"(?:(?:0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*)?\r?)?")
+_TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:" + _TEXT + rb"\r\n)*+\r\n")
+_FRAMING = (b"transfer-encoding", b"content-length")
+_CR = "the answer has a CR that ends no line"
+
+
+def _single(headers: Headers, name: bytes) -> bool:
+    return len(headers.get_all(name)) == 1
+
+
+def _without(headers: Headers, *names: bytes) -> Headers:
+    return Headers([field for field in headers.fields if field[0].lower() not in names])
+
+
+def _framed_in_one_way(headers: Headers, *, empty: bool) -> Headers:
+    """The fields with one framing, and nothing beside it that could be read as another.
+
+    Chunks win over a length (RFC 9112, section 6.3), equal lengths are one, and `identity` is no coding.
+    `empty`: no body follows, so an unknown coding does no harm, and is left out.
+    """
+    codings = [coding for coding in headers.tokens(b"transfer-encoding") if coding != b"identity"]
+    if codings and set(codings) != {b"chunked"}:
+        if not empty:
+            raise _MalformedError("the answer has a transfer coding that is not known here")
+        codings = []
+    if codings and headers.tokens(b"transfer-encoding")[-1] != b"chunked":
+        raise _MalformedError("the answer has a transfer coding behind its chunks")
+    lengths = [
+        part.strip(b" \t") for value in headers.get_all(b"content-length") for part in value.split(b",")
+    ]
+    if not all(_ODD_LENGTH.fullmatch(length) for length in lengths):
+        raise _MalformedError("the answer has a length that is not a number")
+    numbers = {int(length) for length in lengths}
+    if len(numbers) > 1 and not codings:
+        raise _MalformedError("the answer has two different lengths")
+    fields: list[Field] = []
+    written = False
+    for field in headers.fields:
+        lower = field[0].lower()
+        if lower not in _FRAMING:
+            fields.append(field)
+        elif not written and lower == (b"transfer-encoding" if codings else b"content-length"):
+            fields.append((field[0], b"chunked" if codings else b"%d" % numbers.pop()))
+            written = True
+    return Headers(fields)
+
+
+def _check_beginning(data: bytes, start: int) -> None:
+    """What can't become a head is refused before it is whole: nobody need wait for the rest."""
+    if not b"HTTP/".startswith(data[start : start + 5]):
+        raise _MalformedError("the answer is not HTTP")
+    if _BARE_CR.search(data, start):
+        raise _MalformedError(_CR)
+    end = data.find(b"\n", start)
+    if end >= 0:
+        _odd_status(data[start:end].removesuffix(b"\r"))
+
+
+def _odd_status(line: bytes) -> tuple[int, bytes, str]:
+    """Status, reason and version. Minor versions yet unknown are read as the highest known (RFC 9110, section 2.5)."""
+    match = _ODD_STATUS.fullmatch(line)
+    if match is None:
+        raise _MalformedError("the answer's first line is not HTTP's")
+    version, status, reason = match.groups()
+    return int(status), (reason or b"").translate(_CONTROLS), "1.0" if version in (b"0.9", b"1.0") else "1.1"
+
+
+def _lines(block: bytes) -> list[bytes]:
+    """The lines of a head or of trailers: LF ends a line, with or without CR (RFC 9112, section 2.2)."""
+    if _BARE_CR.search(block):
+        raise _MalformedError(_CR)
+    return block.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
+
+
+def _odd_head(block: bytes) -> AnswerHead:
+    """A head that is not written as it should be, as clients read it."""
+    first, *lines = _lines(block)
+    status, reason, version = _odd_status(first)
+    return AnswerHead(status, reason, version, Headers(_odd_fields(lines)))
+
+
+def _odd_fields(lines: list[bytes]) -> list[Field]:
+    """The fields of lines that are not all written as they should be.
+
+    A folded line goes on after a blank, blanks before a colon are taken away, as RFC 9112 (5.1, 5.2) asks of a
+    proxy; a folded line that continues nothing is passed over (2.2), and so is a field whose name could be no name.
+    Control characters in values become blanks.
+    """
+    fields: list[Field] = []
+    for line in lines:
+        if line[:1] in (b" ", b"\t"):
+            if fields:
+                name, value = fields[-1]
+                fields[-1] = (name, (value + b" " + line.strip(b" \t")).strip(b" \t"))
+            continue
+        name, colon, value = line.partition(b":")
+        name = name.rstrip(b" \t")
+        if not colon or not _ODD_NAME.fullmatch(name) or b"\0" in line:
+            raise _MalformedError("the answer has a line in its head or trailers that is not a field")
+        if name.lower() in _FRAMING and value.translate(None, _FORBIDDEN) != value:
+            raise _MalformedError("the answer has a control character in its framing")
+        fields.append((name, value.translate(_CONTROLS).strip(b" \t")))
+    return [field for field in fields if _NAME.fullmatch(field[0])]

@@ -1,0 +1,115 @@
+"""Four public clients, each directly and through the sidecar: where the direct call works, the other gives the same.
+
+What is excepted, and why, is a table of docs/wire.md, which is read here: an exception that no form needs fails.
+"""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sidecar.testing import Garbage, RunningSidecar, ScriptedUpstream
+from tests.differential.forms import FORMS, Form
+from tests.differential.four_clients import CLIENTS, Said
+
+WIRE = Path(__file__).parents[2] / "docs" / "wire.md"
+
+OF_A_HOP = {
+    "connection", "content-length", "date", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade",
+    "x-sidecar-request-id",
+}  # fmt: skip
+"""Fields that belong to framing, to one connection, or to us."""
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_BLANKS = re.compile(r"[\x00-\x20\x7f]+")
+
+
+def excepted() -> set[str]:
+    """The first column of the table under its heading."""
+    part = WIRE.read_text(encoding="utf-8").partition("### What is not passed")[2].partition("\n## ")[0]
+    return {row.split("|")[1].strip() for row in part.splitlines() if row.startswith("| ")} - {
+        "answer",
+        "---",
+    }
+
+
+def matters(said: Said) -> tuple[int, list[tuple[str, str]], bytes]:
+    """What an app sees: the status, the fields that are not of one hop, the body."""
+    fields = [
+        (name, _BLANKS.sub(" ", value).strip())
+        for name, value in said.fields
+        if name not in OF_A_HOP and _TOKEN.fullmatch(name)
+    ]
+    return said.status, fields, said.body
+
+
+Called = dict[tuple[str, str], tuple[Said | None, Said | None]]
+
+
+def play(upstream: ScriptedUpstream, sidecar: RunningSidecar) -> Called:
+    """Every form by every client: what the direct call gave, and the one through the sidecar."""
+    for number, form in enumerate(FORMS):
+        pieces = [form.data[at : at + 1] for at in range(len(form.data))] if form.slow else [form.data]
+        end = [] if form.end is None else [form.end]
+        upstream.answer_always(*(Garbage(piece) for piece in pieces), *end, path=f"/x{number}")
+
+    def call(job: tuple[int, Form, str]) -> tuple[Said | None, Said | None]:
+        number, form, client = job
+        ask = CLIENTS[client]
+        direct = ask(f"{upstream.url}/x{number}", form.method, form.body)
+        if direct is None:
+            return None, None
+        return direct, ask(f"http://127.0.0.1:{sidecar.port}/x{number}", form.method, form.body)
+
+    jobs = [(number, form, client) for number, form in enumerate(FORMS) for client in CLIENTS]
+    with ThreadPoolExecutor(40) as threads:
+        said = list(threads.map(call, jobs))
+    return {(form.name, client): both for (_, form, client), both in zip(jobs, said, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def called(module_upstream: ScriptedUpstream, sidecar: RunningSidecar) -> Iterator[Called]:
+    """All calls, made once."""
+    yield play(module_upstream, sidecar)
+    assert module_upstream.errors == []
+
+
+def differs(both: tuple[Said | None, Said | None]) -> bool:
+    """True when the direct call works and the other one gives something else."""
+    direct, through = both
+    return direct is not None and (through is None or matters(through) != matters(direct))
+
+
+def test_what_works_directly_works_through_the_sidecar(called: Called) -> None:
+    """The same status, fields and bytes, for each client and each form that is not excepted."""
+    names = {form.name for form in FORMS if not form.but}
+    assert len({form.name for form in FORMS}) == len(FORMS)
+    assert {case: both for case, both in called.items() if case[0] in names and differs(both)} == {}
+
+
+def test_no_client_reads_something_else(called: Called) -> None:
+    """What is not passed is an error, or the same answer: never another answer than the client's own reading."""
+    odd = {
+        case: both
+        for case, both in called.items()
+        if differs(both) and both[1] is not None and both[1].status != 502
+    }
+    assert {case[0] for case in odd} <= {"204 chunks", "space first name"}
+
+
+def test_exceptions_are_those_of_the_docs(called: Called) -> None:
+    """Each line of the table is needed by a form, and each excepted form stands in it."""
+    needed = {form.but for form in FORMS if any(differs(called[form.name, client]) for client in CLIENTS)}
+    assert needed - {""} == excepted()
+    assert {form.but for form in FORMS} - {""} == excepted()
+
+
+def test_the_usual_answer_works_for_all(called: Called) -> None:
+    """The comparison compares something: every client took the plain answer both ways."""
+    for client in CLIENTS:
+        direct, through = called["a length", client]
+        assert direct is not None
+        assert through is not None
+        assert (direct.status, direct.body) == (through.status, through.body) == (200, b"abc")
