@@ -191,7 +191,9 @@ class RequestReader:
         inbound.read_at = self._at
         inbound.framing = framing(head.headers)
         tokens = head.headers.tokens
-        inbound.keep_alive = version == "1.1" and b"close" not in tokens(b"connection")
+        # The parser counts both fields, and takes nothing behind a request that closes.
+        closes = b"close" in tokens(b"connection") or b"close" in tokens(b"proxy-connection")
+        inbound.keep_alive = version == "1.1" and not closes
         inbound.expects_continue = version == "1.1" and b"100-continue" in tokens(b"expect")
         if problem is not None:
             inbound.refusal = MalformedError(problem)
