@@ -148,6 +148,8 @@ TEMPO: tuple[Spans | Row, ...] = (
             a.TOTAL_WAIT_AVOIDED,
             a.TOTAL_MODEL_TIME,
             a.TOTAL_THINK_TIME,
+            a.TOTAL_INPUT_TOKENS,
+            a.TOTAL_OUTPUT_TOKENS,
         ),
         "no conversation of this session ended in this range",
     ),

@@ -204,6 +204,12 @@ TOTAL_MODEL_TIME = _name("sidecar.total.model_time", "Seconds its turns took, su
 TOTAL_THINK_TIME = _name(
     "sidecar.total.think_time", "Seconds between an ending and the next arrival, summed."
 )
+TOTAL_INPUT_TOKENS = _name(
+    "sidecar.total.tokens.input", "Input tokens of its requests, summed; absent if none was reported."
+)
+TOTAL_OUTPUT_TOKENS = _name(
+    "sidecar.total.tokens.output", "Output tokens of its requests, summed; absent if none was reported."
+)
 MODELS = _name("sidecar.models", "Models used.")
 
 # Metrics only

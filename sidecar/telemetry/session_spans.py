@@ -109,7 +109,10 @@ class SessionSpans(SessionListener):
 
 
 def totals_attributes(totals: Totals) -> SpanAttributes:
-    """The sums as attributes: times in seconds; outcomes that did not occur and unreported tokens are absent."""
+    """The sums as attributes: times in seconds; outcomes that did not occur and unreported tokens are absent.
+
+    What the conventions say of one call is never among them: whoever adds it up would count it again.
+    """
     attributes: SpanAttributes = {
         a.TOTAL_REQUESTS: sum(totals.requests.values()),
         **{_OUTCOMES[outcome]: count for outcome, count in totals.requests.items() if count},
@@ -124,9 +127,9 @@ def totals_attributes(totals: Totals) -> SpanAttributes:
         a.TOTAL_THINK_TIME: totals.think_time / SECOND,
     }
     if totals.input_tokens is not None:
-        attributes[a.INPUT_TOKENS] = totals.input_tokens
+        attributes[a.TOTAL_INPUT_TOKENS] = totals.input_tokens
     if totals.output_tokens is not None:
-        attributes[a.OUTPUT_TOKENS] = totals.output_tokens
+        attributes[a.TOTAL_OUTPUT_TOKENS] = totals.output_tokens
     if totals.models:
         attributes[a.MODELS] = totals.models
     return attributes

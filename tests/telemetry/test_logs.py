@@ -119,7 +119,7 @@ def test_session_lines(world: World) -> None:
         10.0,
     )
     assert (end["event"], end["sidecar.duration"], end["sidecar.total.requests"]) == ("session.end", 2.0, 1)
-    assert end["gen_ai.usage.output_tokens"] == 6
+    assert end["sidecar.total.tokens.output"] == 6
 
 
 def make_log(stream: io.BytesIO, **options: object) -> Log:

@@ -38,7 +38,7 @@ SUMS = {
     "sidecar.total.waits_unknown": 1,
     "sidecar.total.model_time": 9.0,
     "sidecar.total.think_time": 0.5,
-    "gen_ai.usage.input_tokens": 100,
+    "sidecar.total.tokens.input": 100,
     "sidecar.models": ("gpt-4o", "o3"),
 }
 CONVERSATION = ConversationSummary(
