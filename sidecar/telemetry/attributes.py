@@ -217,7 +217,7 @@ TOKEN_TYPE = _name("gen_ai.token.type", "`input` or `output`.")
 TOKEN_MODALITY = _name(
     "gen_ai.token.modality", "Always `unknown`: providers' reports do not tell it in one form."
 )
-FINISH_REASON = _name("gen_ai.response.finish_reason", "A known finish reason, `other`, or `missing`.")
+FINISH_REASON = _name("sidecar.finish_reason", "A known finish reason, `other`, or `missing`.")
 OVERHEAD_PART = _name("sidecar.overhead.part", "`before`, `after` or `loop`.")
 ANOMALY = _name("sidecar.anomaly", "What should not have happened: a word of a fixed list.")
 TELEMETRY_SIGNAL = _name("sidecar.telemetry.signal", "`traces`, `metrics`, `logs`, or `lines` (on stderr).")

@@ -269,7 +269,7 @@ def test_completed(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: Ot
             "sidecar.finish_reasons",
             _key(
                 *without(CALL, "gen_ai.response.model", "sidecar.streaming"),
-                ("gen_ai.response.finish_reason", "stop"),
+                ("sidecar.finish_reason", "stop"),
             ),
         ): 1,
         ("sidecar.identity", OWN_HEADER): 1,
@@ -716,7 +716,7 @@ def test_a_stream_without_its_end_is_cut_short(
         ignoring=SERVER_VOLATILE,
     )
     assert client.status == "ERROR"
-    assert measured.one("sidecar.finish_reasons").attributes["gen_ai.response.finish_reason"] == "missing"
+    assert measured.one("sidecar.finish_reasons").attributes["sidecar.finish_reason"] == "missing"
 
 
 # --- error_in_stream

@@ -271,7 +271,7 @@ class Expected:
         reasons = self.told.get("gen_ai.response.finish_reasons")
         answered = ending.begins and ending.status < 400 and ending.outcome != "client_left"
         if reasons or answered:
-            reason = {"gen_ai.response.finish_reason": reasons[0].lower() if reasons else "missing"}
+            reason = {"sidecar.finish_reason": reasons[0].lower() if reasons else "missing"}
             operation = {"gen_ai.operation.name": cell.api.operation}
             yield _series("sidecar.finish_reasons", **models, **operation, **reason), 1
 
