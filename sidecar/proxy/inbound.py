@@ -80,6 +80,10 @@ def request_head(
         if lower.startswith((b"http://", b"https://")):
             rest = target.partition(b"://")[2]
             cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+            if not rest[:cut].rpartition(b"@")[2].partition(b":")[0] or rest[:cut].count(b"[") != rest[
+                :cut
+            ].count(b"]"):
+                problem = "the request target names no host"
             target = rest[cut:]
             target = target if target.startswith(b"/") else b"/" + target
         elif not (target == b"*" and method == b"OPTIONS"):

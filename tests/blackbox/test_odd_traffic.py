@@ -89,6 +89,29 @@ def test_an_absolute_target(sidecar: RunningSidecar, upstream: ScriptedUpstream)
     assert upstream.request().get("host") == upstream.authority.encode()
 
 
+@pytest.mark.parametrize(
+    "target", ["http:///a", "http://:80/a", "http://u@/a", "http://[::1/a", "https://?a"]
+)
+def test_an_absolute_target_without_a_host(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, target: str
+) -> None:
+    """RFC 9110, 4.2.1: it is to be refused."""
+    said = exchange(sidecar.port, f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert (said.status, upstream.requests) == (400, [])
+
+
+@pytest.mark.parametrize("name", ["Connection", "Proxy-Connection"])
+def test_a_close_is_answered_with_a_close(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, name: str
+) -> None:
+    """Both fields close: the answer says so, and no second request of the connection is read."""
+    one = f"GET / HTTP/1.1\r\nHost: x\r\n{name}: close\r\n\r\n".encode()
+    with RawClient(sidecar.port) as client:
+        client.send(one + one)
+        said = client.read_to_end()
+    assert said.count(b"HTTP/1.1 ") == said.count(b"Connection: close") == len(upstream.requests) == 1
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "PATCH", "QUERY", "PROPFIND"])
 def test_methods(sidecar: RunningSidecar, upstream: ScriptedUpstream, method: str) -> None:
     """Each passes with its body, GET too."""
