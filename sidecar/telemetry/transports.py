@@ -381,7 +381,7 @@ def _words(media: str, said: bytes) -> str:
         with suppress(DecodeError):
             return printable(Status.FromString(said).message)
     if media.endswith("json"):
-        with suppress(ValueError, AttributeError, TypeError):
+        with suppress(ValueError, LookupError, TypeError):
             return printable(json.loads(said)["message"])
         # Not a Status: the text itself says most.
     return printable(said.decode("utf-8", "replace"))
@@ -515,6 +515,12 @@ class GrpcTransport:
                 self._drop()
                 return Attempt(State.FAILED, f"TLS failed: {details}", again=0)
             if any(words in details for words in _NO_WAY):
+                if not self._target.insecure and "Socket closed" in details:
+                    # With TLS 1.3 a receiver refuses a client's certificate only after the handshake.
+                    details = (
+                        "the connection was closed behind the handshake: is the client's certificate known?"
+                    )
+                    return Attempt(State.FAILED, f"TLS failed: {details}", again=0)
                 return Attempt(State.FAILED, f"cannot connect: {details}", again=0)
             if any(words in details for words in _LOST):
                 return Attempt(State.UNKNOWN, "connection lost before the answer")

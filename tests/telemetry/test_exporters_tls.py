@@ -1,10 +1,12 @@
 """Exports through TLS, with the client's certificate, and through a proxy."""
 
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -117,6 +119,57 @@ async def test_grpc_that_is_not_trusted_has_failed(grpcs: str) -> None:
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": grpcs, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     out = await _sent({**settings, "OTEL_EXPORTER_OTLP_TIMEOUT": "500"})
     assert out.states() == {"created": 1, "failed": 1}
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+async def test_renewed_files_are_read(
+    protocol: str, https: str, grpcs: str, certificate: Certificate, tmp_path: Path
+) -> None:
+    """A certificate that the collector does not know fails as TLS; once its files are replaced exports pass."""
+    stranger = self_signed(tmp_path)
+    out = started(
+        {
+            **SLOW,
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1500",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": https if protocol == "http/protobuf" else grpcs,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+            "OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate.certificate),
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(stranger.certificate),
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(stranger.key),
+        }
+    )
+    out.pipeline.span(span())
+    assert await out.pipeline.flush(5)
+    assert out.states() == {"created": 1, "failed": 1}
+    assert out.lines[0]["reason"].startswith("TLS failed: ")
+    for ours, theirs in ((stranger.certificate, certificate.certificate), (stranger.key, certificate.key)):
+        ours.write_bytes(theirs.read_bytes())
+    out.pipeline.span(span())
+    assert await out.pipeline.flush(5)
+    assert out.states() == {"created": 2, "failed": 1, "exported": 1}
+    assert await out.pipeline.shutdown(5)
+
+
+async def test_the_collector_is_trusted_as_upstreams_are(
+    https: str, grpcs: str, certificate: Certificate, tmp_path: Path
+) -> None:
+    """By a file or a folder of the environment, in both protocols."""
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    (folder / f"{_hash(certificate)}.0").write_bytes(certificate.certificate.read_bytes())
+    known = _known(certificate)
+    del known["OTEL_EXPORTER_OTLP_CERTIFICATE"]
+    for trust in ({"SSL_CERT_FILE": str(certificate.certificate)}, {"SSL_CERT_DIR": str(folder)}):
+        for protocol, endpoint in (("http/protobuf", https), ("grpc", grpcs)):
+            where = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+            out = await _sent({**where, **known, **trust})
+            assert out.states() == {"created": 1, "exported": 1}, (trust, protocol)
+
+
+def _hash(certificate: Certificate) -> str:
+    """The name by which OpenSSL finds it in a folder."""
+    command = ["openssl", "x509", "-hash", "-noout", "-in", str(certificate.certificate)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 async def test_a_proxy_is_on_the_way() -> None:

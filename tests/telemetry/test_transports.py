@@ -1,0 +1,350 @@
+"""What a transport does with a receiver that changes, is gone, refuses for size, or says more than yes and no."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+
+from sidecar.telemetry import exporters
+from sidecar.telemetry.ledger import Signal
+from sidecar.telemetry.metric_store import Metric, MetricKind, MetricStore
+from sidecar.telemetry.otel_settings import read
+from sidecar.telemetry.transports import GrpcTransport
+from sidecar.testing import OtlpSink, SinkAnswer
+from sidecar.trust import Trust
+from tests.telemetry.way_out import COUNTER, SLOW, WayOut, span, started
+
+PROTOCOLS = ("http/protobuf", "grpc")
+
+
+@pytest.fixture(params=PROTOCOLS)
+def sink(request: pytest.FixtureRequest) -> Iterator[OtlpSink]:
+    """A collector of each protocol."""
+    with OtlpSink(request.param) as one:
+        yield one
+
+
+def environ(sink: OtlpSink, **more: str) -> dict[str, str]:
+    """Settings that export everything there, by flushes only."""
+    return {**sink.environ(), **SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000", **more}
+
+
+async def flushed(out: WayOut, count: int = 1) -> None:
+    """`count` more spans, exported or lost."""
+    for number in range(1, count + 1):
+        out.pipeline.span(span(number))
+    assert await out.pipeline.flush(10)
+
+
+# --- what a receiver says
+
+
+async def test_its_words_on_a_refusal_reach_the_log(sink: OtlpSink) -> None:
+    """As one line that may be shown, 200 characters at most, and without what looks like a key."""
+    words = "tenant \x1b[31mred\n needs sk-abcdefghijklmnop1234 " + "x" * 300
+    sink.answer("traces", SinkAnswer(status=400, code="INVALID_ARGUMENT", message=words))
+    out = started(environ(sink))
+    await flushed(out)
+    reason = out.lines[0]["reason"]
+    assert "tenant" in reason
+    assert "red needs REDACTED xxx" in reason
+    assert len(reason) < 240
+    assert reason.isprintable() or "\ufffd" in reason
+    await out.pipeline.shutdown(5)
+
+
+@pytest.mark.parametrize(
+    "media, body, said",
+    [
+        ("application/json", b'{"code": 3, "message": "no such tenant"}', "no such tenant"),
+        ("application/json", b'{"error": "no such tenant"}', '{"error": "no such tenant"}'),
+        ("text/plain; charset=utf-8", b"no such\ntenant", "no such tenant"),
+        ("text/html", b"<p>no</p>", "<p>no</p>"),
+        ("application/x-protobuf", b"\x12\x0eno such tenant", "no such tenant"),
+    ],
+)
+async def test_its_words_in_any_form(media: str, body: bytes, said: str) -> None:
+    """A `google.rpc.Status` as protobuf or JSON, or any text."""
+    with OtlpSink() as sink:
+        sink.answer("traces", SinkAnswer(status=403, garbage=body, headers={"Content-Type": media}))
+        out = started(environ(sink))
+        await flushed(out)
+        assert out.lines[0]["reason"] == f"HTTP 403 Forbidden: {said}"
+        await out.pipeline.shutdown(5)
+
+
+async def test_a_warning_with_nothing_rejected_is_told_once(sink: OtlpSink) -> None:
+    """Once for each text; all of it counts as exported."""
+    sink.answer("traces", *[SinkAnswer(message="too many attributes")] * 2, SinkAnswer(message="slow down"))
+    out = started(environ(sink))
+    for _ in range(4):
+        await flushed(out)
+    assert out.states() == {"created": 4, "exported": 4}
+    assert [(line["event"], line["reason"]) for line in out.lines] == [
+        ("sidecar.telemetry.warning", "too many attributes"),
+        ("sidecar.telemetry.warning", "slow down"),
+    ]
+    await out.pipeline.shutdown(5)
+
+
+# --- size
+
+
+async def test_a_large_batch_leaves_in_messages_of_bounded_size(
+    sink: OtlpSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of bytes and of items; each is counted, in order."""
+    monkeypatch.setattr(exporters, "MESSAGE_BYTES", 20_000)
+    out = started(environ(sink))
+    await flushed(out, 500)
+    assert out.states() == {"created": 500, "exported": 500}
+    assert len(sink.calls) > 1
+    assert max(call.size for call in sink.calls) <= 20_000
+    assert [one.name for one in sink.spans] == [f"span {number}" for number in range(1, 501)]
+    await out.pipeline.shutdown(5)
+
+
+@pytest.mark.parametrize("signal", ["traces", "metrics"])
+async def test_a_refusal_for_size_divides_once(sink: OtlpSink, signal: str) -> None:
+    """Both halves are tried; one that is refused as well has failed."""
+    large = SinkAnswer(
+        status=413, code="RESOURCE_EXHAUSTED", message="grpc: received message larger than max (9 vs. 4)"
+    )
+    sink.answer(signal, large, SinkAnswer(), large)
+    out = started(environ(sink))
+    for number in range(10):
+        out.pipeline.span(span(number))
+        out.store.add(COUNTER, 1, (("k", str(number)),))
+    assert await out.pipeline.flush(10)
+    assert out.states(signal) == {"created": 10, "exported": 5, "failed": 5}
+    assert len([call for call in sink.calls if call.signal == signal]) == 3
+    await out.pipeline.shutdown(5)
+
+
+async def test_one_item_that_is_too_large_has_failed(sink: OtlpSink) -> None:
+    """It cannot be divided."""
+    sink.answer(
+        "traces", SinkAnswer(status=413, code="RESOURCE_EXHAUSTED", message="message larger than max")
+    )
+    out = started(environ(sink))
+    await flushed(out)
+    assert out.states() == {"created": 1, "failed": 1}
+    await out.pipeline.shutdown(5)
+
+
+# --- differences
+
+
+async def test_differences_that_failed_are_in_the_next_export(sink: OtlpSink) -> None:
+    """Counters and histograms, with their beginnings; what may have arrived is not told twice."""
+    histogram = Metric("took", MetricKind.HISTOGRAM, "s", "time", (), (1.0, 2.0))
+    out = started(environ(sink, OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta"))
+    out.store.metrics += (histogram,)
+    out.store._buckets[histogram] = {}
+    refused = SinkAnswer(status=400, code="INVALID_ARGUMENT")
+    sink.answer("metrics", SinkAnswer(), refused, refused)
+    for _ in range(4):
+        out.store.add(COUNTER, 10, (("k", "a"),))
+        out.store.record(histogram, 1.5)
+        assert await out.pipeline.flush(10)
+    counts = [(one.value, one.start) for one in sink.points if one.metric == "requests"]
+    assert [value for value, _ in counts] == [10, 30]
+    took = [one for one in sink.points if one.metric == "took"]
+    assert [(one.count, one.sum) for one in took] == [(1, 1.5), (3, 4.5)]
+    first, second = [one for one in sink.points if one.metric == "requests"]
+    assert second.start == first.time
+    await out.pipeline.shutdown(5)
+
+
+async def test_differences_that_may_have_arrived_are_not_told_twice(sink: OtlpSink) -> None:
+    """`unknown` is no reason to count again."""
+    out = started(
+        environ(
+            sink,
+            OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+            OTEL_EXPORTER_OTLP_TIMEOUT="300",
+        )
+    )
+    sink.answer("metrics", SinkAnswer(hang=True))
+    for _ in range(2):
+        out.store.add(COUNTER, 10)
+        assert await out.pipeline.flush(10)
+    assert [one.value for one in sink.points] == [10]
+    assert out.states("metrics") == {"created": 2, "unknown": 1, "exported": 1}
+    await out.pipeline.shutdown(5)
+
+
+def test_what_came_back_is_merged_with_what_was_counted_since() -> None:
+    """A store's own view: sums, buckets, exemplars and observed totals."""
+    now = [1_000]
+    observed = Metric("seen", MetricKind.COUNTER, "1", "seen", ())
+    store = MetricStore([COUNTER, observed], clock=lambda: now[0])
+    store.observe(observed, lambda: [(now[0], ())])
+    reader = store.reader(read({"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"}).temporality)
+
+    def collected() -> dict[str, tuple[Any, int]]:
+        points: dict[str, Any] = {one.name: one.data.data_points[0] for one in latest}
+        return {name: (point.value, point.start_time_unix_nano) for name, point in points.items()}
+
+    store.add(COUNTER, 1)
+    now[0] = 2_000
+    latest = store.collect(reader)
+    first = collected()
+    store.give_back(reader, latest)
+    store.add(COUNTER, 2)
+    now[0] = 3_000
+    latest = store.collect(reader)
+    assert first == {"requests": (1, 1_000), "seen": (2_000, 1_000)}
+    assert collected() == {"requests": (3, 1_000), "seen": (3_000, 1_000)}
+    now[0] = 4_000
+    store.add(COUNTER, 4)
+    latest = store.collect(reader)
+    assert collected() == {"requests": (4, 3_000), "seen": (1_000, 3_000)}
+
+
+# --- connections and certificates
+
+
+@contextmanager
+def switch(port: int) -> Iterator[tuple[int, threading.Event]]:
+    """A port before `port` that, once the event is set, lets nothing through on connections that stand; new ones work."""
+    deaf = threading.Event()
+    over = threading.Event()
+
+    def pump(source: socket.socket, target: socket.socket, old: threading.Event) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not old.is_set():
+                    target.sendall(data)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while not over.is_set():
+                client, _ = server.accept()
+                upstream = socket.create_connection(("127.0.0.1", port))
+                held.extend((client, upstream))
+                # A connection is deaf if it stood when the event was set.
+                old = deaf if not deaf.is_set() else threading.Event()
+                for one, other in ((client, upstream), (upstream, client)):
+                    threading.Thread(target=pump, args=(one, other, old), daemon=True).start()
+
+    held: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield server.getsockname()[1], deaf
+        finally:
+            over.set()
+            with suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+            for one in held:
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+                one.close()
+
+
+async def test_a_connection_behind_which_nobody_answers_is_given_up(sink: OtlpSink) -> None:
+    """One time-out, and the next export goes over another."""
+    with switch(sink.port) as (port, deaf):
+        endpoint = f"http://127.0.0.1:{port}"
+        out = started(environ(sink, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_TIMEOUT="1000"))
+        await flushed(out)
+        deaf.set()
+        await flushed(out)
+        await flushed(out)
+        assert out.states() == {"created": 3, "exported": 2, "unknown": 1}
+        await out.pipeline.shutdown(5)
+
+
+async def test_a_receiver_that_comes_back_is_found_within_the_time_out(sink: OtlpSink) -> None:
+    """Nobody listens, then somebody does: it is tried again, and nothing is lost."""
+    port = sink.port
+    sink.stop()
+    out = started(environ(sink, OTEL_EXPORTER_OTLP_TIMEOUT="8000"))
+    out.pipeline.span(span())
+    timer = threading.Timer(0.5, sink.start)
+    timer.start()
+    assert await out.pipeline.flush(10)
+    timer.join()
+    assert sink.port == port
+    assert out.states() == {"created": 1, "exported": 1}
+    await out.pipeline.shutdown(5)
+
+
+@pytest.mark.parametrize("form", ["unix:{}", "unix://{}"])
+async def test_a_unix_socket(tmp_path: Path, form: str) -> None:
+    """With gRPC."""
+    taken: list[bytes] = []
+
+    def take(body: bytes, _context: Any) -> bytes:
+        taken.append(body)
+        return b""
+
+    class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, _details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(take)
+
+    path = tmp_path / "otlp.sock"
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, handlers=(Services(),))
+        server.add_insecure_port(f"unix:{path}")
+        server.start()
+        settings = {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": form.format(path),
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        }
+        out = started({**SLOW, **settings})
+        await flushed(out)
+        assert out.states() == {"created": 1, "exported": 1}
+        assert await out.pipeline.shutdown(5)
+        server.stop(0).wait()
+    assert len(taken) == 1
+
+
+async def test_a_query_reaches_the_receiver() -> None:
+    """That of the common endpoint goes behind the signal's path."""
+    with OtlpSink() as sink:
+        out = started(environ(sink, OTEL_EXPORTER_OTLP_ENDPOINT=f"{sink.endpoint}/?a=b"))
+        await flushed(out)
+        assert await out.pipeline.shutdown(5)
+        assert out.states()["failed"] == 1  # the sink looks at the whole target, and knows none with a query
+    assert out.lines[0]["reason"].startswith("HTTP 404")
+
+
+def test_a_channel_is_renewed_with_its_certificates(tmp_path: Path) -> None:
+    """A changed file makes the next attempt read all of them anew."""
+    files = {name: tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem")}
+    for path in files.values():
+        path.write_bytes(b"one")
+    settings = {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://localhost:1",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE": str(files["ca.pem"]),
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(files["cert.pem"]),
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(files["key.pem"]),
+    }
+    target = read(settings).targets[Signal.TRACES]
+    transport = GrpcTransport(Signal.TRACES, target, Trust({}))
+    first = transport._open()
+    assert transport._open() is first
+    files["cert.pem"].unlink()
+    files["cert.pem"].write_bytes(b"two")
+    assert transport._open() is not first
+    transport.close()
+
+
+def test_a_closed_transport_sends_nothing() -> None:
+    """And says so."""
+    target = read({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1"}).targets[Signal.TRACES]
+    transport = GrpcTransport(Signal.TRACES, target, Trust({}))
+    transport.close()
+    assert transport.attempt(b"", time.monotonic() + 1).reason == "cannot connect: the export was given up"
