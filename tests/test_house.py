@@ -6,6 +6,7 @@ into the longest function there is.
 """
 
 import ast
+import importlib.util
 import json
 import re
 import sys
@@ -90,7 +91,7 @@ LIBRARIES = {
     "client": "openai opentelemetry",
     "demo": "aiohttp msgspec openai",
     "proxy": "aiohappyeyeballs backports brotli httptools",
-    "telemetry": "google grpc msgspec opentelemetry prometheus_client psutil requests structlog urllib3",
+    "telemetry": "google grpc msgspec opentelemetry prometheus_client psutil structlog",
     "testing": "aiohttp google grpc opentelemetry",
 }
 """Which libraries a room may import; a room not named here has the standard library only."""
@@ -102,6 +103,13 @@ DISTRIBUTIONS = {
     "opentelemetry": "opentelemetry-sdk",
 }
 """The distribution that brings a module, where its name is another."""
+
+PRIVATE = {
+    "opentelemetry._logs": "the API of logs, which has no public package yet",
+    "opentelemetry.sdk._logs": "the SDK's log records, likewise",
+    "opentelemetry.exporter.otlp.proto.common._log_encoder": "their encoder, likewise",
+}
+"""The private packages of OpenTelemetry that are used, and why: pyproject.toml has a bound above for them."""
 
 _used: set[tuple[str, str]] = set()
 
@@ -241,6 +249,33 @@ def test_what_is_imported_is_declared() -> None:
             if top not in {*sys.stdlib_module_names, "compression", "sidecar"}:
                 distribution = canonicalize_name(DISTRIBUTIONS.get(top, top))
                 assert distribution in declared, f"{name(path)} imports {top}"
+
+
+def test_private_packages_are_few_and_known() -> None:
+    """Nothing private of OpenTelemetry but this list, each still there; a newer minor version is looked at first."""
+    used = set()
+    for path in CODE:
+        for node in ast.walk(tree(path)):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                parts = module.split(".")
+                if parts[0] == "opentelemetry" and any(part.startswith("_") for part in parts):
+                    used.add(module.removesuffix(".export"))
+    telemetry = [path for path in CODE if path.parent.name == "telemetry"]
+    for node in (node for path in telemetry for node in ast.walk(tree(path))):
+        if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
+            owner = node.value
+            if not (isinstance(owner, ast.Name) and owner.id in {"self", "cls"}):
+                used.add(ast.unparse(node))
+    assert used == set(PRIVATE), "an attribute or package that is not ours to use"
+    for package in PRIVATE:
+        assert importlib.util.find_spec(package), (
+            f"{package} is gone: use its public name, and lift the bound"
+        )
+    bounds = [one for one in project()["run"] if one.name.startswith("opentelemetry-")]
+    assert bounds
+    assert all("<" in str(one.specifier) for one in bounds)
 
 
 def test_modules_say_what_they_own() -> None:
