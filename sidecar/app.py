@@ -34,7 +34,7 @@ from sidecar.telemetry.ledger import LINES, Ledger, Signal
 from sidecar.telemetry.line_outlet import LineOutlet
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler
 from sidecar.telemetry.metric_store import MetricStore
-from sidecar.telemetry.names import metrics_of
+from sidecar.telemetry.names import SCHEMA_URLS, metrics_of
 from sidecar.telemetry.pipeline import build_pipeline
 from sidecar.telemetry.process import observe_process
 from sidecar.telemetry.prometheus import prometheus_text
@@ -73,7 +73,7 @@ class Sidecar:
         self._wall.jumped = self._wall_jumped
         self._clock = self._wall.clock
         self._started_at = self._clock()
-        self._config = otel_settings.read(settings.environ)
+        self._config = otel_settings.read(settings.environ, SCHEMA_URLS[settings.semconv])
         self._trust = Trust(settings.environ)
         self._store = MetricStore(
             metrics_of(settings.semconv),

@@ -39,7 +39,7 @@ class MetricExport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._under_way = False
         self._resource = resource
-        self._scope = InstrumentationScope(SCOPE_NAME, VERSION)
+        self._scope = InstrumentationScope(SCOPE_NAME, VERSION, resource.schema_url)
         self._interval = interval
         self._timer: asyncio.TimerHandle | None = None
 
@@ -61,9 +61,10 @@ class MetricExport:
         metrics = self._store.collect(self._reader)
         points = sum(len(metric.data.data_points) for metric in metrics)
         if points:
-            scope = ScopeMetrics(self._scope, metrics, "")
+            schema = self._resource.schema_url
+            scope = ScopeMetrics(self._scope, metrics, schema)
             self._under_way = True
-            self.outlet.offer((MetricsData([ResourceMetrics(self._resource, [scope], "")]),), points)
+            self.outlet.offer((MetricsData([ResourceMetrics(self._resource, [scope], schema)]),), points)
 
     def _delivered(self, delivery: Delivery) -> None:
         """In the worker: what came back is the loop's to take."""

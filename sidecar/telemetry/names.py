@@ -28,6 +28,17 @@ THINK_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 30
 OVERHEAD_BOUNDS = tuple(0.00005 * 2**k for k in range(12))
 """Seconds, 50 us to 102 ms."""
 
+SCHEMA_URLS = {
+    "shipped": "https://opentelemetry.io/schemas/1.41.0",
+    "latest": "https://opentelemetry.io/schemas/1.44.0",
+    "both": "https://opentelemetry.io/schemas/1.41.0",
+}
+"""The schema that resource and scope name, by the conventions chosen: of core's release 1.41.1 and of its newest.
+
+The semantic-conventions-genai repository has published no schema. With `latest`, the one named is that of all other
+names; with `both`, it is that of the shipped ones, for what it does not know it does not change.
+"""
+
 _CALL = (a.PROVIDER, a.OPERATION, a.REQUEST_MODEL, a.RESPONSE_MODEL, a.STREAMING, a.UPSTREAM)
 _INFERENCE = frozenset({"chat", "text_completion", "generate_content"})
 

@@ -131,11 +131,11 @@ class OtelConfig:
         return (*told, *self.ignored)
 
 
-def read(environ: Mapping[str, str]) -> OtelConfig:
+def read(environ: Mapping[str, str], schema_url: str = "") -> OtelConfig:
     """Understand the `OTEL_*` variables of `environ`; an empty value counts as not set.
 
     They are shared by everything in a namespace, so nothing in them can be an error: what cannot be used counts as not
-    set, as OpenTelemetry's specification asks, and `ignored` says so.
+    set, as OpenTelemetry's specification asks, and `ignored` says so. `schema_url` is the resource's.
     """
     ignored: list[str] = []
     values = _values(environ, ignored)
@@ -144,7 +144,7 @@ def read(environ: Mapping[str, str]) -> OtelConfig:
     exporters = {signal: () if disabled else one.exporters() for signal, one in otlp.items()}
     targets = {signal: otlp[signal].target(environ) for signal in Signal if "otlp" in exporters[signal]}
     return OtelConfig(
-        resource=_resource(values),
+        resource=_resource(values, schema_url),
         sampler=_SAMPLERS[values.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")](
             values.get("OTEL_TRACES_SAMPLER_ARG", 1.0)
         ),
@@ -279,7 +279,7 @@ def _proxy(endpoint: str, rules: EgressRules) -> EgressProxy | None:
     return rules.proxy_for(parts.scheme, parts.hostname or "", port)
 
 
-def _resource(values: Mapping[str, Any]) -> Resource:
+def _resource(values: Mapping[str, Any], schema_url: str) -> Resource:
     attributes: dict[str, str] = {
         "service.name": SERVICE_NAME,
         "service.version": VERSION,
@@ -291,7 +291,7 @@ def _resource(values: Mapping[str, Any]) -> Resource:
     }
     if "OTEL_SERVICE_NAME" in values:
         attributes["service.name"] = values["OTEL_SERVICE_NAME"]
-    return Resource({name: shown(value, _RESOURCE_LIMIT) for name, value in attributes.items()})
+    return Resource({name: shown(value, _RESOURCE_LIMIT) for name, value in attributes.items()}, schema_url)
 
 
 def _span_limits(values: Mapping[str, Any]) -> SpanLimits:

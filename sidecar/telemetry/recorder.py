@@ -120,7 +120,7 @@ class Recorder:
         strict: bool = False,
     ) -> None:
         """`export_traces` False: spans go nowhere, so none is built. `export_logs`: events leave by the pipeline too."""
-        scope = InstrumentationScope(SCOPE_NAME, version or None)
+        scope = InstrumentationScope(SCOPE_NAME, version or None, resource.schema_url)
         factory = SpanFactory(resource, scope, limits)
         self._portray = Portrayer(settings.semconv)
         self._pipeline = pipeline

@@ -5,7 +5,7 @@ kinds and statuses as words, attributes as dicts. It knows nothing of transports
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -65,6 +65,8 @@ class Span:
     """Dropped attributes, events and links."""
     resource: Attributes = field(default_factory=dict)
     scope: str = ""
+    schema_urls: tuple[str, str] = ("", "")
+    """The resource's and the scope's."""
 
     @property
     def duration(self) -> int:
@@ -107,6 +109,9 @@ class Point:
     monotonic: bool = False
     exemplars: tuple[Exemplar, ...] = ()
     description: str = ""
+    resource: Attributes = field(default_factory=dict)
+    schema_urls: tuple[str, str] = ("", "")
+    """The resource's and the scope's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ class LogLine:
     span_id: str
     time: int
     resource: Attributes
+    schema_urls: tuple[str, str] = ("", "")
+    """The resource's and the scope's."""
 
 
 def read_value(value: AnyValue) -> Value:
@@ -154,7 +161,7 @@ def read_spans(body: bytes) -> list[Span]:
     """The spans of an `ExportTraceServiceRequest`."""
     request = ExportTraceServiceRequest.FromString(body)
     return [
-        _span(span, resource, scope.scope.name)
+        replace(_span(span, resource, scope.scope.name), schema_urls=(group.schema_url, scope.schema_url))
         for group in request.resource_spans
         for resource in [read_attributes(group.resource.attributes)]
         for scope in group.scope_spans
@@ -194,8 +201,9 @@ def read_points(body: bytes) -> list[Point]:
     """The data points of an `ExportMetricsServiceRequest`."""
     request = ExportMetricsServiceRequest.FromString(body)
     return [
-        point
+        replace(point, resource=resource, schema_urls=(group.schema_url, scope.schema_url))
         for group in request.resource_metrics
+        for resource in [read_attributes(group.resource.attributes)]
         for scope in group.scope_metrics
         for metric in scope.metrics
         for point in _points(metric)
@@ -249,7 +257,7 @@ def read_logs(body: bytes) -> list[LogLine]:
     """The records of an `ExportLogsServiceRequest`."""
     request = ExportLogsServiceRequest.FromString(body)
     return [
-        _log(record, resource)
+        replace(_log(record, resource), schema_urls=(group.schema_url, scope.schema_url))
         for group in request.resource_logs
         for resource in [read_attributes(group.resource.attributes)]
         for scope in group.scope_logs

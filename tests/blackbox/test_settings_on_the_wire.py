@@ -93,9 +93,9 @@ def test_an_unsampled_caller_is_kept_to(
     assert kinds <= {"INTERNAL"}, "the session's own spans are taken all the same"
 
 
-@pytest.mark.parametrize("semconv", ["latest", "both"])
-def test_the_latest_conventions(upstream: ScriptedUpstream, semconv: str) -> None:
-    """`SEMCONV`: the renamed metrics, alone or beside the shipped ones; over gRPC, for once."""
+@pytest.mark.parametrize("semconv, core", [("shipped", "1.41.0"), ("latest", "1.44.0"), ("both", "1.41.0")])
+def test_the_conventions_chosen(upstream: ScriptedUpstream, semconv: str, core: str) -> None:
+    """`SEMCONV`: the metrics of one choice or both, and the schema that every signal names; over gRPC, for once."""
     upstream.answer(json_answer(chat_completion()))
     with (
         OtlpSink("grpc") as sink,
@@ -106,10 +106,12 @@ def test_the_latest_conventions(upstream: ScriptedUpstream, semconv: str) -> Non
         assert sidecar.stop() == 0
         names = {point.metric for point in sink.points}
         sink.wait_for(lambda: any(line.event_name == "session.start" for line in sink.logs))
-    assert "gen_ai.client.inference.duration" in names
-    assert "gen_ai.client.inference.usage.input_tokens" in names
+        told = {item.schema_urls for items in (sink.spans, sink.points, sink.logs) for item in items}
+    latest = {"gen_ai.client.inference.duration", "gen_ai.client.inference.usage.input_tokens"}
     shipped = {"gen_ai.client.operation.duration", "gen_ai.client.token.usage"}
-    assert names & shipped == (shipped if semconv == "both" else set())
+    assert names & latest == (set() if semconv == "shipped" else latest)
+    assert names & shipped == (set() if semconv == "latest" else shipped)
+    assert told == {(f"https://opentelemetry.io/schemas/{core}",) * 2}
 
 
 def test_the_admin_port(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
