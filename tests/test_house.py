@@ -373,6 +373,46 @@ def test_broad_excepts_stand_in_named_places() -> None:
                 )
 
 
+KEEPERS = frozenset({"dict", "OrderedDict", "defaultdict", "deque", "set", "BoundedMap", "Counter"})
+GUESTS = ("client", "demo", "testing")
+
+
+def kept() -> Iterator[str]:
+    """What a sidecar keeps beside one request: maps, sets and queues that begin empty, and caches of functions."""
+    for path in sorted((ROOT / "sidecar").rglob("*.py")):
+        if path.relative_to(ROOT / "sidecar").parts[0] in GUESTS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            if any("lru_cache" in ast.unparse(one) for one in node.decorator_list):
+                yield f"`{path.relative_to(ROOT)}` `{node.name}`"
+            if node.name == "__init__":
+                yield from (
+                    f"`{path.relative_to(ROOT)}` `{attribute}`" for attribute in beginning_empty(node)
+                )
+
+
+def beginning_empty(function: ast.FunctionDef) -> Iterator[str]:
+    """The attributes that it sets to something empty which may grow."""
+    for node in ast.walk(function):
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        value = node.value
+        empty = isinstance(value, ast.Dict) and not value.keys
+        made = isinstance(value, ast.Call) and ast.unparse(value.func).partition("[")[0] in KEEPERS
+        if isinstance(target, ast.Attribute) and (empty or made):
+            yield target.attr
+
+
+def test_what_is_kept_has_a_bound_that_is_told() -> None:
+    """Each map, set, queue and cache is a row of the table in docs/architecture.md, and the table has no other."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = text.partition("## What is kept")[2].partition("\n## ")[0].splitlines()
+    assert sorted(kept()) == sorted(row[2:].partition(" | ")[0] for row in rows if row.startswith("| `"))
+
+
 def test_tests_do_not_sleep() -> None:
     """They wait for a condition."""
     for path in TESTS:
