@@ -506,7 +506,7 @@ class GrpcTransport:
         )
 
     def _failed(self, error: Any) -> Attempt:
-        code, details = error.code(), printable(error.details() or "")
+        code, details = error.code(), printable(_innermost(error.details() or ""))
         if code in _UNANSWERED:
             self._drop()  # perhaps nobody is behind it any more
             return Attempt(State.UNKNOWN, "no answer in time")
@@ -554,8 +554,15 @@ _RETRYABLE = frozenset(
 _TOO_LARGE = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT})
 _NO_WAY = ("failed to connect", "DNS resolution failed", "name resolution")
 _TLS = ("SSL", "TLS", "ertificate", "andshake")
+_TLS_MARK = "andshake failed"
 _LOST = ("Socket closed", "Connection reset", "Broken pipe", "GOAWAY")
 """How gRPC words a connection that was never made or broke during a call; the code is a collector's too."""
+
+
+def _innermost(details: str) -> str:
+    """What gRPC's core says, without what it wraps around OpenSSL's reason."""
+    before, mark, cause = details.rpartition("OPENSSL_internal:")
+    return f"handshake: {cause}" if mark and _TLS_MARK in before else details
 
 
 def _retry_info(error: Any) -> float | None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +18,7 @@ import grpc  # type: ignore[import-untyped]
 
 from sidecar.testing.otlp import LogLine, Point, Span, Value, read_logs, read_points, read_spans
 from sidecar.testing.sink_servers import SIGNALS, GrpcServices, HttpServer, SinkAnswer
+from sidecar.testing.tls import Certificate
 
 TIMEOUT = 5.0
 """Seconds that a test waits for an export before it fails."""
@@ -40,10 +42,15 @@ class OtlpSink:
     `spans`, `points` and `logs` hold what was taken, in the order of arrival.
     """
 
-    def __init__(self, protocol: str = "http/protobuf") -> None:
+    def __init__(
+        self, protocol: str = "http/protobuf", *, tls: Certificate | None = None, clients: Path | None = None
+    ) -> None:
+        """`tls`: it is reached as `https://localhost`; `clients`: by those whose certificate this file trusts."""
         if protocol not in ("http/protobuf", "grpc"):
             raise ValueError(f"{protocol!r} is neither http/protobuf nor grpc")
         self.protocol = protocol
+        self._tls = tls
+        self._clients = clients
         self._changed = threading.Condition()
         self._spans: list[Span] = []
         self._points: list[Point] = []
@@ -68,16 +75,26 @@ class OtlpSink:
         if self.protocol == "grpc":
             self._pool = ThreadPoolExecutor(8, thread_name_prefix="otlp-sink")
             self._grpc = grpc.server(self._pool, handlers=(GrpcServices(self),))
-            self.port = self._grpc.add_insecure_port(f"127.0.0.1:{self.port}")
+            self.port = self._add_port(self._grpc)
             self._grpc.start()
             return self
-        self._http = HttpServer(("127.0.0.1", self.port), self)
+        context = self._tls.server_context(self._clients) if self._tls else None
+        self._http = HttpServer(("127.0.0.1", self.port), self, context)
         self.port = self._http.server_address[1]
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.05,), name="otlp-sink", daemon=True
         )
         self._thread.start()
         return self
+
+    def _add_port(self, server: grpc.Server) -> int:
+        where = f"127.0.0.1:{self.port}"
+        if self._tls is None:
+            return int(server.add_insecure_port(where))
+        pair = (self._tls.key.read_bytes(), self._tls.certificate.read_bytes())
+        clients = self._clients.read_bytes() if self._clients else None
+        credentials = grpc.ssl_server_credentials([pair], clients, require_client_auth=clients is not None)
+        return int(server.add_secure_port(where, credentials))
 
     def stop(self) -> None:
         """Closes the port and every connection; exports that hang are let go. It may be started again."""
@@ -104,7 +121,7 @@ class OtlpSink:
     @property
     def endpoint(self) -> str:
         """The value of `OTEL_EXPORTER_OTLP_ENDPOINT`."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"https://localhost:{self.port}" if self._tls else f"http://127.0.0.1:{self.port}"
 
     def environ(self) -> dict[str, str]:
         """The `OTEL_*` variables that make a process export everything here, soon."""

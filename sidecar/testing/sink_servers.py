@@ -6,6 +6,7 @@ Owns the wire: paths and method names, gzip, and the protobuf answers. What was 
 
 import gzip
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,10 +90,19 @@ class HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], sink: Taker) -> None:
+    def __init__(self, address: tuple[str, int], sink: Taker, tls: ssl.SSLContext | None = None) -> None:
         self.sink = sink
+        self._tls = tls
         self._open: set[socket.socket] = set()
         super().__init__(address, _HttpHandler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the connection's own thread, so that a handshake that fails or hangs is that client's alone."""
+        if self._tls is None:
+            super().finish_request(request, client_address)
+            return
+        with self._tls.wrap_socket(request, server_side=True) as secure:
+            super().finish_request(secure, client_address)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Notes a connection, which is kept for many exports."""

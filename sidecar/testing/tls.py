@@ -23,10 +23,13 @@ class Certificate:
     certificate: Path
     key: Path
 
-    def server_context(self) -> ssl.SSLContext:
-        """What a server shows."""
+    def server_context(self, clients: Path | None = None) -> ssl.SSLContext:
+        """What a server shows; `clients`: a file of what it trusts, where its clients must show a certificate too."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate, self.key)
+        if clients is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(clients)
         return context
 
     def client_context(self) -> ssl.SSLContext:
