@@ -76,12 +76,17 @@ class RawClient:
         Raises:
             EOFError: the connection ended before.
         """
-        while marker not in self._rest:
-            data = self._receive()
-            if not data:
-                raise EOFError(f"closed before {marker!r}; got {self._rest!r}")
-            self._rest += data
-        at = self._rest.index(marker) + len(marker)
+        read, searched = bytearray(self._rest), 0
+        try:
+            while (at := read.find(marker, searched)) < 0:
+                searched = max(len(read) - len(marker), 0)
+                data = self._receive()
+                if not data:
+                    raise EOFError(f"closed before {marker!r}; got {bytes(read)!r}")
+                read += data
+        finally:
+            self._rest = bytes(read)
+        at += len(marker)
         taken, self._rest = self._rest[:at], self._rest[at:]
         return taken
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.stack.backends import Stack
 from tests.stack.build import binary
+from tests.stack.programs import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,9 +26,9 @@ def test_the_collector_takes_its_file() -> None:
 
 def test_the_collector_warns_of_nothing(stack: Stack) -> None:
     """No deprecated name, no change of a default announced: at its start it has nothing to complain of."""
-    lines = stack.collector.log.read_text().splitlines()
-    started = next(number for number, line in enumerate(lines) if "Everything is ready" in line)
-    assert [line for line in lines[:started] if "deprecat" in line or "\terror\t" in line] == []
+    eventually(lambda: "Everything is ready" in stack.collector.log.read_text())
+    start, *_ = stack.collector.log.read_text().partition("Everything is ready")
+    assert [line for line in start.splitlines() if "deprecat" in line or "\terror\t" in line] == []
 
 
 def test_prometheus_takes_its_file() -> None:
