@@ -264,5 +264,5 @@ def _cells() -> Iterator[Cell]:
 
 
 CELLS = tuple(_cells())
-ANY_PROXY = tuple(cell for cell in CELLS if not cell.ending.timer)
-"""The cells that make sense for another proxy: its time-outs are its own."""
+ANY_PROXY = tuple(cell for cell in CELLS if not cell.ending.timer and cell.media)
+"""The cells that make sense for another proxy: its time-outs are its own, and so is what it does with empty fields."""
