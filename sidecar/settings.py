@@ -178,7 +178,7 @@ TABLE = (
         "RESPONSE_CHAIN_LIMIT",
         "100000",
         values.NUMBER,
-        "response ids remembered for previous_response_id, some 1.2 KB each",
+        "response ids remembered for what continues or fetches them, some 1.2 KB each",
     ),
     Setting("MODEL_LIMIT", "100", values.NUMBER, "model names in metrics; further ones are counted as other"),
     Setting(

@@ -114,6 +114,10 @@ class RequestBody(msgspec.Struct, kw_only=True):
         """True when the body asks for a stream."""
         return False
 
+    def asks_store(self) -> bool:
+        """True when the body asks that the answer be kept."""
+        return False
+
     def message_count(self) -> int | None:
         """How many messages it carries, where the API has messages."""
         return None

@@ -41,6 +41,11 @@ class ChatRequest(ModelRequest, kw_only=True):
     stop: str | list[str] | None = None
     response_format: Format | None = None
     service_tier: Word | None = None
+    store: bool | None = None
+
+    def asks_store(self) -> bool:
+        """True when the body asks that the answer be kept."""
+        return self.store is True
 
     def message_count(self) -> int | None:
         """How many messages the request carries."""

@@ -89,7 +89,9 @@ _ERRORS = frozenset((_ERROR, "response.failed", "response.error"))
 _FINISHED = frozenset(("completed", "cancelled"))
 _ITEM_DONE = "response.output_item.done"
 _NO_RESULT = frozenset((b"", b"null", b'""'))
-_STATUSES = _FINISHED | {"failed", "in_progress", "incomplete", "queued"}
+_PENDING = frozenset(("in_progress", "queued"))
+"""Of a response that is not over: what it says of its usage is no count yet."""
+_STATUSES = _FINISHED | _PENDING | {"failed", "incomplete"}
 _PING = "keepalive"
 
 
@@ -110,7 +112,7 @@ class _ResponseReader(Reader[T]):
             reason = (details.reason if details else None) or status
         elif status in _FINISHED:
             reason = status
-        if response.usage:
+        if response.usage and status not in _PENDING:
             self._tokens(response.usage.tokens())
         error = self._choice_ended(0, reason, response.error)
         return UNKNOWN_ERROR if error is None and status == "failed" else error

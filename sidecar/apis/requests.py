@@ -67,6 +67,7 @@ def request_steps(route: Route, body: bytes, fields: tuple[str, ...] = ()) -> St
         hints=hints,
         attributes=request.attributes(),
         ignored=ignored,
+        stored=request.asks_store(),
     )
 
 

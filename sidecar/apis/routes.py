@@ -34,6 +34,12 @@ _POSTED = {
     "embeddings": _Read("openai.embeddings", "embeddings", False, "openai"),
     "messages": _Read("anthropic.messages", "chat", True, "anthropic"),
 }
+_BY_ID = re.compile(
+    r"(?P<prefix>.*?)/(?:responses/(?P<response>[^/]+)(?P<cancel>/cancel)?|chat/completions/(?P<completion>[^/]+))"
+)
+_OWN_IDS = ("resp_", "chatcmpl-")
+"""What an id begins with that is known to be one behind any prefix."""
+
 _SUFFIX = re.compile(r"(.*?)/((?:chat/|fim/|agents/)?completions|responses|embeddings|messages)")
 _NOT_BEFORE = re.compile(r"/(?:threads|conversations|batches)/")
 """Collections whose members have `messages` of their own that are no Anthropic messages."""
@@ -130,6 +136,9 @@ def _match(method: str, path: str) -> Route:
         found = _SUFFIX.fullmatch(text)
         if found and not _NOT_BEFORE.search(text):
             return _suffix_route(found[1], found[2])
+    fetched = _fetched(method, text)
+    if fetched is not None:
+        return fetched
     name, _, verb = text.rpartition(":")
     found = _GOOGLE.fullmatch(name)
     if found and verb.isascii() and verb.isalpha():
@@ -159,6 +168,23 @@ def _suffix_route(prefix: str, suffix: str) -> Route:
         provider="azure.ai.openai" if azure else _provider(prefix, read.provider),
         model=azure["model"] if azure else None,
     )
+
+
+def _fetched(method: str, text: str) -> Route | None:
+    """The route of an answer that is asked for by its id: by GET, or by cancelling it."""
+    found = _BY_ID.fullmatch(text)
+    if found is None or method != ("POST" if found["cancel"] else "GET"):
+        return None
+    answer_id = found["response"] or found["completion"]
+    if found["prefix"] not in _PREFIXES and not answer_id.startswith(_OWN_IDS):
+        return None
+    prefix = _prefix_template(found["prefix"])
+    provider = _provider(found["prefix"], "openai")
+    if found["response"]:
+        template = f"{prefix}/responses/{{response}}{found['cancel'] or ''}"
+        return Route(template, "openai.responses", provider=provider, fetches=answer_id)
+    template = f"{prefix}/chat/completions/{{completion}}"
+    return Route(template, "openai.chat", provider=provider, fetches=answer_id)
 
 
 def _prefix_template(prefix: str) -> str:

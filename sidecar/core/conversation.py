@@ -42,6 +42,7 @@ class Tracked:
         "request",
         "result",
         "session_supplied",
+        "usage_told",
     )
 
     def __init__(self, request: SessionRequest, identity: Identity) -> None:
@@ -57,10 +58,12 @@ class Tracked:
         self.known_at_arrival: KnownWait | None = None
         self.ended_at: int | None = None
         self.result: Result | None = None
+        self.usage_told = False
 
     def ended(self, result: Result, at: int) -> int:
         """Notes its end, which is not before its arrival; gives the end (ns)."""
         self.result = result
+        self.usage_told = bool(result.input_tokens or result.output_tokens)
         arrived = self.request.arrived_at
         self.ended_at = ended_at = max(arrived, at)
         return ended_at

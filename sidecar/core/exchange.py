@@ -322,10 +322,16 @@ class Exchange:
                 phase=Phase.END,
                 error_type=self.response.error,
             )
-        elif self.streams and self.watched and self.route.turn and not self.response.finish_reasons:
+        elif self._must_end and not self.response.finish_reasons:
             self.answer_cut(at)
         else:
             self.decide(Outcome.COMPLETED, at, phase=Phase.END)
+
+    @property
+    def _must_end(self) -> bool:
+        """The answer is a stream that says itself when it is over, and could be read."""
+        route = self.route
+        return self.streams and self.watched and (route.turn or route.fetches is not None)
 
     def answer_cut(self, at: int) -> None:
         """The answer broke off before its end."""

@@ -20,7 +20,8 @@ class Route:
     `anthropic.messages`, `gemini.generate_content`), None when the route is not read in depth.
     `operation` is `gen_ai.operation.name`; `turn` says that it generates; `provider` is
     `gen_ai.provider.name` as far as the API's shape tells; `model` is a model named in the path;
-    `streaming` is True when the path itself asks for a stream.
+    `streaming` is True when the path itself asks for a stream; `fetches` is the id of an earlier answer
+    that is asked for again.
     """
 
     template: str
@@ -30,6 +31,7 @@ class Route:
     provider: str | None = None
     model: str | None = None
     streaming: bool = False
+    fetches: str | None = None
 
 
 @record
@@ -39,6 +41,7 @@ class RequestFacts:
     `hints` maps dotted paths of identity fields (`metadata.session_id`, `previous_response_id`, the
     operator's own) to their text. `attributes` holds `gen_ai.request.*` values ready for a span
     (str, bool, int, float or list of str). `ignored` lists fields whose type was not what the API says.
+    `stored` is True when it asks that its answer be kept, to be fetched by its id.
     """
 
     model: str | None = None
@@ -47,6 +50,7 @@ class RequestFacts:
     hints: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, object] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    stored: bool = False
 
 
 NO_FACTS = RequestFacts()

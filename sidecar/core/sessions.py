@@ -283,6 +283,15 @@ class SessionManager:
             session_supplied=tracked.session_supplied,
         )
 
+    def claim_usage(self, response_id: str) -> bool:
+        """Whether the usage of that answer is still to be counted; once, if its turn ended without telling it."""
+        known = tidy(response_id)
+        tracked = None if known is None else self._chain.get(known)
+        if tracked is None or tracked.result is None or tracked.usage_told:
+            return False
+        tracked.usage_told = True
+        return True
+
     def seen_before(self, key: str, ref: RequestRef, *, session_id: str = "") -> RequestRef | None:
         """The latest request that came with this `Idempotency-Key`, which this one retries; remembers this one.
 

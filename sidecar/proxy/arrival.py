@@ -4,27 +4,41 @@ Owns the order: identity, then arrival, then telemetry; at the end the session m
 recorder. It moves no bytes and decides no outcome. One per flow.
 """
 
+from collections.abc import Mapping
+
 from sidecar.core.exchange import Exchange
-from sidecar.core.identity import HeadIdentity, Identity, from_head, resolve
+from sidecar.core.identity import CHAIN_FIELD, HeadIdentity, Identity, from_head, resolve
 from sidecar.core.sessions import Arrival, ChainEntry, RequestRef, Result, Settlement
 from sidecar.core.shown import shown
 from sidecar.proxy.shared import Shared
 
 _CHAINED = "openai.responses"
-"""The API whose answers a `previous_response_id` can name; ids of others need not be remembered."""
+"""The API whose answers are named by later requests; of others only those that are kept."""
 
 
 class Joining:
     """One request's way into its conversation and out of it."""
 
-    __slots__ = ("_exchange", "_head", "_leads_on", "_shared", "_told")
+    __slots__ = ("_exchange", "_head", "_shared", "_told")
 
     def __init__(self, shared: Shared, exchange: Exchange) -> None:
         self._shared = shared
         self._exchange = exchange
         self._head: HeadIdentity | None = None
-        self._leads_on = exchange.route.api == _CHAINED
         self._told = not self._leads_on
+
+    @property
+    def _leads_on(self) -> bool:
+        """Another request may name its answer by its id."""
+        exchange, route = self._exchange, self._exchange.route
+        return route.turn and (route.api == _CHAINED or exchange.request.stored)
+
+    @property
+    def _hints(self) -> Mapping[str, str]:
+        """What the body names; an answer that is asked for by its path belongs to who had it made."""
+        exchange = self._exchange
+        hints, fetched = exchange.request.hints, exchange.route.fetches
+        return hints if fetched is None else {**hints, CHAIN_FIELD: fetched}
 
     def try_at_head(self, at: int) -> None:
         """Joins at once if the head names both session and conversation; else it waits for the body."""
@@ -79,11 +93,19 @@ class Joining:
     def settle(self, at: int) -> None:
         """Freezes the exchange, takes it out of its conversation and, whatever happens there, tells telemetry."""
         self.identify()
+        if self._exchange.route.fetches is not None:
+            self._count_once(self._exchange.route.fetches)
         self._exchange.settle(at)
         try:
             self._exchange.settlement = self._leave()
         finally:
             self._shared.telemetry.settled(self._exchange)
+
+    def _count_once(self, fetched: str) -> None:
+        """The usage of an answer that is asked for again is not told again, unless it never was."""
+        tokens = self._exchange.response.tokens
+        if not (any(tokens.values()) and self._shared.sessions.claim_usage(fetched)):
+            tokens.clear()
 
     def _leave(self) -> Settlement | None:
         exchange = self._exchange
@@ -113,7 +135,7 @@ class Joining:
         return resolve(
             exchange.head.headers,
             shared.identity_rules,
-            exchange.request.hints,
+            self._hints,
             chain=shared.sessions.chain,
             generate=shared.generated_id,
             inspected=inspected,
@@ -122,7 +144,7 @@ class Joining:
 
     def _continued(self) -> ChainEntry | None:
         """Whose answer the body continues, if it says so and that is remembered; the link follows from it."""
-        previous = self._exchange.request.hints.get("previous_response_id")
+        previous = self._hints.get(CHAIN_FIELD)
         chain = self._shared.sessions.chain(previous) if previous else None
         self._exchange.continues = chain.ref if chain is not None else None
         return chain

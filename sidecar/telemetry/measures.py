@@ -37,6 +37,9 @@ from sidecar.telemetry.settled import (
     server_failed,
 )
 
+_FETCHED = "chat"
+"""The operation that made an answer which is asked for by its id: its tokens count there."""
+
 _SERIES_LIMIT = 4096
 """Kinds of requests whose series are kept at hand; over it they are found anew."""
 
@@ -134,8 +137,7 @@ class Measures:
             before.record(exchange.overhead_before / SECOND, server, end)
             after.record(exchange.overhead_after / SECOND, server, end)
             loop.record(exchange.overhead_loop / SECOND, server, end)
-            if exchange.route.operation is not None:
-                self._operation(exchange, series)
+            self._call(exchange, series)
         if exchange.route.turn:
             self._turn(exchange, series, server)
         if exchange.streams:
@@ -155,24 +157,37 @@ class Measures:
 
     # Parts of settling
 
-    def _operation(self, exchange: Exchange, series: RequestSeries) -> None:
-        """The GenAI metrics of the upstream call, under the conventions chosen."""
-        trace, at = exchange.trace, exchange.end
+    def _call(self, exchange: Exchange, series: RequestSeries) -> None:
+        """What the upstream call was, and what it told."""
+        trace = exchange.trace
         exemplar = ExemplarContext(trace.trace_id, trace.client_span_id, trace.sampled)
-        inference = names.is_inference(exchange.route.operation or "")
-        tokens = exchange.response.tokens
+        if exchange.route.operation is not None:
+            self._operation(exchange, series, exemplar)
+        elif exchange.response.tokens:
+            self._tokens(exchange, self._request(exchange, _FETCHED), exemplar)
+
+    def _operation(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
+        """The GenAI metrics of the upstream call, under the conventions chosen."""
+        at, inference = exchange.end, names.is_inference(exchange.route.operation or "")
         duration = (call_end(exchange) - exchange.asked) / SECOND
         if self._shipped or not inference:
             series.duration.record(duration, exemplar, at)
         if self._shipped:
             _chunks(exchange, series.first, series.between, exemplar)
+        if self._latest and inference:
+            series.latest_duration.record(duration, exemplar, at)
+            _chunks(exchange, series.latest_first, series.latest_between, exemplar)
+        self._tokens(exchange, series, exemplar)
+
+    def _tokens(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
+        """The tokens that the answer told, under the conventions chosen."""
+        tokens, at = exchange.response.tokens, exchange.end
+        if self._shipped:
             if (count := tokens.get("input")) is not None:
                 series.input.record(count, exemplar, at)
             if (count := tokens.get("output")) is not None:
                 series.output.record(count, exemplar, at)
-        if self._latest and inference:
-            series.latest_duration.record(duration, exemplar, at)
-            _chunks(exchange, series.latest_first, series.latest_between, exemplar)
+        if self._latest and names.is_inference(exchange.route.operation or _FETCHED):
             for kind, counter in series.latest_tokens.items():
                 if count := tokens.get(kind, 0):
                     counter.add(count)
@@ -216,15 +231,15 @@ class Measures:
             found = self._words[metric, word] = self._store.counter(metric, ((attribute, word),))
         return found
 
-    def _request(self, exchange: Exchange) -> RequestSeries:
-        """The series of requests like this one."""
+    def _request(self, exchange: Exchange, operation: str | None = None) -> RequestSeries:
+        """The series of requests like this one; its own operation counts before the one given."""
         head, route, verdict = exchange.head, exchange.route, exchange.verdict
         asked, answered, upstream = request_model(exchange), exchange.response.model, exchange.upstream
         phase = None if verdict is None else verdict.phase
         alike = Alike(
             None if upstream is None else upstream.name,
             route.template,
-            route.operation,
+            route.operation or operation,
             provider_of(exchange),
             self.request_model(asked) if asked else None,
             self._response_model(answered) if answered else None,

@@ -169,6 +169,24 @@ def test_a_models_name_may_hold_slashes_and_colons(path: str, model: str, templa
     assert model not in route.template
 
 
+FETCHED = [
+    ("GET", "/v1/responses/resp_1", "/v1/responses/{response}", "resp_1"),
+    ("GET", "/responses/6e1f/", "/responses/{response}", "6e1f"),
+    ("GET", "/openai/v1/responses/resp%5F1", "/openai/v1/responses/{response}", "resp_1"),
+    ("GET", "/acme/team-7/v1/responses/resp_1", "/{prefix}/responses/{response}", "resp_1"),
+    ("POST", "/v1/responses/resp_1/cancel", "/v1/responses/{response}/cancel", "resp_1"),
+    ("GET", "/v1/chat/completions/x", "/v1/chat/completions/{completion}", "x"),
+    ("GET", "/acme/chat/completions/chatcmpl-1", "/{prefix}/chat/completions/{completion}", "chatcmpl-1"),
+]
+
+
+@pytest.mark.parametrize("method, path, template, fetches", FETCHED)
+def test_answers_that_are_fetched_by_their_ids(method: str, path: str, template: str, fetches: str) -> None:
+    """They are read, and are no turns."""
+    api = "openai.responses" if "{response}" in template else "openai.chat"
+    assert apis.match(method, path) == Route(template, api, provider="openai", fetches=fetches)
+
+
 NOT_TURNS = [
     ("GET", "/v1/models", "/v1/models"),
     ("GET", "/models/gpt-4o", "/models/{model}"),
@@ -178,8 +196,13 @@ NOT_TURNS = [
     ("POST", "/v1/messages/batches", "/v1/messages/batches"),
     ("GET", "/v1/messages/batches/b1/results", "/v1/messages/batches/{batch}/results"),
     ("GET", "/v1/chat/completions", "/v1/chat/completions"),
-    ("GET", "/v1/responses/resp_1", "/v1/responses/{response}"),
-    ("POST", "/v1/responses/resp_1/cancel", "/v1/responses/{response}/cancel"),
+    ("DELETE", "/v1/responses/resp_1", "/v1/responses/{response}"),
+    ("GET", "/v1/responses/resp_1/cancel", "/v1/responses/{response}/cancel"),
+    ("GET", "/v1/responses/resp_1/input_items", "/v1/responses/{response}/input_items"),
+    ("POST", "/v1/chat/completions/chatcmpl-1", "/v1/chat/completions/{completion}"),
+    ("GET", "/v1/chat/completions/chatcmpl-1/messages", "/v1/chat/completions/{completion}/messages"),
+    ("GET", "/forms/7/responses/12", "/{provider path}"),
+    ("POST", "/acme/v1/responses/resp_1/cancelled", "/{provider path}"),
     ("POST", "/v1/responses/input_tokens", "/v1/responses/input_tokens"),
     ("GET", "/v1/responses", "/v1/responses"),
     ("POST", "/v1/audio/transcriptions", "/v1/audio/transcriptions"),

@@ -198,7 +198,7 @@ def identity(span: Span) -> dict[str, Any]:
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_row(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, row: Row) -> None:
     """Session, source, conversation and what belongs to them are exactly these, on every span."""
-    upstream.answer(json_answer({}))
+    upstream.answer(json_answer({"choices": [{"index": 0, "finish_reason": "stop"}]}))
     request_id = send(sidecar, row)
     server, client = spans_of(sink, request_id)
     made_up = row.session is None
