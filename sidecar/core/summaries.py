@@ -20,6 +20,7 @@ class Sums:
         "input_tokens",
         "model_time",
         "models",
+        "models_failed",
         "most_at_once",
         "out_of_order",
         "output_tokens",
@@ -37,6 +38,9 @@ class Sums:
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
         self.models: tuple[str, ...] = ()
+        """Those that completed a request."""
+        self.models_failed: tuple[str, ...] = ()
+        """Those of requests that did not; a summary names them where the others leave room."""
         self.turns = self.overlaps = self.most_at_once = self.out_of_order = 0
         self.waits_known = self.wait_avoided = self.waits_unknown = 0
         self.model_time = self.think_time = 0
@@ -48,8 +52,14 @@ class Sums:
         self.output_tokens = _plus(self.output_tokens, result.output_tokens)
         if turn:
             self.model_time += result.duration
-        model = result.model
-        return model is None or model in self.models or self._add_models((model[:_MODEL_LENGTH],))
+        if result.model is None:
+            return True
+        named = (result.model[:_MODEL_LENGTH],)
+        if result.outcome is Outcome.COMPLETED:
+            self.models = _with(self.models, named)
+            return named[0] in self.models
+        self.models_failed = _with(self.models_failed, named)
+        return named[0] in self._all_models()
 
     def wait(self, wait: int) -> None:
         """Adds one known wait."""
@@ -62,7 +72,8 @@ class Sums:
             self.requests[outcome] = self.requests.get(outcome, 0) + count
         self.input_tokens = _plus(self.input_tokens, other.input_tokens)
         self.output_tokens = _plus(self.output_tokens, other.output_tokens)
-        self._add_models(other.models)
+        self.models = _with(self.models, other.models)
+        self.models_failed = _with(self.models_failed, other.models_failed)
         self.turns += other.turns
         self.overlaps += other.overlaps
         self.most_at_once = max(self.most_at_once, other.most_at_once)
@@ -88,14 +99,17 @@ class Sums:
             waits_unknown=self.waits_unknown,
             model_time=self.model_time,
             think_time=self.think_time,
-            models=self.models,
+            models=self._all_models(),
         )
 
-    def _add_models(self, models: tuple[str, ...]) -> bool:
-        new = [model for model in models if model not in self.models]
-        if new:
-            self.models = (*self.models, *new)[:MAX_MODELS]
-        return not new or new[-1] in self.models
+    def _all_models(self) -> tuple[str, ...]:
+        return _with(self.models, self.models_failed)
+
+
+def _with(models: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """The models and those not among them yet, as many as are kept."""
+    new = tuple(model for model in more if model not in models)
+    return (*models, *new)[:MAX_MODELS] if new else models
 
 
 def _plus(total: int | None, more: int | None) -> int | None:

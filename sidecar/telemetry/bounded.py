@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from sidecar.apis.errors import KNOWN_ERRORS
 from sidecar.core.anomaly import Anomaly
+from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Verdict
 from sidecar.core.outcome import Outcome
 from sidecar.core.shown import REDACTED, clean, is_credential, is_plain, shown
@@ -23,6 +24,11 @@ MISSING = "missing"
 """The finish reason of a response that gave none."""
 
 _NO_ERRORS = (Outcome.COMPLETED, Outcome.CLIENT_LEFT)
+
+UNUSED = 3600 * SECOND
+"""After so long without use a place may be taken by somebody who has earned it, ns."""
+UNTRIED = 24 * UNUSED
+"""After so long a name that only failed may be followed by another one, ns: each may be a series that stays."""
 
 _PATH_LIMIT = 1024
 _QUERY_LIMIT = 1024
@@ -176,30 +182,55 @@ def _redact_member(member: str) -> str:
 
 
 class Cap:
-    """Lets the first `limit` distinct values through; every later one becomes `other`.
+    """Which names are told: at most `limit` have a place of their own, every other is `other`.
 
-    `report` is called once for each new value beyond the cap; as many of those are remembered as were let
-    through, further ones are not told apart any more and not reported.
+    A call that completed earns its name a place, from one that only failed if need be, else from one that has not
+    completed a call for `UNUSED`. Names that only failed have at most half of the places, as long as nobody earns them,
+    and give them to others of their kind after `UNTRIED`. `report` is called for each name told as `other`.
     """
 
-    __slots__ = ("_beyond", "_kept", "_limit", "_report")
+    __slots__ = ("_earned", "_failed", "_limit", "_report")
 
     def __init__(self, limit: int, report: Callable[[Anomaly], None]) -> None:
         self._limit = limit
         self._report = report
-        self._kept: dict[str, str] = {}
-        self._beyond: set[str] = set()
+        self._earned: dict[str, int] = {}
+        """By name, when it last completed a call; the longest ago stands first."""
+        self._failed: dict[str, int] = {}
+        """The names that only failed: when they were last tried, likewise."""
 
-    def __call__(self, value: str) -> str:
-        """The value, or `other`."""
-        known = self._kept.get(value)
-        if known is not None:
-            return known
-        short = shown(value)
-        if len(self._kept) < self._limit:
-            self._kept[short] = short
-            return short
-        if short not in self._beyond and len(self._beyond) < max(self._limit, 1):
-            self._beyond.add(short)
+    def __call__(self, value: str, at: int, *, completed: bool) -> str:
+        """The name as it may be shown, or `other`, for a call that ended at `at` (ns)."""
+        earned, failed = self._earned, self._failed
+        name = value if value in earned or value in failed else shown(value)
+        if name in earned and not completed:
+            return name
+        known = earned.pop(name, None) is not None or failed.pop(name, None) is not None
+        if not known and not (self._earn(at) if completed else self._lend(at)):
             self._report(Anomaly.MODEL_CAP)
-        return self._kept.get(short, OTHER)
+            return OTHER
+        (earned if completed else failed)[name] = at
+        return name
+
+    def _earn(self, at: int) -> bool:
+        """Whether there is a place for one more name that completed a call."""
+        if len(self._earned) + len(self._failed) < self._limit:
+            return True
+        return _yields(self._failed, at, 0) or _yields(self._earned, at, UNUSED)
+
+    def _lend(self, at: int) -> bool:
+        """Whether there is one for a name that failed."""
+        free = self._limit - len(self._earned) - len(self._failed)
+        if free > 0 and len(self._failed) < (self._limit + 1) // 2:
+            return True
+        return _yields(self._failed, at, UNTRIED)
+
+
+def _yields(places: dict[str, int], at: int, after: int) -> bool:
+    """Whether the place used longest ago has been unused for so long (ns); then it is given up."""
+    for name, used in places.items():
+        if at - used < after:
+            return False
+        del places[name]
+        return True
+    return False

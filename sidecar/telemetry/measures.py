@@ -59,7 +59,7 @@ class Measures:
         self._latest = semconv != "shipped"
         self.anomalies: Counter[str] = Counter()
         """What should not have happened, by name; the admin port shows it."""
-        self.request_model = Cap(model_limit, self.anomaly)
+        self._request_model = Cap(model_limit, self.anomaly)
         self._response_model = Cap(model_limit, self.anomaly)
         self._requests: dict[Alike, RequestSeries] = {}
         self._upstreams: dict[str | None, UpstreamSeries] = {}
@@ -236,18 +236,20 @@ class Measures:
         head, route, verdict = exchange.head, exchange.route, exchange.verdict
         asked, answered, upstream = request_model(exchange), exchange.response.model, exchange.upstream
         phase = None if verdict is None else verdict.phase
+        outcome, end = outcome_of(exchange), exchange.end
+        completed = outcome is Outcome.COMPLETED
         alike = Alike(
             None if upstream is None else upstream.name,
             route.template,
             route.operation or operation,
             provider_of(exchange),
-            self.request_model(asked) if asked else None,
-            self._response_model(answered) if answered else None,
+            self._request_model(asked, end, completed=completed) if asked else None,
+            self._response_model(answered, end, completed=completed) if answered else None,
             is_streaming(exchange),
             known_method(head.method),
             head.scheme,
             exchange.status,
-            outcome_of(exchange).value,
+            outcome.value,
             None if phase is None else phase.value,
             None if verdict is None else error_type(verdict),
             server_failed(exchange),

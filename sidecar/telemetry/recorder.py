@@ -130,7 +130,7 @@ class Recorder:
         self._clock = clock
         self._tracer = Tracer(sampler, _propagation(settings, propagators), random)
         self.measures = Measures(store, clock, semconv=settings.semconv, model_limit=settings.model_limit)
-        self._spans = RequestSpans(factory, self._tracer.span_id, self.measures.request_model)
+        self._spans = RequestSpans(factory, self._tracer.span_id)
         self.log = Log(
             lines,
             clock=clock,

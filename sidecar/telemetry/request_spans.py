@@ -18,7 +18,7 @@ from sidecar.core.shown import shown
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import known_method
 from sidecar.telemetry.portrait import Portrait
-from sidecar.telemetry.settled import call_end, client_failed, has_client, request_model, server_failed
+from sidecar.telemetry.settled import call_end, client_failed, has_client, server_failed
 from sidecar.telemetry.spans import UNSET, Layer, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import FLAGS, RequestTrace
 
@@ -36,13 +36,10 @@ Link = tuple[SpanContext, SpanAttributes]
 class RequestSpans:
     """Makes the spans of one exchange after another."""
 
-    def __init__(
-        self, factory: SpanFactory, span_id: Callable[[], int], model_name: Callable[[str], str]
-    ) -> None:
-        """`model_name` bounds a model's name for the CLIENT span's name; `span_id` gives fresh ids."""
+    def __init__(self, factory: SpanFactory, span_id: Callable[[], int]) -> None:
+        """`span_id` gives fresh ids."""
         self._build = factory.build
         self._span_id = span_id
-        self._model_name = model_name
 
     def build(self, exchange: Exchange, trace: RequestTrace, portrait: Portrait) -> list[ReadableSpan]:
         """The exchange's spans, the SERVER span first. `trace` is the exchange's own."""
@@ -70,7 +67,7 @@ class RequestSpans:
         """The CLIENT span and its children."""
         client, common, moved = trace.context(trace.client_span_id), portrait.common, exchange.correction
         span = self._build(
-            self._client_name(exchange),
+            _client_name(exchange, portrait),
             client,
             start=exchange.asked + moved,
             end=call_end(exchange) + moved,
@@ -96,13 +93,14 @@ class RequestSpans:
             ),
         ]
 
-    def _client_name(self, exchange: Exchange) -> str:
-        """`chat gpt-4o`; without an operation, as the HTTP conventions name a client span."""
-        operation = exchange.route.operation
-        if operation is None:
-            return f"{known_method(exchange.head.method)} {exchange.route.template}"
-        model = request_model(exchange)
-        return f"{operation} {self._model_name(model)}" if model else operation
+
+def _client_name(exchange: Exchange, portrait: Portrait) -> str:
+    """`chat gpt-4o`, by this call alone; without an operation, as the HTTP conventions name a client span."""
+    operation = exchange.route.operation
+    if operation is None:
+        return f"{known_method(exchange.head.method)} {exchange.route.template}"
+    model = portrait.client[1].values.get(a.REQUEST_MODEL)
+    return f"{operation} {model}" if model else operation
 
 
 Step = tuple[str, int, int, Status, SpanAttributes, list[tuple[str, int, SpanAttributes]]]

@@ -260,6 +260,21 @@ def test_models_of_a_summary_are_capped() -> None:
     assert manager.get_session_stats().anomalies == {Anomaly.MODEL_CAP: 2}
 
 
+def test_models_that_completed_a_request_come_first() -> None:
+    """Names that only failed are told where there is room, and take none from the others, before or after them."""
+    manager, ends = manager_with(SessionLimits())
+    failed = [f"junk{number}" for number in range(MAX_MODELS + 2)]
+    calls = [*((model, Outcome.UPSTREAM_REJECTED) for model in failed)]
+    calls += [(model, Outcome.COMPLETED) for model in ("real", "junk1", "real")]
+    for number, (model, outcome) in enumerate(calls):
+        arrival = arrive(manager, number, "s")
+        manager.settle(arrival.request_id, Result(outcome, model=model), at=number)
+    manager.shutdown(1000)
+    told = ("real", "junk1", "junk0", *failed[2 : MAX_MODELS - 1])
+    assert ends.sessions[0].totals.models == ends.conversations[0].totals.models == told
+    assert manager.get_session_stats().anomalies[Anomaly.MODEL_CAP] == 2
+
+
 def test_a_listener_that_raises_is_counted_and_disturbs_nobody() -> None:
     """The request goes on, the other listeners are told, and so is the failure."""
     told: list[str] = []

@@ -1,11 +1,13 @@
 """The metric points of settled exchanges and of sessions, exact."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
 from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.core.anomaly import Anomaly
+from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import RequestFacts, Route
 from sidecar.core.identity import Source
@@ -201,25 +203,97 @@ def test_finish_reason_words() -> None:
     assert (finish_reason([]), finish_reason(["SAFETY"])) == ("missing", "safety")
 
 
+def _called(world: World, asked: str, outcome: Outcome = Outcome.COMPLETED, answered: str = "") -> None:
+    """One call for a model, at the world's time."""
+    exchange = world.begin()
+    exchange.request = RequestFacts(asked)
+    exchange.response.model = answered or None
+    exchange.asked = ms(1)
+    exchange.decide(outcome, ms(1), error_type=None if outcome is Outcome.COMPLETED else "404")
+    exchange.settle(world.now[0])
+    world.recorder.settled(exchange)
+
+
+def _models(world: World) -> Counter[object]:
+    """Requests by model, as the metrics tell."""
+    models: Counter[object] = Counter()
+    for key, count in world.points(names.REQUESTS).items():
+        assert isinstance(count, int)
+        models[key[-4]] += count
+    return models
+
+
 def test_models_are_capped(make_world: MakeWorld) -> None:
-    """Beyond the cap `other`, each new value counted once; those known stay."""
+    """Beyond the cap `other`, each time counted; those known stay."""
     world = make_world(model_limit=2)
     for model in ("a", "b", "c", "c", "d", "e", "a"):
-        exchange = world.begin()
-        exchange.request = RequestFacts(model)
-        exchange.decide(Outcome.COMPLETED, ms(1))
-        world.settle(exchange, 1)
+        _called(world, model)
     by_model = {key[2]: count for key, count in world.points(names.REQUESTS).items()}
     assert by_model == {"a": 2, "b": 1, "other": 4}
-    assert world.points(names.ANOMALIES) == {("model_cap",): 2}
+    assert world.points(names.ANOMALIES) == {("model_cap",): 4}
 
 
-def test_a_cap_keeps_long_values_short() -> None:
-    """A value is cut before it is kept, and is the same value the next time."""
+HOUR = 3600 * SECOND
+
+
+JUNK = (Outcome.UPSTREAM_REJECTED, Outcome.UPSTREAM_FAILED, Outcome.CLIENT_LEFT, Outcome.TIMED_OUT)
+
+
+def test_a_day_of_junk_changes_nothing_for_models_that_answer(make_world: MakeWorld) -> None:
+    """A thousand names an hour that never complete a call: real models keep their places, new ones get in at once."""
+    world = make_world(export_traces=False)
+    real = [f"real-{number}" for number in range(60)]
+    begun = world.now[0]
+    for hour in range(24):
+        for number in range(1000):
+            world.now[0] = begun + hour * HOUR + number * HOUR // 1000
+            _called(world, f"junk-{hour}-{number}", JUNK[number % len(JUNK)])
+            if not number % 25:
+                _called(world, real[number // 25 % len(real)], answered=f"{real[number // 25 % len(real)]}-x")
+        _called(world, f"new-{hour}", answered=f"new-{hour}-x")
+    for model in real[40:]:
+        _called(world, model, answered=f"{model}-x")
+    told = _models(world)
+    assert {f"new-{hour}" for hour in range(24)} | {*real} <= {*told}
+    kept = {name for name in told if str(name).startswith("junk")}
+    assert len(kept) <= 50
+    answered = {key[-3] for key in world.points(names.OPERATION_DURATION)}
+    assert {f"new-{hour}-x" for hour in range(24)} | {f"{name}-x" for name in real} <= answered
+    assert (
+        told["other"]
+        == 24_000 - sum(told[name] for name in kept)
+        == world.points(names.ANOMALIES)[("model_cap",)]
+    )
+
+
+def test_a_place_is_earned_and_given_back() -> None:
+    """By a call that completed; given up to one that does, at once if it only failed, else after an hour."""
     reported: list[Anomaly] = []
-    cap = Cap(1, reported.append)
-    assert cap("x" * 1000) == cap("x" * 1000) == "x" * 256
-    assert (cap("y"), cap("z"), reported) == ("other", "other", [Anomaly.MODEL_CAP])
+    cap = Cap(4, reported.append)
+    assert [cap(name, 0, completed=False) for name in "abcd"] == ["a", "b", "other", "other"]
+    assert [cap(name, 1, completed=True) for name in "efcb"] == ["e", "f", "c", "b"]
+    assert (cap("a", 2, completed=False), cap("g", 2, completed=True)) == ("other", "other")
+    assert cap("e", HOUR, completed=True) == "e"
+    assert cap("g", HOUR + 1, completed=True) == "g"
+    assert [cap(name, HOUR + 2, completed=False) for name in "febcg"] == ["other", "e", "b", "c", "g"]
+    assert reported == [Anomaly.MODEL_CAP] * 5
+
+
+def test_a_name_that_only_fails_has_its_place_for_a_day() -> None:
+    """It has one as long as it is tried, and another gets it a day after."""
+    cap = Cap(2, lambda _: None)
+    assert cap("a", 0, completed=False) == "a"
+    assert cap("a", HOUR, completed=False) == "a"
+    assert cap("b", 25 * HOUR - 1, completed=False) == "other"
+    assert (cap("b", 25 * HOUR, completed=False), cap("a", 25 * HOUR, completed=False)) == ("b", "other")
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_a_cap_keeps_long_values_short(completed: bool) -> None:
+    """A value is cut before it is kept, and is the same value the next time; a cap of 0 keeps none."""
+    cap = Cap(1, lambda _: None)
+    assert cap("x" * 1000, 0, completed=completed) == cap("x" * 1000, 1, completed=completed) == "x" * 256
+    assert Cap(0, lambda _: None)("y", 0, completed=completed) == "other"
 
 
 def test_anomalies_count_once_each(world: World) -> None:

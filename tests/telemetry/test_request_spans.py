@@ -446,8 +446,8 @@ def test_what_was_never_parsed_is_absent(world: World) -> None:
     }
 
 
-def test_request_attributes_pass_and_models_are_bounded(make_world: MakeWorld) -> None:
-    """What a body asks for stands on the CLIENT span; a model beyond the cap names the span `other`."""
+def test_request_attributes_pass_and_a_span_is_named_by_its_own_call(make_world: MakeWorld) -> None:
+    """What a body asks for stands on the CLIENT span; the cap on models is the metrics' alone."""
     world = make_world(model_limit=1, semconv="both")
     for model in ("m1", "m2"):
         exchange = world.begin()
@@ -463,7 +463,7 @@ def test_request_attributes_pass_and_models_are_bounded(make_world: MakeWorld) -
         exchange.response.tokens["cache_write"] = 7
         exchange.decide(Outcome.COMPLETED, ms(2))
         world.settle(exchange, 2)
-    said = attributes(world, "chat other")
+    said = attributes(world, "chat m2")
     assert said["gen_ai.request.model"] == "m2"
     assert said["gen_ai.request.temperature"] == 0.5
     assert len(said["gen_ai.output.type"]) == 256
