@@ -1,6 +1,7 @@
 """Recorders for the tests beside this; what they are made of is `world.py`."""
 
 import io
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -12,6 +13,8 @@ from sidecar.telemetry import names
 from sidecar.telemetry.logs import Lines
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.recorder import Recorder
+from sidecar.testing import OtlpSink
+from tests.telemetry.way_out import PROTOCOLS
 from tests.telemetry.world import ListPipeline, MakeWorld, Wishes, World, ms
 
 
@@ -57,3 +60,10 @@ def make_world() -> MakeWorld:
 def world(make_world: MakeWorld) -> World:
     """A recorder with the settings' defaults."""
     return make_world()
+
+
+@pytest.fixture(params=PROTOCOLS)
+def sink(request: pytest.FixtureRequest) -> Iterator[OtlpSink]:
+    """A collector of each protocol."""
+    with OtlpSink(request.param) as one:
+        yield one

@@ -2,27 +2,12 @@
 
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sidecar.testing import OtlpSink, SinkAnswer
-from tests.telemetry.way_out import COUNTER, SLOW, WayOut, record, span, started
-
-PROTOCOLS = ("http/protobuf", "grpc")
-
-
-@pytest.fixture(params=PROTOCOLS)
-def sink(request: pytest.FixtureRequest) -> Iterator[OtlpSink]:
-    """A collector of each protocol."""
-    with OtlpSink(request.param) as one:
-        yield one
-
-
-def environ(sink: OtlpSink, **more: str) -> dict[str, str]:
-    """Settings that export everything there, by flushes only."""
-    return {**sink.environ(), **SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000", **more}
+from tests.telemetry.way_out import COUNTER, PROTOCOLS, SLOW, WayOut, exporting, record, span, started
 
 
 async def sent(settings: dict[str, str], count: int = 3) -> WayOut:
@@ -37,7 +22,7 @@ async def sent(settings: dict[str, str], count: int = 3) -> WayOut:
 
 async def test_all_signals_arrive(sink: OtlpSink) -> None:
     """What the ledger calls exported is what the collector took, for all three signals."""
-    out = started(environ(sink))
+    out = started(exporting(sink))
     for number in range(1, 6):
         out.pipeline.span(span(number))
         out.pipeline.log(record(number))
@@ -59,7 +44,7 @@ async def test_all_signals_arrive(sink: OtlpSink) -> None:
 
 async def test_logs_of_several_pieces_arrive_in_order(sink: OtlpSink) -> None:
     """They are encoded piece by piece, and leave as one export."""
-    out = started(environ(sink))
+    out = started(exporting(sink))
     for number in range(1, 51):
         out.pipeline.log(record(number))
     assert await out.pipeline.shutdown(5)
@@ -70,7 +55,7 @@ async def test_logs_of_several_pieces_arrive_in_order(sink: OtlpSink) -> None:
 async def test_a_refusal_is_failed(sink: OtlpSink) -> None:
     """A 400 or INVALID_ARGUMENT is final: not tried again, and said once with the reason."""
     sink.answer("traces", SinkAnswer(status=400, code="INVALID_ARGUMENT", message="no such tenant"))
-    out = await sent(environ(sink))
+    out = await sent(exporting(sink))
     assert out.states() == {"created": 3, "failed": 3}
     assert len(sink.calls) == 1
     (line,) = out.lines
@@ -82,7 +67,7 @@ async def test_a_refusal_is_failed(sink: OtlpSink) -> None:
 async def test_a_busy_collector_gets_it_again(sink: OtlpSink, status: int, code: str) -> None:
     """Refused for now, then taken: exported, once."""
     sink.answer("traces", SinkAnswer(status=status, code=code, headers={"Retry-After": "0"}))
-    out = await sent(environ(sink))
+    out = await sent(exporting(sink))
     assert out.states() == {"created": 3, "exported": 3}
     assert len(sink.calls) == 2
     assert sink.accepted("traces") == 3
@@ -91,14 +76,14 @@ async def test_a_busy_collector_gets_it_again(sink: OtlpSink, status: int, code:
 async def test_a_collector_that_stays_busy_is_failed(sink: OtlpSink) -> None:
     """Retries end with the time-out."""
     sink.answer_always("traces", SinkAnswer(status=503, code="UNAVAILABLE"))
-    out = await sent(environ(sink, OTEL_EXPORTER_OTLP_TIMEOUT="300"))
+    out = await sent(exporting(sink, OTEL_EXPORTER_OTLP_TIMEOUT="300"))
     assert out.states() == {"created": 3, "failed": 3}
 
 
 async def test_silence_is_unknown(sink: OtlpSink) -> None:
     """No answer in time: it may have arrived, and nobody claims to know."""
     sink.answer_always("traces", SinkAnswer(hang=True))
-    out = await sent(environ(sink, OTEL_EXPORTER_OTLP_TIMEOUT="300"))
+    out = await sent(exporting(sink, OTEL_EXPORTER_OTLP_TIMEOUT="300"))
     assert out.states() == {"created": 3, "unknown": 3}
     assert out.lines[0]["reason"] == "no answer in time"
 
@@ -106,7 +91,7 @@ async def test_silence_is_unknown(sink: OtlpSink) -> None:
 async def test_partial_success_is_read(sink: OtlpSink) -> None:
     """What the collector took and did not take of one batch is told apart."""
     sink.answer("traces", SinkAnswer(rejected=2, message="too old"))
-    out = await sent(environ(sink))
+    out = await sent(exporting(sink))
     assert out.states() == {"created": 3, "exported": 1, "rejected": 2}
     assert sink.accepted("traces") == 1
     assert out.lines[0]["reason"] == "rejected by the collector: too old"
@@ -116,7 +101,7 @@ async def test_partial_success_is_read(sink: OtlpSink) -> None:
 async def test_partial_success_of_the_other_signals(sink: OtlpSink, signal: str) -> None:
     """Logs and data points have fields of their own for it."""
     sink.answer(signal, SinkAnswer(rejected=1))
-    out = started(environ(sink))
+    out = started(exporting(sink))
     for number in range(3):
         out.pipeline.log(record(number))
         out.store.add(COUNTER, 1, (("k", str(number)),))
@@ -128,7 +113,7 @@ async def test_partial_success_of_the_other_signals(sink: OtlpSink, signal: str)
 async def test_more_rejected_than_sent_is_all(sink: OtlpSink) -> None:
     """A collector that cannot count does not unbalance the ledger."""
     sink.answer("traces", SinkAnswer(rejected=99))
-    out = await sent(environ(sink))
+    out = await sent(exporting(sink))
     assert out.states() == {"created": 3, "rejected": 3}
 
 
@@ -151,7 +136,7 @@ async def test_exported_means_that_a_receiver_said_so(media: str, body: bytes, s
     """An OTLP answer or an empty one; any other 2xx is a state of its own, and a line says what answered."""
     with OtlpSink() as sink:
         sink.answer("traces", SinkAnswer(garbage=body, headers={"Content-Type": media}))
-        out = await sent(environ(sink))
+        out = await sent(exporting(sink))
         assert out.states() == {"created": 3, state: 3}
     if state == "unconfirmed":
         assert out.lines[0]["reason"].startswith(f"HTTP 200 OK, but not from an OTLP receiver ({media}): ")
@@ -164,7 +149,7 @@ async def test_a_json_answer_is_read_too() -> None:
     with OtlpSink() as sink:
         body = b'{"partialSuccess": {"rejectedSpans": "1", "errorMessage": "dup"}, "more": 1}'
         sink.answer("traces", SinkAnswer(garbage=body, headers={"Content-Type": "application/json"}))
-        out = await sent(environ(sink))
+        out = await sent(exporting(sink))
         assert out.states() == {"created": 3, "exported": 2, "rejected": 1}
         assert out.lines[0]["reason"] == "rejected by the collector: dup"
 
@@ -173,7 +158,7 @@ async def test_a_redirect_is_no_export() -> None:
     """The exporters call a 302 a success; nothing was taken."""
     with OtlpSink() as sink:
         sink.answer("traces", SinkAnswer(status=302, headers={"Location": "/elsewhere"}))
-        out = await sent(environ(sink))
+        out = await sent(exporting(sink))
         assert out.states() == {"created": 3, "failed": 3}
 
 
@@ -219,7 +204,7 @@ async def test_a_connection_lost_after_sending_is_unknown() -> None:
 async def test_compression_and_headers_arrive(sink: OtlpSink) -> None:
     """Compressed on the wire, and the headers of the settings with every export."""
     out = await sent(
-        environ(
+        exporting(
             sink, OTEL_EXPORTER_OTLP_COMPRESSION="gzip", OTEL_EXPORTER_OTLP_HEADERS="Authorization=Bearer%20t"
         ),
         200,
@@ -250,7 +235,7 @@ async def test_the_process_environment_stays_out(
         "OTEL_EXPORTER_OTLP_TIMEOUT": "0.001",
     }.items():
         monkeypatch.setenv(name, value)
-    out = await sent(environ(sink))
+    out = await sent(exporting(sink))
     assert out.states() == {"created": 3, "exported": 3}
     headers = sink.calls[0].headers
     assert {"surprise", "authorization", "content-encoding"} & set(headers) == set()
@@ -258,7 +243,7 @@ async def test_the_process_environment_stays_out(
 
 async def test_a_batch_that_cannot_be_encoded_is_failed(sink: OtlpSink) -> None:
     """A span that is none costs its batch, and the worker goes on."""
-    out = started(environ(sink))
+    out = started(exporting(sink))
     out.pipeline.span("no span")  # type: ignore[arg-type]
     assert await out.pipeline.flush(5)
     out.pipeline.span(span())

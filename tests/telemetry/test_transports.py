@@ -1,11 +1,8 @@
 """What a transport does with a receiver that changes, is gone, refuses for size, or says more than yes and no."""
 
-import socket
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +16,7 @@ from sidecar.telemetry.otel_settings import read
 from sidecar.telemetry.transports import GrpcTransport
 from sidecar.testing import OtlpSink, SinkAnswer
 from sidecar.trust import Trust
-from tests.telemetry.way_out import COUNTER, SLOW, WayOut, span, started
-
-PROTOCOLS = ("http/protobuf", "grpc")
-
-
-@pytest.fixture(params=PROTOCOLS)
-def sink(request: pytest.FixtureRequest) -> Iterator[OtlpSink]:
-    """A collector of each protocol."""
-    with OtlpSink(request.param) as one:
-        yield one
-
-
-def environ(sink: OtlpSink, **more: str) -> dict[str, str]:
-    """Settings that export everything there, by flushes only."""
-    return {**sink.environ(), **SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000", **more}
+from tests.telemetry.way_out import COUNTER, SLOW, WayOut, exporting, span, started
 
 
 async def flushed(out: WayOut, count: int = 1) -> None:
@@ -50,7 +33,7 @@ async def test_its_words_on_a_refusal_reach_the_log(sink: OtlpSink) -> None:
     """As one line that may be shown, 200 characters at most, and without what looks like a key."""
     words = "tenant \x1b[31mred\n needs sk-abcdefghijklmnop1234 " + "x" * 300
     sink.answer("traces", SinkAnswer(status=400, code="INVALID_ARGUMENT", message=words))
-    out = started(environ(sink))
+    out = started(exporting(sink))
     await flushed(out)
     reason = out.lines[0]["reason"]
     assert "tenant" in reason
@@ -74,24 +57,10 @@ async def test_its_words_in_any_form(media: str, body: bytes, said: str) -> None
     """A `google.rpc.Status` as protobuf or JSON, or any text."""
     with OtlpSink() as sink:
         sink.answer("traces", SinkAnswer(status=403, garbage=body, headers={"Content-Type": media}))
-        out = started(environ(sink))
+        out = started(exporting(sink))
         await flushed(out)
         assert out.lines[0]["reason"] == f"HTTP 403 Forbidden: {said}"
         await out.pipeline.shutdown(5)
-
-
-async def test_a_warning_with_nothing_rejected_is_told_once(sink: OtlpSink) -> None:
-    """Once for each text; all of it counts as exported."""
-    sink.answer("traces", *[SinkAnswer(message="too many attributes")] * 2, SinkAnswer(message="slow down"))
-    out = started(environ(sink))
-    for _ in range(4):
-        await flushed(out)
-    assert out.states() == {"created": 4, "exported": 4}
-    assert [(line["event"], line["reason"]) for line in out.lines] == [
-        ("sidecar.telemetry.warning", "too many attributes"),
-        ("sidecar.telemetry.warning", "slow down"),
-    ]
-    await out.pipeline.shutdown(5)
 
 
 # --- size
@@ -102,7 +71,7 @@ async def test_a_large_batch_leaves_in_messages_of_bounded_size(
 ) -> None:
     """Of bytes and of items; each is counted, in order."""
     monkeypatch.setattr(exporters, "MESSAGE_BYTES", 20_000)
-    out = started(environ(sink))
+    out = started(exporting(sink))
     await flushed(out, 500)
     assert out.states() == {"created": 500, "exported": 500}
     assert len(sink.calls) > 1
@@ -118,7 +87,7 @@ async def test_a_refusal_for_size_divides_once(sink: OtlpSink, signal: str) -> N
         status=413, code="RESOURCE_EXHAUSTED", message="grpc: received message larger than max (9 vs. 4)"
     )
     sink.answer(signal, large, SinkAnswer(), large)
-    out = started(environ(sink))
+    out = started(exporting(sink))
     for number in range(10):
         out.pipeline.span(span(number))
         out.store.add(COUNTER, 1, (("k", str(number)),))
@@ -133,7 +102,7 @@ async def test_one_item_that_is_too_large_has_failed(sink: OtlpSink) -> None:
     sink.answer(
         "traces", SinkAnswer(status=413, code="RESOURCE_EXHAUSTED", message="message larger than max")
     )
-    out = started(environ(sink))
+    out = started(exporting(sink))
     await flushed(out)
     assert out.states() == {"created": 1, "failed": 1}
     await out.pipeline.shutdown(5)
@@ -145,7 +114,7 @@ async def test_one_item_that_is_too_large_has_failed(sink: OtlpSink) -> None:
 async def test_differences_that_failed_are_in_the_next_export(sink: OtlpSink) -> None:
     """Counters and histograms, with their beginnings; what may have arrived is not told twice."""
     histogram = Metric("took", MetricKind.HISTOGRAM, "s", "time", (), (1.0, 2.0))
-    out = started(environ(sink, OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta"))
+    out = started(exporting(sink, OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta"))
     out.store.metrics += (histogram,)
     out.store._buckets[histogram] = {}
     refused = SinkAnswer(status=400, code="INVALID_ARGUMENT")
@@ -166,7 +135,7 @@ async def test_differences_that_failed_are_in_the_next_export(sink: OtlpSink) ->
 async def test_differences_that_may_have_arrived_are_not_told_twice(sink: OtlpSink) -> None:
     """`unknown` is no reason to count again."""
     out = started(
-        environ(
+        exporting(
             sink,
             OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
             OTEL_EXPORTER_OTLP_TIMEOUT="300",
@@ -212,64 +181,11 @@ def test_what_came_back_is_merged_with_what_was_counted_since() -> None:
 # --- connections and certificates
 
 
-@contextmanager
-def switch(port: int) -> Iterator[tuple[int, threading.Event]]:
-    """A port before `port` that, once the event is set, lets nothing through on connections that stand; new ones work."""
-    deaf = threading.Event()
-    over = threading.Event()
-
-    def pump(source: socket.socket, target: socket.socket, old: threading.Event) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                if not old.is_set():
-                    target.sendall(data)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while not over.is_set():
-                client, _ = server.accept()
-                upstream = socket.create_connection(("127.0.0.1", port))
-                held.extend((client, upstream))
-                # A connection is deaf if it stood when the event was set.
-                old = deaf if not deaf.is_set() else threading.Event()
-                for one, other in ((client, upstream), (upstream, client)):
-                    threading.Thread(target=pump, args=(one, other, old), daemon=True).start()
-
-    held: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        try:
-            yield server.getsockname()[1], deaf
-        finally:
-            over.set()
-            with suppress(OSError):
-                server.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
-            for one in held:
-                with suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-                one.close()
-
-
-async def test_a_connection_behind_which_nobody_answers_is_given_up(sink: OtlpSink) -> None:
-    """One time-out, and the next export goes over another."""
-    with switch(sink.port) as (port, deaf):
-        endpoint = f"http://127.0.0.1:{port}"
-        out = started(environ(sink, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_TIMEOUT="1000"))
-        await flushed(out)
-        deaf.set()
-        await flushed(out)
-        await flushed(out)
-        assert out.states() == {"created": 3, "exported": 2, "unknown": 1}
-        await out.pipeline.shutdown(5)
-
-
 async def test_a_receiver_that_comes_back_is_found_within_the_time_out(sink: OtlpSink) -> None:
     """Nobody listens, then somebody does: it is tried again, and nothing is lost."""
     port = sink.port
     sink.stop()
-    out = started(environ(sink, OTEL_EXPORTER_OTLP_TIMEOUT="8000"))
+    out = started(exporting(sink, OTEL_EXPORTER_OTLP_TIMEOUT="8000"))
     out.pipeline.span(span())
     timer = threading.Timer(0.5, sink.start)
     timer.start()
@@ -313,7 +229,7 @@ async def test_a_unix_socket(tmp_path: Path, form: str) -> None:
 async def test_a_query_reaches_the_receiver() -> None:
     """That of the common endpoint goes behind the signal's path."""
     with OtlpSink() as sink:
-        out = started(environ(sink, OTEL_EXPORTER_OTLP_ENDPOINT=f"{sink.endpoint}/?a=b"))
+        out = started(exporting(sink, OTEL_EXPORTER_OTLP_ENDPOINT=f"{sink.endpoint}/?a=b"))
         await flushed(out)
         assert await out.pipeline.shutdown(5)
         assert out.states()["failed"] == 1  # the sink looks at the whole target, and knows none with a query

@@ -18,8 +18,10 @@ from sidecar.telemetry.ledger import CREATED, Ledger
 from sidecar.telemetry.metric_store import Metric, MetricKind, MetricStore
 from sidecar.telemetry.otel_settings import OtelConfig, read
 from sidecar.telemetry.pipeline import Pipeline, build_pipeline
+from sidecar.testing import OtlpSink
 from sidecar.trust import Trust
 
+PROTOCOLS = ("http/protobuf", "grpc")
 RESOURCE = Resource({"service.name": "test"})
 SCOPE = InstrumentationScope("test", "1")
 COUNTER = Metric("requests", MetricKind.COUNTER, "{request}", "settled", ("k",), integer=True)
@@ -33,6 +35,11 @@ SLOW = {
     "OTEL_BLRP_SCHEDULE_DELAY": "60000",
     "OTEL_METRIC_EXPORT_INTERVAL": "60000",
 }
+
+
+def exporting(sink: OtlpSink, **more: str) -> dict[str, str]:
+    """Settings that export everything to `sink`, by flushes only."""
+    return {**sink.environ(), **SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000", **more}
 
 
 @dataclass
