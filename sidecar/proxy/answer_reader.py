@@ -18,6 +18,7 @@ _HEAD = re.compile(
 """A head as RFC 9112 writes it."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
+_TEXT_BEGINS = re.compile(rb"[^\r\n]")
 _FIELD = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
 _BLANK_END = re.compile(rb"[ \t]\r\n")
 _BARE_CR = re.compile(rb"\r(?!\n|\Z)")
@@ -26,14 +27,20 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ODD_NAME = re.compile(rb"[\x21-\x7e]*")
 _ODD_LENGTH = re.compile(rb"\+?[0-9]{1,18}")
 
-_SIZE = re.compile(rb"(0*+[0-9A-Fa-f]{1,16}|0++)(?:;[^\r\n]*)?\r\n")
-_ODD_SIZE = re.compile(rb"(0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*)?\r?\n")
+_SIZE = re.compile(rb"(0*+[0-9A-Fa-f]{1,16}|0++)(?:;[^\r\n]*+)?\r\n")
+_ODD_SIZE = re.compile(rb"(0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*+)?\r?\n")
 """A chunk's size, with its extension: as RFC 9112 writes it, and as clients read it."""
 
 _FORBIDDEN = bytes((*range(9), *range(10, 32), 127))
 """What no reason phrase and no field's value may hold (RFC 9112, section 4; RFC 9110, section 5.5)."""
 
 _CONTROLS = bytes.maketrans(_FORBIDDEN, b" " * len(_FORBIDDEN))
+
+_WORK = 1000
+"""What is read in one go, in lines of heads and of chunks: about a millisecond. `unread` keeps the rest."""
+
+_HEAD_WORK = 10
+"""What a head costs beside its fields, in such lines."""
 
 _TOO_LARGE = "the answer's head or trailers are larger than HEAD_LIMIT or HEAD_FIELDS"
 
@@ -47,7 +54,7 @@ class AnswerReader:
 
     `reset` before each. Whoever reads takes `informational`, `head`, `pieces`, `trailers`; `ended` is set with the
     last byte, `malformed` says why nothing more can be read, `stray` that bytes came behind the end, `odd` that
-    the answer was not written as RFC 9112 has it.
+    the answer was not written as RFC 9112 has it. While `unread` holds bytes, `feed(b"")` reads on in them.
     """
 
     def __init__(self, max_size: int, max_fields: int) -> None:
@@ -64,10 +71,15 @@ class AnswerReader:
         self.malformed: str | None = None
         self.stray = False
         self.odd = False
+        self.unread = b""
+        """What came and was too much work for one go."""
+        self._work = 0
         self._method = method
         self._stays = True
         self._kept = b""
         """What was read of a head, a chunk's first line, its end or the trailers, and is not whole yet."""
+        self._searched = 0
+        """How much of that has been searched for its end."""
         self._chunked = False
         self._chunk_end = False
         """A chunk's data is whole and its line end is awaited."""
@@ -86,9 +98,12 @@ class AnswerReader:
         return self.head is not None and not self.ended and not self._chunked and self._left is None
 
     def feed(self, data: bytes) -> None:
-        """Reads bytes."""
+        """Reads bytes, or as many of them as are done in one go."""
         if self.malformed is not None:
             return
+        self._work = _WORK
+        if self.unread:
+            data, self.unread = self.unread + data, b""
         try:
             if self._kept:
                 data, self._kept = self._kept + data, b""
@@ -105,23 +120,37 @@ class AnswerReader:
 
     def _read_heads(self, data: bytes) -> bytes:
         """Reads heads up to the final one; gives what stands behind it."""
-        while self.head is None and data:
-            start = 0
-            if data[0] in b"\r\n":
-                start = len(data) - len(data.lstrip(b"\r\n"))
-                self.odd = True
-            end = _HEAD_END.search(data, start)
-            if end is None:
-                _check_beginning(data, start)
-                self._kept = data
+        at, size = 0, len(data)
+        searched, self._searched = self._searched, 0
+        while self.head is None and at < size:
+            if self._work <= 0:
+                self.unread = data[at:]
                 return b""
-            if end.end() - start > self._max_size:
+            start = at
+            if data[at] in b"\r\n":
+                text = _TEXT_BEGINS.search(data, at)
+                start = text.start() if text else size
+                self.odd = True
+            begin, searched = max(start, searched), 0
+            end = _HEAD_END.search(data, begin)
+            if end is None:
+                _check_beginning(data, start, begin)
+                self._keep(data[at:])
+                return b""
+            at = end.end()
+            if at - start > self._max_size:
                 raise _MalformedError(_TOO_LARGE)
-            self._take_head(data, start, end.end())
-            data = data[end.end() :]
-        return data
+            self._take_head(data, start, at)
+        return data[at:]
+
+    def _keep(self, data: bytes) -> None:
+        """Keeps what has no end yet; when more comes, the end is searched where it can be."""
+        self._kept = data
+        self._searched = max(0, len(data) - 2)
 
     def _take_head(self, data: bytes, start: int, end: int) -> None:
+        if data.count(b"\n", start, end) > self._max_fields + 2:
+            raise _MalformedError(_TOO_LARGE)
         strict = _HEAD.match(data, start)
         if strict is not None:
             minor, status, reason, block = strict.groups()
@@ -132,8 +161,7 @@ class AnswerReader:
         else:
             self.odd = True
             head = _odd_head(data[start:end])
-        if len(head.headers) > self._max_fields:
-            raise _MalformedError(_TOO_LARGE)
+        self._work -= _HEAD_WORK + len(head.headers)
         if head.status == 101:
             raise _MalformedError("the answer switched protocols unasked")
         if head.status < 200:
@@ -207,7 +235,7 @@ class AnswerReader:
         at, size, parts = 0, len(data), []
         left, chunk_end = self._left or 0, self._chunk_end
         try:
-            while at < size and not self._in_trailers:
+            while at < size and not self._in_trailers and self._work > 0:
                 if left:
                     parts.append(data[at : at + left])
                     left, at = max(0, left - (size - at)), at + left
@@ -229,6 +257,7 @@ class AnswerReader:
                     break
                 at = line.end()
                 left = int(line[1], 16)
+                self._work -= 1
                 self._in_trailers = not left
         finally:
             self._left, self._chunk_end = left, chunk_end
@@ -236,8 +265,10 @@ class AnswerReader:
                 self.pieces.append(parts[0] if len(parts) == 1 else b"".join(parts))
         if self._in_trailers:
             self._read_trailers(data[at:])
-        else:
+        elif self._work > 0:
             self._kept = data[at:]
+        else:
+            self.unread = data[at:]
 
     def _odd_size(self, data: bytes, at: int) -> re.Match[bytes] | None:
         """The first line of a chunk that is not written as it should be; None while it is not whole."""
@@ -245,36 +276,33 @@ class AnswerReader:
         if line is not None:
             self.odd = True
             return line
-        end = data.find(b"\n", at)
-        if end < 0 and _SIZE_BEGUN.fullmatch(data, at):
+        if data.find(b"\n", at) < 0 and _SIZE_BEGUN.fullmatch(data, at):
             return None
         raise _MalformedError("the answer has a chunk without a proper size")
 
     def _read_trailers(self, data: bytes) -> None:
+        searched, self._searched = self._searched, 0
         if data[:2] == b"\r\n":
             end = 2
         elif data[:1] == b"\n":
             end, self.odd = 1, True
-        elif (found := _HEAD_END.search(data)) is not None:
+        elif (found := _HEAD_END.search(data, searched)) is not None:
             end = found.end()
             block = data[:end]
-            if end > self._max_size:
+            if end > self._max_size or block.count(b"\n") > self._max_fields + 1:
                 raise _MalformedError(_TOO_LARGE)
-            fields = _odd_fields(_lines(block))
+            self.trailers = _odd_fields(_lines(block))
             self.odd = self.odd or _TRAILERS.fullmatch(block) is None
-            if len(fields) > self._max_fields:
-                raise _MalformedError(_TOO_LARGE)
-            self.trailers = fields
         else:
-            if _BARE_CR.search(data):
+            if _BARE_CR.search(data, searched):
                 raise _MalformedError(_CR)
-            self._kept = data
+            self._keep(data)
             return
         self.ended = True
         self.stray = len(data) > end
 
 
-_SIZE_BEGUN = re.compile(rb"(?:(?:0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*)?\r?)?")
+_SIZE_BEGUN = re.compile(rb"(?:(?:0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*+)?\r?)?")
 _TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:" + _TEXT + rb"\r\n)*+\r\n")
 _FRAMING = (b"transfer-encoding", b"content-length")
 _CR = "the answer has a CR that ends no line"
@@ -321,11 +349,11 @@ def _framed_in_one_way(headers: Headers, *, empty: bool) -> Headers:
     return Headers(fields)
 
 
-def _check_beginning(data: bytes, start: int) -> None:
-    """What can't become a head is refused before it is whole: nobody need wait for the rest."""
+def _check_beginning(data: bytes, start: int, new: int) -> None:
+    """What can't become a head is refused before it is whole: nobody need wait for the rest. From `new` on it is new."""
     if not b"HTTP/".startswith(data[start : start + 5]):
         raise _MalformedError("the answer is not HTTP")
-    if _BARE_CR.search(data, start):
+    if _BARE_CR.search(data, new):
         raise _MalformedError(_CR)
     end = data.find(b"\n", start)
     if end >= 0:

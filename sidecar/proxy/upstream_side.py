@@ -13,7 +13,7 @@ from sidecar.core.exchange import Upstream
 from sidecar.core.headers import Headers
 from sidecar.proxy.answer_reader import AnswerReader
 from sidecar.proxy.guard import outermost
-from sidecar.proxy.loop_turn import LoopTurn
+from sidecar.proxy.loop_turn import LoopTurn, StepQueue
 from sidecar.proxy.peers import Reader
 
 SMALL_READ = 1024
@@ -29,6 +29,10 @@ class Owner(Protocol):
     @property
     def turn(self) -> LoopTurn:
         """The event loop's turns."""
+
+    @property
+    def steps(self) -> StepQueue:
+        """Work in steps."""
 
     @property
     def head_limit(self) -> int:
@@ -63,6 +67,10 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self._paused = False
         self._turn = 0.0
         self._turn_since = 0
+        self.working = False
+        """Bytes that were too much work for one go are read in turns to come; nothing else is read meanwhile."""
+        self._loss: tuple[Exception | None] | None = None
+        """How the connection ended, while bytes from before that are still to be read."""
         self._poll = select.poll()
 
     # The flow's side.
@@ -102,15 +110,16 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
 
     def pause(self) -> None:
         """Stops reading, because the client takes no more."""
-        if not self._paused and self.usable and self.transport is not None:
+        if not self._paused:
             self._paused = True
-            self.transport.pause_reading()
+            if self.usable and self.transport is not None:
+                self.transport.pause_reading()
 
     def resume(self) -> None:
         """Reads on."""
-        if self._paused and self.usable and self.transport is not None:
+        if self._paused:
             self._paused = False
-            self.transport.resume_reading()
+            self._go_on()
 
     def finish(self) -> None:
         """Takes the connection from its flow."""
@@ -156,13 +165,45 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             return
         self.feed(data)
         reader.answer_read(at)
-        if len(data) > SMALL_READ and self.transport is not None and not self._paused:
+        if self.unread:
+            self._read_later()
+        elif len(data) > SMALL_READ and self.transport is not None and not self._paused:
             turn.done(self.transport, self._turn_since, self._go_on)
 
     def _go_on(self) -> None:
         """Reads on after others have had their turn."""
-        if not self._paused and self.usable and self.transport is not None:
+        if self._paused or self.working:
+            return
+        if self.unread or self._loss is not None:
+            self._read_later()
+        elif self.usable and self.transport is not None:
             self.transport.resume_reading()
+
+    def _read_later(self) -> None:
+        """Reads what is unread in turns to come."""
+        if not self.working and self.reader is not None:
+            self.working = True
+            if self.usable and self.transport is not None:
+                self.transport.pause_reading()
+            self._owner.steps.add(self)
+
+    @outermost
+    def work(self) -> None:
+        """Reads a part of what is unread; behind the last of it comes what happened to the connection since."""
+        reader = self.reader
+        if self._paused or reader is None:
+            self.working = False
+            return
+        if self.unread:
+            self.feed(b"")
+            reader.answer_read(self._owner.turn.read())
+        if not self.unread:
+            self.working = False
+            loss, self._loss = self._loss, None
+            if loss is not None:
+                self._lost(*loss)
+            else:
+                self._go_on()
 
     @outermost
     def eof_received(self) -> None:
@@ -192,6 +233,9 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self._closing = True
         reader = self.reader
         if reader is None:
+            return
+        if self.unread:
+            self._loss = self._loss or (error,)
             return
         if self.ends_with_connection and error is None:
             self.ended = True

@@ -8,11 +8,13 @@ import pytest
 
 from sidecar.testing import (
     Bytes,
+    End,
     Garbage,
     Header,
     OtlpSink,
     RawClient,
     ReadBody,
+    Reset,
     RunningSidecar,
     Script,
     Status,
@@ -54,10 +56,9 @@ def events(event: bytes) -> Flooding:
     return Flooding((*sse_head(), Garbage(b"\r\n")), b"%x\r\n%b\r\n" % (len(piece), piece), last)
 
 
-def hints() -> Flooding:
-    """Interim answers."""
-    last = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    return Flooding((), b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2000, last)
+def raw(first: bytes, piece: bytes, last: bytes) -> Flooding:
+    """An answer that begins, is very long, and ends."""
+    return Flooding((Garbage(first),), piece * (60_000 // len(piece)), last)
 
 
 FLOODS = {
@@ -66,6 +67,15 @@ FLOODS = {
     "named pings": b"event: ping\n\n",
     "line ends": b"x\r\r\n\n",
 }
+
+
+def dechunked(said: bytes) -> bytes:
+    """What the chunks hold."""
+    data = b""
+    while said:
+        size, _, said = said.partition(b"\r\n")
+        data, said = data + said[: int(size, 16)], said[int(size, 16) + 2 :]
+    return data
 
 
 def take(sidecar: RunningSidecar) -> None:
@@ -90,12 +100,82 @@ def test_others_are_served_meanwhile(
         assert span.attributes.get("sidecar.anomalies") in (None, ["answer_not_read"])
 
 
-def test_interim_answers_without_number(sidecar: RunningSidecar, witness: Witness, sink: OtlpSink) -> None:
-    """They pass, and the answer after them."""
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+LAST = b"0\r\n\r\n"
+FRAMES = {
+    "hints": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", OK),
+    "hints with fields": (b"", b"HTTP/1.1 103 Early Hints\r\n%b\r\n" % (b"A:\r\n" * 60), OK),
+    "nothing but 100": (b"", b"HTTP/1.1 100\r\n\r\n", OK),
+    "hints in bare lines": (b"", b"HTTP/1.1 103\n\n", OK),
+    "chunks of a byte": (CHUNKED, b"1\r\nx\r\n", LAST),
+    "chunks in bare lines": (CHUNKED, b"1\nx\n", LAST),
+    "chunks with extensions": (CHUNKED, b"1;a\r\nx\r\n", LAST),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_an_answer_of_frames_alone(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, name: str
+) -> None:
+    """Interim answers and chunks without number: they pass, a little in each turn, and the answer ends as it should."""
     books = Books(sidecar, sink)
-    witness.answer_with(lambda _: cast("Script", hints()), path="/v1/chat/completions")
-    take(sidecar)
-    assert books.outcomes() == ["completed"]
+    witness.answer_with(lambda _: cast("Script", raw(*FRAMES[name])), path="/v1/chat/completions")
+    fair(sidecar, lambda: take(sidecar))
+    assert books.outcomes() == ["completed"] * 3
+
+
+HEADS = {
+    "fields": b"HTTP/1.1 200 OK\r\n" + b"A:\r\n" * 4000 + b"\r\n",
+    "fields in bare lines": b"HTTP/1.1 200 OK\n" + b"A:\n" * 5000 + b"\n",
+    "folded lines": b"HTTP/1.1 200 OK\r\nA:\r\n" + b" \r\n" * 5000 + b"\r\n",
+    "trailers": CHUNKED + b"0\r\n" + b"A:\r\n" * 4000 + b"\r\n",
+    "empty lines": b"\r\n" * 9000,
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_an_answer_of_too_many_lines(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, name: str
+) -> None:
+    """Within HEAD_LIMIT, and beyond HEAD_FIELDS: refused before they are read one by one."""
+    witness.answer_always(Garbage(HEADS[name]), path="/v1/chat/completions")
+    books = Books(sidecar, sink)
+
+    def ask() -> None:
+        for _ in range(20):
+            with RawClient(sidecar.port) as client:
+                client.send(chat_request())
+                client.read_to_end() if name == "trailers" else client.read_answer()
+
+    fair(sidecar, ask)
+    assert set(books.outcomes()) == {"upstream_failed"}
+
+
+ENDINGS: dict[str, tuple[bytes, Step, str, bytes]] = {
+    "an end": (LAST, End(), "completed", b"0\r\n\r\n"),
+    "a cut": (b"", End(), "upstream_failed", b""),
+    "a reset": (b"", Reset(), "upstream_failed", b""),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_what_ends_a_flood_comes_behind_it(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, name: str
+) -> None:
+    """The connection's end, which the kernel may tell while frames are unread, waits for them: all of them pass first."""
+    last, end, outcome, tail = ENDINGS[name]
+    books = Books(sidecar, sink)
+    letters = bytes(range(97, 123)) * 4000
+    frames = b"".join(b"1\r\n%c\r\n" % letter for letter in letters)
+    witness.answer(Garbage(CHUNKED), Garbage(frames + last), end)
+    with RawClient(sidecar.port) as client:
+        client.send(chat_request())
+        said = client.read_to_end() if outcome != "completed" else client.read_until(LAST)
+    assert said.endswith(tail)
+    assert books.outcomes() == [outcome]
+    passed = dechunked(said.partition(b"\r\n\r\n")[2])
+    assert passed == letters or (name == "a reset" and letters.startswith(passed))
 
 
 def test_a_compressed_stream_of_countless_events(
