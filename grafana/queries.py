@@ -89,6 +89,6 @@ def quantile(share_below: float, metric: Metric, by: str = "") -> str:
     """A histogram's quantile; absent where nothing was recorded. Of what is counted it is a whole number."""
     grouped = f"le, {by}" if by else "le"
     found = f"histogram_quantile({share_below}, {rate(metric, grouped, '_bucket')})"
-    if metric.integer and metric is not names.TOKEN_USAGE:
+    if metric.integer and metric.unit != "{token}":
         found = f"ceil({found})"
     return f"{found} and ({rate(metric, by, '_count')} > 0)"

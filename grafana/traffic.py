@@ -16,6 +16,7 @@ UID = "sidecar-traffic"
 
 FAILED = f'{q.OUTCOME}=~"upstream_failed|error_in_stream|timed_out|internal_error|shutdown"'
 _RATE = q.rate(names.REQUESTS)
+_IF_TOLD = "only where a provider tells it"
 _ONLY_LATEST = "only with SIDECAR_SEMCONV=latest or both"
 
 
@@ -35,6 +36,18 @@ def _latency(share: float, shipped: Metric, latest: Metric, by: str = "") -> str
 def _tokens(kind: str, latest: Metric) -> str:
     shipped = q.rate(names.TOKEN_USAGE, "", "_sum", where=f'{label(a.TOKEN_TYPE)}="{kind}"')
     return f"({shipped}) or ({q.rate(latest)})"
+
+
+def _details(detail: str, latest: Metric) -> str:
+    shipped = q.rate(names.TOKEN_DETAILS, where=f'{label(a.TOKEN_DETAIL)}="{detail}"')
+    return f"({shipped}) or ({q.rate(latest)})"
+
+
+def _call_tokens(kind: str, latest: Metric) -> tuple[Query, ...]:
+    return (
+        Query(q.quantile(0.5, latest), f"{kind}, median", quiet=_ONLY_LATEST),
+        Query(q.quantile(0.95, latest), f"{kind}, p95", quiet=_ONLY_LATEST),
+    )
 
 
 def _three(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
@@ -163,7 +176,10 @@ PANELS: tuple[Panel | Row, ...] = (
         "Duration of a call",
         "From asking for a connection to the answer's end. Dots are requests: they lead to their traces. "
         "Metric: gen_ai.client.operation.duration.",
-        _three(names.OPERATION_DURATION, names.INFERENCE_DURATION),
+        (
+            *_three(names.OPERATION_DURATION, names.INFERENCE_DURATION),
+            Query(q.quantile(0.95, names.EMBEDDINGS_DURATION), "embeddings, p95", quiet=_ONLY_LATEST),
+        ),
         unit="s",
     ),
     Panel(
@@ -217,14 +233,23 @@ PANELS: tuple[Panel | Row, ...] = (
     Panel(
         132,
         "Tokens per second",
-        "As the providers reported them. Cached and reasoning tokens are told by the latest conventions only. Metrics: "
-        "gen_ai.client.token.usage; gen_ai.client.inference.usage.input_tokens and its siblings.",
+        "As the providers reported them. Metrics: gen_ai.client.token.usage and sidecar.tokens.details; "
+        "gen_ai.client.inference.usage.input_tokens and its siblings.",
         (
             Query(_tokens("input", names.INFERENCE_INPUT_TOKENS), "input"),
             Query(_tokens("output", names.INFERENCE_OUTPUT_TOKENS), "output"),
-            Query(q.rate(names.INFERENCE_CACHE_READ_TOKENS), "from the cache", quiet=_ONLY_LATEST),
-            Query(q.rate(names.INFERENCE_CACHE_WRITE_TOKENS), "to the cache", quiet=_ONLY_LATEST),
-            Query(q.rate(names.INFERENCE_REASONING_TOKENS), "reasoning", quiet=_ONLY_LATEST),
+            Query(
+                q.rate(names.EMBEDDINGS_CALL_INPUT_TOKENS, "", "_sum"),
+                "input of embeddings",
+                quiet=_ONLY_LATEST,
+            ),
+            Query(
+                _details("cache_read", names.INFERENCE_CACHE_READ_TOKENS), "from the cache", quiet=_IF_TOLD
+            ),
+            Query(
+                _details("cache_write", names.INFERENCE_CACHE_WRITE_TOKENS), "to the cache", quiet=_IF_TOLD
+            ),
+            Query(_details("reasoning", names.INFERENCE_REASONING_TOKENS), "reasoning", quiet=_IF_TOLD),
         ),
         no_data="no usage reported in this range",
     ),
@@ -232,10 +257,12 @@ PANELS: tuple[Panel | Row, ...] = (
         133,
         "Tokens of a call",
         "Median and p95, input and output. Input that grows from day to day: conversations get longer, and each turn pays for "
-        "all of it. Metric: gen_ai.client.token.usage.",
+        "all of it. Metrics: gen_ai.client.token.usage; gen_ai.client.inference.operation.input_tokens and output_tokens.",
         (
             Query(q.quantile(0.5, names.TOKEN_USAGE, label(a.TOKEN_TYPE)), f"{_named(a.TOKEN_TYPE)}, median"),
             Query(q.quantile(0.95, names.TOKEN_USAGE, label(a.TOKEN_TYPE)), f"{_named(a.TOKEN_TYPE)}, p95"),
+            *_call_tokens("input", names.INFERENCE_CALL_INPUT_TOKENS),
+            *_call_tokens("output", names.INFERENCE_CALL_OUTPUT_TOKENS),
         ),
         no_data="no usage reported in this range",
     ),

@@ -214,6 +214,10 @@ MODELS = _name("sidecar.models", "Models used.")
 
 # Metrics only
 TOKEN_TYPE = _name("gen_ai.token.type", "`input` or `output`.")
+TOKEN_DETAIL = _name(
+    "sidecar.token.detail",
+    "`cache_read` and `cache_write` (of the input), `reasoning` (of the output).",
+)
 TOKEN_MODALITY = _name(
     "gen_ai.token.modality", "Always `unknown`: providers' reports do not tell it in one form."
 )

@@ -6,7 +6,7 @@ It only adds to the accumulators of `metric_store.py`.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from sidecar.core.anomaly import Anomaly
@@ -170,27 +170,30 @@ class Measures:
         """The GenAI metrics of the upstream call, under the conventions chosen."""
         at, inference = exchange.end, names.is_inference(exchange.route.operation or "")
         duration = (call_end(exchange) - exchange.asked) / SECOND
-        if self._shipped or not inference:
-            series.duration.record(duration, exemplar, at)
         if self._shipped:
+            series.duration.record(duration, exemplar, at)
             _chunks(exchange, series.first, series.between, exemplar)
         if self._latest and inference:
             series.latest_duration.record(duration, exemplar, at)
             _chunks(exchange, series.latest_first, series.latest_between, exemplar)
+        elif self._latest:
+            series.embeddings_duration.record(duration, exemplar, at)
         self._tokens(exchange, series, exemplar)
 
     def _tokens(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
         """The tokens that the answer told, under the conventions chosen."""
         tokens, at = exchange.response.tokens, exchange.end
+        given, made = tokens.get("input"), tokens.get("output")
         if self._shipped:
-            if (count := tokens.get("input")) is not None:
-                series.input.record(count, exemplar, at)
-            if (count := tokens.get("output")) is not None:
-                series.output.record(count, exemplar, at)
+            _record_told(series.input, given, exemplar, at)
+            _record_told(series.output, made, exemplar, at)
+            _add_tokens(tokens, series.details)
         if self._latest and names.is_inference(exchange.route.operation or _FETCHED):
-            for kind, counter in series.latest_tokens.items():
-                if count := tokens.get(kind, 0):
-                    counter.add(count)
+            _record_told(series.latest_input, given, exemplar, at)
+            _record_told(series.latest_output, made, exemplar, at)
+            _add_tokens(tokens, series.latest_tokens)
+        elif self._latest:
+            _record_told(series.embeddings_input, given, exemplar, at)
 
     def _turn(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
         """Figures of a request that generates; those of the queue only if somebody named its session."""
@@ -254,6 +257,8 @@ class Measures:
             None if verdict is None else error_type(verdict),
             server_failed(exchange),
             finish_reason(exchange.response.finish_reasons),
+            None if upstream is None else upstream.host,
+            None if upstream is None else upstream.port,
         )
         found = self._requests.get(alike)
         if found is None:
@@ -287,6 +292,19 @@ def _chunks(
             exemplar,
             exchange.end,
         )
+
+
+def _record_told(series: HistogramSeries, count: int | None, exemplar: ExemplarContext, at: int) -> None:
+    """A count of tokens, if there was one."""
+    if count is not None:
+        series.record(count, exemplar, at)
+
+
+def _add_tokens(tokens: Mapping[str, int], counters: Mapping[str, CounterSeries]) -> None:
+    """Adds what was told, each count to its own counter."""
+    for kind, counter in counters.items():
+        if count := tokens.get(kind, 0):
+            counter.add(count)
 
 
 def _levels(levels: dict[Attributes, int]) -> Iterator[tuple[int, Attributes]]:

@@ -39,7 +39,10 @@ The semantic-conventions-genai repository has published no schema. With `latest`
 names; with `both`, it is that of the shipped ones, for what it does not know it does not change.
 """
 
-_CALL = (a.PROVIDER, a.OPERATION, a.REQUEST_MODEL, a.RESPONSE_MODEL, a.STREAMING, a.UPSTREAM)
+_CALL = (
+    *(a.PROVIDER, a.OPERATION, a.REQUEST_MODEL, a.RESPONSE_MODEL, a.STREAMING, a.UPSTREAM),
+    *(a.SERVER_ADDRESS, a.SERVER_PORT),
+)
 _INFERENCE = frozenset({"chat", "text_completion", "generate_content"})
 
 
@@ -90,6 +93,13 @@ TOKEN_USAGE = _histogram(
     "Tokens of a call, as the provider reported them.",
     *_CALL,
     a.TOKEN_TYPE,
+)
+TOKEN_DETAILS = _counter(
+    "sidecar.tokens.details",
+    "{token}",
+    "Of the tokens of calls: from and to the provider's cache, and reasoning (shipped conventions have no name).",
+    *_CALL,
+    a.TOKEN_DETAIL,
 )
 
 INFERENCE_DURATION = _histogram(
@@ -148,6 +158,38 @@ INFERENCE_REASONING_TOKENS = _counter(
     "Output tokens spent on reasoning (latest conventions).",
     *_CALL,
     a.TOKEN_MODALITY,
+)
+
+INFERENCE_CALL_INPUT_TOKENS = _histogram(
+    "gen_ai.client.inference.operation.input_tokens",
+    "{token}",
+    TOKEN_BOUNDS,
+    "Input tokens of a generating call, as reported (latest conventions).",
+    *_CALL,
+    a.ERROR_TYPE,
+)
+INFERENCE_CALL_OUTPUT_TOKENS = _histogram(
+    "gen_ai.client.inference.operation.output_tokens",
+    "{token}",
+    TOKEN_BOUNDS,
+    "Output tokens of a generating call, as reported (latest conventions).",
+    *_CALL,
+    a.ERROR_TYPE,
+)
+EMBEDDINGS_DURATION = _histogram(
+    "gen_ai.client.embeddings.duration",
+    "s",
+    DURATION_BOUNDS,
+    "How long the upstream call of an embeddings operation took (latest conventions).",
+    *_CALL,
+    a.ERROR_TYPE,
+)
+EMBEDDINGS_CALL_INPUT_TOKENS = _histogram(
+    "gen_ai.client.embeddings.operation.input_tokens",
+    "{token}",
+    TOKEN_BOUNDS,
+    "Input tokens of an embeddings call, as reported (latest conventions).",
+    *_CALL,
 )
 
 HTTP_DURATION = _histogram(
@@ -301,31 +343,32 @@ ALL_METRICS: tuple[Metric, ...] = tuple(value for value in vars().values() if is
 """Every metric, whatever the conventions chosen, in the order of this file."""
 
 LATEST_FOR: dict[Metric, tuple[Metric, ...]] = {
-    OPERATION_DURATION: (INFERENCE_DURATION,),
+    OPERATION_DURATION: (INFERENCE_DURATION, EMBEDDINGS_DURATION),
     OPERATION_FIRST_CHUNK: (INFERENCE_FIRST_CHUNK,),
     OPERATION_PER_CHUNK: (INFERENCE_PER_CHUNK,),
     TOKEN_USAGE: (
         INFERENCE_INPUT_TOKENS,
         INFERENCE_OUTPUT_TOKENS,
+        INFERENCE_CALL_INPUT_TOKENS,
+        INFERENCE_CALL_OUTPUT_TOKENS,
+        EMBEDDINGS_CALL_INPUT_TOKENS,
+    ),
+    TOKEN_DETAILS: (
         INFERENCE_CACHE_READ_TOKENS,
         INFERENCE_CACHE_WRITE_TOKENS,
         INFERENCE_REASONING_TOKENS,
     ),
 }
-"""The shipped GenAI metrics, each with what the semantic-conventions-genai repository has in its place."""
+"""The metrics of calls under `shipped`, each with what the semantic-conventions-genai repository has in its place."""
 
 
 def is_inference(operation: str) -> bool:
-    """True for operations that generate: the latest conventions give those metrics of their own.
-
-    The others (embeddings) keep `gen_ai.client.operation.duration` under either choice.
-    """
+    """True for operations that generate; the latest conventions have metrics of their own for the others (embeddings)."""
     return operation in _INFERENCE
 
 
 def metrics_of(semconv: str) -> tuple[Metric, ...]:
     """The metrics that are recorded under `shipped`, `latest` or `both`, for the store."""
     latest = {metric for metrics in LATEST_FOR.values() for metric in metrics}
-    gone = {*LATEST_FOR} - {OPERATION_DURATION}
-    absent = {"shipped": latest, "latest": gone}.get(semconv, set())
+    absent = {"shipped": latest, "latest": {*LATEST_FOR}}.get(semconv, set())
     return tuple(metric for metric in ALL_METRICS if metric not in absent)

@@ -18,6 +18,8 @@ _LATEST_TOKENS = {
     "reasoning": names.INFERENCE_REASONING_TOKENS,
 }
 
+_DETAILS = ("cache_read", "cache_write", "reasoning")
+
 
 def attribute_set(*pairs: tuple[str, str | bool | int | None]) -> Attributes:
     """The pairs whose value is known, sorted by name: the key of one series."""
@@ -42,6 +44,8 @@ class Alike(NamedTuple):
     error: str | None
     failed: bool
     reason: str
+    host: str | None
+    port: int | None
 
 
 class RequestSeries:
@@ -49,7 +53,10 @@ class RequestSeries:
 
     __slots__ = (
         "between",
+        "details",
         "duration",
+        "embeddings_duration",
+        "embeddings_input",
         "finish",
         "first",
         "gap",
@@ -58,6 +65,8 @@ class RequestSeries:
         "latest_between",
         "latest_duration",
         "latest_first",
+        "latest_input",
+        "latest_output",
         "latest_tokens",
         "output",
         "requests",
@@ -70,7 +79,8 @@ class RequestSeries:
             (a.UPSTREAM, alike.upstream),
         )
         shared = (*models, (a.OPERATION, alike.operation), (a.STREAMING, alike.streaming))
-        call = (*shared, (a.RESPONSE_MODEL, alike.answered))
+        server = (a.SERVER_ADDRESS, alike.host), (a.SERVER_PORT, alike.port)
+        call = (*shared, *server, (a.RESPONSE_MODEL, alike.answered))
         error = (a.ERROR_TYPE, alike.error)
         whole, chunks = attribute_set(*call, error), attribute_set(*call)
         modality = attribute_set(*call, (a.TOKEN_MODALITY, "unknown"))
@@ -98,9 +108,17 @@ class RequestSeries:
         self.between = store.histogram(names.OPERATION_PER_CHUNK, chunks)
         self.input = store.histogram(names.TOKEN_USAGE, attribute_set(*call, (a.TOKEN_TYPE, "input")))
         self.output = store.histogram(names.TOKEN_USAGE, attribute_set(*call, (a.TOKEN_TYPE, "output")))
+        self.details = {
+            kind: store.counter(names.TOKEN_DETAILS, attribute_set(*call, (a.TOKEN_DETAIL, kind)))
+            for kind in _DETAILS
+        }
         self.latest_duration = store.histogram(names.INFERENCE_DURATION, whole)
         self.latest_first = store.histogram(names.INFERENCE_FIRST_CHUNK, chunks)
         self.latest_between = store.histogram(names.INFERENCE_PER_CHUNK, chunks)
+        self.latest_input = store.histogram(names.INFERENCE_CALL_INPUT_TOKENS, whole)
+        self.latest_output = store.histogram(names.INFERENCE_CALL_OUTPUT_TOKENS, whole)
+        self.embeddings_duration = store.histogram(names.EMBEDDINGS_DURATION, whole)
+        self.embeddings_input = store.histogram(names.EMBEDDINGS_CALL_INPUT_TOKENS, chunks)
         self.latest_tokens = {
             kind: store.counter(metric, modality) for kind, metric in _LATEST_TOKENS.items()
         }

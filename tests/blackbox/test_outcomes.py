@@ -244,10 +244,11 @@ def test_completed(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: Ot
     traceparent = upstream.request().get("traceparent")
     # The flags say sampled, and that the trace id is random (W3C Trace Context, level 2).
     assert traceparent == f"00-{client.trace_id}-{client.span_id}-03".encode()
+    call = _key(*CALL, ("server.address", "127.0.0.1"), ("server.port", upstream.port))
     figures = {
-        ("gen_ai.client.operation.duration", CALL): 1,
-        ("gen_ai.client.token.usage", _key(*CALL, ("gen_ai.token.type", "input"))): 1,
-        ("gen_ai.client.token.usage", _key(*CALL, ("gen_ai.token.type", "output"))): 1,
+        ("gen_ai.client.operation.duration", call): 1,
+        ("gen_ai.client.token.usage", _key(*call, ("gen_ai.token.type", "input"))): 1,
+        ("gen_ai.client.token.usage", _key(*call, ("gen_ai.token.type", "output"))): 1,
         (
             "http.server.request.duration",
             _key(

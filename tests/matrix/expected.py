@@ -16,6 +16,12 @@ ASKED_VOLATILE = ("sidecar.overhead.before", "sidecar.overhead.after", "sidecar.
 
 TIMED_OUT_STATUS = {"CLIENT_BODY": 408, "CONNECT": 504, "FIRST_BYTE": 504}
 """What the client is told by a time-out before the answer."""
+DETAILS = {
+    "cache_read": "gen_ai.usage.cache_read.input_tokens",
+    "cache_write": "gen_ai.usage.cache_creation.input_tokens",
+    "reasoning": "gen_ai.usage.reasoning.output_tokens",
+}
+"""`sidecar.token.detail`, and what the span has of it."""
 Series = tuple[str, tuple[tuple[str, object], ...]]
 
 
@@ -200,11 +206,11 @@ class Expected:
 
     # Metric points
 
-    def figures(self) -> dict[Series, float]:
-        """What the cell adds: counters' growth, histograms' numbers of values."""
-        return dict(self._figures())
+    def figures(self, port: int) -> dict[Series, float]:
+        """What the cell adds: counters' growth, histograms' numbers of values. `port` is the provider's."""
+        return dict(self._figures(port))
 
-    def _figures(self) -> Iterable[tuple[Series, float]]:
+    def _figures(self, port: int) -> Iterable[tuple[Series, float]]:
         cell, ending = self.cell, self.cell.ending
         models = {
             "gen_ai.provider.name": cell.api.provider,
@@ -216,7 +222,12 @@ class Expected:
             "gen_ai.operation.name": cell.api.operation,
             "sidecar.streaming": self.streaming,
         }
-        call = {**shared, "gen_ai.response.model": self.told.get("gen_ai.response.model")}
+        call = {
+            **shared,
+            "gen_ai.response.model": self.told.get("gen_ai.response.model"),
+            "server.address": "127.0.0.1",
+            "server.port": port,
+        }
         error, upstream = {"error.type": self.error}, {"sidecar.upstream": self.name}
         yield (
             _series(
@@ -246,10 +257,7 @@ class Expected:
         yield _series("sidecar.identity", **source), 1
         yield _series("sidecar.sessions", **source), 1
         yield _series("gen_ai.client.operation.duration", **call, **error), 1
-        for kind in ("input", "output"):
-            if f"gen_ai.usage.{kind}_tokens" in self.told:
-                token = {"gen_ai.token.type": kind}
-                yield _series("gen_ai.client.token.usage", **call, **token), 1
+        yield from self._tokens(call)
         yield from self._turn(models, upstream)
         if cell.streams:
             yield _series("gen_ai.client.operation.time_to_first_chunk", **call), 1
@@ -259,6 +267,14 @@ class Expected:
             yield _series("sidecar.stream.events", **upstream), cell.events
             yield _series("sidecar.stream.bytes", **upstream), sum(map(len, cell.pieces()))
             yield _series("sidecar.stream.backpressure", **upstream), 1
+
+    def _tokens(self, call: dict[str, Any]) -> Iterable[tuple[Series, float]]:
+        for kind in ("input", "output"):
+            if f"gen_ai.usage.{kind}_tokens" in self.told:
+                yield _series("gen_ai.client.token.usage", **call, **{"gen_ai.token.type": kind}), 1
+        for detail, name in DETAILS.items():
+            if count := self.told.get(name):
+                yield _series("sidecar.tokens.details", **call, **{"sidecar.token.detail": detail}), count
 
     def _turn(self, models: dict[str, Any], upstream: dict[str, Any]) -> Iterable[tuple[Series, float]]:
         cell, ending = self.cell, self.cell.ending

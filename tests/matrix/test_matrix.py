@@ -24,7 +24,7 @@ if named_target() is None:
         sink = watched.sink
         trace_id = sink.span(kind="SERVER", attributes={"session.id": cell.id}).trace_id
         expected.check_spans(sink.find_spans(trace_id=trace_id), upstream, port)
-        assert watched.added() == expected.figures()
+        assert watched.added() == expected.figures(port)
 
 else:
 

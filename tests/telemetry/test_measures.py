@@ -20,8 +20,9 @@ from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.process import observe_process
 from tests.telemetry.world import CHAT, MakeWorld, World, ms, ref
 
-CALL = ("chat", "openai", "gpt-4o", "gpt-4o-2024-08-06", True, "default")
-"""operation, provider, request model, response model, streaming, upstream: the attributes' order by name."""
+SERVER = ("api.openai.com", 443)
+CALL = ("chat", "openai", "gpt-4o", "gpt-4o-2024-08-06", *SERVER, True, "default")
+"""operation, provider, request model, response model, server, streaming, upstream: the attributes' order by name."""
 
 
 def test_a_completed_stream(world: World) -> None:
@@ -36,6 +37,10 @@ def test_a_completed_stream(world: World) -> None:
     assert world.points(names.OPERATION_PER_CHUNK) == {CALL: (1, 0.3)}
     tokens = (*CALL[:4], "input", *CALL[4:]), (*CALL[:4], "output", *CALL[4:])
     assert world.points(names.TOKEN_USAGE) == {tokens[0]: (1, 10), tokens[1]: (1, 20)}
+    details = {"cache_read": 4, "cache_write": 1, "reasoning": 5}
+    assert world.points(names.TOKEN_DETAILS) == {
+        (*CALL[:-1], detail, CALL[-1]): count for detail, count in details.items()
+    }
     assert world.points(names.HTTP_DURATION) == {("POST", 200, "/v1/chat/completions", "http"): (1, 0.5)}
     assert world.points(names.REQUESTS) == {
         ("chat", "openai", "gpt-4o", "completed", "end", True, "default"): 1
@@ -85,7 +90,7 @@ def test_points_carry_only_declared_attributes(make_world: MakeWorld) -> None:
 
 
 def test_latest_conventions(make_world: MakeWorld) -> None:
-    """The renamed set for what generates; embeddings keep the operation's duration."""
+    """The renamed set: what generates and embeddings have metrics of their own, and nothing has the shipped ones."""
     world = make_world(semconv="latest")
     world.stream()
     exchange = world.begin(
@@ -105,8 +110,14 @@ def test_latest_conventions(make_world: MakeWorld) -> None:
     assert world.points(names.INFERENCE_CACHE_READ_TOKENS) == {unknown: 4}
     assert world.points(names.INFERENCE_CACHE_WRITE_TOKENS) == {unknown: 1}
     assert world.points(names.INFERENCE_REASONING_TOKENS) == {unknown: 5}
-    assert world.points(names.OPERATION_DURATION) == {("embeddings", "openai", False, "default"): (1, 0.1)}
-    assert world.points(names.TOKEN_USAGE) == {}
+    assert world.points(names.INFERENCE_CALL_INPUT_TOKENS) == {CALL: (1, 10)}
+    assert world.points(names.INFERENCE_CALL_OUTPUT_TOKENS) == {CALL: (1, 20)}
+    embeddings = ("embeddings", "openai", *SERVER, False, "default")
+    assert world.points(names.EMBEDDINGS_DURATION) == {embeddings: (1, 0.1)}
+    assert world.points(names.EMBEDDINGS_CALL_INPUT_TOKENS) == {embeddings: (1, 5)}
+    assert {metric.name for metric in world.store.metrics}.isdisjoint(
+        metric.name for metric in names.LATEST_FOR
+    )
 
 
 def test_refused_and_rejected(world: World) -> None:
@@ -121,7 +132,9 @@ def test_refused_and_rejected(world: World) -> None:
         ("draining", "chat", "openai", "refused", False, "default"): 1,
         ("429", "chat", "openai", "upstream_rejected", "before_headers", False, "default"): 1,
     }
-    assert world.points(names.OPERATION_DURATION) == {("429", "chat", "openai", False, "default"): (1, 0.1)}
+    assert world.points(names.OPERATION_DURATION) == {
+        ("429", "chat", "openai", *SERVER, False, "default"): (1, 0.1)
+    }
     assert world.points(names.HTTP_DURATION) == {
         ("draining", "POST", 503, "/v1/chat/completions", "http"): (1, 0.005),
         ("POST", 429, "/v1/chat/completions", "http"): (1, 0.11),

@@ -61,15 +61,18 @@ def test_chunk_buckets_are_the_exchange_s() -> None:
 
 
 def test_conventions_choose_the_metrics() -> None:
-    """`both` is the union; `latest` keeps the operation's duration, for what does not generate."""
+    """`both` is the union; what a call's metrics are is either choice's own."""
     shipped, latest, both = (set(names.metrics_of(choice)) for choice in ("shipped", "latest", "both"))
     assert shipped | latest == both == set(names.ALL_METRICS)
     assert {metric.name for metric in shipped - latest} == {
+        "gen_ai.client.operation.duration",
         "gen_ai.client.operation.time_to_first_chunk",
         "gen_ai.client.operation.time_per_output_chunk",
         "gen_ai.client.token.usage",
+        "sidecar.tokens.details",
     }
-    assert all(metric.name.startswith("gen_ai.client.inference.") for metric in latest - shipped)
+    calls = ("gen_ai.client.inference.", "gen_ai.client.embeddings.")
+    assert all(metric.name.startswith(calls) for metric in latest - shipped)
     assert {new for renamed in names.LATEST_FOR.values() for new in renamed} == latest - shipped
 
 
