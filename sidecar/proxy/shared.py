@@ -25,7 +25,7 @@ from sidecar.proxy.later import Later
 from sidecar.proxy.loop_turn import LoopTurn, StepQueue
 from sidecar.proxy.pool import Pool
 from sidecar.proxy.routes import Routes
-from sidecar.proxy.upstream_side import UpstreamConnection
+from sidecar.proxy.upstream_side import READ, UpstreamConnection
 from sidecar.settings import Settings
 from sidecar.trust import Trust
 
@@ -108,6 +108,7 @@ class Shared:
         self.report = report
         self.limits = _limits(settings)
         self.turn = LoopTurn(self.loop, clock)
+        self.read_buffer = memoryview(bytearray(READ))
         self.steps = StepQueue(self.loop, clock)
         self.later = Later(self.loop, clock, report, self._drained)
         self.admission = Admission(settings.max_requests, settings.inspect_memory)

@@ -22,6 +22,9 @@ SMALL_READ = 1024
 HIGH_WATER = 64 * 1024
 """Bytes a transport may hold before the other side's reading pauses."""
 
+READ = 64 * 1024
+"""Bytes read at once of an answer that comes in large pieces: they are kept if its client takes no more."""
+
 
 class Owner(Protocol):
     """The relay, as its connections see it."""
@@ -33,6 +36,10 @@ class Owner(Protocol):
     @property
     def steps(self) -> StepQueue:
         """Work in steps."""
+
+    @property
+    def read_buffer(self) -> memoryview:
+        """`READ` bytes, which everybody may read to and nobody may keep."""
 
     @property
     def head_limit(self) -> int:
@@ -165,6 +172,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             return
         self.feed(data)
         reader.answer_read(at)
+        if len(data) > READ and self.transport is not None:
+            self.transport.set_protocol(_InPieces(self, self._owner.read_buffer))
         if self.unread:
             self._read_later()
         elif len(data) > SMALL_READ and self.transport is not None and not self._paused:
@@ -243,6 +252,42 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         else:
             self.raced = self.head is None and not self.informational
             reader.upstream_lost(error)
+
+
+class _InPieces(asyncio.BufferedProtocol):
+    """Takes a connection's place once large pieces come over it, and reads no larger ones than `buffer` from then on.
+
+    Not from its beginning: two calls for a read are dearer than one, and what comes piece by piece never needs them.
+    """
+
+    def __init__(self, connection: UpstreamConnection, buffer: memoryview) -> None:
+        self._buffer = buffer
+        self._received = connection.data_received
+        self._connection = connection
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - there is one size
+        """asyncio: where to read to."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """asyncio: so many bytes have come."""
+        self._received(self._buffer[:nbytes].tobytes())
+
+    def eof_received(self) -> None:
+        """asyncio: the upstream has ended its side."""
+        self._connection.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is gone."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """asyncio: the send buffer is full."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """asyncio: the send buffer has drained."""
+        self._connection.resume_writing()
 
 
 def _keep_alive_hint(headers: Headers) -> int | None:

@@ -1,8 +1,13 @@
-"""What is held of bodies is counted as the memory it takes, in however small chunks it comes."""
+"""What is held of bodies is counted as the memory it takes, in however small chunks it comes; what slow clients cost."""
 
 import json
+import socket
 import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 from sidecar.testing import (
     Bytes,
@@ -11,6 +16,7 @@ from sidecar.testing import (
     OtlpSink,
     RunningSidecar,
     Status,
+    Step,
     chat_request,
     exchange,
     request_bytes,
@@ -24,6 +30,12 @@ JSON = b"Content-Type: application/json"
 CHUNKED = b"Transfer-Encoding: chunked"
 BOUND = 3 * BODIES * SIZE
 """Bytes by which the process may grow: what is held with an eighth more, a copy on its way, and what reads leave behind."""
+
+READERS = 150
+LARGE = 16 * MIB
+SLOW = 192 * 1024
+"""Bytes that a client may cost that takes nothing: a read and what may wait before reading pauses, of 64 KiB each,
+and the connections and the request themselves."""
 
 
 def in_small_chunks(before: bytes, unit: bytes, after: bytes) -> bytes:
@@ -96,3 +108,47 @@ def test_an_answer_too_large_to_be_held(witness: Witness, module_sink: OtlpSink)
     assert told["gen_ai.response.model"] == "m-2"
     assert told["gen_ai.usage.input_tokens"] == 7
     assert module_sink.find_spans(kind="SERVER")[0].attributes["sidecar.anomalies"] == ["answer_not_read"]
+
+
+def until_nothing_moves(sidecar: RunningSidecar) -> None:
+    """Returns once the process has used next to no CPU time for half a second."""
+    clock = (~sidecar.pid << 3) | 2  # clock_getcpuclockid(3)
+    used, since = time.clock_gettime_ns(clock), time.monotonic_ns()
+
+    def still() -> bool:
+        nonlocal used, since
+        now, at = time.clock_gettime_ns(clock), time.monotonic_ns()
+        if at - since < 500_000_000:
+            return False
+        busy, used, since = (now - used) / (at - since), now, at
+        return busy < 0.1
+
+    sidecar.wait_until(still, timeout=60)
+
+
+FRAMINGS: dict[str, tuple[Step, ...]] = {
+    "length": (Header(b"Content-Length: %d" % LARGE), Bytes(b"x" * LARGE)),
+    "chunks": (Header(CHUNKED), Garbage(b"\r\n" + (b"40000\r\n" + b"x" * 0x40000 + b"\r\n") * (LARGE >> 18))),
+    "events": (
+        Header(b"Content-Type: text/event-stream"),
+        Header(CHUNKED),
+        Garbage(b"\r\n" + (b"1000\r\n" + b"data: {}\n\n".ljust(0x1000) + b"\r\n") * (LARGE >> 12)),
+    ),
+}
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_clients_that_take_nothing(witness: Witness, module_sink: OtlpSink, framing: str) -> None:
+    """A large answer waits at the upstream, but for a bounded piece of it."""
+    witness.answer_with(lambda _: (Status(), *FRAMINGS[framing]), path="/files/large")
+    with RunningSidecar(upstream=witness.url, sink=module_sink) as sidecar, ExitStack() as clients:
+        exchange(sidecar.port, chat_request())
+        before = most_resident(sidecar)
+        for _ in range(READERS):
+            client = clients.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", sidecar.port))
+            client.sendall(request_bytes("GET", "/files/large"))
+        until_nothing_moves(sidecar)
+        assert sidecar.stats()["requests"]["in_flight"] == READERS
+        assert most_resident(sidecar) - before < READERS * SLOW
