@@ -58,6 +58,13 @@ EXAMPLES = {
     "kubernetes": ("docs/kubernetes.md", "spec:"),
     "kubernetes overlay": ("docs/kubernetes.md", "docker build --target sidecar"),
     "rooms": ("docs/architecture.md", "   app "),
+    "to a collector": ("docs/backends.md", "export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"),
+    "to jaeger": ("docs/backends.md", "export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317"),
+    "to prometheus": ("docs/backends.md", "export OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"),
+    "by prometheus": ("docs/backends.md", "scrape_configs:"),
+    "to phoenix": ("docs/backends.md", "export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:6006"),
+    "to langfuse": ("docs/backends.md", "export OTEL_EXPORTER_OTLP_ENDPOINT=https://cloud"),
+    "to grafana cloud": ("docs/backends.md", "export OTEL_EXPORTER_OTLP_ENDPOINT=https://otlp"),
 }
 """By name: the document, and how the block begins."""
 
@@ -122,6 +129,14 @@ def start(command: list[str], **more: str) -> RunningSidecar:
     program, *arguments = command
     assert Path(program).name == "sidecar"
     return RunningSidecar(arguments=arguments, environ=more)
+
+
+def exported(text: str, address: str, here: str, **given: str) -> dict[str, str]:
+    """Our variables after a shell block, in which an address is replaced by one of ours."""
+    assert address in text
+    said = run(["sh", "-ec", f"{text.replace(address, here)}env -0"], **given)
+    told = dict(line.partition("=")[::2] for line in said.split("\0"))
+    return {name: value for name, value in told.items() if name.startswith(("OTEL_", "SIDECAR_"))}
 
 
 def test_every_block_is_claimed_once() -> None:
@@ -392,6 +407,57 @@ def test_kubernetes_overlay() -> None:
         named.remove(tag)
     assert named == set()
     assert apply[:3] == ["kubectl", "apply", "--server-side"]
+
+
+KEYS = {
+    "LANGFUSE_PUBLIC_KEY": "pk",
+    "LANGFUSE_SECRET_KEY": "sk",
+    "GRAFANA_INSTANCE": "1234",
+    "GRAFANA_TOKEN": "glc_token",
+}
+EVERYTHING = {"traces", "metrics", "logs"}
+
+
+@pytest.mark.parametrize(
+    "text,address,signals,headers",
+    [
+        (example("to a collector"), "http://127.0.0.1:4318", EVERYTHING, {}),
+        (example("to jaeger"), "http://127.0.0.1:4317", {"traces"}, {}),
+        (example("to prometheus"), "http://127.0.0.1:9090", {"metrics"}, {}),
+        (example("to phoenix"), "http://127.0.0.1:6006", {"traces"}, {}),
+        (
+            example("to langfuse"),
+            "https://cloud.langfuse.com",
+            {"traces"},
+            {"authorization": "Basic cGs6c2s=", "x-langfuse-ingestion-version": "4"},
+        ),
+        (
+            example("to grafana cloud"),
+            "https://otlp-gateway-prod-eu-west-0.grafana.net",
+            EVERYTHING,
+            {"authorization": "Basic MTIzNDpnbGNfdG9rZW4="},
+        ),
+    ],
+    ids=["collector", "jaeger", "prometheus", "phoenix", "langfuse", "grafana cloud"],
+)
+def test_to_a_back_end(
+    upstream: ScriptedUpstream, text: str, address: str, signals: set[str], headers: dict[str, str]
+) -> None:
+    """What the back end takes leaves, and nothing else, with the fields that it asks for; no variable is complained of."""
+    with OtlpSink("grpc" if "=grpc" in text else "http/protobuf") as sink:
+        told = exported(text, address, sink.endpoint, **KEYS)
+        with RunningSidecar(upstream=upstream.url, environ=told) as sidecar:
+            exchange(sidecar.port, chat_request())
+        assert {signal for signal in EVERYTHING if sink.accepted(signal)} == signals
+        assert all(headers.items() <= call.headers.items() for call in sink.calls)
+    assert [line for line in sidecar.logs if line["level"] in {"warning", "error"}] == []
+
+
+def test_by_prometheus() -> None:
+    """The address that is asked is the admin port's."""
+    (scraped,) = yaml.safe_load(example("by prometheus"))["scrape_configs"]
+    listen = next(row for row in settings.TABLE if row.name == "ADMIN_LISTEN").default
+    assert scraped["static_configs"] == [{"targets": [listen]}]
 
 
 def test_library() -> None:

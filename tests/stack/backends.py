@@ -176,6 +176,33 @@ class Tempo:
         return bool((get(f"{self.url}/api/v2/traces/{trace_id}") or {}).get("trace"))
 
 
+class Phoenix:
+    """Traces by OTLP, grouped into projects and sessions, and its own API. Only where it is installed."""
+
+    def __init__(self, folder: Path) -> None:
+        port, grpc = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.backend = Backend(
+            [str(binary("phoenix")), "serve"],
+            folder=folder,
+            ready=f"{self.url}/healthz",
+            environ={
+                "PHOENIX_HOST": "127.0.0.1",
+                "PHOENIX_PORT": str(port),
+                "PHOENIX_GRPC_PORT": str(grpc),
+                "PHOENIX_WORKING_DIR": str(folder / "phoenix"),
+                "PHOENIX_TELEMETRY_ENABLED": "false",
+            },
+            patience=300,
+        )
+
+    def project(self, name: str, fields: str) -> dict[str, Any]:
+        """These fields (GraphQL) of a project; empty while it is not there."""
+        found = get(f"{self.url}/graphql", query=f"{{projects{{edges{{node{{name {fields}}}}}}}}}") or {}
+        nodes = [edge["node"] for edge in (found.get("data") or {}).get("projects", {}).get("edges", [])]
+        return next((node for node in nodes if node["name"] == name), {})
+
+
 class Stack:
     """All of them; `tempo` is None where there is no binary. `variables` are those of otel-collector.yaml."""
 

@@ -144,6 +144,7 @@ PROGRAMS = {
         Program("kustomize", _installed(KUSTOMIZE), KUSTOMIZE),
         Program("compose-go", _installed(COMPOSE_GO), COMPOSE_GO),
         Program("tempo"),
+        Program("phoenix"),
         Program("dashboard-linter"),
     )
 }

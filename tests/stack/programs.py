@@ -60,7 +60,9 @@ def get(url: str, **query: str) -> Any:
 
 
 class Backend:
-    """A program with its arguments. `ready` is a URL that answers 200 once it is; `folder` holds its log."""
+    """A program with its arguments. `ready` is a URL that answers 200 once it is, within `patience` seconds; `folder`
+    holds its log.
+    """
 
     def __init__(
         self,
@@ -69,10 +71,12 @@ class Backend:
         folder: Path,
         ready: str,
         environ: Mapping[str, str] | None = None,
+        patience: float = READY,
     ) -> None:
         self._words = list(words)
         self._environ = {"PATH": "/usr/bin:/bin", "HOME": str(folder), **(environ or {})}
         self._ready = ready
+        self._patience = patience
         self._process: subprocess.Popen[bytes] | None = None
         self.log = folder / f"{Path(words[0]).name}.log"
 
@@ -82,7 +86,7 @@ class Backend:
             self._process = subprocess.Popen(
                 self._words, env=self._environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        eventually(self._answers, READY)
+        eventually(self._answers, self._patience)
 
     def _answers(self) -> bool:
         assert self._process is not None
