@@ -19,8 +19,7 @@ _HEAD = re.compile(
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _TEXT_BEGINS = re.compile(rb"[^\r\n]")
-_FIELD = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
-_BLANK_END = re.compile(rb"[ \t]\r\n")
+_FIELD = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
 _BARE_CR = re.compile(rb"\r(?!\n|\Z)")
 _ODD_STATUS = re.compile(rb"HTTP/([0-9]\.[0-9]) +([1-9][0-9]{2})(?: (.*))?", re.DOTALL)
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -81,6 +80,8 @@ class AnswerReader:
         self._searched = 0
         """How much of that has been searched for its end."""
         self._chunked = False
+        self._between_chunks = False
+        """Whole chunks have been read, and nothing else was kept or odd."""
         self._chunk_end = False
         """A chunk's data is whole and its line end is awaited."""
         self._in_trailers = False
@@ -99,7 +100,7 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> None:
         """Reads bytes, or as many of them as are done in one go."""
-        if self.malformed is not None:
+        if self.malformed is not None or (self._between_chunks and self._read_one_chunk(data)):
             return
         self._work = _WORK
         if self.unread:
@@ -153,11 +154,7 @@ class AnswerReader:
             raise _MalformedError(_TOO_LARGE)
         strict = _HEAD.match(data, start)
         if strict is not None:
-            minor, status, reason, block = strict.groups()
-            fields = _FIELD.findall(block)
-            if _BLANK_END.search(block):
-                fields = [(name, value.rstrip(b" \t")) for name, value in fields]
-            head = AnswerHead(int(status), reason or b"", "1.1" if minor == b"1" else "1.0", Headers(fields))
+            head = _strict_head(strict)
         else:
             self.odd = True
             head = _odd_head(data[start:end])
@@ -230,6 +227,19 @@ class AnswerReader:
             self.stray = left < 0
             self.pieces.append(data[:left] if left < 0 else data)
 
+    def _read_one_chunk(self, data: bytes) -> bool:
+        """Reads one whole chunk, if that is what it is: what most reads of a stream are.
+
+        What its first line must then be is known by its length, so nothing is searched for.
+        """
+        size = len(data)
+        around = 6 if size < 262 else 7 if size < 4103 else 8
+        line = b"%x\r\n" % max(0, size - around)
+        if len(line) + 2 != around or not data.startswith(line) or not data.endswith(b"\r\n"):
+            return False
+        self.pieces.append(data[around - 2 : -2])
+        return True
+
     def _read_chunks(self, data: bytes) -> None:
         """Reads as many chunks as there are; what they hold becomes one piece."""
         at, size, parts = 0, len(data), []
@@ -240,31 +250,32 @@ class AnswerReader:
                     parts.append(data[at : at + left])
                     left, at = max(0, left - (size - at)), at + left
                     chunk_end = not left
-                    continue
-                if chunk_end:
-                    if data[at : at + 2] == b"\r\n":
-                        at += 2
-                    elif data[at : at + 1] == b"\n":
-                        at, self.odd = at + 1, True
-                    elif data[at:] == b"\r":
+                elif not chunk_end:
+                    taken = len(parts)
+                    at = _whole_chunks(data, at, parts, _ODD_SIZE if self.odd else _SIZE, self._work)
+                    self._work -= len(parts) - taken + 1
+                    line = _SIZE.match(data, at) or self._odd_size(data, at)
+                    if line is None:
                         break
-                    else:
-                        raise _MalformedError("the answer has a chunk with more data than its size")
-                    chunk_end = False
-                    continue
-                line = _SIZE.match(data, at) or self._odd_size(data, at)
-                if line is None:
+                    at, left = line.end(), int(line[1], 16)
+                    self._in_trailers = not left
+                elif data[at : at + 2] == b"\r\n":
+                    at, chunk_end = at + 2, False
+                elif data[at : at + 1] == b"\n":
+                    at, chunk_end, self.odd = at + 1, False, True
+                elif data[at:] == b"\r":
                     break
-                at = line.end()
-                left = int(line[1], 16)
-                self._work -= 1
-                self._in_trailers = not left
+                else:
+                    raise _MalformedError("the answer has a chunk with more data than its size")
         finally:
             self._left, self._chunk_end = left, chunk_end
             if parts:
                 self.pieces.append(parts[0] if len(parts) == 1 else b"".join(parts))
+        self._between_chunks = False
         if self._in_trailers:
             self._read_trailers(data[at:])
+        elif at == size:
+            self._between_chunks = not (left or chunk_end or self.odd)
         elif self._work > 0:
             self._kept = data[at:]
         else:
@@ -306,6 +317,33 @@ _SIZE_BEGUN = re.compile(rb"(?:(?:0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*+)?
 _TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:" + _TEXT + rb"\r\n)*+\r\n")
 _FRAMING = (b"transfer-encoding", b"content-length")
 _CR = "the answer has a CR that ends no line"
+
+
+def _whole_chunks(data: bytes, at: int, parts: list[bytes], first_line: re.Pattern[bytes], most: int) -> int:
+    """Takes the whole chunks that begin there, up to a number of them; gives where they end."""
+    odd, most = first_line is _ODD_SIZE, most + len(parts)
+    while len(parts) < most and (line := first_line.match(data, at)) is not None:
+        begin = line.end()
+        end = begin + int(line[1], 16)
+        if end == begin:
+            break
+        if data[end : end + 2] == b"\r\n":
+            at = end + 2
+        elif odd and data[end : end + 1] == b"\n":
+            at = end + 1
+        else:
+            break
+        parts.append(data[begin:end])
+    return at
+
+
+def _strict_head(match: re.Match[bytes]) -> AnswerHead:
+    """A head that is written as it should be."""
+    minor, status, reason, block = match.groups()
+    fields = _FIELD.findall(block)
+    if b" \r\n" in block or b"\t\r\n" in block:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+    return AnswerHead(int(status), reason or b"", "1.1" if minor == b"1" else "1.0", Headers(fields))
 
 
 def _single(headers: Headers, name: bytes) -> bool:

@@ -66,3 +66,27 @@ def test_an_answer_cut_anywhere(row: answers.AnswerRow) -> None:
     assert read_answer(row.method, *(row.data[at : at + 1] for at in range(len(row.data)))) == whole
     for at in range(1, len(row.data)):
         assert read_answer(row.method, row.data[:at], row.data[at:]) == whole, at
+
+
+@pytest.mark.parametrize(
+    "form", [b"%x\r\n%b\r\n", b"%X\r\n%b\r\n", b"0%x\r\n%b\r\n", b"%x\n%b\n", b"%x;a\r\n%b\r\n"]
+)
+def test_a_chunk_a_read(form: bytes) -> None:
+    """Chunks of every size up to 5000, and some larger ones, each in one read: the data that stands in them."""
+    sizes = [*range(1, 5000), 65_535, 65_536, 70_000, 262_144]
+    texts = [b"%x\r\n" % size + b"\n" * size for size in sizes]
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    reads = [form % (len(text), text) for text in texts]
+    read = read_answer("GET", head, *reads, b"0\r\n\r\n")
+    assert (read[2], read[4]) == (b"".join(texts), (True, False, form != b"%x\n%b\n", False))
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 255, 256, 4095, 4096, 65_535])
+@pytest.mark.parametrize("off", [-1, 1])
+def test_almost_a_chunk_a_read(size: int, off: int) -> None:
+    """A read that would be a whole chunk if its first line said another size."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+    almost = b"%x\r\n%b\r\n" % (size + off, b"y" * size)
+    expected = read_answer("GET", head + almost)
+    assert read_answer("GET", head, almost) == expected
+    assert expected[4] == (False, off < 0 < size + off, False, False)
