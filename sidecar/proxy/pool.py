@@ -91,8 +91,7 @@ class Pool:
         now, hint = self._clock(), connection.keep_alive_hint
         limit = self._patience_of(connection).at(now)
         if hint is not None:
-            # A second early, because the upstream may close while the next request is on its way.
-            limit = min(limit, max(0, hint - 1) * SECOND)
+            limit = min(limit, _earlier(hint * SECOND))
         connection.idle_since, connection.idle_until = now, now + limit
         self._idle[connection.upstream].append(connection)
         if self._sweeper is None:
