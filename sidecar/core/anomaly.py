@@ -22,6 +22,7 @@ class Anomaly(StrEnum):
     PENDING_WAITS_CAP = "pending_waits_cap"
     LINKS_CAP = "links_cap"
     MODEL_CAP = "model_cap"
+    SERIES_CAP = "series_cap"
     BYTES_AFTER_END = "bytes_after_end"
     CONNECTION_RESENT = "connection_resent"
     BODY_TOO_LARGE = "body_too_large"

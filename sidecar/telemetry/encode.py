@@ -18,7 +18,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, TraceState
 from sidecar.telemetry.spans import UNSET, Layer, LayeredSpan
 
 _CACHE_LIMIT = 4096
-"""Encoded keys kept; further ones are encoded each time."""
+"""Encoded keys kept; over it they are forgotten all at once."""
 _SHORT = 60
 """Bytes of a key's head, and of a text, up to which lengths and sums of lengths are one byte each."""
 _UNNAMED = b" " * _SHORT
@@ -248,8 +248,9 @@ class SpanEncoder:
         except UnicodeEncodeError:
             return _UNNAMED
         head = _message(b"\x0a", name) + b"\x12" if name else b"\x12"
-        if len(self._names) < _CACHE_LIMIT:
-            self._names[key] = head
+        if len(self._names) >= _CACHE_LIMIT:
+            self._names.clear()
+        self._names[key] = head
         return head
 
 

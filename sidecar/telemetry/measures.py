@@ -7,6 +7,7 @@ It only adds to the accumulators of `metric_store.py`.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from sidecar.core.anomaly import Anomaly
@@ -25,7 +26,6 @@ from sidecar.telemetry.metric_store import (
     Metric,
     MetricStore,
 )
-from sidecar.telemetry.portrait import anomalies_of
 from sidecar.telemetry.request_series import Alike, RequestSeries, UpstreamSeries
 from sidecar.telemetry.settled import (
     call_end,
@@ -52,15 +52,17 @@ class _Flight(NamedTuple):
 class Measures:
     """Records everything that `names.py` defines, but the process's and the ledger's own."""
 
-    def __init__(self, store: MetricStore, clock: Clock, *, semconv: str, model_limit: int) -> None:
+    def __init__(
+        self, store: MetricStore, clock: Clock, anomalies: Counter[str], *, semconv: str, model_limit: int
+    ) -> None:
+        """`anomalies` is what has been counted, by name; what is capped here is added to it."""
         self._store = store
         self._clock = clock
         self._shipped = semconv != "latest"
         self._latest = semconv != "shipped"
-        self.anomalies: Counter[str] = Counter()
-        """What should not have happened, by name; the admin port shows it."""
-        self._request_model = Cap(model_limit, self.anomaly)
-        self._response_model = Cap(model_limit, self.anomaly)
+        self._request_model = Cap(model_limit, partial(_count, anomalies))
+        self._response_model = Cap(model_limit, partial(_count, anomalies))
+        store.full = partial(_count, anomalies, Anomaly.SERIES_CAP)
         self._requests: dict[Alike, RequestSeries] = {}
         self._upstreams: dict[str | None, UpstreamSeries] = {}
         self._words: dict[tuple[Metric, str], CounterSeries] = {}
@@ -76,6 +78,9 @@ class Measures:
         store.observe(names.REQUESTS_ACTIVE, lambda: _levels(self._active))
         store.observe(names.STREAMS_ACTIVE, lambda: _levels(self._streaming))
         store.observe(names.OLDEST_AGE, self._oldest)
+        store.observe(
+            names.ANOMALIES, lambda: ((count, ((a.ANOMALY, word),)) for word, count in anomalies.items())
+        )
 
     # What the relay tells
 
@@ -129,9 +134,6 @@ class Measures:
         series.requests.add()
         server, end = _server_exemplar(exchange), exchange.end
         series.http.record((end - exchange.start) / SECOND, server, end)
-        if exchange.anomalies or (exchange.identity is not None and exchange.identity.anomalies):
-            for word in anomalies_of(exchange):
-                self._count_anomaly(word)
         if has_client(exchange):
             before, after, loop = self._overheads
             before.record(exchange.overhead_before / SECOND, server, end)
@@ -142,14 +144,6 @@ class Measures:
             self._turn(exchange, series, server)
         if exchange.streams:
             self._stream(exchange, series, server)
-
-    def anomaly(self, anomaly: Anomaly) -> None:
-        """Something that should not happen."""
-        self._count_anomaly(anomaly.value)
-
-    def _count_anomaly(self, word: str) -> None:
-        self.anomalies[word] += 1
-        self._word(names.ANOMALIES, a.ANOMALY, word).add()
 
     def record_lag(self, lag: int) -> None:
         """How late the event loop ran a timer, ns."""
@@ -305,6 +299,10 @@ def _add_tokens(tokens: Mapping[str, int], counters: Mapping[str, CounterSeries]
     for kind, counter in counters.items():
         if count := tokens.get(kind, 0):
             counter.add(count)
+
+
+def _count(anomalies: Counter[str], anomaly: Anomaly) -> None:
+    anomalies[anomaly.value] += 1
 
 
 def _levels(levels: dict[Attributes, int]) -> Iterator[tuple[int, Attributes]]:

@@ -67,11 +67,17 @@ HeldExemplar = tuple[int | float, int, ExemplarContext | None, Attributes]
 class Total:
     """A running sum."""
 
-    __slots__ = ("start", "value")
+    __slots__ = ("start", "used", "value")
 
     def __init__(self, start: int) -> None:
         self.start = start
+        self.used = 0
+        """When a reader last got something for it, ns."""
         self.value: int | float = 0
+
+    def begun(self) -> "Total":
+        """An empty one that begins where this does."""
+        return Total(self.start)
 
     def merge(self, other: "Total") -> None:
         """Adds another period's sum."""
@@ -81,15 +87,20 @@ class Total:
 class Buckets:
     """A histogram's numbers, and the last exemplar of each bucket."""
 
-    __slots__ = ("counts", "exemplars", "maximum", "minimum", "start", "total")
+    __slots__ = ("counts", "exemplars", "maximum", "minimum", "start", "total", "used")
 
     def __init__(self, start: int, buckets: int) -> None:
         self.start = start
+        self.used = 0
         self.counts = [0] * buckets
         self.total: int | float = 0
         self.minimum: int | float = inf
         self.maximum: int | float = -inf
         self.exemplars: dict[int, HeldExemplar] = {}
+
+    def begun(self) -> "Buckets":
+        """An empty one that begins where this does."""
+        return Buckets(self.start, len(self.counts))
 
     def merge(self, other: "Buckets") -> None:
         """Adds another period's numbers; of two exemplars of a bucket the later one stays."""

@@ -3,19 +3,21 @@
 Touched by the event loop only: no locks, no clock but the one given, a microsecond per record.
 Every record lands in the open period; a collect folds that period into each reader, so that readers
 (an OTLP export, a scrape of `/metrics`) keep their temporality and exemplars apart, as in the SDK.
-It must never grow past its cardinality limit. Written by the measures, read by export and `/metrics`.
+It must never grow past its cardinality limit; a series that is not used any more makes room. Written by the measures, read by export and `/metrics`.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from functools import cached_property
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics import export as sdk
 
-from sidecar.core.clock import STEADY, Clock, Wall
+from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.telemetry.metric_series import (
     Attributes,
     Buckets,
@@ -45,8 +47,12 @@ __all__ = [
 
 Observations = Iterable[tuple[int | float, Attributes]]
 
+_Series = TypeVar("_Series", Total, Buckets)
+
 OVERFLOW: Attributes = (("otel.metric.overflow", True),)
 CARDINALITY_LIMIT = 2000
+UNUSED = 3600 * SECOND
+"""After so long without a record a series gives up its place to a new one, if there is no other, ns."""
 
 
 class Temporality(StrEnum):
@@ -114,8 +120,13 @@ class MetricStore:
         """The number of the open period: what a handle has found is good for one."""
         self._begin = clock()
         self._readers: list[Reader] = []
-        self.scrape = self.reader(Temporality.CUMULATIVE)
-        """The reader behind `/metrics`: always there, so that the first scrape misses nothing."""
+        self.full: Callable[[], object] = lambda: None
+        """Called for each series that found no place of its own, and for each that gave up its place."""
+
+    @cached_property
+    def scrape(self) -> Reader:
+        """The reader behind `/metrics`. Asked for at the start if there is to be one: its first scrape misses nothing."""
+        return self.reader(Temporality.CUMULATIVE)
 
     def reader(self, temporality: Temporality) -> Reader:
         """Another way out. Asked for at the start: it sees what is recorded from now on."""
@@ -229,26 +240,50 @@ class MetricStore:
         """The key of a series new to this period: its own if there is room or a reader has it, else the overflow's."""
         if size < self._limit or any(isinstance(series, dict) and attributes in series for series in known):
             return attributes
+        self.full()
         return OVERFLOW
 
     def _fold(self) -> None:
         """Close the open period: every reader gets it, and the next one begins empty."""
         self.period += 1
         for metric, totals in self._totals.items():
-            for reader in self._readers:
-                mine = reader.totals.setdefault(metric, {})
-                for attributes, total in totals.items():
-                    key = attributes if attributes in mine or len(mine) < self._limit else OVERFLOW
-                    mine.setdefault(key, Total(total.start)).merge(total)
-            totals.clear()
+            self._hand_over(
+                totals, [reader.totals.setdefault(metric, {}) for reader in self._readers], metric
+            )
         for metric, histograms in self._buckets.items():
-            size = len(metric.bounds) + 1
-            for reader in self._readers:
-                own = reader.buckets.setdefault(metric, {})
-                for attributes, buckets in histograms.items():
-                    key = attributes if attributes in own or len(own) < self._limit else OVERFLOW
-                    own.setdefault(key, Buckets(buckets.start, size)).merge(buckets)
-            histograms.clear()
+            self._hand_over(
+                histograms, [reader.buckets.setdefault(metric, {}) for reader in self._readers], metric
+            )
+
+    def _hand_over(
+        self, period: dict[Attributes, _Series], readers: Iterable[dict[Attributes, _Series]], metric: Metric
+    ) -> None:
+        """Adds a metric's period to what each reader has, and empties it."""
+        now = self.clock()
+        # A level that vanished would be wrong for good; a sum begins anew.
+        yields = metric.kind is not MetricKind.UP_DOWN_COUNTER
+        lost: set[Attributes] = set()
+        for mine in readers:
+            unused: list[Attributes] | None = None
+            for attributes, one in period.items():
+                key = attributes
+                if key not in mine and len(mine) >= self._limit:
+                    if unused is None:
+                        unused = _unused(mine, period, now) if yields else []
+                    if unused:
+                        lost.add(gone := unused.pop())
+                        del mine[gone]
+                    else:
+                        lost.add(key)
+                        key = OVERFLOW
+                kept = mine.get(key)
+                if kept is None:
+                    kept = mine[key] = one.begun()
+                kept.merge(one)
+                kept.used = now
+        period.clear()
+        for _ in lost:
+            self.full()
 
     def _observed(
         self, reader: Reader, metric: Metric, observations: Observations, times: "Times"
@@ -276,6 +311,12 @@ class MetricStore:
 
 
 _Data = sdk.Sum | sdk.Gauge | sdk.Histogram
+
+
+def _unused(mine: dict[Attributes, _Series], period: dict[Attributes, _Series], now: int) -> list[Attributes]:
+    """The series that nothing was recorded on for `UNUSED`, the longest unused one last."""
+    found = [(one.used, key) for key, one in mine.items() if now - one.used >= UNUSED and key not in period]
+    return [key for _, key in sorted(found, key=itemgetter(0), reverse=True)]
 
 
 @dataclass(frozen=True, slots=True)

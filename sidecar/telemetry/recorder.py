@@ -34,7 +34,7 @@ from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
 from sidecar.telemetry.measures import Measures, observe_ledger
 from sidecar.telemetry.metric_store import MetricStore
-from sidecar.telemetry.portrait import Portrait, Portrayer
+from sidecar.telemetry.portrait import Portrait, Portrayer, anomalies_of
 from sidecar.telemetry.request_spans import MAX_LINKS, RequestSpans, link_count, span_count
 from sidecar.telemetry.session_measures import LiveSessions, SessionMeasures
 from sidecar.telemetry.session_spans import SessionSpans, totals_attributes
@@ -129,7 +129,11 @@ class Recorder:
         self._export_traces = export_traces
         self._clock = clock
         self._tracer = Tracer(sampler, _propagation(settings, propagators), random)
-        self.measures = Measures(store, clock, semconv=settings.semconv, model_limit=settings.model_limit)
+        self.anomalies: Counter[str] = Counter()
+        """What should not have happened, by name."""
+        self.measures = Measures(
+            store, clock, self.anomalies, semconv=settings.semconv, model_limit=settings.model_limit
+        )
         self._spans = RequestSpans(factory, self._tracer.span_id)
         self.log = Log(
             lines,
@@ -159,11 +163,6 @@ class Recorder:
     def requests_in_flight(self) -> int:
         """Started and not yet settled; refused requests are among them too."""
         return self.requests_started - self.requests_settled
-
-    @property
-    def anomalies(self) -> Counter[str]:
-        """What should not have happened, by name."""
-        return self.measures.anomalies
 
     def attach(self, sessions: LiveSessions) -> None:
         """Lets the gauges ask the session manager at each snapshot. Once, by the composition root."""
@@ -201,6 +200,8 @@ class Recorder:
             self.requests_quiet += 1
             self.guard("left", self.measures.left, exchange)
             return
+        if exchange.anomalies or (exchange.identity is not None and exchange.identity.anomalies):
+            self.anomalies.update(anomalies_of(exchange))
         self.guard("settled", self.measures.settled, exchange)
         portrait = self.guard("portray", self._portray, exchange)
         if portrait is not None:
@@ -209,7 +210,7 @@ class Recorder:
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Something that should not happen, outside any settled exchange."""
-        self.guard("anomaly", self.measures.anomaly, anomaly)
+        self.anomalies[anomaly.value] += 1
 
     def record_lag(self, lag: int) -> None:
         """How late the event loop ran a timer, ns."""
@@ -261,7 +262,7 @@ class Recorder:
     def _make_spans(self, exchange: Exchange, portrait: Portrait) -> None:
         trace = exchange.trace
         if isinstance(trace, RequestTrace) and link_count(exchange, trace) > MAX_LINKS:
-            self.measures.anomaly(Anomaly.LINKS_CAP)
+            self.anomaly(Anomaly.LINKS_CAP)
         if not self._export_traces:
             return
         if isinstance(trace, RequestTrace) and trace.sampled:

@@ -1,5 +1,6 @@
 """The accumulators give, for the same input, what the SDK's own instruments give."""
 
+from collections import Counter as Counted
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from opentelemetry.sdk.metrics import (
 from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
+from sidecar.core.clock import SECOND
 from sidecar.telemetry.metric_store import (
     CARDINALITY_LIMIT,
     OVERFLOW,
@@ -422,3 +424,76 @@ def test_a_metric_nobody_defined_is_refused() -> None:
         store.record(DURATION, 1.0)
     with pytest.raises(KeyError):
         store.add(GAUGE, 1)
+
+
+HOUR = 3600 * SECOND
+
+
+@pytest.mark.parametrize("temporality", list(Temporality))
+def test_a_day_of_junk_leaves_real_series_and_room_for_new_ones(temporality: Temporality) -> None:
+    """Half as many sets an hour as there is room for, none used again: what is used stays, and new ones get in."""
+    now = [0]
+    store = MetricStore([COUNTER, DURATION], clock=lambda: now[0], cardinality_limit=100)
+    lost: list[int] = []
+    store.full = lambda: lost.append(now[0])
+    readers = {"scrape": store.scrape, "export": store.reader(temporality)}
+    counted: Counted[tuple[str, str, object]] = Counted()
+    for step in range(24 * 6):
+        now[0] = step * HOUR // 6
+        hour, junk = step // 6, [f"junk-{number}" for number in range(50 * step // 6, 50 * (step + 1) // 6)]
+        for name in (*junk, "real", f"hour-{hour}"):
+            store.add(COUNTER, 1, key(name))
+            store.record(DURATION, 0.2, key(name), SAMPLED)
+        for name, reader in readers.items():
+            for metric in told(store.collect(reader)):
+                delta = metric.temporality == sdk.AggregationTemporality.DELTA
+                assert len(metric.points) <= 100
+                for attributes, values in metric.points.items():
+                    series = name, metric.name, next(iter(attributes))[1]
+                    value = values[0] if metric.kind == "Histogram" else values[1]
+                    counted[series] = counted[series] + value if delta else value
+    for name in readers:
+        for metric_name in ("requests", "duration"):
+            assert counted[name, metric_name, "real"] == 24 * 6
+            assert [counted[name, metric_name, f"hour-{hour}"] for hour in range(24)] == [6] * 24
+            assert counted[name, metric_name, True] == 0
+    assert len(lost) > 2 * 1000
+
+
+def test_a_series_that_yielded_begins_anew() -> None:
+    """Unused for an hour and for longest, and only if there is no room; its next sum has a start of its own."""
+    now = [0]
+    store = MetricStore([COUNTER, DURATION, LEVEL], clock=lambda: now[0], cardinality_limit=2)
+    lost: list[int] = []
+    store.full = lambda: lost.append(now[0])
+    reader = store.reader(Temporality.CUMULATIVE)
+
+    def use(at: int, *names: str) -> dict[str, dict[object, tuple[int, object]]]:
+        now[0] = at
+        for name in names:
+            store.add(COUNTER, 1, key(name))
+            store.add(LEVEL, 1, key(name))
+            store.record(DURATION, 0.2, key(name), SAMPLED)
+        scraped, collected = store.collect(store.scrape), store.collect(reader)
+        assert told(scraped) == told(collected)
+        return {
+            metric.name: {
+                next(iter((point.attributes or {}).values())): (
+                    point.start_time_unix_nano,
+                    point.value if isinstance(point, sdk.NumberDataPoint) else point.count,
+                )
+                for point in metric.data.data_points
+            }
+            for metric in collected
+        }
+
+    assert use(1, "a", "b")["requests"] == {"a": (1, 1), "b": (1, 1)}
+    assert use(2, "a")["requests"] == {"a": (1, 2), "b": (1, 1)}
+    assert use(HOUR, "c")["requests"] == {"a": (1, 2), "b": (1, 1), True: (HOUR, 1)}
+    assert lost == [HOUR] * 3
+    points = use(HOUR + 1, "c")
+    assert points["requests"] == points["duration"] == {"a": (1, 2), True: (HOUR, 1), "c": (HOUR + 1, 1)}
+    assert points["active"] == {"a": (1, 2), "b": (1, 1), True: (HOUR, 2)}
+    points = use(2 * HOUR, "b", "a")
+    assert points["requests"] == points["duration"] == {"a": (1, 3), "c": (HOUR + 1, 1), "b": (2 * HOUR, 1)}
+    assert lost == [HOUR] * 3 + [HOUR + 1] * 3 + [2 * HOUR] * 2
