@@ -4,7 +4,7 @@ Owns the definitions of overlap, out of order, think time and (through `waits.py
 conversation. It keeps no clock and calls no listener.
 """
 
-from itertools import islice
+from itertools import islice, takewhile
 
 from sidecar.core.identity import Identity
 from sidecar.core.outcome import Outcome
@@ -38,6 +38,8 @@ class Tracked:
         "known_at_arrival",
         "number",
         "overlapped_by",
+        "overtakes",
+        "passed",
         "place",
         "request",
         "result",
@@ -57,6 +59,8 @@ class Tracked:
         self.place: Place | None = None
         self.known_at_arrival: KnownWait | None = None
         self.ended_at: int | None = None
+        self.passed: Passed | None = None
+        self.overtakes: list[Tracked] = []
         self.result: Result | None = None
         self.usage_told = False
 
@@ -73,6 +77,7 @@ class Tracked:
         self.place = None
         self.known_at_arrival = None
         self.overlapped_by = []
+        self.overtakes = []
 
 
 @record
@@ -84,6 +89,14 @@ class Joined:
     concurrency: int = 0
     think_time: int | None = None
     given_up: bool = False
+
+
+@record
+class Passed:
+    """A turn is over for its conversation; `rest` arrived meanwhile and are not named, `waits` became known by it."""
+
+    rest: int = 0
+    waits: tuple[KnownWait, ...] = ()
 
 
 @record
@@ -205,20 +218,35 @@ class Conversation:
         """A request ends. `at` is not before its arrival."""
         request = tracked.request
         del self.active[request.request_id]
-        waits: tuple[KnownWait, ...] = ()
-        rest = 0
-        if tracked.place is not None:
-            del self.turns[request.request_id]
-            rest = self._arrived - tracked.number - len(tracked.overlapped_by)
-            if self.turns and result.outcome is Outcome.COMPLETED:
-                self._overtake(tracked)
-            waits = self._pass_line(tracked.place, at)
+        passed = self.turn_passed(tracked, at)
+        if result.outcome is Outcome.COMPLETED:
+            for other in tracked.overtakes:
+                other.distance += 1
         room = self._account(request, result, at)
         in_order = not tracked.figures or result.outcome is not Outcome.COMPLETED
         distance = 0 if in_order else tracked.distance
         if distance:
             self.sums.out_of_order += 1
-        return Left(distance, rest, waits, model_dropped=not room)
+        return Left(distance, passed.rest, passed.waits, model_dropped=not room)
+
+    def turn_passed(self, tracked: Tracked, at: int) -> Passed:
+        """A turn's last byte has been handed over, at the latest as it ends: who comes now does not meet it."""
+        passed = tracked.passed
+        if passed is not None:
+            return passed
+        if tracked.place is None:
+            passed = Passed()
+        else:
+            del self.turns[tracked.request.request_id]
+            rest = self._arrived - tracked.number - len(tracked.overlapped_by)
+            # They stand in order of arrival; how this one ended says whether they have been overtaken.
+            tracked.overtakes = list(
+                takewhile(lambda other: other.number < tracked.number, self.turns.values())
+            )
+            self._last_turn_end = max(self._last_turn_end or 0, at)
+            passed = Passed(rest, self._pass_line(tracked.place, at))
+        tracked.passed = passed
+        return passed
 
     def adopt(self, tracked: Tracked, result: Result, ended_at: int) -> None:
         """Takes in the ended request that the first newcomer continues, as the conversation's first."""
@@ -241,13 +269,6 @@ class Conversation:
                 self.last_failed = request.ref
         self._highlights.took(request.ref, at - request.arrived_at)
         return self.sums.ended(result, turn=request.turn)
-
-    def _overtake(self, tracked: Tracked) -> None:
-        """Every earlier turn in flight has been overtaken by one more; they stand in order of arrival."""
-        for other in self.turns.values():
-            if other.number > tracked.number:
-                break
-            other.distance += 1
 
     def _pass_line(self, leaving: Place, at: int) -> tuple[KnownWait, ...]:
         places = self._line.leave(leaving, at)

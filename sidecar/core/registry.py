@@ -223,6 +223,13 @@ class Registry:
         self.gauges.turns_changed(turns, len(conversation.turns))
         return joined
 
+    def turn_passed(self, conversation: Conversation, tracked: Tracked, at: int) -> None:
+        """A request that had entered has been handed over as a whole, and what is known of it will come."""
+        if not conversation.ended:
+            turns = len(conversation.turns)
+            conversation.turn_passed(tracked, at)
+            self.gauges.turns_changed(turns, len(conversation.turns))
+
     def leave(
         self, session: Session, conversation: Conversation | None, tracked: Tracked, result: Result
     ) -> Left | None:

@@ -253,6 +253,17 @@ class SessionManager:
                 del session.recent[0]
         return settlement
 
+    def passed(self, request_id: str, at: int) -> None:
+        """A request's last byte was handed over at `at` (ns), and it will end once what has passed is read.
+
+        A turn that arrives from now on does not overlap it.
+        """
+        flight = self._active.get(request_id)
+        if flight is not None and flight.conversation is not None:
+            self._registry.turn_passed(
+                flight.conversation, flight.tracked, max(at, flight.tracked.request.arrived_at)
+            )
+
     # What one answer or attempt says about the next request.
 
     def learn_streaming(self, request_id: str) -> None:

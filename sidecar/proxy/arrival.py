@@ -82,6 +82,11 @@ class Joining:
         self._told = True
         self._shared.sessions.learn_response(exchange.arrival.request_id, exchange.response.id)
 
+    def passed(self, at: int) -> None:
+        """All of the answer has been handed over; what it told is still being read."""
+        if self._exchange.arrival is not None:
+            self._shared.sessions.passed(self._exchange.arrival.request_id, at)
+
     def identify(self) -> None:
         """It has ids at its end at the latest: if it has not joined, those its headers tell, else generated ones."""
         exchange = self._exchange

@@ -264,6 +264,7 @@ class Flow:
             if steps is None:
                 self._answer_over(at)
             else:
+                self._joining.passed(shared.clock())
                 self._in_steps(steps, at)
         elif not self._client.writable:
             self.client_blocked()
@@ -454,6 +455,8 @@ class Flow:
         self._upload.close(self.exchange)
         self._client.flow_done(self.inbound, keep=self._keep, cut=cut)
         self._answer.close(now, partial(self._settle, now, fact))
+        if not self.exchange.settled:
+            self._joining.passed(now)
 
     def _settle(self, now: int, fact: Callable[[], object]) -> None:
         """All that has passed has been looked at: `fact` decides if nothing in it has, and the books are closed."""

@@ -288,6 +288,33 @@ def test_failed_turns_are_never_out_of_order(
     assert second.attributes["sidecar.request.overlaps"] == 1
 
 
+SLOWLY_READ = {
+    "events": (b"text/event-stream", b"data: {}\n\n" * 150_000, b"data: [DONE]\n\n"),
+    "objects": (b"application/json", b'{"id":"c","model":"m","choices":[1' + b",{}" * 900_000, b"]}"),
+}
+
+
+@pytest.mark.parametrize("name", SLOWLY_READ)
+def test_a_turn_that_follows_an_answer_still_being_read(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, name: str
+) -> None:
+    """A turn is over for its conversation when its last byte was handed over, whatever of it is still to be read."""
+    media, body, last = SLOWLY_READ[name]
+    fields = (b"Content-Type: " + media, b"Content-Length: %d" % (len(body) + len(last)))
+    upstream.answer(Status(), *map(Header, fields), Bytes(body), Bytes(last))
+    session = f"slowly-{name}"
+    assert exchange(sidecar.port, turn(session, stream=name == "events")).body == body + last
+    upstream.answer(json_answer(chat_completion()))
+    exchange(sidecar.port, turn(session))
+    first, second = server_spans(sink, session, 2)
+    assert first.attributes["sidecar.outcome"] == second.attributes["sidecar.outcome"] == "completed"
+    assert second.attributes["sidecar.request.overlaps"] == 0
+    assert first.attributes["sidecar.request.overlapped_by"] == 0
+    assert first.attributes["sidecar.request.out_of_order.distance"] == 0
+    assert second.attributes["sidecar.request.wait_avoided"] == 0
+    assert linked(first, "overlaps") == linked(second, "overlaps") == set()
+
+
 def test_think_time(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
     """From the last ending to the next arrival, when nothing was in flight."""
     exchange(sidecar.port, turn("thinking"))
