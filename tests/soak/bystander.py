@@ -1,7 +1,8 @@
 """A bystander of the soak: an app and its provider, alone with each other, who measure how long others make them wait.
 
-A process of its own (`python -m tests.soak.bystander`): it prints its provider's port, is told the sidecar's, asks every
-20 ms until its standard input ends, and then prints how long each answer took (seconds, JSON).
+A process of its own (`python -m tests.soak.bystander`): it prints its provider's port, is told the sidecar's and its process
+id, asks every 20 ms until its standard input ends, and then prints what each answer took (seconds, JSON): by the wall, and of
+the sidecar's CPU, which says what others made it wait for on a machine where others are busy too.
 """
 
 import json
@@ -29,13 +30,14 @@ def provide(listener: socket.socket) -> None:
                     connection.sendall(ANSWER)
 
 
-def ask(port: int, over: threading.Event) -> list[float]:
-    """The time of each call."""
+def ask(port: int, pid: int, over: threading.Event) -> list[tuple[float, float]]:
+    """The time of each call, by the wall and by the sidecar's CPU clock."""
     times = []
+    cpu_clock = (~pid << 3) | 2  # clock_getcpuclockid(3) of another process
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while not over.wait(PAUSE):
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.clock_gettime(cpu_clock)
             client.sendall(b"GET /bystander/x HTTP/1.1\r\nHost: h\r\n\r\n")
             said = b""
             while not said.endswith(b"\r\n\r\n{}"):
@@ -43,7 +45,7 @@ def ask(port: int, over: threading.Event) -> list[float]:
                 if not data:
                     raise ConnectionError(f"the sidecar hung up on a bystander: {said!r}")
                 said += data
-            times.append(time.perf_counter() - began)
+            times.append((time.perf_counter() - began, time.clock_gettime(cpu_clock) - spent))
     return times
 
 
@@ -52,7 +54,7 @@ def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=provide, args=(listener,), daemon=True).start()
     print(listener.getsockname()[1], flush=True)  # noqa: T201 - what its parent reads
-    port = int(sys.stdin.readline())
+    port, pid = map(int, sys.stdin.readline().split())
     over = threading.Event()
 
     def wait() -> None:
@@ -60,7 +62,7 @@ def main() -> None:
         over.set()
 
     threading.Thread(target=wait, daemon=True).start()
-    json.dump(ask(port, over), sys.stdout)
+    json.dump(ask(port, pid, over), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,15 @@ def _interim(_request: Received) -> Script:
     return (hints, *answer(b"{}", headers=(JSON,)))
 
 
+def _hints(_request: Received) -> Script:
+    return (Garbage(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 20_000), *answer(b"{}", headers=(JSON,)))
+
+
+def _tiny_chunks(_request: Received) -> Script:
+    chunks = Garbage(b"\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+    return (Status(), Header(SSE), Header(b"Transfer-Encoding: chunked"), chunks)
+
+
 PLAYS: dict[str, Callable[[Received], Script]] = {
     "whole": whole,
     "stream": stream,
@@ -124,6 +133,8 @@ PLAYS: dict[str, Callable[[Received], Script]] = {
     "padded-chunks": _raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2  \r\n{}\r\n0\r\n\r\n"),
     "bytes-behind": _raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\n\r\n"),
     "interim": _interim,
+    "hints": _hints,
+    "tiny-chunks": _tiny_chunks,
     "salvage": _salvage,
     "bombs": _bombs,
     "web-page": lambda _request: answer(b"<html>no</html>", headers=(b"Content-Type: text/html",)),
@@ -154,6 +165,8 @@ BROKEN = [
     "padded-chunks",
     "bytes-behind",
     "interim",
+    "hints",
+    "tiny-chunks",
     "salvage",
     "bombs",
     "web-page",
