@@ -28,7 +28,7 @@ from sidecar.proxy.answer import Answer
 from sidecar.proxy.arrival import Joining
 from sidecar.proxy.deadlines import Deadlines
 from sidecar.proxy.dial import DialError
-from sidecar.proxy.guard import outermost
+from sidecar.proxy.guard import guarded, outermost
 from sidecar.proxy.inbound import Inbound
 from sidecar.proxy.observer import Observer, observer_for
 from sidecar.proxy.peers import Client
@@ -424,7 +424,11 @@ class Flow:
     def broke(self, error: Exception) -> None:
         """A bug of ours."""
         self._shared.report(error)
-        self._fail(InternalError(), None)
+        ours = InternalError()
+        self._fail(ours, None)
+        if self.done:  # If it struck in the parting, nobody else settles.
+            now = self._shared.clock()
+            self._settle(now, partial(self.exchange.decide, ours.outcome, now, error_type=ours.word))
 
     @property
     def _keep(self) -> bool:
@@ -451,7 +455,10 @@ class Flow:
             self._shared.admission.leave()
         if self._task is not None:
             self._task.cancel()
-        self._part_with_upstream()
+        guarded(self._part_with_upstream, self.broke)
+        guarded(partial(self._part_with_client, now, fact, cut=cut), self.broke)
+
+    def _part_with_client(self, now: int, fact: Callable[[], object], *, cut: bool) -> None:
         self._upload.close(self.exchange)
         self._client.flow_done(self.inbound, keep=self._keep, cut=cut)
         self._answer.close(now, partial(self._settle, now, fact))
@@ -460,9 +467,13 @@ class Flow:
 
     def _settle(self, now: int, fact: Callable[[], object]) -> None:
         """All that has passed has been looked at: `fact` decides if nothing in it has, and the books are closed."""
-        fact()
-        self._joining.settle(now)
-        self._shared.left(self)
+        if self not in self._shared.flows:
+            return
+        try:
+            fact()
+            self._joining.settle(now)
+        finally:
+            self._shared.left(self)
 
     def _part_with_upstream(self) -> None:
         side, self._side = self._side, None

@@ -101,6 +101,9 @@ class RequestReader:
         self._silent += len(data)
         try:
             self._parse(data)
+        except httptools.HttpParserCallbackError as error:
+            self.deaf = True
+            raise error.__context__ or error  # noqa: B904 - a bug of ours, which the parser has wrapped
         except httptools.HttpParserError as error:
             inside = self._inbound is not None and self._inbound.head is not None
             kind = FramingError if inside else MalformedError
