@@ -23,6 +23,7 @@ class _Format(msgspec.Struct):
 
 class _OutputConfig(msgspec.Struct):
     format: _Format | None = None
+    effort: Word | None = None
 
 
 class MessagesRequest(ModelRequest, kw_only=True):
@@ -50,6 +51,7 @@ class MessagesRequest(ModelRequest, kw_only=True):
                 "gen_ai.request.top_p": self.top_p,
                 "gen_ai.request.top_k": self.top_k,
                 "gen_ai.request.stop_sequences": self.stop_sequences or None,
+                "gen_ai.request.reasoning.level": (self.output_config and self.output_config.effort) or None,
                 "gen_ai.output.type": _OUTPUT_TYPES.get(form.type or "") if form else None,
             }
         )

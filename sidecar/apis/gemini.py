@@ -17,6 +17,10 @@ _MIME_TYPES = {"text/plain": "text", "application/json": "json"}
 _MODALITIES = {"TEXT": "text", "IMAGE": "image", "AUDIO": "speech"}
 
 
+class _ThinkingConfig(msgspec.Struct, rename="camel"):
+    thinking_level: Word | None = None
+
+
 class _GenerationConfig(msgspec.Struct, rename="camel"):
     temperature: float | None = None
     top_p: float | None = None
@@ -29,6 +33,7 @@ class _GenerationConfig(msgspec.Struct, rename="camel"):
     frequency_penalty: float | None = None
     response_mime_type: Word | None = None
     response_modalities: list[Word] | None = None
+    thinking_config: _ThinkingConfig | None = None
 
     def output_type(self) -> str | None:
         """`gen_ai.output.type`, where the request is plain about it."""
@@ -62,6 +67,10 @@ class GenerateRequest(RequestBody, kw_only=True):
                 "gen_ai.request.seed": config.seed,
                 "gen_ai.request.choice.count": several(config.candidate_count),
                 "gen_ai.request.stop_sequences": config.stop_sequences or None,
+                "gen_ai.request.reasoning.level": (
+                    config.thinking_config and config.thinking_config.thinking_level
+                )
+                or None,
                 "gen_ai.output.type": config.output_type(),
             }
         )

@@ -15,8 +15,10 @@ from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.openai_common import (
     DONE,
     Format,
+    Reasoning,
     Timings,
     Usage,
+    effort,
     ended,
     name_answer,
     output_type,
@@ -42,6 +44,9 @@ class ChatRequest(ModelRequest, kw_only=True):
     response_format: Format | None = None
     service_tier: Word | None = None
     store: bool | None = None
+    reasoning_effort: Word | None = None
+    reasoning: Reasoning | None = None
+    """OpenRouter's place for the effort."""
 
     def asks_store(self) -> bool:
         """True when the body asks that the answer be kept."""
@@ -66,6 +71,7 @@ class ChatRequest(ModelRequest, kw_only=True):
                 "gen_ai.request.choice.count": several(self.n),
                 "gen_ai.request.stop_sequences": stop_sequences(self.stop),
                 "gen_ai.output.type": output_type(self.response_format),
+                "gen_ai.request.reasoning.level": self.reasoning_effort or effort(self.reasoning),
                 "openai.request.service_tier": tier(self.service_tier),
             }
         )

@@ -116,6 +116,17 @@ class Timings(msgspec.Struct):
         return present(counts)
 
 
+class Reasoning(msgspec.Struct):
+    """How hard the model is to think."""
+
+    effort: Word | None = None
+
+
+def effort(asked: Reasoning | None) -> str | None:
+    """`gen_ai.request.reasoning.level` of it."""
+    return (asked.effort or None) if asked else None
+
+
 class Format(msgspec.Struct):
     """The asked form of the output."""
 

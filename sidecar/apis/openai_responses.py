@@ -12,7 +12,7 @@ import msgspec
 from sidecar.apis.base import ModelRequest, Reader, holds, present, tier
 from sidecar.apis.decode import Ident, Int64, Shape, Thing, Word
 from sidecar.apis.errors import UNKNOWN_ERROR, error_word, foreign_error, is_error
-from sidecar.apis.openai_common import DONE, Format, Usage, ended, name_answer, output_type
+from sidecar.apis.openai_common import DONE, Format, Reasoning, Usage, effort, ended, name_answer, output_type
 from sidecar.core.facts import EventKind, ResponseFacts
 
 
@@ -29,6 +29,7 @@ class ResponsesRequest(ModelRequest, kw_only=True):
     top_p: float | None = None
     text: _Text | None = None
     service_tier: Word | None = None
+    reasoning: Reasoning | None = None
 
     def message_count(self) -> int | None:
         """How many items the input has; a plain text is one."""
@@ -44,6 +45,8 @@ class ResponsesRequest(ModelRequest, kw_only=True):
                 "gen_ai.request.temperature": self.temperature,
                 "gen_ai.request.top_p": self.top_p,
                 "gen_ai.output.type": output_type(self.text.format if self.text else None),
+                "gen_ai.request.previous_response.id": self.previous_response_id or None,
+                "gen_ai.request.reasoning.level": effort(self.reasoning),
                 "openai.request.service_tier": tier(self.service_tier),
             }
         )

@@ -17,6 +17,8 @@ _HOSTS = {
     "codestral.mistral.ai": "mistral_ai",
     "api.deepseek.com": "deepseek",
     "api.perplexity.ai": "perplexity",
+    "api.moonshot.ai": "moonshot_ai",
+    "api.moonshot.cn": "moonshot_ai",
     "api.x.ai": "x_ai",
     "api.cohere.com": "cohere",
     "api.cohere.ai": "cohere",

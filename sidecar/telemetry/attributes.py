@@ -147,6 +147,16 @@ STOP_SEQUENCES = _name("gen_ai.request.stop_sequences", "Sequences that stop the
 TEMPERATURE = _name("gen_ai.request.temperature", "The temperature asked for.")
 TOP_K = _name("gen_ai.request.top_k", "The top-k setting asked for.")
 TOP_P = _name("gen_ai.request.top_p", "The top-p setting asked for.")
+PREVIOUS_RESPONSE = _name(
+    "gen_ai.request.previous_response.id", "The response that the request builds on (latest conventions)."
+)
+REASONING_LEVEL = _name(
+    "gen_ai.request.reasoning.level", "How hard the model is asked to think, as sent (latest conventions)."
+)
+SERVICE_TIER = _name(
+    "openai.request.service_tier",
+    "The service tier asked for, when not `auto`; only where the provider is `openai`.",
+)
 OUTPUT_TYPE = _name("gen_ai.output.type", "The kind of output asked for.")
 EMBEDDING_DIMENSIONS = _name("gen_ai.embeddings.dimension.count", "Dimensions of embeddings asked for.")
 

@@ -13,6 +13,7 @@ from opentelemetry.util.types import AttributeValue
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Exchange
 from sidecar.core.headers import Headers
+from sidecar.core.outcome import Outcome
 from sidecar.core.shown import is_credential, shown
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import (
@@ -22,6 +23,7 @@ from sidecar.telemetry.bounded import (
     redact_path,
     redact_query,
 )
+from sidecar.telemetry.names import is_inference
 from sidecar.telemetry.settled import (
     client_failed,
     has_client,
@@ -51,6 +53,7 @@ _USAGE: dict[str, dict[str, tuple[str, ...]]] = {
 }
 _USAGE["latest"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_WRITE_TOKENS,)}
 _USAGE["both"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_CREATION_TOKENS, a.CACHE_WRITE_TOKENS)}
+_LATEST_ONLY = frozenset({a.PREVIOUS_RESPONSE, a.REASONING_LEVEL})
 
 
 class Portrait(NamedTuple):
@@ -79,6 +82,8 @@ class Portrayer:
 
     def __init__(self, semconv: str) -> None:
         self._usage = _USAGE[semconv]
+        self._semconv = semconv
+        self._reasons = _latest_reasons if semconv == "latest" else _told_reasons
         self._alike: dict[tuple[object, ...], Layer] = {}
         self._both: dict[tuple[Layer, Layer], Layer] = {}
 
@@ -93,12 +98,19 @@ class Portrayer:
         server = (common, shared, Layer(own))
         if not has_client(exchange):
             return Portrait(common, server, (), shared, own)
-        asked = self._shared(_client_key(exchange), _client_shared, exchange)
-        asked_own = _client_own(exchange, self._usage)
+        asked = self._shared((*_client_key(exchange), self._reasons(exchange)), self._client_shared, exchange)
+        asked_own = _client_own(exchange, self._usage, self._semconv)
         alike = self._both.get((shared, asked)) or self._join(shared, asked)
         if sampling:
             alike = Layer({key: value for key, value in alike.values.items() if key not in own})
         return Portrait(common, server, (common, asked, Layer(asked_own)), alike, {**asked_own, **own})
+
+    def _client_shared(self, exchange: Exchange) -> SpanAttributes:
+        """Of its key alone."""
+        attributes = _client_shared(exchange)
+        if reasons := self._reasons(exchange):
+            attributes[a.FINISH_REASONS] = tuple(map(shown, reasons))
+        return attributes
 
     def _join(self, server: Layer, client: Layer) -> Layer:
         """Both sides' layers as one."""
@@ -300,7 +312,6 @@ def _client_key(exchange: Exchange) -> tuple[object, ...]:
         request.streaming or route.streaming,
         connect and (connect.kind, connect.address),
         response.model,
-        tuple(response.finish_reasons),
         _error_word(exchange, client_failed(exchange)),
     )
 
@@ -330,20 +341,44 @@ def _client_shared(exchange: Exchange) -> SpanAttributes:
             attributes[a.PEER_ADDRESS] = exchange.connect.address
     if response.model:
         attributes[a.RESPONSE_MODEL] = shown(response.model)
-    if response.finish_reasons:
-        attributes[a.FINISH_REASONS] = tuple(map(shown, response.finish_reasons))
     if (word := _error_word(exchange, client_failed(exchange))) is not None:
         attributes[a.ERROR_TYPE] = word
     return attributes
 
 
-def _client_own(exchange: Exchange, usage: dict[str, tuple[str, ...]]) -> SpanAttributes:
+def _told_reasons(exchange: Exchange) -> tuple[str, ...]:
+    """Why generation stopped, as reported."""
+    return tuple(exchange.response.finish_reasons)
+
+
+def _latest_reasons(exchange: Exchange) -> tuple[str, ...]:
+    """The same, and `error` where an answer that had begun ended without any."""
+    reasons = tuple(exchange.response.finish_reasons)
+    if reasons or exchange.upstream_status is None or exchange.upstream_status >= 400:
+        return reasons
+    generates = is_inference(exchange.route.operation or "")
+    return ("error",) if generates and outcome_of(exchange) is not Outcome.COMPLETED else ()
+
+
+def _asked(attributes: SpanAttributes, exchange: Exchange, semconv: str) -> None:
+    """What the body asks for. With `both`, a name that both conventions have keeps its shipped type."""
+    for name, value in exchange.request.attributes.items():
+        if semconv == "shipped" and name in _LATEST_ONLY:
+            continue
+        if name == a.TOP_K and semconv == "latest" and isinstance(value, float):
+            if value.is_integer():
+                attributes[name] = int(value)
+            continue
+        if name != a.SERVICE_TIER or provider_of(exchange) == "openai":
+            attributes[name] = _short(value)
+
+
+def _client_own(exchange: Exchange, usage: dict[str, tuple[str, ...]], semconv: str) -> SpanAttributes:
     request, response = exchange.request, exchange.response
     attributes: SpanAttributes = {}
     if request.messages is not None:
         attributes[a.MESSAGES] = request.messages
-    for name, value in request.attributes.items():
-        attributes[name] = _short(value)
+    _asked(attributes, exchange, semconv)
     if exchange.resends:
         attributes[a.RESEND_COUNT] = exchange.resends
     if response.id:

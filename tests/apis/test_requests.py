@@ -13,6 +13,8 @@ from sidecar.core.facts import RequestFacts, Route
 
 CHAT = apis.match("POST", "/v1/chat/completions")
 RESPONSES = apis.match("POST", "/v1/responses")
+MESSAGES = apis.match("POST", "/v1/messages")
+GEMINI = apis.match("POST", "/v1beta/models/m:generateContent")
 UNKNOWN = apis.match("POST", "/something/else")
 
 
@@ -114,6 +116,7 @@ def test_openai_responses() -> None:
         "text": {"format": {"type": "text"}, "verbosity": "low"},
         "service_tier": "priority",
         "previous_response_id": "resp_1",
+        "reasoning": {"effort": "low"},
         "conversation": {"id": "conv_1"},
         "prompt_cache_key": "not a session",
     }
@@ -127,12 +130,29 @@ def test_openai_responses() -> None:
             "gen_ai.request.temperature": 0.0,
             "gen_ai.request.top_p": 1.0,
             "gen_ai.output.type": "text",
+            "gen_ai.request.previous_response.id": "resp_1",
+            "gen_ai.request.reasoning.level": "low",
             "openai.request.service_tier": "priority",
         },
     )
     assert read(RESPONSES, {"input": "hello", "conversation": "conv_2"}) == RequestFacts(
         messages=1, hints={"conversation": "conv_2"}
     )
+
+
+@pytest.mark.parametrize(
+    "route,body",
+    [
+        (CHAT, {"reasoning_effort": "high"}),
+        (CHAT, {"reasoning": {"effort": "high"}}),
+        (RESPONSES, {"reasoning": {"effort": "high"}}),
+        (MESSAGES, {"output_config": {"effort": "high"}}),
+        (GEMINI, {"generationConfig": {"thinkingConfig": {"thinkingLevel": "high"}}}),
+    ],
+)
+def test_the_level_of_reasoning(route: Route, body: dict[str, object]) -> None:
+    """Wherever an API has it."""
+    assert read(route, body).attributes["gen_ai.request.reasoning.level"] == "high"
 
 
 def test_openai_embeddings() -> None:

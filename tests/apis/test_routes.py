@@ -282,6 +282,8 @@ HOSTS = [
     ("api.deepseek.com", "deepseek"),
     ("api.perplexity.ai", "perplexity"),
     ("us-east-1.api.x.ai", "x_ai"),
+    ("api.moonshot.ai", "moonshot_ai"),
+    ("api.moonshot.cn", "moonshot_ai"),
     ("api.cohere.com", "cohere"),
     ("us-south.ml.cloud.ibm.com", "ibm.watsonx.ai"),
     ("openrouter.ai", "openrouter"),

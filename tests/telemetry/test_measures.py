@@ -270,7 +270,7 @@ def test_a_day_of_junk_changes_nothing_for_models_that_answer(make_world: MakeWo
     assert {f"new-{hour}" for hour in range(24)} | {*real} <= {*told}
     kept = {name for name in told if str(name).startswith("junk")}
     assert len(kept) <= 50
-    answered = {key[-3] for key in world.points(names.OPERATION_DURATION)}
+    answered = {key[-5] for key in world.points(names.OPERATION_DURATION)}
     assert {f"new-{hour}-x" for hour in range(24)} | {f"{name}-x" for name in real} <= answered
     assert (
         told["other"]

@@ -474,6 +474,49 @@ def test_request_attributes_pass_and_a_span_is_named_by_its_own_call(make_world:
     assert attributes(world, "chat m1")["gen_ai.request.model"] == "m1"
 
 
+@pytest.mark.parametrize(
+    "semconv,asked,reasons",
+    [
+        ("shipped", {"gen_ai.request.top_k": 40.0}, None),
+        (
+            "latest",
+            {
+                "gen_ai.request.top_k": 40,
+                "gen_ai.request.previous_response.id": "r",
+                "gen_ai.request.reasoning.level": "low",
+            },
+            ("error",),
+        ),
+        (
+            "both",
+            {
+                "gen_ai.request.top_k": 40.0,
+                "gen_ai.request.previous_response.id": "r",
+                "gen_ai.request.reasoning.level": "low",
+            },
+            None,
+        ),
+    ],
+)
+def test_each_choice_of_conventions(
+    make_world: MakeWorld, semconv: str, asked: dict[str, object], reasons: tuple[str, ...] | None
+) -> None:
+    """What only one of them has, and what both have in different forms, on a call that broke off."""
+    world = make_world(semconv=semconv)
+    exchange = world.begin()
+    given = {"gen_ai.request.previous_response.id": "r", "gen_ai.request.reasoning.level": "low"}
+    exchange.request = RequestFacts("m", attributes={"gen_ai.request.top_k": 40.0, **given})
+    world.send(exchange)
+    world.answer(exchange)
+    exchange.decide(Outcome.UPSTREAM_FAILED, ms(200), error_type="cut_short", phase=Phase.MID_STREAM)
+    world.settle(exchange, 200)
+    said = attributes(world, "chat m")
+    names = {"gen_ai.request.top_k", *given}
+    found = {name: (value, type(value)) for name, value in said.items() if name in names}
+    assert found == {name: (value, type(value)) for name, value in asked.items()}
+    assert said.get("gen_ai.response.finish_reasons") == reasons
+
+
 def test_limits_are_kept_and_counted(make_world: MakeWorld) -> None:
     """Counts and lengths of everything; what is dropped stands where the exporters look."""
     limits = SpanLimits(
