@@ -29,14 +29,15 @@ def _earlier(seen: int) -> int:
 class Patience:
     """How long connections to one origin may wait (ns): `limit`, or less if it was seen to close them earlier.
 
-    Two closed ones in a row that had waited about as long make a time-out; others are an origin that ends.
+    Two in a row that had waited about as long, and were closed at different times, make a time-out. Others are an
+    origin that ends: it closes all it has at once, and those of one burst have waited alike.
     """
 
-    __slots__ = ("_at", "_last", "_learnt", "_limit")
+    __slots__ = ("_at", "_last", "_last_at", "_learnt", "_limit")
 
     def __init__(self, limit: int) -> None:
         self._limit = self._learnt = limit
-        self._at = self._last = 0
+        self._at = self._last = self._last_at = 0
 
     def at(self, now: int) -> int:
         """How long one may wait from now on."""
@@ -46,8 +47,11 @@ class Patience:
 
     def closed(self, waited: int, now: int) -> None:
         """The origin closed one that had waited so long."""
-        last, self._last = self._last, waited
-        alike = waited >= _SHORTEST and abs(waited - last) <= last // 8
+        last, near = self._last, self._last // 8
+        alike = waited >= _SHORTEST and abs(waited - last) <= near
+        if alike and now - self._last_at <= near:
+            return
+        self._last, self._last_at = waited, now
         if alike and (learnt := _earlier(min(waited, last))) < self.at(now):
             self._learnt, self._at = learnt, now
 
