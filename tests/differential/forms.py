@@ -45,6 +45,25 @@ def packed(coding: bytes, body: bytes) -> bytes:
     return m(b"Content-Encoding: " + coding, b"Content-Length: %d" % len(body), body=body)
 
 
+def flushed(coding: bytes) -> bytes:
+    """A packed stream of two events, each flushed into a chunk of its own."""
+    packer = {
+        b"gzip": lambda: zlib.compressobj(wbits=31),
+        b"br": brotli.Compressor,
+        b"zstd": zstd.ZstdCompressor,
+    }[coding]()
+    process = packer.process if coding == b"br" else packer.compress
+    flush = {
+        b"gzip": lambda: packer.flush(zlib.Z_SYNC_FLUSH),
+        b"br": packer.flush,
+        b"zstd": lambda: packer.flush(zstd.ZstdCompressor.FLUSH_BLOCK),
+    }[coding]
+    parts = [process(event) + flush() for event in (b"data: a\n\n", b"data: b\n\n")]
+    parts.append(packer.finish() if coding == b"br" else packer.flush())
+    body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts if part) + b"0\r\n\r\n"
+    return ch(body, b"Content-Type: text/event-stream", b"Content-Encoding: " + coding)
+
+
 ABC = b"3\r\nabc\r\n0\r\n\r\n"
 WHOLE = m(THREE)
 ZIPPED = gzip.compress(b"abc")
@@ -393,6 +412,18 @@ FORMS: list[Form] = [
         packed(b"gzip", b"").replace(b"\r", b"").replace(b"Length: 0", b"Length: %d" % len(ZIPPED)) + ZIPPED,
     ),
     Form("a redirect", m(b"Location: /x0", b"Content-Length: 0", start=b"HTTP/1.1 307 Temporary", body=b"")),
+    *(Form(f"{coding.decode()}, flushed", flushed(coding)) for coding in (b"gzip", b"br", b"zstd")),
+    Form("gzip, flushed, a byte at a time", flushed(b"gzip"), slow=True),
+    *(
+        Form(
+            f"a redirect by {status} of a {method}",
+            m(b"Location: /x0", b"Content-Length: 0", start=b"HTTP/1.1 %d X" % status, body=b""),
+            method=method,
+            body=b"" if method == "HEAD" else b"x",
+        )
+        for status in (301, 302, 303, 307, 308)
+        for method in ("POST", "HEAD")
+    ),
     Form("a redirect, LF", b"HTTP/1.1 307 Temporary\nLocation: /x0\nContent-Length: 0\n\n"),
     Form("cookies", m(b"Set-Cookie: a=1; Path=/", b"Set-Cookie: b=2", THREE)),
     Form("a 4xx", m(THREE, start=b"HTTP/1.1 404 Not Found")),
@@ -403,6 +434,15 @@ FORMS: list[Form] = [
     Form("LF, a byte at a time", WHOLE.replace(b"\r", b""), slow=True),
     Form("a post", WHOLE, method="POST", body=b"x" * 100),
     Form("a large post", WHOLE, method="POST", body=b"x" * 100_000),
+    *(
+        Form(
+            f"{status} and a close before the body",
+            m(THREE, b"Connection: close", start=b"HTTP/1.1 %d X" % status),
+            method="POST",
+            body=b"x" * 1000,
+        )
+        for status in (401, 413, 503)
+    ),
     Form("a post, LF in chunks", ch(ABC.replace(b"\r", b"")), method="POST", body=b"x"),
 ]
 """All of them. The first is where redirects lead."""
