@@ -75,12 +75,7 @@ class Sidecar:
         self._started_at = self._clock()
         self._config = otel_settings.read(settings.environ, SCHEMA_URLS[settings.semconv])
         self._trust = Trust(settings.environ)
-        self._store = MetricStore(
-            metrics_of(settings.semconv),
-            clock=self._clock,
-            wall=self._wall,
-            exemplar_filter=self._config.exemplar_filter,
-        )
+        self._store = self._metric_store()
         ledger = Ledger()
         self._line_outlet = LineOutlet(
             settings.log_format,
@@ -116,12 +111,28 @@ class Sidecar:
         self.sessions = sessions or self._session_manager()
         self.sessions.add_listener(self.recorder.listener)
         self.recorder.attach(self.sessions)
-        observe_process(self._store)
+        if self._store is not None:
+            observe_process(self._store)
         self._libraries = LibraryHandler(self.recorder.log)
         self._relay: Relay | None = None
         self._ports: list[Port] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._stopping = asyncio.Event()
+
+    def _metric_store(self) -> MetricStore | None:
+        """What keeps the metrics, if anybody reads them."""
+        scraped = self._settings.prometheus
+        if not scraped and not self._config.exports(Signal.METRICS):
+            return None
+        store = MetricStore(
+            metrics_of(self._settings.semconv),
+            clock=self._clock,
+            wall=self._wall,
+            exemplar_filter=self._config.exemplar_filter,
+        )
+        if scraped:
+            _ = store.scrape
+        return store
 
     def _session_manager(self) -> SessionManager:
         settings = self._settings
@@ -246,7 +257,7 @@ class Sidecar:
             manager=self.sessions,
             counts=self.recorder,
             ledger=self._pipeline.ledger,
-            text=lambda accept: prometheus_text(self._store, self._config.resource, accept),
+            text=self._metrics_text,
             stop=self.request_stop,
             draining=lambda: relay.draining or self._stopping.is_set(),
             clock=self._clock,
@@ -265,6 +276,12 @@ class Sidecar:
             )
             self._ports.append(health)
         return admin.address
+
+    def _metrics_text(self, accept: str) -> tuple[bytes, str]:
+        """For `/metrics`, which is there only if metrics are."""
+        if self._store is None:
+            raise LookupError("no metrics are recorded")
+        return prometheus_text(self._store, self._config.resource, accept)
 
     async def _close_ports(self) -> None:
         for port in self._ports:

@@ -121,9 +121,9 @@ Tell = Callable[[Delivery], object]
 
 
 def build_pipeline(
-    config: OtelConfig, *, trust: Trust, ledger: Ledger, store: MetricStore, clock: Clock, logger: Any
+    config: OtelConfig, *, trust: Trust, ledger: Ledger, store: MetricStore | None, clock: Clock, logger: Any
 ) -> Pipeline:
-    """The pipeline that the settings ask for; not started. `logger` is a structlog logger."""
+    """The pipeline that the settings ask for; not started. Without a `store` it has no metrics. `logger` is structlog's."""
     stdout = Stream(STDOUT)
 
     def outlets(signal: Signal, queue: QueueSettings) -> list[Outlet[Any]]:
@@ -153,6 +153,7 @@ def build_pipeline(
             interval=config.metric_interval,
         )
         for exporter in config.exporters[Signal.METRICS]
+        if store is not None
     ]
     return Pipeline(
         ledger,

@@ -33,7 +33,7 @@ from sidecar.telemetry.settled import (
     request_model,
     server_failed,
 )
-from sidecar.telemetry.spans import Layer, Layers, SpanAttributes
+from sidecar.telemetry.spans import Layer, SpanAttributes
 
 _REQUEST_IDS = (
     *(b"x-request-id", b"request-id", b"apim-request-id", b"x-amzn-requestid"),
@@ -57,17 +57,18 @@ _LATEST_ONLY = frozenset({a.PREVIOUS_RESPONSE, a.REASONING_LEVEL})
 
 
 class Portrait(NamedTuple):
-    """Attributes of one exchange in layers. `common` stands first in both; no `client` if no connection was asked for.
+    """Attributes of one exchange: what it has in common with other requests in layers, what it has not by itself.
 
-    `alike` is what both sides have in common with other requests, `own` what they have not, `common` left out of
-    both. Where both sides say something, `alike` says it as the SERVER side does.
+    `common` is part of both sides. `asked` is None and `client` empty if no connection was asked for. `alike` is what
+    both sides' layers say; where both say something, as the SERVER side does, which holds for `client` and `server` too.
     """
 
-    common: Layer
-    server: Layers
-    client: Layers
+    common: SpanAttributes
+    shared: Layer
+    server: SpanAttributes
+    asked: Layer | None
+    client: SpanAttributes
     alike: Layer
-    own: SpanAttributes
 
 
 _LAYERS_LIMIT = 2048
@@ -89,21 +90,20 @@ class Portrayer:
 
     def __call__(self, exchange: Exchange) -> Portrait:
         """The attributes of a settled exchange."""
-        common = Layer(_common(exchange))
+        common = _common(exchange)
         shared = self._shared(_server_key(exchange), _server_shared, exchange)
         own = _server_own(exchange)
         if sampling := exchange_sampling(exchange):
-            said = {*common.values, *shared.values, *own}
+            said = {*common, *shared.values, *own}
             own |= {key: value for key, value in sampling.items() if key not in said}
-        server = (common, shared, Layer(own))
         if not has_client(exchange):
-            return Portrait(common, server, (), shared, own)
+            return Portrait(common, shared, own, None, {}, shared)
         asked = self._shared((*_client_key(exchange), self._reasons(exchange)), self._client_shared, exchange)
         asked_own = _client_own(exchange, self._usage, self._semconv)
         alike = self._both.get((shared, asked)) or self._join(shared, asked)
         if sampling:
             alike = Layer({key: value for key, value in alike.values.items() if key not in own})
-        return Portrait(common, server, (common, asked, Layer(asked_own)), alike, {**asked_own, **own})
+        return Portrait(common, shared, own, asked, asked_own, alike)
 
     def _client_shared(self, exchange: Exchange) -> SpanAttributes:
         """Of its key alone."""

@@ -105,7 +105,7 @@ class Recorder:
         *,
         settings: RecorderSettings,
         pipeline: Pipeline,
-        store: MetricStore,
+        store: MetricStore | None,
         clock: Clock,
         wall: Wall = STEADY,
         resource: Resource,
@@ -119,22 +119,18 @@ class Recorder:
         random: Random | None = None,
         strict: bool = False,
     ) -> None:
-        """`export_traces` False: spans go nowhere, so none is built. `export_logs`: events leave by the pipeline too."""
+        """`store` None: no metrics are read, so none are recorded; `export_traces` False: likewise with spans."""
         scope = InstrumentationScope(SCOPE_NAME, version or None, resource.schema_url)
         factory = SpanFactory(resource, scope, limits)
         self._portray = Portrayer(settings.semconv)
         self._pipeline = pipeline
         self._strict = strict
         self._quiet = _Quiet(settings.quiet_paths)
-        self._export_traces = export_traces
         self._clock = clock
         self._tracer = Tracer(sampler, _propagation(settings, propagators), random)
         self.anomalies: Counter[str] = Counter()
         """What should not have happened, by name."""
-        self.measures = Measures(
-            store, clock, self.anomalies, semconv=settings.semconv, model_limit=settings.model_limit
-        )
-        self._spans = RequestSpans(factory, self._tracer.span_id)
+        self._spans = RequestSpans(factory, self._tracer.span_id) if export_traces else None
         self.log = Log(
             lines,
             clock=clock,
@@ -144,9 +140,14 @@ class Recorder:
             limits=limits,
             export=pipeline.log if export_logs else None,
         )
-        self._session_measures = SessionMeasures(store)
-        observe_ledger(store, pipeline.ledger)
-        parts: list[SessionListener] = [self._session_measures, _SessionLines(self.log, clock)]
+        parts: list[SessionListener] = [_SessionLines(self.log, clock)]
+        self._measures: Measures | None = None
+        self._session_measures: SessionMeasures | None = None
+        if store is not None:
+            self._measures = _measures(store, clock, self.anomalies, settings)
+            self._session_measures = SessionMeasures(store)
+            parts.insert(0, self._session_measures)
+            observe_ledger(store, pipeline.ledger)
         if export_traces:
             parts.append(SessionSpans(factory, self._tracer, pipeline, sampler, wall))
         self.listener: SessionListener = _Listener(self, parts)
@@ -166,7 +167,8 @@ class Recorder:
 
     def attach(self, sessions: LiveSessions) -> None:
         """Lets the gauges ask the session manager at each snapshot. Once, by the composition root."""
-        self._session_measures.observe(sessions)
+        if self._session_measures is not None:
+            self._session_measures.observe(sessions)
 
     # core.ports.Telemetry
 
@@ -177,7 +179,8 @@ class Recorder:
     def started(self, exchange: Exchange) -> None:
         """A request is in flight from now on."""
         self.requests_started += 1
-        self.guard("started", self.measures.started, exchange)
+        if self._measures is not None:
+            self.guard("started", self._measures.started, exchange)
 
     def arrived(self, exchange: Exchange) -> None:
         """It has joined its conversation."""
@@ -186,7 +189,8 @@ class Recorder:
 
     def streaming(self, exchange: Exchange) -> None:
         """Its answer is a stream."""
-        self.guard("streaming", self.measures.streaming, exchange)
+        if self._measures is not None:
+            self.guard("streaming", self._measures.streaming, exchange)
 
     def stalled(self, exchange: Exchange, at: int) -> None:
         """Its answer has been silent for too long, since before `at`."""
@@ -198,14 +202,17 @@ class Recorder:
         self.outcomes[outcome_of(exchange)] += 1
         if self._quiet(exchange) and not server_failed(exchange):
             self.requests_quiet += 1
-            self.guard("left", self.measures.left, exchange)
+            if self._measures is not None:
+                self.guard("left", self._measures.left, exchange)
             return
         if exchange.anomalies or (exchange.identity is not None and exchange.identity.anomalies):
             self.anomalies.update(anomalies_of(exchange))
-        self.guard("settled", self.measures.settled, exchange)
+        if self._measures is not None:
+            self.guard("settled", self._measures.settled, exchange)
         portrait = self.guard("portray", self._portray, exchange)
         if portrait is not None:
-            self.guard("spans", self._make_spans, exchange, portrait)
+            if self._spans is not None:
+                self.guard("spans", self._make_spans, self._spans, exchange, portrait)
             self.guard("wide line", self._wide_line, exchange, portrait)
 
     def anomaly(self, anomaly: Anomaly) -> None:
@@ -214,7 +221,8 @@ class Recorder:
 
     def record_lag(self, lag: int) -> None:
         """How late the event loop ran a timer, ns."""
-        self.guard("record_lag", self.measures.record_lag, lag)
+        if self._measures is not None:
+            self.guard("record_lag", self._measures.record_lag, lag)
 
     def close(self) -> None:
         """Says what the log left out. After the last event."""
@@ -243,7 +251,8 @@ class Recorder:
     # What the events mean
 
     def _arrived(self, exchange: Exchange) -> None:
-        self.measures.arrived(exchange)
+        if self._measures is not None:
+            self._measures.arrived(exchange)
         if not self.log.may_pass(a.REQUEST_GENERATED, exchange.arrived):
             return
         arrival = exchange.arrival
@@ -253,34 +262,39 @@ class Recorder:
         self.log.always(a.REQUEST_GENERATED, INFO, exchange.arrived, fields, _request(exchange))
 
     def _stalled(self, exchange: Exchange, at: int) -> None:
-        self.measures.stalled(exchange)
+        if self._measures is not None:
+            self._measures.stalled(exchange)
         silent = at - (exchange.stream.last_event or exchange.first_byte or exchange.sent or exchange.start)
         self.log.event(
             a.REQUEST_STALLED, WARNING, at, {a.STALL_DURATION: silent / SECOND}, _request(exchange)
         )
 
-    def _make_spans(self, exchange: Exchange, portrait: Portrait) -> None:
+    def _make_spans(self, spans: RequestSpans, exchange: Exchange, portrait: Portrait) -> None:
         trace = exchange.trace
         if isinstance(trace, RequestTrace) and link_count(exchange, trace) > MAX_LINKS:
             self.anomaly(Anomaly.LINKS_CAP)
-        if not self._export_traces:
-            return
         if isinstance(trace, RequestTrace) and trace.sampled:
-            self._pipeline.span(*self._spans.build(exchange, trace, portrait))
+            self._pipeline.span(*spans.build(exchange, trace, portrait))
         else:
             self._pipeline.not_sampled(Signal.TRACES, span_count(exchange))
 
     def _wide_line(self, exchange: Exchange, portrait: Portrait) -> None:
         outcome = outcome_of(exchange)
         name = a.REQUEST_COMPLETED if outcome is Outcome.COMPLETED else a.REQUEST_FAILED
-        fields = {**portrait.own, a.DURATION: (exchange.end - exchange.start) / SECOND}
-        common = portrait.common.values
+        fields = {**portrait.client, **portrait.server, a.DURATION: (exchange.end - exchange.start) / SECOND}
+        common = portrait.common
         for key in _SAID_BY_LINES:
             if key in common:
                 fields[key] = common[key]
         if exchange.verdict is not None and exchange.verdict.message:
             fields[a.MESSAGE] = shown(exchange.verdict.message)
         self.log.always(name, level_of(outcome), exchange.end, fields, _request(exchange), portrait.alike)
+
+
+def _measures(
+    store: MetricStore, clock: Clock, anomalies: Counter[str], settings: RecorderSettings
+) -> Measures:
+    return Measures(store, clock, anomalies, semconv=settings.semconv, model_limit=settings.model_limit)
 
 
 def _propagation(settings: RecorderSettings, propagators: Collection[str]) -> Propagation:

@@ -19,7 +19,7 @@ from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import known_method
 from sidecar.telemetry.portrait import Portrait
 from sidecar.telemetry.settled import call_end, client_failed, has_client, server_failed
-from sidecar.telemetry.spans import UNSET, Layer, SpanAttributes, SpanFactory
+from sidecar.telemetry.spans import UNSET, Layer, Layers, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import FLAGS, RequestTrace
 
 MAX_LINKS = 32
@@ -44,7 +44,8 @@ class RequestSpans:
     def build(self, exchange: Exchange, trace: RequestTrace, portrait: Portrait) -> list[ReadableSpan]:
         """The exchange's spans, the SERVER span first. `trace` is the exchange's own."""
         server = trace.context(trace.server_span_id)
-        attributes = portrait.server
+        common = Layer(portrait.common)
+        attributes: Layers = (common, portrait.shared, Layer(portrait.server))
         count = link_count(exchange, trace)
         if count > MAX_LINKS:
             attributes = (*attributes, Layer({a.LINKS_DROPPED: count - MAX_LINKS}))
@@ -59,19 +60,22 @@ class RequestSpans:
             status=_status(exchange, server_failed(exchange)),
             links=_links(exchange, trace) if count else (),
         )
-        return [span, *self._call(exchange, trace, server, portrait)] if has_client(exchange) else [span]
+        if portrait.asked is None:
+            return [span]
+        asked = (common, portrait.asked, Layer(portrait.client))
+        return [span, *self._call(exchange, trace, server, asked)]
 
     def _call(
-        self, exchange: Exchange, trace: RequestTrace, server: SpanContext, portrait: Portrait
+        self, exchange: Exchange, trace: RequestTrace, server: SpanContext, asked: Layers
     ) -> list[ReadableSpan]:
         """The CLIENT span and its children."""
-        client, common, moved = trace.context(trace.client_span_id), portrait.common, exchange.correction
+        client, common, moved = trace.context(trace.client_span_id), asked[0], exchange.correction
         span = self._build(
-            _client_name(exchange, portrait),
+            _client_name(exchange, asked[1]),
             client,
             start=exchange.asked + moved,
             end=call_end(exchange) + moved,
-            attributes=portrait.client,
+            attributes=asked,
             parent=server,
             kind=SpanKind.CLIENT,
             status=_status(exchange, client_failed(exchange)),
@@ -94,12 +98,12 @@ class RequestSpans:
         ]
 
 
-def _client_name(exchange: Exchange, portrait: Portrait) -> str:
+def _client_name(exchange: Exchange, asked: Layer) -> str:
     """`chat gpt-4o`, by this call alone; without an operation, as the HTTP conventions name a client span."""
     operation = exchange.route.operation
     if operation is None:
         return f"{known_method(exchange.head.method)} {exchange.route.template}"
-    model = portrait.client[1].values.get(a.REQUEST_MODEL)
+    model = asked.values.get(a.REQUEST_MODEL)
     return f"{operation} {model}" if model else operation
 
 

@@ -29,6 +29,7 @@ def make_world() -> MakeWorld:
         strict: bool = True,
         export_traces: bool = True,
         export_logs: bool = False,
+        metrics: bool = True,
         pipeline: ListPipeline | None = None,
         **wishes: object,
     ) -> World:
@@ -40,7 +41,7 @@ def make_world() -> MakeWorld:
         recorder = Recorder(
             settings=settings,
             pipeline=pipeline,
-            store=store,
+            store=store if metrics else None,
             clock=lambda: now[0],
             resource=Resource({"service.name": "test"}),
             sampler=sampler,
