@@ -1,10 +1,12 @@
 """What is held of bodies is counted as the memory it takes, in however small chunks it comes; what slow clients cost."""
 
 import json
+import os
 import socket
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,16 @@ import pytest
 from sidecar.testing import (
     Bytes,
     Garbage,
+    Gate,
     Header,
+    LastChunk,
     OtlpSink,
+    RawClient,
     RunningSidecar,
     Status,
     Step,
+    Wait,
+    answer,
     chat_request,
     exchange,
     request_bytes,
@@ -30,6 +37,10 @@ JSON = b"Content-Type: application/json"
 CHUNKED = b"Transfer-Encoding: chunked"
 BOUND = 3 * BODIES * SIZE
 """Bytes by which the process may grow: what is held with an eighth more, a copy on its way, and what reads leave behind."""
+
+CONTAINER = 512 * MIB
+FULL = 200 * MIB
+"""Bytes that the process takes at least when `SIDECAR_INSPECT_MEMORY` is full, or the test has not filled it."""
 
 READERS = 150
 LARGE = 16 * MIB
@@ -71,6 +82,72 @@ def grown_by_several(sidecar: RunningSidecar, request: bytes) -> int:
         client.join()
     assert statuses == [200] * BODIES
     return most_resident(sidecar) - before
+
+
+@contextmanager
+def limited(size: int) -> Iterator[tuple[tuple[str, ...], Callable[[RunningSidecar], int]]]:
+    """A launcher that puts a process into a memory cgroup of `size` bytes, and how much it took at most.
+
+    Where no cgroup can be made there is no launcher, and what is told is the resident memory.
+    """
+    first, second = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    version_1 = (first / "memory.limit_in_bytes").exists()
+    group = (first if version_1 else second) / f"held-memory-{os.getpid()}"
+    limit, peak = (
+        ("memory.limit_in_bytes", "memory.max_usage_in_bytes") if version_1 else ("memory.max", "memory.peak")
+    )
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(size))
+    except OSError:
+        yield (), most_resident
+        return
+    enter = ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")
+    try:
+        yield enter, lambda _: int((group / peak).read_text())
+    finally:
+        group.rmdir()
+
+
+def nearly_whole(connection: RawClient, body: bytes, last: bytes) -> bytes:
+    """Sends a request whose JSON comes in chunks of 16 bytes, but for its last ones, which it gives back."""
+    connection.send(request_bytes("POST", "/v1/chat/completions", headers=(JSON, CHUNKED)))
+    connection.send(body)
+    return last
+
+
+def test_the_defaults_fit_into_the_container(witness: Witness, module_sink: OtlpSink) -> None:
+    """512 MiB is the limit of the Compose file and the manifests: `SIDECAR_INSPECT_MEMORY` may be full at any time."""
+    filling = b"10\r\n0123456789abcdef\r\n" * (7 * MIB // 16)
+    head = b'{"model":"m","x":"'
+    begun = b"%x\r\n%b\r\n" % (len(head), head) + filling
+    witness.answer_with(
+        lambda request: (
+            (Status(), Header(JSON), Header(CHUNKED), Garbage(b"\r\n" + begun), Wait(gate), LastChunk())
+            if request.get("X-Play")
+            else answer(b"{}", headers=(JSON,))
+        )
+    )
+    gate = Gate()
+    with limited(CONTAINER) as (launcher, peak):
+        running = RunningSidecar(upstream=witness.url, sink=module_sink, launcher=launcher)
+        with running as sidecar, ExitStack() as stack:
+            uploads = [stack.enter_context(RawClient(sidecar.port, timeout=60)) for _ in range(20)]
+            downloads = [stack.enter_context(RawClient(sidecar.port, timeout=60)) for _ in range(16)]
+            readers = [threading.Thread(target=one.read_answer, args=("POST",)) for one in downloads]
+            for one, reader in zip(downloads, readers, strict=True):
+                one.send(chat_request(headers=(b"X-Play: 1",)))
+                reader.start()
+            lasts = [nearly_whole(one, begun, b'2\r\n"}\r\n0\r\n\r\n') for one in uploads]
+            assert sidecar.running
+            gate.open()
+            for one, last in zip(uploads, lasts, strict=True):
+                one.send(last)
+            assert [one.read_answer("POST").status for one in uploads] == [200] * len(uploads)
+            for reader in readers:
+                reader.join()
+            assert sidecar.stats()["requests"]["in_flight"] == 0
+            assert FULL < peak(sidecar) < CONTAINER
 
 
 def test_requests(witness: Witness, module_sink: OtlpSink) -> None:
