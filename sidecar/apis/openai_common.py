@@ -57,7 +57,8 @@ class Usage(msgspec.Struct):
     reasoning_tokens: Count | None = None
     """SGLang's place for reasoning."""
     citation_tokens: Count | None = None
-    """Perplexity's; where they are told, `reasoning_tokens` is no part of the completion."""
+    num_search_queries: Count | None = None
+    """Perplexity's; where one of them is told, `reasoning_tokens` is no part of the completion."""
 
     def tokens(self) -> dict[str, int]:
         """The counts that are told, by the words of the facts."""
@@ -67,6 +68,7 @@ class Usage(msgspec.Struct):
             or self.prompt_token_details
             or InputDetails()
         )
+        searched = self.citation_tokens is not None or self.num_search_queries is not None
         made = self.completion_tokens_details or self.output_tokens_details or OutputDetails()
         counts = {
             "input": _first(self.prompt_tokens, self.input_tokens),
@@ -84,9 +86,7 @@ class Usage(msgspec.Struct):
                 given.cache_creation_tokens,
                 self.cache_creation_input_tokens,
             ),
-            "reasoning": _first(
-                made.reasoning_tokens, self.reasoning_tokens if self.citation_tokens is None else None
-            ),
+            "reasoning": _first(made.reasoning_tokens, None if searched else self.reasoning_tokens),
         }
         return reconciled(counts, self.total_tokens)
 

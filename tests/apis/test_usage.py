@@ -69,6 +69,85 @@ USAGES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
         TOLD | {"cache_read": 0, "cache_write": 10},
     ),
     (
+        "LiteLLM (litellm.vercel.app/docs/completion/prompt_caching): the cached part is in the prompt",
+        {
+            "prompt_tokens": 2006,
+            "completion_tokens": 300,
+            "total_tokens": 2306,
+            "prompt_tokens_details": {"cached_tokens": 1920},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+            "cache_creation_input_tokens": 0,
+        },
+        {"input": 2006, "output": 300, "cache_read": 1920, "cache_write": 0, "reasoning": 0},
+    ),
+    (
+        "LiteLLM (litellm#10667): Gemini's thoughts beside the completion, as the total proves",
+        {
+            "prompt_tokens": 19693,
+            "completion_tokens": 7,
+            "total_tokens": 20309,
+            "prompt_tokens_details": None,
+            "completion_tokens_details": {"reasoning_tokens": 609, "text_tokens": None},
+        },
+        {"input": 19693, "output": 616, "reasoning": 609},
+    ),
+    (
+        "Anthropic behind a translator (unsloth#5670): the cached part is no part of what is called the prompt",
+        {
+            "prompt_tokens": 8,
+            "completion_tokens": 862,
+            "total_tokens": 870,
+            "prompt_tokens_details": {"cached_tokens": 18901},
+            "cache_creation_input_tokens": 1367,
+            "cache_read_input_tokens": 18901,
+        },
+        {"input": 8, "output": 862},
+    ),
+    (
+        "Gemini by OpenAI's API (openai-python#2641): thoughts are in the completion",
+        {
+            "prompt_tokens": 12,
+            "completion_tokens": 1994,
+            "total_tokens": 2006,
+            "completion_tokens_details": {"audio_tokens": None, "reasoning_tokens": 1269},
+        },
+        {"input": 12, "output": 1994, "reasoning": 1269},
+    ),
+    (
+        "Gemini behind a translator (CLIProxyAPI#5733): nothing but thoughts, beside the completion",
+        {
+            "prompt_tokens": 21,
+            "completion_tokens": 0,
+            "total_tokens": 81,
+            "completion_tokens_details": {"reasoning_tokens": 60},
+        },
+        {"input": 21, "output": 60, "reasoning": 60},
+    ),
+    (
+        "Groq (vercel/ai#1651): times among the counts",
+        {
+            "queue_time": 0.07535312,
+            "prompt_tokens": 23,
+            "prompt_time": 0.006,
+            "completion_tokens": 19,
+            "completion_time": 0.022,
+            "total_tokens": 42,
+            "total_time": 0.028,
+        },
+        {"input": 23, "output": 19},
+    ),
+    (
+        "vLLM (vllm#44475): a rate among the details",
+        {
+            "prompt_tokens": 1656,
+            "completion_tokens": 10,
+            "total_tokens": 1666,
+            "prompt_tokens_details": {"cached_tokens": 1632, "cached_rate": 0.9855},
+        },
+        {"input": 1656, "output": 10, "cache_read": 1632},
+    ),
+    ("Ollama (ollama: openai/openai.go), Cohere (docs.cohere.com/docs/compatibility-api)", BASE, TOLD),
+    (
         "LiteLLM: Anthropic's counts beside OpenAI's",
         BASE | {"cache_read_input_tokens": 10, "cache_creation_input_tokens": 4},
         TOLD | {"cache_read": 10, "cache_write": 4},
@@ -78,10 +157,46 @@ USAGES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
         BASE | {"prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 12}},
         TOLD | {"cache_read": 0, "cache_write": 12},
     ),
-    ("SGLang: reasoning at the top", BASE | {"reasoning_tokens": 20}, TOLD | {"reasoning": 20}),
     (
-        "Perplexity: reasoning is billed apart from the completion",
-        BASE | {"citation_tokens": 5, "num_search_queries": 3, "reasoning_tokens": 20},
+        "SGLang (sglang#15562, sglang#17156): reasoning at the top, no details",
+        BASE | {"prompt_tokens_details": None, "reasoning_tokens": 20},
+        TOLD | {"reasoning": 20},
+    ),
+    (
+        "SGLang (dynamo#10925): cached tokens in the details",
+        {
+            "prompt_tokens": 516,
+            "completion_tokens": 4,
+            "total_tokens": 520,
+            "prompt_tokens_details": {"audio_tokens": None, "cached_tokens": 512},
+        },
+        {"input": 516, "output": 4, "cache_read": 512},
+    ),
+    (
+        "Perplexity (open-webui-cost-tracker#6): reasoning is billed apart from the completion",
+        {
+            "prompt_tokens": 108,
+            "completion_tokens": 3256,
+            "total_tokens": 3364,
+            "citation_tokens": 7299,
+            "num_search_queries": 74,
+            "reasoning_tokens": 73248,
+        },
+        {"input": 108, "output": 3256},
+    ),
+    (
+        "Perplexity (genai-prices#351): the same without citations",
+        {
+            "prompt_tokens": 33,
+            "completion_tokens": 11395,
+            "total_tokens": 11428,
+            "reasoning_tokens": 193947,
+        },
+        {"input": 33, "output": 11395},
+    ),
+    (
+        "Perplexity: less reasoning than completion is still apart",
+        BASE | {"num_search_queries": 3, "reasoning_tokens": 20},
         TOLD,
     ),
     (
@@ -160,16 +275,23 @@ def _moonshot(usage: dict[str, Any]) -> dict[str, Any]:
 
 
 PLACES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "the last chunk, without choices (OpenAI, Together, Fireworks, Cerebras)": lambda usage: {
+    "the last chunk, without choices (OpenAI, Ollama, vLLM)": lambda usage: {
         "choices": [],
         "usage": usage,
     },
-    "the last chunk, with its choice (llama.cpp#15443, DeepSeek, Mistral)": lambda usage: {
+    "the last chunk, with its choice (Together: mlflow#11557, llama.cpp#15443, DeepSeek, Mistral)": lambda usage: {
         "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
         "usage": usage,
     },
     "the choice (Moonshot, langchainjs#11194)": _moonshot,
-    "x_groq (Groq)": lambda usage: {"choices": [], "x_groq": {"id": "r", "usage": usage}},
+    "x_groq (Groq, Portkey-AI/gateway#1338)": lambda usage: {
+        "choices": [],
+        "x_groq": {"id": "r", "usage": usage},
+    },
+    "x_groq, with its choice (vercel/ai#1651)": lambda usage: {
+        "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+        "x_groq": {"id": "r", "usage": usage},
+    },
 }
 
 
@@ -188,7 +310,7 @@ def test_usage_of_compatible_servers(usage: dict[str, Any], told: dict[str, int]
 
 
 def test_azure_begins_with_its_filter() -> None:
-    """The first chunk has no choices: it is neither output nor an error."""
+    """The first chunk has no choices (docs.axflow.dev/documentation/models/azure-openai-chat): no output, no error."""
     facts = ResponseFacts()
     reader = apis.stream_reader(Route("/", api=CHAT), facts)
     assert reader is not None
@@ -287,6 +409,27 @@ CUMULATIVE: list[tuple[str, str, list[dict[str, Any]], dict[str, int]]] = [
         ]
         + [{"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}],
         {"input": 9, "output": 3},
+    ),
+    (
+        "the details after the counts (vLLM, oh-my-pi#5025)",
+        CHAT,
+        [
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": BASE},
+            {"choices": [], "usage": BASE | {"prompt_tokens_details": {"cached_tokens": 16}}},
+        ],
+        TOLD | {"cache_read": 16},
+    ),
+    (
+        "Groq's own place, and then the usual one (Portkey-AI/gateway#1338)",
+        CHAT,
+        [
+            {
+                "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+                "x_groq": {"usage": BASE},
+            },
+            {"choices": [], "usage": BASE},
+        ],
+        TOLD,
     ),
     (
         "metadata on every chunk, some of it missing",
