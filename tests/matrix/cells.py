@@ -19,6 +19,7 @@ else:
     from backports import zstd
 
 from tests.matrix.matrix_apis import APIS, GEMINI_ARRAY, VARIANTS, Api, Stream
+from tests.matrix.matrix_shapes import IMAGES, MODELS, NO_ANSWERS, STREAMED_ERRORS, USAGES, WHOLE_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,9 @@ class Ending:
     leaves: bool = False
     timer: str = ""
     upload: bool = False
+    error: str = ""
+    """`error.type` where nothing else gives it."""
+    anomaly: str = ""
 
     @property
     def begins(self) -> bool:
@@ -63,6 +67,9 @@ LEFT_LATE_UNTOLD = Ending(
 CLIENT_BODY = Ending("client body timer", "timed_out", "head", "", timer="CLIENT_BODY", upload=True)
 CONNECT = Ending("connect timer", "timed_out", "connect", "", timer="CONNECT")
 FIRST_BYTE = Ending("first byte timer", "timed_out", "before_headers", "", waits=True, timer="FIRST_BYTE")
+EMPTY = Ending("no answer", "upstream_failed", "mid_stream", "nothing", error="no_answer")
+EMPTY_UNTOLD = Ending("no answer", "upstream_failed", "mid_stream", "nothing", error="cut_short")
+NO_ANSWER = Ending("whole", "completed", "end", "whole", anomaly="answer_not_read")
 IDLE = Ending("idle timer", "timed_out", "mid_stream", "some", waits=True, timer="IDLE")
 
 _EVERY = (WHOLE, CUT, REJECTED, BROKEN, LEFT_EARLY, LEFT_MID, CLIENT_BODY, CONNECT, FIRST_BYTE, IDLE)
@@ -77,8 +84,8 @@ def endings(api: Api, *, streamed: bool) -> tuple[Ending, ...]:
     """
     if not streamed:
         return (*_EVERY, PLAIN_ERROR)
-    late = LEFT_LATE if api.stream is not None and api.stream.terminator else LEFT_LATE_UNTOLD
-    return (*_EVERY, ERROR, late)
+    told = api.stream is not None and api.stream.terminator
+    return (*_EVERY, ERROR, LEFT_LATE, EMPTY) if told else (*_EVERY, ERROR, LEFT_LATE_UNTOLD, EMPTY_UNTOLD)
 
 
 class _Brotli:
@@ -193,7 +200,7 @@ class Cell:
     @property
     def media(self) -> bytes:
         """The answer's content type."""
-        return self.stream.media if self.streams else b"application/json"
+        return self.stream.media if self.streams else self.api.media
 
     @property
     def events(self) -> int:
@@ -204,25 +211,33 @@ class Cell:
                 return first
             case "error":
                 return first + 1
+            case "nothing":
+                return self.stream.empty
             case _:
                 return first + rest + terminator
 
     @property
+    def anomaly(self) -> str:
+        """What is noted of it besides."""
+        odd = self.stream.odd if self.streams and self.ending.says == "error" else ""
+        return self.ending.anomaly or odd
+
+    @property
     def outputs(self) -> int:
         """Events of a stream that carry output."""
-        return 2 if self.ending.says in ("whole", "events") else 1
+        return {"whole": 2, "events": 2, "nothing": 0}.get(self.ending.says, 1)
 
     def pieces(self) -> tuple[bytes, ...]:
         """What the provider sends of its answer, coded, piece by piece: less than it promised where it is cut."""
         coder = CODINGS[self.coding]()
         if not self.streams:
-            value = self.api.failure if self.ending.says == "error" else self.api.answer
-            whole = coder.piece(json.dumps(value).encode()) + coder.end()
+            whole = coder.piece(self._whole) + coder.end()
             return (whole[: len(whole) // 2],) if self.ending.says == "some" else (whole,)
         stream = self.stream
         parts = {
             "some": (stream.first,),
             "error": (stream.first, stream.error),
+            "nothing": (stream.nothing,),
             "events": (stream.first, stream.rest, stream.terminator),
             "whole": (stream.first, stream.rest, stream.terminator),
         }[self.ending.says]
@@ -235,15 +250,23 @@ class Cell:
     def promised(self) -> int:
         """The length that the head of an answer that does not stream tells."""
         coder = CODINGS[self.coding]()
+        return len(coder.piece(self._whole) + coder.end())
+
+    @property
+    def _whole(self) -> bytes:
+        """An answer that does not stream, uncoded."""
         value = self.api.failure if self.ending.says == "error" else self.api.answer
-        return len(coder.piece(json.dumps(value).encode()) + coder.end())
+        return value if isinstance(value, bytes) else json.dumps(value).encode()
 
     def told(self) -> Mapping[str, Any]:
         """What the answer tells, by the attributes' names, as far as it came."""
         if not self.ending.begins or self.ending.status != 200:
             return {}
         if self.streams:
-            return self.stream.early if self.ending.says in ("some", "error") else self.stream.late
+            stream = self.stream
+            broken = stream.early if stream.broken is None else stream.broken
+            says = {"some": stream.early, "error": broken, "nothing": {}}
+            return says.get(self.ending.says, stream.late)
         return {"some": {}, "error": self.api.failed}.get(self.ending.says, self.api.facts)
 
 
@@ -261,6 +284,24 @@ def _cells() -> Iterator[Cell]:
         for ending in (WHOLE, CUT, ERROR, LEFT_MID):
             for coding in CODINGS:
                 yield Cell(api, streamed=True, ending=ending, coding=coding)
+    for api, streamed, ending in _shapes():
+        for coding in CODINGS:
+            yield Cell(api, streamed, ending, coding)
+
+
+def _shapes() -> Iterator[tuple[Api, bool, Ending]]:
+    """Odd shapes, each with the endings that it is about."""
+    for api in STREAMED_ERRORS:
+        yield api, True, ERROR
+    for api in WHOLE_ERRORS:
+        yield api, False, PLAIN_ERROR
+    for api in NO_ANSWERS:
+        yield api, False, NO_ANSWER
+    for api in (*USAGES, *MODELS, *IMAGES):
+        if api.stream is not None:
+            yield api, True, WHOLE
+        if api not in IMAGES:
+            yield api, False, WHOLE
 
 
 CELLS = tuple(_cells())

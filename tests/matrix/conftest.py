@@ -14,7 +14,7 @@ from sidecar.testing import OtlpSink, RunningSidecar, ScriptedUpstream, changes
 from tests.blackbox.conftest import VOLATILE
 from tests.matrix.expected import Series
 
-TIMER = 0.25
+TIMER = 0.5
 """Seconds of every timer of the impatient sidecar."""
 
 SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "25", "OTEL_BSP_SCHEDULE_DELAY": "5"}

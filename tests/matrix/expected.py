@@ -51,7 +51,7 @@ class Expected:
         ending = self.cell.ending
         match ending.outcome:
             case "upstream_failed":
-                return "cut_short"
+                return ending.error or "cut_short"
             case "error_in_stream":
                 return self.cell.api.word
             case "upstream_rejected":
@@ -114,6 +114,7 @@ class Expected:
             "http.response.status_code": self.status,
             "url.query": query or None,
             "error.type": self.error if self.server_failed else None,
+            "sidecar.anomalies": [cell.anomaly] if cell.anomaly else None,
         }
         if cell.api.turn and self.joined:
             attributes |= {
@@ -174,7 +175,7 @@ class Expected:
         call = f"{cell.api.operation} {cell.api.model}"
         client = by_name.pop(call)
         new = client.attributes.get("sidecar.connection") != "reused"
-        first = ("gen_ai.response.time_to_first_chunk",) if cell.streams else ()
+        first = ("gen_ai.response.time_to_first_chunk",) if cell.streams and cell.outputs else ()
         expect_span(
             client,
             name=call,
@@ -259,12 +260,16 @@ class Expected:
         yield _series("gen_ai.client.operation.duration", **call, **error), 1
         yield from self._tokens(call)
         yield from self._turn(models, upstream)
+        if cell.anomaly:
+            yield _series("sidecar.anomalies", **{"sidecar.anomaly": cell.anomaly}), 1
         if cell.streams:
-            yield _series("gen_ai.client.operation.time_to_first_chunk", **call), 1
+            if cell.outputs:
+                yield _series("gen_ai.client.operation.time_to_first_chunk", **call), 1
             if cell.outputs > 1:
                 yield _series("gen_ai.client.operation.time_per_output_chunk", **call), cell.outputs - 1
             yield _series("sidecar.stream.gap", **models), 1
-            yield _series("sidecar.stream.events", **upstream), cell.events
+            if cell.events:
+                yield _series("sidecar.stream.events", **upstream), cell.events
             yield _series("sidecar.stream.bytes", **upstream), sum(map(len, cell.pieces()))
             yield _series("sidecar.stream.backpressure", **upstream), 1
 

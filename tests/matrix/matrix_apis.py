@@ -19,7 +19,8 @@ class Stream:
     """A streamed answer. `early` is what `first` tells, `late` what all of it tells.
 
     `first` and `rest` carry one piece of output each; `events` counts the events of (first, rest, terminator).
-    `error` is an event that says the answer has failed.
+    `error` is an event that says the answer has failed, `broken` what is told when it has come (if not `early`).
+    `nothing` is a stream of no answer that ends as its API's streams do, of as many events as `empty` says.
     """
 
     path: str
@@ -33,21 +34,29 @@ class Stream:
     early: Attributes
     late: Attributes
     media: bytes = b"text/event-stream"
+    broken: Attributes | None = None
+    odd: str = ""
+    """The anomaly that `error` is besides."""
+    nothing: bytes = b"data: [DONE]\n\n"
+    empty: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """One API. `word` is its error's known word; `answer` a whole answer and `facts` what it tells."""
+    """One API. `word` is its error's known word; `answer` a whole answer and `facts` what it tells.
+
+    Bytes in the place of an answer or of a failure are sent as they are, under the type `media`.
+    """
 
     name: str
     path: str
     route: str
     request: Mapping[str, Any]
-    answer: Mapping[str, Any]
+    answer: Mapping[str, Any] | bytes
     facts: Attributes
     operation: str
     provider: str
-    failure: Mapping[str, Any]
+    failure: Mapping[str, Any] | bytes
     word: str
     model: str = "gpt-4o"
     turn: bool = True
@@ -55,6 +64,7 @@ class Api:
     """What the request tells beyond its model."""
     failed: Attributes = field(default_factory=dict)
     """What `failure`, as a whole answer, tells beside its error."""
+    media: bytes = b"application/json"
     stream: Stream | None = None
 
 
@@ -253,6 +263,7 @@ MESSAGES = Api(
         terminator=typed("message_stop"),
         events=(2, 2, 1),
         error=event(CLAUDE_ERROR, "error"),
+        nothing=typed("message_stop"),
         early=told("msg_1", "claude-4", input_tokens=5, output_tokens=1),
         late=told("msg_1", "claude-4", "end_turn") | TOKENS,
     ),
@@ -299,6 +310,8 @@ GEMINI = _gemini_api(
         terminator=b"",
         events=(1, 1, 0),
         error=event(GEMINI_ERROR),
+        nothing=b": nothing\n\n",
+        empty=0,
         early=told("gem_1", "gemini-2.5"),
         late=told("gem_1", "gemini-2.5", "STOP") | TOKENS,
     ),
@@ -315,6 +328,8 @@ GEMINI_ARRAY = _gemini_api(
         terminator=b"",
         events=(1, 1, 0),
         error=b",\n" + json.dumps(GEMINI_ERROR).encode() + b"]",
+        nothing=b"[]",
+        empty=0,
         early=told("gem_1", "gemini-2.5"),
         late=told("gem_1", "gemini-2.5", "STOP") | TOKENS,
         media=b"application/json",
@@ -328,14 +343,18 @@ IMAGE = b'{"image": "' + b"iVBORw0KGgo" * 150_000 + b'", '
 
 
 def _variant(api: Api, name: str, **changes: Any) -> Api:
+    return replace(api, name=f"{api.name}, {name}", stream=replace(_stream(api), **changes))
+
+
+def _stream(api: Api) -> Stream:
     if api.stream is None:
         raise ValueError(f"{api.name} does not stream")
-    return replace(api, name=f"{api.name}, {name}", stream=replace(api.stream, **changes))
+    return api.stream
 
 
 def _large(api: Api, part: str, *, unnamed: bool = False) -> Api:
     """The same, with an image in the last event of `part`, and without names of events if they are to be `unnamed`."""
-    said: bytes = getattr(api.stream, part)
+    said: bytes = getattr(_stream(api), part)
     at = said.rindex(b'data: {"' if api is not GEMINI_ARRAY else b'{"candidates"')
     said = said[:at] + said[at:].replace(b"{", IMAGE, 1)
     if unnamed:
@@ -345,10 +364,8 @@ def _large(api: Api, part: str, *, unnamed: bool = False) -> Api:
 
 def _typed(api: Api, media: bytes, before: bytes = b"") -> Api:
     """The same, under another type, with something before it."""
-    first: bytes = before + api.stream.first if api.stream else b""
-    return _variant(
-        api, f"as {media.decode() or 'nothing'}" + ", later" * bool(before), media=media, first=first
-    )
+    name = f"as {media.decode() or 'nothing'}" + ", later" * bool(before)
+    return _variant(api, name, media=media, first=before + _stream(api).first)
 
 
 VARIANTS = (
