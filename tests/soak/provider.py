@@ -43,7 +43,7 @@ def api_of(request: Received) -> Api:
 
 def whole(request: Received) -> Script:
     """A whole answer."""
-    return json_answer(dict(api_of(request).answer))
+    return json_answer(api_of(request).answer)
 
 
 def stream(request: Received, pause: float = 0.02) -> Script:
