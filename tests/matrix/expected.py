@@ -263,15 +263,19 @@ class Expected:
         if cell.anomaly:
             yield _series("sidecar.anomalies", **{"sidecar.anomaly": cell.anomaly}), 1
         if cell.streams:
-            if cell.outputs:
-                yield _series("gen_ai.client.operation.time_to_first_chunk", **call), 1
-            if cell.outputs > 1:
-                yield _series("gen_ai.client.operation.time_per_output_chunk", **call), cell.outputs - 1
+            yield from self._chunks(call)
             yield _series("sidecar.stream.gap", **models), 1
             if cell.events:
                 yield _series("sidecar.stream.events", **upstream), cell.events
             yield _series("sidecar.stream.bytes", **upstream), sum(map(len, cell.pieces()))
             yield _series("sidecar.stream.backpressure", **upstream), 1
+
+    def _chunks(self, call: dict[str, Any]) -> Iterable[tuple[Series, float]]:
+        outputs = self.cell.outputs
+        if outputs:
+            yield _series("gen_ai.client.operation.time_to_first_chunk", **call), 1
+        if outputs > 1:
+            yield _series("gen_ai.client.operation.time_per_output_chunk", **call), outputs - 1
 
     def _tokens(self, call: dict[str, Any]) -> Iterable[tuple[Series, float]]:
         for kind in ("input", "output"):
