@@ -81,6 +81,8 @@ def play(port: int, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
     exchange(port, chat_request(headers=(*named(), b"x-stainless-retry-count: 1")))
     upstream.answer(json_answer(MESSAGE))
     exchange(port, chat_request(path="/v1/messages", headers=named("x" * 300)))
+    upstream.answer(json_answer({"data": [{"embedding": [1]}], "usage": {"prompt_tokens": 5}}))
+    exchange(port, chat_request(path="/v1/embeddings", headers=named()))
 
 
 def seen(sink: OtlpSink) -> set[str]:
