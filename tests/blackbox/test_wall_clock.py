@@ -81,6 +81,12 @@ class Set:
         return abs(ns - (time.time_ns() + self.offset)) < NEAR
 
 
+def own_wall(path: Path, offset: int = 0) -> dict[str, str]:
+    """The environment of a process whose wall clock is what this file says, `offset` ns off the machine's at first."""
+    path.write_bytes(struct.pack("q", offset))
+    return {"PYTHONPATH": str(Path(__file__).parent / "wall"), "TEST_WALL": str(path)}
+
+
 Start = Callable[..., Set]
 
 
@@ -88,10 +94,9 @@ Start = Callable[..., Set]
 def start(tmp_path: Path, start_sidecar: Any) -> Start:
     """Starts a sidecar whose wall clock is the test's to set."""
     path = tmp_path / "wall"
-    path.write_bytes(struct.pack("q", 0))
+    shim = own_wall(path)
 
     def starting(environ: dict[str, str] | None = None, **options: Any) -> Set:
-        shim = {"PYTHONPATH": str(Path(__file__).parent / "wall"), "TEST_WALL": str(path)}
         return Set(start_sidecar(environ={**ENVIRON, **shim, **(environ or {})}, **options), path)
 
     return starting

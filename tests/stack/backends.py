@@ -112,6 +112,12 @@ class Prometheus:
             folder=folder,
             ready=f"{self.url}/-/ready",
         )
+        self._config = folder / "prometheus.yaml"
+
+    def configure(self, text: str) -> None:
+        """Adds to its configuration; before it is started."""
+        with self._config.open("a") as config:
+            config.write(f"\n{text}")
 
     def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
         """The series of an instant query, now or `at` (seconds since the epoch)."""
@@ -225,7 +231,7 @@ class Stack:
         grpc, http, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
         tempo = self.tempo.otlp if self.tempo else f"127.0.0.1:{self.instead_of_tempo.port}"
         host, port = metrics.split(":")
-        self.otlp = f"http://{http}"
+        self.otlp, self.otlp_grpc = f"http://{http}", f"http://{grpc}"
         self.collector = Backend(
             [str(binary("otelcol")), "--config", str(ROOT / "otel-collector.yaml")],
             folder=self._folder,
