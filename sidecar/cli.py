@@ -7,6 +7,7 @@ everything behind it gets mappings.
 
 import argparse
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -131,6 +132,8 @@ def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str,
             _say(f"  {problem}")
         return BAD_SETTINGS
 
+    # What libraries say while they are imported may quote the environment: OpenTelemetry's SDK reads it by itself.
+    logging.getLogger().addHandler(logging.NullHandler())
     from sidecar import app
 
     stdio.never_wait()

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from sidecar.apis import provider_of_host
 from sidecar.core.exchange import Upstream
 from sidecar.core.request_id import DEFAULT_FORMAT, RequestIdFormat
+from sidecar.core.shown import mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,7 @@ def _mistyped(text: str, prefix: str = "") -> MistypedError | None:
     plain = text.strip(_QUOTES + " ")
     name, equals, url = plain.partition("=")
     if equals and not prefix and "://" in url and _UPSTREAM_NAME.fullmatch(name):
-        plain, why = url, f"names belong to SIDECAR_UPSTREAMS ({name}={url})"
+        plain, why = url, f"names belong to SIDECAR_UPSTREAMS ({name}={mask(url)})"
     elif "://" not in plain:
         host = plain.partition("/")[0].rpartition("@")[2].partition(":")[0].strip("[]")
         near = Address(host, 0).loopback or "." not in host
@@ -224,7 +225,7 @@ def _mistyped(text: str, prefix: str = "") -> MistypedError | None:
         read_upstream(plain)
     except ValueError:
         return None
-    return MistypedError(f"type {prefix}{plain} ({why})")
+    return MistypedError(f"type {prefix}{mask(plain)} ({why})")
 
 
 def read_upstream(text: str, name: str = "default") -> Upstream:

@@ -7,7 +7,7 @@ fails says.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 
 import pytest
@@ -327,7 +327,10 @@ START = (
     ("SIDECAR_REQUEST_ID_FORMAT", "{}"),
     ("SIDECAR_LOG_FORMAT", "{}"),
     ("SIDECAR_NO_SUCH", "{}"),
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h/?token={}"),
+)
+"""Settings that stop the start."""
+
+OTHERS = (
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h/#{}"),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://u:{}@h/"),
     ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://h:x/{}"),
@@ -345,32 +348,64 @@ START = (
     ("OTEL_BSP_SCHEDULE_DELAY", "{}"),
     ("SSL_CERT_FILE", "{}"),
     ("SSL_CERT_DIR", "/x/{}"),
+    ("HTTP_PROXY", "https://u:{}@p:1"),
+    ("HTTP_PROXY", "socks5://{}@p:1"),
+    ("HTTP_PROXY", "ftp://p/{}"),
 )
+"""Variables that are not the sidecar's: what cannot be used is named, and the start goes on."""
+
+
+def in_turns(
+    rows: Iterable[tuple[str, str]], form: Callable[[str], str]
+) -> Iterator[dict[str, tuple[str, str]]]:
+    """Each name once in a turn, as often as there are values: its secret, and the value with it."""
+    by_name: dict[str, list[tuple[str, str]]] = {}
+    for name, value in rows:
+        secret = form(name + value)
+        by_name.setdefault(name, []).append((secret, value.replace("{}", secret)))
+    for turn in range(max(map(len, by_name.values()))):
+        yield {name: several[turn] for name, several in by_name.items() if turn < len(several)}
+
+
+def shown(stderr: str, given: dict[str, tuple[str, str]]) -> tuple[set[str], set[str]]:
+    """The names that are not told, and those whose secret is."""
+    return (
+        {name for name in given if name not in stderr},
+        {name for name, (secret, _) in given.items() if secret in stderr},
+    )
 
 
 @pytest.mark.parametrize("form", [key, opaque], ids=["key", "opaque"])
 def test_a_start_that_fails(form: Callable[[str], str]) -> None:
     """Every bad value is told, with its name, and none with a secret in it."""
-    by_name: dict[str, list[tuple[str, str]]] = {}
-    for name, value in START:
-        by_name.setdefault(name, []).append((form(name + value), value))
-    for turn in range(max(map(len, by_name.values()))):
-        given = {name: several[turn] for name, several in by_name.items() if turn < len(several)}
-        environ = {name: value.replace("{}", secret) for name, (secret, value) in given.items()}
-        running = RunningSidecar(environ=environ).launch()
+    for given in in_turns(START, form):
+        running = RunningSidecar(environ={name: value for name, (_, value) in given.items()}).launch()
         assert running.wait() == 2
-        assert {name for name in given if name not in running.stderr} == set()
-        assert {name for name, (secret, _) in given.items() if secret in running.stderr} == set()
+        assert shown(running.stderr, given) == (set(), set())
 
 
-@pytest.mark.parametrize("secret", [key("proxy"), opaque("proxy")])
-@pytest.mark.parametrize("value", ["https://u:{}@p:1", "socks5://{}@p:1", "ftp://p/{}"])
-def test_a_proxy_that_cannot_be_used(value: str, secret: str) -> None:
-    """It is looked at once the upstreams are known."""
-    environ = {"HTTP_PROXY": value.replace("{}", secret)}
-    running = RunningSidecar(upstream="http://127.0.0.1:9", environ=environ).launch()
-    assert running.wait() == 2
-    assert "HTTP_PROXY" in running.stderr
+@pytest.mark.parametrize("form", [key, opaque], ids=["key", "opaque"])
+def test_what_is_passed_over(form: Callable[[str], str]) -> None:
+    """Likewise, by a sidecar that serves."""
+    for given in in_turns(OTHERS, form):
+        environ = {name: value for name, (_, value) in given.items()}
+        with RunningSidecar(upstream="http://127.0.0.1:9", environ=environ) as running:
+            assert running.stop() == 0
+        assert shown(running.stderr, given) == (set(), set())
+
+
+@pytest.mark.parametrize("form", [key, opaque], ids=["key", "opaque"])
+def test_a_query_of_the_collector(form: Callable[[str], str]) -> None:
+    """It is used, and shown nowhere, not even where exports fail."""
+    secret = form("query")
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:9/?token={secret}",
+        "OTEL_METRIC_EXPORT_INTERVAL": "100",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "500",
+    }
+    with RunningSidecar(upstream="http://127.0.0.1:9", environ=environ) as running:
+        running.wait_log("sidecar.telemetry.failing")
+        running.stop()
     assert secret not in running.stderr
 
 

@@ -105,7 +105,7 @@ async def test_a_loss_is_told_once() -> None:
         6,
     )
     assert ledger.snapshot()["lines"] == {
-        **dict.fromkeys(("queued", "failed", "unknown", "rejected", "not_sampled"), 0),
+        **dict.fromkeys(("queued", "failed", "unconfirmed", "unknown", "rejected", "not_sampled"), 0),
         "created": 11,
         "exported": 5,
         "dropped": 6,
