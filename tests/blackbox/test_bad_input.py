@@ -223,6 +223,7 @@ def test_a_long_id_is_hashed(
     sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, where: str
 ) -> None:
     """More than 200 characters become a prefix of their SHA-256; the upstream still sees what was sent."""
+    upstream.answer(json_answer(chat_completion()))
     long = where + "x" * (1_000_000 if where == "body" else 10_000)
     if where == "header":
         said = exchange(sidecar.port, chat_request(headers=(b"x-session-id: " + long.encode(),)))
@@ -243,6 +244,7 @@ def test_ids_cannot_inject(
     sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, bad: str
 ) -> None:
     """Control characters and what is not ASCII make an id invalid; nothing of it reaches a head."""
+    upstream.answer(json_answer(chat_completion()))
     said = exchange(sidecar.port, chat_request(metadata={"session_id": bad, "conversation_id": bad}))
     assert said.get("x-evil") is None
     span = _server_span(sink, said)
@@ -256,6 +258,7 @@ def test_an_invalid_id_lets_the_next_rule_speak(
     sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
 ) -> None:
     """The first rule that gives a valid value counts."""
+    upstream.answer(json_answer(chat_completion()))
     said = exchange(
         sidecar.port, chat_request(headers=(b"X-Sidecar-Session-Id: gr\xfc\xdfe", b"x-session-id: fine"))
     )
