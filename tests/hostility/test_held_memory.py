@@ -218,7 +218,9 @@ FRAMINGS: dict[str, tuple[Step, ...]] = {
 def test_clients_that_take_nothing(witness: Witness, module_sink: OtlpSink, framing: str) -> None:
     """A large answer waits at the upstream, but for a bounded piece of it."""
     witness.answer_with(lambda _: (Status(), *FRAMINGS[framing]), path="/files/large")
-    with RunningSidecar(upstream=witness.url, sink=module_sink) as sidecar, ExitStack() as clients:
+    quiet = {"OTEL_METRIC_EXPORT_INTERVAL": "60000"}  # else exports alone keep it busy
+    running = RunningSidecar(upstream=witness.url, sink=module_sink, environ=quiet)
+    with running as sidecar, ExitStack() as clients:
         exchange(sidecar.port, chat_request())
         before = most_resident(sidecar)
         for _ in range(READERS):
