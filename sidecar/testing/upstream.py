@@ -168,12 +168,12 @@ class ScriptedUpstream:
     @property
     def url(self) -> str:
         """Where it listens, without a path."""
-        return f"{'https' if self._tls else 'http'}://{self._host}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self.authority}"
 
     @property
     def authority(self) -> str:
         """Its host and port, as a `Host` header names them."""
-        return f"{self._host}:{self.port}"
+        return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
 
     @property
     def requests(self) -> list[Received]:

@@ -26,6 +26,7 @@ from sidecar.testing import (
     Status,
     Step,
     answer,
+    chat_completion,
     chat_request,
     exchange,
     json_answer,
@@ -355,3 +356,23 @@ def test_what_an_answer_is_by_its_bytes(
     call = sink.span(kind="CLIENT", attributes={"session.id": session})
     told = call.attributes.get("error.type"), call.attributes.get("gen_ai.usage.output_tokens")
     assert (outcome(sink, session), *told) == ((expected[0], None), *expected[1:])
+
+
+def test_an_address_of_ipv6_is_the_same_on_both_spans(sink: OtlpSink) -> None:
+    """Without brackets, as the conventions have it: the app's word for the sidecar, and the upstream's own."""
+    with ScriptedUpstream(host="::1") as upstream:
+        upstream.answer(json_answer(chat_completion()))
+        settings = {"LISTEN": "[::1]:0"}
+        with RunningSidecar(upstream=upstream.url, sink=sink, settings=settings) as sidecar:
+            with RawClient(sidecar.port, host="::1") as client:
+                body = json.dumps({"model": "gpt-4o", "messages": []}).encode()
+                fields = (b"Content-Type: application/json", b"X-Sidecar-Session-Id: ipv6")
+                host = f"[::1]:{sidecar.port}"
+                client.send(
+                    request_bytes("POST", "/v1/chat/completions", headers=fields, body=body, host=host)
+                )
+                assert client.read_answer("POST").status == 200
+            assert upstream.request().get("Host") == f"[::1]:{upstream.port}".encode()
+            for kind, port in (("SERVER", sidecar.port), ("CLIENT", upstream.port)):
+                span = sink.span(kind=kind, attributes={"session.id": "ipv6"})
+                assert (span.attributes["server.address"], span.attributes["server.port"]) == ("::1", port)

@@ -123,3 +123,21 @@ def test_the_usual_answer_works_for_all(called: Called) -> None:
         assert direct is not None
         assert through is not None
         assert (direct.status, direct.body) == (through.status, through.body) == (200, b"abc")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_addresses_of_both_families(host: str) -> None:
+    """By its address, and by a name."""
+    with ScriptedUpstream(host="127.0.0.1" if host == "localhost" else host) as upstream:
+        upstream.answer_always(Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"), path="/x")
+        url = f"http://localhost:{upstream.port}" if host == "localhost" else upstream.url
+        with RunningSidecar(upstream=url) as sidecar:
+            for client, ask in CLIENTS.items():
+                direct, through = (
+                    ask(f"{base}/x", "GET", b"") for base in (url, f"http://127.0.0.1:{sidecar.port}")
+                )
+                if direct is None:
+                    continue
+                assert through is not None, client
+                assert matters(direct) == matters(through), client
+        assert upstream.requests
