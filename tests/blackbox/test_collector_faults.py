@@ -257,6 +257,8 @@ def test_a_wrong_endpoint_is_said_once(
                 ask(sidecar, upstream, f"wrong-{batch}")
                 states = settled(sidecar, (batch + 1) * REQUESTS)
                 assert states["traces"]["exported"] == states["logs"]["exported"] == 0
+            for signal in SIGNALS:
+                sidecar.wait_log("sidecar.telemetry.failing", signal=signal, timeout=15)
             lines = sidecar.find_logs("sidecar.telemetry.failing")
             assert sorted(line["signal"] for line in lines) == ["logs", "metrics", "traces"]
             assert all(
@@ -376,8 +378,8 @@ def goes_on_without(url: str, protocol: str, upstream: ScriptedUpstream) -> None
             assert time.monotonic() - begun < 1 + 1.5  # the time-out, and what a busy machine adds
         states = ledger(sidecar)["traces"]
         assert states["failed"] + states["unknown"] == states["created"]
-        (line,) = sidecar.find_logs("sidecar.telemetry.failing")
-        assert line["signal"] == "traces"
+        assert sidecar.wait_log("sidecar.telemetry.failing")["signal"] == "traces"
+        assert len(sidecar.find_logs("sidecar.telemetry.failing")) == 1
         ask(sidecar, upstream, "last", 1)
         begun = time.monotonic()
         assert sidecar.stop(timeout=10) == 0

@@ -146,7 +146,7 @@ def test_the_defaults_fit_into_the_container(witness: Witness, module_sink: Otlp
             assert [one.read_answer("POST").status for one in uploads] == [200] * len(uploads)
             for reader in readers:
                 reader.join()
-            assert sidecar.stats()["requests"]["in_flight"] == 0
+            sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0, timeout=60)
             assert FULL < peak(sidecar) < CONTAINER
 
 
