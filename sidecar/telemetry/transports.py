@@ -242,7 +242,9 @@ class HttpTransport:
         """Whether the kept connection still stands; nothing may be waiting on it."""
         if self._connection is None or self._socket is None:
             return False
-        if self._files.renewed() or select.select([self._socket], [], [], 0)[0]:
+        waiting = select.poll()  # `select` knows no descriptor above 1,023
+        waiting.register(self._socket, select.POLLIN)
+        if self._files.renewed() or waiting.poll(0):
             self._drop()
             return False
         return True

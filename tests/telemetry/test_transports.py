@@ -1,5 +1,7 @@
 """What a transport does with a receiver that changes, is gone, refuses for size, or says more than yes and no."""
 
+import os
+import resource
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -264,3 +266,21 @@ def test_a_closed_transport_sends_nothing() -> None:
     transport = GrpcTransport(Signal.TRACES, target, Trust({}))
     transport.close()
     assert transport.attempt(b"", time.monotonic() + 1).reason == "cannot connect: the export was given up"
+
+
+async def test_a_kept_connection_may_have_any_descriptor() -> None:
+    """A busy sidecar has thousands of them open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with OtlpSink() as sink:
+            out = started(exporting(sink))
+            for _ in range(2):
+                await flushed(out)
+            assert out.states() == {"created": 2, "exported": 2}
+            assert await out.pipeline.shutdown(5)
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
