@@ -5,11 +5,13 @@ Owns the wire: paths and method names, gzip, and the protobuf answers. What was 
 """
 
 import gzip
+import io
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
@@ -37,7 +39,8 @@ class SinkAnswer:
     `status` for HTTP and `code` (a gRPC status name) for gRPC; an export is taken only if it is 200 / `OK`.
     `rejected` and `message` make a `partial_success`; `garbage` replaces the answer's body (HTTP);
     `Retry-After` in `headers` is a `RetryInfo` for gRPC;
-    `delay` (seconds) comes before the answer; `hang` never answers, until the sink is stopped.
+    `delay` (seconds) comes before the answer; `hang` never answers, until the sink is stopped. Over HTTP, `drip` is
+    the seconds between one byte of the answer and the next, and `hang_up` closes the connection in place of an answer.
     """
 
     status: int = 200
@@ -48,6 +51,8 @@ class SinkAnswer:
     garbage: bytes | None = None
     delay: float = 0.0
     hang: bool = False
+    drip: float = 0.0
+    hang_up: bool = False
 
     @property
     def takes(self) -> bool:
@@ -137,8 +142,8 @@ class _HttpHandler(BaseHTTPRequestHandler):
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = self.server.sink.export(signal, body, headers, len(raw))
-        if answer.hang:
-            self.close_connection = True  # the sink has stopped: there is nobody to answer
+        if answer.hang or answer.hang_up:
+            self.close_connection = True  # that of `hang`: the sink has stopped, there is nobody to answer
             return
         body = (
             _reply(signal, answer)
@@ -148,6 +153,14 @@ class _HttpHandler(BaseHTTPRequestHandler):
         self._say(answer, answer.garbage if answer.garbage is not None else body)
 
     def _say(self, answer: SinkAnswer, body: bytes) -> None:
+        if answer.drip:
+            peer, self.wfile = self.wfile, io.BytesIO()
+            self._say(replace(answer, drip=0.0), body)
+            said, self.wfile = self.wfile.getvalue(), peer
+            for at in range(len(said)):
+                self.wfile.write(said[at : at + 1])
+                time.sleep(answer.drip)
+            return
         self.send_response(answer.status)
         for name, value in {"Content-Type": "application/x-protobuf", **answer.headers}.items():
             self.send_header(name, value)

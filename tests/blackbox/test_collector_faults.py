@@ -78,6 +78,14 @@ FAULTS = (
     Fault("401", "failed", said(401, "UNAUTHENTICATED")),
     Fault("404", "failed", said(404, "UNIMPLEMENTED")),
     Fault("garbage", "unconfirmed", SinkAnswer(garbage=b"\xff<html>no</html>"), protocols=(HTTP,)),
+    Fault(
+        "a web page",
+        "unconfirmed",
+        SinkAnswer(garbage=b"<html>Sign in</html>", headers={"Content-Type": "text/html"}),
+        protocols=(HTTP,),
+    ),
+    Fault("hangs up", "unknown", SinkAnswer(status=503, hang_up=True), protocols=(HTTP,)),
+    Fault("a byte at a time", "unknown", SinkAnswer(drip=0.1), protocols=(HTTP,)),
     Fault("half of it", "exported", SinkAnswer(rejected=1, message="too old")),
     Fault("hanging", "unknown", SinkAnswer(hang=True)),
 )

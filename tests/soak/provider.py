@@ -1,9 +1,11 @@
 """The provider of the soak: says what each request's `X-Play` field asks for, in the shape of the request's API.
 
-Owns the answers, honest and broken ones, and the short memory of a provider that runs for long.
+Owns the answers, honest and broken ones, and the short memory of a provider that runs for long. A process of its own
+(`python -m tests.soak.provider`), which can be stopped: it prints its port, and ends when its standard input does.
 """
 
 import gzip
+import sys
 from collections.abc import Callable
 from functools import cache
 
@@ -13,9 +15,12 @@ from sidecar.testing import (
     Flood,
     Garbage,
     Header,
+    HoldReading,
+    Informational,
     Pause,
     ReadBody,
     Reset,
+    ResumeReading,
     ScriptedUpstream,
     Step,
     answer,
@@ -29,6 +34,9 @@ from tests.matrix.matrix_apis import APIS, Api
 GZIP = b"Content-Encoding: gzip"
 JSON = b"Content-Type: application/json"
 SSE = b"Content-Type: text/event-stream"
+SECRET = b"SEKRIT"
+"""Stands in credentials, in what is asked and in what is answered, and may stand in no signal."""
+
 BOMB_PIECES, BOMB_SIZE = 4, 8 << 20
 """A compressed stream: this many members, each this large once it is decoded."""
 
@@ -106,6 +114,37 @@ def _hints(_request: Received) -> Script:
     return (Garbage(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 20_000), *answer(b"{}", headers=(JSON,)))
 
 
+def _interim_odd(_request: Received) -> Script:
+    closing = Informational(103, (b"Connection: close", b"Link: </a>"))
+    return (closing, Informational(102, (b"Content-Length: 9",)), *answer(b"{}", headers=(JSON,)))
+
+
+def _salvage_event(_request: Received) -> Script:
+    event = b'data: {"id":"c","model":"m","choices":[1' + b",{}" * 100_000 + b"]}\n\n"
+    return (*sse_head(), Chunk(event), LastChunk())
+
+
+def _brackets(_request: Received) -> Script:
+    pieces = [Bytes(_bomb(b"[]"))] * BOMB_PIECES
+    return (Status(), Header(JSON), Header(GZIP), Header(b"Connection: close"), *pieces, End())
+
+
+def _without_end(data: bytes, line: bytes) -> Callable[[Received], Script]:
+    """Says `data`, and then the line again and again, slowly."""
+    return lambda _request: (Garbage(data), *(Garbage(line), Pause(0.2)) * 150)
+
+
+def _takes_slowly(_request: Received) -> Script:
+    return (
+        ReadBody(0),
+        HoldReading(),
+        Pause(1.5),
+        ResumeReading(),
+        ReadBody(),
+        *answer(b"{}", headers=(JSON,)),
+    )
+
+
 def _tiny_chunks(_request: Received) -> Script:
     chunks = Garbage(b"\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
     return (Status(), Header(SSE), Header(b"Transfer-Encoding: chunked"), chunks)
@@ -120,9 +159,18 @@ PLAYS: dict[str, Callable[[Received], Script]] = {
     "reset": lambda request: _cut(request, Reset()),
     "reset-before-head": lambda _request: (Reset(),),
     "close-before-head": lambda _request: (End(),),
+    "closes-after": lambda request: (*whole(request), End()),
+    "resets-after": lambda request: (*whole(request), Reset()),
     "rate-limited": lambda _request: json_answer({"error": {"code": "rate_limit_exceeded"}}, status=429),
-    "unavailable": lambda _request: json_answer({"error": {"message": "busy"}}, status=503),
+    "unavailable": lambda _request: json_answer({"error": {"message": SECRET.decode()}}, status=503),
     "hangs": lambda _request: (Pause(30),),
+    "goes-silent": lambda request: _cut(request, Pause(30)),
+    "takes-slowly": _takes_slowly,
+    "endless-head": _without_end(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"),
+    "endless-trailers": _without_end(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"X-A: b\r\n"
+    ),
+    "endless-hints": _without_end(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
     "early": lambda _request: (ReadBody(0), *answer(b"no", status=413)),
     "garbage": _raw(b"\x00\x01\x02 no HTTP\r\n\r\n", End()),
     "line-feeds": _raw(b"HTTP/1.1 200 OK\nContent-Type: application/json\nContent-Length: 2\n\n{}"),
@@ -133,11 +181,16 @@ PLAYS: dict[str, Callable[[Received], Script]] = {
     "padded-chunks": _raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2  \r\n{}\r\n0\r\n\r\n"),
     "bytes-behind": _raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\n\r\n"),
     "interim": _interim,
+    "interim-odd": _interim_odd,
     "hints": _hints,
     "tiny-chunks": _tiny_chunks,
     "salvage": _salvage,
+    "salvage-event": _salvage_event,
     "bombs": _bombs,
-    "web-page": lambda _request: answer(b"<html>no</html>", headers=(b"Content-Type: text/html",)),
+    "brackets": _brackets,
+    "web-page": lambda _request: answer(
+        b"<html>" + SECRET + b"</html>", headers=(b"Content-Type: text/html",)
+    ),
     "empty": lambda _request: answer(b"", headers=(JSON,)),
     "large": lambda _request: (
         Status(),
@@ -148,30 +201,8 @@ PLAYS: dict[str, Callable[[Received], Script]] = {
 }
 """What a request may ask for."""
 
-BROKEN = [
-    "stalls",
-    "error-event",
-    "cut",
-    "reset",
-    "reset-before-head",
-    "close-before-head",
-    "rate-limited",
-    "unavailable",
-    "early",
-    "garbage",
-    "line-feeds",
-    "folded",
-    "length-and-chunks",
-    "padded-chunks",
-    "bytes-behind",
-    "interim",
-    "hints",
-    "tiny-chunks",
-    "salvage",
-    "bombs",
-    "web-page",
-    "empty",
-]
+_OF_OTHER_PEERS = {"whole", "stream", "hangs", "takes-slowly", "large"}
+BROKEN = sorted(PLAYS.keys() - _OF_OTHER_PEERS)
 """Those that an honest client may meet."""
 
 
@@ -191,3 +222,14 @@ class Provider(ScriptedUpstream):
         with self._changed:
             self._requests.clear()
             self._connections.clear()
+
+
+def main() -> None:
+    """Answers until standard input ends."""
+    with Provider() as provider:
+        print(provider.port, flush=True)  # noqa: T201 - what its parent reads
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
