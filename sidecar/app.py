@@ -21,9 +21,9 @@ import uvloop
 
 from sidecar.admin import Port, create_admin_app, create_health_app, serve
 from sidecar.admin.live import LiveView
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND, SystemWall
 from sidecar.core.egress import EgressRules
+from sidecar.core.outcome import Anomaly
 from sidecar.core.sessions import SessionLimits, SessionManager
 from sidecar.proxy.relay import Relay
 from sidecar.proxy.shared import Shared

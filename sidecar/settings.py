@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sidecar import settings_values as values
 from sidecar.core.exchange import Upstream
-from sidecar.core.request_id import DEFAULT_FORMAT
+from sidecar.core.identity import DEFAULT_FORMAT
 from sidecar.core.shown import mask
 from sidecar.settings_values import Address, Kind
 

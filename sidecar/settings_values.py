@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from sidecar.apis import provider_of_host
 from sidecar.core.exchange import Upstream
-from sidecar.core.request_id import DEFAULT_FORMAT, RequestIdFormat
+from sidecar.core.identity import DEFAULT_FORMAT, RequestIdFormat
 from sidecar.core.shown import mask
 
 
@@ -263,7 +263,7 @@ def read_upstreams(text: str) -> dict[str, Upstream]:
 
 
 def read_request_id(text: str) -> str:
-    """A request id's format, as `core/request_id.py` allows it."""
+    """A request id's format, as `core/identity.py` allows it."""
     return RequestIdFormat(text).template
 
 

@@ -17,10 +17,9 @@ import pytest
 from sidecar import cli, errors, settings
 from sidecar.admin import AdminView, create_admin_app
 from sidecar.core import identity
-from sidecar.core.anomaly import Anomaly
-from sidecar.core.outcome import Outcome, Phase
-from sidecar.core.request_id import DEFAULT_FORMAT, FIELDS
-from sidecar.core.session_facts import SessionStats
+from sidecar.core.identity import DEFAULT_FORMAT, FORMAT_FIELDS
+from sidecar.core.outcome import Anomaly, Outcome, Phase
+from sidecar.core.turns import SessionStats
 from sidecar.proxy import wire
 from sidecar.telemetry import names, otel_table
 from sidecar.telemetry.attributes import ALL_ATTRIBUTES, ALL_EVENTS
@@ -230,7 +229,7 @@ def test_request_id() -> None:
     """The format, and what it may be made of."""
     text = section(README, "Request ids")
     assert f"`{DEFAULT_FORMAT}`" in text
-    assert {f"{{{name}}}" for name in FIELDS} <= {*words(text)}
+    assert {f"{{{name}}}" for name in FORMAT_FIELDS} <= {*words(text)}
 
 
 def test_wire() -> None:

@@ -41,7 +41,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     },
     "assertion": {},
     "broad": {
-        "sidecar/core/listeners.py": "a listener of somebody else must not end a request; it is counted",
+        "sidecar/core/turns.py": "a listener of somebody else must not end a request; it is counted",
         "sidecar/proxy/guard.py": "the relay's outermost handler",
         "sidecar/telemetry/outlet.py": "the telemetry guard, around the exporters",
         "sidecar/telemetry/recorder.py": "the telemetry guard, around what the relay reports",

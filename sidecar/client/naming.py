@@ -12,7 +12,7 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sidecar.client.carrying import Named, carry_into_threads, current
-from sidecar.core.ids import tidy
+from sidecar.core.identity import tidy
 
 SESSION_HEADER = "X-Sidecar-Session-Id"
 CONVERSATION_HEADER = "X-Sidecar-Conversation-Id"

@@ -1,7 +1,8 @@
 """The sidecar's record of one request, from its first byte to its one outcome.
 
 Owns the decision how a request ended: the first decisive fact wins, and it settles exactly once.
-It takes facts with timestamps and never asks for the time; it knows no socket and no telemetry.
+It takes facts with timestamps and never asks for the time; it knows no socket and no telemetry, only the
+shape of what the relay tells telemetry.
 The relay (`proxy/`) tells it what happened; what it freezes into is read by `telemetry/`.
 """
 
@@ -9,12 +10,11 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import MILLISECOND
 from sidecar.core.facts import NO_FACTS, EventKind, RequestFacts, ResponseFacts, Route
 from sidecar.core.headers import Field, Headers
 from sidecar.core.identity import Identity
-from sidecar.core.outcome import Outcome, Phase
+from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.core.record import record
 from sidecar.core.sessions import Arrival, RequestRef, Settlement
 from sidecar.core.shown import readable
@@ -361,3 +361,28 @@ class Exchange:
             self.anomalies.append(Anomaly.ANSWER_INVALID)
         if self.streams:
             self.stream.silent_until(self.verdict.at)
+
+
+class Telemetry(Protocol):
+    """The recorder as the relay sees it. Timestamps are ns since the epoch."""
+
+    def begin(self, head: RequestHead, route: Route, start: int) -> Trace:
+        """Chooses the ids of a request's spans and asks the sampler."""
+
+    def started(self, exchange: Exchange) -> None:
+        """A request is in flight from now on (its head is whole, or was refused)."""
+
+    def arrived(self, exchange: Exchange) -> None:
+        """Identity and arrival are known; `exchange.identity` and `exchange.arrival` are set."""
+
+    def streaming(self, exchange: Exchange) -> None:
+        """The answer turned out to be a stream; it counts as an active stream until it settles."""
+
+    def stalled(self, exchange: Exchange, at: int) -> None:
+        """An answer has been silent for `STALL_AFTER`; called when it happens."""
+
+    def settled(self, exchange: Exchange) -> None:
+        """The exchange is frozen; called exactly once, after `exchange.settle`."""
+
+    def anomaly(self, anomaly: Anomaly) -> None:
+        """Counts something that should not happen and that belongs to no settled exchange."""

@@ -1,21 +1,25 @@
 """Who is talking: the session and conversation of a request, by the first rule that gives a valid value.
 
-Owns the order of the rules. Ids are unauthenticated hints: nothing is ever allowed or denied by them, and
-a value that is no valid id is counted and passed over.
+Owns the order of the rules, which text may be an id, and how a request's own id is composed. Ids are
+unauthenticated hints: nothing is ever allowed or denied by them, and a value that is no valid id is counted and
+passed over. What is too long for an id, or looks like a credential, is replaced by a digest: an id stands on every span.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
+from hashlib import sha256
+from string import Formatter
+from urllib.parse import unquote_to_bytes
 
-from sidecar.core.anomaly import Anomaly
-from sidecar.core.baggage import members
 from sidecar.core.headers import Headers
-from sidecar.core.ids import tidy
+from sidecar.core.outcome import Anomaly
 from sidecar.core.record import record
-from sidecar.core.session_facts import ChainEntry
+from sidecar.core.shown import is_credential
+from sidecar.core.turns import ChainEntry
 
 
 class Source(StrEnum):
@@ -77,6 +81,13 @@ CONVERSATION_FIELDS = ("metadata.conversation_id", CONVERSATION_FIELD)
 CHAIN_FIELD = "previous_response_id"
 
 _NONE: Mapping[str, str] = {}
+
+_LONGEST_ID = 200
+_DIGITS = 32
+"""Hex digits of the digest that replaces a longer id, or one that looks like a credential."""
+
+_MAX_MEMBERS = 180
+"""Members read of one request's baggage; further ones are left alone."""
 
 _SHORTEST_VENDOR_VALUE = 8
 _LONGEST_JSON = 16 * 1024
@@ -185,7 +196,7 @@ def from_head(headers: Headers, rules: IdentityRules) -> HeadIdentity:
     """What the headers alone say. Cheap; `resolve` takes it on from there."""
     judge = _Judge()
     metadata = _json_texts(headers.text(CODEX_METADATA_HEADER))
-    baggage = members(headers.get_all(b"baggage")) if b"baggage" in headers else _NONE
+    baggage = _baggage(headers.get_all(b"baggage")) if b"baggage" in headers else _NONE
     session_id, source = _session_in_head(judge, headers, rules, metadata, baggage)
     conversation_id = (
         judge.header(headers, OWN_CONVERSATION_HEADER)
@@ -345,3 +356,102 @@ def told(session_id: str, conversation_id: str | None, *, generate: Callable[[],
         anomalies=tuple(judge.anomalies),
         session_supplied=session is not None,
     )
+
+
+def tidy(text: str) -> str | None:
+    """The id that `text` stands for, without blanks around it; None if it is empty or no valid id.
+
+    A longer one, and one that looks like a credential, gives `sha256-` and the first 32 hex digits of its
+    unkeyed SHA-256.
+    """
+    stripped = text.strip(" \t")
+    if not stripped or not (stripped.isascii() and stripped.isprintable()):
+        return None
+    if len(stripped) <= _LONGEST_ID and not _looks_secret(stripped):
+        return stripped
+    return "sha256-" + sha256(stripped.encode("ascii")).hexdigest()[:_DIGITS]
+
+
+_looks_secret = lru_cache(maxsize=4096)(is_credential)
+"""A session's requests bring the same few ids again and again."""
+
+
+def _baggage(fields: Iterable[bytes]) -> Mapping[str, str]:
+    """The members of every `baggage` field, properties left out; of equal names the first counts.
+
+    A member that is malformed is passed over, as the W3C's specification asks.
+    """
+    found: dict[str, str] = {}
+    for value in fields:
+        for member in value.split(b",", _MAX_MEMBERS)[:_MAX_MEMBERS]:
+            name, equals, rest = member.partition(b"=")
+            key = name.strip(b" \t").decode("latin-1")
+            if equals and key and len(found) < _MAX_MEMBERS:
+                text = unquote_to_bytes(rest.partition(b";")[0].strip(b" \t"))
+                found.setdefault(key, text.decode("utf-8", "replace"))
+    return found
+
+
+DEFAULT_FORMAT = "{session}:{conversation}:{counter}:{timestamp}:{random}"
+
+FORMAT_FIELDS = ("session", "conversation", "counter", "timestamp", "random")
+"""What a format may name. `timestamp` is Unix milliseconds, `random` 8 hex digits, `counter` the sequence."""
+
+_NUMBERS = ("counter", "timestamp")
+_NUMBER_SPEC = re.compile(r"(0[1-9][0-9]?)?d?")
+_LONGEST_FORMAT = 200
+_ALLOWED = f"literal text and the fields {', '.join('{' + name + '}' for name in FORMAT_FIELDS)}; {{random}} is needed"
+
+
+class RequestIdFormatError(ValueError):
+    """A request id format that cannot be used; the text says what is wrong and what is allowed."""
+
+    def __init__(self, template: str, wrong: str) -> None:
+        super().__init__(f"request id format {template[:_LONGEST_FORMAT]!r}: {wrong}; allowed: {_ALLOWED}")
+
+
+class RequestIdFormat:
+    """A checked format. Numbers may be padded (`{counter:04d}`); the literal text is printable ASCII without blanks.
+
+    Raises:
+        RequestIdFormatError: the template names an unknown field, lacks `{random}` or is malformed.
+    """
+
+    __slots__ = ("_compose", "template")
+
+    def __init__(self, template: str = DEFAULT_FORMAT) -> None:
+        _check_format(template)
+        self.template = template
+        self._compose = template.format
+
+    def compose(self, *, session: str, conversation: str, counter: int, timestamp: int, random: int) -> str:
+        """The id; `timestamp` in Unix milliseconds, `random` of 32 bits."""
+        return self._compose(
+            session=session,
+            conversation=conversation,
+            counter=counter,
+            timestamp=timestamp,
+            random=f"{random & 0xFFFFFFFF:08x}",
+        )
+
+
+def _check_format(template: str) -> None:
+    if len(template) > _LONGEST_FORMAT:
+        raise RequestIdFormatError(template, f"longer than {_LONGEST_FORMAT} characters")
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise RequestIdFormatError(template, str(error)) from None
+    named = set()
+    for literal, name, spec, conversion in parts:
+        if not (literal.isascii() and literal.isprintable()) or " " in literal:
+            raise RequestIdFormatError(template, "its text must be printable ASCII without blanks")
+        if name is None:
+            continue
+        if name not in FORMAT_FIELDS:
+            raise RequestIdFormatError(template, f"unknown field {{{name}}}")
+        if conversion or (spec and not (name in _NUMBERS and _NUMBER_SPEC.fullmatch(spec))):
+            raise RequestIdFormatError(template, f"{{{name}}} cannot be formatted that way")
+        named.add(name)
+    if "random" not in named:
+        raise RequestIdFormatError(template, "without {random} two requests could share an id")

@@ -7,20 +7,19 @@ request in flight; it gives None instead, and the request passes untracked.
 from collections import OrderedDict
 from itertools import islice
 
-from sidecar.core.anomaly import Anomaly
-from sidecar.core.conversation import Conversation, Joined, Left, Tracked
+from sidecar.core.conversation import Conversation, Joined, Left, Sums, Tracked
 from sidecar.core.identity import Identity
-from sidecar.core.listeners import Listeners, SessionListener
-from sidecar.core.outcome import Outcome
-from sidecar.core.session_facts import (
+from sidecar.core.outcome import Anomaly, Outcome
+from sidecar.core.turns import (
+    Listeners,
     LiveSession,
     RecentRequest,
     Result,
     SessionLimits,
+    SessionListener,
     SessionSummary,
     SessionView,
 )
-from sidecar.core.summaries import Sums
 
 
 class Gauges:

@@ -10,27 +10,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.bounded_map import BoundedMap
 from sidecar.core.clock import MILLISECOND, STEADY, Clock, SystemWall, Wall
 from sidecar.core.conversation import Conversation, Tracked
-from sidecar.core.identity import Identity, Source, told
-from sidecar.core.ids import tidy
-from sidecar.core.listeners import Listeners, SessionListener
-from sidecar.core.outcome import Outcome
+from sidecar.core.identity import DEFAULT_FORMAT, Identity, RequestIdFormat, Source, tidy, told
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.registry import Registry, Session
-from sidecar.core.request_id import DEFAULT_FORMAT, RequestIdFormat
-from sidecar.core.session_facts import (
+from sidecar.core.tally import Tally, recent
+from sidecar.core.turns import (
     Arrival,
     ChainEntry,
     ConversationSummary,
     KnownWait,
+    Listeners,
     LiveConversation,
     LiveSession,
     RecentRequest,
     RequestRef,
     Result,
     SessionLimits,
+    SessionListener,
     SessionRequest,
     SessionStats,
     SessionSummary,
@@ -38,7 +37,6 @@ from sidecar.core.session_facts import (
     Settlement,
     Totals,
 )
-from sidecar.core.tally import Tally, recent
 
 __all__ = [
     "Arrival",

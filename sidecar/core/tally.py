@@ -4,16 +4,16 @@ Owns the totals since the start. It decides nothing: what an arrival or an endin
 `conversation.py`.
 """
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.conversation import Joined, Left, Tracked
-from sidecar.core.listeners import Listeners, SessionListener
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.registry import Registry
-from sidecar.core.session_facts import (
+from sidecar.core.turns import (
     Arrival,
     KnownWait,
+    Listeners,
     RecentRequest,
     Result,
+    SessionListener,
     SessionRequest,
     SessionStats,
     Settlement,

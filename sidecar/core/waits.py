@@ -5,7 +5,7 @@ before; nothing is estimated. Records over the cap are given up and counted, yet
 stays exact: what ended turns do to the line is folded into one.
 """
 
-from sidecar.core.session_facts import RequestRef
+from sidecar.core.turns import RequestRef
 
 _SMALL = 64
 

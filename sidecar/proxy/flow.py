@@ -9,10 +9,9 @@ from collections.abc import Callable
 from functools import partial
 
 from sidecar import apis
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.facts import RequestFacts
-from sidecar.core.outcome import Phase
+from sidecar.core.outcome import Anomaly, Phase
 from sidecar.errors import (
     DrainingError,
     ExhaustedError,

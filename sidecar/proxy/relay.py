@@ -6,8 +6,8 @@ Owns the data port and its life. What its connections share is `shared.py`; it c
 import asyncio
 import contextlib
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND
+from sidecar.core.outcome import Anomaly
 from sidecar.errors import CannotListenError
 from sidecar.listener import Listener
 from sidecar.proxy.client_side import ClientConnection

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND, Clock, Wall
 from sidecar.core.egress import EgressRules
-from sidecar.core.exchange import ConnectTiming, Exchange, Upstream
+from sidecar.core.exchange import ConnectTiming, Exchange, Telemetry, Upstream
 from sidecar.core.identity import IdentityRules
-from sidecar.core.ports import Telemetry
+from sidecar.core.outcome import Anomaly
 from sidecar.core.sessions import SessionManager
 from sidecar.errors import DrainingError, MalformedError, RefusedError, SidecarError, render, shape_of
 from sidecar.proxy import wire

@@ -7,9 +7,9 @@ copy; what goes on is what came.
 import sys
 
 from sidecar import apis
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import RequestFacts, Route
+from sidecar.core.outcome import Anomaly
 from sidecar.proxy import wire
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.decode import UnreadableCodingError, decoder

@@ -10,10 +10,9 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from sidecar.apis.errors import KNOWN_ERRORS
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Verdict
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.shown import REDACTED, clean, is_credential, is_plain, shown
 
 OTHER = "other"

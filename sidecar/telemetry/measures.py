@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND, Clock
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names
 from sidecar.telemetry.bounded import Cap, error_type, finish_reason, known_method

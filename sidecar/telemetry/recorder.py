@@ -15,12 +15,10 @@ from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.exchange import Exchange, RequestHead, Trace
 from sidecar.core.facts import Route
-from sidecar.core.listeners import overrides
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import (
     ConversationSummary,
     KnownWait,
@@ -29,6 +27,7 @@ from sidecar.core.sessions import (
     SessionSummary,
 )
 from sidecar.core.shown import shown
+from sidecar.core.turns import overrides
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
@@ -98,7 +97,7 @@ class _Quiet:
 
 
 class Recorder:
-    """Telemetry, whole (`core.ports.Telemetry`). `listener` is for the session manager."""
+    """Telemetry, whole (`core.exchange.Telemetry`). `listener` is for the session manager."""
 
     def __init__(
         self,
@@ -170,7 +169,7 @@ class Recorder:
         if self._session_measures is not None:
             self._session_measures.observe(sessions)
 
-    # core.ports.Telemetry
+    # core.exchange.Telemetry
 
     def begin(self, head: RequestHead, route: Route, start: int) -> Trace:  # noqa: ARG002 - the port's shape
         """Ids for a request's spans, its parent and the sampler's verdict."""

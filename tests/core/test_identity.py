@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.headers import Headers
-from sidecar.core.identity import HeadIdentity, Identity, IdentityRules, Source, from_head, resolve
-from sidecar.core.ids import tidy
+from sidecar.core.identity import HeadIdentity, Identity, IdentityRules, Source, from_head, resolve, tidy
+from sidecar.core.outcome import Anomaly
 from sidecar.core.sessions import ChainEntry, RequestRef
 
 UUID = "0198c0de-1234-7abc-8def-0123456789ab"

@@ -3,7 +3,7 @@
 import pytest
 
 from sidecar import SessionManager
-from sidecar.core.request_id import RequestIdFormat, RequestIdFormatError
+from sidecar.core.identity import RequestIdFormat, RequestIdFormatError
 
 
 def compose(template: str) -> str:

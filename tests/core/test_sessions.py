@@ -8,10 +8,9 @@ from itertools import count
 import pytest
 
 from sidecar import SessionManager
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import MILLISECOND
 from sidecar.core.identity import Identity, Source
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import (
     Arrival,
     ChainEntry,

@@ -3,10 +3,10 @@
 import pytest
 
 from sidecar import SessionManager
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import MILLISECOND, SECOND
+from sidecar.core.conversation import MAX_MODELS
 from sidecar.core.identity import Identity, Source
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import (
     Arrival,
     ConversationSummary,
@@ -17,7 +17,6 @@ from sidecar.core.sessions import (
     SessionRequest,
     SessionSummary,
 )
-from sidecar.core.summaries import MAX_MODELS
 
 
 class _Ends(SessionListener):

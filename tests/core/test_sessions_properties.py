@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar import SessionManager
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.identity import Identity, Source
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import Arrival, KnownWait, Result, SessionLimits, SessionListener, Settlement
 
 LINKS = 4

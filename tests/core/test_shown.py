@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.ids import tidy
+from sidecar.core.identity import tidy
 from sidecar.core.shown import REDACTED, clean, is_credential, is_plain, mask, readable, shown
 
 HEX = "0f3a9c1b7e5d2a8046b1c9d3e7f5a210"

@@ -4,11 +4,10 @@ import time
 from types import SimpleNamespace
 from typing import cast
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.exchange import Exchange, RequestHead
 from sidecar.core.facts import Route
 from sidecar.core.headers import Field, Headers
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sse import Event
 from sidecar.proxy.admission import Admission
 from sidecar.proxy.observer import StreamObserver

@@ -5,8 +5,7 @@ in from what was measured. The outcomes `shutdown` and `internal_error` do not h
 other would be a bug of it.
 """
 
-from sidecar.core.anomaly import Anomaly
-from sidecar.core.outcome import Outcome, Phase
+from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names
 from sidecar.telemetry.metric_store import Metric

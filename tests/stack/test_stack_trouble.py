@@ -15,8 +15,7 @@ import pytest
 from grafana import innocence, queries, sessions, streams, traffic
 from grafana.names import series
 from grafana.panels import Panel
-from sidecar.core.anomaly import Anomaly
-from sidecar.core.outcome import Outcome
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.telemetry import names
 from tests.stack.backends import Stack
 from tests.stack.programs import eventually

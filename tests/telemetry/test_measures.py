@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import pytest
 from opentelemetry.sdk.metrics import export as sdk
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import RequestFacts, Route
 from sidecar.core.identity import Source
-from sidecar.core.outcome import Outcome, Phase
+from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.core.sessions import KnownWait, SessionSummary, Totals
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names

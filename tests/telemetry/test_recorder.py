@@ -8,9 +8,8 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 
-from sidecar.core.anomaly import Anomaly
-from sidecar.core.outcome import Outcome
-from sidecar.core.ports import Telemetry
+from sidecar.core.exchange import Telemetry
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import SessionSummary, Totals
 from sidecar.telemetry import names
 from sidecar.telemetry.trace import RequestTrace

@@ -8,12 +8,11 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
-from sidecar.core.anomaly import Anomaly
 from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.facts import RequestFacts, Route
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity, Source
-from sidecar.core.outcome import Outcome, Phase
+from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.telemetry.request_spans import span_count
 from tests.telemetry.world import CHAT, T0, MakeWorld, World, ms, ref
 
