@@ -8,11 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sidecar.core.clock import SECOND
 from sidecar.core.identity import MAIN
 
 MAX_LANES = 200
 MAX_BARS = 2000
 """What is remembered of a round: lanes, and bars of one lane. What comes above is not drawn."""
+
+_MOVED = SECOND
+"""How far (ns) a session's start may move, as the wall clock is corrected, without the session being another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +120,16 @@ class Board:
         self._since = since
         self._seen: dict[tuple[str, int, str], Seen] = {}
         self._live: set[tuple[str, int, str]] = set()
+        self._starts: dict[str, int] = {}
 
     def take(self, snapshot: Iterable[Seen]) -> None:
         """Adds one snapshot: what it shows is up to date, what it no longer shows has ended."""
         self._live = set()
         for seen in snapshot:
-            key = (seen.session, seen.session_started, seen.conversation)
+            start = self._starts.get(seen.session, seen.session_started)
+            if abs(seen.session_started - start) >= _MOVED:
+                start = seen.session_started
+            key = (seen.session, start, seen.conversation)
             known = self._seen.get(key)
             if known is None and len(self._seen) >= MAX_LANES:
                 continue
@@ -132,6 +140,7 @@ class Board:
                     bars[bar.sequence] = bar
             self._live.add(key)
             if bars:
+                self._starts[seen.session] = start
                 self._seen[key] = Seen(*key, tuple(bars.values()), seen.tally)
 
     def lanes(self) -> list[Lane]:

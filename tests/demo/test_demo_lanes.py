@@ -79,6 +79,16 @@ def test_a_session_that_returns_is_a_new_one() -> None:
     assert [(lane.ended, len(lane.bars)) for lane in board.lanes()] == [(True, 1), (False, 1)]
 
 
+def test_a_session_is_the_same_when_the_clock_was_corrected() -> None:
+    """Its start and its requests move a little with the wall clock, and stay in their lane."""
+    board = Board(0)
+    board.take([Seen("s", 2 * S, "main", (bar(1, 2, 3),))])
+    board.take([Seen("s", 2 * S - 1_500_000, "main", (bar(1, 1.9985, 2.9985), bar(2, 4, None)))])
+    assert [(lane.ended, lane.bars) for lane in board.lanes()] == [
+        (False, (bar(1, 1.9985, 2.9985), bar(2, 4, None)))
+    ]
+
+
 def test_what_ended_before_the_round_is_not_drawn() -> None:
     """A conversation of the round before has a lane only if something of it reaches into this one."""
     board = Board(10 * S)

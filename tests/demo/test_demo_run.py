@@ -75,7 +75,9 @@ def test_one_round() -> None:
     with OtlpSink() as sink:
         done = subprocess.run(
             [*COMMAND, "--once", "--listen", "127.0.0.1:0"],
-            env=environ(**sink.environ()),
+            env=environ(
+                **sink.environ(), SIDECAR_SESSION_IDLE="60s"
+            ),  # none ends and returns on a slow machine
             capture_output=True,
             text=True,
             timeout=LIMIT,
