@@ -33,13 +33,26 @@ def sidecar_settings() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def launcher() -> tuple[str, ...]:
+    """What starts the module's sidecar; a module overrides this to have its own."""
+    return ()
+
+
+@pytest.fixture(scope="module")
 def sidecar(
-    module_sink: OtlpSink, module_upstream: Witness, sidecar_settings: dict[str, str]
+    module_sink: OtlpSink,
+    module_upstream: Witness,
+    sidecar_settings: dict[str, str],
+    launcher: tuple[str, ...],
 ) -> Iterator[RunningSidecar]:
     """The production server; spans alone are exported, each as soon as it is there."""
     environ = {"OTEL_BSP_SCHEDULE_DELAY": "1", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
     with RunningSidecar(
-        upstream=module_upstream.url, sink=module_sink, settings=sidecar_settings, environ=environ
+        upstream=module_upstream.url,
+        sink=module_sink,
+        settings=sidecar_settings,
+        environ=environ,
+        launcher=launcher,
     ) as running:
         yield running
 

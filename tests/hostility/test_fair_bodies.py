@@ -9,13 +9,19 @@ import pytest
 
 from sidecar.testing import Bytes, Header, OtlpSink, RunningSidecar, Status, exchange, request_bytes
 from tests.hostility.books import Books
-from tests.hostility.others import fair
+from tests.hostility.others import MEASURED, fair
 from tests.hostility.witness import Witness
 
 MIB = 1 << 20
 SIZE = 8 * MIB
 JSON = b"Content-Type: application/json"
 GZIP = b"Content-Encoding: gzip"
+
+
+@pytest.fixture(scope="module")
+def launcher() -> tuple[str, ...]:
+    """The turns of its event loop are measured."""
+    return MEASURED
 
 
 def filled(before: bytes, unit: bytes, after: bytes) -> bytes:
@@ -81,8 +87,8 @@ def test_several_at_once(sidecar: RunningSidecar, witness: Witness, sink: OtlpSi
         for client in clients:
             client.join()
 
-    fair(sidecar, all_at_once, repeats=1)
-    assert books.outcomes() == ["completed"] * 6
+    fair(sidecar, all_at_once)
+    assert books.outcomes() == ["completed"] * 18
 
 
 USAGE = b',"usage":{"prompt_tokens":7},"usageMetadata":{"promptTokenCount":7}}'

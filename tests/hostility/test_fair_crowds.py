@@ -19,11 +19,17 @@ from sidecar.testing import (
     request_bytes,
 )
 from tests.hostility.books import Books
-from tests.hostility.others import FAIR, fair
+from tests.hostility.others import FAIR, MEASURED, fair
 from tests.hostility.witness import Witness
 
 TINY = b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
 MANY = 5000
+
+
+@pytest.fixture(scope="module")
+def launcher() -> tuple[str, ...]:
+    """The turns of its event loop are measured."""
+    return MEASURED
 
 
 @pytest.fixture
