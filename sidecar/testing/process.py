@@ -18,10 +18,10 @@ from typing import Any, Self
 
 from sidecar.testing.sink import OtlpSink
 
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
 """Seconds for a process to become ready."""
 
-TIMEOUT = 5.0
+TIMEOUT = 30.0
 """Seconds that a test waits for something to happen before it fails."""
 
 _INHERITED = (

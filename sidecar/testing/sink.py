@@ -20,7 +20,7 @@ from sidecar.testing.otlp import LogLine, Point, Span, Value, read_logs, read_po
 from sidecar.testing.sink_servers import SIGNALS, GrpcServices, HttpServer, SinkAnswer
 from sidecar.testing.tls import Certificate
 
-TIMEOUT = 5.0
+TIMEOUT = 30.0
 """Seconds that a test waits for an export before it fails."""
 
 

@@ -17,7 +17,7 @@ from typing import Self
 from sidecar.testing.player import Connection, Player, Received
 from sidecar.testing.steps import Echo, Script, Step
 
-TIMEOUT = 5.0
+TIMEOUT = 30.0
 """Seconds that a test waits for something to happen before it fails."""
 
 Behaviour = Callable[[Received], Script]

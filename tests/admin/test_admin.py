@@ -497,7 +497,7 @@ async def test_what_is_not_http_is_not_repeated(
     port = await serve(app, ANY, setting="SIDECAR_ADMIN_LISTEN")
     reader, writer = await asyncio.open_connection(port.address.host, port.address.port)
     writer.write(data)
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     await port.close()
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -514,7 +514,7 @@ async def test_a_silent_connection_is_closed(begun: bytes, monkeypatch: pytest.M
     port = await serve(create_health_app(Scripted()), ANY, setting="SIDECAR_HEALTH_LISTEN")
     reader, writer = await asyncio.open_connection(port.address.host, port.address.port)
     writer.write(begun)
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert await asyncio.wait_for(reader.read(), 30) == b""
     writer.close()
     await port.close()
 
@@ -527,14 +527,14 @@ async def test_the_longest_silent_goes_first() -> None:
     opened = [await asyncio.open_connection(*where) for _ in range(serving.CONNECTIONS)]
     for reader, writer in (*opened[1:], opened[0]):
         writer.write(ask)
-        assert (await asyncio.wait_for(reader.readuntil(b"}"), 5)).startswith(b"HTTP/1.1 200")
+        assert (await asyncio.wait_for(reader.readuntil(b"}"), 30)).startswith(b"HTTP/1.1 200")
     newest = await asyncio.open_connection(*where)
     newest[1].write(ask)
-    assert (await asyncio.wait_for(newest[0].readuntil(b"}"), 5)).startswith(b"HTTP/1.1 200")
+    assert (await asyncio.wait_for(newest[0].readuntil(b"}"), 30)).startswith(b"HTTP/1.1 200")
     with contextlib.suppress(ConnectionResetError):
-        assert await asyncio.wait_for(opened[1][0].read(), 5) == b""
+        assert await asyncio.wait_for(opened[1][0].read(), 30) == b""
     opened[0][1].write(ask)
-    assert (await asyncio.wait_for(opened[0][0].readuntil(b"}"), 5)).startswith(b"HTTP/1.1 200")
+    assert (await asyncio.wait_for(opened[0][0].readuntil(b"}"), 30)).startswith(b"HTTP/1.1 200")
     for _, writer in (*opened, newest):
         writer.close()
     await port.close()

@@ -114,7 +114,7 @@ def settled(sidecar: RunningSidecar, requests: int) -> dict[str, dict[str, int]]
             and not counts["logs"]["queued"]
         )
 
-    sidecar.wait_until(quiet, timeout=15)
+    sidecar.wait_until(quiet)
     return ledger(sidecar)
 
 
@@ -122,9 +122,7 @@ def ask(sidecar: RunningSidecar, upstream: ScriptedUpstream, session: str, reque
     """Requests whose answers are as the provider sent them."""
     upstream.answer_always(json_answer(chat_completion()))
     for _ in range(requests):
-        answer = exchange(
-            sidecar.port, chat_request(headers=(b"X-Sidecar-Session-Id: " + session.encode(),)), timeout=5
-        )
+        answer = exchange(sidecar.port, chat_request(headers=(b"X-Sidecar-Session-Id: " + session.encode(),)))
         assert (answer.status, answer.body) == (200, ANSWER)
 
 
@@ -266,7 +264,7 @@ def test_a_wrong_endpoint_is_said_once(
                 states = settled(sidecar, (batch + 1) * REQUESTS)
                 assert states["traces"]["exported"] == states["logs"]["exported"] == 0
             for signal in SIGNALS:
-                sidecar.wait_log("sidecar.telemetry.failing", signal=signal, timeout=15)
+                sidecar.wait_log("sidecar.telemetry.failing", signal=signal)
             lines = sidecar.find_logs("sidecar.telemetry.failing")
             assert sorted(line["signal"] for line in lines) == ["logs", "metrics", "traces"]
             assert all(
@@ -382,16 +380,16 @@ def goes_on_without(url: str, protocol: str, upstream: ScriptedUpstream) -> None
                 counts = ledger(sidecar)["traces"]
                 return counts["created"] >= 3 * batch and not counts["queued"]
 
-            sidecar.wait_until(told, timeout=10)
-            assert time.monotonic() - begun < 1 + 1.5  # the time-out, and what a busy machine adds
+            sidecar.wait_until(told)
+            assert time.monotonic() - begun < 1 + 8  # the time-out, and what a busy machine adds
         states = ledger(sidecar)["traces"]
         assert states["failed"] + states["unknown"] == states["created"]
         assert sidecar.wait_log("sidecar.telemetry.failing")["signal"] == "traces"
         assert len(sidecar.find_logs("sidecar.telemetry.failing")) == 1
         ask(sidecar, upstream, "last", 1)
         begun = time.monotonic()
-        assert sidecar.stop(timeout=10) == 0
-        assert time.monotonic() - begun < 4 + 1
+        assert sidecar.stop() == 0
+        assert time.monotonic() - begun < 4 + 8
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def ask(sidecar: RunningSidecar, session: str = "s") -> None:
     """One request, with its spans exported or lost."""
     said = exchange(sidecar.port, chat_request(headers=(f"X-Sidecar-Session-Id: {session}".encode(),)))
     assert said.status == 200
-    sidecar.wait_until(lambda: not sidecar.stats()["telemetry"]["traces"]["queued"], timeout=15)
+    sidecar.wait_until(lambda: not sidecar.stats()["telemetry"]["traces"]["queued"])
 
 
 def states(sidecar: RunningSidecar, signal: str = "traces") -> dict[str, int]:
@@ -131,7 +131,7 @@ def test_a_receiver_that_takes_half_of_it(protocol: str, provider: ScriptedUpstr
         with RunningSidecar(upstream=provider.url, environ=environ) as sidecar:
             for number in range(8):
                 exchange(sidecar.port, chat_request(headers=(b"X-Sidecar-Session-Id: s-%d" % number,)))
-            sidecar.wait_until(lambda: states(sidecar).keys() == {"exported"}, timeout=15)
+            sidecar.wait_until(lambda: states(sidecar).keys() == {"exported"})
             assert states(sidecar)["exported"] == sink.accepted("traces")
         assert len([call for call in sink.calls if call.signal == "traces" and not call.answer.takes]) == 1
         spans = [span.span_id for span in sink.spans]

@@ -187,7 +187,7 @@ def serving(
     with streams.held:
         try:
             sidecar.launch()
-            sidecar.wait_until(lambda: sidecar.admin("GET", "/readiness")[0] == 200, timeout=20)
+            sidecar.wait_until(lambda: sidecar.admin("GET", "/readiness")[0] == 200)
             streams.started()
             yield sidecar
         finally:
@@ -335,7 +335,7 @@ def test_a_second_signal_exits_at_once(upstream: ScriptedUpstream, tmp_path: Pat
             sidecar.signal(signal.SIGTERM)
             sidecar.wait_until(lambda: sidecar.admin("GET", "/readiness")[0] == 503)
             sidecar.signal(signal.SIGTERM)
-            assert sidecar.wait(timeout=2) == -signal.SIGTERM
+            assert sidecar.wait(timeout=SHUTDOWN) == -signal.SIGTERM
         gate.open()
 
 

@@ -258,7 +258,7 @@ def guarded(
     url = f"{module_upstream.url}/{opaque('upstream path')}"
     running = RunningSidecar(upstream=url, sink=sink, settings=settings, environ=environ).launch()
     try:
-        running.wait_until(lambda: "sidecar.listening" in running.stderr, timeout=20)
+        running.wait_until(lambda: "sidecar.listening" in running.stderr)
         data, admin = re.findall(r"127\.0\.0\.1:(\d+)", listening(running))
         running.port, running.admin_port = int(data), int(admin)
         yield running

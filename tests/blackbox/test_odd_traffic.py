@@ -263,7 +263,7 @@ def scraped(
     settings = {"PROMETHEUS": "on", "LOG_FORMAT": request.param}
     running = RunningSidecar(upstream=module_upstream.url, sink=sink, settings=settings).launch()
     try:
-        running.wait_until(lambda: "sidecar.listening" in running.stderr, timeout=20)
+        running.wait_until(lambda: "sidecar.listening" in running.stderr)
         line = next(line for line in running.stderr.splitlines() if "sidecar.listening" in line)
         running.port, running.admin_port = map(int, re.findall(r"127\.0\.0\.1:(\d+)", line))
         yield running

@@ -58,7 +58,7 @@ def ledger_of(sidecar: RunningSidecar) -> dict[str, int]:
 def test_a_signal_right_after_the_start_is_obeyed(upstream: ScriptedUpstream) -> None:
     """Whoever saw it listen can ask it to stop, and it ends in good order."""
     sidecar = RunningSidecar(upstream=upstream.url).launch()
-    sidecar.wait_log("sidecar.listening", timeout=20)
+    sidecar.wait_log("sidecar.listening")
     sidecar.signal(signal.SIGTERM)
     assert sidecar.wait() == 0
 

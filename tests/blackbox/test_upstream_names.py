@@ -100,7 +100,7 @@ def test_known_addresses_stand_in(
     assert call(sidecar, "good", "broken").status == 200
     assert kept(sink, "broken") is True
     names.names[GOOD[0]] = GONE
-    sidecar.wait_until(lambda: call(sidecar, "good", "polled").status == 502, timeout=20)
+    sidecar.wait_until(lambda: call(sidecar, "good", "polled").status == 502)
     said = call(sidecar, "good", "gone")
     assert (said.status, json.loads(said.body)["error"]["code"]) == (502, "upstream_failed")
     assert sink.span(kind="CLIENT", attributes={"session.id": "gone"}).attributes["error.type"] == "dns"
@@ -114,7 +114,7 @@ def wait_until_asked(sidecar: RunningSidecar, names: NameServer) -> None:
         assert call(sidecar, "good", "polled").status == 200
         return len(names.asked) > before
 
-    sidecar.wait_until(asked, timeout=20)
+    sidecar.wait_until(asked)
 
 
 def test_look_ups_are_shared(start_sidecar: Any, upstream: ScriptedUpstream, names: NameServer) -> None:

@@ -295,10 +295,10 @@ def test_an_exports_time_is_what_has_passed(
         ask(one.sidecar, upstream, "held-up")
         sink.wait_for(lambda: [call for call in sink.calls if call.signal == "traces"])
         one.step(by)
-        one.sidecar.wait_log("sidecar.telemetry.failing", signal="traces", timeout=8)
+        one.sidecar.wait_log("sidecar.telemetry.failing", signal="traces")
         sink.answer_always("traces", SinkAnswer())
         ask(one.sidecar, upstream, "goes-on")
-        sink.wait_for(lambda: sink.find_spans(attributes={"session.id": "goes-on"}), timeout=15)
+        sink.wait_for(lambda: sink.find_spans(attributes={"session.id": "goes-on"}))
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def settle(sidecar: RunningSidecar) -> None:
         seen.append(requests["started"])
         return requests["in_flight"] == 0 and seen[-10:] == [seen[-1]] * 10
 
-    sidecar.wait_until(calm, timeout=20)
+    sidecar.wait_until(calm)
 
 
 LEAVING = {"reset": RawClient.reset, "close": RawClient.close, "half-close": RawClient.half_close}

@@ -67,7 +67,7 @@ class Turns:
     It asks the admin port, which the same loop serves.
     """
 
-    def __init__(self, port: int, *, timeout: float = 5) -> None:
+    def __init__(self, port: int, *, timeout: float = 60) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -108,7 +108,7 @@ def adds_up(ledger: Ledger) -> None:
         assert min(others.values()) >= 0, (signal, counts)
 
 
-async def until(condition: Callable[[], object], timeout: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
     """Give the loop to others until `condition` holds."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 - threads change what is waited for
