@@ -1,4 +1,4 @@
-"""What the matrix runs through: a sidecar with patient timers, one with short ones, or any proxy that is named.
+"""What the matrix runs through: a sidecar with patient timers, two with short ones, or any proxy that is named.
 
 Owns these fixtures. `MATRIX_TARGET` (the port of a proxy on this machine) and `MATRIX_UPSTREAM` (the port to which
 it forwards, on which the provider will listen) point the same cells at another proxy; then bytes alone are checked.
@@ -15,7 +15,7 @@ from tests.blackbox.conftest import VOLATILE
 from tests.matrix.expected import Series
 
 TIMER = 0.5
-"""Seconds of every timer of the impatient sidecar."""
+"""Seconds of every timer of the impatient sidecars."""
 
 SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "25", "OTEL_BSP_SCHEDULE_DELAY": "5"}
 """Telemetry comes as fast as it can, since each cell waits for its own."""
@@ -49,9 +49,20 @@ def patient(module_upstream: ScriptedUpstream) -> Iterator[Watched]:
 
 
 @pytest.fixture(scope="module")
+def idle(module_upstream: ScriptedUpstream) -> Iterator[Watched]:
+    """A sidecar that waits for an answer to begin, and not for one to go on."""
+    settings = {"IDLE_TIMEOUT": f"{TIMER}s"}
+    with (
+        OtlpSink() as sink,
+        RunningSidecar(upstream=module_upstream.url, sink=sink, settings=settings, environ=SOON) as sidecar,
+    ):
+        yield Watched(sidecar, sink)
+
+
+@pytest.fixture(scope="module")
 def impatient(module_upstream: ScriptedUpstream, blackhole: int) -> Iterator[Watched]:
-    """A sidecar with short timers, and a second upstream that lets nobody in."""
-    settings = {f"{name}_TIMEOUT": f"{TIMER}s" for name in ("CLIENT_BODY", "CONNECT", "FIRST_BYTE", "IDLE")}
+    """A sidecar with short timers up to an answer's begin, and a second upstream that lets nobody in."""
+    settings = {f"{name}_TIMEOUT": f"{TIMER}s" for name in ("CLIENT_BODY", "CONNECT", "FIRST_BYTE")}
     settings["UPSTREAMS"] = f"blackhole=http://127.0.0.1:{blackhole}"
     with (
         OtlpSink() as sink,

@@ -13,7 +13,8 @@ if named_target() is None:
     @pytest.mark.parametrize("cell", CELLS, ids=[cell.id for cell in CELLS])
     def test_the_sidecar(cell: Cell, upstream: ScriptedUpstream, request: pytest.FixtureRequest) -> None:
         """What passes is untouched, and what is exported of it is exactly what is expected, no more."""
-        watched: Watched = request.getfixturevalue("impatient" if cell.ending.timer else "patient")
+        through = {"": "patient", "IDLE": "idle"}.get(cell.ending.timer, "impatient")
+        watched: Watched = request.getfixturevalue(through)
         name, port = "default", upstream.port
         if cell.ending.timer == "CONNECT":
             name, port = "blackhole", request.getfixturevalue("blackhole")
