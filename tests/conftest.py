@@ -1,9 +1,13 @@
 """Fixtures that every test may use: a collector, a scripted provider, and the production server between them.
 
-Owns how long they live: one process per test module, because starting one costs more than most tests.
+Owns how long they live: one process per test module, because starting one costs more than most tests. And it owns the
+environment of all tests, which is the same on every machine and terminal.
 """
 
+import os
+import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -15,6 +19,23 @@ from sidecar.testing import OtlpSink, RunningSidecar, ScriptedUpstream
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+_CHANGING = re.compile(
+    r"(SIDECAR|OTEL|OPENAI|ANTHROPIC|GEMINI|GOOGLE|GRPC|LC|SSL_CERT)_.*|(.+_)?(PROXY|CA_BUNDLE)|LANG|LANGUAGE|TZ|TERM"
+    r"|COLUMNS|LINES|.*COLOR.*|NODE_OPTIONS|NODE_EXTRA_CA_CERTS|PYTHON(UTF8|IOENCODING|WARNINGS|DEVMODE|ASYNCIODEBUG)",
+    re.IGNORECASE,
+)
+
+
+def pytest_configure() -> None:
+    """Takes out of the environment what would change the sidecar, a client library or a program that a test starts.
+
+    A test that is about one of these sets it.
+    """
+    for name in list(os.environ):
+        if _CHANGING.fullmatch(name):
+            del os.environ[name]
+    time.tzset()
 
 
 @pytest.fixture(scope="module")
