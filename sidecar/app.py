@@ -310,7 +310,11 @@ class Sidecar:
         self._timers["expiry"] = asyncio.get_running_loop().call_later(every, self._expire)
 
     def _report(self, error: Exception) -> None:
-        """A bug has struck: its kind and where; its text may hold what nobody should log."""
+        """A bug has struck, which is no reason to fail if it cannot be said."""
+        self.recorder.guard("bug", self._say_bug, error)
+
+    def _say_bug(self, error: Exception) -> None:
+        """Its kind and where; its text may hold what nobody should log."""
         frames = traceback.format_tb(error.__traceback__)
         fields = {"error": type(error).__qualname__, "frames": "".join(frames)}
         self.recorder.log.event(a.BUG, ERROR, self._clock(), fields)

@@ -18,11 +18,12 @@ from sidecar.apis.ends import ends_of
 from sidecar.apis.errors import error_code
 from sidecar.apis.providers import provider_of_host
 from sidecar.apis.requests import read_request, request_steps
-from sidecar.apis.routes import match
+from sidecar.apis.routes import UNKNOWN, match
 from sidecar.apis.salvage import LARGE, Steps, UnreadableBody, at_once
 
 __all__ = [
     "LARGE",
+    "UNKNOWN",
     "BodyReader",
     "EventParser",
     "Form",

@@ -4,12 +4,14 @@ Owns the order: identity, then arrival, then telemetry; at the end the session m
 recorder. It moves no bytes and decides no outcome. One per flow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.identity import CHAIN_FIELD, HeadIdentity, Identity, from_head, resolve
-from sidecar.core.sessions import Arrival, ChainEntry, RequestRef, Result, Settlement
+from sidecar.core.sessions import Arrival, ChainEntry, RequestRef, Result
 from sidecar.core.shown import shown
+from sidecar.proxy.guard import guarded
 from sidecar.proxy.shared import Shared
 
 _CHAINED = "openai.responses"
@@ -95,28 +97,29 @@ class Joining:
         if exchange.request_id is None:
             exchange.stray_id = self._shared.sessions.new_request_id(exchange.identity, 0, exchange.start)
 
-    def settle(self, at: int) -> None:
-        """Freezes the exchange, takes it out of its conversation and, whatever happens there, tells telemetry."""
-        self.identify()
-        if self._exchange.route.fetches is not None:
-            self._count_once(self._exchange.route.fetches)
-        self._exchange.settle(at)
-        try:
-            self._exchange.settlement = self._leave()
-        finally:
-            self._shared.telemetry.settled(self._exchange)
+    def settle(self, at: int, report: Callable[[Exception], None]) -> None:
+        """Freezes the exchange, takes it out of its conversation and tells telemetry, whatever one of these raises."""
+        exchange = self._exchange
+        guarded(
+            report,
+            self.identify,
+            self._count_once,
+            partial(exchange.settle, at),
+            self._leave,
+            partial(self._shared.telemetry.settled, exchange),
+        )
 
-    def _count_once(self, fetched: str) -> None:
+    def _count_once(self) -> None:
         """The usage of an answer that is asked for again is not told again, unless it never was."""
-        tokens = self._exchange.response.tokens
-        if not (any(tokens.values()) and self._shared.sessions.claim_usage(fetched)):
+        fetched, tokens = self._exchange.route.fetches, self._exchange.response.tokens
+        if fetched is not None and not (any(tokens.values()) and self._shared.sessions.claim_usage(fetched)):
             tokens.clear()
 
-    def _leave(self) -> Settlement | None:
+    def _leave(self) -> None:
         exchange = self._exchange
         arrival, verdict = exchange.arrival, exchange.verdict
         if arrival is None or verdict is None:
-            return None
+            return
         response = exchange.response
         model = response.model or exchange.request.model or exchange.route.model
         result = Result(
@@ -128,7 +131,7 @@ class Joining:
             input_tokens=response.tokens.get("input"),
             output_tokens=response.tokens.get("output"),
         )
-        return self._shared.sessions.settle(
+        exchange.settlement = self._shared.sessions.settle(
             arrival.request_id,
             result,
             at=exchange.end,

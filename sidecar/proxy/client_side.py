@@ -9,8 +9,8 @@ from functools import partial
 from typing import cast
 
 from sidecar.core.clock import SECOND
-from sidecar.errors import ClientHeadTimeoutError, SidecarError
-from sidecar.proxy.flow import Flow
+from sidecar.errors import ClientHeadTimeoutError, InternalError, SidecarError
+from sidecar.proxy.flow import Flow, flow_for
 from sidecar.proxy.guard import outermost
 from sidecar.proxy.hangup import HangupWatch
 from sidecar.proxy.inbound import Inbound
@@ -97,8 +97,14 @@ class ClientConnection(asyncio.Protocol):
             self._watchdog.set(self._shared.clock() + _LINGER)
             self.resume()
 
+    def drop(self) -> None:
+        """A bug has struck: the connection ends at once, and what waits on it has met the bug as well."""
+        self._end_reading(InternalError())
+        self._abort()
+
     # The relay's side.
 
+    @outermost
     def close_if_idle(self) -> None:
         """Closes the connection when no request is on it: the relay drains."""
         if self._flow is None and self._reader.partial is None and self._transport is not None:
@@ -114,11 +120,12 @@ class ClientConnection(asyncio.Protocol):
         if self._flow is not None:
             self._flow.broke(error)
         else:
-            self._abort()
             self._shared.report(error)
+            self.drop()
 
     # asyncio's side.
 
+    @outermost
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection stands."""
         self._transport = cast("asyncio.Transport", transport)
@@ -137,6 +144,7 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None and not self._paused:
             turn.done(self._transport, self.read_at, self._go_on)
 
+    @outermost
     def _go_on(self) -> None:
         """Reads on after others have had their turn."""
         if not self._paused and self._transport is not None and not self._transport.is_closing():
@@ -201,12 +209,19 @@ class ClientConnection(asyncio.Protocol):
             self.pause()
             self._watchdog.set(self._shared.clock() + self._shared.limits.idle)
             return
-        inbound = self._reader.ready.popleft()
-        self._reader.read_on()
-        self.resume()
-        self._watchdog.set(0)
-        self._flow = Flow(self._shared, self, inbound)
-        self._flow.begin()
+        flow = self._flow_of(self._reader.ready.popleft())
+        if flow is not None:
+            self._reader.read_on()
+            self.resume()
+            self._watchdog.set(0)
+            flow.begin()
+
+    def _flow_of(self, inbound: Inbound) -> Flow | None:
+        """The flow that is on the connection from now on; without one, nothing is any more."""
+        self._flow = flow_for(self._shared, self, inbound)
+        if self._flow is None:
+            self.drop()
+        return self._flow
 
     def _next(self) -> None:
         """The connection is free for its next request."""
@@ -239,13 +254,15 @@ class ClientConnection(asyncio.Protocol):
         self._abort()
 
     def _abandon(self, inbound: Inbound, error: SidecarError | None = None) -> None:
-        Flow(self._shared, self, inbound).abandoned(error)
+        flow = flow_for(self._shared, self, inbound)
+        if flow is not None:
+            flow.abandoned(error)
 
     def _take_waiting(self) -> list[Inbound]:
         """The requests whose turn will not come, one that is only begun included."""
+        partial = self._reader.give_up()
         waiting = list(self._reader.ready)
         self._reader.ready.clear()
-        partial = self._reader.give_up()
         return waiting if partial is None else [*waiting, partial]
 
     @outermost
@@ -255,8 +272,9 @@ class ClientConnection(asyncio.Protocol):
         elif self._closing:
             self._abort()
         elif (partial := self._reader.give_up()) is not None:
-            self._flow = Flow(self._shared, self, partial)
-            self._flow.refuse(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
+            flow = self._flow_of(partial)
+            if flow is not None:
+                flow.refuse(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
         else:
             self._close(_LINGER)
 
@@ -286,13 +304,12 @@ class ClientConnection(asyncio.Protocol):
             self._watchdog.set(self._shared.clock() + patience)
             self._transport.close()
 
-    def _end_reading(self) -> None:
+    def _end_reading(self, bug: SidecarError | None = None) -> None:
         """Nothing more is read or begun; requests that wait for their turn are told so."""
         self._gone = True
         for inbound in self._take_waiting():
-            self._shared.later.add(
-                partial(self._abandon, inbound, inbound.refusal or self._shared.unserved())
-            )
+            error = inbound.refusal or bug or self._shared.unserved()
+            self._shared.later.add(partial(self._abandon, inbound, error))
 
     def _abort(self) -> None:
         if self._transport is not None:

@@ -27,8 +27,8 @@ from sidecar.proxy.answer import Answer
 from sidecar.proxy.arrival import Joining
 from sidecar.proxy.deadlines import Deadlines
 from sidecar.proxy.dial import DialError
-from sidecar.proxy.guard import guarded, outermost
-from sidecar.proxy.inbound import Inbound
+from sidecar.proxy.guard import guarded, made, outermost
+from sidecar.proxy.inbound import NO_HEAD, Inbound
 from sidecar.proxy.observer import Observer, observer_for
 from sidecar.proxy.peers import Client
 from sidecar.proxy.routes import upstream_target
@@ -41,9 +41,7 @@ class Flow:
     """Drives one exchange. `done` is True from the moment nothing more of it can pass."""
 
     def __init__(self, shared: Shared, client: Client, inbound: Inbound) -> None:
-        head = inbound.head
-        if head is None:
-            raise ValueError("a flow begins with a head")
+        head = inbound.head or NO_HEAD
         self._shared = shared
         self._client = client
         self.inbound = inbound
@@ -70,9 +68,7 @@ class Flow:
         self._read_at = 0
         self.working = False
         """A large body is being read: of the request before it goes on, or of the answer once it has passed."""
-        self._slot = self._closes = self.done = False
-        shared.entered(self)
-        shared.telemetry.started(self.exchange)
+        self._slot = self._closes = self._told = self.done = False
 
     # From the head to the upstream.
 
@@ -402,6 +398,7 @@ class Flow:
             fact = partial(self.exchange.upstream_failed, now, word, message)
             self._end(UpstreamFailedError(word, message), now, fact)
 
+    @outermost
     def client_gone(self) -> None:
         """The client has left; the upstream is told by closing its connection."""
         if self.done or self._passed:
@@ -409,25 +406,38 @@ class Flow:
         now = self._shared.clock()
         self._finish(now, partial(self.exchange.client_left, now), cut=True)
 
+    @outermost
     def abandoned(self, error: SidecarError | None = None) -> None:
         """Its turn never came: the client left before, or its connection ends from our side, as `error` says."""
         if error is not None:
             self.exchange.decide(error.outcome, self._shared.clock(), phase=Phase.HEAD, error_type=error.word)
         self.client_gone()
 
+    @outermost
     def shut_down(self) -> None:
         """The drain has ended and this request has not, or it waits for what it has passed on to be read."""
         self._answer.stop_watching()
         self._fail(ShutdownError(), Phase.MID_STREAM if self._answer.began else Phase.BEFORE_HEADERS)
 
     def broke(self, error: Exception) -> None:
-        """A bug of ours."""
-        self._shared.report(error)
-        ours = InternalError()
-        self._fail(ours, None)
-        if self.done:  # If it struck in the parting, nobody else settles.
-            now = self._shared.clock()
-            self._settle(now, partial(self.exchange.decide, ours.outcome, now, error_type=ours.word))
+        """A bug of ours: told once, and the request ends by it, if with no answer of our own then without one."""
+        first = not self._told
+        self._tell(error)
+        if first:
+            guarded(self.broke, partial(self._fail, InternalError(), None))
+        now = self._shared.clock()
+        self._finish(now, self._blame, cut=True)
+        self._settle(now, self._blame)
+
+    def _tell(self, error: Exception) -> None:
+        """Says that a bug has struck; those that it leads to are not told."""
+        if not self._told:
+            self._told = True
+            self._shared.report(error)
+
+    def _blame(self) -> None:
+        """The bug decides, if nothing has."""
+        blame(self.exchange, self._shared.clock())
 
     @property
     def _keep(self) -> bool:
@@ -439,7 +449,7 @@ class Flow:
     def _end(self, error: SidecarError, now: int, fact: Callable[[], object]) -> None:
         """Ends with an error of ours: as an answer while there is none, else by cutting it off."""
         self._closes = error.closes
-        self._joining.identify()
+        guarded(self._tell, self._joining.identify)
         if not self._answer.began:
             self.exchange.status = error.status
             self._client.write(self._shared.error_answer(self.exchange, error, close=not self._keep))
@@ -454,34 +464,68 @@ class Flow:
             self._shared.admission.leave()
         if self._task is not None:
             self._task.cancel()
-        guarded(self._part_with_upstream, self.broke)
-        guarded(partial(self._part_with_client, now, fact, cut=cut), self.broke)
+        told = self._told
+        guarded(self._tell, self._part_with_upstream, partial(self._upload.close, self.exchange))
+        guarded(self._stuck, partial(self._client.flow_done, self.inbound, keep=self._keep, cut=cut))
+        if self._told is not told:
+            fact = self._blame
+        guarded(self.broke, partial(self._close_answer, now, fact))
 
-    def _part_with_client(self, now: int, fact: Callable[[], object], *, cut: bool) -> None:
-        self._upload.close(self.exchange)
-        self._client.flow_done(self.inbound, keep=self._keep, cut=cut)
+    def _stuck(self, error: Exception) -> None:
+        """A bug keeps the client's connection from going on."""
+        self._tell(error)
+        self._client.drop()
+
+    def _close_answer(self, now: int, fact: Callable[[], object]) -> None:
         self._answer.close(now, partial(self._settle, now, fact))
         if not self.exchange.settled:
             self._joining.passed(now)
 
     def _settle(self, now: int, fact: Callable[[], object]) -> None:
         """All that has passed has been looked at: `fact` decides if nothing in it has, and the books are closed."""
-        if self not in self._shared.flows:
-            return
-        try:
-            fact()
-            self._joining.settle(now)
-        finally:
+        if self in self._shared.flows:
             self._shared.left(self)
+            guarded(self._tell, fact, self._blame, partial(self._joining.settle, now, self._tell))
 
     def _part_with_upstream(self) -> None:
         side, self._side = self._side, None
         if side is None:
             return
-        if side.odd:
-            self.exchange.anomalies.append(Anomaly.ANSWER_ODD_HTTP)
-        if side.reusable and self._upload.finished:
-            side.finish()
-            self._shared.pool.put(side)
-        else:
-            side.close()
+        kept = False
+        try:
+            if side.odd:
+                self.exchange.anomalies.append(Anomaly.ANSWER_ODD_HTTP)
+            if side.reusable and self._upload.finished:
+                side.finish()
+                self._shared.pool.put(side)
+                kept = True
+        finally:
+            if not kept:
+                side.close()
+
+
+def blame(exchange: Exchange, at: int) -> None:
+    """A bug of ours decides the outcome at `at` (ns since the epoch), unless an earlier fact has."""
+    if exchange.verdict is None:
+        ours = InternalError()
+        exchange.decide(ours.outcome, at, error_type=ours.word, message=ours.message)
+
+
+def flow_for(shared: Shared, client: Client, inbound: Inbound) -> Flow | None:
+    """The flow of a request that has come, which counts as started.
+
+    None if a bug of ours keeps it from being made: that has been told, and the request has settled by it.
+    """
+    flow = made(shared.report, partial(Flow, shared, client, inbound))
+    if flow is not None:
+        shared.entered(flow)
+        shared.telemetry.started(flow.exchange)
+        return flow
+    head, now = inbound.head or NO_HEAD, shared.clock()
+    trace = shared.telemetry.begin(head, apis.UNKNOWN, inbound.start)
+    exchange = Exchange(start=inbound.start, head=head, trace=trace, route=apis.UNKNOWN)
+    blame(exchange, now)
+    exchange.settle(now)
+    shared.telemetry.started(exchange)
+    shared.telemetry.settled(exchange)
+    return None

@@ -18,6 +18,7 @@ class Breakable(Protocol):
 
 Given = TypeVarTuple("Given")
 T = TypeVar("T", bound=Breakable)
+Made = TypeVar("Made")
 
 
 def outermost(method: Callable[[T, Unpack[Given]], None]) -> Callable[[T, Unpack[Given]], None]:
@@ -33,9 +34,19 @@ def outermost(method: Callable[[T, Unpack[Given]], None]) -> Callable[[T, Unpack
     return guarded
 
 
-def guarded(call: Callable[[], None], report: Callable[[Exception], None]) -> None:
-    """Makes a call that nobody owns any more; what it raises is told."""
+def guarded(report: Callable[[Exception], None], *calls: Callable[[], object]) -> None:
+    """Makes all of the calls, whatever one of them raises; that is told."""
+    for call in calls:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - the outermost handler
+            report(error)
+
+
+def made(report: Callable[[Exception], None], make: Callable[[], Made]) -> Made | None:
+    """What `make` gives; None if it raises, and that is told."""
     try:
-        call()
+        return make()
     except Exception as error:  # noqa: BLE001 - the outermost handler
         report(error)
+        return None

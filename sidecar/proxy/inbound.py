@@ -15,6 +15,9 @@ from sidecar.proxy.wire import UNTOLD, Framing, other_coding
 _SMALL = 1024
 """Bytes of a piece up to which the next one is joined to it: every object that is kept costs memory of its own."""
 
+NO_HEAD = RequestHead("_OTHER", b"", "1.1", Headers([]))
+"""What stands for a head that could not be made sense of."""
+
 _HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(:[0-9]*)?")
 """`uri-host [":" port]` (RFC 9110, section 7.2), as far as characters tell."""
 

@@ -47,7 +47,7 @@ class Later:
     def _some(self) -> None:
         until = self._clock() + _STAY
         while self._calls:
-            guarded(self._calls[0], self._report)
+            guarded(self._report, self._calls[0])
             self._calls.popleft()
             if self._calls and self._clock() > until:
                 self._loop.call_soon(self._some)
@@ -57,7 +57,7 @@ class Later:
     async def finish(self) -> None:
         """Makes all the calls that wait now."""
         calls, self._calls = self._calls, deque()
-        await self.each(partial(guarded, call, self._report) for call in calls)
+        await self.each(partial(guarded, self._report, call) for call in calls)
 
     async def each(self, calls: Iterable[Callable[[], None]]) -> None:
         """Makes all of them, other work in between."""

@@ -216,25 +216,30 @@ class StreamObserver:
         then, self._then = self._then, None
         if then is None:
             return
-        if self._parser is not None:
-            self._parser.finish()
-            if self._parser.oversized:
-                self._exchange.watched = False
-                self._exchange.anomalies.append(Anomaly.EVENT_TOO_LARGE)
-            self._parser = None
-        then()
+        parser, self._parser = self._parser, None
+        try:
+            if parser is not None:
+                parser.finish()
+                if parser.oversized:
+                    self._exchange.watched = False
+                    self._exchange.anomalies.append(Anomaly.EVENT_TOO_LARGE)
+        finally:
+            then()
 
     def _give_up(self) -> None:
-        if self._parser is not None:
-            self._parser.finish()
-            self._parser = None
+        parser, self._parser = self._parser, None
+        if parser is not None:
             self._exchange.watched = False
             self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
         self._behind.clear()
         self._steps = None
         self.working = False
         self._release(self._size)
-        self._part()
+        try:
+            if parser is not None:
+                parser.finish()
+        finally:
+            self._part()
 
     def _release(self, size: int) -> None:
         self._size -= size

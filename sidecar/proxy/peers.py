@@ -38,6 +38,9 @@ class Client(Protocol):
     def flow_done(self, inbound: Inbound, *, keep: bool, cut: bool = False) -> None:
         """The flow has settled."""
 
+    def drop(self) -> None:
+        """Nothing goes on here: a bug has struck."""
+
 
 class Reader(Protocol):
     """The flow, as its upstream connection sees it."""

@@ -102,7 +102,7 @@ class RequestReader:
         try:
             self._parse(data)
         except httptools.HttpParserCallbackError as error:
-            self.deaf = True
+            self._break_off()
             raise error.__context__ or error  # noqa: B904 - a bug of ours, which the parser has wrapped
         except httptools.HttpParserError as error:
             inside = self._inbound is not None and self._inbound.head is not None
@@ -118,6 +118,15 @@ class RequestReader:
         if self._oversized is not None:
             self._refuse_rest(self._oversized)
 
+    def _break_off(self) -> None:
+        """A bug of ours ends the reading: a request that it has struck in its head is ready, without one."""
+        self.deaf = True
+        inbound = self.partial
+        if inbound is not None:
+            inbound.broken = True
+            self.ready.append(inbound)
+            self._inbound, self._in_head = None, False
+
     @property
     def partial(self) -> Inbound | None:
         """The request whose head is being read, if one is."""
@@ -131,8 +140,8 @@ class RequestReader:
         self._inbound = self._section = None
         if inbound is not None:
             inbound.broken = True
-            self._take_head(inbound)
-        self._in_head = False
+            self._in_head = False
+            self._take_head(inbound, whole=False)
         return inbound
 
     def _parse(self, data: bytes | memoryview) -> None:
@@ -181,12 +190,11 @@ class RequestReader:
         """What stands for bytes in which no request began."""
         inbound = Inbound(start=self._at, waited=self._waited)
         self._url, self._fields = b"", []
-        self._take_head(inbound)
+        self._take_head(inbound, whole=False)
         return inbound
 
-    def _take_head(self, inbound: Inbound) -> RequestHead:
+    def _take_head(self, inbound: Inbound, *, whole: bool) -> RequestHead:
         """Gives the request the head as far as it was read, and what is wrong with it."""
-        whole = not self._in_head and self._inbound is not None
         method = self._parser.get_method() if whole else b"_OTHER"
         version = self._parser.get_http_version() if whole else "1.1"
         head, problem = request_head(method, self._url, version, self._fields, self._peer)
@@ -245,10 +253,10 @@ class RequestReader:
         inbound = self._inbound
         if inbound is None or self._oversized is not None or self._reframing:
             return
+        head = self._take_head(inbound, whole=True)
         self._in_head = False
         self._silent = 0
         self._section = inbound.trailers
-        head = self._take_head(inbound)
         if self._parser.should_upgrade():
             _refuse_upgrade(inbound, head)
             self._body_skipped = inbound.has_body

@@ -7,6 +7,7 @@ outcome.
 
 import asyncio
 import select
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from sidecar.core.exchange import Upstream
@@ -48,6 +49,10 @@ class Owner(Protocol):
     @property
     def head_fields(self) -> int:
         """Fields of an answer's head."""
+
+    @property
+    def report(self) -> Callable[[Exception], None]:
+        """Says that a bug has struck."""
 
     def upstream_closed(self, connection: "UpstreamConnection", *, stray: bool) -> None:
         """A connection has closed; `stray`: because bytes came that belong to no request."""
@@ -147,8 +152,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         if reader is not None:
             reader.broke(error)
         else:
+            self._owner.report(error)
             self.close()
-            raise error
 
     # asyncio's side.
 
@@ -179,6 +184,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         elif len(data) > SMALL_READ and self.transport is not None and not self._paused:
             turn.done(self.transport, self._turn_since, self._go_on)
 
+    @outermost
     def _go_on(self) -> None:
         """Reads on after others have had their turn."""
         if self._paused or self.working:

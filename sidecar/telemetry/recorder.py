@@ -183,8 +183,7 @@ class Recorder:
 
     def arrived(self, exchange: Exchange) -> None:
         """It has joined its conversation."""
-        if not self._quiet(exchange):
-            self.guard("arrived", self._arrived, exchange)
+        self.guard("arrived", self._arrived, exchange)
 
     def streaming(self, exchange: Exchange) -> None:
         """Its answer is a stream."""
@@ -199,13 +198,13 @@ class Recorder:
         """It is frozen: spans, metric points and the wide line are made of it, unless it was a probe that went well."""
         self.requests_settled += 1
         self.outcomes[outcome_of(exchange)] += 1
-        if self._quiet(exchange) and not server_failed(exchange):
+        if self.guard("quiet", self._untold, exchange):
             self.requests_quiet += 1
             if self._measures is not None:
                 self.guard("left", self._measures.left, exchange)
             return
         if exchange.anomalies or (exchange.identity is not None and exchange.identity.anomalies):
-            self.anomalies.update(anomalies_of(exchange))
+            self.guard("anomalies", self._count_anomalies, exchange)
         if self._measures is not None:
             self.guard("settled", self._measures.settled, exchange)
         portrait = self.guard("portray", self._portray, exchange)
@@ -249,7 +248,16 @@ class Recorder:
 
     # What the events mean
 
+    def _untold(self, exchange: Exchange) -> bool:
+        """A probe that went well."""
+        return self._quiet(exchange) and not server_failed(exchange)
+
+    def _count_anomalies(self, exchange: Exchange) -> None:
+        self.anomalies.update(anomalies_of(exchange))
+
     def _arrived(self, exchange: Exchange) -> None:
+        if self._quiet(exchange):
+            return
         if self._measures is not None:
             self._measures.arrived(exchange)
         if not self.log.may_pass(a.REQUEST_GENERATED, exchange.arrived):

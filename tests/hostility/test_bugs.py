@@ -1,48 +1,222 @@
-"""A bug of ours, wherever it strikes, ends one request at most: it is told, and what began has settled."""
+"""A bug of ours, wherever it strikes, ends one request at most: it is told once, and every request has one outcome."""
 
+import socket
 import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from sidecar.testing import OtlpSink, RunningSidecar, chat_request, exchange
+from sidecar.testing import (
+    OtlpSink,
+    RunningSidecar,
+    Script,
+    chat_chunk,
+    chat_completion,
+    chat_request,
+    exchange,
+    json_answer,
+    sse,
+)
 from tests.hostility.witness import Witness
 
 LAUNCHER = Path(__file__).parent / "with_a_bug.py"
-CUT = {"completed": 1}
-ERROR = {"internal_error": 1, "completed": 1}
-TOLD = {"completed": 2}
-"""The outcomes of two requests, of which the first met a bug: it was never one, ended by it, or had passed."""
 
-ROWS = [
-    ("sidecar.proxy.request_reader:RequestReader.feed", CUT),
-    ("sidecar.proxy.request_reader:request_head", CUT),
-    ("sidecar.proxy.flow:Flow.__init__", CUT),
-    ("sidecar.proxy.flow:Deadlines", CUT),
-    ("sidecar.proxy.routes:Routes.find", CUT),
-    ("sidecar.proxy.arrival:resolve", ERROR),
-    ("sidecar.proxy.flow:Upload.read", ERROR),
-    ("sidecar.proxy.flow:Upload.pass_on", ERROR),
-    ("sidecar.proxy.answer_reader:AnswerReader.feed", ERROR),
-    ("sidecar.proxy.answer:Answer.take", ERROR),
-    ("sidecar.proxy.flow:observer_for", ERROR),
-    ("sidecar.proxy.flow:Answer.close", ERROR),
-    ("sidecar.proxy.pool:Pool.put", ERROR),
-    ("sidecar.core.sessions:SessionManager.settle", TOLD),
+NOTHING, OURS, OVER = "", "internal_error", "completed"
+"""The outcome of a request that meets a bug: none, as its head was never read; the bug; or what it had been before."""
+
+UNMET = None
+"""Such a request does not meet it."""
+
+MADE = [
+    ("proxy.request_reader:RequestReader.met", NOTHING, NOTHING),
+    ("proxy.request_reader:RequestReader.feed", NOTHING, NOTHING),
+    ("proxy.request_reader:RequestReader.read_on", NOTHING, NOTHING),
+    ("proxy.request_reader:request_head", OURS, OURS),
+    ("proxy.client_side:ClientConnection._advance", OURS, OURS),
+    ("proxy.client_side:ClientConnection._start_next", OURS, OURS),
+    ("proxy.client_side:ClientConnection.resume", OURS, OURS),
+    ("proxy.flow:Flow", OURS, OURS),
+    ("proxy.flow:Flow.__init__", OURS, OURS),
+    ("proxy.flow:Joining", OURS, OURS),
+    ("proxy.flow:Upload", OURS, OURS),
+    ("proxy.flow:Answer", OURS, OURS),
+    ("proxy.flow:Deadlines", OURS, OURS),
+    ("proxy.routes:Routes.find", OURS, OURS),
+    ("apis:match", OURS, OURS),
 ]
+JOINED = [
+    ("proxy.flow:Flow.begin", OURS, OURS),
+    ("proxy.admission:Admission.enter", OURS, OURS),
+    ("proxy.arrival:from_head", OURS, OURS),
+    ("proxy.flow:Upload.hold", OURS, OURS),
+    ("proxy.flow:Upload.read", OURS, OURS),
+    ("apis:request_steps", OURS, OURS),
+    ("proxy.arrival:resolve", OURS, OURS),
+    ("core.sessions:SessionManager.arrive", OURS, OURS),
+    ("core.listeners:Listeners.tell", OURS, OURS),
+    ("proxy.arrival:Joining._mark_retry", OURS, OURS),
+]
+SENT = [
+    ("proxy.pool:Pool.take", OURS, OURS),
+    ("proxy.shared:UpstreamConnection", OURS, OURS),
+    ("proxy.dial:Dialer.dial", OURS, OURS),
+    ("proxy.wire:request_head", OURS, OURS),
+    ("proxy.flow:upstream_target", OURS, OURS),
+    ("proxy.flow:Upload.pass_on", OURS, OURS),
+    ("proxy.upstream_side:UpstreamConnection.begin", OURS, OURS),
+    ("proxy.upstream_side:UpstreamConnection.write", OURS, OURS),
+    ("proxy.flow:Deadlines.next", OURS, OURS),
+]
+ANSWERED = [
+    ("proxy.answer_reader:AnswerReader.feed", OURS, OURS),
+    ("proxy.flow:Flow.answer_read", OURS, OURS),
+    ("proxy.answer:Answer.take", OURS, OURS),
+    ("proxy.wire:answer_head", OURS, OURS),
+    ("proxy.client_side:ClientConnection.write", OURS, OURS),
+    ("proxy.flow:observer_for", OURS, OURS),
+    ("proxy.answer:Answer.observe", OURS, OURS),
+]
+WATCHED = [
+    ("proxy.observer:_observer", OVER, OVER),
+    ("apis:body_reader", OVER, UNMET),
+    ("proxy.observer:BodyObserver._keep", OVER, UNMET),
+    ("proxy.observer:StreamObserver._read", UNMET, OVER),
+    ("core.exchange:Exchange.event_read", UNMET, OVER),
+]
+"""What only watches ends itself."""
+
+PARTED = [
+    ("proxy.answer:Answer.ended", OURS, OVER),
+    ("proxy.flow:Flow._part_with_upstream", OURS, OVER),
+    ("proxy.pool:Pool.put", OURS, OVER),
+    ("proxy.flow:Upload.close", OURS, OVER),
+    ("proxy.client_side:ClientConnection.flow_done", OURS, OVER),
+    ("proxy.client_side:ClientConnection._next", OURS, OVER),
+    ("proxy.answer:Answer.close", OURS, OVER),
+    ("core.exchange:Exchange.answer_ended", OURS, OVER),
+    ("proxy.arrival:Joining.identify", OVER, OVER),
+    ("proxy.arrival:Joining._count_once", OVER, OVER),
+    ("core.sessions:SessionManager.settle", OVER, OVER),
+]
+ROWS = [*MADE, *JOINED, *SENT, *ANSWERED, *WATCHED, *PARTED]
+TELEMETRY = [
+    ("telemetry.trace:Tracer.begin", OVER, OVER),
+    ("telemetry.measures:Measures.started", OVER, OVER),
+    ("telemetry.measures:Measures.arrived", OVER, OVER),
+    ("telemetry.measures:Measures.streaming", UNMET, OVER),
+    ("telemetry.measures:Measures.settled", OVER, OVER),
+    ("telemetry.metric_series:CounterSeries.add", OVER, OVER),
+    ("telemetry.recorder:Recorder._arrived", OVER, OVER),
+    ("telemetry.recorder:_Quiet.__call__", OVER, OVER),
+    ("telemetry.recorder:Recorder._make_spans", OVER, OVER),
+    ("telemetry.recorder:Recorder._wide_line", OVER, OVER),
+    ("telemetry.portrait:Portrayer.__call__", OVER, OVER),
+    ("telemetry.pipeline:Pipeline.span", OVER, OVER),
+]
+"""Nothing that goes wrong there reaches a request."""
+
+WHOLE = (chat_request(), json_answer(chat_completion()))
+STREAMED = (chat_request(stream=True), sse([chat_chunk("Hi"), chat_chunk(finish_reason="stop")]))
 
 
-@pytest.mark.parametrize("where,outcomes", ROWS, ids=[where.rpartition(":")[2] for where, _ in ROWS])
-def test_a_bug(witness: Witness, module_sink: OtlpSink, where: str, outcomes: dict[str, int]) -> None:
-    """Two requests on two connections: the first meets the bug."""
-    launcher = (sys.executable, str(LAUNCHER), where)
-    with RunningSidecar(upstream=witness.url, sink=module_sink, launcher=launcher) as sidecar:
-        with suppress(EOFError, OSError):
-            exchange(sidecar.port, chat_request())
-        assert exchange(sidecar.port, chat_request()).status == 200
-        assert sidecar.wait_log("sidecar.bug")["error"] == "AttributeError"
-        assert len(sidecar.find_logs("sidecar.bug")) == 1
-        told = sidecar.stats()["requests"]
-        assert (told["outcomes"], told["in_flight"]) == (outcomes, 0)
-        assert told["started"] == sum(outcomes.values())
+def met(rows: Sequence[tuple[str, str | None, str | None]]) -> list[object]:
+    """Each row's function, the request and its answer, and the outcome."""
+    return [
+        pytest.param(where, *form, outcome, id=f"{where.rpartition(':')[2]}-{kind}")
+        for where, *outcomes in rows
+        for kind, form, outcome in zip(("whole", "streamed"), (WHOLE, STREAMED), outcomes, strict=True)
+        if outcome is not UNMET
+    ]
+
+
+class Bugs:
+    """Puts bugs into a running sidecar."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._lines = connection.makefile("rw")
+        self._told = 0
+
+    def put(self, calls: int, where: str) -> str:
+        """The next calls of this function raise; gives the error's name."""
+        self._told += 1
+        name = f"Bug{self._told}"
+        self._say(f"{calls} {where} {name}")
+        return name
+
+    def mend(self) -> None:
+        """They raise no more."""
+        self._say("")
+
+    def _say(self, line: str) -> None:
+        self._lines.write(f"{line}\n")
+        self._lines.flush()
+        assert self._lines.readline() == "done\n"
+
+
+Broken = tuple[RunningSidecar, Bugs]
+
+
+@pytest.fixture(scope="module")
+def broken(module_upstream: Witness, module_sink: OtlpSink) -> Iterator[Broken]:
+    """A sidecar with one slot, which any request might keep, and a way to put bugs into it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        launcher = (sys.executable, str(LAUNCHER), str(listener.getsockname()[1]))
+        settings = {"MAX_REQUESTS": "1"}
+        with RunningSidecar(
+            upstream=module_upstream.url, sink=module_sink, launcher=launcher, settings=settings
+        ) as sidecar:
+            connection, _ = listener.accept()
+            with connection:
+                yield sidecar, Bugs(connection)
+
+
+def check_end(sidecar: RunningSidecar, sent: bytes, outcome: str) -> None:
+    """Sends a request that meets a bug: it has this outcome, and nothing else begins or ends."""
+
+    def counts() -> tuple[Counter[str], int, int]:
+        requests = sidecar.stats()["requests"]
+        return Counter(requests["outcomes"]), requests["started"], requests["in_flight"]
+
+    outcomes, started, _ = counts()
+    with suppress(EOFError, ConnectionError):
+        exchange(sidecar.port, sent)
+    wanted = Counter([outcome] if outcome else [])
+    with suppress(AssertionError):
+        sidecar.wait_until(lambda: counts() == (outcomes + wanted, started + wanted.total(), 0))
+    after = counts()
+    assert (after[0] - outcomes, after[1] - started, after[2]) == (wanted, wanted.total(), 0)
+
+
+@pytest.mark.parametrize("calls", [1, 1000], ids=["once", "always"])
+@pytest.mark.parametrize("where,sent,answered,outcome", met(ROWS))
+def test_a_bug(
+    broken: Broken, witness: Witness, where: str, sent: bytes, answered: Script, outcome: str, calls: int
+) -> None:
+    """A request that meets a bug; and, on a connection of its own, one after the bug was mended."""
+    sidecar, bugs = broken
+    witness.answer_always(answered)
+    name = bugs.put(calls, f"sidecar.{where}")
+    check_end(sidecar, sent, outcome)
+    sidecar.wait_log("sidecar.bug", error=name)
+    bugs.mend()
+    assert exchange(sidecar.port, sent).status == 200
+    assert len(sidecar.find_logs("sidecar.bug", error=name)) == 1
+
+
+@pytest.mark.parametrize("where,sent,answered,outcome", met(TELEMETRY))
+def test_a_bug_in_telemetry(
+    broken: Broken, witness: Witness, where: str, sent: bytes, answered: Script, outcome: str
+) -> None:
+    """A request whose telemetry meets a bug, and the next one."""
+    sidecar, bugs = broken
+    witness.answer_always(answered)
+    name = bugs.put(1, f"sidecar.{where}")
+    check_end(sidecar, sent, outcome)
+    sidecar.wait_until(lambda: name in sidecar.stderr)
+    bugs.mend()
+    assert exchange(sidecar.port, sent).status == 200
+    told = [line for line in sidecar.find_logs("sidecar.telemetry.failed") if name in str(line)]
+    assert len(told) == 1

@@ -1,32 +1,54 @@
-"""Runs the command line with a bug in it: `with_a_bug.py MODULE:NAME.OF.A.FUNCTION PYTHON -m sidecar ...`.
+"""Runs the command line with bugs in it: `with_a_bug.py PORT PYTHON -m sidecar ...`.
 
-Owns the bug: the function's first call raises. Everything else is as it is.
+Owns the bugs. Each line from the given port of this machine, `CALLS MODULE:NAME.OF.A.FUNCTION ERROR`, lets so many
+calls of that function raise an error of that name in place of what the line before broke; every line is answered
+with one. An empty line only mends.
 """
 
 import importlib
+import socket
 import sys
+import threading
 from functools import reduce
 
 from sidecar.cli import main
 
 
-def break_once(where: str) -> None:
-    """Puts a function that raises once in the place of this one."""
-    module, _, path = where.partition(":")
-    *owners, name = path.split(".")
-    owner = reduce(getattr, owners, importlib.import_module(module))
-    whole = getattr(owner, name)
-    calls = iter((True,))
+class _Bug:
+    """One broken function, until it is mended."""
 
-    def broken(*given: object, **named: object) -> object:
-        if next(calls, False):
-            raise AttributeError("a bug")
-        return whole(*given, **named)
+    def __init__(self, calls: int, where: str, error: str) -> None:
+        module, _, path = where.partition(":")
+        *owners, self._name = path.split(".")
+        self._owner = reduce(getattr, owners, importlib.import_module(module))
+        self._whole = vars(self._owner)[self._name]
+        whole, broken, left = getattr(self._owner, self._name), type(error, (Exception,), {}), [calls]
 
-    setattr(owner, name, broken)
+        def raising(*given: object, **named: object) -> object:
+            if left[0]:
+                left[0] -= 1
+                raise broken("a bug")
+            return whole(*given, **named)
+
+        setattr(self._owner, self._name, property(raising) if isinstance(whole, property) else raising)
+
+    def mend(self) -> None:
+        setattr(self._owner, self._name, self._whole)
+
+
+def _follow(port: int) -> None:
+    bug = None
+    with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rw") as lines:
+        for line in lines:
+            if bug is not None:
+                bug.mend()
+            calls, *what = line.split() or ("0",)
+            bug = _Bug(int(calls), *what) if what else None
+            lines.write("done\n")
+            lines.flush()
 
 
 if __name__ == "__main__":
-    break_once(sys.argv[1])
+    threading.Thread(target=_follow, args=(int(sys.argv[1]),), daemon=True).start()
     sys.argv = ["sidecar", *sys.argv[5:]]
     sys.exit(main())
