@@ -21,6 +21,7 @@ from sidecar.apis.openai_common import (
     effort,
     ended,
     name_answer,
+    name_service,
     output_type,
     stop_sequences,
 )
@@ -132,6 +133,8 @@ class _Chunk(msgspec.Struct):
 class _NamedChunk(_Chunk):
     id: Ident | None = None
     model: Word | None = None
+    service_tier: Word | None = None
+    system_fingerprint: Word | None = None
 
 
 _EVENT, _OUTPUT = EventKind.EVENT, EventKind.CHUNK
@@ -192,6 +195,7 @@ class ChatStream(Reader[_NamedChunk]):
         facts = self.facts
         if isinstance(chunk, _NamedChunk):
             name_answer(facts, chunk.id, chunk.model)
+            name_service(facts, chunk.service_tier, chunk.system_fingerprint)
         if facts.id is not None and facts.model is not None:
             self._named = True
             self._decode = _CHUNK.decode
@@ -211,6 +215,7 @@ class ChatBody(Reader[_NamedChunk]):
         if body is None:
             return False
         name_answer(self.facts, body.id, body.model)
+        name_service(self.facts, body.service_tier, body.system_fingerprint)
         usage = body.usage
         for choice in body.choices or ():
             if error := self._choice_ended(choice.index, choice.finish_reason, choice.error):

@@ -149,6 +149,12 @@ def name_answer(facts: ResponseFacts, answer_id: str | None, model: str | None) 
     facts.model = facts.model or model or None
 
 
+def name_service(facts: ResponseFacts, service_tier: str | None, fingerprint: str | None = None) -> None:
+    """Notes what served the answer. The last word holds: a response that begins may say `auto`."""
+    facts.service_tier = service_tier or facts.service_tier
+    facts.system_fingerprint = fingerprint or facts.system_fingerprint
+
+
 def ended(facts: ResponseFacts) -> EventKind:
     """The terminator has come."""
     facts.ended = True

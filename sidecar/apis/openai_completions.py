@@ -9,7 +9,7 @@ import msgspec
 from sidecar.apis.base import ModelRequest, Reader, present, several
 from sidecar.apis.decode import Count, Ident, Int64, Shape, Word
 from sidecar.apis.errors import error_word, foreign_error, is_error
-from sidecar.apis.openai_common import DONE, Timings, Usage, ended, name_answer, stop_sequences
+from sidecar.apis.openai_common import DONE, Timings, Usage, ended, name_answer, name_service, stop_sequences
 from sidecar.core.facts import EventKind, ResponseFacts
 
 
@@ -57,6 +57,7 @@ class _Completion(msgspec.Struct):
     usage: Usage | None = None
     timings: Timings | None = None
     error: msgspec.Raw = msgspec.Raw()
+    system_fingerprint: Word | None = None
 
 
 _COMPLETION = Shape(_Completion)
@@ -96,6 +97,7 @@ class CompletionReader(Reader[_Completion]):
     def _take(self, part: _Completion) -> EventKind:
         """Takes the facts of a chunk or a body."""
         name_answer(self.facts, part.id, part.model)
+        name_service(self.facts, None, part.system_fingerprint)
         kind = EventKind.EVENT
         error = error_word(part.error) if is_error(part.error) else None
         for choice in part.choices or ():

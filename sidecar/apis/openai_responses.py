@@ -12,7 +12,17 @@ import msgspec
 from sidecar.apis.base import ModelRequest, Reader, holds, present, tier
 from sidecar.apis.decode import Ident, Int64, Shape, Thing, Word
 from sidecar.apis.errors import UNKNOWN_ERROR, error_word, foreign_error, is_error
-from sidecar.apis.openai_common import DONE, Format, Reasoning, Usage, effort, ended, name_answer, output_type
+from sidecar.apis.openai_common import (
+    DONE,
+    Format,
+    Reasoning,
+    Usage,
+    effort,
+    ended,
+    name_answer,
+    name_service,
+    output_type,
+)
 from sidecar.core.facts import EventKind, ResponseFacts
 
 
@@ -64,6 +74,7 @@ class _Response(msgspec.Struct):
     output: msgspec.Raw = msgspec.Raw()
     usage: Usage | None = None
     error: msgspec.Raw = msgspec.Raw()
+    service_tier: Word | None = None
 
 
 class _Item(msgspec.Struct):
@@ -109,6 +120,7 @@ class _ResponseReader(Reader[T]):
     def _response(self, response: _Response) -> str | None:
         """Takes what it tells; gives the error when it failed."""
         name_answer(self.facts, response.id, response.model)
+        name_service(self.facts, response.service_tier)
         status, reason = response.status, None
         if status == "incomplete":
             details = response.incomplete_details

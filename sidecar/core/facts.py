@@ -79,6 +79,7 @@ class ResponseFacts:
     Token counts are the provider's own report: `input`, `output`, `cache_read`, `cache_write`,
     `reasoning`. `finish_reasons` keeps the API's words, one per choice. `error` is the provider's error
     code or type when the answer carries one; `ended` says that the API's own terminator was seen.
+    `service_tier` is what served it, `system_fingerprint` the provider's name of its configuration.
     """
 
     id: str | None = None
@@ -88,3 +89,5 @@ class ResponseFacts:
     error: str | None = None
     ended: bool = False
     unreadable: int = 0
+    service_tier: str | None = None
+    system_fingerprint: str | None = None

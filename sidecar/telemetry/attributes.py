@@ -48,6 +48,11 @@ SCHEME = _name("url.scheme", "`http` or `https`, as the app connected.")
 PATH = _name(
     "url.path", "The request's path; segments of an unknown place that are not plain words are REDACTED."
 )
+URL = _name(
+    "url.full",
+    "The URL the upstream was asked for, redacted likewise; on CLIENT spans that are of no model's operation.",
+)
+URL_TEMPLATE = _name("url.template", "The route's template again, where `url.full` is.")
 QUERY = _name("url.query", "The query's names; values only of a short harmless list, all others REDACTED.")
 ROUTE = _name("http.route", "The route's template; `/{provider path}` for one that is not known.")
 STATUS = _name("http.response.status_code", "The answer's status code.")
@@ -157,6 +162,17 @@ SERVICE_TIER = _name(
     "openai.request.service_tier",
     "The service tier asked for, when not `auto`; only where the provider is `openai`.",
 )
+OPENAI_API = _name(
+    "openai.api.type", "`chat_completions` or `responses`; only where the provider is `openai`."
+)
+RESPONSE_TIER = _name(
+    "openai.response.service_tier",
+    "The service tier that served it, as reported; only where the provider is `openai`.",
+)
+FINGERPRINT = _name(
+    "openai.response.system_fingerprint",
+    "The provider's name of the configuration that answered; only where the provider is `openai`.",
+)
 OUTPUT_TYPE = _name("gen_ai.output.type", "The kind of output asked for.")
 EMBEDDING_DIMENSIONS = _name("gen_ai.embeddings.dimension.count", "Dimensions of embeddings asked for.")
 
@@ -244,6 +260,19 @@ DURATION = _name(
 )
 MESSAGE = _name("sidecar.message", "What went wrong, in the sidecar's own words.")
 SUPPRESSED = _name("sidecar.suppressed", "How many lines like this one were left out before it.")
+EXCEPTION_TYPE = _name("exception.type", "Why an upstream call failed: the call's `error.type`.")
+EXCEPTION_MESSAGE = _name("exception.message", "The same in the sidecar's own words, where it has some.")
+
+# Lines of the sidecar's own life: on stderr without `sidecar.`
+LINE_DATA = _name("sidecar.data", "The address of the data port.")
+LINE_ADMIN = _name("sidecar.admin", "The address of the admin port.")
+LINE_VERSION = _name("sidecar.version", "The sidecar's version.")
+LINE_TO = _name("sidecar.to", "Where an upstream is.")
+LINE_COLLECTOR = _name("sidecar.collector", "Where a collector is.")
+LINE_BY = _name("sidecar.by", "How it is reached: `direct`, or through which proxy.")
+LINE_IN_FLIGHT = _name("sidecar.in_flight", "Requests in flight when the drain began.")
+LINE_ERROR = _name("sidecar.error", "The kind of a mistake of the sidecar's own.")
+LINE_FRAMES = _name("sidecar.frames", "Where it was made.")
 
 ALL_EVENTS = Catalogue()
 """Every log event's name, and the span event's."""
@@ -255,6 +284,10 @@ SESSION_END = _event("session.end", "A session ended: idle for long enough, evic
 REQUEST_GENERATED = _event("sidecar.request.generated", "A request joined its conversation and got its id.")
 REQUEST_COMPLETED = _event("sidecar.request.completed", "The wide line of a request that completed.")
 REQUEST_FAILED = _event("sidecar.request.failed", "The wide line of a request that ended in any other way.")
+CALL_FAILED = _event(
+    "gen_ai.client.operation.exception",
+    "A call to a model failed; by OTLP alone, in the context of its CLIENT span: the wide line tells it on stderr.",
+)
 REQUEST_OUT_OF_ORDER = _event("sidecar.request.out_of_order", "A turn completed after later ones had.")
 REQUEST_STALLED = _event(
     "sidecar.request.stalled",

@@ -238,6 +238,11 @@ class Log:
         suppressed, bucket.suppressed = bucket.suppressed, 0
         return {**fields, a.SUPPRESSED: suppressed}
 
+    def record(self, name: str, level: str, at: int, fields: Fields, request: RequestContext) -> None:
+        """One event by OTLP alone, if logs are exported: another line tells the same on stderr."""
+        if self._export is not None:
+            self._export(self._record(name, level, at, fields, request))
+
     def library(self, level: str, fields: Fields) -> None:
         """A line of a library below. It is not exported: an exporter's complaint would feed itself."""
         at = self._clock()
@@ -278,7 +283,10 @@ class Log:
     def _record(
         self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None
     ) -> ReadableLogRecord:
-        """The same event in the SDK's form; a request's ids are attributes of the spans' names."""
+        """The same event in the SDK's form; a request's ids are attributes of the spans' names.
+
+        Fields of the sidecar's own life have short names on stderr, and a namespace here.
+        """
         attributes: SpanAttributes = dict(fields)
         context = _NOWHERE
         if request is not None:
@@ -290,6 +298,8 @@ class Log:
                 (a.REQUEST_ID, request.request_id),
             )
             attributes |= {key: value for key, value in ids if value is not None}
+        else:
+            attributes = {key if "." in key else f"sidecar.{key}": value for key, value in attributes.items()}
         record = LogRecord(
             timestamp=at + self._wall.correction,
             observed_timestamp=self._clock() + self._wall.correction,

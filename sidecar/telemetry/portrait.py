@@ -11,10 +11,10 @@ from typing import NamedTuple
 from opentelemetry.util.types import AttributeValue
 
 from sidecar.core.clock import SECOND
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import Exchange, Upstream
 from sidecar.core.headers import Headers
 from sidecar.core.outcome import Outcome
-from sidecar.core.shown import is_credential, shown
+from sidecar.core.shown import is_credential, readable, shown
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import (
     error_type,
@@ -54,6 +54,9 @@ _USAGE: dict[str, dict[str, tuple[str, ...]]] = {
 _USAGE["latest"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_WRITE_TOKENS,)}
 _USAGE["both"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_CREATION_TOKENS, a.CACHE_WRITE_TOKENS)}
 _LATEST_ONLY = frozenset({a.PREVIOUS_RESPONSE, a.REASONING_LEVEL})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_OPENAI_APIS = {"openai.chat": "chat_completions", "openai.responses": "responses"}
+"""`openai.api.type` by the reader's name; other APIs of OpenAI have no value."""
 
 
 class Portrait(NamedTuple):
@@ -312,6 +315,9 @@ def _client_key(exchange: Exchange) -> tuple[object, ...]:
         request.streaming or route.streaming,
         connect and (connect.kind, connect.address),
         response.model,
+        response.service_tier,
+        response.system_fingerprint,
+        route.api,
         _error_word(exchange, client_failed(exchange)),
     )
 
@@ -341,9 +347,22 @@ def _client_shared(exchange: Exchange) -> SpanAttributes:
             attributes[a.PEER_ADDRESS] = exchange.connect.address
     if response.model:
         attributes[a.RESPONSE_MODEL] = shown(response.model)
+    if provider == "openai":
+        _add_openai(attributes, exchange)
     if (word := _error_word(exchange, client_failed(exchange))) is not None:
         attributes[a.ERROR_TYPE] = word
     return attributes
+
+
+def _add_openai(attributes: SpanAttributes, exchange: Exchange) -> None:
+    """What the conventions have for OpenAI alone."""
+    response = exchange.response
+    if (api := _OPENAI_APIS.get(exchange.route.api or "")) is not None:
+        attributes[a.OPENAI_API] = api
+    if response.service_tier:
+        attributes[a.RESPONSE_TIER] = shown(response.service_tier)
+    if response.system_fingerprint:
+        attributes[a.FINGERPRINT] = shown(response.system_fingerprint)
 
 
 def _told_reasons(exchange: Exchange) -> tuple[str, ...]:
@@ -392,7 +411,25 @@ def _client_own(exchange: Exchange, usage: dict[str, tuple[str, ...]], semconv: 
         attributes[a.UPSTREAM_ERROR] = code
     if exchange.upstream_headers is not None:
         _add_upstream_headers(attributes, exchange.upstream_headers)
+    if exchange.route.operation is None and exchange.upstream is not None:
+        attributes[a.URL] = _asked_url(exchange, exchange.upstream)
+        attributes[a.URL_TEMPLATE] = exchange.route.template
     return attributes
+
+
+def _asked_url(exchange: Exchange, upstream: Upstream) -> str:
+    """The URL as the upstream was asked for it, with nothing that the SERVER span's path and query do not show."""
+    path = exchange.head.path
+    if upstream.name != "default":  # the one that is not named in a path
+        path = path.removeprefix(f"/{upstream.name}")
+    if path.startswith("/"):
+        path = readable(upstream.base_path) + path
+    address = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
+    if upstream.port != _DEFAULT_PORTS.get(upstream.scheme):
+        address += f":{upstream.port}"
+    shown_path = redact_path(path, exchange.route.template).removeprefix("/")
+    query = f"?{redact_query(exchange.head.query)}" if exchange.head.query else ""
+    return f"{upstream.scheme}://{address}/{shown_path}{query}"
 
 
 def _short(value: object) -> AttributeValue:

@@ -29,6 +29,7 @@ from sidecar.core.sessions import (
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import attributes as a
+from sidecar.telemetry.bounded import error_type
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
 from sidecar.telemetry.measures import Measures, observe_ledger
@@ -37,7 +38,7 @@ from sidecar.telemetry.portrait import Portrait, Portrayer, anomalies_of
 from sidecar.telemetry.request_spans import MAX_LINKS, RequestSpans, link_count, span_count
 from sidecar.telemetry.session_measures import LiveSessions, SessionMeasures
 from sidecar.telemetry.session_spans import SessionSpans, totals_attributes
-from sidecar.telemetry.settled import outcome_of, server_failed
+from sidecar.telemetry.settled import call_end, client_failed, has_client, outcome_of, server_failed
 from sidecar.telemetry.spans import Pipeline, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer
 
@@ -296,6 +297,20 @@ class Recorder:
         if exchange.verdict is not None and exchange.verdict.message:
             fields[a.MESSAGE] = shown(exchange.verdict.message)
         self.log.always(name, level_of(outcome), exchange.end, fields, _request(exchange), portrait.alike)
+        if outcome is not Outcome.COMPLETED and exchange.route.operation is not None:
+            self._call_failed(exchange)
+
+    def _call_failed(self, exchange: Exchange) -> None:
+        """The event that the conventions have for a model call, if its span is an error."""
+        if not (has_client(exchange) and client_failed(exchange)):
+            return
+        verdict = exchange.verdict
+        word = None if verdict is None else error_type(verdict)
+        fields: SpanAttributes = {a.EXCEPTION_TYPE: word or outcome_of(exchange).value}
+        if verdict is not None and verdict.message:
+            fields[a.EXCEPTION_MESSAGE] = shown(verdict.message)
+        context = _request(exchange, exchange.trace.client_span_id)
+        self.log.record(a.CALL_FAILED, WARNING, call_end(exchange), fields, context)
 
 
 def _measures(
@@ -313,12 +328,12 @@ def _propagation(settings: RecorderSettings, propagators: Collection[str]) -> Pr
     )
 
 
-def _request(exchange: Exchange) -> RequestContext:
-    """What every line of the request carries."""
+def _request(exchange: Exchange, span_id: int | None = None) -> RequestContext:
+    """What every line of the request carries: the ids of its SERVER span, or of the span given."""
     trace, identity = exchange.trace, exchange.identity
     return RequestContext(
         trace.trace_id,
-        trace.server_span_id,
+        trace.server_span_id if span_id is None else span_id,
         trace.sampled,
         identity.session_id if identity is not None else None,
         identity.conversation_id if identity is not None else None,

@@ -16,7 +16,7 @@ from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.sessions import RequestRef
 from sidecar.core.shown import shown
 from sidecar.telemetry import attributes as a
-from sidecar.telemetry.bounded import known_method
+from sidecar.telemetry.bounded import OTHER_HTTP, known_method
 from sidecar.telemetry.portrait import Portrait
 from sidecar.telemetry.settled import call_end, client_failed, has_client, server_failed
 from sidecar.telemetry.spans import UNSET, Layer, Layers, SpanAttributes, SpanFactory
@@ -50,7 +50,7 @@ class RequestSpans:
         if count > MAX_LINKS:
             attributes = (*attributes, Layer({a.LINKS_DROPPED: count - MAX_LINKS}))
         span = self._build(
-            f"{known_method(exchange.head.method)} {exchange.route.template}",
+            _http_name(exchange),
             server,
             start=exchange.start + exchange.correction,
             end=exchange.end + exchange.correction,
@@ -98,11 +98,17 @@ class RequestSpans:
         ]
 
 
+def _http_name(exchange: Exchange) -> str:
+    """`POST /v1/chat/completions`; a method that is not well known is `HTTP` in a name."""
+    method = known_method(exchange.head.method)
+    return f"{'HTTP' if method == OTHER_HTTP else method} {exchange.route.template}"
+
+
 def _client_name(exchange: Exchange, asked: Layer) -> str:
     """`chat gpt-4o`, by this call alone; without an operation, as the HTTP conventions name a client span."""
     operation = exchange.route.operation
     if operation is None:
-        return f"{known_method(exchange.head.method)} {exchange.route.template}"
+        return _http_name(exchange)
     model = asked.values.get(a.REQUEST_MODEL)
     return f"{operation} {model}" if model else operation
 

@@ -162,6 +162,7 @@ def client_attributes(session: str, upstream: ScriptedUpstream, **changed: Any) 
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-4o",
+        "openai.api.type": "chat_completions",
     }
     return _changed(attributes, changed)
 

@@ -147,12 +147,21 @@ class Expected:
             "gen_ai.provider.name": cell.api.provider,
             "gen_ai.request.model": cell.api.model,
             "gen_ai.request.stream": True if cell.streamed else None,
+            "openai.api.type": self._openai_api,
             "error.type": self.error,
             "sidecar.upstream.error": cell.api.word if failed else None,
             **cell.api.asked,
             **self.told,
         }
         return {name: value for name, value in attributes.items() if value is not None}
+
+    @property
+    def _openai_api(self) -> str | None:
+        """Which of OpenAI's APIs it is, if it is one with a name of its own."""
+        if self.cell.api.provider != "openai":
+            return None
+        ends = {"chat/completions": "chat_completions", "responses": "responses"}
+        return next((name for end, name in ends.items() if self.cell.route.endswith(f"/{end}")), None)
 
     def check_spans(self, spans: list[Span], upstream: ScriptedUpstream, port: int) -> None:
         """All spans of the cell's trace, each whole."""

@@ -96,10 +96,15 @@ def told(answer_id: str | None, model: str, reason: str | None = None, **tokens:
     return facts | {f"gen_ai.usage.{name}": count for name, count in tokens.items()}
 
 
+SERVED = {"service_tier": "default", "system_fingerprint": "fp_44709d6fcb"}
+TIER = {"openai.response.service_tier": "default"}
+FINGERPRINT = {"openai.response.system_fingerprint": "fp_44709d6fcb"}
+
+
 def _chat_chunk(content: str | None, reason: str | None = None, **more: object) -> bytes:
     choice = {"index": 0, "delta": {"content": content} if content else {}, "finish_reason": reason}
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-2024"}
-    return event({**head, "choices": [choice], **more})
+    return event({**head, **SERVED, "choices": [choice], **more})
 
 
 CHAT = Api(
@@ -112,12 +117,13 @@ CHAT = Api(
         "object": "chat.completion",
         "created": 1,
         "model": "gpt-4o-2024",
+        **SERVED,
         "choices": [
             {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
         ],
         "usage": USAGE,
     },
-    facts=told("chatcmpl-1", "gpt-4o-2024", "stop") | TOKENS,
+    facts=told("chatcmpl-1", "gpt-4o-2024", "stop") | TOKENS | TIER | FINGERPRINT,
     operation="chat",
     provider="openai",
     failure=OPENAI_ERROR,
@@ -132,15 +138,16 @@ CHAT = Api(
         terminator=DONE,
         events=(1, 3, 1),
         error=event(OPENAI_ERROR),
-        early=told("chatcmpl-1", "gpt-4o-2024"),
-        late=told("chatcmpl-1", "gpt-4o-2024", "stop") | TOKENS,
+        early=told("chatcmpl-1", "gpt-4o-2024") | TIER | FINGERPRINT,
+        late=told("chatcmpl-1", "gpt-4o-2024", "stop") | TOKENS | TIER | FINGERPRINT,
     ),
 )
 
 
 def _text(text: str, reason: str | None = None, **more: object) -> dict[str, object]:
     choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
-    return {"id": "cmpl-1", "object": "text_completion", "model": "gpt-i", "choices": [choice], **more}
+    head = {"id": "cmpl-1", "object": "text_completion", "model": "gpt-i"}
+    return {**head, "system_fingerprint": "fp_44709d6fcb", "choices": [choice], **more}
 
 
 COMPLETIONS = Api(
@@ -149,7 +156,7 @@ COMPLETIONS = Api(
     route="/v1/completions",
     request={"model": "gpt-4o", "prompt": "Hi", "max_tokens": 9},
     answer=_text("Hello", "length", usage=USAGE),
-    facts=told("cmpl-1", "gpt-i", "length") | TOKENS,
+    facts=told("cmpl-1", "gpt-i", "length") | TOKENS | FINGERPRINT,
     operation="text_completion",
     provider="openai",
     failure=OPENAI_ERROR,
@@ -164,14 +171,15 @@ COMPLETIONS = Api(
         terminator=DONE,
         events=(1, 1, 1),
         error=event(OPENAI_ERROR),
-        early=told("cmpl-1", "gpt-i"),
-        late=told("cmpl-1", "gpt-i", "length") | TOKENS,
+        early=told("cmpl-1", "gpt-i") | FINGERPRINT,
+        late=told("cmpl-1", "gpt-i", "length") | TOKENS | FINGERPRINT,
     ),
 )
 
 
 def _response(status: str, **more: object) -> dict[str, object]:
-    return {"id": "resp_1", "object": "response", "model": "gpt-5", "status": status, **more}
+    head = {"id": "resp_1", "object": "response", "model": "gpt-5", "status": status}
+    return {**head, "service_tier": "auto" if status == "in_progress" else "default", **more}
 
 
 RESPONSES_USAGE = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
@@ -182,13 +190,13 @@ RESPONSES = Api(
     route="/v1/responses",
     request={"model": "gpt-4o", "input": "Hi", "max_output_tokens": 9},
     answer=_response("completed", output=[], usage=RESPONSES_USAGE, error=None),
-    facts=told("resp_1", "gpt-5", "completed") | TOKENS,
+    facts=told("resp_1", "gpt-5", "completed") | TOKENS | TIER,
     operation="chat",
     provider="openai",
     failure=_response("failed", error={"code": "server_error", "message": "no"}),
     word="server_error",
     asked={"sidecar.request.messages": 1, "gen_ai.request.max_tokens": 9},
-    failed=told("resp_1", "gpt-5"),
+    failed=told("resp_1", "gpt-5") | TIER,
     stream=Stream(
         path="/v1/responses",
         route="/v1/responses",
@@ -199,8 +207,8 @@ RESPONSES = Api(
         terminator=typed("response.completed", response=_response("completed", usage=RESPONSES_USAGE)),
         events=(2, 1, 1),
         error=typed("error", code="server_error", message="no"),
-        early=told("resp_1", "gpt-5"),
-        late=told("resp_1", "gpt-5", "completed") | TOKENS,
+        early=told("resp_1", "gpt-5") | {"openai.response.service_tier": "auto"},
+        late=told("resp_1", "gpt-5", "completed") | TOKENS | TIER,
     ),
 )
 

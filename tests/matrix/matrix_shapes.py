@@ -17,6 +17,7 @@ from tests.matrix.matrix_apis import (
     GEMINI_ARRAY,
     MESSAGES,
     RESPONSES,
+    SERVED,
     TOKENS,
     USAGE,
     Api,
@@ -284,6 +285,7 @@ IMAGES = (
             {
                 "id": "chatcmpl-1",
                 "model": "gpt-4o-2024",
+                **SERVED,
                 "choices": [{"index": 0, "delta": {"content": "", "images": [{"type": "image_url"}]}}],
             }
         ),

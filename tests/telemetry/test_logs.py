@@ -182,12 +182,13 @@ def test_the_same_events_by_otlp(make_world: MakeWorld) -> None:
 
 
 def test_records_keep_the_limits() -> None:
-    """Attributes over the limit are dropped and counted where the exporters look."""
+    """Attributes over the limit are dropped and counted where the exporters look; short names get a namespace."""
     records: list[ReadableLogRecord] = []
     log = make_log(io.BytesIO(), export=records.append)
-    log.event("e", "info", ms(0), {"a": 1, "b": 2, "c": 3})
+    log.event("e", "info", ms(0), {"a": 1, "b.c": 2, "c": 3})
     (record,) = records
-    assert (dict(record.log_record.attributes or {}), record.dropped_attributes) == ({"a": 1, "b": 2}, 1)
+    kept = {"sidecar.a": 1, "b.c": 2}
+    assert (dict(record.log_record.attributes or {}), record.dropped_attributes) == (kept, 1)
 
 
 def test_library_warnings_join_the_log_but_are_not_exported() -> None:

@@ -99,6 +99,7 @@ def test_a_completed_stream_whole(world: World) -> None:
             | {
                 "gen_ai.operation.name": "chat",
                 "gen_ai.provider.name": "openai",
+                "openai.api.type": "chat_completions",
                 "gen_ai.request.model": "gpt-4o",
                 "gen_ai.request.stream": True,
                 "gen_ai.response.id": "chatcmpl-1",
@@ -409,7 +410,7 @@ def test_http_facts(world: World) -> None:
     exchange.decide(Outcome.COMPLETED, ms(150))
     world.settle(exchange, 150)
     server, client = whole(world.pipeline.spans[0]), whole(world.pipeline.spans[1])
-    assert server["name"] == client["name"] == "_OTHER /{provider path}"
+    assert server["name"] == client["name"] == "HTTP /{provider path}"
     said = server["attributes"]
     assert (said["http.request.method"], said["http.request.method_original"]) == ("_OTHER", "BREW")
     assert (said["url.path"], said["url.query"]) == ("/v9/pot", "key=REDACTED&alt=sse&REDACTED")
@@ -429,7 +430,7 @@ def test_what_was_never_parsed_is_absent(world: World) -> None:
     exchange.status = 400
     exchange.decide(Outcome.REFUSED, ms(1), error_type="malformed", phase=Phase.HEAD)
     world.settle(exchange, 1)
-    assert attributes(world, "_OTHER /{provider path}") == {
+    assert attributes(world, "HTTP /{provider path}") == {
         "http.request.method": "_OTHER",
         "url.scheme": "http",
         "url.path": "",
