@@ -8,7 +8,7 @@ import asyncio
 from functools import partial
 from typing import cast
 
-from sidecar.core.clock import SECOND
+from sidecar.core.clock import MILLISECOND, SECOND
 from sidecar.errors import ClientHeadTimeoutError, InternalError, SidecarError
 from sidecar.proxy.flow import Flow, flow_for
 from sidecar.proxy.guard import outermost
@@ -21,6 +21,9 @@ from sidecar.proxy.watchdog import Watchdog
 
 _LINGER = 2 * SECOND
 """How long what a client still sends is read and thrown away before its connection closes for good."""
+
+_STEP = MILLISECOND
+"""How long (ns) one step of parsing what has been read goes on."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -40,12 +43,19 @@ class ClientConnection(asyncio.Protocol):
         self._gone = False
         self._watchdog = Watchdog(shared.loop, shared.clock, self._due)
         self._hangup = HangupWatch(shared.loop, self._left)
+        self.working = False
+        """Bytes that were too much work for one go are parsed in turns to come; nothing else is read meanwhile."""
         self.writable = True
         """False while the client takes no more."""
         self.read_at = 0
         """When the latest bytes came (ns since the epoch)."""
 
     # The flow's side.
+
+    @property
+    def heard_at(self) -> int:
+        """When the client was last heard of (ns since the epoch): now, while something of it waits to be parsed."""
+        return self._shared.clock() if self.working else self.read_at
 
     def write(self, data: bytes) -> None:
         """Sends bytes of the answer."""
@@ -68,7 +78,7 @@ class ClientConnection(asyncio.Protocol):
         if self._paused and not self._reader.ready and not self._closing and self._transport is not None:
             self._paused = False
             self._hangup.stop()
-            self._transport.resume_reading()
+            self._go_on()
 
     def expect_body(self, inbound: Inbound) -> None:
         """The flow wants the body: a client that asked first is told to go on."""
@@ -137,18 +147,44 @@ class ClientConnection(asyncio.Protocol):
     @outermost
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have come."""
-        turn = self._shared.turn
+        turn, reader = self._shared.turn, self._reader
         self.read_at = turn.read()
-        self._reader.feed(data, self.read_at, turn.waited)
+        reader.feed(data, self.read_at, turn.waited)
+        while reader.behind and not turn.over():
+            reader.read_on()
         self._advance()
-        if self._transport is not None and not self._paused:
+        if self._transport is None:
+            return
+        if reader.behind:
+            self._parse_later(self._transport)
+        elif not self._paused:
             turn.done(self._transport, self.read_at, self._go_on)
 
     @outermost
     def _go_on(self) -> None:
         """Reads on after others have had their turn."""
-        if not self._paused and self._transport is not None and not self._transport.is_closing():
+        stopped = self._paused or self.working
+        if not stopped and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def _parse_later(self, transport: asyncio.Transport) -> None:
+        """Parses what has been read in turns to come."""
+        if not self.working and not self._gone:
+            self.working = True
+            transport.pause_reading()
+            self._shared.steps.add(self)
+
+    @outermost
+    def work(self) -> None:
+        """Parses some of what has been read."""
+        reader, clock = self._reader, self._shared.clock
+        until = clock() + _STEP
+        while reader.behind and clock() < until:
+            reader.read_on()
+        self._advance()
+        if not reader.behind:
+            self.working = False
+            self._go_on()
 
     @outermost
     def eof_received(self) -> None:
@@ -212,6 +248,8 @@ class ClientConnection(asyncio.Protocol):
         flow = self._flow_of(self._reader.ready.popleft())
         if flow is not None:
             self._reader.read_on()
+            if self._reader.behind and self._transport is not None:
+                self._parse_later(self._transport)
             self.resume()
             self._watchdog.set(0)
             flow.begin()

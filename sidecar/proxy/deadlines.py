@@ -61,11 +61,11 @@ class Deadlines:
         self.upload_blocked_since = 0
         self._upload_moved_at = now
 
-    def next(self, read_at: int) -> int:
-        """When the next timer is due; `read_at` is when the client was last heard of."""
+    def next(self, heard_at: int) -> int:
+        """When the next timer is due; `heard_at` is when the client was last heard of."""
         limits, exchange = self._limits, self._exchange
         if not exchange.asked:
-            return min(read_at + limits.client_body, self._least())
+            return min(heard_at + limits.client_body, self._least())
         if not self.connected:
             return exchange.asked + limits.connect
         if exchange.first_byte:
@@ -74,7 +74,7 @@ class Deadlines:
             return exchange.request_end + limits.first_byte
         if self.upload_blocked_since:
             return self.upload_blocked_since + limits.first_byte
-        quiet = max(read_at, exchange.sent, self._upload_moved_at) + limits.client_body
+        quiet = max(heard_at, exchange.sent, self._upload_moved_at) + limits.client_body
         return min(quiet, self._least() + exchange.sent - exchange.asked)
 
     def passed(self, now: int) -> tuple[TimedOutError, Phase] | None:

@@ -352,11 +352,13 @@ class Flow:
 
     def _arm(self) -> None:
         if not self.done and not self.working:
-            self._client.set_deadline(self._deadlines.next(self._client.read_at))
+            self._client.set_deadline(self._deadlines.next(self._client.heard_at))
 
     def due(self, now: int) -> None:
-        """A deadline may have passed; says which, or waits on."""
-        if self.done or now < self._deadlines.next(self._client.read_at):
+        """A deadline may have passed at `now`; says which, or waits on. What has come and waits to be read counts."""
+        side = self._side
+        unread = side is not None and side.working
+        if self.done or unread or now < self._deadlines.next(self._client.heard_at):
             self._arm()
             return
         passed = self._deadlines.passed(now)

@@ -51,6 +51,11 @@ class LoopTurn:
         self.waited = now - self._began
         return now
 
+    def over(self) -> bool:
+        """Whether the reads of this turn have taken so long that what is dear waits for turns to come."""
+        self._busy_until = now = self._clock()
+        return now - self._began > _STAY
+
     def done(self, transport: asyncio.Transport, since: int, go_on: Callable[[], None]) -> None:
         """A connection's reads of some size, since `since` in this turn, have taken so long. If that is much, it pauses.
 

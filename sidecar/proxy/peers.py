@@ -20,6 +20,10 @@ class Client(Protocol):
     def read_at(self) -> int:
         """When the latest bytes came (ns since the epoch)."""
 
+    @property
+    def heard_at(self) -> int:
+        """When the client was last heard of: now, while something of it waits to be parsed."""
+
     def write(self, data: bytes) -> None:
         """Sends bytes of the answer."""
 

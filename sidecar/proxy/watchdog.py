@@ -2,7 +2,7 @@
 
 Moving the deadline later costs nothing: the timer that is already set fires, sees that it is early and
 sets itself anew. So a request costs no timer of its own. It never decides what a time-out means, and it looks
-before it judges: what waits in the sockets while the process stood still is read first.
+before it judges: what waits in the sockets is read first, and whoever was heard of meanwhile was not silent.
 """
 
 import asyncio
@@ -19,7 +19,10 @@ _GRACE = SECOND
 
 
 class Watchdog:
-    """Calls `due(now)` at the deadline or just after it. Deadlines are ns since the epoch, 0 is none."""
+    """Calls `due(at)` just after a deadline that had passed `at` that moment. All in ns since the epoch; 0 is none.
+
+    Between that moment and the call the event loop has polled its sockets: reads of this time are later than `at`.
+    """
 
     __slots__ = ("_clock", "_deadline", "_due", "_handle", "_loop", "_scheduled")
 
@@ -50,7 +53,7 @@ class Watchdog:
         self._scheduled = deadline
         self._handle = self._loop.call_later(max(0, deadline - now) / SECOND, self._fire)
 
-    def _fire(self, *, looked: bool = False) -> None:
+    def _fire(self, passed_at: int = 0) -> None:
         self._handle = None
         if not self._deadline:
             return
@@ -58,11 +61,11 @@ class Watchdog:
         late = now - self._deadline
         if late < 0:
             self._schedule(self._deadline, now)
-        elif looked:
+        elif passed_at >= self._deadline:
             self._deadline = 0
-            self._due(now)
+            self._due(passed_at)
         else:
-            self._handle = self._loop.call_later(patience(late) / SECOND, partial(self._fire, looked=True))
+            self._handle = self._loop.call_later(patience(late) / SECOND, partial(self._fire, now))
 
 
 def patience(late: int) -> int:

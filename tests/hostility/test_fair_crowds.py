@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -131,6 +132,50 @@ def test_what_is_read_ahead_is_bounded(
         for _ in range(1000):
             assert client.read_answer().status == 200
     assert books.outcomes() == ["completed"] * 1002
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+UPGRADE = (b"Connection: upgrade", b"Upgrade: h2c")
+DEAR: dict[str, tuple[tuple[bytes, ...], bytes, bytes]] = {
+    "chunks of a byte": ((CHUNKED,), b"1\r\nx\r\n", b"0\r\n\r\n"),
+    "chunks with extensions": ((CHUNKED,), b"1;a\r\nx\r\n", b"0\r\n\r\n"),
+    "chunks of sixteen": ((CHUNKED,), b"10\r\n0123456789abcdef\r\n", b"0\r\n\r\n"),
+    "behind an upgrade": ((CHUNKED, *UPGRADE), b"1\r\nx\r\n", b"0\r\n\r\n"),
+    "empty lines": ((b"Content-Length: 0",), b"\r\n", b""),
+}
+"""Requests' fields, and what is dear to parse: a unit of it, and its end."""
+
+CROWD = 8
+WIRE = 512 * 1024
+
+
+@pytest.mark.parametrize("field", [b"Content-Type: application/json", b"X-A: 1"], ids=["held", "streamed"])
+@pytest.mark.parametrize("name", DEAR)
+def test_requests_that_are_dear_to_parse(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, name: str, field: bytes
+) -> None:
+    """Some at once: of a read a little is parsed in its turn, the rest bit by bit; every byte goes on, and all settle."""
+    fields, unit, last = DEAR[name]
+    books = Books(sidecar, sink)
+    units = WIRE // len(unit)
+    sent = request_bytes("POST", "/v1/x", headers=(field, *fields)) + unit * units + last
+
+    def one() -> None:
+        with RawClient(sidecar.port, timeout=60) as client:
+            client.send(sent)
+            assert client.read_answer("POST").status == 200
+
+    def crowd() -> None:
+        clients = [threading.Thread(target=one) for _ in range(CROWD)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+
+    fair(sidecar, crowd)
+    assert books.outcomes() == ["completed"] * 3 * CROWD
+    body = b"".join(unit.split(b"\r\n")[1:]) * units if last else b""
+    assert {bytes(one.body) for one in witness.requests} == {body}
 
 
 def test_a_drain_with_many_connections_and_sessions(start_sidecar: Any, sink: OtlpSink) -> None:

@@ -1,10 +1,12 @@
 """Peers that are slow, leave halfway, answer too early, or hang up as their connection is used again."""
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -142,6 +144,56 @@ def test_a_slow_body_that_comes(
         client.send(b"2\r\n{}\r\n0\r\n\r\n")
         assert client.read_answer("POST").status == 200
     assert books.outcomes() == ["completed"]
+
+
+@pytest.fixture(scope="module")
+def slow(module_upstream: Witness, module_sink: OtlpSink) -> Iterator[RunningSidecar]:
+    """A sidecar that waits for a client for 0.3 s, and takes a tenth of a second for each read."""
+    launcher = (sys.executable, str(Path(__file__).with_name("with_slow_reads.py")), "0.1")
+    settings, environ = {"CLIENT_BODY_TIMEOUT": "0.3s"}, {"OTEL_BSP_SCHEDULE_DELAY": "1"}
+    running = RunningSidecar(
+        upstream=module_upstream.url,
+        sink=module_sink,
+        settings=settings,
+        environ=environ,
+        launcher=launcher,
+    )
+    with running as sidecar:
+        yield sidecar
+
+
+SENDERS = 5
+BULK = 1 << 19
+BULKS = {
+    "chunks": (CHUNKED, b"10000\r\n%b\r\n" % (b" " * 0x10000) * 8 + b"2\r\n{}\r\n0\r\n\r\n"),
+    "tiny chunks": (CHUNKED, b"1\r\n \r\n" * (BULK // 6) + b"2\r\n{}\r\n0\r\n\r\n"),
+    "length": (b"Content-Length: %d" % BULK, b"{}".rjust(BULK)),
+}
+
+
+@pytest.mark.parametrize("line", [JSON, b"X-A: 1"], ids=["held", "streamed"])
+@pytest.mark.parametrize("framing", BULKS)
+def test_a_body_that_waits_to_be_read(
+    slow: RunningSidecar, witness: Witness, sink: OtlpSink, line: bytes, framing: str
+) -> None:
+    """Clients that send as fast as they can are not slow, however long they wait for us; one that is silent is."""
+    books = Books(slow, sink)
+    field, body = BULKS[framing]
+    statuses: list[int] = []
+
+    def send(rest: bytes) -> None:
+        with RawClient(slow.port, timeout=60) as client:
+            client.send(request_bytes("POST", "/x", headers=(line, field)) + rest)
+            statuses.append(client.read_answer("POST").status)
+
+    clients = [threading.Thread(target=send, args=(body,)) for _ in range(SENDERS)]
+    clients.append(threading.Thread(target=send, args=(b"1\r\n",)))
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    assert sorted(statuses) == [200] * SENDERS + [408]
+    assert books.outcomes() == ["completed"] * SENDERS + ["timed_out"]
 
 
 # --- uploads

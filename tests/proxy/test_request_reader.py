@@ -28,6 +28,8 @@ def read(pieces: list[bytes]) -> list[Inbound]:
     reader = RequestReader(65536, 256)
     for piece in pieces:
         reader.feed(piece, 1, 0)
+        while reader.behind:
+            reader.read_on()
     return list(reader.ready)
 
 
