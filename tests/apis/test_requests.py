@@ -368,9 +368,9 @@ def test_a_large_body_is_read_quickly() -> None:
     messages = [{"role": "user", "content": "some words of a text " * 200} for _ in range(2000)]
     body = json.dumps({"model": "m", "messages": messages}).encode()
     assert len(body) > 8_000_000
-    begin = time.perf_counter()
+    begin = time.thread_time()
     assert apis.read_request(CHAT, body).messages == 2000
-    assert time.perf_counter() - begin < 0.25
+    assert time.thread_time() - begin < 0.25
 
 
 JSON = st.recursive(

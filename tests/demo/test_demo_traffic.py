@@ -13,7 +13,7 @@ from sidecar import cli
 from sidecar.testing import OtlpSink, RunningSidecar
 
 COMMAND = [sys.executable, "-m", "sidecar", "demo"]
-LIMIT = 60.0
+LIMIT = 240.0
 
 
 def free_port() -> int:
