@@ -12,7 +12,7 @@ import pytest
 
 from sidecar.testing import Garbage, RunningSidecar, ScriptedUpstream
 from tests.differential.forms import FORMS, Form
-from tests.differential.four_clients import CLIENTS, Said
+from tests.differential.four_clients import CLIENTS, Ask, Said
 
 WIRE = Path(__file__).parents[2] / "docs" / "wire.md"
 
@@ -57,11 +57,12 @@ def play(upstream: ScriptedUpstream, sidecar: RunningSidecar) -> Called:
 
     def call(job: tuple[int, Form, str]) -> tuple[Said | None, Said | None]:
         number, form, client = job
-        ask = CLIENTS[client]
-        direct = ask(f"{upstream.url}/x{number}", form.method, form.body)
+        call_by, asks = CLIENTS[client], [Ask(form.method, form.body)]
+        (direct,) = call_by(f"{upstream.url}/x{number}", asks)
         if direct is None:
             return None, None
-        return direct, ask(f"http://127.0.0.1:{sidecar.port}/x{number}", form.method, form.body)
+        (through,) = call_by(f"{sidecar.url}/x{number}", asks)
+        return direct, through
 
     jobs = [(number, form, client) for number, form in enumerate(FORMS) for client in CLIENTS]
     with ThreadPoolExecutor(40) as threads:
@@ -132,10 +133,8 @@ def test_addresses_of_both_families(host: str) -> None:
         upstream.answer_always(Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"), path="/x")
         url = f"http://localhost:{upstream.port}" if host == "localhost" else upstream.url
         with RunningSidecar(upstream=url) as sidecar:
-            for client, ask in CLIENTS.items():
-                direct, through = (
-                    ask(f"{base}/x", "GET", b"") for base in (url, f"http://127.0.0.1:{sidecar.port}")
-                )
+            for client, call in CLIENTS.items():
+                (direct,), (through,) = (call(f"{base}/x", [Ask()]) for base in (url, sidecar.url))
                 if direct is None:
                     continue
                 assert through is not None, client
