@@ -241,10 +241,10 @@ class Flow:
             if not self._client.writable:
                 self.client_blocked()
             return
-        self._replay = None
         began = answer.began
         out, pieces = answer.take(side, at, close=not self._keep)
         if out:
+            self._replay = None
             self._client.write(out)
         exchange.overhead_after += shared.clock() - at
         if side.head is not None and not began:
@@ -299,7 +299,7 @@ class Flow:
         if self.done or self._passed:
             return
         exchange, side = self.exchange, self._side
-        if side is not None and side.used and self._replay is not None and not exchange.first_byte:
+        if side is not None and side.used and self._replay is not None:
             self._resend(side)
             return
         now = self._shared.clock()
@@ -312,7 +312,8 @@ class Flow:
             self._upstream_failed("connection_reset", f"the upstream broke the connection: {error}")
 
     def _resend(self, side: UpstreamConnection) -> None:
-        """A pooled connection was dead already: once more, on a fresh one."""
+        """A pooled connection ended before anything of an answer could pass: once more, on a fresh one."""
+        self.exchange.first_byte = 0
         self.exchange.resends += 1
         self.exchange.anomalies.append(Anomaly.CONNECTION_RESENT)
         self._side = None

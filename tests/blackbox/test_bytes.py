@@ -15,6 +15,7 @@ from sidecar.testing import (
     Echo,
     End,
     Flood,
+    Garbage,
     Gate,
     Header,
     Informational,
@@ -546,12 +547,13 @@ def test_connections_of_slow_clients_are_good_for_others(
             assert client.read_answer().status == 200
 
 
-@pytest.mark.parametrize("how", [Reset(), End()])
+@pytest.mark.parametrize("end", [Reset(), End()])
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nX-A: "])
 def test_a_stale_connection_is_resent_only_where_that_is_safe(
-    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, how: Reset | End
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, said: bytes, end: Reset | End
 ) -> None:
-    """It dies under a request before a byte of the answer: GET is sent again, once; POST is not."""
-    name = type(how).__name__
+    """It dies under a request before anything of the answer could pass: GET is sent again, once; POST is not."""
+    name, how = f"{type(end).__name__}-{len(said)}", (Garbage(said), end)
     exchange(sidecar.port, request_bytes("GET", "/warm"))
     upstream.answer(how, path="/get")
     header = f"X-Sidecar-Session-Id: resend-{name}".encode()
