@@ -6,8 +6,10 @@ outcome.
 """
 
 import asyncio
+import os
 import select
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol, cast
 
 from sidecar.core.exchange import Upstream
@@ -228,6 +230,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
     @outermost
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
+        if exc is not None:
+            self._take_rest()
         self._lost(exc)
         self._owner.upstream_closed(self, stray=self.stray)
         self.transport = None
@@ -251,6 +255,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             return
         if self.unread:
             self._loss = self._loss or (error,)
+            self._read_later()
             return
         if self.ends_with_connection and error is None:
             self.ended = True
@@ -258,6 +263,16 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         else:
             self.raced = self.head is None and not self.informational
             reader.upstream_lost(error)
+
+    def _take_rest(self) -> None:
+        """Takes what came before a write failed: an upstream may answer, and reset, while an upload still comes.
+
+        The system keeps it, the event loop does not read it any more. What TLS would make of it is unknown.
+        """
+        transport = self.transport
+        if self.reader is not None and transport is not None and not transport.get_extra_info("ssl_object"):
+            with suppress(OSError):
+                self.unread += os.read(transport.get_extra_info("socket").fileno(), READ)
 
 
 class _InPieces(asyncio.BufferedProtocol):

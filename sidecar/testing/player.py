@@ -134,8 +134,11 @@ class Player(asyncio.Protocol):
         return self._transport is not None and self._transport.get_extra_info("sslcontext") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is over."""
+        """The connection is over; its socket is closed when this returns."""
         self._closed("reset" if exc else "us")
+        asyncio.get_running_loop().call_soon(self._end)
+
+    def _end(self) -> None:
         self._lost.set()
         self._writable = True
         self._tell()
@@ -289,6 +292,8 @@ class Player(asyncio.Protocol):
                 transport.pause_reading()
             case s.ResumeReading():
                 transport.resume_reading()
+            case s.EndSide():
+                transport.write_eof()
             case s.Reset():
                 raw = transport.get_extra_info("socket")
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

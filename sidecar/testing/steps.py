@@ -151,6 +151,11 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
+class EndSide:
+    """Ends this side alone (FIN): what the other side sends is still read."""
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """Ends the connection cleanly (FIN). Nothing follows."""
 
@@ -170,6 +175,7 @@ Step = (
     | Wait
     | HoldReading
     | ResumeReading
+    | EndSide
     | Reset
     | End
 )
