@@ -9,7 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from hypothesis import settings
@@ -82,18 +82,26 @@ def sink(module_sink: OtlpSink) -> OtlpSink:
     return module_sink
 
 
+@contextmanager
+def black_hole(host: str, port: int = 0) -> Iterator[int]:
+    """A port on which connections neither stand nor fail: its queue is full."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.socket(family))
+        listener.bind((host, port))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(4):
+            filler = open_sockets.enter_context(socket.socket(family))
+            filler.setblocking(False)
+            filler.connect_ex((host, port))
+        yield port
+
+
 @pytest.fixture(scope="module")
 def blackhole() -> Iterator[int]:
-    """A port on which connections neither stand nor fail: its queue is full."""
-    with ExitStack() as open_sockets:
-        listener = open_sockets.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        port: int = listener.getsockname()[1]
-        for _ in range(4):
-            filler = open_sockets.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
+    """A black hole of the machine's own address."""
+    with black_hole("127.0.0.1") as port:
         yield port
 
 
