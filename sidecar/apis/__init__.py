@@ -1,29 +1,52 @@
 """What requests and answers of LLM APIs mean, as small facts.
 
-Owns the public functions; one module per API knows its shapes. Pure: bytes and values in, facts out. It
-knows no socket, no clock and no telemetry, and it keeps no prompt or answer text. The relay calls it.
+Owns the public functions. Every module of this package that ends in a record named `API` is one API, whole; it is found by
+that alone. Pure: bytes and values in, facts out. It knows no socket, no clock and no telemetry, and it keeps no prompt or
+answer text.
 """
 
-from sidecar.apis.answers import (
-    Form,
-    body_reader,
-    event_parser,
-    form,
-    stream_reader,
-    streams_are_read,
-    undecided,
-)
-from sidecar.apis.base import BodyReader, EventParser, StreamReader
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
+
+from sidecar.apis.base import Api, BodyReader, EventParser, StreamReader
+from sidecar.apis.catalog import Catalog, Form, event_parser, undecided
 from sidecar.apis.ends import ends_of
-from sidecar.apis.errors import error_code
+from sidecar.apis.errors import KNOWN_ERRORS, error_code
 from sidecar.apis.providers import provider_of_host
-from sidecar.apis.requests import read_request, request_steps
-from sidecar.apis.routes import UNKNOWN, match
-from sidecar.apis.salvage import LARGE, Steps, UnreadableBody, at_once
+from sidecar.apis.routes import UNKNOWN
+from sidecar.apis.shapes import LARGE, Steps, UnreadableBody, at_once
+
+
+def _records() -> Iterator[Api]:
+    """The records of all modules here, by the modules' names."""
+    for name in sorted(module.name for module in iter_modules(__path__)):
+        api = getattr(import_module(f"{__name__}.{name}"), "API", None)
+        if api is not None:
+            yield api
+
+
+APIS = tuple(_records())
+"""Every API that is read in depth."""
+
+_catalog = Catalog(APIS)
+
+FINISH_REASONS = _catalog.finish_reasons
+body_reader = _catalog.body_reader
+form = _catalog.form
+match = _catalog.match
+read_request = _catalog.read_request
+request_steps = _catalog.request_steps
+stream_reader = _catalog.stream_reader
+streams_are_read = _catalog.streams_are_read
 
 __all__ = [
+    "APIS",
+    "FINISH_REASONS",
+    "KNOWN_ERRORS",
     "LARGE",
     "UNKNOWN",
+    "Api",
     "BodyReader",
     "EventParser",
     "Form",

@@ -5,13 +5,11 @@ input tokens; the facts hold their sum as `input`, as the conventions ask (`gen_
 Shapes: https://docs.anthropic.com/en/api/messages-streaming
 """
 
-from typing import TypeVar
-
 import msgspec
 
-from sidecar.apis.base import ModelRequest, Reader, counted, holds, present
-from sidecar.apis.decode import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.apis.base import Api, ModelRequest, Path, Reader, counted, holds, present
 from sidecar.apis.errors import error_word, foreign_error, is_error
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
 from sidecar.core.facts import EventKind, ResponseFacts
 
 _OUTPUT_TYPES = {"json_schema": "json"}
@@ -121,17 +119,27 @@ class _Body(_Message):
 _EVENT = Shape(_Event)
 _BODY = Shape(_Body)
 
-T = TypeVar("T", bound=msgspec.Struct)
 
-
-class _MessageReader(Reader[T]):
-    """Takes the facts of a message object, which stands alone or inside an event."""
+class MessagesReader(Reader[_Event, _Body]):
+    """Reads a message, whose object is a whole body, and stands inside some of a stream's events."""
 
     __slots__ = ("_uncached",)
 
-    def __init__(self, shape: Shape[T], facts: ResponseFacts) -> None:
-        super().__init__(shape, facts)
+    event_shape = _EVENT
+    shape = _BODY
+
+    def __init__(self, facts: ResponseFacts) -> None:
+        super().__init__(facts)
         self._uncached: int | None = None
+
+    def _answers(self, body: _Body, data: bytes) -> bool:
+        """Takes the body."""
+        error = self._message(body)
+        if body.type == "error":
+            error = error or error_word(data)
+        if error:
+            self._failed(error)
+        return body.type == "message" or holds(body.content)
 
     def _message(self, message: _Message) -> str | None:
         """Takes what it tells; gives the error when it failed."""
@@ -155,16 +163,6 @@ class _MessageReader(Reader[T]):
             tokens = self.facts.tokens
             cached = tokens.get("cache_read", 0) + tokens.get("cache_write", 0)
             self._tokens({"input": self._uncached + cached})
-
-
-class MessagesStream(_MessageReader[_Event]):
-    """Reads a streamed message."""
-
-    __slots__ = ("_decode",)
-
-    def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_EVENT, facts)
-        self._decode = _EVENT.decode
 
     def event(self, name: bytes, data: bytes) -> EventKind:
         """Takes one event; says what it means."""
@@ -211,22 +209,38 @@ class MessagesStream(_MessageReader[_Event]):
         return None if event.type else foreign_error(data)
 
 
-class MessagesBody(_MessageReader[_Body]):
-    """Reads a whole message."""
-
-    __slots__ = ()
-
-    def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_BODY, facts)
-
-    def body(self, data: bytes) -> bool:
-        """Takes the body."""
-        body = self._read(data)
-        if body is None:
-            return False
-        error = self._message(body)
-        if body.type == "error":
-            error = error or error_word(data)
-        if error:
-            self._failed(error)
-        return self._is_answer(data, something=body.type == "message" or holds(body.content))
+API = Api(
+    name="anthropic.messages",
+    title="Anthropic's messages",
+    paths=(
+        Path(end="/messages", operation="chat", turn=True, provider="anthropic"),
+        Path(
+            end=":rawPredict",
+            publisher="anthropic",
+            operation="chat",
+            turn=True,
+            provider="gcp.vertex_ai",
+        ),
+        Path(
+            end=":streamRawPredict",
+            publisher="anthropic",
+            operation="chat",
+            turn=True,
+            provider="gcp.vertex_ai",
+            streaming=True,
+        ),
+    ),
+    others=(
+        "/messages/count_tokens",
+        "/messages/batches",
+        "/messages/batches/{batch}",
+        "/messages/batches/{batch}/results",
+        "/messages/batches/{batch}/cancel",
+    ),
+    request=MessagesRequest,
+    stream=MessagesReader,
+    body=MessagesReader,
+    finish_reasons="""
+        end_turn max_tokens stop_sequence tool_use pause_turn refusal model_context_window_exceeded
+    """,
+)

@@ -1,20 +1,22 @@
-"""What every API's readers have in common: what a request tells, and how an answer's facts are kept.
+"""What the modules of the APIs are made of: the record in which each ends, and the bases of requests and readers.
 
-Owns the shapes that all requests share (identity hints) and the base of the readers. A reader fills one
-`ResponseFacts` and never raises: what it cannot read it counts. It keeps no prompt and no answer text.
+Owns what a record says of its API, the fields that all requests share (identity hints), and how an answer's facts are
+kept. A reader fills one `ResponseFacts` and never raises: what it cannot read it counts. It keeps no prompt and no answer
+text.
 """
 
 import re
+from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from sidecar.apis.decode import Shape, Thing, Word
 from sidecar.apis.errors import error_word, failure, foreign_error
-from sidecar.apis.salvage import LARGE, Steps, UnreadableBody, at_once
+from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, UnreadableBody, Word, at_once
 from sidecar.core.facts import EventKind, ResponseFacts
 from sidecar.core.sse import Event
 
@@ -63,6 +65,59 @@ class BodyReader(Protocol):
 
     def body(self, data: bytes) -> bool:
         """Takes the body; False when it is nothing of an answer of its API, nor an error. Never raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Path:
+    """One end of a path, and what a request means whose path ends so, whatever prefix stands before it.
+
+    `end` is literal (`/chat/completions`), has the id of an answer that is asked for again (`/responses/{response}`), or is
+    a verb behind the model in the path (`:generateContent`), of the models of one `publisher` if it is named.
+    `operation` is `gen_ai.operation.name`, `turn` says that it generates, `provider` is who it is if neither prefix nor
+    host tell, `streaming` that the path itself asks for a stream. Where it is not `read`, nothing else is known of it.
+    """
+
+    end: str
+    provider: str
+    method: str = "POST"
+    operation: str | None = None
+    turn: bool = False
+    streaming: bool = False
+    publisher: str = ""
+    read: bool = True
+
+    @property
+    def verb(self) -> bool:
+        """True for a verb."""
+        return self.end.startswith(":")
+
+    @property
+    def fetches(self) -> bool:
+        """True when it has the id of an answer."""
+        return "{" in self.end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """One API, whole: all that is known of it hangs on this record, in which its module ends.
+
+    `name` is how routes name it (`openai.chat`), `title` how people do. `request` is what is read of a request's body;
+    `body` and `stream` make readers of whole and streamed answers (no `stream`: there are none). `others` are templates
+    that are known by name only, the more special ones first; an answer's id begins with `own_ids` behind any prefix.
+    `finish_reasons` may become labels: words in lower case. `objects` says that what a path asks to be streamed comes as
+    JSON objects if not as events.
+    """
+
+    name: str
+    title: str
+    paths: tuple[Path, ...]
+    request: type["RequestBody"]
+    body: Callable[[ResponseFacts], BodyReader]
+    stream: Callable[[ResponseFacts], StreamReader] | None = None
+    finish_reasons: str = ""
+    others: tuple[str, ...] = ()
+    own_ids: str = ""
+    objects: bool = False
 
 
 class Metadata(msgspec.Struct):
@@ -190,44 +245,69 @@ def reconciled(counts: Mapping[str, int | None], total: int | None) -> dict[str,
 
 
 T = TypeVar("T", bound=msgspec.Struct)
+E = TypeVar("E", bound=msgspec.Struct)
+B = TypeVar("B", bound=msgspec.Struct)
 
 
-class Reader(Generic[T]):
-    """Keeps what an answer says in its facts. `shape` is what is read of each chunk or body."""
+class Reader(ABC, Generic[E, B]):
+    """Keeps what an answer says in its facts: `event_shape` is what is read of each event, `shape` of a whole body."""
 
-    __slots__ = ("_choices", "_prepared", "_shape", "facts")
+    __slots__ = ("_choices", "_decode", "_prepared", "facts")
 
-    def __init__(self, shape: Shape[T], facts: ResponseFacts) -> None:
+    event_shape: Shape[E]
+    shape: Shape[B]
+
+    def __init__(self, facts: ResponseFacts) -> None:
         self.facts = facts
-        self._shape = shape
+        self._decode: Callable[[bytes], E] = self.event_shape.decode
         self._choices: list[int] = []
-        self._prepared: tuple[T | None] | None = None
+        self._prepared: tuple[B | None] | None = None
 
     def prepare(self, data: bytes) -> Steps[None]:
         """Reads a large body in steps, so that taking it costs little."""
-        self._prepared = ((yield from self._in_steps(data)),)
+        self._prepared = ((yield from self._in_steps(self.shape, data)),)
 
-    def _salvage(self, data: bytes) -> T | None:
-        """What fits of something that is not as its API says; what does not is counted as unreadable."""
-        return at_once(self._in_steps(data))
+    def body(self, data: bytes) -> bool:
+        """Takes the body; False when it is nothing of an answer of its API, nor an error of any family."""
+        body = self._whole(data) if self._prepared is None else self._prepared[0]
+        if body is None:
+            return False
+        facts = self.facts
+        if self._answers(body, data) or facts.error or facts.finish_reasons or any(facts.tokens.values()):
+            return True
+        facts.error = foreign_error(data)
+        return facts.error is not None
 
-    def _in_steps(self, data: bytes) -> Steps[T | None]:
+    @abstractmethod
+    def _answers(self, body: B, data: bytes) -> bool:
+        """Takes the facts of a whole body, whose bytes are `data`; True when something of an answer is there."""
+
+    def _whole(self, data: bytes) -> B | None:
+        """A whole body, or as much of it as fits."""
         try:
-            found, ignored = yield from self._shape.salvage(_mended(data))
+            return self.shape.decode(data)
+        except (ValueError, RecursionError):
+            return at_once(self._in_steps(self.shape, data))
+
+    def _event(self, data: bytes) -> E | None:
+        """An event, or as much of it as fits."""
+        try:
+            return self._decode(data)
+        except (ValueError, RecursionError):
+            return self._salvage(data)
+
+    def _salvage(self, data: bytes) -> E | None:
+        """What fits of an event that is not as its API says; what does not is counted as unreadable."""
+        return at_once(self._in_steps(self.event_shape, data))
+
+    def _in_steps(self, shape: Shape[T], data: bytes) -> Steps[T | None]:
+        try:
+            found, ignored = yield from shape.salvage(_mended(data))
         except UnreadableBody:
             self.facts.unreadable += 1
             return None
         self.facts.unreadable += bool(ignored)
         return found
-
-    def _read(self, data: bytes) -> T | None:
-        """A whole body or event, or as much of it as fits."""
-        if self._prepared is not None:
-            return self._prepared[0]
-        try:
-            return self._shape.decode(data)
-        except (ValueError, RecursionError):
-            return self._salvage(data)
 
     def _unread(self, name: bytes, data: bytes) -> EventKind:
         """An event that could not be read: an error if its name says so."""
@@ -237,14 +317,6 @@ class Reader(Generic[T]):
         """An error has come."""
         self.facts.error = word
         return EventKind.ERROR
-
-    def _is_answer(self, data: bytes, *, something: bool) -> bool:
-        """Whether a whole body was an answer (`something` of one was there) or an error of any family."""
-        facts = self.facts
-        if something or facts.error or facts.finish_reasons or any(facts.tokens.values()):
-            return True
-        facts.error = foreign_error(data)
-        return facts.error is not None
 
     def _choice_ended(self, choice: int, reason: str | None, error: msgspec.Raw) -> str | None:
         """Notes why a choice ended; gives the error when that was a failure."""

@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from sidecar.apis.decode import Thing
+from sidecar.apis.shapes import Thing
 
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _BEGIN = re.compile(rb"\s*\{")

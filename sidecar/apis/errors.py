@@ -7,8 +7,7 @@ error's message is not read at all.
 
 import msgspec
 
-from sidecar.apis.decode import Shape
-from sidecar.apis.salvage import LARGE, UnreadableBody
+from sidecar.apis.shapes import LARGE, Shape, UnreadableBody
 from sidecar.core.facts import Route
 
 UNKNOWN_ERROR = "error"

@@ -8,10 +8,10 @@ Shapes: https://ai.google.dev/api/generate-content
 
 import msgspec
 
-from sidecar.apis.base import Reader, RequestBody, counted, present, reconciled, several
-from sidecar.apis.decode import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.apis.base import Api, Path, Reader, RequestBody, counted, present, reconciled, several
 from sidecar.apis.errors import error_word, foreign_error, is_error
-from sidecar.core.facts import EventKind, ResponseFacts
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.core.facts import EventKind
 
 _MIME_TYPES = {"text/plain": "text", "application/json": "json"}
 _MODALITIES = {"TEXT": "text", "IMAGE": "image", "AUDIO": "speech"}
@@ -151,17 +151,17 @@ class _Chunk(msgspec.Struct, rename="camel"):
 _CHUNK = Shape(_Chunk)
 
 
-class GenerateReader(Reader[_Chunk]):
+class GenerateReader(Reader[_Chunk, _Chunk]):
     """Reads generated content, streamed (as events or as elements of an array) or whole."""
 
     __slots__ = ()
 
-    def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_CHUNK, facts)
+    event_shape = _CHUNK
+    shape = _CHUNK
 
     def event(self, name: bytes, data: bytes) -> EventKind:
         """Takes one event; says what it means."""
-        chunk = self._read(data)
+        chunk = self._event(data)
         if chunk is None:
             return self._unread(name, data)
         kind = self._take(chunk)
@@ -172,13 +172,10 @@ class GenerateReader(Reader[_Chunk]):
             error = error or foreign_error(data)
         return kind if error is None else self._failed(error)
 
-    def body(self, data: bytes) -> bool:
+    def _answers(self, body: _Chunk, data: bytes) -> bool:  # noqa: ARG002 - all is in `body`
         """Takes the body."""
-        body = self._read(data)
-        if body is None:
-            return False
         self._take(body)
-        return self._is_answer(data, something=bool(body.candidates))
+        return bool(body.candidates)
 
     def _take(self, part: _Chunk) -> EventKind:
         """Takes the facts of a chunk or a body."""
@@ -203,3 +200,31 @@ class GenerateReader(Reader[_Chunk]):
 def _sum(count: int | None, more: int | None) -> int | None:
     """Both counts together; None when neither is told."""
     return more if count is None else count + (more or 0)
+
+
+API = Api(
+    name="gemini.generate_content",
+    title="Gemini's `generateContent` and `streamGenerateContent`",
+    paths=(
+        Path(end=":generateContent", operation="generate_content", turn=True, provider="gcp.gemini"),
+        Path(
+            end=":streamGenerateContent",
+            operation="generate_content",
+            turn=True,
+            provider="gcp.gemini",
+            streaming=True,
+        ),
+        Path(end=":embedContent", operation="embeddings", provider="gcp.gemini", read=False),
+        Path(end=":batchEmbedContents", operation="embeddings", provider="gcp.gemini", read=False),
+    ),
+    request=GenerateRequest,
+    stream=GenerateReader,
+    body=GenerateReader,
+    objects=True,
+    finish_reasons="""
+        stop max_tokens safety recitation language other blocklist prohibited_content spii malformed_function_call
+        image_safety unexpected_tool_call too_many_tool_calls image_prohibited_content image_recitation image_other
+        no_image missing_thought_signature malformed_response finish_reason_unspecified block_reason_unspecified
+        jailbreak model_armor
+    """,
+)

@@ -5,17 +5,15 @@ reasoning beside the content, errors inside a stream, usage wherever they put it
 Shapes: https://platform.openai.com/docs/api-reference/chat
 """
 
-from collections.abc import Callable
-
 import msgspec
 
-from sidecar.apis.base import ModelRequest, Reader, counted, present, several, tier
-from sidecar.apis.decode import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.apis.base import Api, Path, Reader, counted, present, tier
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.openai_common import (
     DONE,
     Format,
     Reasoning,
+    SamplingRequest,
     Timings,
     Usage,
     effort,
@@ -23,25 +21,16 @@ from sidecar.apis.openai_common import (
     name_answer,
     name_service,
     output_type,
-    stop_sequences,
 )
-from sidecar.core.facts import EventKind, ResponseFacts
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.core.facts import EventKind
 
 
-class ChatRequest(ModelRequest, kw_only=True):
+class ChatRequest(SamplingRequest, kw_only=True):
     """What is read of a request."""
 
     messages: list[Thing] | None = None
-    max_tokens: Int64 | None = None
     max_completion_tokens: Int64 | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    seed: Int64 | None = None
-    n: Int64 | None = None
-    stop: str | list[str] | None = None
     response_format: Format | None = None
     service_tier: Word | None = None
     store: bool | None = None
@@ -62,15 +51,8 @@ class ChatRequest(ModelRequest, kw_only=True):
         limit = self.max_completion_tokens
         return present(
             {
+                **self.sampling(),
                 "gen_ai.request.max_tokens": self.max_tokens if limit is None else limit,
-                "gen_ai.request.temperature": self.temperature,
-                "gen_ai.request.top_p": self.top_p,
-                "gen_ai.request.top_k": self.top_k,
-                "gen_ai.request.frequency_penalty": self.frequency_penalty,
-                "gen_ai.request.presence_penalty": self.presence_penalty,
-                "gen_ai.request.seed": self.seed,
-                "gen_ai.request.choice.count": several(self.n),
-                "gen_ai.request.stop_sequences": stop_sequences(self.stop),
                 "gen_ai.output.type": output_type(self.response_format),
                 "gen_ai.request.reasoning.level": self.reasoning_effort or effort(self.reasoning),
                 "openai.request.service_tier": tier(self.service_tier),
@@ -143,20 +125,19 @@ _CHUNK = Shape(_Chunk)
 _NAMED_CHUNK = Shape(_NamedChunk)
 
 
-class ChatStream(Reader[_NamedChunk]):
-    """Reads a streamed chat completion. Names are read until they are known, then only what changes."""
+class ChatReader(Reader[_Chunk, _NamedChunk]):
+    """Reads a chat completion. Names are read of a stream's chunks until they are known, then only what changes."""
 
-    __slots__ = ("_decode", "_named")
+    __slots__ = ()
 
-    def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_NAMED_CHUNK, facts)
-        self._decode: Callable[[bytes], _Chunk] = _NAMED_CHUNK.decode
-        self._named = False
+    event_shape = _NAMED_CHUNK
+    shape = _NAMED_CHUNK
 
     def event(self, name: bytes, data: bytes) -> EventKind:
         """Takes one event; says what it means."""
+        decode = self._decode
         try:
-            chunk = self._decode(data)
+            chunk = decode(data)
         except (ValueError, RecursionError):
             if data.strip() == DONE:
                 return ended(self.facts)
@@ -164,7 +145,7 @@ class ChatStream(Reader[_NamedChunk]):
             if salvaged is None:
                 return self._unread(name, data)
             chunk = salvaged
-        if not self._named:
+        if decode is not _CHUNK.decode:
             self._name(chunk)
         kind = _EVENT
         error: str | None = None
@@ -197,23 +178,10 @@ class ChatStream(Reader[_NamedChunk]):
             name_answer(facts, chunk.id, chunk.model)
             name_service(facts, chunk.service_tier, chunk.system_fingerprint)
         if facts.id is not None and facts.model is not None:
-            self._named = True
             self._decode = _CHUNK.decode
 
-
-class ChatBody(Reader[_NamedChunk]):
-    """Reads a whole chat completion."""
-
-    __slots__ = ()
-
-    def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_NAMED_CHUNK, facts)
-
-    def body(self, data: bytes) -> bool:
+    def _answers(self, body: _NamedChunk, data: bytes) -> bool:  # noqa: ARG002 - all is in `body`
         """Takes the body."""
-        body = self._read(data)
-        if body is None:
-            return False
         name_answer(self.facts, body.id, body.model)
         name_service(self.facts, body.service_tier, body.system_fingerprint)
         usage = body.usage
@@ -224,10 +192,35 @@ class ChatBody(Reader[_NamedChunk]):
         self._tokens(_usage(body, usage))
         if is_error(body.error):
             self._failed(error_word(body.error))
-        return self._is_answer(data, something=bool(body.choices))
+        return bool(body.choices)
 
 
 def _usage(chunk: _Chunk, usage: Usage | None) -> dict[str, int]:
     """The counts of a chunk or body, wherever they stand."""
     found = usage or (chunk.x_groq and chunk.x_groq.usage) or chunk.timings
     return found.tokens() if found else {}
+
+
+API = Api(
+    name="openai.chat",
+    title="OpenAI's chat completions",
+    paths=(
+        Path(end="/chat/completions", operation="chat", turn=True, provider="openai"),
+        Path(end="/fim/completions", operation="text_completion", turn=True, provider="mistral_ai"),
+        Path(end="/agents/completions", operation="chat", turn=True, provider="mistral_ai"),
+        Path(end="/chat/completions/{completion}", method="GET", provider="openai"),
+    ),
+    others=(
+        "/chat/completions",
+        "/chat/completions/{completion}",
+        "/chat/completions/{completion}/messages",
+    ),
+    own_ids="chatcmpl-",
+    request=ChatRequest,
+    stream=ChatReader,
+    body=ChatReader,
+    finish_reasons="""
+        stop length tool_calls content_filter function_call error abort eos eos_token repetition
+        insufficient_system_resource model_length network_error sensitive
+    """,
+)

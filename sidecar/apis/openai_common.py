@@ -1,17 +1,45 @@
-"""What OpenAI's APIs share: usage, response formats and the terminator.
+"""What OpenAI's APIs share: how a text is sampled, usage, response formats and the terminator.
 
 Owns pieces, never a whole message: what a request, chunk or body means stands in the module of its API.
 """
 
 import msgspec
 
-from sidecar.apis.base import present, reconciled
-from sidecar.apis.decode import Count, Word
+from sidecar.apis.base import ModelRequest, present, reconciled, several
+from sidecar.apis.shapes import Count, Int64, Word
 from sidecar.core.facts import EventKind, ResponseFacts
 
 DONE = b"[DONE]"
 
 _OUTPUT_TYPES = {"text": "text", "json_object": "json", "json_schema": "json"}
+
+
+class SamplingRequest(ModelRequest, kw_only=True):
+    """A request for text, with the parameters of its sampling."""
+
+    max_tokens: Int64 | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: Int64 | None = None
+    n: Int64 | None = None
+    stop: str | list[str] | None = None
+
+    def sampling(self) -> dict[str, object]:
+        """Those parameters by the attribute names of the conventions; None for what is not there."""
+        return {
+            "gen_ai.request.max_tokens": self.max_tokens,
+            "gen_ai.request.temperature": self.temperature,
+            "gen_ai.request.top_p": self.top_p,
+            "gen_ai.request.top_k": self.top_k,
+            "gen_ai.request.frequency_penalty": self.frequency_penalty,
+            "gen_ai.request.presence_penalty": self.presence_penalty,
+            "gen_ai.request.seed": self.seed,
+            "gen_ai.request.choice.count": several(self.n),
+            "gen_ai.request.stop_sequences": [self.stop] if isinstance(self.stop, str) else self.stop or None,
+        }
 
 
 class InputDetails(msgspec.Struct):
@@ -136,11 +164,6 @@ class Format(msgspec.Struct):
 def output_type(asked: Format | None) -> str | None:
     """`gen_ai.output.type` of an asked form."""
     return _OUTPUT_TYPES.get(asked.type or "") if asked else None
-
-
-def stop_sequences(stop: str | list[str] | None) -> list[str] | None:
-    """`gen_ai.request.stop_sequences` of what a request may give alone or in a list."""
-    return [stop] if isinstance(stop, str) else stop or None
 
 
 def name_answer(facts: ResponseFacts, answer_id: str | None, model: str | None) -> None:

@@ -6,41 +6,19 @@ Shapes: https://platform.openai.com/docs/api-reference/completions
 
 import msgspec
 
-from sidecar.apis.base import ModelRequest, Reader, present, several
-from sidecar.apis.decode import Count, Ident, Int64, Shape, Word
+from sidecar.apis.base import Api, Path, Reader, present
 from sidecar.apis.errors import error_word, foreign_error, is_error
-from sidecar.apis.openai_common import DONE, Timings, Usage, ended, name_answer, name_service, stop_sequences
-from sidecar.core.facts import EventKind, ResponseFacts
+from sidecar.apis.openai_common import DONE, SamplingRequest, Timings, Usage, ended, name_answer, name_service
+from sidecar.apis.shapes import Count, Ident, Shape, Word
+from sidecar.core.facts import EventKind
 
 
-class CompletionRequest(ModelRequest, kw_only=True):
+class CompletionRequest(SamplingRequest, kw_only=True):
     """What is read of a request."""
-
-    max_tokens: Int64 | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    seed: Int64 | None = None
-    n: Int64 | None = None
-    stop: str | list[str] | None = None
 
     def attributes(self) -> dict[str, object]:
         """The request's parameters by the attribute names of the conventions."""
-        return present(
-            {
-                "gen_ai.request.max_tokens": self.max_tokens,
-                "gen_ai.request.temperature": self.temperature,
-                "gen_ai.request.top_p": self.top_p,
-                "gen_ai.request.top_k": self.top_k,
-                "gen_ai.request.frequency_penalty": self.frequency_penalty,
-                "gen_ai.request.presence_penalty": self.presence_penalty,
-                "gen_ai.request.seed": self.seed,
-                "gen_ai.request.choice.count": several(self.n),
-                "gen_ai.request.stop_sequences": stop_sequences(self.stop),
-            }
-        )
+        return present(self.sampling())
 
 
 class _Choice(msgspec.Struct):
@@ -63,19 +41,19 @@ class _Completion(msgspec.Struct):
 _COMPLETION = Shape(_Completion)
 
 
-class CompletionReader(Reader[_Completion]):
+class CompletionReader(Reader[_Completion, _Completion]):
     """Reads a text completion, streamed or whole."""
 
     __slots__ = ()
 
-    def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_COMPLETION, facts)
+    event_shape = _COMPLETION
+    shape = _COMPLETION
 
     def event(self, name: bytes, data: bytes) -> EventKind:
         """Takes one event; says what it means."""
         if data.strip() == DONE:
             return ended(self.facts)
-        chunk = self._read(data)
+        chunk = self._event(data)
         if chunk is None:
             return self._unread(name, data)
         kind = self._take(chunk)
@@ -86,13 +64,10 @@ class CompletionReader(Reader[_Completion]):
             error = error or foreign_error(data)
         return kind if error is None else self._failed(error)
 
-    def body(self, data: bytes) -> bool:
+    def _answers(self, body: _Completion, data: bytes) -> bool:  # noqa: ARG002 - all is in `body`
         """Takes the body."""
-        body = self._read(data)
-        if body is None:
-            return False
         self._take(body)
-        return self._is_answer(data, something=bool(body.choices))
+        return bool(body.choices)
 
     def _take(self, part: _Completion) -> EventKind:
         """Takes the facts of a chunk or a body."""
@@ -108,3 +83,14 @@ class CompletionReader(Reader[_Completion]):
         if usage:
             self._tokens(usage.tokens())
         return kind if error is None else self._failed(error)
+
+
+API = Api(
+    name="openai.completions",
+    title="OpenAI's completions",
+    paths=(Path(end="/completions", operation="text_completion", turn=True, provider="openai"),),
+    request=CompletionRequest,
+    stream=CompletionReader,
+    body=CompletionReader,
+    finish_reasons="stop length content_filter",
+)

@@ -6,11 +6,10 @@ Shapes: https://platform.openai.com/docs/api-reference/embeddings
 
 import msgspec
 
-from sidecar.apis.base import ModelRequest, Reader, holds, present
-from sidecar.apis.decode import Ident, Int64, Shape, Word
+from sidecar.apis.base import Api, ModelRequest, Path, Reader, holds, present
 from sidecar.apis.errors import error_word, is_error
 from sidecar.apis.openai_common import Usage, name_answer
-from sidecar.core.facts import ResponseFacts
+from sidecar.apis.shapes import Ident, Int64, Shape, Word
 
 
 class EmbeddingsRequest(ModelRequest, kw_only=True):
@@ -40,22 +39,28 @@ class _Body(msgspec.Struct):
 _BODY = Shape(_Body)
 
 
-class EmbeddingsBody(Reader[_Body]):
+class EmbeddingsReader(Reader[_Body, _Body]):
     """Reads an answer."""
 
     __slots__ = ()
 
-    def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_BODY, facts)
+    event_shape = _BODY
+    shape = _BODY
 
-    def body(self, data: bytes) -> bool:
+    def _answers(self, body: _Body, data: bytes) -> bool:  # noqa: ARG002 - all is in `body`
         """Takes the body."""
-        body = self._read(data)
-        if body is None:
-            return False
         name_answer(self.facts, body.id, body.model)
         if body.usage:
             self._tokens(body.usage.tokens())
         if is_error(body.error):
             self._failed(error_word(body.error))
-        return self._is_answer(data, something=holds(body.data))
+        return holds(body.data)
+
+
+API = Api(
+    name="openai.embeddings",
+    title="OpenAI's embeddings",
+    paths=(Path(end="/embeddings", operation="embeddings", provider="openai"),),
+    request=EmbeddingsRequest,
+    body=EmbeddingsReader,
+)

@@ -5,12 +5,9 @@ status (`completed`, `cancelled`) or, when it is incomplete, the reason it gives
 Shapes: https://platform.openai.com/docs/api-reference/responses
 """
 
-from typing import TypeVar
-
 import msgspec
 
-from sidecar.apis.base import ModelRequest, Reader, holds, present, tier
-from sidecar.apis.decode import Ident, Int64, Shape, Thing, Word
+from sidecar.apis.base import Api, ModelRequest, Path, Reader, holds, present, tier
 from sidecar.apis.errors import UNKNOWN_ERROR, error_word, foreign_error, is_error
 from sidecar.apis.openai_common import (
     DONE,
@@ -23,7 +20,8 @@ from sidecar.apis.openai_common import (
     name_service,
     output_type,
 )
-from sidecar.core.facts import EventKind, ResponseFacts
+from sidecar.apis.shapes import Ident, Int64, Shape, Thing, Word
+from sidecar.core.facts import EventKind
 
 
 class _Text(msgspec.Struct):
@@ -109,13 +107,19 @@ _STATUSES = _FINISHED | _PENDING | {"failed", "incomplete"}
 _PING = "keepalive"
 
 
-T = TypeVar("T", bound=msgspec.Struct)
-
-
-class _ResponseReader(Reader[T]):
-    """Takes the facts of a response object, which stands alone or inside an event."""
+class ResponsesReader(Reader[_Event, _Response]):
+    """Reads a response, whose object is a whole body, and stands inside some of a stream's events."""
 
     __slots__ = ()
+
+    event_shape = _EVENT
+    shape = _RESPONSE
+
+    def _answers(self, body: _Response, data: bytes) -> bool:  # noqa: ARG002 - all is in `body`
+        """Takes the body."""
+        if error := self._response(body):
+            self._failed(error)
+        return body.status in _STATUSES or holds(body.output)
 
     def _response(self, response: _Response) -> str | None:
         """Takes what it tells; gives the error when it failed."""
@@ -131,16 +135,6 @@ class _ResponseReader(Reader[T]):
             self._tokens(response.usage.tokens())
         error = self._choice_ended(0, reason, response.error)
         return UNKNOWN_ERROR if error is None and status == "failed" else error
-
-
-class ResponsesStream(_ResponseReader[_Event]):
-    """Reads a streamed response."""
-
-    __slots__ = ("_decode",)
-
-    def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_EVENT, facts)
-        self._decode = _EVENT.decode
 
     def event(self, name: bytes, data: bytes) -> EventKind:
         """Takes one event; says what it means."""
@@ -178,19 +172,28 @@ class ResponsesStream(_ResponseReader[_Event]):
         return foreign_error(data) if event.response is None else None
 
 
-class ResponsesBody(_ResponseReader[_Response]):
-    """Reads a whole response."""
-
-    __slots__ = ()
-
-    def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(_RESPONSE, facts)
-
-    def body(self, data: bytes) -> bool:
-        """Takes the body."""
-        body = self._read(data)
-        if body is None:
-            return False
-        if error := self._response(body):
-            self._failed(error)
-        return self._is_answer(data, something=body.status in _STATUSES or holds(body.output))
+API = Api(
+    name="openai.responses",
+    title="OpenAI's responses",
+    paths=(
+        Path(end="/responses", operation="chat", turn=True, provider="openai"),
+        Path(end="/responses/{response}", method="GET", provider="openai"),
+        Path(end="/responses/{response}/cancel", provider="openai"),
+    ),
+    others=(
+        "/responses/input_tokens",
+        "/responses/compact",
+        "/responses/{response}",
+        "/responses/{response}/cancel",
+        "/responses/{response}/input_items",
+        "/responses",
+        "/conversations",
+        "/conversations/{conversation}",
+        "/conversations/{conversation}/items",
+    ),
+    own_ids="resp_",
+    request=ResponsesRequest,
+    stream=ResponsesReader,
+    body=ResponsesReader,
+    finish_reasons="completed incomplete max_output_tokens content_filter cancelled failed",
+)

@@ -1,6 +1,6 @@
 """Keeps what others send within bounds before it becomes a label, a span's name or an attribute.
 
-Owns the lists of known methods and finish reasons, the cap on models, and what of a query may
+Owns the list of known methods, the cap on models, and what of a query may
 be shown. It never lets a credential through: what is not known to be harmless is replaced, not passed.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import unquote
 
-from sidecar.apis.errors import KNOWN_ERRORS
+from sidecar.apis import FINISH_REASONS, KNOWN_ERRORS
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Verdict
 from sidecar.core.outcome import Anomaly, Outcome
@@ -37,26 +37,6 @@ KNOWN_METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"}
 )
 
-KNOWN_FINISH_REASONS = frozenset(
-    {
-        # OpenAI: chat completions, completions, responses
-        *("stop", "length", "tool_calls", "content_filter", "function_call", "completed", "incomplete"),
-        *("max_output_tokens", "cancelled", "failed"),
-        # Messages of Anthropic
-        *("end_turn", "max_tokens", "stop_sequence", "tool_use", "pause_turn", "refusal"),
-        "model_context_window_exceeded",
-        # Gemini: generateContent (finish and block reasons, lower-cased)
-        *("safety", "recitation", "language", "other", "blocklist", "prohibited_content", "spii"),
-        *("malformed_function_call", "image_safety", "unexpected_tool_call", "too_many_tool_calls"),
-        *("image_prohibited_content", "image_recitation", "image_other", "no_image"),
-        *("missing_thought_signature", "malformed_response", "finish_reason_unspecified"),
-        *("block_reason_unspecified", "jailbreak", "model_armor"),
-        # compatible servers
-        *("error", "abort", "eos", "eos_token", "repetition", "insufficient_system_resource", "model_length"),
-        *("network_error", "sensitive"),
-    }
-)
-
 HARMLESS_QUERY = frozenset(
     {
         *("alt", "api-version", "api_version", "beta", "limit", "order", "stream", "pageSize", "page_size"),
@@ -77,10 +57,10 @@ def finish_reason(reasons: list[str]) -> str:
     if not reasons:
         return MISSING
     reason = reasons[0]
-    if reason in KNOWN_FINISH_REASONS:
+    if reason in FINISH_REASONS:
         return reason
     lower = reason.lower()
-    return lower if lower in KNOWN_FINISH_REASONS else OTHER
+    return lower if lower in FINISH_REASONS else OTHER
 
 
 def error_type(verdict: Verdict) -> str | None:

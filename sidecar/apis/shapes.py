@@ -1,19 +1,39 @@
-"""Reads JSON objects that are large, or not as their API says: field by field, in steps, within a budget.
+"""What is read of a JSON object: the fields that a struct names, and nothing of the rest.
 
-Owns the bounds of that work. A step costs the event loop some milliseconds, whatever a value holds; between two steps
-others have their turn. What exceeds the budget is left out and listed, and nothing is made of it.
+Owns the one way in which requests, chunks and bodies are decoded, and the bounds of that work. First typed and strict,
+which is fast. What is large, or of another type than its API says, is read field by field, in steps, within a budget: a
+step costs the event loop some milliseconds, whatever a value holds, and between two steps others have their turn. What
+exceeds the budget is left out and listed. A field that no struct names is passed over without being decoded.
 """
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import lru_cache
 from types import UnionType
-from typing import Any, TypeAlias, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar, get_args, get_origin
 
 import msgspec
 
 V = TypeVar("V")
 T = TypeVar("T", bound=msgspec.Struct)
+T_co = TypeVar("T_co", bound=msgspec.Struct, covariant=True)
+
+Word = Annotated[str, msgspec.Meta(max_length=256)]
+"""A short text that may stand on a span: a model's name, a finish reason."""
+
+Ident = Annotated[str, msgspec.Meta(max_length=2048)]
+"""A provider's id of an answer; some providers' ids are long."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""A number of tokens or of choices."""
+
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What an integer attribute can hold."""
+
+
+class Thing(msgspec.Struct, gc=False):
+    """Any JSON object, of which nothing is read: good for counting messages and telling that one is there."""
+
 
 Steps: TypeAlias = Generator[None, None, V]
 """Work that yields between its steps and returns its result."""
@@ -66,7 +86,47 @@ def at_once(steps: Steps[V]) -> V:
             return result
 
 
-def salvaged(struct: type[T], data: bytes) -> Steps[tuple[T, tuple[str, ...]]]:
+class Shape(Generic[T_co]):
+    """What is read of one kind of JSON object: the fields of a struct, each of which has a default."""
+
+    __slots__ = ("_struct", "decode")
+
+    def __init__(self, struct: type[T_co]) -> None:
+        self._struct = struct
+        self.decode: Callable[[bytes], T_co] = msgspec.json.Decoder(struct).decode
+        """The strict way; raises ValueError or RecursionError for anything unexpected."""
+
+    def read(self, data: bytes) -> tuple[T_co, tuple[str, ...]]:
+        """The object, and the dotted paths of fields that were left out because of their type or their size.
+
+        Raises:
+            UnreadableBody: it is not JSON at all.
+        """
+        return at_once(self.steps(data))
+
+    def steps(self, data: bytes) -> Steps[tuple[T_co, tuple[str, ...]]]:
+        """The same with pauses, between which a large object costs some milliseconds.
+
+        Raises:
+            UnreadableBody: it is not JSON at all.
+        """
+        if len(data) <= LARGE:
+            try:
+                return self.decode(data), ()
+            except (ValueError, RecursionError):
+                pass
+        return (yield from _salvaged(self._struct, data))
+
+    def salvage(self, data: bytes) -> Steps[tuple[T_co, tuple[str, ...]]]:
+        """What `steps` falls back to: every field on its own.
+
+        Raises:
+            UnreadableBody: it is not JSON at all.
+        """
+        return _salvaged(self._struct, data)
+
+
+def _salvaged(struct: type[T], data: bytes) -> Steps[tuple[T, tuple[str, ...]]]:
     """The object, and the dotted paths of fields that were left out because of their type or their size.
 
     Raises:

@@ -1,0 +1,193 @@
+"""Everything that is made of the APIs' records: which request is whose, and what reads its body and its answer.
+
+Owns the choice by a route's API, and the reading of the operator's own fields. It reads bodies that an app sent, whatever
+they hold: wrong types are listed, and only what is no JSON at all is refused. Routes of no API have no reader.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from sidecar.apis.base import Api, BodyReader, EventParser, RequestBody, StreamReader
+from sidecar.apis.json_array import JsonArrayParser
+from sidecar.apis.routes import Routes
+from sidecar.apis.shapes import LARGE, Shape, Steps, at_once
+from sidecar.core.facts import RequestFacts, ResponseFacts, Route
+from sidecar.core.sse import SseParser
+
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
+"""What an event stream begins with."""
+
+_OBJECT_TYPES = frozenset(
+    f"application/{name}" for name in ("x-ndjson", "ndjson", "jsonl", "x-jsonlines", "jsonlines", "json-seq")
+)
+"""Types of one JSON object on each line."""
+
+_TYPE = re.compile(rb'\s*\{\s*("type"\s*:\s*"[\w.]{1,100}")\s*[,}]')
+
+_ANY: Shape[Any] = Shape(RequestBody)
+
+_Tree = dict[str, "_Tree"]
+_LEAF = ""
+"""Stands in a tree of paths where a path ends."""
+
+
+class Form(Enum):
+    """How an answer's bytes are cut into what is read."""
+
+    EVENTS = "events"
+    """Server-sent events."""
+    OBJECTS = "objects"
+    """JSON objects, in an array or one after another."""
+    WHOLE = "whole"
+    """Its whole body at once, or not at all."""
+
+
+class Catalog:
+    """The APIs that are read in depth."""
+
+    def __init__(self, apis: Sequence[Api]) -> None:
+        self.match = Routes(apis).match
+        """What a request is, by method and path: `Routes.match`."""
+        self.finish_reasons = frozenset(word for api in apis for word in api.finish_reasons.split())
+        """Why an answer may have ended, in lower case."""
+        self._shapes: dict[str | None, Shape[Any]] = {api.name: Shape(api.request) for api in apis}
+        self._bodies = {api.name: api.body for api in apis}
+        self._streams = {api.name: api.stream for api in apis if api.stream is not None}
+        self._objects = frozenset(api.name for api in apis if api.objects)
+
+    def read_request(self, route: Route, body: bytes, fields: tuple[str, ...] = ()) -> RequestFacts:
+        """The facts of a request's JSON body. `fields` are the operator's dotted paths: texts or integers.
+
+        Raises:
+            UnreadableBody: the body is not JSON, or is nested absurdly deep.
+        """
+        return at_once(self.request_steps(route, body, fields))
+
+    def request_steps(self, route: Route, body: bytes, fields: tuple[str, ...] = ()) -> Steps[RequestFacts]:
+        """The same with pauses, between which a large body costs some milliseconds.
+
+        Raises:
+            UnreadableBody: the body is not JSON, or is nested absurdly deep.
+        """
+        request: RequestBody
+        request, ignored = yield from self._shapes.get(route.api, _ANY).steps(body)
+        hints = request.hints()
+        if fields:
+            if len(body) > LARGE:
+                yield
+            own, unfit = yield from _read_fields(body, fields)
+            hints.update(own)
+            ignored += tuple(path for path in unfit if path not in ignored)
+        return RequestFacts(
+            model=request.asked_model() or route.model,
+            streaming=route.streaming or request.asks_stream(),
+            messages=request.message_count(),
+            hints=hints,
+            attributes=request.attributes(),
+            ignored=ignored,
+            stored=request.asks_store(),
+        )
+
+    def stream_reader(self, route: Route, facts: ResponseFacts) -> StreamReader | None:
+        """A reader for the events of a streamed answer, None when the route's streams are not read."""
+        make = self._streams.get(route.api or "")
+        return None if make is None else make(facts)
+
+    def body_reader(self, route: Route, facts: ResponseFacts) -> BodyReader | None:
+        """A reader for a whole answer, None when the route's answers are not read."""
+        make = self._bodies.get(route.api or "")
+        return None if make is None else make(facts)
+
+    def streams_are_read(self, route: Route) -> bool:
+        """True when the events of the route's streams are read, so that its first bytes matter more than its type."""
+        return route.api in self._streams
+
+    def form(
+        self, route: Route, content_type: str | None, start: bytes = b"", *, rejected: bool = False
+    ) -> Form:
+        """What an answer is, by its type, and by its first bytes (blanks left out) where its route is read in depth.
+
+        An event stream is one on any route. Objects are a stream where the path asked for one and its API sends them so,
+        unless the answer says why there is none (`rejected`: a status of 400 or more), and where the type says that there
+        is one on each line.
+        """
+        kind = (content_type or "").partition(";")[0].strip().lower()
+        read = self.streams_are_read(route)
+        array = route.streaming and route.api in self._objects
+        objects = read and not rejected and (array or kind in _OBJECT_TYPES)
+        if read and start.startswith(_FIELDS):
+            return Form.EVENTS
+        if read and start.startswith((b"{", b"[")):
+            return Form.OBJECTS if objects else Form.WHOLE
+        if kind == "text/event-stream":
+            return Form.EVENTS
+        return Form.OBJECTS if objects and kind in _OBJECT_TYPES | {"application/json"} else Form.WHOLE
+
+
+def undecided(start: bytes) -> bool:
+    """True while the first bytes of an answer, blanks left out, do not say what it is."""
+    return any(field.startswith(start) and field != start for field in _FIELDS)
+
+
+def event_parser(form: Form, limit: int, room: Callable[[int], bool]) -> EventParser:
+    """What cuts an answer of this form into events of `limit` bytes at most; it asks `room` for memory."""
+    make = SseParser if form is Form.EVENTS else JsonArrayParser
+    return make(limit, gist=_gist, room=room)
+
+
+def _gist(head: bytes) -> bytes:
+    """What the beginning of an event that is too large tells for certain: its type, where that comes first."""
+    found = _TYPE.match(head)
+    return b"{" + found[1] + b"}" if found else b"{}"
+
+
+def _read_fields(body: bytes, fields: tuple[str, ...]) -> Steps[tuple[dict[str, str], tuple[str, ...]]]:
+    """The operator's own fields that are there, and those that are neither text nor integer."""
+    shape = _own_shape(fields)
+    found, ignored = yield from shape.steps(body)
+    hints: dict[str, str] = {}
+    _collect(found, "", hints)
+    return hints, tuple(path for path in ignored if path in fields)
+
+
+@lru_cache(maxsize=8)
+def _own_shape(fields: tuple[str, ...]) -> Shape[Any]:
+    """The shape that reads all of the operator's paths in one pass."""
+    tree: _Tree = {}
+    for path in fields:
+        node = tree
+        for name in path.split("."):
+            node = node.setdefault(name, {})
+        node[_LEAF] = {}
+    return Shape(_struct(tree))
+
+
+def _struct(tree: _Tree) -> type[msgspec.Struct]:
+    """A struct with one field per member of the tree."""
+    names = [name for name in tree if name != _LEAF]
+    members: list[tuple[str, Any, Any]] = []
+    for index, name in enumerate(names):
+        kind: Any = None
+        if _LEAF in tree[name]:
+            kind = str | int | kind
+        if tree[name].keys() - {_LEAF}:
+            kind = _struct(tree[name]) | kind
+        members.append((f"f{index}", kind, None))
+    rename = {f"f{index}": name for index, name in enumerate(names)}
+    return msgspec.defstruct("OwnFields", members, rename=rename)
+
+
+def _collect(found: msgspec.Struct, prefix: str, hints: dict[str, str]) -> None:
+    """Keeps the values at the ends of the paths."""
+    for field in msgspec.structs.fields(found):
+        value = getattr(found, field.name)
+        path = prefix + field.encode_name
+        if isinstance(value, msgspec.Struct):
+            _collect(value, path + ".", hints)
+        elif value is not None:
+            hints[path] = str(value)
