@@ -3,7 +3,9 @@
 import json
 import os
 import socket
+import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from sidecar.testing import (
     ScriptedUpstream,
     Wait,
     answer,
+    chat_request,
     exchange,
     request_bytes,
 )
@@ -60,6 +63,57 @@ def test_no_file_descriptor_for_an_upstream(
     assert stats["anomalies"]["out_of_resources"] >= statuses.count(503)
     assert sidecar.find_logs("sidecar.bug") == []
     assert exchange(sidecar.port, REQUEST).status == 200
+
+
+CONNECTIONS = ("EADDRNOTAVAIL", "ENOBUFS", "ENOMEM", "EMFILE", "ENFILE")
+SHORTAGES = [
+    (CONNECTIONS, "127.0.0.1"),
+    (CONNECTIONS, "localhost"),
+    (("threads",), "localhost"),
+    (("lookups",), "localhost"),
+]
+
+
+@pytest.mark.parametrize("words,host", SHORTAGES, ids=["address", "name", "threads", "lookups"])
+def test_nothing_left_to_connect_with(
+    start_sidecar: Any,
+    upstream: ScriptedUpstream,
+    sink: OtlpSink,
+    tmp_path: Path,
+    words: Sequence[str],
+    host: str,
+) -> None:
+    """A request that needs it is told so, as ours; the next one, when there is some again, passes."""
+    shortage = tmp_path / "shortage"
+    shortage.write_text("")
+    script = str(Path(__file__).with_name("with_no_means.py"))
+    sidecar = start_sidecar(
+        upstream=f"http://{host}:{upstream.port}",
+        launcher=(sys.executable, script, str(shortage), str(upstream.port)),
+    )
+    upstream.answer_always(answer(b"{}", headers=(b"Connection: close",)))
+    for word in words:
+        shortage.write_text(word)
+        for stream in (False, True):
+            session = f"{word}-{host}-{stream}"
+            named = b"X-Sidecar-Session-Id: " + session.encode()
+            said = exchange(sidecar.port, chat_request(stream=stream, headers=(named,)))
+            error = json.loads(said.body)["error"]
+            assert (said.status, error["code"], said.get("retry-after")) == (503, "out_of_resources", b"1")
+            for kind in ("SERVER", "CLIENT"):
+                span = sink.span(kind=kind, attributes={"session.id": session})
+                assert (span.status, span.attributes["error.type"]) == ("ERROR", "out_of_resources")
+        shortage.write_text("")
+        sidecar.wait_until(lambda: exchange(sidecar.port, REQUEST).status == 200)
+    stats = sidecar.stats()
+    requests = stats["requests"]
+    failed = requests["outcomes"]["internal_error"]
+    assert failed >= 2 * len(words)
+    assert requests["outcomes"] == {"internal_error": failed, "completed": len(words)}
+    assert requests["started"] == requests["settled"] == failed + len(words)
+    assert stats["anomalies"]["out_of_resources"] == failed
+    assert len(upstream.requests) == len(words)
+    assert sidecar.find_logs("sidecar.bug") == []
 
 
 SILENT = (b"", b"GET /readiness HTTP/1.1\r\nHo")
