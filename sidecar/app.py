@@ -71,6 +71,7 @@ class Sidecar:
         self._settings = settings
         self._wall = SystemWall()
         self._wall.jumped = self._wall_jumped
+        self._wall.stood_still = self._stood_still
         self._clock = self._wall.clock
         self._started_at = self._clock()
         self._config = otel_settings.read(settings.environ, SCHEMA_URLS[settings.semconv])
@@ -298,7 +299,8 @@ class Sidecar:
         )
 
     def _expire(self) -> None:
-        """Ends the sessions whose time has come."""
+        """Ends the sessions whose time has come; first it looks whether that time was theirs."""
+        self._wall.look()
         now = self._clock()
         self.sessions.expire(now, most=_END_AT_MOST)
         after = self.sessions.next_expiry
@@ -321,6 +323,12 @@ class Sidecar:
 
     def _wall_jumped(self, moved: int) -> None:
         self.recorder.log.event(a.CLOCK_JUMPED, WARNING, self._clock(), {a.CLOCK_JUMP: moved / SECOND})
+
+    def _stood_still(self, by: int) -> None:
+        """Nobody ran here for `by` ns: stopped, starved, or suspended with the machine."""
+        self.sessions.stood_still(by)
+        if self._relay is not None:
+            self._relay.stood_still()
 
     def _say(self, event: str, level: str, **fields: str | int) -> None:
         """A line of the sidecar's own life."""

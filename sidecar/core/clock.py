@@ -18,6 +18,9 @@ MILLISECOND = 1_000_000
 JUMP = SECOND
 """From how much on (ns) a move of the wall clock is told; smaller ones are only followed."""
 
+STANDSTILL = 5 * SECOND
+"""From how much on (ns) a time in which nobody looked is one in which the process stood still; less is a busy machine."""
+
 _NOISE = MILLISECOND
 """What two readings one after the other may differ by (ns) without any clock having moved."""
 
@@ -43,11 +46,12 @@ STEADY = Wall()
 class SystemWall(Wall):
     """The system's clocks. `clock` gives the timestamps; `jumped` is told moves of the wall of `JUMP` or more (ns).
 
-    On Linux the time of a suspended machine has passed too (CLOCK_BOOTTIME): sessions have been idle meanwhile, and
-    connections too. Elsewhere that depends on the system's monotonic clock; where it does not count, the wall jumps.
+    For a process that looks several times a second, `stood_still` is told how long (ns) it did not. On Linux the time of
+    a suspended machine has passed too (CLOCK_BOOTTIME). Elsewhere that depends on the system's monotonic clock; where it
+    does not count, the wall jumps.
     """
 
-    __slots__ = ("_anchor", "clock", "jumped")
+    __slots__ = ("_anchor", "_looked_at", "clock", "jumped", "stood_still")
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,10 +59,16 @@ class SystemWall(Wall):
         self._anchor = self._ahead()
         self.clock = _clock(self._anchor)
         self.jumped: Callable[[int], None] = _nobody
+        self.stood_still: Callable[[int], None] = _nobody
+        self._looked_at = _elapsed()
 
     def look(self) -> int:
         """See `Wall`."""
-        ahead = time.time_ns() - _elapsed() - self._anchor
+        now = _elapsed()
+        if now - self._looked_at >= STANDSTILL:
+            self.stood_still(now - self._looked_at)
+        self._looked_at = now
+        ahead = time.time_ns() - now - self._anchor
         if not -_NOISE < ahead - self.correction < _NOISE:
             self._follow()
         return self.correction
@@ -78,6 +88,11 @@ class SystemWall(Wall):
             before, wall, after = _elapsed(), time.time_ns(), _elapsed()
             readings.append((after - before, wall - (before + after) // 2))
         return min(readings)[1] - self._anchor
+
+
+def suspended() -> int:
+    """How long (ns) the machine has been suspended since it was started; 0 where the system does not say."""
+    return _elapsed() - time.monotonic_ns()
 
 
 def system_clock() -> Clock:

@@ -65,6 +65,7 @@ class Session:
         "session_id",
         "source",
         "started_at",
+        "stood_still",
         "sums",
         "supplied",
     )
@@ -75,6 +76,8 @@ class Session:
         self.source = source
         self.started_at = started_at
         self.last_ended_at: int | None = None
+        self.stood_still = 0
+        """What the registry's `stood_still` was then."""
         self.ended = False
         self.in_flight = 0
         self.requests = self.completed = self.failed = self.out_of_order = 0
@@ -84,8 +87,10 @@ class Session:
         self.sums = Sums()
 
     def quiet_until(self, idle: int) -> int | None:
-        """When it ends unless a request arrives; None while one is in flight."""
-        return None if self.in_flight or self.last_ended_at is None else self.last_ended_at + idle
+        """When it ends unless a request arrives; None while one is in flight. `idle`: see `Registry`."""
+        if self.in_flight or self.last_ended_at is None:
+            return None
+        return self.last_ended_at + idle - self.stood_still
 
     def view(self) -> LiveSession:
         """The session as it stands."""
@@ -109,9 +114,22 @@ class Session:
 
 
 class Registry:
-    """The live sessions. Timestamps are ns since the epoch."""
+    """The live sessions. Timestamps are ns since the epoch.
 
-    __slots__ = ("_idle", "_limits", "_listeners", "gauges", "sessions", "started", "waits_unknown")
+    A session is quiet only while a request of it could have come: `stood_still` is all time (ns) in which none could,
+    and a session's end is as much later as that has grown since its last request ended.
+    """
+
+    __slots__ = (
+        "_idle",
+        "_limits",
+        "_listeners",
+        "gauges",
+        "sessions",
+        "started",
+        "stood_still",
+        "waits_unknown",
+    )
 
     def __init__(self, limits: SessionLimits, listeners: Listeners) -> None:
         self._limits = limits
@@ -119,14 +137,19 @@ class Registry:
         self._idle: OrderedDict[str, Session] = OrderedDict()
         self.sessions: dict[str, Session] = {}
         self.started = 0
+        self.stood_still = 0
         self.waits_unknown = 0
         self.gauges = Gauges()
+
+    @property
+    def _patience(self) -> int:
+        return self._limits.session_idle + self.stood_still
 
     @property
     def next_expiry(self) -> int | None:
         """When the longest idle session ends; None if every session is busy."""
         first = next(iter(self._idle.values()), None)
-        return None if first is None else first.quiet_until(self._limits.session_idle)
+        return None if first is None else first.quiet_until(self._patience)
 
     def session_for(self, identity: Identity, at: int, first: Tracked | None) -> Session | None:
         """The session of an arrival, started if need be; None if every place is taken by a busy one.
@@ -135,7 +158,7 @@ class Registry:
         """
         session = self.sessions.get(identity.session_id)
         if session is not None:
-            until = None if session.in_flight else session.quiet_until(self._limits.session_idle)
+            until = None if session.in_flight else session.quiet_until(self._patience)
             if until is None or at < until:
                 return session
             self._end(session, at)
@@ -156,7 +179,7 @@ class Registry:
         longest_idle = next(iter(self._idle.values()), None)
         if longest_idle is None:
             return False
-        until = longest_idle.quiet_until(self._limits.session_idle)
+        until = longest_idle.quiet_until(self._patience)
         if until is None or at < until:
             self._listeners.anomaly(Anomaly.SESSION_EVICTED)
         self._end(longest_idle, at)
@@ -254,14 +277,13 @@ class Registry:
             self._idle[session.session_id] = session
         return left
 
-    @staticmethod
-    def _ended(session: Session, outcome: Outcome, at: int) -> None:
+    def _ended(self, session: Session, outcome: Outcome, at: int) -> None:
         if outcome is Outcome.COMPLETED:
             session.completed += 1
         else:
             session.failed += 1
         if session.last_ended_at is None or at > session.last_ended_at:
-            session.last_ended_at = at
+            session.last_ended_at, session.stood_still = at, self.stood_still
 
     def expire(self, now: int, most: int | None = None) -> int:
         """Ends the sessions that have been idle for long enough by `now`, and says how many.

@@ -339,6 +339,10 @@ class SessionManager:
         """
         return self._registry.expire(now, most)
 
+    def stood_still(self, by: int) -> None:
+        """Until now no request could have come for `by` ns: that counts for no session as quiet."""
+        self._registry.stood_still += by
+
     def shutdown(self, at: int, *, most: int | None = None) -> None:
         """Ends every session, also busy ones; waits that are open are counted as unknown.
 

@@ -123,10 +123,14 @@ class Pool:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        for idle in list(self._idle.values()):
-            for connection in list(idle):
+        self.renew()
+
+    def renew(self) -> None:
+        """Closes every idle connection: nobody listened for too long to say which still stand. Nothing is learnt."""
+        waiting, self._idle = self._idle, defaultdict(list)
+        for idle in waiting.values():
+            for connection in idle:
                 connection.close()
-        self._idle.clear()
 
     def _sweep(self) -> None:
         self._sweeper = None

@@ -52,6 +52,10 @@ class Relay:
         self._listener = listener
         return Address(listen.host, port)
 
+    def stood_still(self) -> None:
+        """The process did not run for a while: what has become of connections that nobody heard is not known."""
+        self._shared.pool.renew()
+
     async def drain(self, seconds: float) -> None:
         """Takes nothing new, lets running requests end for `seconds`, and ends the rest as `shutdown`."""
         shared = self._shared

@@ -27,7 +27,9 @@ _HINT = (
     "and OTEL_EXPORTER_OTLP_PROTOCOL to what it speaks (http/protobuf: usually port 4318, grpc: 4317)"
 )
 _WARNINGS = 16
-"""Different texts of a collector that are told."""
+"""Different texts of a collector that are told within an hour, each once."""
+_ANEW = 3600 * SECOND
+"""After this time a text is told again."""
 _Item = TypeVar("_Item")
 
 
@@ -44,14 +46,14 @@ class Teller:
         self._clock = clock
         self._failing = False
         self._warned: set[str] = set()
+        self._warned_since = 0
         self._told = 0
         self._lost = 0
 
     def tell(self, delivery: Delivery) -> None:
         """Take note of one batch."""
-        if delivery.warning and delivery.warning not in self._warned and len(self._warned) < _WARNINGS:
-            self._warned.add(delivery.warning)
-            self._logger.warning(a.EXPORT_WARNING, reason=delivery.warning)
+        if delivery.warning:
+            self._warn(delivery.warning)
         if delivery.complete:
             if self._failing:
                 self._logger.info(a.EXPORT_RECOVERED, lost=self._lost)
@@ -66,6 +68,16 @@ class Teller:
         else:
             self._logger.warning(a.EXPORT_FAILING, reason=delivery.reason, lost=self._lost, **self._where)
         self._failing, self._told = True, now
+
+    def _warn(self, text: str) -> None:
+        now = self._clock()
+        if now - self._warned_since >= _ANEW:
+            self._warned.clear()
+        if not self._warned:
+            self._warned_since = now
+        if text not in self._warned and len(self._warned) < _WARNINGS:
+            self._warned.add(text)
+            self._logger.warning(a.EXPORT_WARNING, reason=text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from sidecar.core.clock import STANDSTILL, suspended
 from sidecar.core.egress import EgressProxy
 from sidecar.core.shown import shown
 from sidecar.telemetry.ledger import Signal, State
@@ -98,23 +99,26 @@ def _taken(service: Service, answer: Message) -> Attempt:
     )
 
 
-class _Files:
-    """The certificates of one target, and whether they have been renewed since they were last read."""
+class _Ground:
+    """What a kept connection stands on: the certificates of its target, and a machine that was awake to hear its end."""
 
     def __init__(self, target: OtlpTarget) -> None:
         paths = (target.certificate, target.client_certificate, target.client_key)
         self._paths = [path for path in paths if path]
         self._seen: list[tuple[int, int]] | None = None
+        self._suspended = suspended()
 
-    def renewed(self) -> bool:
-        """True the first time, and whenever a file has changed."""
+    def moved(self) -> bool:
+        """True the first time, and whenever a file has changed or the machine was suspended since the last call."""
         seen = []
         for path in self._paths:
             with suppress(OSError):
                 known = Path(path).stat()
                 seen.append((known.st_mtime_ns, known.st_ino))
-        renewed, self._seen = seen != self._seen, seen
-        return renewed
+        slept = suspended()
+        moved = seen != self._seen or slept - self._suspended >= STANDSTILL
+        self._seen, self._suspended = seen, slept
+        return moved
 
 
 # --- HTTP
@@ -165,7 +169,7 @@ class HttpTransport:
         self._service = SERVICES[signal]
         self._target = target
         self._trust = trust
-        self._files = _Files(target)
+        self._ground = _Ground(target)
         url = urlsplit(target.endpoint)
         self._tls = url.scheme == "https"
         self._host, self._port = url.hostname or "", url.port or (443 if self._tls else 80)
@@ -244,13 +248,13 @@ class HttpTransport:
             return False
         waiting = select.poll()  # `select` knows no descriptor above 1,023
         waiting.register(self._socket, select.POLLIN)
-        if self._files.renewed() or waiting.poll(0):
+        if self._ground.moved() or waiting.poll(0):
             self._drop()
             return False
         return True
 
     def _connect(self, deadline: float) -> None:
-        self._files.renewed()
+        self._ground.moved()
         held = self._socket = self._reach(self._names.resolve(deadline - time.monotonic()), deadline)
         connection = http.client.HTTPConnection(self._host, self._port)
         connection.sock = held
@@ -444,13 +448,15 @@ class GrpcTransport:
         self._service = SERVICES[signal]
         self._target = target
         self._trust = trust
-        self._files = _Files(target)
+        self._ground = _Ground(target)
         self._address = target.endpoint
         if "://" in target.endpoint and not target.endpoint.startswith("unix:"):
             self._address = urlsplit(target.endpoint).netloc
         self._options: list[tuple[str, Any]] = [
             ("grpc.enable_http_proxy", int(target.proxy is not None)),
             ("grpc.primary_user_agent", _AGENT),
+            # Else a new channel gets the connection of the one before it, or of another signal, back.
+            ("grpc.use_local_subchannel_pool", 1),
         ]
         if target.proxy is not None:
             self._options.append(("grpc.http_proxy", target.proxy.url))
@@ -487,10 +493,10 @@ class GrpcTransport:
     def _open(self) -> grpc.Channel:
         if self._closed:
             raise ValueError("the export was given up")
-        if self._channel is not None and self._files.renewed():
+        if self._channel is not None and self._ground.moved():
             self._drop()
         if self._channel is None:
-            self._files.renewed()
+            self._ground.moved()
             if self._target.insecure:
                 self._channel = grpc.insecure_channel(self._address, self._options)
             else:

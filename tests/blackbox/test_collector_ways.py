@@ -3,27 +3,34 @@
 Each row in both protocols, on the production server; what is asked is that the ledger is exact and the signal goes on.
 """
 
+import json
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import grpc  # type: ignore[import-untyped]
 import pytest
 
 from sidecar.testing import (
     Certificate,
     OtlpSink,
+    RawClient,
     RunningSidecar,
     ScriptedUpstream,
     SinkAnswer,
+    answer,
     chat_completion,
     chat_request,
     exchange,
     json_answer,
+    request_bytes,
     self_signed,
 )
+from sidecar.testing.sink_servers import GrpcServices
 
 PROTOCOLS = ("http/protobuf", "grpc")
 TRACES_ONLY = {"OTEL_LOGS_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
@@ -96,13 +103,16 @@ def deafening(port: int) -> Iterator[tuple[int, threading.Event]]:
                 one.close()
 
 
+@pytest.mark.parametrize("signals", [TRACES_ONLY, {}], ids=["traces", "all signals"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_connection_behind_which_nobody_answers(protocol: str, provider: ScriptedUpstream) -> None:
-    """One time-out, whose spans are `unknown`; the next export goes over a new connection."""
+def test_a_connection_behind_which_nobody_answers(
+    protocol: str, signals: dict[str, str], provider: ScriptedUpstream
+) -> None:
+    """One time-out, whose spans are `unknown`; the next export goes over a new connection, whatever others do."""
     with OtlpSink(protocol) as sink, deafening(sink.port) as (port, deaf):
         environ = {
             **sink.environ(),
-            **TRACES_ONLY,
+            **signals,
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
             "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
         }
@@ -136,6 +146,134 @@ def test_a_receiver_that_takes_half_of_it(protocol: str, provider: ScriptedUpstr
         assert len([call for call in sink.calls if call.signal == "traces" and not call.answer.takes]) == 1
         spans = [span.span_id for span in sink.spans]
         assert len(spans) == len(set(spans))
+
+
+MESSAGE_MOST = 3 << 20
+"""Bytes of one message at most, on the wire: a gRPC receiver refuses 4 MiB unless it is told otherwise."""
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("mib", [0.5, 8])
+def test_much_that_waits_leaves_in_messages_that_a_receiver_takes(
+    protocol: str, mib: float, provider: ScriptedUpstream
+) -> None:
+    """A queue of a few KB or of more than 8 MB, flushed at once: all of it arrives, in bounded messages, once."""
+    with OtlpSink(protocol) as sink:
+        queue = {"SCHEDULE_DELAY": "600000", "MAX_QUEUE_SIZE": "60000", "MAX_EXPORT_BATCH_SIZE": "60000"}
+        environ = {
+            **sink.environ(),
+            **{f"OTEL_{signal}_{name}": value for signal in ("BSP", "BLRP") for name, value in queue.items()},
+            "OTEL_METRICS_EXPORTER": "none",
+        }
+        target = f"/v1/models/{'p' * 1000}?{'q' * 1600}"
+        provider.answer_always(answer(b"{}"))
+        with RunningSidecar(upstream=provider.url, environ=environ) as sidecar:
+            with RawClient(sidecar.port) as client:
+                for _ in range(round(mib * (1 << 20) / 2700 / 50) + 1):
+                    client.send(request_bytes("GET", target) * 50)
+                    for _ in range(50):
+                        assert client.read_answer().status == 200
+            assert sink.calls == []
+            assert sidecar.stop() == 0
+            ledger = json.loads(sidecar.find_logs("sidecar.stopped")[0]["telemetry"])
+        for signal in ("traces", "logs"):
+            calls = [call for call in sink.calls if call.signal == signal]
+            assert max(call.size for call in calls) < MESSAGE_MOST
+            if signal == "traces":
+                assert sum(call.size for call in calls) > mib * (1 << 20)
+                assert len(calls) > mib / 3
+            left = {state: count for state, count in ledger[signal].items() if count}
+            assert left == dict.fromkeys(("created", "exported"), sink.accepted(signal))
+        spans = [span.span_id for span in sink.spans]
+        assert len(spans) == len(set(spans))
+
+
+# --- where it is
+
+
+@contextmanager
+def on_a_unix_socket(path: Path) -> Iterator[OtlpSink]:
+    """A collector that is to be had there only, over gRPC."""
+    sink = OtlpSink("grpc")
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool, handlers=(GrpcServices(sink),))
+        assert server.add_insecure_port(f"unix:{path}")
+        server.start()
+        try:
+            yield sink
+        finally:
+            server.stop(0).wait()
+
+
+@pytest.mark.parametrize("form", ["unix:{}", "unix://{}"])
+def test_a_collector_behind_a_unix_socket(form: str, tmp_path: Path, provider: ScriptedUpstream) -> None:
+    """All three signals; a proxy of the environment has nothing to do with it. Its end and return are as of any other."""
+    path = tmp_path / "otlp.sock"
+    environ = {
+        **OtlpSink("grpc").environ(),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": form.format(path),
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
+        "HTTPS_PROXY": "http://127.0.0.1:1",
+        "HTTP_PROXY": "http://127.0.0.1:1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    with ExitStack() as stack:
+        with on_a_unix_socket(path) as sink:
+            sidecar = stack.enter_context(RunningSidecar(upstream=provider.url, environ=environ))
+            ask(sidecar, "there")
+            sink.wait_for(lambda: sink.spans and sink.logs and sink.points)
+            assert states(sidecar).keys() == {"exported"}
+            assert states(sidecar)["exported"] == len(sink.spans)
+        ask(sidecar, "gone")
+        assert states(sidecar).keys() == {"exported", "failed"}
+        assert reason(sidecar).startswith("cannot connect")
+        with on_a_unix_socket(path) as sink:
+            sidecar.wait_until(
+                lambda: (ask(sidecar, "back"), sink.find_spans(attributes={"session.id": "back"}))[1],
+                timeout=30,
+            )
+
+
+@pytest.mark.parametrize(
+    "variable, endpoint, target",
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "{}?key=SEKRIT", "/v1/traces?key=SEKRIT"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "{}/?key=SEKRIT&b=%2F", "/v1/traces?key=SEKRIT&b=%2F"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "{}/a/b/?key=SEKRIT", "/a/b/v1/traces?key=SEKRIT"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "{}/own?key=SEKRIT", "/own?key=SEKRIT"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "{}?key=SEKRIT", "/?key=SEKRIT"),
+    ],
+)
+def test_an_endpoint_with_a_query(
+    variable: str, endpoint: str, target: str, provider: ScriptedUpstream
+) -> None:
+    """It reaches the receiver as it is written, and no line: many vendors take their key there."""
+    with ScriptedUpstream() as collector:
+        collector.answer_always(answer(b""))
+        environ = {variable: endpoint.format(collector.url), **TRACES_ONLY, "OTEL_BSP_SCHEDULE_DELAY": "20"}
+        with RunningSidecar(upstream=provider.url, environ=environ) as sidecar:
+            ask(sidecar)
+            assert set(states(sidecar)) == {"exported"}
+            assert collector.request().target.decode() == target
+            assert collector.request().get("host") == collector.authority.encode()
+            collector.answer_always(answer(b"", status=400))
+            ask(sidecar)
+            assert "?***" in str(sidecar.wait_log("sidecar.telemetry.failing")["endpoint"])
+        assert "SEKRIT" not in sidecar.stderr
+
+
+@pytest.mark.parametrize("rest", ["", "/", "/a/b", "?key=SEKRIT", "/?key=SEKRIT"])
+def test_grpc_takes_host_and_port_of_an_endpoint(rest: str, provider: ScriptedUpstream) -> None:
+    """It knows neither path nor query."""
+    with OtlpSink("grpc") as sink:
+        environ = {**sink.environ(), **TRACES_ONLY, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint + rest}
+        with RunningSidecar(upstream=provider.url, environ=environ) as sidecar:
+            ask(sidecar)
+            assert set(states(sidecar)) == {"exported"}
+        assert "SEKRIT" not in sidecar.stderr
+
+
+# --- what it says
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -50,10 +50,10 @@ JSON = b"Content-Type: application/json"
 
 
 @contextmanager
-def standing_still(sidecar: RunningSidecar) -> Iterator[None]:
-    """The process stands still while the block runs, and until `STILL` is over."""
+def standing_still(sidecar: RunningSidecar, seconds: float = STILL) -> Iterator[None]:
+    """The process stands still while the block runs, and until that time is over."""
     over = threading.Event()
-    timer = threading.Timer(STILL, over.set)
+    timer = threading.Timer(seconds, over.set)
     sidecar.signal(signal.SIGSTOP)
     timer.start()
     try:
@@ -61,7 +61,7 @@ def standing_still(sidecar: RunningSidecar) -> Iterator[None]:
         while process.status() != psutil.STATUS_STOPPED:
             pass
         yield
-        assert over.wait(STILL + 5)
+        assert over.wait(seconds + 5)
     finally:
         timer.cancel()
         sidecar.signal(signal.SIGCONT)
@@ -251,3 +251,20 @@ def test_a_drain_that_stood_still_lets_the_answers_end(
     assert sidecar.wait() == 0
     span = sink.span(kind="SERVER", attributes={"session.id": "drained"})
     assert span.attributes["sidecar.outcome"] == "completed"
+
+
+def test_a_session_is_not_quiet_while_nobody_listens(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
+    """Its next request lay in the socket; its upstream gets it over a connection that is known to stand."""
+    upstream.answer_always(answer(b"yes"))
+    sidecar = start_sidecar(settings={"SESSION_IDLE": "4s", "POOL_IDLE": "60s"})
+    request = request_bytes("GET", "/x", headers=(b"X-Sidecar-Session-Id: waits",))
+    with RawClient(sidecar.port) as client:
+        client.send(request)
+        assert client.read_answer().status == 200
+        with standing_still(sidecar, 6):
+            client.send(request)
+        assert client.read_answer().status == 200
+    (session,) = sidecar.admin("GET", "/sessions")[1]["sessions"]
+    assert session["requests"] == 2
+    upstream.wait_for(lambda: upstream.connections[0].closed)
+    assert [connection.requests for connection in upstream.connections] == [1, 1]

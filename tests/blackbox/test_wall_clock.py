@@ -1,7 +1,7 @@
-"""The wall clock is set while the sidecar runs: an hour forth or back, or three days.
+"""The wall clock is set while the sidecar runs: an hour forth or back, or three days; or the machine is suspended.
 
 What begins afterwards has the wall's time; durations, orders and time-outs know nothing of it. The sidecar is a process
-of its own whose wall clock the test sets (`wall/sitecustomize.py`).
+of its own whose clocks the test sets (`wall/sitecustomize.py`).
 """
 
 import signal
@@ -38,6 +38,7 @@ from sidecar.testing import (
     sse_event,
     sse_head,
 )
+from tests.blackbox.test_collector_ways import deafening
 
 SECOND = 1_000_000_000
 HOUR = 3600 * SECOND
@@ -62,12 +63,21 @@ class Set:
     sidecar: RunningSidecar
     path: Path
     offset: int = 0
+    slept: int = 0
 
     def step(self, by: int) -> None:
         """Sets its wall clock."""
         self.offset += by
+        self._write()
+
+    def suspend(self, by: int) -> None:
+        """Its machine was suspended for that long (ns)."""
+        self.slept += by
+        self._write()
+
+    def _write(self) -> None:
         with self.path.open("r+b") as file:
-            file.write(struct.pack("q", self.offset))
+            file.write(struct.pack("qq", self.offset, self.slept))
 
     def told(self, moved: int) -> None:
         """Waits for the line that says so."""
@@ -78,12 +88,12 @@ class Set:
     def now(self, at: int | str) -> bool:
         """True if that is the present, as this wall clock has it."""
         ns = round(datetime.fromisoformat(at).timestamp() * SECOND) if isinstance(at, str) else at
-        return abs(ns - (time.time_ns() + self.offset)) < NEAR
+        return abs(ns - (time.time_ns() + self.offset + self.slept)) < NEAR
 
 
 def own_wall(path: Path, offset: int = 0) -> dict[str, str]:
     """The environment of a process whose wall clock is what this file says, `offset` ns off the machine's at first."""
-    path.write_bytes(struct.pack("q", offset))
+    path.write_bytes(struct.pack("qq", offset, 0))
     return {"PYTHONPATH": str(Path(__file__).parent / "wall"), "TEST_WALL": str(path)}
 
 
@@ -326,6 +336,63 @@ def test_the_first_request_after_a_pause_has_the_walls_time(
         assert client.read_answer("POST").status == 200
     assert all(one.now(span.start) for span in spans_of(sink, "paused"))
     one.told(HOUR)
+
+
+# --- a machine that was suspended
+
+
+def test_a_session_goes_on_after_a_night(start: Start, upstream: ScriptedUpstream) -> None:
+    """It is quiet only while a request could come: it ends when that has taken its time."""
+    one = start(settings={"SESSION_IDLE": "3s"})
+    assert ask(one.sidecar, upstream, "night").split(":")[2] == "1"
+    one.suspend(8 * HOUR)
+    assert ask(one.sidecar, upstream, "night").split(":")[2] == "2"
+    begun = time.monotonic()
+    one.suspend(8 * HOUR)
+    one.sidecar.wait_log("session.end", timeout=15, **{"session.id": "night"})
+    assert time.monotonic() - begun > 2
+
+
+@pytest.mark.parametrize("slept", [10 * SECOND, 8 * HOUR], ids=["seconds", "a night"])
+def test_connections_to_upstreams_are_made_anew(start: Start, upstream: ScriptedUpstream, slept: int) -> None:
+    """Within their idle time too: a machine that slept did not hear whether the other side has closed."""
+    one = start(settings={"POOL_IDLE": "60s"})
+    ask(one.sidecar, upstream, "a")
+    ask(one.sidecar, upstream, "b")
+    upstream.wait_for(lambda: len(upstream.connections) == 1)
+    one.suspend(slept)
+    ask(one.sidecar, upstream, "c")
+    upstream.wait_for(lambda: upstream.connections[0].closed == "eof")
+    assert [connection.requests for connection in upstream.connections] == [2, 1]
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_connections_to_the_collector_are_made_anew(
+    start: Start, upstream: ScriptedUpstream, protocol: str
+) -> None:
+    """What was kept would take the next batch along into nowhere."""
+    with OtlpSink(protocol) as sink, deafening(sink.port) as (port, deaf):
+        environ = {
+            **sink.environ(),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+            "OTEL_METRICS_EXPORTER": "none",
+        }
+        one = start(environ, sink=None)
+
+        def all_is_told() -> bool:
+            pages = one.sidecar.stats()["telemetry"]
+            return all(not pages[signal]["queued"] for signal in ("traces", "logs"))
+
+        ask(one.sidecar, upstream, "before")
+        sink.wait_for(lambda: sink.spans and sink.logs)
+        one.sidecar.wait_until(all_is_told)
+        deaf.set()
+        one.suspend(HOUR)
+        ask(one.sidecar, upstream, "after")
+        sink.wait_for(lambda: sink.find_spans(kind="SERVER", attributes={"session.id": "after"}))
+        one.sidecar.wait_until(all_is_told)
+        pages = one.sidecar.stats()["telemetry"]
+        assert [pages[signal]["unknown"] for signal in ("traces", "logs")] == [0, 0]
 
 
 def test_a_clock_that_will_not_stand_still_is_not_told_without_end(start: Start) -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sidecar.core.clock import MILLISECOND, SECOND, SystemWall
+from sidecar.core.clock import MILLISECOND, SECOND, STANDSTILL, SystemWall, suspended
 
 HOUR = 3600 * SECOND
 
@@ -85,3 +85,23 @@ def test_a_pause_between_two_readings_is_no_jump(clocks: Clocks, late: int) -> N
     wall.jumped = told.append
     clocks.late = late
     assert (wall.look(), told) == (0, [])
+
+
+def test_a_time_in_which_nobody_looked_is_told(clocks: Clocks) -> None:
+    """From five seconds on; what the wall did meanwhile has nothing to do with it."""
+    wall = SystemWall()
+    told: list[int] = []
+    wall.stood_still = told.append
+    for pause, step in ((STANDSTILL - 1, HOUR), (0, -HOUR), (STANDSTILL, 0), (HOUR, 2 * HOUR), (SECOND, 0)):
+        clocks.pass_time(pause)
+        clocks.wall += step
+        wall.look()
+    assert told == [STANDSTILL, HOUR]
+
+
+def test_a_suspended_machine_is_known_by_two_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that stands still in suspend, and the one that does not."""
+    before = suspended()
+    real = time.clock_gettime_ns
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda which: real(which) + HOUR)
+    assert abs(suspended() - before - HOUR) < SECOND

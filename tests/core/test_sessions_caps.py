@@ -83,6 +83,26 @@ def test_sessions_end_when_idle_in_order_of_their_last_ending() -> None:
     assert (ends.sessions[1].started_at, ends.sessions[1].ended_at) == (1, 3)
 
 
+def test_no_session_is_quiet_while_no_request_could_have_come() -> None:
+    """It ends as much later as that took since its last request: none, once, or twice."""
+    manager, ends = manager_with(SessionLimits(session_idle=30 * SECOND))
+    call(manager, 0, "a")
+    call(manager, SECOND, "goes-on")
+    manager.stood_still(60 * SECOND)
+    assert manager.expire(70 * SECOND) == 0
+    assert call(manager, 70 * SECOND, "goes-on").sequence == 2
+    call(manager, 71 * SECOND, "b")
+    manager.stood_still(5 * SECOND)
+    call(manager, 80 * SECOND, "c")
+    due = [("a", 95), ("goes-on", 105), ("b", 106), ("c", 110)]
+    for number, (name, at) in enumerate(due):
+        assert manager.next_expiry == at * SECOND
+        assert manager.expire(at * SECOND - 1) == 0
+        assert manager.expire(at * SECOND) == 1
+        assert ends.names[number:] == [name]
+    assert ends.sessions[0].ended_at == 0
+
+
 def test_a_returning_id_is_a_new_session_even_if_no_timer_ran() -> None:
     """Idle for exactly long enough: the old one ends first, and the count starts again at 1."""
     manager, ends = manager_with(SessionLimits(session_idle=SECOND))

@@ -218,6 +218,35 @@ def test_lasting_failure_is_told_once_a_minute() -> None:
     assert out.events == []
 
 
+def test_warnings_are_told_anew_after_an_hour() -> None:
+    """Sixteen texts, each once; then a new one is told again, and one of those too."""
+    now = [0]
+    lines: list[str] = []
+
+    class Listening:
+        def bind(self, **_: object) -> "Listening":
+            return self
+
+        def warning(self, _event: str, *, reason: str) -> None:
+            lines.append(reason)
+
+    teller = Teller(Signal.LOGS, Listening(), lambda: now[0])
+
+    def warn(*texts: str) -> list[str]:
+        lines.clear()
+        for text in texts:
+            teller.tell(Delivery({State.EXPORTED: 1}, warning=text))
+        return list(lines)
+
+    many = [f"warning {number}" for number in range(16)]
+    now[0] = 1800 * SECOND
+    assert warn(*many, *many, "one too many") == many
+    now[0] = 5399 * SECOND
+    assert warn(many[0], "new") == []
+    now[0] = 5400 * SECOND
+    assert warn("new", "new", many[0]) == ["new", many[0]]
+
+
 async def test_handing_over_does_not_wait_for_a_dead_collector(sink: OtlpSink) -> None:
     """Two thousand spans while an export hangs: queued or dropped in a moment."""
     sink.answer_always("traces", SinkAnswer(hang=True))
