@@ -134,6 +134,8 @@ def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str,
 
     # What libraries say while they are imported may quote the environment: OpenTelemetry's SDK reads it by itself.
     logging.getLogger().addHandler(logging.NullHandler())
+    # gRPC's core writes to stderr itself, past the log; it is asked before it is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from sidecar import app
 
     stdio.never_wait()

@@ -281,6 +281,10 @@ _SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 """An empty SETTINGS frame (RFC 9113, section 6.5)."""
 
 
+_GOAWAY = b"\0\0\x08\x07\0\0\0\0\0" + b"\0\0\0\0\0\0\0\x02"
+"""A GOAWAY frame of an internal error (section 6.8), about which gRPC has a line of its own for stderr."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dribble:
     """What a collector says at once, and then over and over, a piece each `every` seconds."""
@@ -311,6 +315,7 @@ DRIBBLES = (
     Dribble("frame", _SETTINGS[:3], b"", GRPC),
     Dribble("frames", _SETTINGS, _SETTINGS, GRPC),
     Dribble("flood of frames", _SETTINGS, _SETTINGS * 100, GRPC, every=0.0),
+    Dribble("goodbyes", _SETTINGS, _GOAWAY, GRPC),
     Dribble(
         "answer's fields", _SETTINGS + b"\0\0\x01\x01\0\0\0\0\x01\x88", b"\0\0\x01\x09\0\0\0\0\x01\x88", GRPC
     ),
@@ -386,6 +391,7 @@ def goes_on_without(url: str, protocol: str, upstream: ScriptedUpstream) -> None
         assert states["failed"] + states["unknown"] == states["created"]
         assert sidecar.wait_log("sidecar.telemetry.failing")["signal"] == "traces"
         assert len(sidecar.find_logs("sidecar.telemetry.failing")) == 1
+        assert len(sidecar.logs) == len(sidecar.stderr.splitlines())  # no library's own line among them
         ask(sidecar, upstream, "last", 1)
         begun = time.monotonic()
         assert sidecar.stop() == 0

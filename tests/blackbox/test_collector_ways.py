@@ -212,7 +212,7 @@ def test_a_collector_behind_a_unix_socket(form: str, tmp_path: Path, provider: S
     environ = {
         **OtlpSink("grpc").environ(),
         "OTEL_EXPORTER_OTLP_ENDPOINT": form.format(path),
-        "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "3000",
         "HTTPS_PROXY": "http://127.0.0.1:1",
         "HTTP_PROXY": "http://127.0.0.1:1",
         "NO_PROXY": "127.0.0.1",
@@ -221,17 +221,19 @@ def test_a_collector_behind_a_unix_socket(form: str, tmp_path: Path, provider: S
         with on_a_unix_socket(path) as sink:
             sidecar = stack.enter_context(RunningSidecar(upstream=provider.url, environ=environ))
             ask(sidecar, "there")
-            sink.wait_for(lambda: sink.spans and sink.logs and sink.points)
+            sink.wait_for(lambda: sink.spans and sink.logs and sink.points, timeout=15)
             assert states(sidecar).keys() == {"exported"}
             assert states(sidecar)["exported"] == len(sink.spans)
         ask(sidecar, "gone")
         assert states(sidecar).keys() == {"exported", "failed"}
         assert reason(sidecar).startswith("cannot connect")
         with on_a_unix_socket(path) as sink:
-            sidecar.wait_until(
-                lambda: (ask(sidecar, "back"), sink.find_spans(attributes={"session.id": "back"}))[1],
-                timeout=30,
-            )
+
+            def back() -> bool:
+                ask(sidecar, "back")
+                return bool(sink.find_spans(attributes={"session.id": "back"}))
+
+            sidecar.wait_until(back, timeout=30)
 
 
 @pytest.mark.parametrize(

@@ -384,12 +384,12 @@ def test_connections_to_the_collector_are_made_anew(
             return all(not pages[signal]["queued"] for signal in ("traces", "logs"))
 
         ask(one.sidecar, upstream, "before")
-        sink.wait_for(lambda: sink.spans and sink.logs)
+        sink.wait_for(lambda: sink.spans and sink.logs, timeout=15)
         one.sidecar.wait_until(all_is_told)
         deaf.set()
         one.suspend(HOUR)
         ask(one.sidecar, upstream, "after")
-        sink.wait_for(lambda: sink.find_spans(kind="SERVER", attributes={"session.id": "after"}))
+        sink.wait_for(lambda: sink.find_spans(kind="SERVER", attributes={"session.id": "after"}), timeout=15)
         one.sidecar.wait_until(all_is_told)
         pages = one.sidecar.stats()["telemetry"]
         assert [pages[signal]["unknown"] for signal in ("traces", "logs")] == [0, 0]
