@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,7 @@ from sidecar.testing import (
     exchange,
     json_answer,
 )
+from tests.blackbox.names import NameServer
 
 HTTP, GRPC = "http/protobuf", "grpc"
 SIGNALS = ("traces", "logs", "metrics")
@@ -142,7 +144,10 @@ def test_a_fault_and_its_end(fault: Fault, protocol: str, upstream: ScriptedUpst
     """While it lasts, requests pass and the ledger is exact; when it ends, everything new is exported again."""
     with OtlpSink(protocol) as sink:
         apply(sink, fault)
-        with RunningSidecar(upstream=upstream.url, environ={**sink.environ(), **ENVIRON}) as sidecar:
+        environ = {**sink.environ(), **ENVIRON}
+        if not fault.answer.hang:
+            environ["OTEL_EXPORTER_OTLP_TIMEOUT"] = "20000"  # a busy machine brings an answer late
+        with RunningSidecar(upstream=upstream.url, environ=environ) as sidecar:
             ask(sidecar, upstream, "during")
             before = settled(sidecar, REQUESTS)
             for signal in ("traces", "logs"):
@@ -253,12 +258,14 @@ def grpc_port() -> Iterator[str]:
 
 @pytest.mark.parametrize("endpoint", [nobody, no_such_host, another_server, no_http, grpc_port])
 def test_a_wrong_endpoint_is_said_once(
-    endpoint: Callable[[], AbstractContextManager[str]], upstream: ScriptedUpstream
+    endpoint: Callable[[], AbstractContextManager[str]], upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
     """One clear line for each signal, with the endpoint in it; after that the ledger counts, and no line is added."""
-    with endpoint() as url:
+    with endpoint() as url, NameServer(tmp_path, {}) as names:
+        # What this machine's name server makes of a name that does not exist, and how soon, is not asked.
+        launcher = names.launcher if endpoint is no_such_host else ()
         environ = {**ENVIRON, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_LOGS_EXPORTER": "otlp"}
-        with RunningSidecar(upstream=upstream.url, environ=environ) as sidecar:
+        with RunningSidecar(upstream=upstream.url, environ=environ, launcher=launcher) as sidecar:
             for batch in range(3):
                 ask(sidecar, upstream, f"wrong-{batch}")
                 states = settled(sidecar, (batch + 1) * REQUESTS)
