@@ -6,7 +6,6 @@ conversation. It keeps no clock and calls no listener.
 
 from itertools import islice, takewhile
 
-from sidecar.core.identity import Identity
 from sidecar.core.outcome import Outcome
 from sidecar.core.record import record
 from sidecar.core.turns import (
@@ -171,13 +170,14 @@ class Highlights:
 
 
 class Tracked:
-    """A request in flight, and after its end as long as a response id leads to it.
+    """A request in flight; after its end `remembered.py` keeps what a response id has to lead to.
 
     `figures` is False for requests that record no conversation figures: those that are no turn, and one
     that joined its conversation only when a later request continued it.
     """
 
     __slots__ = (
+        "answers",
         "conversation_supplied",
         "distance",
         "ended_at",
@@ -195,11 +195,19 @@ class Tracked:
         "usage_told",
     )
 
-    def __init__(self, request: SessionRequest, identity: Identity) -> None:
+    def __init__(
+        self,
+        request: SessionRequest,
+        *,
+        generated: bool,
+        session_supplied: bool,
+        conversation_supplied: bool,
+    ) -> None:
         self.request = request
-        self.generated = not identity.named
-        self.session_supplied = identity.session_supplied
-        self.conversation_supplied = identity.conversation_supplied
+        self.generated = generated
+        self.session_supplied = session_supplied
+        self.conversation_supplied = conversation_supplied
+        self.answers: tuple[bytes, ...] = ()
         self.figures = request.turn and not self.generated
         self.number = 0
         self.distance = 0
@@ -219,13 +227,6 @@ class Tracked:
         arrived = self.request.arrived_at
         self.ended_at = ended_at = max(arrived, at)
         return ended_at
-
-    def forget(self) -> None:
-        """Lets go of what only a request in flight needs; a response id may lead here for long."""
-        self.place = None
-        self.known_at_arrival = None
-        self.overlapped_by = []
-        self.overtakes = []
 
 
 @record

@@ -16,6 +16,7 @@ from sidecar.core.conversation import Conversation, Tracked
 from sidecar.core.identity import DEFAULT_FORMAT, Identity, RequestIdFormat, Source, tidy, told
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.registry import Registry, Session
+from sidecar.core.remembered import Answers
 from sidecar.core.tally import Tally, recent
 from sidecar.core.turns import (
     Arrival,
@@ -109,10 +110,8 @@ class SessionManager:
         self._active: dict[str, _Flight] = {}
         self._by_session: dict[str, dict[str, Tracked]] = {}
         anomaly = self._listeners.anomaly
-        self._chain: BoundedMap[Tracked] = BoundedMap(
-            limits.response_chain, lambda: anomaly(Anomaly.RESPONSE_CHAIN_EVICTED)
-        )
-        self._retry_keys: BoundedMap[RequestRef] = BoundedMap(
+        self._answers = Answers(limits.response_chain, lambda: anomaly(Anomaly.RESPONSE_CHAIN_EVICTED))
+        self._retry_keys: BoundedMap[str, RequestRef] = BoundedMap(
             limits.retry_keys, lambda: anomaly(Anomaly.RETRY_KEY_EVICTED)
         )
 
@@ -197,7 +196,12 @@ class SessionManager:
             arrived_at=at,
             ref=RequestRef(request_id, sequence, trace_id, span_id, sampled),
         )
-        tracked = Tracked(request, identity)
+        tracked = Tracked(
+            request,
+            generated=not named,
+            session_supplied=identity.session_supplied,
+            conversation_supplied=identity.conversation_supplied,
+        )
         self._active[request_id] = _Flight(tracked, session, conversation)
         of_session = self._by_session.get(request.session_id)
         if of_session is None:
@@ -242,9 +246,9 @@ class SessionManager:
         if session is not None:
             left = self._registry.leave(session, flight.conversation, tracked, result)
         if response_id is not None:
-            self._learn(response_id, tracked)
+            self._answers.learn(response_id, tracked)
+        self._answers.condense(tracked)
         settlement = self._tally.ending(tracked, result, left)
-        tracked.forget()
         if session is not None:
             session.recent.append(recent(request, result, settlement, end))
             if len(session.recent) > self._limits.recent:
@@ -274,16 +278,15 @@ class SessionManager:
         """An answer told its id while it streams; unknown or ended requests are ignored."""
         flight = self._active.get(request_id)
         if flight is not None:
-            self._learn(response_id, flight.tracked)
+            self._answers.learn(response_id, flight.tracked)
 
     def chain(self, previous_response_id: str) -> ChainEntry | None:
         """Whose answer that is, if it is still remembered."""
-        response_id = tidy(previous_response_id)
-        tracked = None if response_id is None else self._chain.get(response_id)
-        if tracked is None or response_id is None:
+        tracked = self._answers.find(previous_response_id)
+        if tracked is None:
             return None
         return ChainEntry(
-            response_id=response_id,
+            response_id=previous_response_id,
             session_id=tracked.request.session_id,
             conversation_id=tracked.request.conversation_id,
             conversation_supplied=tracked.conversation_supplied,
@@ -294,11 +297,11 @@ class SessionManager:
 
     def claim_usage(self, response_id: str) -> bool:
         """Whether the usage of that answer is still to be counted; once, if its turn ended without telling it."""
-        known = tidy(response_id)
-        tracked = None if known is None else self._chain.get(known)
+        tracked = self._answers.find(response_id)
         if tracked is None or tracked.result is None or tracked.usage_told:
             return False
         tracked.usage_told = True
+        self._answers.amend(response_id, tracked)
         return True
 
     def seen_before(self, key: str, ref: RequestRef, *, session_id: str = "") -> RequestRef | None:
@@ -396,7 +399,7 @@ class SessionManager:
         """Where an arrival of a named session counts. The first continuation of a made-up session makes it a session."""
         first = None
         if continues is not None and identity.source is Source.RESPONSE_CHAIN:
-            first = self._chain.get(continues.response_id)
+            first = self._answers.find(continues.response_id)
             if first is not None and (not first.generated or first.request.session_id != identity.session_id):
                 first = None
         session = self._registry.session_for(identity, at, first)
@@ -404,6 +407,8 @@ class SessionManager:
             return None, None
         if first is not None and not session.requests:
             self._adopt(session, first)
+            if continues is not None:
+                self._answers.amend(continues.response_id, first)
         conversation = self._registry.conversation_for(
             session, identity.conversation_id, supplied=identity.conversation_supplied, at=at
         )
@@ -417,10 +422,6 @@ class SessionManager:
 
     def _make_up(self) -> str:
         return f"{self._random():08x}{self._random():08x}"
-
-    def _learn(self, response_id: str, tracked: Tracked) -> None:
-        if (known := tidy(response_id)) is not None:
-            self._chain.put(known, tracked)
 
     def _end_now(
         self, request_id: str, outcome: Outcome, *, finish_reason: str | None = None, error: str | None = None

@@ -1,5 +1,11 @@
 """Bounded everything: idling, eviction, untracked newcomers, forgotten answers, and listeners that fail."""
 
+import gc
+import tracemalloc
+from dataclasses import replace
+from random import Random
+from uuid import UUID
+
 import pytest
 
 from sidecar import SessionManager
@@ -320,6 +326,69 @@ def test_a_listener_that_raises_is_counted_and_disturbs_nobody() -> None:
     assert told == ["listener_failed", request_id]
     manager.complete_request(request_id)
     assert manager.get_session_stats().anomalies == {Anomaly.LISTENER_FAILED: 1}
+
+
+@pytest.mark.parametrize("source,early", [(Source.GENERATED, False), (Source.OWN_HEADER, True)])
+def test_an_answer_is_remembered_in_few_bytes(source: Source, early: bool) -> None:
+    """300 bytes for each of 100,000 answers, key and map included, with ids and a model as long as they are."""
+    many, dice = 100_000, Random(1)
+    manager = SessionManager(limits=SessionLimits(sessions=1, response_chain=many))
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for at in range(many + 1000):
+        identity = Identity(str(UUID(int=dice.getrandbits(128))), source)
+        arrival = manager.arrive(
+            identity,
+            at=at,
+            streaming=early,
+            turn=True,
+            trace_id=dice.getrandbits(128),
+            span_id=dice.getrandbits(64),
+        )
+        response_id = f"resp_{dice.getrandbits(192):048x}"
+        if early:
+            manager.learn_response(arrival.request_id, response_id)
+        result = Result(Outcome.COMPLETED, 1, "gpt-4o-2024-08-06", "stop", input_tokens=9, output_tokens=9)
+        manager.settle(arrival.request_id, result, at=at + 1, response_id=response_id)
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (after - before) / many <= 300
+    assert manager.chain(response_id) is not None
+    assert manager.get_session_stats().anomalies[Anomaly.RESPONSE_CHAIN_EVICTED] == 1000
+
+
+IDENTITIES = [
+    Identity("s", Source.GENERATED, session_supplied=False),
+    Identity("s" * 200, Source.BODY, "c" * 200, conversation_supplied=True),
+]
+RESULTS = [
+    Result(Outcome.COMPLETED, 7, "gpt-4o", input_tokens=1, output_tokens=2**80),
+    Result(Outcome.TIMED_OUT, 7, "ein Modell\nof lines \udc80", input_tokens=0),
+    Result(Outcome.CLIENT_LEFT, 7),
+]
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.outcome)
+@pytest.mark.parametrize("identity", IDENTITIES, ids=lambda identity: identity.source)
+@pytest.mark.parametrize("yes", [True, False])
+def test_what_is_remembered_of_an_answer(identity: Identity, result: Result, yes: bool) -> None:
+    """All that a continuation is told, whatever it was; the answer's own request has ended."""
+    manager = SessionManager()
+    ids = (2**128 - 1, 2**64 - 1) if yes else (1, 1)
+    arrival = manager.arrive(
+        identity, at=5, streaming=yes, turn=yes, trace_id=ids[0], span_id=ids[1], sampled=yes
+    )
+    manager.learn_response(arrival.request_id, "resp")
+    running = manager.chain(" resp ")
+    manager.settle(arrival.request_id, result, at=12)
+    ended = manager.chain("resp")
+    assert running is not None
+    assert ended is not None
+    assert replace(running, response_id="resp", ref=ended.ref) == ended
+    assert ended.ref == RequestRef("", running.ref.sequence, *ids, yes)
+    assert manager.claim_usage("resp") is not bool(result.input_tokens or result.output_tokens)
+    assert not manager.claim_usage("resp")
 
 
 @pytest.mark.parametrize("sessions", [1, 100])
