@@ -93,6 +93,10 @@ TELEMETRY = {
 """All traces and metrics. The metrics leave more often than they do by default, so that every round pays for them."""
 
 
+UNREAD = {"OTEL_TRACES_SAMPLER": "always_off", "OTEL_METRICS_EXPORTER": "none"}
+"""Nobody reads: no trace is sampled and no metric leaves, though a collector is there."""
+
+
 def sidecar_environ(world: World, port: int, admin: int, telemetry: Mapping[str, str]) -> dict[str, str]:
     """The environment of a sidecar between the world's upstreams."""
     return {
@@ -105,14 +109,14 @@ def sidecar_environ(world: World, port: int, admin: int, telemetry: Mapping[str,
     }
 
 
-def _sidecar(collector: Callable[[World], str] | None, *, logs: bool = False) -> Start:
+def _sidecar(collector: Callable[[World], str] | None, **more: str) -> Start:
+    """A sidecar that exports to the collector, with `more` variables."""
+
     def start(world: World, folder: Path) -> Running:
         telemetry: dict[str, str] = {}
         if collector is not None:
             telemetry = TELEMETRY | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{collector(world)}"}
-        if logs:
-            telemetry["OTEL_LOGS_EXPORTER"] = "otlp"
-        return _sidecar_process(world, folder, "sidecar", telemetry)
+        return _sidecar_process(world, folder, "sidecar", telemetry | more)
 
     return start
 
@@ -140,8 +144,13 @@ ROWS = (
     Row("aiohttp", "aiohttp pass-through", _aiohttp("asyncio")),
     Row("aiohttp-uvloop", "aiohttp pass-through on uvloop", _aiohttp("uvloop")),
     Row("off", "sidecar, telemetry off", _sidecar(None)),
+    Row("unread", "sidecar, telemetry that nobody reads", _sidecar(lambda world: world.live, **UNREAD)),
     Row("full", "sidecar, full telemetry", _sidecar(lambda world: world.live)),
-    Row("logs", "sidecar, full telemetry and logs by OTLP", _sidecar(lambda world: world.live, logs=True)),
+    Row(
+        "logs",
+        "sidecar, full telemetry and logs by OTLP",
+        _sidecar(lambda world: world.live, OTEL_LOGS_EXPORTER="otlp"),
+    ),
     Row("dead", "sidecar, collector dead", _sidecar(lambda world: world.dead)),
     Row("hanging", "sidecar, collector hanging", _sidecar(lambda world: world.hanging)),
     Row("litellm", "LiteLLM proxy", _litellm, "litellm", traffic.UNARY_PATH, verbatim=False),

@@ -87,8 +87,8 @@ def spreads(results: Results) -> list[list[str]]:
 
 def ledger(results: Results) -> list[list[str]]:
     """What became of the spans of the last round, for every row that had any."""
-    states = ("created", "exported", "queued", "dropped", "failed", "unknown")
-    table = [["spans of the last round", *states]]
+    states = ("created", "exported", "queued", "dropped", "failed", "unknown", "not_sampled")
+    table = [["spans of the last round", *(state.replace("_", " ") for state in states)]]
     for row, rounds in results.rounds.items():
         last = rounds[-1] if rounds else {}
         if last.get("traces_created"):

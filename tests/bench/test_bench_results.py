@@ -166,13 +166,19 @@ def test_spreads_and_spans() -> None:
         direct=rounds_of("p50_us", 250.0, 350.0),
         full=[
             {"requests_per_s": 900.0, "traces_created": 10},
-            {"requests_per_s": 1100.0, "traces_created": 12, "traces_exported": 9, "traces_dropped": 3},
+            {
+                "requests_per_s": 1100.0,
+                "traces_created": 12,
+                "traces_exported": 9,
+                "traces_dropped": 1,
+                "traces_not_sampled": 2,
+            },
         ],
     )
     _, direct, full = table.spreads(some)
     assert direct == ["no proxy", "-", "-", "-", "-", "0.25 to 0.35", "-"]
     assert full[:2] == ["the full row", "900 to 1100"]
-    assert table.ledger(some)[1:] == [["the full row", "12", "9", "0", "3", "0", "0"]]
+    assert table.ledger(some)[1:] == [["the full row", "12", "9", "0", "1", "0", "0", "2"]]
 
 
 def test_doubts_are_told() -> None:

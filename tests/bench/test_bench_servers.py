@@ -104,7 +104,7 @@ def test_an_answer_ends_where_it_ends(answer: bytes, size: int) -> None:
     assert not end.ok
 
 
-@pytest.mark.parametrize("name", ["aiohttp", "aiohttp-uvloop", "off", "full", "logs"])
+@pytest.mark.parametrize("name", ["aiohttp", "aiohttp-uvloop", "off", "unread", "full", "logs"])
 def test_a_row_passes_everything_on(name: str, around: World, tmp_path: Path) -> None:
     """Answers byte for byte, streams event by event; its CPU and its memory can be told."""
     (row,) = [row for row in rows.ROWS if row.name == name]

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from sidecar.core.facts import Route
+from sidecar.core.outcome import Outcome
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names
 from sidecar.telemetry.metric_store import Metric, MetricKind
@@ -36,6 +38,7 @@ from tests.matrix.cells import CELLS
 from tests.matrix.matrix_apis import APIS
 from tests.matrix.play import play
 from tests.telemetry.registry import LATEST, REGISTRIES, SHIPPED, Conventions, Instrument
+from tests.telemetry.world import UPSTREAM, World, ms
 
 TIMERS = ("CLIENT_BODY", "CONNECT", "FIRST_BYTE", "IDLE")
 PLAYED = tuple(
@@ -69,6 +72,7 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 3},
     "completion_tokens_details": {"reasoning_tokens": 9},
 }
+SERVED = {"openai.response.service_tier": "flex", "openai.response.system_fingerprint": "fp_1"}
 KINDS = {
     MetricKind.COUNTER: "counter",
     MetricKind.UP_DOWN_COUNTER: "updowncounter",
@@ -241,6 +245,62 @@ def test_what_is_not_stable_is_said() -> None:
     assert said == {
         name if name.startswith(("http.", "url.")) else f"{name.split('.')[0]}.*" for name in unstable
     }
+
+
+@pytest.mark.parametrize(
+    "provider,api,told",
+    [
+        ("openai", "openai.chat", {"openai.api.type": "chat_completions", **SERVED}),
+        ("openai", "openai.responses", {"openai.api.type": "responses", **SERVED}),
+        ("openai", "openai.completions", SERVED),
+        ("azure.ai.openai", "openai.chat", {}),
+        ("groq", "openai.chat", {}),
+        ("anthropic", "anthropic.messages", {}),
+    ],
+)
+def test_openai_s_own_names_are_openai_s_alone(
+    world: World, provider: str, api: str, told: dict[str, str]
+) -> None:
+    """Others that speak like it have their own provider's name, and none of its attributes."""
+    call = world.begin(route=Route("/x", api, "chat", turn=True, provider="openai"))
+    call.upstream = replace(UPSTREAM, provider=provider)
+    call.response.service_tier, call.response.system_fingerprint = "flex", "fp_1"
+    world.send(call)
+    world.answer(call)
+    call.decide(Outcome.COMPLETED, ms(100))
+    world.settle(call, 103)
+    said = world.pipeline.spans[1].attributes or {}
+    assert {name: value for name, value in said.items() if name.startswith("openai.")} == told
+
+
+@pytest.mark.parametrize(
+    "target,upstream,url",
+    [
+        (b"/v1/models", {}, "https://api.openai.com/v1/models"),
+        (b"/v1/models?limit=2&key=secret", {}, "https://api.openai.com/v1/models?limit=2&key=REDACTED"),
+        (b"/models", {"base_path": b"/v1"}, "https://api.openai.com/v1/models"),
+        (b"/two/v1/models", {"name": "two", "port": 8443}, "https://api.openai.com:8443/v1/models"),
+        (b"/default/v1", {}, "https://api.openai.com/default/v1"),
+        (b"/v1", {"host": "::1", "port": 80, "scheme": "http"}, "http://[::1]/v1"),
+        (b"/v1", {"port": 80}, "https://api.openai.com:80/v1"),
+        (b"/v1/sk-0123456789abcdef0123456789abcdef", {}, "https://api.openai.com/v1/REDACTED"),
+        (b"/v1", {"base_path": b"/sk-0123456789abcdef0123456789"}, "https://api.openai.com/REDACTED/v1"),
+        (b"http://user:secret@h/v1", {}, "https://api.openai.com/v1"),
+        (b"", {}, "https://api.openai.com/"),
+    ],
+)
+def test_a_call_of_no_model_has_its_url(
+    world: World, target: bytes, upstream: dict[str, Any], url: str
+) -> None:
+    """As the upstream was asked for it, redacted like the SERVER span's path and query."""
+    call = world.begin(route=Route("/{provider path}"), method="GET", target=target)
+    call.upstream = replace(UPSTREAM, **upstream)
+    world.send(call)
+    world.answer(call)
+    call.decide(Outcome.COMPLETED, ms(100))
+    world.settle(call, 103)
+    said = world.pipeline.spans[1].attributes or {}
+    assert (said["url.full"], said["url.template"]) == (url, "/{provider path}")
 
 
 SPAN = Span(
