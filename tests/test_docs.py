@@ -14,7 +14,7 @@ from typing import cast, get_args
 
 import pytest
 
-from sidecar import cli, errors, settings
+from sidecar import apis, cli, errors, settings
 from sidecar.admin import AdminView, create_admin_app
 from sidecar.core import identity
 from sidecar.core.identity import DEFAULT_FORMAT, FORMAT_FIELDS
@@ -163,6 +163,13 @@ def test_settings() -> None:
 def test_otel_settings() -> None:
     """The README lists every `OTEL_*` variable that holds."""
     same(README, "OpenTelemetry's own variables", SETTINGS_HEAD, otel_rows())
+
+
+def test_what_is_read_in_depth() -> None:
+    """The README names every API by its title."""
+    told = re.search(r"Read in depth \([^)]*\): (.*?); under", " ".join(README.read_text().split()))
+    assert told
+    assert told[1] == ", ".join(sorted(api.title for api in apis.APIS))
 
 
 def test_metrics() -> None:

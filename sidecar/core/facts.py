@@ -16,8 +16,7 @@ class Route:
     """What a request's method and path mean.
 
     `template` has low cardinality (`/v1/chat/completions`; `/{provider path}` when unknown).
-    `api` names the reader (`openai.chat`, `openai.completions`, `openai.responses`, `openai.embeddings`,
-    `anthropic.messages`, `gemini.generate_content`), None when the route is not read in depth.
+    `api` names the API as its record does (`openai.chat`), None when the route is not read in depth.
     `operation` is `gen_ai.operation.name`; `turn` says that it generates; `provider` is
     `gen_ai.provider.name` as far as the API's shape tells; `model` is a model named in the path;
     `streaming` is True when the path itself asks for a stream; `fetches` is the id of an earlier answer

@@ -1,12 +1,17 @@
 """Which routes are recognised behind which prefixes, and that templates stay few."""
 
+import re
 import time
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar import apis
+from sidecar.apis.base import Path
+from sidecar.apis.catalog import Catalog
 from sidecar.core.facts import Route
 
 READ = [
@@ -230,6 +235,33 @@ def test_embeddings_of_google_are_named_but_not_read() -> None:
     """The operation is plain; its bodies are not read."""
     route = apis.match("POST", "/v1beta/models/e:embedContent")
     assert (route.operation, route.turn, route.api) == ("embeddings", False, None)
+
+
+def overlap(one: Path, other: Path) -> bool:
+    """True when both mean the same requests: their ends fit one another, word by word, an id fits any word."""
+    if (one.method, one.publisher) != (other.method, other.publisher):
+        return False
+    words, others = one.end.split("/"), other.end.split("/")
+    return len(words) == len(others) and all(
+        word == another or "{" in word + another for word, another in zip(words, others, strict=True)
+    )
+
+
+def test_no_path_means_two_things() -> None:
+    """No two paths overlap, of one API or of two, and no two APIs have one name: no order of the APIs decides."""
+    paths = [(api.name, path) for api in apis.APIS for path in api.paths]
+    assert [(a, b) for a, b in combinations(paths, 2) if overlap(a[1], b[1])] == []
+    chat = next(api for api in apis.APIS if api.name == "openai.chat").paths
+    fetched = next(path for path in chat if path.fetches)
+    assert overlap(fetched, replace(fetched, end="/chat/completions/latest"))
+    assert len({api.name for api in apis.APIS}) == len(apis.APIS)
+    backwards = Catalog(apis.APIS[::-1])
+    ends = [path.end for _, path in paths] + [end for api in apis.APIS for end in api.others]
+    for end in ends:
+        for prefix in ("", "/v1", "/acme/x", "/v1/models/m", "/v1/publishers/anthropic/models/m"):
+            path = prefix + re.sub(r"{\w+}", "id-1", end)
+            for method in ("POST", "GET", "DELETE"):
+                assert backwards.match(method, path) == apis.match(method, path)
 
 
 WORDS = st.sampled_from(

@@ -18,7 +18,9 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-from tests.matrix.matrix_apis import APIS, GEMINI_ARRAY, VARIANTS, Api, Stream
+from tests.apis.example import Example, Stream
+from tests.apis.golden.gemini import GEMINI_ARRAY
+from tests.matrix.matrix_apis import EXAMPLES, VARIANTS
 from tests.matrix.matrix_shapes import IMAGES, MODELS, NO_ANSWERS, STREAMED_ERRORS, USAGES, WHOLE_ERRORS
 
 
@@ -75,7 +77,7 @@ IDLE = Ending("idle timer", "timed_out", "mid_stream", "some", waits=True, timer
 _EVERY = (WHOLE, CUT, REJECTED, BROKEN, LEFT_EARLY, LEFT_MID, CLIENT_BODY, CONNECT, FIRST_BYTE, IDLE)
 
 
-def endings(api: Api, *, streamed: bool) -> tuple[Ending, ...]:
+def endings(api: Example, *, streamed: bool) -> tuple[Ending, ...]:
     """The endings that make sense.
 
     A whole answer has told its length, so nothing comes after its last byte: leaving then is no ending of its own.
@@ -157,7 +159,7 @@ CODINGS: Mapping[str, Callable[[], _Identity | _Gzip | _Brotli | _Zstd]] = {
 class Cell:
     """One API, streamed or not, with one ending, in one coding."""
 
-    api: Api
+    api: Example
     streamed: bool
     ending: Ending
     coding: str
@@ -271,7 +273,7 @@ class Cell:
 
 
 def _cells() -> Iterator[Cell]:
-    for api in APIS:
+    for api in EXAMPLES:
         for streamed in (False, True):
             # Gemini's two streams have one plain answer.
             if (streamed and api.stream is None) or (not streamed and api is GEMINI_ARRAY):
@@ -289,7 +291,7 @@ def _cells() -> Iterator[Cell]:
             yield Cell(api, streamed, ending, coding)
 
 
-def _shapes() -> Iterator[tuple[Api, bool, Ending]]:
+def _shapes() -> Iterator[tuple[Example, bool, Ending]]:
     """Odd shapes, each with the endings that it is about."""
     for api in STREAMED_ERRORS:
         yield api, True, ERROR

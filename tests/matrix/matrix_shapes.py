@@ -1,6 +1,6 @@
 """The matrix's odd shapes: what compatible servers, gateways and other families of APIs make of the same APIs.
 
-Owns tables of changes to the rows of `matrix_apis.py`: errors in other places, bodies that are no answer, usage and
+Owns tables of changes to the examples of `matrix_apis.py`: errors in other places, bodies that are no answer, usage and
 output in other forms, models with odd names. A shape differs from its API in what its row says and in nothing else.
 """
 
@@ -8,36 +8,26 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from tests.matrix.matrix_apis import (
-    APIS,
-    CHAT,
-    COMPLETIONS,
-    EMBEDDINGS,
-    GEMINI,
-    GEMINI_ARRAY,
-    MESSAGES,
-    RESPONSES,
-    SERVED,
-    TOKENS,
-    USAGE,
-    Api,
-    Attributes,
-    Stream,
-    event,
-    typed,
-)
+from tests.apis.example import SERVED, TOKENS, USAGE, Attributes, Example, Stream, event, typed
+from tests.apis.golden.anthropic_messages import MESSAGES
+from tests.apis.golden.gemini import GEMINI, GEMINI_ARRAY
+from tests.apis.golden.openai_chat import CHAT
+from tests.apis.golden.openai_completions import COMPLETIONS
+from tests.apis.golden.openai_embeddings import EMBEDDINGS
+from tests.apis.golden.openai_responses import RESPONSES
+from tests.matrix.matrix_apis import EXAMPLES
 
-EVENTS = tuple(api for api in APIS if api.stream is not None and api is not GEMINI_ARRAY)
+EVENTS = tuple(api for api in EXAMPLES if api.stream is not None and api.stream.media == b"text/event-stream")
 """What streams as server-sent events."""
 
 
-def _streams(api: Api) -> Stream:
+def _streams(api: Example) -> Stream:
     if api.stream is None:
         raise ValueError(f"{api.name} does not stream")
     return api.stream
 
 
-def _failing(api: Api, name: str, error: bytes, word: str, odd: str = "", reason: str = "") -> Api:
+def _failing(api: Example, name: str, error: bytes, word: str, odd: str = "", reason: str = "") -> Example:
     """The same, with another error in its stream, which may tell a finish reason."""
     stream = _streams(api)
     broken = {**stream.early, _REASON: [reason]} if reason else None
@@ -119,7 +109,7 @@ _FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
 
 WHOLE_ERRORS = tuple(
     replace(api, name=f"{api.name}, {name}", failure=failure, word=word, failed={}, stream=None)
-    for api in APIS
+    for api in EXAMPLES
     if api is not GEMINI_ARRAY
     for name, (failure, word) in _FOREIGN.items()
 )
@@ -134,7 +124,7 @@ _PAGES: dict[str, tuple[bytes, bytes]] = {
 
 NO_ANSWERS = tuple(
     replace(api, name=f"{api.name}, {name}", answer=body, media=media, facts={}, stream=None)
-    for api in APIS
+    for api in EXAMPLES
     if api is not GEMINI_ARRAY
     for name, (body, media) in _PAGES.items()
 )
@@ -160,7 +150,7 @@ _USAGES: dict[str, tuple[dict[str, Any], Attributes]] = {
 }
 
 
-def _used(api: Api, name: str, usage: dict[str, Any], more: Attributes) -> Api:
+def _used(api: Example, name: str, usage: dict[str, Any], more: Attributes) -> Example:
     """The same, with this usage, whole and at the end of its stream."""
     stream, answer = _streams(api), api.answer
     if isinstance(answer, bytes):
@@ -175,7 +165,7 @@ def _used(api: Api, name: str, usage: dict[str, Any], more: Attributes) -> Api:
     )
 
 
-def _ended(api: Api, name: str, rest: bytes, events: int, more: Attributes = TOKENS) -> Api:
+def _ended(api: Example, name: str, rest: bytes, events: int, more: Attributes = TOKENS) -> Example:
     """The same, with another end of its stream."""
     stream = _streams(api)
     first, _, last = stream.events
@@ -227,7 +217,7 @@ USAGES = (
 """Usage in the forms and places of compatible servers."""
 
 
-def _moved(api: Api, name: str, path: str, route: str, model: str, provider: str) -> Api:
+def _moved(api: Example, name: str, path: str, route: str, model: str, provider: str) -> Example:
     """The same on another path, which names the model."""
     stream = _streams(api)
     verb = "streamGenerateContent" if api.stream and "Gemini" in name else ""
@@ -274,7 +264,7 @@ MODELS = (
 """Models whose names hold what paths are made of."""
 
 
-def _pictured(api: Api, first: bytes) -> Api:
+def _pictured(api: Example, first: bytes) -> Example:
     return replace(api, name=f"{api.name}, images only", stream=replace(_streams(api), first=first))
 
 

@@ -17,8 +17,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from sidecar.testing import RawClient, request_bytes
+from tests.apis.example import Example
+from tests.apis.golden.openai_chat import CHAT
 from tests.hostility import requests_bodies, requests_fields, requests_lines
-from tests.matrix.matrix_apis import APIS, Api
+from tests.matrix.matrix_apis import EXAMPLES
 from tests.soak.provider import BROKEN, SECRET
 
 CROWD = 12
@@ -79,7 +81,7 @@ PACKED_BLANKS = gzip.compress(b" " * (16 << 20))
 
 
 def _request(
-    dice: random.Random, play: str, api: Api, *, streamed: bool = False, path: str | None = None
+    dice: random.Random, play: str, api: Example, *, streamed: bool = False, path: str | None = None
 ) -> bytes:
     """A request of an app: by this API, of one of some sessions, or of none."""
     asked = {**api.request, **(api.stream.request if streamed and api.stream else {})}
@@ -107,7 +109,7 @@ def whole(sidecar: Sidecar, dice: random.Random) -> None:
     """Some calls over one connection."""
     with RawClient(sidecar.port) as client:
         for _ in range(dice.randint(1, 8)):
-            client.send(_request(dice, "whole", dice.choice(APIS)))
+            client.send(_request(dice, "whole", dice.choice(EXAMPLES)))
             _read(client)
 
 
@@ -115,7 +117,7 @@ def streamed(sidecar: Sidecar, dice: random.Random) -> None:
     """Some streams over one connection."""
     with RawClient(sidecar.port) as client:
         for _ in range(dice.randint(1, 4)):
-            client.send(_request(dice, "stream", dice.choice(APIS), streamed=True))
+            client.send(_request(dice, "stream", dice.choice(EXAMPLES), streamed=True))
             _read(client)
 
 
@@ -126,7 +128,7 @@ def at_once(sidecar: Sidecar, dice: random.Random) -> None:
         state = dice.getstate()
         for client in clients:
             dice.setstate(state)
-            client.send(_request(dice, "stream", APIS[0], streamed=True))
+            client.send(_request(dice, "stream", CHAT, streamed=True))
         for client in clients:
             _read(client)
 
@@ -139,7 +141,7 @@ def talks(sidecar: Sidecar, dice: random.Random) -> None:
             said.append({"role": "user", "content": f"{SECRET.decode()} {dice.random()}"})
             body = json.dumps({"model": "gpt-4o", "messages": said}).encode()
             head = (JSON, b"X-Play: whole", b"x-api-key: " + SECRET)
-            client.send(request_bytes("POST", APIS[0].path, headers=head, body=body))
+            client.send(request_bytes("POST", CHAT.path, headers=head, body=body))
             with suppress(EOFError, ValueError, LookupError):
                 answer = json.loads(client.read_answer("POST").body)
                 said.append(answer["choices"][0]["message"])
@@ -150,7 +152,7 @@ def talks(sidecar: Sidecar, dice: random.Random) -> None:
 def broken_provider(sidecar: Sidecar, dice: random.Random) -> None:
     """An honest call whose provider is not well."""
     with RawClient(sidecar.port) as client:
-        api = dice.choice(APIS)
+        api = dice.choice(EXAMPLES)
         client.send(_request(dice, dice.choice(BROKEN), api, streamed=dice.random() < 0.7))
         _read(client)
 
@@ -162,7 +164,7 @@ def leaves(sidecar: Sidecar, dice: random.Random) -> None:
         if play == "takes-slowly":
             client.send_what_fits(_upload(dice, play))
         else:
-            client.send(_request(dice, play, APIS[0], streamed=True))
+            client.send(_request(dice, play, CHAT, streamed=True))
         time.sleep(dice.random() * 0.3)
         dice.choice([client.reset, client.close, client.half_close])()
 
@@ -171,7 +173,7 @@ def no_upstream(sidecar: Sidecar, dice: random.Random) -> None:
     """A call to an upstream that refuses, or whose name is unknown or hangs."""
     name = dice.choice(["refused", "unknown", "hanging"])
     with RawClient(sidecar.port) as client:
-        client.send(_request(dice, "whole", APIS[0], path=f"/{name}/v1/chat/completions"))
+        client.send(_request(dice, "whole", CHAT, path=f"/{name}/v1/chat/completions"))
         _read(client)
 
 
@@ -224,7 +226,7 @@ def looks(sidecar: Sidecar, dice: random.Random) -> None:
 def pipelines(sidecar: Sidecar, dice: random.Random) -> None:
     """Thousands of requests in one go, and away."""
     with RawClient(sidecar.port) as client:
-        client.send(_request(dice, "hangs", APIS[0]) + b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n" * 2000)
+        client.send(_request(dice, "hangs", CHAT) + b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n" * 2000)
         time.sleep(0.2)
         client.reset()
 
@@ -253,11 +255,11 @@ def odd_bodies(sidecar: Sidecar, dice: random.Random) -> None:
 
 def packed(sidecar: Sidecar, dice: random.Random) -> None:
     """A compressed body: of a request, of next to nothing, or of nothing that was compressed."""
-    asked = json.dumps(APIS[0].request).encode()
+    asked = json.dumps(CHAT.request).encode()
     body = dice.choice([gzip.compress(asked), PACKED_BLANKS, asked])
     head = (JSON, b"Content-Encoding: gzip", b"X-Play: whole")
     with RawClient(sidecar.port) as client:
-        client.send(request_bytes("POST", APIS[0].path, headers=head, body=body))
+        client.send(request_bytes("POST", CHAT.path, headers=head, body=body))
         _read(client)
 
 
@@ -285,7 +287,7 @@ def uploads(sidecar: Sidecar, dice: random.Random) -> None:
 
 def stands_still(sidecar: Sidecar, dice: random.Random) -> None:
     """A client that does nothing for seconds and then goes on: in its head, its body, the answer, or between two."""
-    request = _request(dice, dice.choice(["stream", "large", "whole"]), APIS[0], streamed=True)
+    request = _request(dice, dice.choice(["stream", "large", "whole"]), CHAT, streamed=True)
     head = request.index(b"\r\n\r\n")
     at = dice.choice([1, head // 2, head + 4, head + 10, len(request)])
     with RawClient(sidecar.port) as client:
@@ -318,7 +320,7 @@ def dribbles(sidecar: Sidecar, dice: random.Random) -> None:
 def slow_reader(sidecar: Sidecar, dice: random.Random) -> None:
     """A client that takes next to nothing of a large answer."""
     with RawClient(sidecar.port, receive_buffer=4096) as client:
-        client.send(_request(dice, "large", APIS[0]))
+        client.send(_request(dice, "large", CHAT))
         for _ in range(dice.randint(5, 15)):
             client.read_some()
             time.sleep(0.2)

@@ -29,7 +29,9 @@ from sidecar.testing import (
 )
 from sidecar.testing.player import Player, Received
 from sidecar.testing.steps import Chunk, LastChunk, Script, Status
-from tests.matrix.matrix_apis import APIS, Api
+from tests.apis.example import Example
+from tests.apis.golden.openai_chat import CHAT
+from tests.matrix.matrix_apis import EXAMPLES
 
 GZIP = b"Content-Encoding: gzip"
 JSON = b"Content-Type: application/json"
@@ -41,12 +43,12 @@ BOMB_PIECES, BOMB_SIZE = 4, 8 << 20
 """A compressed stream: this many members, each this large once it is decoded."""
 
 
-def api_of(request: Received) -> Api:
+def api_of(request: Received) -> Example:
     """The API whose route this is; the first where it is none."""
-    for api in APIS:
+    for api in EXAMPLES:
         if request.target.decode("latin-1") in (api.path, api.stream.path if api.stream else None):
             return api
-    return APIS[0]
+    return CHAT
 
 
 def whole(request: Received) -> Script:
