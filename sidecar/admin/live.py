@@ -168,7 +168,7 @@ def _active(request: core.SessionRequest, now: int, moved: int) -> ActiveRequest
         "turn": request.turn,
         "started_at": _moment(request.arrived_at + moved),
         "age_s": (now - request.arrived_at) / SECOND,
-        "trace_id": f"{request.ref.trace_id:032x}",
+        "trace_id": request.ref[:16].hex(),
     }
 
 
@@ -186,5 +186,5 @@ def _recent(recent: core.RecentRequest, moved: int) -> RecentRequest:
         "started_at": _moment(request.arrived_at + moved),
         "ended_at": _moment(recent.ended_at + moved),
         "duration_s": (recent.ended_at - request.arrived_at) / SECOND,
-        "trace_id": f"{request.ref.trace_id:032x}",
+        "trace_id": request.ref[:16].hex(),
     }

@@ -1,24 +1,14 @@
 """One conversation while it lives: who is in flight, in which order they came, what they did to each other.
 
-Owns the sums, and the definitions of overlap, out of order, think time and (through `waits.py`) wait avoided, for one
-conversation. It keeps no clock and calls no listener.
+Owns the sums, and the definitions of overlap, out of order, think time and (through `waits.py`) wait avoided, for
+one conversation. What nobody reported stays None. It keeps no clock and calls no listener.
 """
 
 from itertools import islice, takewhile
 
 from sidecar.core.outcome import Outcome
-from sidecar.core.record import record
-from sidecar.core.turns import (
-    ConversationSummary,
-    KnownWait,
-    LiveConversation,
-    RequestRef,
-    Result,
-    SessionLimits,
-    SessionRequest,
-    Totals,
-)
-from sidecar.core.waits import Place, WaitLine
+from sidecar.core.turns import ConversationSummary, LiveConversation, Ref, SessionLimits, Totals, Turn
+from sidecar.core.waits import WaitLine
 
 MAX_MODELS = 32
 """Distinct models named by one summary."""
@@ -58,33 +48,22 @@ class Sums:
         self.waits_known = self.wait_avoided = self.waits_unknown = 0
         self.model_time = self.think_time = 0
 
-    def ended(self, result: Result, *, turn: bool) -> bool:
-        """Adds one ended request; False if its model found no room."""
-        self.requests[result.outcome] = self.requests.get(result.outcome, 0) + 1
-        self.input_tokens = _plus(self.input_tokens, result.input_tokens)
-        self.output_tokens = _plus(self.output_tokens, result.output_tokens)
-        if turn:
-            self.model_time += result.duration
-        if result.model is None:
-            return True
-        named = (result.model[:_MODEL_LENGTH],)
-        if result.outcome is Outcome.COMPLETED:
-            self.models = _with(self.models, named)
-            return named[0] in self.models
-        self.models_failed = _with(self.models_failed, named)
-        return named[0] in self._all_models()
-
-    def wait(self, wait: int) -> None:
-        """Adds one known wait."""
-        self.waits_known += 1
-        self.wait_avoided += wait
+    def model(self, model: str, *, completed: bool) -> bool:
+        """Adds the model of an ended request; False if it found no room."""
+        if completed:
+            self.models = _with(self.models, (model,))
+            return model in self.models
+        self.models_failed = _with(self.models_failed, (model,))
+        return model in self._all_models()
 
     def merge(self, other: "Sums") -> None:
         """Adds the sums of a part; `most_at_once` becomes the greater of both."""
         for outcome, count in other.requests.items():
             self.requests[outcome] = self.requests.get(outcome, 0) + count
-        self.input_tokens = _plus(self.input_tokens, other.input_tokens)
-        self.output_tokens = _plus(self.output_tokens, other.output_tokens)
+        if other.input_tokens is not None:
+            self.input_tokens = (self.input_tokens or 0) + other.input_tokens
+        if other.output_tokens is not None:
+            self.output_tokens = (self.output_tokens or 0) + other.output_tokens
         self.models = _with(self.models, other.models)
         self.models_failed = _with(self.models_failed, other.models_failed)
         self.turns += other.turns
@@ -125,149 +104,20 @@ def _with(models: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
     return (*models, *new)[:MAX_MODELS] if new else models
 
 
-def _plus(total: int | None, more: int | None) -> int | None:
-    if more is None:
-        return total
-    return more if total is None else total + more
-
-
-class Highlights:
-    """The requests a conversation's summary points at: first, last, slowest, failed and overlapping ones."""
-
-    __slots__ = ("_cap", "_first", "_last", "_others", "_slowest", "_slowest_took", "dropped")
-
-    def __init__(self, cap: int) -> None:
-        self._cap = cap
-        self._first: RequestRef | None = None
-        self._last: RequestRef | None = None
-        self._slowest: RequestRef | None = None
-        self._slowest_took = -1
-        self._others: list[tuple[str, RequestRef]] = []
-        self.dropped = 0
-
-    def arrived(self, ref: RequestRef) -> None:
-        """A request arrived."""
-        if self._first is None:
-            self._first = ref
-        self._last = ref
-
-    def took(self, ref: RequestRef, duration: int) -> None:
-        """A request took so many ns from arrival to end."""
-        if duration > self._slowest_took:
-            self._slowest, self._slowest_took = ref, duration
-
-    def note(self, word: str, ref: RequestRef) -> None:
-        """Keeps a `failed` or `overlapping` request, or counts it if there is no room left."""
-        if len(self._others) < self._cap - 3:
-            self._others.append((word, ref))
-        else:
-            self.dropped += 1
-
-    def links(self) -> tuple[tuple[str, RequestRef], ...]:
-        """All of them, in the order first, last, slowest, then the others as they happened."""
-        named = (("first", self._first), ("last", self._last), ("slowest", self._slowest))
-        return (*((word, ref) for word, ref in named if ref is not None), *self._others)
-
-
-class Tracked:
-    """A request in flight; after its end `remembered.py` keeps what a response id has to lead to.
-
-    `figures` is False for requests that record no conversation figures: those that are no turn, and one
-    that joined its conversation only when a later request continued it.
-    """
-
-    __slots__ = (
-        "answers",
-        "conversation_supplied",
-        "distance",
-        "ended_at",
-        "figures",
-        "generated",
-        "known_at_arrival",
-        "number",
-        "overlapped_by",
-        "overtakes",
-        "passed",
-        "place",
-        "request",
-        "result",
-        "session_supplied",
-        "usage_told",
-    )
-
-    def __init__(
-        self,
-        request: SessionRequest,
-        *,
-        generated: bool,
-        session_supplied: bool,
-        conversation_supplied: bool,
-    ) -> None:
-        self.request = request
-        self.generated = generated
-        self.session_supplied = session_supplied
-        self.conversation_supplied = conversation_supplied
-        self.answers: tuple[bytes, ...] = ()
-        self.figures = request.turn and not self.generated
-        self.number = 0
-        self.distance = 0
-        self.overlapped_by: list[RequestRef] = []
-        self.place: Place | None = None
-        self.known_at_arrival: KnownWait | None = None
-        self.ended_at: int | None = None
-        self.passed: Passed | None = None
-        self.overtakes: list[Tracked] = []
-        self.result: Result | None = None
-        self.usage_told = False
-
-    def ended(self, result: Result, at: int) -> int:
-        """Notes its end, which is not before its arrival; gives the end (ns)."""
-        self.result = result
-        self.usage_told = bool(result.input_tokens or result.output_tokens)
-        arrived = self.request.arrived_at
-        self.ended_at = ended_at = max(arrived, at)
-        return ended_at
-
-
-@record
-class Joined:
-    """What an arrival means to its conversation; see `Arrival`. `given_up`: its wait will not be known."""
-
-    previous: RequestRef | None
-    overlaps: tuple[RequestRef, ...] = ()
-    concurrency: int = 0
-    think_time: int | None = None
-    given_up: bool = False
-
-
-@record
-class Passed:
-    """A turn is over for its conversation; `rest` arrived meanwhile and are not named, `waits` became known by it."""
-
-    rest: int = 0
-    waits: tuple[KnownWait, ...] = ()
-
-
-@record
-class Left:
-    """What an ending means to its conversation; see `Settlement`. `waits` became known by it."""
-
-    distance: int
-    overlapped_by_rest: int
-    waits: tuple[KnownWait, ...]
-    model_dropped: bool
-
-
 class Conversation:
     """A thread of a named session. Timestamps are ns since the epoch."""
 
     __slots__ = (
         "_arrived",
-        "_highlights",
+        "_first",
+        "_last",
         "_last_turn_end",
         "_limits",
         "_line",
-        "_previous",
+        "_links_dropped",
+        "_others",
+        "_slowest",
+        "_slowest_took",
         "active",
         "conversation_id",
         "ended",
@@ -288,149 +138,137 @@ class Conversation:
         self.started_at = started_at
         self.last_ended_at: int | None = None
         self.sequence = 0
+        """The number of its latest request; whoever lets one in counts it."""
         self.ended = False
-        self.active: dict[str, Tracked] = {}
-        self.turns: dict[str, Tracked] = {}
-        self.last_failed: RequestRef | None = None
+        self.active: dict[str, Turn] = {}
+        self.turns: dict[int, Turn] = {}
+        """Turns in flight by their numbers, in order of arrival."""
+        self.last_failed: Ref | None = None
         self.sums = Sums()
         self._limits = limits
         self._line = WaitLine(limits.pending_waits)
-        self._highlights = Highlights(limits.links)
-        self._previous: RequestRef | None = None
         self._arrived = 0
         self._last_turn_end: int | None = None
+        # The requests that its summary points at.
+        self._first: Ref | None = None
+        self._last: Ref | None = None
+        self._slowest: Ref | None = None
+        self._slowest_took = -1
+        self._others: list[tuple[str, Ref]] = []
+        self._links_dropped = 0
 
     @property
     def waits_open(self) -> int:
         """Turns whose wait is wanted and not known yet."""
         return self._line.unknown
 
-    def next_sequence(self) -> int:
-        """Gives out the running number of the next arrival."""
-        self.sequence += 1
-        return self.sequence
+    def join(self, turn: Turn) -> None:
+        """A request arrives, with its sequence and id already given; what that means is written into it."""
+        ref, at = turn.ref, turn.arrived_at
+        turn.previous, self._last = self._last, ref
+        if self._first is None:
+            self._first = ref
+        self.active[turn.request_id] = turn
+        if not turn.turn:
+            return
+        sums, line = self.sums, self._line
+        sums.turns += 1
+        self._arrived = number = turn.number = self._arrived + 1
+        if self.turns:
+            self._meet(turn)
+        else:
+            line.turns.append(turn)
+            if turn.figures:
+                turn.concurrency = 1
+                sums.most_at_once = sums.most_at_once or 1
+                if self._last_turn_end is not None:
+                    turn.think_time = think_time = max(0, at - self._last_turn_end)
+                    sums.think_time += think_time
+                turn.wait = wait = max(0, line.free_at - at)
+                sums.waits_known += 1
+                sums.wait_avoided += wait
+        self.turns[number] = turn
 
-    def join(self, tracked: Tracked) -> Joined:
-        """A request arrives, with its sequence and id already given."""
-        request = tracked.request
-        previous, self._previous = self._previous, request.ref
-        self.active[request.request_id] = tracked
-        self._highlights.arrived(request.ref)
-        if not request.turn:
-            return Joined(previous)
-        at = request.arrived_at
-        others = len(self.turns)
-        overlaps: tuple[RequestRef, ...] = ()
-        think_time = None
-        self._arrived += 1
-        tracked.number = self._arrived
-        if others:
-            latest = islice(reversed(self.turns.values()), self._limits.links)
-            overlaps = tuple(other.request.ref for other in latest)
-            self._tell_overlapped(request.ref)
-        elif self._last_turn_end is not None:
-            think_time = max(0, at - self._last_turn_end)
-        self.turns[request.request_id] = tracked
-        tracked.place = self._line.join(request.ref if tracked.figures else None, at)
-        self._count_arrival(tracked, others, think_time)
-        given_up = tracked.figures and tracked.place.ref is None
-        if not tracked.figures:
-            return Joined(previous)
-        return Joined(previous, overlaps[::-1], others + 1, think_time, given_up)
-
-    def _tell_overlapped(self, newcomer: RequestRef) -> None:
-        """Only the turns that arrived among the last few still have room for one more link."""
-        full = self._arrived - self._limits.links
-        for other in reversed(self.turns.values()):
+    def _meet(self, turn: Turn) -> None:
+        """A turn arrives while others are in flight."""
+        sums, others, ref = self.sums, self.turns, turn.ref
+        # Only the turns that arrived among the last few still have room for one more link.
+        full = turn.number - self._limits.links
+        for other in reversed(others.values()):
             if other.number < full:
                 break
-            other.overlapped_by.append(newcomer)
-
-    def _count_arrival(self, tracked: Tracked, others: int, think_time: int | None) -> None:
-        sums = self.sums
-        sums.turns += 1
-        if not tracked.figures:
+            other.overlapped_by.append(ref)
+        self._line.join(turn)
+        if not turn.figures:
             return
-        if others >= sums.most_at_once:
-            sums.most_at_once = others + 1
-        sums.think_time += think_time or 0
-        if others:
-            sums.overlaps += 1
-            self._highlights.note("overlapping", tracked.request.ref)
-        place = tracked.place
-        if place is not None and place.wait is not None:
-            sums.wait(place.wait)
-        elif place is not None and place.ref is None:
-            sums.waits_unknown += 1
+        latest = [other.ref for other in islice(reversed(others.values()), self._limits.links)]
+        turn.overlaps = tuple(reversed(latest))
+        turn.concurrency = at_once = len(others) + 1
+        sums.most_at_once = max(sums.most_at_once, at_once)
+        sums.overlaps += 1
+        sums.waits_unknown += turn.given_up
+        self._note("overlapping", ref)
 
-    def leave(self, tracked: Tracked, result: Result, at: int) -> Left:
-        """A request ends. `at` is not before its arrival."""
-        request = tracked.request
-        del self.active[request.request_id]
-        passed = self.turn_passed(tracked, at)
-        if result.outcome is Outcome.COMPLETED:
-            for other in tracked.overtakes:
-                other.distance += 1
-        room = self._account(request, result, at)
-        in_order = not tracked.figures or result.outcome is not Outcome.COMPLETED
-        distance = 0 if in_order else tracked.distance
-        if distance:
-            self.sums.out_of_order += 1
-        return Left(distance, passed.rest, passed.waits, model_dropped=not room)
-
-    def turn_passed(self, tracked: Tracked, at: int) -> Passed:
+    def turn_passed(self, turn: Turn, at: int) -> None:
         """A turn's last byte has been handed over, at the latest as it ends: who comes now does not meet it."""
-        passed = tracked.passed
-        if passed is not None:
-            return passed
-        if tracked.place is None:
-            passed = Passed()
-        else:
-            del self.turns[tracked.request.request_id]
-            rest = self._arrived - tracked.number - len(tracked.overlapped_by)
+        turns, sums = self.turns, self.sums
+        turn.passed = True
+        del turns[turn.number]
+        turn.overlapped_by_rest = self._arrived - turn.number - len(turn.overlapped_by)
+        if turns:
             # They stand in order of arrival; how this one ended says whether they have been overtaken.
-            tracked.overtakes = list(
-                takewhile(lambda other: other.number < tracked.number, self.turns.values())
-            )
-            self._last_turn_end = max(self._last_turn_end or 0, at)
-            passed = Passed(rest, self._pass_line(tracked.place, at))
-        tracked.passed = passed
-        return passed
+            turn.overtakes = tuple(takewhile(lambda other: other.number < turn.number, turns.values()))
+        if self._last_turn_end is None or at > self._last_turn_end:
+            self._last_turn_end = at
+        turn.revealed = revealed = self._line.leave(turn, at)
+        for wait, _, _ in revealed:
+            sums.waits_known += 1
+            sums.wait_avoided += wait
 
-    def adopt(self, tracked: Tracked, result: Result, ended_at: int) -> None:
-        """Takes in the ended request that the first newcomer continues, as the conversation's first."""
-        request = tracked.request
-        self._previous = request.ref
-        self._highlights.arrived(request.ref)
-        if request.turn:
-            self._arrived += 1
-            self.sums.turns += 1
-        self._account(request, result, ended_at)
+    def leave(self, turn: Turn, outcome: Outcome, at: int) -> bool:
+        """A request ends, as it says itself by now; what that means is written into it. `at` is not before its arrival.
 
-    def _account(self, request: SessionRequest, result: Result, at: int) -> bool:
+        False if its model found no room in the sums.
+        """
+        sums, ref, completed = self.sums, turn.ref, outcome is Outcome.COMPLETED
+        took = at - turn.arrived_at
+        del self.active[turn.request_id]
+        if turn.turn:
+            if not turn.passed:
+                self.turn_passed(turn, at)
+            elif self._last_turn_end is None or at > self._last_turn_end:
+                self._last_turn_end = at
+            sums.model_time += took
+            if completed:
+                for other in turn.overtakes:
+                    other.overtaken += 1
+                if turn.figures and turn.overtaken:
+                    turn.distance = turn.overtaken
+                    sums.out_of_order += 1
+            else:
+                self.last_failed = ref
         if self.last_ended_at is None or at > self.last_ended_at:
             self.last_ended_at = at
-        if request.turn and (self._last_turn_end is None or at > self._last_turn_end):
-            self._last_turn_end = at
-        if result.outcome is not Outcome.COMPLETED:
-            self._highlights.note("failed", request.ref)
-            if request.turn:
-                self.last_failed = request.ref
-        self._highlights.took(request.ref, at - request.arrived_at)
-        return self.sums.ended(result, turn=request.turn)
+        if not completed:
+            self._note("failed", ref)
+        if took > self._slowest_took:
+            self._slowest, self._slowest_took = ref, took
+        sums.requests[outcome] = sums.requests.get(outcome, 0) + 1
+        if turn.input_tokens is not None:
+            sums.input_tokens = (sums.input_tokens or 0) + turn.input_tokens
+        if turn.output_tokens is not None:
+            sums.output_tokens = (sums.output_tokens or 0) + turn.output_tokens
+        if turn.model is None:
+            return True
+        model = turn.model[:_MODEL_LENGTH]
+        return (completed and model in sums.models) or sums.model(model, completed=completed)
 
-    def _pass_line(self, leaving: Place, at: int) -> tuple[KnownWait, ...]:
-        places = self._line.leave(leaving, at)
-        if not places:
-            return ()
-        known = tuple(
-            KnownWait(place.ref, place.wait)
-            for place in places
-            if place.ref is not None and place.wait is not None
-        )
-        for wait in known:
-            self.sums.wait(wait.wait)
-        return known
+    def _note(self, word: str, ref: Ref) -> None:
+        """Keeps a `failed` or `overlapping` request for the summary, or counts it if there is no room left."""
+        if len(self._others) < self._limits.links - 3:
+            self._others.append((word, ref))
+        else:
+            self._links_dropped += 1
 
     def summary(
         self, session_id: str, source: str, ended_at: int, *, session_supplied: bool
@@ -438,6 +276,7 @@ class Conversation:
         """The conversation as it ends; waits that are still open are given up as unknown."""
         self.ended = True
         self.sums.waits_unknown += self._line.unknown
+        named = (("first", self._first), ("last", self._last), ("slowest", self._slowest))
         return ConversationSummary(
             session_id=session_id,
             conversation_id=self.conversation_id,
@@ -446,8 +285,8 @@ class Conversation:
             started_at=self.started_at,
             ended_at=ended_at,
             totals=self.sums.freeze(),
-            links=self._highlights.links(),
-            links_dropped=self._highlights.dropped,
+            links=(*((word, ref) for word, ref in named if ref is not None), *self._others),
+            links_dropped=self._links_dropped,
             session_supplied=session_supplied,
         )
 
@@ -462,5 +301,5 @@ class Conversation:
             concurrency=len(self.turns),
             waits_open=self._line.unknown,
             totals=self.sums.freeze(),
-            active=tuple(tracked.request for tracked in self.active.values()),
+            active=tuple(turn.request() for turn in self.active.values()),
         )

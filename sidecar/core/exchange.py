@@ -16,8 +16,8 @@ from sidecar.core.headers import Field, Headers
 from sidecar.core.identity import Identity
 from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.core.record import record
-from sidecar.core.sessions import Arrival, RequestRef, Settlement
 from sidecar.core.shown import readable
+from sidecar.core.turns import Ref, Turn
 
 CHUNK_BOUNDS = tuple(MILLISECOND * 2**k for k in range(14))
 """Upper bounds (ns) of the per-chunk time buckets: 0.001 x 2^k s, k = 0..13."""
@@ -203,10 +203,9 @@ class Exchange:
     route: Route
     upstream: Upstream | None = None
     identity: Identity | None = None
-    arrival: Arrival | None = None
+    turn: Turn | None = None
     stray_id: str | None = None
     """The request's own id, where it joins no conversation."""
-    settlement: Settlement | None = None
     request: RequestFacts = NO_FACTS
     response: ResponseFacts = field(default_factory=ResponseFacts)
     stream: Stream = field(default_factory=Stream)
@@ -216,8 +215,8 @@ class Exchange:
     """`read`, `none`, or why the request's body was not read (`too_large`, `not_json`, ...)."""
     retry_count: int = 0
     retry: bool = False
-    retry_of: RequestRef | None = None
-    continues: RequestRef | None = None
+    retry_of: Ref | None = None
+    continues: Ref | None = None
     head_at: int = 0
     arrived: int = 0
     needed: int = 0
@@ -246,7 +245,7 @@ class Exchange:
     @property
     def request_id(self) -> str | None:
         """The request's own id; None before its identity is known."""
-        return self.stray_id if self.arrival is None else self.arrival.request_id
+        return self.stray_id if self.turn is None else self.turn.request_id
 
     @property
     def origin(self) -> Upstream:
@@ -373,7 +372,7 @@ class Telemetry(Protocol):
         """A request is in flight from now on (its head is whole, or was refused)."""
 
     def arrived(self, exchange: Exchange) -> None:
-        """Identity and arrival are known; `exchange.identity` and `exchange.arrival` are set."""
+        """Identity and arrival are known; `exchange.identity` and `exchange.turn` are set."""
 
     def streaming(self, exchange: Exchange) -> None:
         """The answer turned out to be a stream; it counts as an active stream until it settles."""

@@ -36,6 +36,9 @@ class Source(StrEnum):
     UNINSPECTED = "uninspected"
 
 
+MADE_UP = frozenset((Source.GENERATED, Source.UNINSPECTED))
+"""The sources of ids that no caller named."""
+
 MAIN = "main"
 """The one conversation of a session whose caller tells no finer word."""
 
@@ -112,8 +115,7 @@ class Identity:
     @property
     def named(self) -> bool:
         """True when a caller named the session; False for ids made up by the sidecar."""
-        source = self.source
-        return source is not Source.GENERATED and source is not Source.UNINSPECTED
+        return self.source not in MADE_UP
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,22 +419,13 @@ class RequestIdFormat:
         RequestIdFormatError: the template names an unknown field, lacks `{random}` or is malformed.
     """
 
-    __slots__ = ("_compose", "template")
+    __slots__ = ("compose", "template")
 
     def __init__(self, template: str = DEFAULT_FORMAT) -> None:
         _check_format(template)
         self.template = template
-        self._compose = template.format
-
-    def compose(self, *, session: str, conversation: str, counter: int, timestamp: int, random: int) -> str:
-        """The id; `timestamp` in Unix milliseconds, `random` of 32 bits."""
-        return self._compose(
-            session=session,
-            conversation=conversation,
-            counter=counter,
-            timestamp=timestamp,
-            random=f"{random & 0xFFFFFFFF:08x}",
-        )
+        self.compose: Callable[..., str] = template.format
+        """Gives the id of `FORMAT_FIELDS`, all by name."""
 
 
 def _check_format(template: str) -> None:

@@ -7,45 +7,27 @@ request in flight; it gives None instead, and the request passes untracked.
 from collections import OrderedDict
 from itertools import islice
 
-from sidecar.core.conversation import Conversation, Joined, Left, Sums, Tracked
+from sidecar.core.conversation import Conversation, Sums
 from sidecar.core.identity import Identity
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.turns import (
     Listeners,
     LiveSession,
     RecentRequest,
-    Result,
+    Ref,
     SessionLimits,
     SessionListener,
+    SessionRequest,
     SessionSummary,
     SessionView,
+    Turn,
 )
 
+NEVER = 1 << 63
+"""When a session ends that has a request in flight (ns)."""
 
-class Gauges:
-    """What is live now, over all conversations; each figure is kept, not computed."""
-
-    __slots__ = ("_with_turns", "busy", "conversations", "most_concurrent", "overlapping")
-
-    def __init__(self) -> None:
-        self.conversations = self.busy = self.overlapping = self.most_concurrent = 0
-        self._with_turns: dict[int, int] = {}
-
-    def turns_changed(self, before: int, after: int) -> None:
-        """One conversation had `before` turns in flight and has `after`."""
-        if before == after:
-            return
-        self.overlapping += (after - 1 if after else 0) - (before - 1 if before else 0)
-        counts = self._with_turns
-        if after:
-            counts[after] = counts.get(after, 0) + 1
-            self.most_concurrent = max(self.most_concurrent, after)
-        if before:
-            counts[before] -= 1
-            if not counts[before]:
-                del counts[before]
-        while self.most_concurrent and self.most_concurrent not in counts:
-            self.most_concurrent -= 1
+Recent = tuple[str, str, int, bool, bool, int, Ref, bool, Outcome, int, int, int | None, str | None]
+"""An ended request as a session keeps it for its view: a `SessionRequest` but for the session, then the rest."""
 
 
 class Session:
@@ -56,6 +38,7 @@ class Session:
         "conversations",
         "conversations_started",
         "ended",
+        "expires",
         "failed",
         "in_flight",
         "last_ended_at",
@@ -65,7 +48,6 @@ class Session:
         "session_id",
         "source",
         "started_at",
-        "stood_still",
         "sums",
         "supplied",
     )
@@ -76,21 +58,15 @@ class Session:
         self.source = source
         self.started_at = started_at
         self.last_ended_at: int | None = None
-        self.stood_still = 0
-        """What the registry's `stood_still` was then."""
+        self.expires = NEVER
+        """When it ends unless a request arrives, not counting the `stood_still` of the registry."""
         self.ended = False
         self.in_flight = 0
         self.requests = self.completed = self.failed = self.out_of_order = 0
         self.conversations: OrderedDict[str, Conversation] = OrderedDict()
         self.conversations_started = 0
-        self.recent: list[RecentRequest] = []
+        self.recent: list[Recent] = []
         self.sums = Sums()
-
-    def quiet_until(self, idle: int) -> int | None:
-        """When it ends unless a request arrives; None while one is in flight. `idle`: see `Registry`."""
-        if self.in_flight or self.last_ended_at is None:
-            return None
-        return self.last_ended_at + idle - self.stood_still
 
     def view(self) -> LiveSession:
         """The session as it stands."""
@@ -110,7 +86,10 @@ class Session:
     def view_in_depth(self) -> SessionView:
         """The session with its conversations and recent requests."""
         conversations = tuple(conversation.view() for conversation in self.conversations.values())
-        return SessionView(self.view(), conversations, tuple(self.recent))
+        recent = tuple(
+            RecentRequest(SessionRequest(one[0], self.session_id, *one[1:8]), *one[8:]) for one in self.recent
+        )
+        return SessionView(self.view(), conversations, recent)
 
 
 class Registry:
@@ -121,10 +100,11 @@ class Registry:
     """
 
     __slots__ = (
-        "_idle",
         "_limits",
         "_listeners",
-        "gauges",
+        "busy",
+        "conversations",
+        "idle",
         "sessions",
         "started",
         "stood_still",
@@ -134,38 +114,46 @@ class Registry:
     def __init__(self, limits: SessionLimits, listeners: Listeners) -> None:
         self._limits = limits
         self._listeners = listeners
-        self._idle: OrderedDict[str, Session] = OrderedDict()
         self.sessions: dict[str, Session] = {}
+        self.idle: OrderedDict[str, Session] = OrderedDict()
+        """Those without a request in flight, the longest idle first."""
+        self.busy: set[Conversation] = set()
+        """Conversations with a request in flight."""
+        self.conversations = 0
         self.started = 0
         self.stood_still = 0
         self.waits_unknown = 0
-        self.gauges = Gauges()
-
-    @property
-    def _patience(self) -> int:
-        return self._limits.session_idle + self.stood_still
 
     @property
     def next_expiry(self) -> int | None:
         """When the longest idle session ends; None if every session is busy."""
-        first = next(iter(self._idle.values()), None)
-        return None if first is None else first.quiet_until(self._patience)
+        first = next(iter(self.idle.values()), None)
+        return None if first is None else first.expires + self.stood_still
 
-    def session_for(self, identity: Identity, at: int, first: Tracked | None) -> Session | None:
+    @property
+    def overlapping(self) -> int:
+        """Turns in flight that the queue would be holding: over conversations, max(0, turns in flight - 1)."""
+        return sum(max(0, len(conversation.turns) - 1) for conversation in self.busy)
+
+    @property
+    def most_concurrent(self) -> int:
+        """Turns in flight in the busiest conversation now."""
+        return max((len(conversation.turns) for conversation in self.busy), default=0)
+
+    def session_for(self, identity: Identity, at: int, first: Turn | None) -> Session | None:
         """The session of an arrival, started if need be; None if every place is taken by a busy one.
 
         `first` is the request of a made-up session that this arrival continues: the session began with it.
         """
         session = self.sessions.get(identity.session_id)
         if session is not None:
-            until = None if session.in_flight else session.quiet_until(self._patience)
-            if until is None or at < until:
+            if at - self.stood_still < session.expires:
                 return session
             self._end(session, at)
         if len(self.sessions) >= self._limits.sessions and not self._make_room(at):
             self._listeners.anomaly(Anomaly.SESSION_UNTRACKED)
             return None
-        started_at = at if first is None else first.request.arrived_at
+        started_at = at if first is None else first.arrived_at
         session = Session(
             identity.session_id, identity.source.value, started_at, supplied=identity.session_supplied
         )
@@ -176,22 +164,16 @@ class Registry:
         return session
 
     def _make_room(self, at: int) -> bool:
-        longest_idle = next(iter(self._idle.values()), None)
+        longest_idle = next(iter(self.idle.values()), None)
         if longest_idle is None:
             return False
-        until = longest_idle.quiet_until(self._patience)
-        if until is None or at < until:
+        if at - self.stood_still < longest_idle.expires:
             self._listeners.anomaly(Anomaly.SESSION_EVICTED)
         self._end(longest_idle, at)
         return True
 
-    def conversation_for(
-        self, session: Session, conversation_id: str, *, supplied: bool, at: int
-    ) -> Conversation | None:
-        """The conversation of an arrival, started if need be; None if every place is taken by a busy one."""
-        conversation = session.conversations.get(conversation_id)
-        if conversation is not None:
-            return conversation
+    def conversation_for(self, session: Session, named: Identity, at: int) -> Conversation | None:
+        """A conversation that begins with an arrival at `at`; None if every place is taken by a busy one."""
         if len(session.conversations) >= self._limits.conversations_per_session:
             idle = next((each for each in session.conversations.values() if not each.active), None)
             if idle is None:
@@ -199,91 +181,37 @@ class Registry:
                 return None
             self._listeners.anomaly(Anomaly.CONVERSATION_EVICTED)
             self._end_conversation(session, idle, at)
-        conversation = Conversation(conversation_id, supplied=supplied, started_at=at, limits=self._limits)
-        session.conversations[conversation_id] = conversation
+        conversation = Conversation(
+            named.conversation_id, supplied=named.conversation_supplied, started_at=at, limits=self._limits
+        )
+        session.conversations[named.conversation_id] = conversation
         session.conversations_started += 1
-        self.gauges.conversations += 1
-        session_id = session.session_id
-        self._listeners.tell(SessionListener.conversation_started, session_id, conversation_id, at)
+        self.conversations += 1
+        session_id, started = session.session_id, SessionListener.conversation_started
+        self._listeners.tell(started, session_id, named.conversation_id, at)
         return conversation
 
-    def adopt(self, session: Session, first: Tracked) -> Conversation | None:
+    def adopt(self, session: Session, first: Turn) -> None:
         """Takes in the request that began a made-up session, as the first of its conversation.
 
         One that has ended brings its result along; one in flight joins and will leave like any other.
         """
-        request = first.request
-        conversation = self.conversation_for(
-            session,
-            request.conversation_id,
-            supplied=first.conversation_supplied,
-            at=request.arrived_at,
-        )
+        conversation = self.conversation_for(session, first.identity, first.arrived_at)
         if conversation is None:
-            return None
+            return
         first.generated = False
-        conversation.next_sequence()
-        if first.result is None or first.ended_at is None:
-            self.enter(session, conversation, first)
-            return conversation
-        conversation.adopt(first, first.result, first.ended_at)
+        conversation.sequence += 1
         session.requests += 1
-        self._ended(session, first.result.outcome, first.ended_at)
-        return conversation
-
-    def enter(self, session: Session, conversation: Conversation | None, tracked: Tracked) -> Joined | None:
-        """A request joins its session, and its conversation if that is tracked."""
-        self._idle.pop(session.session_id, None)
-        session.in_flight += 1
-        session.requests += 1
-        if conversation is None:
-            return None
-        turns = len(conversation.turns)
-        if not conversation.active:
-            self.gauges.busy += 1
-        joined = conversation.join(tracked)
-        self.gauges.turns_changed(turns, len(conversation.turns))
-        return joined
-
-    def turn_passed(self, conversation: Conversation, tracked: Tracked, at: int) -> None:
-        """A request that had entered has been handed over as a whole, and what is known of it will come."""
-        if not conversation.ended:
-            turns = len(conversation.turns)
-            conversation.turn_passed(tracked, at)
-            self.gauges.turns_changed(turns, len(conversation.turns))
-
-    def leave(
-        self, session: Session, conversation: Conversation | None, tracked: Tracked, result: Result
-    ) -> Left | None:
-        """A request that had entered ends at `tracked.ended_at`."""
-        at = tracked.request.arrived_at if tracked.ended_at is None else tracked.ended_at
-        left = None
-        if conversation is not None and not conversation.ended:
-            turns = len(conversation.turns)
-            left = conversation.leave(tracked, result, at)
-            self.gauges.turns_changed(turns, len(conversation.turns))
-            if left.model_dropped:
-                self._listeners.anomaly(Anomaly.MODEL_CAP)
-            if not conversation.active:
-                self.gauges.busy -= 1
-                session.conversations.move_to_end(conversation.conversation_id)
-        if session.ended:
-            return left
-        if left is not None and left.distance:
-            session.out_of_order += 1
-        self._ended(session, result.outcome, at)
-        session.in_flight -= 1
-        if not session.in_flight:
-            self._idle[session.session_id] = session
-        return left
-
-    def _ended(self, session: Session, outcome: Outcome, at: int) -> None:
-        if outcome is Outcome.COMPLETED:
-            session.completed += 1
-        else:
-            session.failed += 1
-        if session.last_ended_at is None or at > session.last_ended_at:
-            session.last_ended_at, session.stood_still = at, self.stood_still
+        conversation.join(first)
+        if first.outcome is None or first.ended_at is None:
+            first.session, first.conversation = session, conversation
+            session.in_flight += 1
+            self.busy.add(conversation)
+            return
+        conversation.leave(first, first.outcome, first.ended_at)
+        session.last_ended_at = first.ended_at
+        session.completed += first.outcome is Outcome.COMPLETED
+        session.failed += first.outcome is not Outcome.COMPLETED
 
     def expire(self, now: int, most: int | None = None) -> int:
         """Ends the sessions that have been idle for long enough by `now`, and says how many.
@@ -292,7 +220,7 @@ class Registry:
         """
         before, ended = len(self.sessions), 0
         while (until := self.next_expiry) is not None and until <= now and (most is None or ended < most):
-            ended += self._end_some(next(iter(self._idle.values())), now, most)
+            ended += self._end_some(next(iter(self.idle.values())), now, most)
         return before - len(self.sessions)
 
     def end_all(self, at: int, most: int | None = None) -> None:
@@ -316,7 +244,7 @@ class Registry:
             self._end_conversation(session, conversation, at)
         session.ended = True
         del self.sessions[session.session_id]
-        self._idle.pop(session.session_id, None)
+        self.idle.pop(session.session_id, None)
         last = at if session.in_flight or session.last_ended_at is None else session.last_ended_at
         summary = SessionSummary(
             session_id=session.session_id,
@@ -340,10 +268,8 @@ class Registry:
         )
         session.sums.merge(conversation.sums)
         del session.conversations[conversation.conversation_id]
-        self.gauges.conversations -= 1
-        if conversation.active:
-            self.gauges.busy -= 1
-        self.gauges.turns_changed(len(conversation.turns), 0)
+        self.conversations -= 1
+        self.busy.discard(conversation)
         self.waits_given_up(open_waits)
         if summary.links_dropped:
             self._listeners.anomaly(Anomaly.LINKS_CAP)

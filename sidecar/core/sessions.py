@@ -7,19 +7,15 @@ with timestamps; other code may call the six wrapping methods. The event loop's 
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 
-from sidecar.core.bounded_map import BoundedMap
 from sidecar.core.clock import MILLISECOND, STEADY, Clock, SystemWall, Wall
-from sidecar.core.conversation import Conversation, Tracked
-from sidecar.core.identity import DEFAULT_FORMAT, Identity, RequestIdFormat, Source, tidy, told
+from sidecar.core.identity import DEFAULT_FORMAT, MADE_UP, Identity, RequestIdFormat, Source, tidy, told
 from sidecar.core.outcome import Anomaly, Outcome
-from sidecar.core.registry import Registry, Session
-from sidecar.core.remembered import Answers
-from sidecar.core.tally import Tally, recent
+from sidecar.core.registry import NEVER, Registry, Session
+from sidecar.core.remembered import Answers, BoundedMap
 from sidecar.core.turns import (
-    Arrival,
     ChainEntry,
     ConversationSummary,
     KnownWait,
@@ -27,28 +23,29 @@ from sidecar.core.turns import (
     LiveConversation,
     LiveSession,
     RecentRequest,
-    RequestRef,
+    Ref,
     Result,
+    Revealed,
     SessionLimits,
     SessionListener,
     SessionRequest,
     SessionStats,
     SessionSummary,
     SessionView,
-    Settlement,
     Totals,
+    Turn,
 )
 
 __all__ = [
-    "Arrival",
     "ChainEntry",
     "ConversationSummary",
     "KnownWait",
     "LiveConversation",
     "LiveSession",
     "RecentRequest",
-    "RequestRef",
+    "Ref",
     "Result",
+    "Revealed",
     "SessionLimits",
     "SessionListener",
     "SessionManager",
@@ -56,8 +53,8 @@ __all__ = [
     "SessionStats",
     "SessionSummary",
     "SessionView",
-    "Settlement",
     "Totals",
+    "Turn",
 ]
 
 _log = logging.getLogger("sidecar.sessions")
@@ -66,13 +63,8 @@ _NO_LIMITS = SessionLimits()
 _ERROR_LENGTH = 200
 
 
-@dataclass(slots=True)
-class _Flight:
-    """A request in flight and where it counts; both None for a request of a made-up or untracked session."""
-
-    tracked: Tracked
-    session: Session | None = None
-    conversation: Conversation | None = None
+_NOBODY = Ref(24)
+"""The context of a request that has no span."""
 
 
 class SessionManager:
@@ -101,17 +93,19 @@ class SessionManager:
         self._clock = clock
         self._wall = wall
         dice = Random()  # noqa: S311 - tells ids apart; nothing is ever allowed by one
-        self._random = random or (lambda: dice.getrandbits(32))
-        self._format = RequestIdFormat(request_id_format)
+        self._random = random or partial(dice.getrandbits, 32)
+        self._compose = RequestIdFormat(request_id_format).compose
         self._limits = limits
         self._listeners = Listeners()
         self._registry = Registry(limits, self._listeners)
-        self._tally = Tally(self._listeners, self._registry)
-        self._active: dict[str, _Flight] = {}
-        self._by_session: dict[str, dict[str, Tracked]] = {}
+        self._active: dict[str, Turn] = {}
+        self._arrived = self._completed = self._failed = self._untracked = 0
+        self._turns = self._overlaps = self._out_of_order = 0
+        self._waits_known = self._wait_avoided = 0
+        self._hears_waits: Callable[[Revealed], object] | None = None
         anomaly = self._listeners.anomaly
         self._answers = Answers(limits.response_chain, lambda: anomaly(Anomaly.RESPONSE_CHAIN_EVICTED))
-        self._retry_keys: BoundedMap[str, RequestRef] = BoundedMap(
+        self._retry_keys: BoundedMap[str, Ref] = BoundedMap(
             limits.retry_keys, lambda: anomaly(Anomaly.RETRY_KEY_EVICTED)
         )
 
@@ -126,10 +120,8 @@ class SessionManager:
         for anomaly in identity.anomalies:
             self._listeners.anomaly(anomaly)
         self._wall.look()
-        arrival = self.arrive(
-            identity, at=self._clock(), streaming=is_streaming, turn=True, trace_id=0, span_id=0
-        )
-        return arrival.request_id
+        turn = self.arrive(identity, at=self._clock(), ref=_NOBODY, streaming=is_streaming, turn=True)
+        return turn.request_id
 
     def complete_request(self, request_id: str, finish_reason: str | None = None) -> None:
         """The request has its whole answer. An unknown or already ended id is logged and counted."""
@@ -145,18 +137,38 @@ class SessionManager:
 
     def get_session_stats(self) -> SessionStats:
         """Everything counted since the start, and what is live now."""
-        return self._tally.stats(len(self._active))
+        registry = self._registry
+        return SessionStats(
+            total_sessions=registry.started,
+            active_sessions=len(registry.sessions),
+            total_requests=self._arrived,
+            active_requests=len(self._active),
+            completed_requests=self._completed,
+            failed_requests=self._failed,
+            untracked_requests=self._untracked,
+            active_conversations=registry.conversations,
+            busy_conversations=len(registry.busy),
+            turns=self._turns,
+            overlaps=self._overlaps,
+            overlapping_requests=registry.overlapping,
+            most_concurrent=registry.most_concurrent,
+            out_of_order_responses=self._out_of_order,
+            waits_known=self._waits_known,
+            wait_avoided=self._wait_avoided,
+            waits_unknown=registry.waits_unknown,
+            anomalies=dict(self._listeners.anomalies),
+        )
 
     def get_active_requests(
         self, session_id: str, conversation_id: str | None = None
     ) -> list[SessionRequest]:
         """The requests of a session in flight, in order of arrival; of one conversation if it is given."""
-        active = self._by_session.get(tidy(session_id) or "", {}).values()
+        session = tidy(session_id) or ""
         wanted = None if conversation_id is None else tidy(conversation_id)
         return [
-            tracked.request
-            for tracked in active
-            if conversation_id is None or tracked.request.conversation_id == wanted
+            turn.request()
+            for turn in self._active.values()
+            if turn.session_id == session and (conversation_id is None or turn.conversation_id == wanted)
         ]
 
     def is_request_active(self, request_id: str) -> bool:
@@ -170,141 +182,172 @@ class SessionManager:
         identity: Identity,
         *,
         at: int,
+        ref: Ref,
         streaming: bool,
         turn: bool,
-        trace_id: int,
-        span_id: int,
         sampled: bool = True,
         continues: ChainEntry | None = None,
-    ) -> Arrival:
-        """A request joins its conversation at `at` (ns). The ids are those of its SERVER span.
+    ) -> Turn:
+        """A request joins its conversation at `at` (ns). `ref` is the context of its SERVER span, and what links name.
 
         `continues` is what its `previous_response_id` led to. The identity's anomalies are the caller's
         to count. Never raises, whatever the caps say: over them a request passes untracked, as number 0.
         """
-        named = identity.named
-        session, conversation = self._place(identity, at, continues) if named else (None, None)
-        sequence = int(not named) if conversation is None else conversation.next_sequence()
+        registry, named = self._registry, identity.source not in MADE_UP
+        session, conversation, sequence = None, None, 0 if named else 1
+        if named:
+            session = registry.sessions.get(identity.session_id)
+            if session is None or at - registry.stood_still >= session.expires:
+                session = self._session_for(identity, at, continues)
+            if session is not None:
+                known = session.conversations.get(identity.conversation_id)
+                conversation = known or registry.conversation_for(session, identity, at)
+            if conversation is not None:
+                conversation.sequence = sequence = conversation.sequence + 1
         request_id = self.new_request_id(identity, sequence, at)
-        request = SessionRequest(
-            request_id,
-            identity.session_id if session is None else session.session_id,
-            identity.conversation_id,
-            sequence,
-            streaming,
-            turn,
-            arrived_at=at,
-            ref=RequestRef(request_id, sequence, trace_id, span_id, sampled),
-        )
-        tracked = Tracked(
-            request,
-            generated=not named,
-            session_supplied=identity.session_supplied,
-            conversation_supplied=identity.conversation_supplied,
-        )
-        self._active[request_id] = _Flight(tracked, session, conversation)
-        of_session = self._by_session.get(request.session_id)
-        if of_session is None:
-            of_session = self._by_session[request.session_id] = {}
-        of_session[request_id] = tracked
-        joined = None
+        arrived = Turn(request_id, identity, sequence, at, ref, sampled, streaming, turn, not named)
+        self._active[request_id] = arrived
+        self._arrived += 1
+        self._untracked += not sequence
         if session is not None:
-            joined = self._registry.enter(session, conversation, tracked)
-        return self._tally.arrival(tracked, joined)
+            if not session.in_flight:
+                registry.idle.pop(session.session_id, None)
+                session.expires = NEVER
+            session.in_flight += 1
+            session.requests += 1
+            arrived.session, arrived.conversation = session, conversation
+            if conversation is not None:
+                arrived.figures = turn
+                registry.busy.add(conversation)
+                conversation.join(arrived)
+        if arrived.concurrency:
+            self._turns += 1
+            self._overlaps += arrived.concurrency > 1
+        if arrived.wait is not None:
+            self._waits_known += 1
+            self._wait_avoided += arrived.wait
+            if self._hears_waits is not None:
+                self._hears_waits((arrived.wait, ref, sampled))
+        if arrived.given_up or self._listeners.arrivals or self._listeners.waits:
+            self._tell_arrival(arrived)
+        return arrived
 
     def new_request_id(self, identity: Identity, sequence: int, at: int) -> str:
         """A request's own id; `sequence` is 0 for one that joins no conversation. Nothing is tracked by it."""
-        request_id = self._format.compose(
+        request_id = self._compose(
             session=identity.session_id,
             conversation=identity.conversation_id,
             counter=sequence,
             timestamp=(at + self._wall.correction) // MILLISECOND,
-            random=self._random(),
+            random=f"{self._random() & 0xFFFFFFFF:08x}",
         )
         # A short format may repeat itself; an id in flight never does.
-        return request_id if request_id not in self._active else f"{request_id}-{self._tally.arrived:x}"
+        return request_id if request_id not in self._active else f"{request_id}-{self._arrived:x}"
 
     def settle(
-        self, request_id: str, result: Result, *, at: int, response_id: str | None = None
-    ) -> Settlement | None:
+        self,
+        turn: Turn,
+        outcome: Outcome,
+        *,
+        at: int,
+        model: str | None = None,
+        finish_reason: str | None = None,
+        error: str | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        response_id: str | None = None,
+    ) -> bool:
         """A request ends at `at` (ns); `response_id` is its answer's, for `previous_response_id`.
 
-        None for an unknown or already ended id, which is counted as an anomaly.
+        What that means is written into the turn. False for one that has ended already, which is counted as an anomaly.
         """
-        flight = self._active.pop(request_id, None)
-        if flight is None:
+        if turn.ended_at is not None:
             self._listeners.anomaly(Anomaly.UNKNOWN_ID_ENDED)
-            return None
-        tracked, session = flight.tracked, flight.session
-        request = tracked.request
-        of_session = self._by_session[request.session_id]
-        del of_session[request_id]
-        if not of_session:
-            del self._by_session[request.session_id]
-        end = tracked.ended(result, at)
-        left = None
+            return False
+        del self._active[turn.request_id]
+        turn.ended_at = at = max(at, turn.arrived_at)
+        turn.outcome, turn.model = outcome, model
+        turn.input_tokens, turn.output_tokens = input_tokens, output_tokens
+        session, conversation, completed = turn.session, turn.conversation, outcome is Outcome.COMPLETED
         if session is not None:
-            left = self._registry.leave(session, flight.conversation, tracked, result)
-        if response_id is not None:
-            self._answers.learn(response_id, tracked)
-        self._answers.condense(tracked)
-        settlement = self._tally.ending(tracked, result, left)
-        if session is not None:
-            session.recent.append(recent(request, result, settlement, end))
+            if conversation is not None and not conversation.ended:
+                if not conversation.leave(turn, outcome, at):
+                    self._listeners.anomaly(Anomaly.MODEL_CAP)
+                if not conversation.active:
+                    self._registry.busy.discard(conversation)
+                    session.conversations.move_to_end(conversation.conversation_id)
+            if not session.ended:
+                session.completed += completed
+                session.failed += not completed
+                session.out_of_order += turn.distance > 0
+                session.in_flight -= 1
+                session.last_ended_at = last = max(at, session.last_ended_at or at)
+                if not session.in_flight:
+                    session.expires = last + self._limits.session_idle - self._registry.stood_still
+                    self._registry.idle[session.session_id] = session
+            asked = (turn.sequence, turn.streaming, turn.turn, turn.arrived_at, turn.ref, turn.sampled)
+            ended = (outcome, at, turn.distance, turn.wait, model)
+            session.recent.append((turn.request_id, turn.identity.conversation_id, *asked, *ended))
             if len(session.recent) > self._limits.recent:
                 del session.recent[0]
-        return settlement
+        if response_id is not None:
+            self._answers.learn(response_id, turn)
+        if turn.answers:
+            turn.usage_told = bool(input_tokens or output_tokens)
+            self._answers.condense(turn)
+        self._completed += completed
+        self._failed += not completed
+        if turn.distance or turn.revealed or self._listeners.endings:
+            self._tell_ending(turn, outcome, finish_reason, error)
+        turn.session, turn.conversation, turn.overtakes = None, None, ()
+        return True
 
-    def passed(self, request_id: str, at: int) -> None:
+    def passed(self, turn: Turn, at: int) -> None:
         """A request's last byte was handed over at `at` (ns), and it will end once what has passed is read.
 
         A turn that arrives from now on does not overlap it.
         """
-        flight = self._active.get(request_id)
-        if flight is not None and flight.conversation is not None:
-            self._registry.turn_passed(
-                flight.conversation, flight.tracked, max(at, flight.tracked.request.arrived_at)
-            )
+        conversation = turn.conversation
+        if turn.turn and not turn.passed and conversation is not None and not conversation.ended:
+            conversation.turn_passed(turn, max(at, turn.arrived_at))
 
     # What one answer or attempt says about the next request.
 
-    def learn_streaming(self, request_id: str) -> None:
+    def learn_streaming(self, turn: Turn) -> None:
         """A request that had arrived at its head asks for a stream, as its body says."""
-        flight = self._active.get(request_id)
-        if flight is not None:
-            flight.tracked.request = replace(flight.tracked.request, streaming=True)
+        if turn.ended_at is None:
+            turn.streaming = True
 
-    def learn_response(self, request_id: str, response_id: str) -> None:
-        """An answer told its id while it streams; unknown or ended requests are ignored."""
-        flight = self._active.get(request_id)
-        if flight is not None:
-            self._answers.learn(response_id, flight.tracked)
+    def learn_response(self, turn: Turn, response_id: str) -> None:
+        """An answer told its id while it streams; a request that has ended is ignored."""
+        if turn.ended_at is None:
+            self._answers.learn(response_id, turn)
 
     def chain(self, previous_response_id: str) -> ChainEntry | None:
         """Whose answer that is, if it is still remembered."""
-        tracked = self._answers.find(previous_response_id)
-        if tracked is None:
+        turn = self._answers.find(previous_response_id)
+        if turn is None:
             return None
         return ChainEntry(
             response_id=previous_response_id,
-            session_id=tracked.request.session_id,
-            conversation_id=tracked.request.conversation_id,
-            conversation_supplied=tracked.conversation_supplied,
-            generated=tracked.generated,
-            ref=tracked.request.ref,
-            session_supplied=tracked.session_supplied,
+            session_id=turn.session_id,
+            conversation_id=turn.conversation_id,
+            conversation_supplied=turn.identity.conversation_supplied,
+            generated=turn.generated,
+            ref=turn.ref,
+            session_supplied=turn.identity.session_supplied,
         )
 
     def claim_usage(self, response_id: str) -> bool:
         """Whether the usage of that answer is still to be counted; once, if its turn ended without telling it."""
-        tracked = self._answers.find(response_id)
-        if tracked is None or tracked.result is None or tracked.usage_told:
+        turn = self._answers.find(response_id)
+        if turn is None or turn.outcome is None or turn.usage_told:
             return False
-        tracked.usage_told = True
-        self._answers.amend(response_id, tracked)
+        turn.usage_told = True
+        self._answers.amend(response_id, turn)
         return True
 
-    def seen_before(self, key: str, ref: RequestRef, *, session_id: str = "") -> RequestRef | None:
+    def seen_before(self, key: str, ref: Ref, *, session_id: str = "") -> Ref | None:
         """The latest request that came with this `Idempotency-Key`, which this one retries; remembers this one.
 
         `session_id` keeps the keys of different sessions apart; leave it out where the id was made up.
@@ -314,7 +357,7 @@ class SessionManager:
         self._retry_keys.put(scoped, ref)
         return before
 
-    def last_failed(self, session_id: str, conversation_id: str) -> RequestRef | None:
+    def last_failed(self, session_id: str, conversation_id: str) -> Ref | None:
         """The last turn of a conversation that failed: the best guess at what a retry without a key retries."""
         session = self._registry.sessions.get(session_id)
         conversation = None if session is None else session.conversations.get(conversation_id)
@@ -329,6 +372,13 @@ class SessionManager:
     def remove_listener(self, listener: SessionListener) -> None:
         """Tells `listener` no more."""
         self._listeners.remove(listener)
+
+    def hear_waits(self, told: Callable[[Revealed], object]) -> None:
+        """Calls `told` with every wait that becomes known: for one that never raises, and that the hot path may call.
+
+        Everybody else hears of them by `SessionListener.wait_known`.
+        """
+        self._hears_waits = told
 
     @property
     def next_expiry(self) -> int | None:
@@ -363,22 +413,22 @@ class SessionManager:
     @property
     def conversations_active(self) -> int:
         """Their live conversations."""
-        return self._registry.gauges.conversations
+        return self._registry.conversations
 
     @property
     def conversations_busy(self) -> int:
         """Conversations with a request in flight."""
-        return self._registry.gauges.busy
+        return len(self._registry.busy)
 
     @property
     def overlapping(self) -> int:
         """Turns in flight that the queue would be holding: over conversations, max(0, turns in flight - 1)."""
-        return self._registry.gauges.overlapping
+        return self._registry.overlapping
 
     @property
     def most_concurrent(self) -> int:
         """Turns in flight in the busiest conversation now."""
-        return self._registry.gauges.most_concurrent
+        return self._registry.most_concurrent
 
     def live_sessions(self, most: int = 1000) -> list[LiveSession]:
         """Live sessions, the latest started first, `most` of them."""
@@ -393,42 +443,66 @@ class SessionManager:
 
     # Inside.
 
-    def _place(
-        self, identity: Identity, at: int, continues: ChainEntry | None
-    ) -> tuple[Session | None, Conversation | None]:
+    def _session_for(self, identity: Identity, at: int, continues: ChainEntry | None) -> Session | None:
         """Where an arrival of a named session counts. The first continuation of a made-up session makes it a session."""
         first = None
         if continues is not None and identity.source is Source.RESPONSE_CHAIN:
             first = self._answers.find(continues.response_id)
-            if first is not None and (not first.generated or first.request.session_id != identity.session_id):
+            if first is not None and (not first.generated or first.session_id != identity.session_id):
                 first = None
         session = self._registry.session_for(identity, at, first)
-        if session is None:
-            return None, None
-        if first is not None and not session.requests:
-            self._adopt(session, first)
-            if continues is not None:
-                self._answers.amend(continues.response_id, first)
-        conversation = self._registry.conversation_for(
-            session, identity.conversation_id, supplied=identity.conversation_supplied, at=at
-        )
-        return session, conversation
-
-    def _adopt(self, session: Session, first: Tracked) -> None:
-        conversation = self._registry.adopt(session, first)
-        flight = self._active.get(first.request.request_id)
-        if flight is not None and conversation is not None:
-            flight.session, flight.conversation = session, conversation
+        if session is not None and continues is not None and first is not None and not session.requests:
+            self._registry.adopt(session, first)
+            self._answers.amend(continues.response_id, first)
+        return session
 
     def _make_up(self) -> str:
         return f"{self._random():08x}{self._random():08x}"
+
+    def _tell_arrival(self, turn: Turn) -> None:
+        listeners = self._listeners
+        if listeners.arrivals:
+            listeners.tell(SessionListener.request_generated, turn.request())
+        if turn.given_up:
+            listeners.anomaly(Anomaly.PENDING_WAITS_CAP)
+            self._registry.waits_given_up(1)
+        if listeners.waits and turn.wait is not None:
+            listeners.tell(SessionListener.wait_known, KnownWait(turn.ref, turn.wait, turn.sampled))
+
+    def _tell_ending(
+        self, turn: Turn, outcome: Outcome, finish_reason: str | None, error: str | None
+    ) -> None:
+        listeners = self._listeners
+        if listeners.endings:
+            request = turn.request()
+            took = (turn.ended_at or 0) - turn.arrived_at
+            result = Result(
+                outcome, took, turn.model, finish_reason, error, turn.input_tokens, turn.output_tokens
+            )
+            if outcome is Outcome.COMPLETED:
+                listeners.tell(SessionListener.request_completed, request, result)
+            else:
+                listeners.tell(SessionListener.request_failed, request, result)
+        if turn.distance:
+            self._out_of_order += 1
+            listeners.tell(SessionListener.response_out_of_order, turn.request(), turn.distance)
+        for wait, ref, sampled in turn.revealed:
+            self._waits_known += 1
+            self._wait_avoided += wait
+            if self._hears_waits is not None:
+                self._hears_waits((wait, ref, sampled))
+            if listeners.waits:
+                listeners.tell(SessionListener.wait_known, KnownWait(ref, wait, sampled))
 
     def _end_now(
         self, request_id: str, outcome: Outcome, *, finish_reason: str | None = None, error: str | None = None
     ) -> None:
         at = self._clock()
-        flight = self._active.get(request_id)
-        took = 0 if flight is None else max(0, at - flight.tracked.request.arrived_at)
-        result = Result(outcome, took, finish_reason=finish_reason, error=error and error[:_ERROR_LENGTH])
-        if self.settle(request_id, result, at=at) is None:
+        turn = self._active.get(request_id)
+        if turn is None:
+            self._listeners.anomaly(Anomaly.UNKNOWN_ID_ENDED)
             _log.warning("request ended twice or never begun: %.200r", request_id)
+        else:
+            self.settle(
+                turn, outcome, at=at, finish_reason=finish_reason, error=error and error[:_ERROR_LENGTH]
+            )

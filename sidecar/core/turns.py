@@ -1,18 +1,23 @@
-"""What the session manager takes and gives, and who is told of it.
+"""One request to the session manager, everything else that it takes and gives, and who is told of it.
 
-Owns the shapes, every one frozen, and the listeners: a listener that raises is counted and never disturbs a
-request, the session manager or the other listeners. `sessions.py` re-exports them, and others import them
-from there. Timestamps are ns since the epoch, durations ns.
+Owns the shapes, and the listeners: one that raises is counted and never disturbs a request, the session manager
+or the other listeners. `sessions.py` re-exports them, and others import them from there. Timestamps are ns since
+the epoch, durations ns.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Concatenate, ParamSpec
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from sidecar.core.clock import SECOND
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.record import record
+
+if TYPE_CHECKING:
+    from sidecar.core.conversation import Conversation
+    from sidecar.core.identity import Identity
+    from sidecar.core.registry import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,76 +40,138 @@ class SessionLimits:
     recent: int = 20
 
 
-@record
-class RequestRef:
-    """Enough of a request to link to it: its id, running number and the context of its SERVER span."""
+Ref = bytes
+"""What links lead to: the context of a request's SERVER span, its trace id and span id, as the caller wrote them."""
 
-    request_id: str
-    sequence: int
-    trace_id: int
-    span_id: int
-    sampled: bool = True
+Revealed = tuple[int, Ref, bool]
+"""A wait avoided that has become known (ns), and of which turn: its reference, and whether it is sampled."""
 
 
-@record
-class Arrival:
-    """What is known the moment a request joins its conversation.
+@dataclass(slots=True, eq=False, repr=False)
+class Turn:
+    """One request to the session manager, which alone writes to it; everybody may read it.
 
-    `sequence` is 0 for an untracked request. `overlaps` are the turns of the conversation in flight at
-    this arrival (the latest `SessionLimits.links` of them), `concurrency` their full number with this one;
-    both are empty/0 for requests that are no turn or whose session nobody named. `think_time` is in
-    nanoseconds, None where it is not defined.
+    It names other requests by reference and keeps none of them. Times in ns.
     """
 
     request_id: str
+    identity: "Identity"
     sequence: int
-    tracked: bool
-    previous: RequestRef | None
-    overlaps: tuple[RequestRef, ...]
-    concurrency: int
-    think_time: int | None
+    """Its number in the conversation; 0 for a request that passes untracked."""
+    arrived_at: int
+    ref: Ref
+    sampled: bool
+    streaming: bool
+    turn: bool
+    """It generates; the figures of a conversation are those of its turns."""
+    generated: bool
+    """Its session id was made up, and no other request has continued it yet."""
+
+    # What its arrival meant.
+    previous: Ref | None = None
+    overlaps: tuple[Ref, ...] = ()
+    """The turns in flight at its arrival, the latest `SessionLimits.links` of them."""
+    concurrency: int = 0
+    """Their full number with this one; 0 for what is no turn, or of a session that nobody named."""
+    think_time: int | None = None
+    """From the last ending to its arrival, where nothing was in flight between them."""
+    wait: int | None = None
+    """Its wait avoided, as far as it is known by its ending."""
+    given_up: bool = False
+    """The cap gave its wait up."""
+
+    # What its ending meant.
+    ended_at: int | None = None
+    outcome: Outcome | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    distance: int = 0
+    """How many later turns completed before it; 0 unless it completed itself."""
+    overlapped_by: list[Ref] = field(default_factory=list)
+    """The turns that arrived while it was in flight, the first `SessionLimits.links` of them."""
+    overlapped_by_rest: int = 0
+    """How many more there were."""
+    revealed: tuple[Revealed, ...] = ()
+    """The waits that became known by its ending; one that is known at its turn's arrival is not among them."""
+
+    # What the session manager alone needs, while it is in flight or stands in the line of waits.
+    session: "Session | None" = None
+    conversation: "Conversation | None" = None
+    answers: tuple[bytes, ...] = ()
+    """The keys under which its answers are remembered."""
+    usage_told: bool = False
+    """It told what it used, or another request did for it."""
+    figures: bool = False
+    """Those of its conversation are told of it. Not of one that joined only when a later one continued it."""
+    number: int = 0
+    """Its number among the conversation's turns."""
+    overtaken: int = 0
+    overtakes: "tuple[Turn, ...]" = ()
+    passed: bool = False
+    wanted: bool = False
+    """Its wait is to be told and is not known yet."""
+    took: int | None = None
+    """How long the queue would be busy with it; None while it is in flight."""
+
+    @property
+    def session_id(self) -> str:
+        """The session it belongs to."""
+        return self.identity.session_id
+
+    @property
+    def conversation_id(self) -> str:
+        """Its conversation there."""
+        return self.identity.conversation_id
+
+    @property
+    def tracked(self) -> bool:
+        """False for a request that passed without a place in its conversation, because of a cap."""
+        return self.sequence > 0
 
     @property
     def overlap_count(self) -> int:
         """How many turns it overlaps, named in `overlaps` or not."""
         return self.concurrency - 1 if self.concurrency else 0
 
-
-@record
-class KnownWait:
-    """A wait avoided that has become known: which turn, how long (ns), and the turn's context."""
-
-    request: RequestRef
-    wait: int
-
-
-@record
-class Settlement:
-    """What is known the moment a request ends.
-
-    `distance` is the out-of-order distance (0: in order). `overlapped_by` are the turns that arrived while
-    this one was in flight (the first `SessionLimits.links` of them; `overlapped_by_rest` counts the others).
-    `wait` is this turn's own wait avoided (ns) if known by now. `waits` are all waits that became known by
-    this ending, and this turn's if it was known at its arrival: over all settlements each wait stands once.
-    `dropped` is 1 if the cap gave this turn's wait up, else 0.
-    """
-
-    distance: int
-    overlapped_by: tuple[RequestRef, ...]
-    wait: int | None
-    waits: tuple[KnownWait, ...]
-    dropped: int = 0
-    overlapped_by_rest: int = 0
-
     @property
     def overlapped_by_count(self) -> int:
-        """How many turns arrived while this one was in flight, named in `overlapped_by` or not."""
+        """How many turns arrived while it was in flight, named in `overlapped_by` or not."""
         return len(self.overlapped_by) + self.overlapped_by_rest
+
+    def request(self) -> "SessionRequest":
+        """What listeners and views are told of it."""
+        return SessionRequest(
+            self.request_id,
+            self.session_id,
+            self.conversation_id,
+            self.sequence,
+            self.streaming,
+            self.turn,
+            self.arrived_at,
+            self.ref,
+            self.sampled,
+        )
+
+
+@record
+class SessionRequest:
+    """A request as the session manager knows it. `ref` is what the caller gave as the context of its SERVER span."""
+
+    request_id: str
+    session_id: str
+    conversation_id: str
+    sequence: int
+    streaming: bool
+    turn: bool
+    arrived_at: int
+    ref: Ref
+    sampled: bool = True
 
 
 @record
 class Result:
-    """How a request ended, as the session manager needs to know it for its sums."""
+    """How a request ended, as listeners are told."""
 
     outcome: Outcome
     duration: int = 0
@@ -113,6 +180,32 @@ class Result:
     error: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+
+
+@record
+class KnownWait:
+    """A wait avoided that has become known: which turn, how long (ns), and whether the turn is sampled."""
+
+    request: Ref
+    wait: int
+    sampled: bool = True
+
+
+@record
+class ChainEntry:
+    """Whose answer a response id is: what `previous_response_id` leads to.
+
+    `generated` says that its session id was made up and that no request has continued it yet;
+    `session_supplied` that somebody named it, for good.
+    """
+
+    response_id: str
+    session_id: str
+    conversation_id: str
+    conversation_supplied: bool
+    generated: bool
+    ref: Ref
+    session_supplied: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +238,7 @@ class ConversationSummary:
     started_at: int
     ended_at: int
     totals: Totals
-    links: tuple[tuple[str, RequestRef], ...]
+    links: tuple[tuple[str, Ref], ...]
     links_dropped: int
     session_supplied: bool = True
     """Somebody named the session; False where a made-up id was continued."""
@@ -161,37 +254,6 @@ class SessionSummary:
     ended_at: int
     conversations: int
     totals: Totals
-
-
-@record
-class SessionRequest:
-    """A request as the session manager knows it."""
-
-    request_id: str
-    session_id: str
-    conversation_id: str
-    sequence: int
-    streaming: bool
-    turn: bool
-    arrived_at: int
-    ref: RequestRef
-
-
-@record
-class ChainEntry:
-    """Whose answer a response id is: what `previous_response_id` leads to.
-
-    `generated` says that its session id was made up and that no request has continued it yet;
-    `session_supplied` that somebody named it, for good.
-    """
-
-    response_id: str
-    session_id: str
-    conversation_id: str
-    conversation_supplied: bool
-    generated: bool
-    ref: RequestRef
-    session_supplied: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,23 +392,31 @@ def overrides(listener: SessionListener, event: Callable[..., None]) -> bool:
 class Listeners:
     """The listeners of one session manager, and the count of each anomaly they were told."""
 
-    __slots__ = ("_listeners", "_told", "anomalies")
+    __slots__ = ("_listeners", "_told", "anomalies", "arrivals", "endings", "waits")
 
     def __init__(self) -> None:
         self._listeners: tuple[SessionListener, ...] = ()
         self._told: dict[Callable[..., None], list[Callable[..., None]]] = {}
         self.anomalies: Counter[Anomaly] = Counter()
+        self.arrivals = self.endings = self.waits = False
+        """Whether anybody wants to know of these; nothing is made for listeners where nobody does."""
 
     def add(self, listener: SessionListener) -> None:
         """Tells `listener` from now on; one that is known already stays known once."""
         if listener not in self._listeners:
-            self._listeners = (*self._listeners, listener)
-            self._told = {}
+            self._know((*self._listeners, listener))
 
     def remove(self, listener: SessionListener) -> None:
         """Tells `listener` no more; an unknown one is none of our business."""
-        self._listeners = tuple(known for known in self._listeners if known is not listener)
+        self._know(tuple(known for known in self._listeners if known is not listener))
+
+    def _know(self, listeners: tuple[SessionListener, ...]) -> None:
+        self._listeners = listeners
         self._told = {}
+        told = SessionListener
+        self.arrivals = bool(self._calls(told.request_generated))
+        self.endings = bool(self._calls(told.request_completed) or self._calls(told.request_failed))
+        self.waits = bool(self._calls(told.wait_known))
 
     def tell(
         self,

@@ -5,25 +5,9 @@ before; nothing is estimated. Records over the cap are given up and counted, yet
 stays exact: what ended turns do to the line is folded into one.
 """
 
-from sidecar.core.turns import RequestRef
+from sidecar.core.turns import Revealed, Turn
 
 _SMALL = 64
-
-
-class Place:
-    """A turn's place in the line.
-
-    `ref` is the turn, None when nobody wants its wait (it was given up, or nobody had named its session).
-    `wait` (ns) is None until known; `duration` (ns) is None while the turn is in flight.
-    """
-
-    __slots__ = ("arrived", "duration", "ref", "wait")
-
-    def __init__(self, ref: RequestRef | None, arrived: int) -> None:
-        self.ref = ref
-        self.arrived = arrived
-        self.duration: int | None = None
-        self.wait: int | None = None
 
 
 class WaitLine:
@@ -33,54 +17,53 @@ class WaitLine:
     At most `cap` unknown waits are kept.
     """
 
-    __slots__ = ("_cap", "_fold_at", "_free_at", "_places", "unknown")
+    __slots__ = ("_cap", "_fold_at", "free_at", "turns", "unknown")
 
     def __init__(self, cap: int) -> None:
         self._cap = cap
-        self._places: list[Place] = []
-        self._free_at = 0
         self._fold_at = max(_SMALL, 2 * cap)
+        self.turns: list[Turn] = []
+        self.free_at = 0
+        """When the queue is done with those that have left the line: whoever finds it empty waits until then."""
         self.unknown = 0
         """Waits that are still wanted and not known."""
 
-    def join(self, ref: RequestRef | None, at: int) -> Place:
-        """A turn arrives at `at` (ns). Its wait is known at once if no earlier one is in flight.
+    def join(self, turn: Turn) -> None:
+        """A turn arrives behind others; its wait is not known yet, or given up by the cap.
 
-        The returned place has lost its `ref` if the cap gave its wait up.
+        One that comes first needs no more than to be put into `turns`: it waits until `free_at`.
         """
-        place = Place(ref, at)
-        if not self._places:
-            self._reveal(place)
-        elif ref is not None:
+        turns = self.turns
+        if turn.figures:
             if self.unknown < self._cap:
                 self.unknown += 1
+                turn.wanted = True
             else:
-                place.ref = None
-        self._places.append(place)
-        if len(self._places) > self._fold_at:
+                turn.given_up = True
+        turns.append(turn)
+        if len(turns) > self._fold_at:
             self._fold()
-        return place
 
-    def leave(self, place: Place, at: int) -> list[Place]:
-        """A turn ends at `at` (ns); gives the places whose waits are known from now on, in order of arrival."""
-        place.duration = max(0, at - place.arrived)
-        known: list[Place] = []
+    def leave(self, turn: Turn, at: int) -> tuple[Revealed, ...]:
+        """A turn ends at `at` (ns); gives the waits that are known from now on, in order of arrival."""
+        turn.took = max(0, at - turn.arrived_at)
+        revealed: list[Revealed] = []
         passed = 0
-        for head in self._places:
-            if head.ref is not None and head.wait is None:
-                self._reveal(head)
+        for head in self.turns:
+            arrived = head.arrived_at
+            if head.wanted:
+                head.wanted = False
                 self.unknown -= 1
-                known.append(head)
-            if head.duration is None:
+                wait = max(0, self.free_at - arrived)
+                revealed.append((wait, head.ref, head.sampled))
+                if head.ended_at is None:
+                    head.wait = wait
+            if head.took is None:
                 break
-            self._free_at = max(self._free_at, head.arrived) + head.duration
+            self.free_at = max(self.free_at, arrived) + head.took
             passed += 1
-        del self._places[:passed]
-        return known
-
-    def _reveal(self, place: Place) -> None:
-        if place.ref is not None:
-            place.wait = max(0, self._free_at - place.arrived)
+        del self.turns[:passed]
+        return tuple(revealed)
 
     def _fold(self) -> None:
         """Joins neighbours that have ended and owe no record.
@@ -88,18 +71,12 @@ class WaitLine:
         An earlier turn is still in flight, so the queue would be free only after both had come: what is
         left of them is the time they take.
         """
-        kept: list[Place] = []
-        for place in self._places:
+        kept: list[Turn] = []
+        for turn in self.turns:
             last = kept[-1] if kept else None
-            if (
-                last is None
-                or last.ref is not None
-                or last.duration is None
-                or place.ref is not None
-                or place.duration is None
-            ):
-                kept.append(place)
+            if last is None or last.wanted or last.took is None or turn.wanted or turn.took is None:
+                kept.append(turn)
             else:
-                last.duration += place.duration
-        self._places = kept
+                last.took += turn.took
+        self.turns = kept
         self._fold_at = max(_SMALL, 2 * self._cap, 2 * len(kept))

@@ -69,7 +69,7 @@ class Answer:
         exchange.answer_began(head.status, at)
         self.began = True
         self.quiet_since = at
-        request_id = exchange.arrival.request_id if exchange.arrival is not None else None
+        request_id = exchange.turn.request_id if exchange.turn is not None else None
         return wire.answer_head(head, request_id=request_id, chunked=shown, close=close)
 
     def watch(self, observer: Observer | None) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.identity import CHAIN_FIELD, HeadIdentity, Identity, from_head, resolve
-from sidecar.core.sessions import Arrival, ChainEntry, RequestRef, Result
+from sidecar.core.sessions import ChainEntry, Ref, Turn
 from sidecar.core.shown import shown
 from sidecar.proxy.guard import guarded
 from sidecar.proxy.shared import Shared
@@ -51,43 +51,38 @@ class Joining:
     def join(self, at: int, *, inspected: bool) -> None:
         """Joins with what head and body tell; `inspected` is False when a body was there and was not read."""
         exchange, shared = self._exchange, self._shared
-        if exchange.arrival is not None:
-            self._learn_from_body(exchange.arrival)
+        if exchange.turn is not None:
+            self._learn_from_body(exchange.turn)
             return
         exchange.identity = identity = self._resolve(inspected=inspected)
         exchange.arrived = at
         chain = self._continued()
         trace = exchange.trace
-        exchange.arrival = arrival = shared.sessions.arrive(
+        ref = trace.trace_id.to_bytes(16, "big") + trace.server_span_id.to_bytes(8, "big")
+        exchange.turn = shared.sessions.arrive(
             identity,
             at=at,
+            ref=ref,
             streaming=exchange.request.streaming or exchange.route.streaming,
             turn=exchange.route.turn,
-            trace_id=trace.trace_id,
-            span_id=trace.server_span_id,
             sampled=trace.sampled,
             continues=chain,
         )
-        self._mark_retry(
-            identity,
-            RequestRef(
-                arrival.request_id, arrival.sequence, trace.trace_id, trace.server_span_id, trace.sampled
-            ),
-        )
+        self._mark_retry(identity, ref)
         shared.telemetry.arrived(exchange)
 
     def answered(self) -> None:
         """The answer may have told its id: what continues it can come before it has ended here."""
         exchange = self._exchange
-        if self._told or exchange.response.id is None or exchange.arrival is None:
+        if self._told or exchange.response.id is None or exchange.turn is None:
             return
         self._told = True
-        self._shared.sessions.learn_response(exchange.arrival.request_id, exchange.response.id)
+        self._shared.sessions.learn_response(exchange.turn, exchange.response.id)
 
     def passed(self, at: int) -> None:
         """All of the answer has been handed over; what it told is still being read."""
-        if self._exchange.arrival is not None:
-            self._shared.sessions.passed(self._exchange.arrival.request_id, at)
+        if self._exchange.turn is not None:
+            self._shared.sessions.passed(self._exchange.turn, at)
 
     def identify(self) -> None:
         """It has ids at its end at the latest: if it has not joined, those its headers tell, else generated ones."""
@@ -117,24 +112,20 @@ class Joining:
 
     def _leave(self) -> None:
         exchange = self._exchange
-        arrival, verdict = exchange.arrival, exchange.verdict
-        if arrival is None or verdict is None:
+        turn, verdict = exchange.turn, exchange.verdict
+        if turn is None or verdict is None:
             return
         response = exchange.response
         model = response.model or exchange.request.model or exchange.route.model
-        result = Result(
-            outcome=verdict.outcome,
-            duration=exchange.end - exchange.arrived,
+        self._shared.sessions.settle(
+            turn,
+            verdict.outcome,
+            at=exchange.end,
             model=None if model is None else shown(model),
             finish_reason=response.finish_reasons[0] if response.finish_reasons else None,
             error=verdict.error_type,
             input_tokens=response.tokens.get("input"),
             output_tokens=response.tokens.get("output"),
-        )
-        exchange.settlement = self._shared.sessions.settle(
-            arrival.request_id,
-            result,
-            at=exchange.end,
             response_id=response.id if self._leads_on else None,
         )
 
@@ -157,13 +148,13 @@ class Joining:
         self._exchange.continues = chain.ref if chain is not None else None
         return chain
 
-    def _learn_from_body(self, arrival: Arrival) -> None:
+    def _learn_from_body(self, turn: Turn) -> None:
         """What the body of a request that arrived at its head still has to say."""
         self._continued()
         if self._exchange.request.streaming:
-            self._shared.sessions.learn_streaming(arrival.request_id)
+            self._shared.sessions.learn_streaming(turn)
 
-    def _mark_retry(self, identity: Identity, ref: RequestRef) -> None:
+    def _mark_retry(self, identity: Identity, ref: Ref) -> None:
         """A retry is what its headers say it is; which request it retries is known by key, else guessed."""
         exchange, sessions = self._exchange, self._shared.sessions
         headers = exchange.head.headers

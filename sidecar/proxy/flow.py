@@ -389,7 +389,7 @@ class Flow:
 
     def _malformed(self, error: SidecarError) -> None:
         """The rest of the body is not HTTP. A request that has joined its conversation leaves it by this."""
-        if self.exchange.arrival is None:
+        if self.exchange.turn is None:
             self.refuse(error)
         elif not self.done:
             now = self._shared.clock()

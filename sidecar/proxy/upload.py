@@ -157,7 +157,7 @@ class Upload:
         self.release()
         exchange.request_bytes = self.passed
         exchange.body_state = self.state
-        if self.state in _UNREAD and exchange.arrival is not None:
+        if self.state in _UNREAD and exchange.turn is not None:
             exchange.anomalies.append(_UNREAD[self.state])
 
     def release(self) -> None:

@@ -91,20 +91,20 @@ class Measures:
 
     def arrived(self, exchange: Exchange) -> None:
         """It joined its conversation: who it is, and whom it met there."""
-        identity, arrival = exchange.identity, exchange.arrival
+        identity, turn = exchange.identity, exchange.turn
         if identity is not None:
             self._word(names.IDENTITY, a.SESSION_SOURCE, identity.source.value).add()
         upstream = self._upstream(exchange)
         if exchange.retry:
             upstream.retries.add()
-        if arrival is None or not arrival.concurrency:
+        if turn is None or not turn.concurrency:
             return
         exemplar, at = _server_exemplar(exchange), exchange.arrived
-        upstream.concurrency.record(arrival.concurrency, exemplar, at)
-        if arrival.overlaps:
+        upstream.concurrency.record(turn.concurrency, exemplar, at)
+        if turn.overlaps:
             upstream.overlaps.add()
-        if arrival.think_time is not None:
-            upstream.think_time.record(arrival.think_time / SECOND, exemplar, at)
+        if turn.think_time is not None:
+            upstream.think_time.record(turn.think_time / SECOND, exemplar, at)
 
     def streaming(self, exchange: Exchange) -> None:
         """Its answer is a stream, until it settles."""
@@ -195,14 +195,14 @@ class Measures:
         # A caller that left took its own chance to see a reason: that is not the response's omission.
         if exchange.response.finish_reasons or (answered and outcome is not Outcome.CLIENT_LEFT):
             series.finish.add()
-        if outcome is not Outcome.COMPLETED or exchange.arrival is None or not exchange.arrival.concurrency:
+        turn = exchange.turn
+        if outcome is not Outcome.COMPLETED or turn is None or not turn.concurrency:
             return
         upstream = self._upstream(exchange)
         upstream.turns.add()
-        settlement = exchange.settlement
-        if settlement is not None and settlement.distance:
+        if turn.distance:
             upstream.out_of_order.add()
-            upstream.distance.record(settlement.distance, exemplar, exchange.end)
+            upstream.distance.record(turn.distance, exemplar, exchange.end)
 
     def _stream(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
         stream, upstream, at = exchange.stream, self._upstream(exchange), exchange.end

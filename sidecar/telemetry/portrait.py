@@ -148,11 +148,11 @@ def _common(exchange: Exchange) -> SpanAttributes:
             attributes[a.GEN_AI_CONVERSATION] = identity.conversation_id
         elif identity.session_supplied and identity.named:
             attributes[a.GEN_AI_CONVERSATION] = identity.session_id
-    arrival = exchange.arrival
-    if arrival is not None:
-        attributes[a.REQUEST_ID] = arrival.request_id
-        if arrival.sequence:
-            attributes[a.SEQUENCE] = arrival.sequence
+    turn = exchange.turn
+    if turn is not None:
+        attributes[a.REQUEST_ID] = turn.request_id
+        if turn.sequence:
+            attributes[a.SEQUENCE] = turn.sequence
     elif exchange.stray_id is not None:
         attributes[a.REQUEST_ID] = exchange.stray_id
     return attributes
@@ -261,18 +261,18 @@ def _add_host(attributes: SpanAttributes, headers: Headers) -> None:
 
 def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
     """Figures of the conversation; those the queue knew only for turns of named sessions."""
-    identity, arrival, settlement = exchange.identity, exchange.arrival, exchange.settlement
+    identity, turn = exchange.identity, exchange.turn
     if exchange.arrived:
         attributes[a.BODY_READ_TIME] = (exchange.arrived - exchange.start) / SECOND
-    if arrival is not None and arrival.concurrency:
-        attributes[a.OVERLAPS] = arrival.overlap_count
-        if arrival.think_time is not None:
-            attributes[a.THINK_TIME] = arrival.think_time / SECOND
-        if settlement is not None:
-            attributes[a.OVERLAPPED_BY] = settlement.overlapped_by_count
-            attributes[a.DISTANCE] = settlement.distance
-            if settlement.wait is not None:
-                attributes[a.WAIT_AVOIDED] = settlement.wait / SECOND
+    if turn is not None and turn.concurrency:
+        attributes[a.OVERLAPS] = turn.overlap_count
+        if turn.think_time is not None:
+            attributes[a.THINK_TIME] = turn.think_time / SECOND
+        if turn.ended_at is not None:
+            attributes[a.OVERLAPPED_BY] = turn.overlapped_by_count
+            attributes[a.DISTANCE] = turn.distance
+            if turn.wait is not None:
+                attributes[a.WAIT_AVOIDED] = turn.wait / SECOND
     if identity is not None:
         if identity.agent is not None:
             attributes[a.AGENT] = identity.agent

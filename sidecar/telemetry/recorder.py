@@ -21,7 +21,7 @@ from sidecar.core.facts import Route
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import (
     ConversationSummary,
-    KnownWait,
+    Revealed,
     SessionListener,
     SessionRequest,
     SessionSummary,
@@ -40,7 +40,7 @@ from sidecar.telemetry.session_measures import LiveSessions, SessionMeasures
 from sidecar.telemetry.session_spans import SessionSpans, totals_attributes
 from sidecar.telemetry.settled import call_end, client_failed, has_client, outcome_of, server_failed
 from sidecar.telemetry.spans import Pipeline, SpanAttributes, SpanFactory
-from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer
+from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer, ref_ids
 
 _Given = TypeVar("_Given")
 
@@ -166,9 +166,10 @@ class Recorder:
         return self.requests_started - self.requests_settled
 
     def attach(self, sessions: LiveSessions) -> None:
-        """Lets the gauges ask the session manager at each snapshot. Once, by the composition root."""
+        """Lets the gauges ask the session manager at each snapshot, and hears of waits. Once, by the composition root."""
         if self._session_measures is not None:
             self._session_measures.observe(sessions)
+            sessions.hear_waits(self.wait_known)
 
     # core.exchange.Telemetry
 
@@ -218,6 +219,11 @@ class Recorder:
         """Something that should not happen, outside any settled exchange."""
         self.anomalies[anomaly.value] += 1
 
+    def wait_known(self, revealed: Revealed) -> None:
+        """A turn's wait avoided has become known."""
+        if self._session_measures is not None:
+            self.guard("wait_known", self._session_measures.wait_avoided, revealed)
+
     def record_lag(self, lag: int) -> None:
         """How late the event loop ran a timer, ns."""
         if self._measures is not None:
@@ -263,10 +269,10 @@ class Recorder:
             self._measures.arrived(exchange)
         if not self.log.may_pass(a.REQUEST_GENERATED, exchange.arrived):
             return
-        arrival = exchange.arrival
+        turn = exchange.turn
         fields: SpanAttributes = {}
-        if arrival is not None:
-            fields = {a.SEQUENCE: arrival.sequence, a.OVERLAPS: arrival.overlap_count}
+        if turn is not None:
+            fields = {a.SEQUENCE: turn.sequence, a.OVERLAPS: turn.overlap_count}
         self.log.always(a.REQUEST_GENERATED, INFO, exchange.arrived, fields, _request(exchange))
 
     def _stalled(self, exchange: Exchange, at: int) -> None:
@@ -367,11 +373,9 @@ class _SessionLines(SessionListener):
 
     def response_out_of_order(self, request: SessionRequest, distance: int) -> None:
         """`sidecar.request.out_of_order`."""
-        ref = request.ref
         context = RequestContext(
-            ref.trace_id,
-            ref.span_id,
-            ref.sampled,
+            *ref_ids(request.ref),
+            request.sampled,
             request.session_id,
             request.conversation_id,
             request.request_id,
@@ -413,10 +417,6 @@ class _Listener(SessionListener):
         """Its line."""
         self._tell(SessionListener.response_out_of_order, request, distance)
 
-    def wait_known(self, wait: KnownWait) -> None:
-        """Its figure."""
-        self._tell(SessionListener.wait_known, wait)
-
     def waits_unknown(self, count: int) -> None:
         """Its figure."""
         self._tell(SessionListener.waits_unknown, count)
@@ -431,7 +431,6 @@ _EVENTS: tuple[Callable[..., None], ...] = (
     SessionListener.session_ended,
     SessionListener.conversation_ended,
     SessionListener.response_out_of_order,
-    SessionListener.wait_known,
     SessionListener.waits_unknown,
 )
 """What the parts are told; anomalies are the recorder's own to count."""

@@ -13,14 +13,14 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import ConnectTiming, Exchange
-from sidecar.core.sessions import RequestRef
+from sidecar.core.sessions import Ref
 from sidecar.core.shown import shown
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import OTHER_HTTP, known_method
 from sidecar.telemetry.portrait import Portrait
 from sidecar.telemetry.settled import call_end, client_failed, has_client, server_failed
 from sidecar.telemetry.spans import UNSET, Layer, Layers, SpanAttributes, SpanFactory
-from sidecar.telemetry.trace import FLAGS, RequestTrace
+from sidecar.telemetry.trace import FLAGS, RequestTrace, ref_ids
 
 MAX_LINKS = 32
 """Links kept on a SERVER span; further ones are counted in `sidecar.links.dropped`."""
@@ -193,12 +193,10 @@ def _status(exchange: Exchange, failed: bool) -> Status:
 
 def link_count(exchange: Exchange, trace: RequestTrace) -> int:
     """How many links there are for the SERVER span, kept or not."""
-    arrival, settlement = exchange.arrival, exchange.settlement
+    turn = exchange.turn
     count = (trace.caller is not None) + (exchange.retry_of is not None) + (exchange.continues is not None)
-    if arrival is not None:
-        count += (arrival.previous is not None) + arrival.overlap_count
-    if settlement is not None:
-        count += settlement.overlapped_by_count
+    if turn is not None:
+        count += (turn.previous is not None) + turn.overlap_count + turn.overlapped_by_count
     return count
 
 
@@ -208,22 +206,19 @@ def _links(exchange: Exchange, trace: RequestTrace) -> list[Link]:
     return links[:MAX_LINKS]
 
 
-def _linked(exchange: Exchange) -> Iterator[tuple[str, RequestRef]]:
-    arrival, settlement = exchange.arrival, exchange.settlement
-    if arrival is not None and arrival.previous is not None:
-        yield "previous", arrival.previous
+def _linked(exchange: Exchange) -> Iterator[tuple[str, Ref]]:
+    turn = exchange.turn
+    if turn is not None and turn.previous is not None:
+        yield "previous", turn.previous
     if exchange.retry_of is not None:
         yield "retry_of", exchange.retry_of
     if exchange.continues is not None:
         yield "continues", exchange.continues
-    if arrival is not None:
-        for ref in arrival.overlaps:
-            yield "overlaps", ref
-    if settlement is not None:
-        for ref in settlement.overlapped_by:
+    if turn is not None:
+        for ref in (*turn.overlaps, *turn.overlapped_by):
             yield "overlaps", ref
 
 
-def ref_context(ref: RequestRef) -> SpanContext:
-    """The context of a request's SERVER span, sampled or not, to link to."""
-    return SpanContext(ref.trace_id, ref.span_id, False, FLAGS[3 if ref.sampled else 2])
+def ref_context(ref: Ref) -> SpanContext:
+    """The context of a request's SERVER span, to link to; whether it was sampled is not exported with a link."""
+    return SpanContext(*ref_ids(ref), False, FLAGS[3])

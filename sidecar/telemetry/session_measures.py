@@ -4,13 +4,15 @@ Owns sessions started and ended, waits avoided, and what is live now. A wait bec
 settled; its record carries the context that was kept from the turn.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from sidecar.core.clock import SECOND
-from sidecar.core.sessions import KnownWait, SessionListener, SessionSummary
+from sidecar.core.sessions import Revealed, SessionListener, SessionSummary
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names
 from sidecar.telemetry.metric_store import Attributes, ExemplarContext, MetricStore
+from sidecar.telemetry.trace import ref_ids
 
 
 class LiveSessions(Protocol):
@@ -35,6 +37,9 @@ class LiveSessions(Protocol):
     @property
     def most_concurrent(self) -> int:
         """Turns in flight in the busiest conversation."""
+
+    def hear_waits(self, told: Callable[[Revealed], object]) -> None:
+        """Calls `told`, which never raises, with every wait that becomes known."""
 
 
 class SessionMeasures(SessionListener):
@@ -65,11 +70,10 @@ class SessionMeasures(SessionListener):
         requests = sum(summary.totals.requests.values())
         self._store.record(names.SESSION_REQUESTS, requests, source, None, summary.ended_at)
 
-    def wait_known(self, wait: KnownWait) -> None:
+    def wait_avoided(self, revealed: Revealed) -> None:
         """The queue wait that a turn was spared."""
-        ref = wait.request
-        exemplar = ExemplarContext(ref.trace_id, ref.span_id, ref.sampled)
-        self._wait_avoided.record(wait.wait / SECOND, exemplar)
+        wait, ref, sampled = revealed
+        self._wait_avoided.record(wait / SECOND, ExemplarContext(*ref_ids(ref), sampled))
 
     def waits_unknown(self, count: int) -> None:
         """Waits that were given up."""

@@ -25,6 +25,7 @@ from opentelemetry.trace import (
 from sidecar.core.exchange import RequestHead
 from sidecar.core.facts import Route
 from sidecar.core.headers import Field, Headers
+from sidecar.core.sessions import Ref
 from sidecar.core.shown import is_credential
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import known_method, redact_path
@@ -245,3 +246,8 @@ def _read_state(values: list[bytes]) -> TraceState:
     if len(text) > _TRACESTATE_LIMIT or not _TRACESTATE.fullmatch(text) or is_credential(text):
         return _NO_STATE
     return TraceState.from_header([text])
+
+
+def ref_ids(ref: Ref) -> tuple[int, int]:
+    """The trace id and span id of a reference."""
+    return int.from_bytes(ref[:16], "big"), int.from_bytes(ref[16:], "big")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidecar.core.headers import Headers
 from sidecar.core.identity import HeadIdentity, Identity, IdentityRules, Source, from_head, resolve, tidy
 from sidecar.core.outcome import Anomaly
-from sidecar.core.sessions import ChainEntry, RequestRef
+from sidecar.core.sessions import ChainEntry
 
 UUID = "0198c0de-1234-7abc-8def-0123456789ab"
 RULES = IdentityRules(
@@ -20,8 +20,8 @@ RULES = IdentityRules(
     session_fields=("app.visit", "user"),
     conversation_fields=("app.thread",),
 )
-GENERATED = ChainEntry("resp_g", "made-up", "main", False, True, RequestRef("r", 1, 1, 1), False)
-NAMED = ChainEntry("resp_n", "named", "thread-9", True, False, RequestRef("r", 4, 1, 1))
+GENERATED = ChainEntry("resp_g", "made-up", "main", False, True, bytes(24), False)
+NAMED = ChainEntry("resp_n", "named", "thread-9", True, False, bytes(24))
 
 
 def headers(fields: Mapping[str, str] | list[tuple[str, str]]) -> Headers:

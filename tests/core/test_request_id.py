@@ -9,7 +9,7 @@ from sidecar.core.identity import RequestIdFormat, RequestIdFormatError
 def compose(template: str) -> str:
     """An id by a template, of fixed parts."""
     return RequestIdFormat(template).compose(
-        session="s:1", conversation="c", counter=7, timestamp=1_700_000_000_123, random=0xAB
+        session="s:1", conversation="c", counter=7, timestamp=1_700_000_000_123, random="000000ab"
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import count
 
 import pytest
@@ -12,21 +13,37 @@ from sidecar.core.clock import MILLISECOND
 from sidecar.core.identity import Identity, Source
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import (
-    Arrival,
     ChainEntry,
     ConversationSummary,
     KnownWait,
-    RequestRef,
+    Ref,
     Result,
+    Revealed,
     SessionLimits,
     SessionListener,
     SessionRequest,
     SessionSummary,
-    Settlement,
+    Turn,
 )
 
 START = 1_700_000_000_000
 """Unix milliseconds at which every transcript begins."""
+
+
+def ref(number: int) -> Ref:
+    """The context of a request's span, by its number."""
+    return bytes(22) + number.to_bytes(2, "big")
+
+
+def number(ref: Ref | None) -> int:
+    """The number of a reference."""
+    assert ref is not None
+    return int.from_bytes(ref, "big")
+
+
+def numbers(refs: Sequence[Ref]) -> list[int]:
+    """The numbers of some references."""
+    return [number(ref) for ref in refs]
 
 
 class _Transcript(SessionListener):
@@ -67,7 +84,7 @@ class _Transcript(SessionListener):
 
     def wait_known(self, wait: KnownWait) -> None:
         self.waits.append(wait)
-        self.lines.append(f"#{wait.request.sequence} waited not {wait.wait // MILLISECOND}")
+        self.lines.append(f"#{number(wait.request)} waited not {wait.wait // MILLISECOND}")
 
     def waits_unknown(self, count: int) -> None:
         self.unknown += count
@@ -96,45 +113,43 @@ class Driver:
         source: Source = Source.OWN_HEADER,
         turn: bool = True,
         continues: ChainEntry | None = None,
-    ) -> Arrival:
+    ) -> Turn:
         """A request arrives; its span id is the number of arrivals so far."""
         return self.manager.arrive(
             Identity(session, source, conversation, conversation_supplied=conversation != "main"),
             at=(START + at) * MILLISECOND,
             streaming=False,
             turn=turn,
-            trace_id=7,
-            span_id=next(self._spans),
+            ref=ref(next(self._spans)),
             continues=continues,
         )
 
     def end(
         self,
-        arrival: Arrival,
+        turn: Turn,
         at: int,
         outcome: Outcome = Outcome.COMPLETED,
         response_id: str | None = None,
-        result: Result | None = None,
-    ) -> Settlement:
-        """It ends."""
-        settlement = self.manager.settle(
-            arrival.request_id,
-            result or Result(outcome),
+        *,
+        model: str | None = None,
+        tokens: tuple[int | None, int | None] = (None, None),
+    ) -> Turn:
+        """It ends; `tokens` are input and output."""
+        assert self.manager.settle(
+            turn,
+            outcome,
             at=(START + at) * MILLISECOND,
+            model=model,
+            input_tokens=tokens[0],
+            output_tokens=tokens[1],
             response_id=response_id,
         )
-        assert settlement is not None
-        return settlement
+        return turn
 
 
-def numbers(refs: tuple[RequestRef, ...]) -> list[int]:
-    """The sequences of some references."""
-    return [ref.sequence for ref in refs]
-
-
-def waits(settlement: Settlement) -> dict[int, int]:
-    """Sequence to milliseconds, of the waits a settlement reports."""
-    return {known.request.sequence: known.wait // MILLISECOND for known in settlement.waits}
+def waits(turn: Turn) -> dict[int, int]:
+    """Number to milliseconds, of the waits that became known by an ending."""
+    return {number(ref): wait // MILLISECOND for wait, ref, _ in turn.revealed}
 
 
 def test_three_turns_that_end_three_one_two() -> None:
@@ -144,9 +159,7 @@ def test_three_turns_that_end_three_one_two() -> None:
     assert [one.sequence, two.sequence, three.sequence] == [1, 2, 3]
     assert [numbers(each.overlaps) for each in (one, two, three)] == [[], [1], [1, 2]]
     assert [each.concurrency for each in (one, two, three)] == [1, 2, 3]
-    assert two.previous is not None
-    assert three.previous is not None
-    assert (one.previous, two.previous.sequence, three.previous.sequence) == (None, 1, 2)
+    assert (one.previous, number(two.previous), number(three.previous)) == (None, 1, 2)
     assert (driver.manager.overlapping, driver.manager.most_concurrent) == (2, 3)
 
     third = driver.end(three, 500)
@@ -156,7 +169,7 @@ def test_three_turns_that_end_three_one_two() -> None:
     assert [third.distance, first.distance, second.distance] == [0, 1, 1]
     assert [numbers(each.overlapped_by) for each in (third, first, second)] == [[], [2, 3], [3]]
     assert [third.wait, first.wait, second.wait] == [None, 0, 800 * MILLISECOND]
-    assert [waits(third), waits(first), waits(second)] == [{}, {1: 0, 2: 800}, {3: 1800}]
+    assert [waits(third), waits(first), waits(second)] == [{}, {2: 800}, {3: 1800}]
     assert driver.told.lines == [
         "session s by own_header at 0",
         "conversation s/main at 0",
@@ -191,12 +204,15 @@ def test_the_queue_would_still_be_busy() -> None:
 
 
 def test_every_wait_is_reported_once() -> None:
-    """Listeners and settlements each tell every turn's wait exactly once."""
+    """Listeners, whoever hears of waits, and arrivals and endings each tell every turn's wait exactly once."""
     driver = Driver()
+    heard: list[Revealed] = []
+    driver.manager.hear_waits(heard.append)
     one, two = driver.arrive(0), driver.arrive(10)
-    reported = waits(driver.end(one, 50)) | waits(driver.end(two, 60))
-    assert reported == {1: 0, 2: 40}
-    assert [known.request.sequence for known in driver.told.waits] == [1, 2]
+    assert (one.wait, two.wait) == (0, None)
+    assert [waits(driver.end(one, 50)), waits(driver.end(two, 60))] == [{2: 40}, {}]
+    assert heard == [(0, ref(1), True), (40 * MILLISECOND, ref(2), True)]
+    assert [(known.wait, known.request, known.sampled) for known in driver.told.waits] == heard
 
 
 def test_failed_turns_neither_are_nor_make_others_out_of_order() -> None:
@@ -207,7 +223,7 @@ def test_failed_turns_neither_are_nor_make_others_out_of_order() -> None:
     assert driver.end(two, 20).distance == 0
     late = driver.end(one, 30, Outcome.TIMED_OUT)
     assert late.distance == 0
-    assert waits(late) == {1: 0, 2: 29, 3: 47}
+    assert waits(late) == {2: 29, 3: 47}
 
 
 def test_distance_counts_every_overtaker() -> None:
@@ -237,10 +253,9 @@ def test_requests_that_are_no_turn_have_a_number_and_no_figures() -> None:
     driver = Driver()
     turn, counting = driver.arrive(0), driver.arrive(1, turn=False)
     assert (counting.sequence, counting.overlaps, counting.concurrency) == (2, (), 0)
-    assert counting.previous is not None
-    assert counting.previous.sequence == 1
+    assert number(counting.previous) == 1
     settled = driver.end(counting, 5)
-    assert (settled.wait, settled.waits, settled.distance) == (None, (), 0)
+    assert (settled.wait, settled.revealed, settled.distance) == (None, (), 0)
     assert driver.end(turn, 10).distance == 0
     assert driver.arrive(20).sequence == 3
 
@@ -266,7 +281,7 @@ def test_made_up_sessions_are_visible_but_not_counted(source: Source) -> None:
     assert [each.request_id for each in driver.manager.get_active_requests("made-up")] == [arrival.request_id]
     assert driver.manager.is_request_active(arrival.request_id)
     settled = driver.end(arrival, 10)
-    assert settled == Settlement(0, (), None, ())
+    assert (settled.distance, settled.overlapped_by, settled.wait, settled.revealed) == (0, [], None, ())
     assert driver.manager.get_active_requests("made-up") == []
     stats = driver.manager.get_session_stats()
     assert (stats.total_sessions, stats.completed_requests, stats.waits_known) == (0, 1, 0)
@@ -277,7 +292,7 @@ def test_continuing_a_made_up_session_makes_it_one() -> None:
     """The first request counts as number 1, the newcomer is 2, and the session began with the first."""
     driver = Driver()
     first = driver.arrive(0, session="g", source=Source.GENERATED)
-    driver.end(first, 100, response_id="resp_1", result=Result(Outcome.COMPLETED, output_tokens=3))
+    driver.end(first, 100, response_id="resp_1", tokens=(None, 3))
     entry = driver.manager.chain("resp_1")
     assert entry is not None
     assert (entry.session_id, entry.conversation_id, entry.generated) == ("g", "main", True)
@@ -310,17 +325,18 @@ def test_continuing_a_made_up_request_in_flight_overlaps_it() -> None:
     """A response id told early lets the newcomer see the first in flight; the first records no figures."""
     driver = Driver()
     first = driver.arrive(0, session="g", source=Source.GENERATED)
-    driver.manager.learn_response(first.request_id, "resp_1")
-    driver.manager.learn_response("nobody", "resp_2")
+    driver.manager.learn_response(first, "resp_1")
+    gone = driver.arrive(0, session="gone", source=Source.GENERATED)
+    driver.manager.learn_response(driver.end(gone, 1), "resp_2")
     entry = driver.manager.chain("resp_1")
     assert driver.manager.chain("resp_2") is None
     second = driver.arrive(50, session="g", source=Source.RESPONSE_CHAIN, continues=entry)
     assert (second.sequence, numbers(second.overlaps), second.concurrency) == (2, [1], 2)
     assert driver.end(second, 60).wait is None
     settled = driver.end(first, 100)
-    assert (settled.distance, settled.wait, settled.dropped) == (0, None, 0)
-    assert waits(settled) == {2: 50}
-    assert numbers(settled.overlapped_by) == [2]
+    assert (settled.distance, settled.wait, settled.given_up) == (0, None, False)
+    assert waits(settled) == {3: 50}
+    assert numbers(settled.overlapped_by) == [3]
     stats = driver.manager.get_session_stats()
     assert (stats.turns, stats.overlaps, stats.waits_known, stats.waits_unknown) == (1, 1, 1, 0)
 
@@ -379,7 +395,7 @@ def test_a_named_chain_is_just_a_name() -> None:
 def test_retries_by_key_and_by_guess() -> None:
     """An Idempotency-Key seen before names its last attempt; without one, the last failed turn is the guess."""
     driver = Driver()
-    first, second, third = (RequestRef(f"r{number}", number, 1, 1) for number in (1, 2, 3))
+    first, second, third = (ref(number) for number in (101, 102, 103))
     assert driver.manager.seen_before("key", first, session_id="s") is None
     assert driver.manager.seen_before("key", second, session_id="s") == first
     assert driver.manager.seen_before("key", third, session_id="other") is None
@@ -391,19 +407,18 @@ def test_retries_by_key_and_by_guess() -> None:
     driver.end(driver.arrive(20, turn=False), 25, Outcome.UPSTREAM_REJECTED)
     assert driver.manager.last_failed("s", "main") is None
     driver.end(driver.arrive(30), 40, Outcome.UPSTREAM_REJECTED)
-    failed = driver.manager.last_failed("s", "main")
-    assert failed is not None
-    assert failed.sequence == 3
+    assert driver.manager.last_failed("s", "main") == ref(3)
     assert driver.manager.last_failed("s", "elsewhere") is None
 
 
 def test_ending_twice_is_counted_and_never_raises() -> None:
-    """An unknown or already ended id gives None and one anomaly."""
+    """A turn that has ended already and an unknown id are one anomaly each, and change nothing."""
     driver = Driver()
-    arrival = driver.arrive(0)
-    driver.end(arrival, 1)
-    assert driver.manager.settle(arrival.request_id, Result(Outcome.COMPLETED), at=0) is None
-    assert driver.manager.settle("never", Result(Outcome.COMPLETED), at=0) is None
+    turn = driver.arrive(0)
+    driver.end(turn, 1)
+    assert not driver.manager.settle(turn, Outcome.TIMED_OUT, at=0)
+    assert (turn.outcome, turn.ended_at) == (Outcome.COMPLETED, (START + 1) * MILLISECOND)
+    driver.manager.complete_request("never")
     assert driver.manager.get_session_stats().anomalies == {Anomaly.UNKNOWN_ID_ENDED: 2}
     assert driver.told.lines[-1] == "anomaly unknown_id_ended"
 
@@ -412,7 +427,7 @@ def test_an_end_before_its_arrival_is_its_arrival() -> None:
     """Whatever the caller's timestamps say, no duration is negative."""
     driver = Driver()
     one, two = driver.arrive(100), driver.arrive(101)
-    assert waits(driver.end(one, 50)) == {1: 0, 2: 0}
+    assert waits(driver.end(one, 50)) == {2: 0}
     assert driver.end(two, 200).wait == 0
 
 
@@ -420,16 +435,12 @@ def test_summaries_add_up() -> None:
     """Conversation and session summaries hold the sums of what happened, and point at what matters."""
     driver = Driver()
     one, two = driver.arrive(0), driver.arrive(100)
-    driver.end(
-        one,
-        400,
-        result=Result(Outcome.COMPLETED, 300, "model-a", input_tokens=10, output_tokens=5),
-    )
-    driver.end(two, 300, result=Result(Outcome.TIMED_OUT, 200, "model-b", input_tokens=1))
+    driver.end(one, 400, model="model-a", tokens=(10, 5))
+    driver.end(two, 300, Outcome.TIMED_OUT, model="model-b", tokens=(1, None))
     child = driver.arrive(500, conversation="child")
-    driver.end(child, 600, result=Result(Outcome.COMPLETED, 100, "model-a"))
+    driver.end(child, 600, model="model-a")
     again = driver.arrive(700)
-    driver.end(again, 710, result=Result(Outcome.COMPLETED, 10, "model-a", output_tokens=2))
+    driver.end(again, 710, model="model-a", tokens=(None, 2))
     driver.manager.shutdown((START + 1000) * MILLISECOND)
 
     other, main = driver.told.conversations
@@ -439,11 +450,11 @@ def test_summaries_add_up() -> None:
     assert (main.totals.turns, main.totals.overlaps, main.totals.most_at_once) == (3, 1, 2)
     assert (main.totals.input_tokens, main.totals.output_tokens) == (11, 7)
     assert (main.totals.waits_known, main.totals.wait_avoided) == (3, 300 * MILLISECOND)
-    assert (main.totals.model_time, main.totals.think_time) == (510, 300 * MILLISECOND)
+    assert (main.totals.model_time, main.totals.think_time) == (610 * MILLISECOND, 300 * MILLISECOND)
     assert main.totals.models == ("model-a", "model-b")
-    assert [(word, ref.sequence) for word, ref in main.links] == [
+    assert [(word, number(ref)) for word, ref in main.links] == [
         ("first", 1),
-        ("last", 3),
+        ("last", 4),
         ("slowest", 1),
         ("overlapping", 2),
         ("failed", 2),

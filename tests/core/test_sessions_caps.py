@@ -14,15 +14,16 @@ from sidecar.core.conversation import MAX_MODELS
 from sidecar.core.identity import Identity, Source
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import (
-    Arrival,
     ConversationSummary,
-    RequestRef,
     Result,
     SessionLimits,
     SessionListener,
     SessionRequest,
     SessionSummary,
+    Turn,
 )
+
+REF = bytes(24)
 
 
 class _Ends(SessionListener):
@@ -53,16 +54,16 @@ def manager_with(limits: SessionLimits) -> tuple[SessionManager, _Ends]:
 
 def arrive(
     manager: SessionManager, at: int, session: str, conversation: str = "main", source: Source = Source.BODY
-) -> Arrival:
+) -> Turn:
     """A turn arrives at so many ns."""
     identity = Identity(session, source, conversation)
-    return manager.arrive(identity, at=at, streaming=False, turn=True, trace_id=1, span_id=1)
+    return manager.arrive(identity, at=at, streaming=False, turn=True, ref=at.to_bytes(24, "big"))
 
 
-def call(manager: SessionManager, at: int, session: str, conversation: str = "main") -> Arrival:
+def call(manager: SessionManager, at: int, session: str, conversation: str = "main") -> Turn:
     """A turn arrives and completes at once."""
     arrival = arrive(manager, at, session, conversation)
-    manager.settle(arrival.request_id, Result(Outcome.COMPLETED), at=at)
+    manager.settle(arrival, Outcome.COMPLETED, at=at)
     return arrival
 
 
@@ -74,7 +75,7 @@ def test_sessions_end_when_idle_in_order_of_their_last_ending() -> None:
     call(manager, 2, "b")
     call(manager, 3, "a")
     busy = arrive(manager, 4, "busy")
-    manager.settle(slow.request_id, Result(Outcome.COMPLETED), at=5)
+    manager.settle(slow, Outcome.COMPLETED, at=5)
     expiry = manager.next_expiry
     assert expiry == 2 + 30 * SECOND
     assert manager.expire(2 + 30 * SECOND - 1) == 0
@@ -143,9 +144,8 @@ def test_if_all_sessions_are_busy_the_newcomer_passes_untracked() -> None:
     assert (newcomer.sequence, newcomer.tracked, newcomer.concurrency) == (0, False, 0)
     assert ":0:" in newcomer.request_id
     assert [each.session_id for each in manager.get_active_requests("newcomer")] == ["newcomer"]
-    settlement = manager.settle(newcomer.request_id, Result(Outcome.COMPLETED), at=2)
-    assert settlement is not None
-    assert (settlement.wait, settlement.waits, settlement.dropped) == (None, (), 0)
+    assert manager.settle(newcomer, Outcome.COMPLETED, at=2)
+    assert (newcomer.wait, newcomer.revealed, newcomer.given_up) == (None, (), False)
     stats = manager.get_session_stats()
     assert (stats.total_sessions, stats.untracked_requests, stats.completed_requests) == (1, 1, 1)
     assert stats.anomalies == {Anomaly.SESSION_UNTRACKED: 1}
@@ -157,37 +157,34 @@ def test_an_untracked_continuation_leaves_the_first_as_it_was() -> None:
     """Without room for the session, the made-up first is still to be continued later."""
     manager, _ = manager_with(SessionLimits(sessions=1))
     first = arrive(manager, 0, "g", source=Source.GENERATED)
-    manager.settle(first.request_id, Result(Outcome.COMPLETED), at=1, response_id="resp")
+    manager.settle(first, Outcome.COMPLETED, at=1, response_id="resp")
     busy = arrive(manager, 2, "busy")
     chain = Identity("g", Source.RESPONSE_CHAIN)
     for at, sequence in ((3, 0), (5, 2)):
         entry = manager.chain("resp")
         assert entry is not None
         assert entry.generated
-        arrival = manager.arrive(
-            chain, at=at, streaming=False, turn=True, trace_id=1, span_id=1, continues=entry
-        )
+        arrival = manager.arrive(chain, at=at, streaming=False, turn=True, ref=REF, continues=entry)
         assert arrival.sequence == sequence
         if manager.is_request_active(busy.request_id):
-            manager.settle(busy.request_id, Result(Outcome.COMPLETED), at=4)
+            manager.settle(busy, Outcome.COMPLETED, at=4)
 
 
 def test_no_room_for_any_conversation_leaves_everything_untracked() -> None:
     """A cap of 0 is a strange wish, and harmless: also for a made-up first that is continued."""
     manager, ends = manager_with(SessionLimits(conversations_per_session=0))
     first = arrive(manager, 0, "g", source=Source.GENERATED)
-    manager.settle(first.request_id, Result(Outcome.COMPLETED), at=1, response_id="resp")
+    manager.settle(first, Outcome.COMPLETED, at=1, response_id="resp")
     arrival = manager.arrive(
         Identity("g", Source.RESPONSE_CHAIN),
         at=2,
         streaming=False,
         turn=True,
-        trace_id=1,
-        span_id=1,
+        ref=REF,
         continues=manager.chain("resp"),
     )
     assert (arrival.sequence, arrival.tracked) == (0, False)
-    manager.settle(arrival.request_id, Result(Outcome.COMPLETED), at=3)
+    manager.settle(arrival, Outcome.COMPLETED, at=3)
     manager.shutdown(4)
     assert ends.names == ["g"]
 
@@ -213,9 +210,9 @@ def test_if_all_conversations_are_busy_the_newcomer_passes_untracked() -> None:
     busy = arrive(manager, 0, "s", "a")
     newcomer = arrive(manager, 1, "s", "b")
     assert (newcomer.sequence, newcomer.tracked) == (0, False)
-    manager.settle(busy.request_id, Result(Outcome.COMPLETED), at=2)
+    manager.settle(busy, Outcome.COMPLETED, at=2)
     assert (manager.next_expiry, manager.conversations_busy) == (None, 0)
-    manager.settle(newcomer.request_id, Result(Outcome.COMPLETED), at=3)
+    manager.settle(newcomer, Outcome.COMPLETED, at=3)
     assert manager.next_expiry == 3 + SECOND
     assert manager.get_session_stats().anomalies == {Anomaly.CONVERSATION_UNTRACKED: 1}
     assert manager.expire(3 + SECOND) == 1
@@ -231,9 +228,8 @@ def test_shutdown_ends_busy_sessions_and_late_endings_still_settle() -> None:
     assert ends.conversations[0].totals.waits_unknown == 1
     assert manager.get_session_stats().waits_unknown == 1
     for late in (one, two):
-        settlement = manager.settle(late.request_id, Result(Outcome.SHUTDOWN), at=200)
-        assert settlement is not None
-        assert settlement.distance == 0
+        assert manager.settle(late, Outcome.SHUTDOWN, at=200)
+        assert late.distance == 0
     stats = manager.get_session_stats()
     assert (stats.active_requests, stats.failed_requests, stats.active_sessions) == (0, 2, 0)
     assert manager.next_expiry is None
@@ -243,12 +239,11 @@ def test_links_are_capped_and_the_rest_counted() -> None:
     """Both sides of an overlap name at most so many others; summaries too."""
     manager, ends = manager_with(SessionLimits(links=4))
     turns = [arrive(manager, at, "s") for at in range(8)]
-    assert [ref.sequence for ref in turns[-1].overlaps] == [4, 5, 6, 7]
+    assert list(turns[-1].overlaps) == [turn.ref for turn in turns[3:7]]
     assert (turns[-1].concurrency, turns[-1].overlap_count) == (8, 7)
-    settlement = manager.settle(turns[0].request_id, Result(Outcome.COMPLETED), at=10)
-    assert settlement is not None
-    assert [ref.sequence for ref in settlement.overlapped_by] == [2, 3, 4, 5]
-    assert (settlement.overlapped_by_rest, settlement.overlapped_by_count) == (3, 7)
+    assert manager.settle(turns[0], Outcome.COMPLETED, at=10)
+    assert turns[0].overlapped_by == [turn.ref for turn in turns[1:5]]
+    assert (turns[0].overlapped_by_rest, turns[0].overlapped_by_count) == (3, 7)
     assert Anomaly.LINKS_CAP not in manager.get_session_stats().anomalies
     manager.shutdown(20)
     assert manager.get_session_stats().anomalies[Anomaly.LINKS_CAP] == 1
@@ -262,12 +257,12 @@ def test_answers_and_keys_are_forgotten_oldest_first() -> None:
     manager, _ = manager_with(SessionLimits(response_chain=2, retry_keys=2))
     for number in range(3):
         arrival = arrive(manager, number, "s")
-        manager.settle(arrival.request_id, Result(Outcome.COMPLETED), at=number, response_id=f"resp_{number}")
-        manager.seen_before(f"key-{number}", RequestRef(f"r{number}", 1, 1, 1))
+        manager.settle(arrival, Outcome.COMPLETED, at=number, response_id=f"resp_{number}")
+        manager.seen_before(f"key-{number}", REF)
     assert manager.chain("resp_0") is None
     assert manager.chain("resp_1") is not None
-    assert manager.seen_before("key-2", RequestRef("again", 1, 1, 1)) is not None
-    assert manager.seen_before("key-0", RequestRef("again", 1, 1, 1)) is None
+    assert manager.seen_before("key-2", REF) is not None
+    assert manager.seen_before("key-0", REF) is None
     anomalies = manager.get_session_stats().anomalies
     assert (anomalies[Anomaly.RESPONSE_CHAIN_EVICTED], anomalies[Anomaly.RETRY_KEY_EVICTED]) == (1, 2)
 
@@ -277,7 +272,7 @@ def test_models_of_a_summary_are_capped() -> None:
     manager, ends = manager_with(SessionLimits())
     for number in range(MAX_MODELS + 2):
         arrival = arrive(manager, number, "s")
-        manager.settle(arrival.request_id, Result(Outcome.COMPLETED, model=f"m{number}" * 100), at=number)
+        manager.settle(arrival, Outcome.COMPLETED, model=f"m{number}" * 100, at=number)
     manager.shutdown(1000)
     models = ends.sessions[0].totals.models
     assert len(models) == MAX_MODELS
@@ -293,7 +288,7 @@ def test_models_that_completed_a_request_come_first() -> None:
     calls += [(model, Outcome.COMPLETED) for model in ("real", "junk1", "real")]
     for number, (model, outcome) in enumerate(calls):
         arrival = arrive(manager, number, "s")
-        manager.settle(arrival.request_id, Result(outcome, model=model), at=number)
+        manager.settle(arrival, outcome, model=model, at=number)
     manager.shutdown(1000)
     told = ("real", "junk1", "junk0", *failed[2 : MAX_MODELS - 1])
     assert ends.sessions[0].totals.models == ends.conversations[0].totals.models == told
@@ -342,14 +337,20 @@ def test_an_answer_is_remembered_in_few_bytes(source: Source, early: bool) -> No
             at=at,
             streaming=early,
             turn=True,
-            trace_id=dice.getrandbits(128),
-            span_id=dice.getrandbits(64),
+            ref=dice.randbytes(24),
         )
         response_id = f"resp_{dice.getrandbits(192):048x}"
         if early:
-            manager.learn_response(arrival.request_id, response_id)
-        result = Result(Outcome.COMPLETED, 1, "gpt-4o-2024-08-06", "stop", input_tokens=9, output_tokens=9)
-        manager.settle(arrival.request_id, result, at=at + 1, response_id=response_id)
+            manager.learn_response(arrival, response_id)
+        manager.settle(
+            arrival,
+            Outcome.COMPLETED,
+            at=at + 1,
+            model="gpt-4o-2024-08-06",
+            input_tokens=9,
+            output_tokens=9,
+            response_id=response_id,
+        )
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -375,18 +376,23 @@ RESULTS = [
 def test_what_is_remembered_of_an_answer(identity: Identity, result: Result, yes: bool) -> None:
     """All that a continuation is told, whatever it was; the answer's own request has ended."""
     manager = SessionManager()
-    ids = (2**128 - 1, 2**64 - 1) if yes else (1, 1)
-    arrival = manager.arrive(
-        identity, at=5, streaming=yes, turn=yes, trace_id=ids[0], span_id=ids[1], sampled=yes
-    )
-    manager.learn_response(arrival.request_id, "resp")
+    ref = b"\xff" * 24 if yes else bytes(24)
+    arrival = manager.arrive(identity, at=5, streaming=yes, turn=yes, ref=ref, sampled=yes)
+    manager.learn_response(arrival, "resp")
     running = manager.chain(" resp ")
-    manager.settle(arrival.request_id, result, at=12)
+    manager.settle(
+        arrival,
+        result.outcome,
+        at=12,
+        model=result.model,
+        input_tokens=result.input_tokens,
+        output_tokens=result.output_tokens,
+    )
     ended = manager.chain("resp")
     assert running is not None
     assert ended is not None
-    assert replace(running, response_id="resp", ref=ended.ref) == ended
-    assert ended.ref == RequestRef("", running.ref.sequence, *ids, yes)
+    assert replace(running, response_id="resp") == ended
+    assert ended.ref == ref
     assert manager.claim_usage("resp") is not bool(result.input_tokens or result.output_tokens)
     assert not manager.claim_usage("resp")
 

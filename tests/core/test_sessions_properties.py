@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sidecar import SessionManager
 from sidecar.core.identity import Identity, Source
 from sidecar.core.outcome import Anomaly, Outcome
-from sidecar.core.sessions import Arrival, KnownWait, Result, SessionLimits, SessionListener, Settlement
+from sidecar.core.sessions import KnownWait, Ref, SessionLimits, SessionListener
+from sidecar.core.sessions import Turn as Told
 
 LINKS = 4
 
@@ -33,11 +34,10 @@ class Turn:
 
     arrived: int
     is_turn: bool
-    arrival: Arrival
+    told: Told
     ended: int | None = None
     order_of_end: int = -1
     outcome: Outcome | None = None
-    settlement: Settlement | None = None
 
 
 @dataclass
@@ -58,15 +58,14 @@ class Run:
             if is_turn
             else []
         )
-        arrival = self.manager.arrive(
+        told = self.manager.arrive(
             Identity("s", Source.BODY),
             at=self.now,
             streaming=False,
             turn=is_turn,
-            trace_id=1,
-            span_id=len(self.turns) + 1,
+            ref=(len(self.turns) + 1).to_bytes(24, "big"),
         )
-        self.turns.append(Turn(self.now, is_turn, arrival))
+        self.turns.append(Turn(self.now, is_turn, told))
 
     def end(self, choice: int, outcome: Outcome) -> None:
         """One of those in flight ends now."""
@@ -77,7 +76,12 @@ class Run:
         turn.ended, turn.outcome = self.now, outcome
         turn.order_of_end = self.endings
         self.endings += 1
-        turn.settlement = self.manager.settle(turn.arrival.request_id, Result(outcome), at=self.now)
+        assert self.manager.settle(turn.told, outcome, at=self.now)
+
+
+def of(ref: Ref) -> int:
+    """The number of the request that a reference names."""
+    return int.from_bytes(ref, "big")
 
 
 def reference_waits(turns: list[Turn]) -> dict[int, int]:
@@ -88,7 +92,7 @@ def reference_waits(turns: list[Turn]) -> dict[int, int]:
         if not each.is_turn:
             continue
         begin = max(each.arrived, free_at)
-        known[each.arrival.sequence] = begin - each.arrived
+        known[each.told.sequence] = begin - each.arrived
         if each.ended is None:
             break
         free_at = begin + each.ended - each.arrived
@@ -101,7 +105,7 @@ def reference_distance(turns: list[Turn], turn: Turn) -> int:
         return 0
     return sum(
         each.is_turn
-        and each.arrival.sequence > turn.arrival.sequence
+        and each.told.sequence > turn.told.sequence
         and each.outcome is Outcome.COMPLETED
         and each.order_of_end < turn.order_of_end
         for each in turns
@@ -152,23 +156,24 @@ def test_figures_equal_the_slow_reference(actions: list[tuple[int, str | tuple[i
     """_Waits, overlaps, distances and who overlapped whom, on any interleaving."""
     run = drive(actions, SessionLimits(links=LINKS))
     known = reference_waits(run.turns)
-    assert {wait.request.sequence: wait.wait for wait in run.told.known} == known
+    assert {of(wait.request): wait.wait for wait in run.told.known} == known
     assert len(run.told.known) == len(known)
     for number, turn in enumerate(run.turns):
         overlapped = run.overlapping[number]
-        assert turn.arrival.concurrency == (len(overlapped) + 1 if turn.is_turn else 0)
-        assert [ref.sequence - 1 for ref in turn.arrival.overlaps] == overlapped[-LINKS:]
-        if turn.settlement is None:
+        assert turn.told.concurrency == (len(overlapped) + 1 if turn.is_turn else 0)
+        assert [of(ref) - 1 for ref in turn.told.overlaps] == overlapped[-LINKS:]
+        if turn.ended is None:
             continue
-        assert turn.settlement.distance == reference_distance(run.turns, turn)
+        assert turn.told.distance == reference_distance(run.turns, turn)
         overlapped_by = [later for later, others in enumerate(run.overlapping) if number in others]
-        assert [ref.sequence - 1 for ref in turn.settlement.overlapped_by] == overlapped_by[:LINKS]
-        assert turn.settlement.overlapped_by_rest == max(0, len(overlapped_by) - LINKS)
-        assert turn.settlement.wait in (None, known.get(turn.arrival.sequence))
-    reported = [wait for turn in run.turns if turn.settlement for wait in turn.settlement.waits]
-    ended = {turn.arrival.sequence for turn in run.turns if turn.ended is not None}
-    assert len({wait.request.sequence for wait in reported}) == len(reported)
-    assert ended & set(known) <= {wait.request.sequence for wait in reported} <= set(known)
+        assert [of(ref) - 1 for ref in turn.told.overlapped_by] == overlapped_by[:LINKS]
+        assert turn.told.overlapped_by_rest == max(0, len(overlapped_by) - LINKS)
+        assert turn.told.wait in (None, known.get(turn.told.sequence))
+    revealed = {of(ref): wait for turn in run.turns for wait, ref, _ in turn.told.revealed}
+    at_arrival = {sequence: wait for sequence, wait in known.items() if not run.overlapping[sequence - 1]}
+    assert sum(len(turn.told.revealed) for turn in run.turns) == len(revealed)
+    assert not revealed.keys() & at_arrival.keys()
+    assert revealed | at_arrival == known
 
 
 @settings(max_examples=150, deadline=None)
@@ -181,14 +186,14 @@ def test_the_cap_gives_waits_up_and_keeps_the_others_exact(
     while any(each.ended is None for each in run.turns):
         run.now += 7
         run.end(1, Outcome.COMPLETED)
-    told = {wait.request.sequence: wait.wait for wait in run.told.known}
+    told = {of(wait.request): wait.wait for wait in run.told.known}
     assert told.items() <= reference_waits(run.turns).items()
     turns = sum(each.is_turn for each in run.turns)
     assert len(told) + run.told.unknown == turns
     stats = run.manager.get_session_stats()
     assert (stats.waits_known, stats.waits_unknown) == (len(told), run.told.unknown)
     assert stats.anomalies.get(Anomaly.PENDING_WAITS_CAP, 0) == run.told.unknown
-    dropped = sum(each.settlement.dropped for each in run.turns if each.settlement)
+    dropped = sum(each.told.given_up for each in run.turns)
     assert dropped == run.told.unknown
 
 

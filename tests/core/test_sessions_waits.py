@@ -1,44 +1,67 @@
 """The replayed queue when its line is long: folding keeps it exact and small."""
 
 import random
+from collections.abc import Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.core.sessions import RequestRef
-from sidecar.core.waits import Place, WaitLine
+from sidecar.core.identity import Identity, Source
+from sidecar.core.sessions import Revealed, Turn
+from sidecar.core.waits import WaitLine
 
 
-def ref(number: int) -> RequestRef:
-    """A turn to record a wait for."""
-    return RequestRef(f"r{number}", number, 0, 0)
+def join(line: WaitLine, number: int, at: int, *, wanted: bool = True) -> Turn:
+    """A turn arrives in the line, as its conversation lets it; the first waits until the line is free."""
+    turn = Turn(
+        f"r{number}",
+        Identity("s", Source.BODY),
+        number,
+        at,
+        number.to_bytes(24, "big", signed=True),
+        sampled=True,
+        streaming=False,
+        turn=True,
+        generated=not wanted,
+        figures=wanted,
+    )
+    if line.turns:
+        line.join(turn)
+    else:
+        line.turns.append(turn)
+        turn.wait = max(0, line.free_at - at)
+    return turn
+
+
+def numbers(revealed: Sequence[Revealed]) -> list[int]:
+    """Whose waits became known."""
+    return [int.from_bytes(ref, "big", signed=True) for _, ref, _ in revealed]
 
 
 def test_a_long_line_behind_one_slow_turn_stays_small_and_exact() -> None:
     """Ten thousand turns end behind the first: the line keeps its cap, and the next wait is still exact."""
     dice = random.Random(3)
     line = WaitLine(cap=10)
-    slow = line.join(ref(0), 0)
-    known: list[Place] = []
+    slow = join(line, 0, 0)
+    known: list[Revealed] = []
     now, busy = 0, 0
-    flying: list[Place] = []
+    flying: list[Turn] = []
     for number in range(1, 10_001):
         now += dice.randrange(3)
-        flying.append(line.join(ref(number), now))
+        flying.append(join(line, number, now))
         while len(flying) > dice.randrange(8):
             place = flying.pop(dice.randrange(len(flying)))
             known += line.leave(place, now + 5)
-            busy += now + 5 - place.arrived
+            busy += now + 5 - place.arrived_at
     for place in flying:
         known += line.leave(place, now + 5)
-        busy += now + 5 - place.arrived
+        busy += now + 5 - place.arrived_at
     assert (known, line.unknown) == ([], 10)
-    assert len(line._places) < 200
-    known = line.leave(slow, now + 10)
-    assert [place.ref.sequence for place in known if place.ref] == list(range(1, 11))
+    assert len(line.turns) < 200
+    assert numbers(line.leave(slow, now + 10)) == list(range(1, 11))
     assert line.unknown == 0
     # Nothing was idle meanwhile, so the queue would have been busy with every duration, one after the other.
-    last = line.join(ref(-1), now + 10)
+    last = join(line, -1, now + 10)
     assert last.wait == busy
 
 
@@ -60,24 +83,27 @@ def test_folding_changes_no_wait(turns: list[tuple[int, int, bool]]) -> None:
         free_at = begin + duration
         if wanted:
             expected[number] = begin - now
-    places: dict[int, Place] = {}
+    found: dict[int, int] = {}
+    places: dict[int, Turn] = {}
     for at, what, number in sorted(events):
         if what == 1:
             line._fold_at = 0
-            places[number] = line.join(ref(number) if turns[number][2] else None, at)
+            places[number] = turn = join(line, number, at, wanted=turns[number][2])
+            if turn.wait is not None and turn.figures:
+                found[number] = turn.wait
         else:
-            line.leave(places[number], at)
-    found = {number: place.wait for number, place in places.items() if place.wait is not None}
+            revealed = line.leave(places[number], at)
+            found |= zip(numbers(revealed), [wait for wait, _, _ in revealed], strict=True)
     assert found == expected
     assert line.unknown == 0
-    assert line._places == []
+    assert line.turns == []
 
 
 def test_a_turn_that_wants_no_record_still_takes_its_time() -> None:
     """It is not counted as unknown, and those behind it wait for it."""
     line = WaitLine(cap=5)
-    one, unwanted, three = line.join(ref(1), 0), line.join(None, 1), line.join(ref(3), 2)
+    one, unwanted, three = join(line, 1, 0), join(line, 2, 1, wanted=False), join(line, 3, 2)
     assert line.unknown == 1
-    assert line.leave(unwanted, 101) == []
-    assert line.leave(one, 10) == [three]
+    assert line.leave(unwanted, 101) == ()
+    assert line.leave(one, 10) == ((108, three.ref, True),)
     assert three.wait == 108

@@ -1,6 +1,7 @@
 """The metric points of settled exchanges and of sessions, exact."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +12,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.facts import RequestFacts, Route
 from sidecar.core.identity import Source
 from sidecar.core.outcome import Anomaly, Outcome, Phase
-from sidecar.core.sessions import KnownWait, SessionSummary, Totals
+from sidecar.core.sessions import Revealed, SessionSummary, Totals
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names
 from sidecar.telemetry.bounded import Cap, finish_reason
@@ -345,6 +346,10 @@ class Live:
     overlapping: int = 4
     most_concurrent: int = 5
 
+    def hear_waits(self, told: Callable[[Revealed], object]) -> None:
+        """Whom to tell."""
+        self.told = told
+
 
 def test_sessions(world: World) -> None:
     """Counters and histograms by source; gauges asked at each snapshot; waits with their turn's exemplar."""
@@ -354,8 +359,8 @@ def test_sessions(world: World) -> None:
     listener.session_started("s1", Source.BODY, ms(0))
     totals = Totals({Outcome.COMPLETED: 3, Outcome.TIMED_OUT: 2}, 5, None, None, 0, 1, 0, 0, 0, 0, 0, 0, ())
     listener.session_ended(SessionSummary("s1", Source.BODY, ms(0), ms(2500), 1, totals))
-    listener.wait_known(KnownWait(ref(7), 31_000_000_000))
-    listener.wait_known(KnownWait(ref(8), 0))
+    live.told((31_000_000_000, ref(7), True))
+    live.told((0, ref(8), True))
     listener.waits_unknown(4)
     assert world.points(names.SESSIONS) == {("body",): 1}
     assert world.points(names.SESSION_DURATION) == {("body",): (1, 2.5)}
@@ -386,7 +391,7 @@ def histogram_point(world: World, name: str) -> sdk.HistogramDataPoint:
 def test_exemplars_lead_to_the_trace(world: World) -> None:
     """The call's to the CLIENT span, the request's to the SERVER span, a wait's to its turn's."""
     exchange = world.stream()
-    world.recorder.listener.wait_known(KnownWait(ref(7), 5))
+    world.recorder.wait_known((5, ref(7), True))
     trace = exchange.trace
     collected = {metric.name: metric for metric in world.store.collect(world.store.scrape)}
 

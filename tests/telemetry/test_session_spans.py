@@ -49,7 +49,7 @@ CONVERSATION = ConversationSummary(
     started_at=ms(1),
     ended_at=ms(900),
     totals=TOTALS,
-    links=(("first", ref(1)), ("last", ref(4, sampled=False)), ("failed", ref(2))),
+    links=(("first", ref(1)), ("last", ref(4)), ("failed", ref(2))),
     links_dropped=5,
 )
 SESSION = SessionSummary("s1", "own_header", ms(1), ms(950), 1, TOTALS)
@@ -92,7 +92,7 @@ def test_a_conversation_and_its_session_whole(world: World) -> None:
         for link in conversation.links
     ] == [
         (0x1001, 0x2001, 3, {"sidecar.link": "first"}),
-        (0x1004, 0x2004, 2, {"sidecar.link": "last"}),
+        (0x1004, 0x2004, 3, {"sidecar.link": "last"}),
         (0x1002, 0x2002, 3, {"sidecar.link": "failed"}),
     ]
     assert (session.name, session.start_time, session.end_time) == ("session", ms(1), ms(950))

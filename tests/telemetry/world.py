@@ -18,7 +18,7 @@ from sidecar.core.facts import EventKind, RequestFacts, Route
 from sidecar.core.headers import Field, Headers
 from sidecar.core.identity import Identity, Source
 from sidecar.core.outcome import Outcome
-from sidecar.core.sessions import Arrival, RequestRef, Settlement
+from sidecar.core.sessions import Ref, Turn
 from sidecar.telemetry.ledger import Ledger, Signal
 from sidecar.telemetry.metric_store import Metric, MetricStore
 from sidecar.telemetry.recorder import Recorder
@@ -33,9 +33,9 @@ def ms(after: float) -> int:
     return T0 + round(after * MILLISECOND)
 
 
-def ref(number: int, *, sampled: bool = True) -> RequestRef:
+def ref(number: int) -> Ref:
     """A request to link to, with ids that show its number."""
-    return RequestRef(f"r{number}", number, 0x1000 + number, 0x2000 + number, sampled)
+    return (0x1000 + number).to_bytes(16, "big") + (0x2000 + number).to_bytes(8, "big")
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class World:
         exchange: Exchange,
         *,
         source: Source = Source.OWN_HEADER,
-        overlaps: tuple[RequestRef, ...] = (),
-        previous: RequestRef | None = None,
+        overlaps: tuple[Ref, ...] = (),
+        previous: Ref | None = None,
         think_time: int | None = None,
         sequence: int = 1,
     ) -> None:
@@ -109,8 +109,20 @@ class World:
         exchange.head_at, exchange.arrived = ms(1), ms(2)
         exchange.identity = Identity("s1", source)
         turn = exchange.route.turn and exchange.identity.named
-        exchange.arrival = Arrival(
-            "s1:main:1", sequence, True, previous, overlaps, len(overlaps) + 1 if turn else 0, think_time
+        exchange.turn = Turn(
+            "s1:main:1",
+            exchange.identity,
+            sequence,
+            exchange.arrived,
+            ref(0),
+            sampled=True,
+            streaming=False,
+            turn=exchange.route.turn,
+            generated=not exchange.identity.named,
+            previous=previous,
+            overlaps=overlaps,
+            concurrency=len(overlaps) + 1 if turn else 0,
+            think_time=think_time,
         )
         self.recorder.arrived(exchange)
 
@@ -130,11 +142,12 @@ class World:
         exchange.first_byte = exchange.headers_at = ms(at)
         exchange.answer_began(status, ms(at))
 
-    def settle(self, exchange: Exchange, at: float, **settlement: object) -> None:
-        """It ends."""
-        if exchange.arrival is not None:
-            given = {"distance": 0, "overlapped_by": (), "wait": None, "waits": (), **settlement}
-            exchange.settlement = Settlement(**given)  # type: ignore[arg-type]
+    def settle(self, exchange: Exchange, at: float, **meant: object) -> None:
+        """It ends; what that means to its turn is `meant`."""
+        if exchange.turn is not None:
+            exchange.turn.ended_at = ms(at)
+            for name, value in meant.items():
+                setattr(exchange.turn, name, value)
         exchange.settle(ms(at))
         self.recorder.settled(exchange)
 
