@@ -56,7 +56,7 @@ JOINED = [
     ("apis:request_steps", OURS, OURS),
     ("proxy.arrival:resolve", OURS, OURS),
     ("core.sessions:SessionManager.arrive", OURS, OURS),
-    ("core.turns:Listeners.tell", OURS, OURS),
+    ("core.sessions:Turn", OURS, OURS),
     ("proxy.arrival:Joining._mark_retry", OURS, OURS),
 ]
 SENT = [
