@@ -68,7 +68,9 @@ class Catalog:
         """
         return at_once(self.request_steps(route, body, fields))
 
-    def request_steps(self, route: Route, body: bytes, fields: tuple[str, ...] = ()) -> Steps[RequestFacts]:
+    def request_steps(
+        self, route: Route, body: bytes | bytearray, fields: tuple[str, ...] = ()
+    ) -> Steps[RequestFacts]:
         """The same with pauses, between which a large body costs some milliseconds.
 
         Raises:
@@ -146,7 +148,9 @@ def _gist(head: bytes) -> bytes:
     return b"{" + found[1] + b"}" if found else b"{}"
 
 
-def _read_fields(body: bytes, fields: tuple[str, ...]) -> Steps[tuple[dict[str, str], tuple[str, ...]]]:
+def _read_fields(
+    body: bytes | bytearray, fields: tuple[str, ...]
+) -> Steps[tuple[dict[str, str], tuple[str, ...]]]:
     """The operator's own fields that are there, and those that are neither text nor integer."""
     shape = _own_shape(fields)
     found, ignored = yield from shape.steps(body)

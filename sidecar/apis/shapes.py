@@ -93,7 +93,7 @@ class Shape(Generic[T_co]):
 
     def __init__(self, struct: type[T_co]) -> None:
         self._struct = struct
-        self.decode: Callable[[bytes], T_co] = msgspec.json.Decoder(struct).decode
+        self.decode: Callable[[bytes | bytearray], T_co] = msgspec.json.Decoder(struct).decode
         """The strict way; raises ValueError or RecursionError for anything unexpected."""
 
     def read(self, data: bytes) -> tuple[T_co, tuple[str, ...]]:
@@ -104,7 +104,7 @@ class Shape(Generic[T_co]):
         """
         return at_once(self.steps(data))
 
-    def steps(self, data: bytes) -> Steps[tuple[T_co, tuple[str, ...]]]:
+    def steps(self, data: bytes | bytearray) -> Steps[tuple[T_co, tuple[str, ...]]]:
         """The same with pauses, between which a large object costs some milliseconds.
 
         Raises:
@@ -126,7 +126,7 @@ class Shape(Generic[T_co]):
         return _salvaged(self._struct, data)
 
 
-def _salvaged(struct: type[T], data: bytes) -> Steps[tuple[T, tuple[str, ...]]]:
+def _salvaged(struct: type[T], data: bytes | bytearray) -> Steps[tuple[T, tuple[str, ...]]]:
     """The object, and the dotted paths of fields that were left out because of their type or their size.
 
     Raises:
@@ -157,12 +157,12 @@ class _Salvage:
         self._budget = _BUDGET
         self._since = 0
 
-    def whole(self, struct: type[T], data: bytes) -> Steps[tuple[T, tuple[str, ...]]]:
+    def whole(self, struct: type[T], data: bytes | bytearray) -> Steps[tuple[T, tuple[str, ...]]]:
         """The whole object."""
         found = yield from self._object(struct, data, "")
         return found, tuple(self.ignored)
 
-    def _object(self, struct: type[T], data: bytes | msgspec.Raw, prefix: str) -> Steps[T]:
+    def _object(self, struct: type[T], data: bytes | bytearray | msgspec.Raw, prefix: str) -> Steps[T]:
         """One object, field by field."""
         many = False
         if len(data) > _MANY:
@@ -255,7 +255,7 @@ class _Salvage:
             raise _ExhaustedError
 
 
-def _mended(data: bytes) -> Steps[bytes]:
+def _mended(data: bytes | bytearray) -> Steps[bytes | bytearray]:
     """Halves of surrogate pairs that stand alone become the replacement character; every other escape stays.
 
     Texts that were cut in the middle of an emoji have them. They are valid JSON (RFC 8259, section 8.2), but no

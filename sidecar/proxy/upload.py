@@ -96,7 +96,7 @@ class Upload:
         """The facts of the whole held body; what cannot be read gives none, and `state` says why."""
         coding = self._coding
         try:
-            body = bytes(self._held) if coding is None else (yield from self._decoded(coding))
+            body = self._held if coding is None else (yield from self._decoded(coding))
             if self.large:
                 yield
             facts = yield from apis.request_steps(route, body, fields)
@@ -113,7 +113,7 @@ class Upload:
             return facts
         return RequestFacts(model=route.model, streaming=route.streaming)
 
-    def _decoded(self, coding: bytes) -> apis.Steps[bytes]:
+    def _decoded(self, coding: bytes) -> apis.Steps[bytearray]:
         """The decoded body; its memory counts like that of the body itself."""
         decoded = bytearray()
         at = 0
@@ -127,7 +127,7 @@ class Upload:
                 at = len(decoded)
                 yield
         yield
-        return bytes(decoded)
+        return decoded
 
     def pass_on(self) -> bytes | bytearray:
         """What goes to the upstream now: everything that has come, framed as the head said."""

@@ -145,7 +145,7 @@ def test_a_fault_and_its_end(fault: Fault, protocol: str, upstream: ScriptedUpst
     with OtlpSink(protocol) as sink:
         apply(sink, fault)
         environ = {**sink.environ(), **ENVIRON}
-        if not fault.answer.hang:
+        if not (fault.answer.hang or fault.answer.drip):
             environ["OTEL_EXPORTER_OTLP_TIMEOUT"] = "20000"  # a busy machine brings an answer late
         with RunningSidecar(upstream=upstream.url, environ=environ) as sidecar:
             ask(sidecar, upstream, "during")

@@ -153,7 +153,12 @@ class Expected:
             **cell.api.asked,
             **self.told,
         }
-        return {name: value for name, value in attributes.items() if value is not None}
+        foreign = () if cell.api.provider == "openai" else ("openai.",)
+        return {
+            name: value
+            for name, value in attributes.items()
+            if value is not None and not name.startswith(foreign)
+        }
 
     @property
     def _openai_api(self) -> str | None:

@@ -74,7 +74,7 @@ def grpcs(certificate: Certificate) -> Iterator[str]:
         "127.0.0.1:0", grpc.ssl_server_credentials([(key, chain)], chain, require_client_auth=True)
     )
     server.start()
-    yield f"localhost:{port}"
+    yield f"127.0.0.1:{port}"
     server.stop(0).wait()
     pool.shutdown()
 
