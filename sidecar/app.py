@@ -326,7 +326,7 @@ class Sidecar:
 
     def _stood_still(self, by: int) -> None:
         """Nobody ran here for `by` ns: stopped, starved, or suspended with the machine."""
-        self.sessions.stood_still(by)
+        self.sessions.stood_still(by, self._clock())
         if self._relay is not None:
             self._relay.stood_still()
 

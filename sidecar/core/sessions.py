@@ -392,9 +392,15 @@ class SessionManager:
         """
         return self._registry.expire(now, most)
 
-    def stood_still(self, by: int) -> None:
-        """Until now no request could have come for `by` ns: that counts for no session as quiet."""
-        self._registry.stood_still += by
+    def stood_still(self, by: int, at: int) -> None:
+        """Until `at` (ns) no request could have come for `by` ns: that counts for no session as quiet."""
+        registry = self._registry
+        registry.stood_still += by
+        latest = at + self._limits.session_idle - registry.stood_still
+        for session in reversed(registry.idle.values()):
+            if session.expires <= latest:
+                break
+            session.expires = latest  # its last request had ended before anybody knew of the standstill
 
     def shutdown(self, at: int, *, most: int | None = None) -> None:
         """Ends every session, also busy ones; waits that are open are counted as unknown.

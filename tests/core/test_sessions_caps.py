@@ -95,11 +95,11 @@ def test_no_session_is_quiet_while_no_request_could_have_come() -> None:
     manager, ends = manager_with(SessionLimits(session_idle=30 * SECOND))
     call(manager, 0, "a")
     call(manager, SECOND, "goes-on")
-    manager.stood_still(60 * SECOND)
+    manager.stood_still(60 * SECOND, 62 * SECOND)
     assert manager.expire(70 * SECOND) == 0
     assert call(manager, 70 * SECOND, "goes-on").sequence == 2
     call(manager, 71 * SECOND, "b")
-    manager.stood_still(5 * SECOND)
+    manager.stood_still(5 * SECOND, 77 * SECOND)
     call(manager, 80 * SECOND, "c")
     due = [("a", 95), ("goes-on", 105), ("b", 106), ("c", 110)]
     for number, (name, at) in enumerate(due):
@@ -108,6 +108,18 @@ def test_no_session_is_quiet_while_no_request_could_have_come() -> None:
         assert manager.expire(at * SECOND) == 1
         assert ends.names[number:] == [name]
     assert ends.sessions[0].ended_at == 0
+
+
+def test_what_ended_before_the_standstill_was_known_is_no_longer_quiet_for_it() -> None:
+    """A session whose last request ended between the standstill and the look at the clock: it had been heard."""
+    manager, ends = manager_with(SessionLimits(session_idle=30 * SECOND))
+    call(manager, 0, "before")
+    call(manager, 3600 * SECOND, "after")
+    manager.stood_still(3600 * SECOND, 3601 * SECOND)
+    for name, at in (("before", 3630), ("after", 3631)):
+        assert manager.expire(at * SECOND - 1) == 0
+        assert manager.expire(at * SECOND) == 1
+        assert ends.names[-1:] == [name]
 
 
 def test_a_returning_id_is_a_new_session_even_if_no_timer_ran() -> None:
