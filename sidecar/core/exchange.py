@@ -90,6 +90,12 @@ class Upstream:
     base_path: bytes = b""
     provider: str | None = None
 
+    @property
+    def authority(self) -> str:
+        """Its host, and its port where that is not the scheme's own: what `Host` says, and a URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
+
     def __hash__(self) -> int:
         """Upstreams are told apart by their names; the pool asks twice per request."""
         return hash(self.name)

@@ -59,13 +59,6 @@ def bodiless(method: str, status: int) -> bool:
     return method == "HEAD" or status in _BODILESS
 
 
-def authority(upstream: Upstream) -> bytes:
-    """The upstream's `Host` value: the port only where it is not the scheme's own."""
-    host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
-    default = 443 if upstream.scheme == "https" else 80
-    return (host if upstream.port == default else f"{host}:{upstream.port}").encode("latin-1")
-
-
 class _Way:
     """One direction. `dropped` are the names of fields that stay behind.
 
@@ -104,7 +97,7 @@ def request_head(head: RequestHead, upstream: Upstream, target: bytes, outbound:
     known, dropped = _UPWARD.known(headers)
     lines = [b"%b %b HTTP/1.1" % (head.method.encode("latin-1"), target)]
     if b"host" not in headers:
-        lines.append(b"Host: " + authority(upstream))
+        lines.append(b"Host: " + upstream.authority.encode("latin-1"))
     for field in headers.fields:
         name, value = field
         if name in known:
@@ -112,7 +105,7 @@ def request_head(head: RequestHead, upstream: Upstream, target: bytes, outbound:
             continue
         lower = name.lower()
         if lower == b"host":
-            lines.append(b"%b: %b" % (name, authority(upstream)))
+            lines.append(b"%b: %b" % (name, upstream.authority.encode("latin-1")))
         elif lower == b"transfer-encoding":
             lines.append(b"%b: chunked" % name)
         elif lower == b"expect":

@@ -54,7 +54,6 @@ _USAGE: dict[str, dict[str, tuple[str, ...]]] = {
 _USAGE["latest"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_WRITE_TOKENS,)}
 _USAGE["both"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_CREATION_TOKENS, a.CACHE_WRITE_TOKENS)}
 _LATEST_ONLY = frozenset({a.PREVIOUS_RESPONSE, a.REASONING_LEVEL})
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _OPENAI_APIS = {"openai.chat": "chat_completions", "openai.responses": "responses"}
 """`openai.api.type` by the reader's name; other APIs of OpenAI have no value."""
 
@@ -424,12 +423,9 @@ def _asked_url(exchange: Exchange, upstream: Upstream) -> str:
         path = path.removeprefix(f"/{upstream.name}")
     if path.startswith("/"):
         path = readable(upstream.base_path) + path
-    address = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
-    if upstream.port != _DEFAULT_PORTS.get(upstream.scheme):
-        address += f":{upstream.port}"
     shown_path = redact_path(path, exchange.route.template).removeprefix("/")
     query = f"?{redact_query(exchange.head.query)}" if exchange.head.query else ""
-    return f"{upstream.scheme}://{address}/{shown_path}{query}"
+    return f"{upstream.scheme}://{upstream.authority}/{shown_path}{query}"
 
 
 def _short(value: object) -> AttributeValue:
