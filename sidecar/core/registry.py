@@ -213,6 +213,15 @@ class Registry:
         session.completed += first.outcome is Outcome.COMPLETED
         session.failed += first.outcome is not Outcome.COMPLETED
 
+    def put_off(self, by: int, at: int) -> None:
+        """The process stood still for `by` ns until `at`: all that are idle end as much later, from now on at the most."""
+        self.stood_still += by
+        latest = at + self._limits.session_idle - self.stood_still
+        for session in reversed(self.idle.values()):
+            if session.expires <= latest:
+                break
+            session.expires = latest  # its last request ended before anybody knew of the standstill
+
     def expire(self, now: int, most: int | None = None) -> int:
         """Ends the sessions that have been idle for long enough by `now`, and says how many.
 

@@ -72,7 +72,7 @@ class SessionManager:
 
     `clock` gives ns since the epoch and is asked by the wrapping methods only; `wall` says how far the wall
     clock is ahead of it, for the time in request ids (without a `clock`, both are the system's); `random` gives 32 random
-    bits; `request_id_format` is described in `request_id.py`.
+    bits; `request_id_format` is described in `identity.py`.
 
     Raises:
         RequestIdFormatError: the format cannot be used.
@@ -394,13 +394,7 @@ class SessionManager:
 
     def stood_still(self, by: int, at: int) -> None:
         """Until `at` (ns) no request could have come for `by` ns: that counts for no session as quiet."""
-        registry = self._registry
-        registry.stood_still += by
-        latest = at + self._limits.session_idle - registry.stood_still
-        for session in reversed(registry.idle.values()):
-            if session.expires <= latest:
-                break
-            session.expires = latest  # its last request had ended before anybody knew of the standstill
+        self._registry.put_off(by, at)
 
     def shutdown(self, at: int, *, most: int | None = None) -> None:
         """Ends every session, also busy ones; waits that are open are counted as unknown.

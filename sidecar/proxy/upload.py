@@ -1,7 +1,7 @@
 """A request's body on its way up: held back while it is read for its facts, else passed on as it comes.
 
-Owns the held pieces, their memory, and the body's framing towards the upstream. What is read here is a
-copy; what goes on is what came.
+Owns the held pieces, their memory, and the body's framing towards the upstream. What is held is read where it
+lies, and never changed: what goes on is what came.
 """
 
 import sys
