@@ -199,7 +199,7 @@ class Flow:
         side.begin(self, exchange.head.method)
         target = upstream_target(origin, self._target)
         head = wire.request_head(exchange.head, origin, target, exchange.trace.outbound())
-        body = self._upload.pass_on() if self._replay is None else self._replay
+        body = (self._replay or b"") + self._upload.pass_on()
         self._replay = body if side.used and self._upload.again(body) else None
         if len(body) > HIGH_WATER:
             side.write(head)
@@ -217,6 +217,9 @@ class Flow:
         data = self._upload.pass_on()
         if data:
             side.write(data)
+            if self._replay is not None:
+                replay = self._replay + data
+                self._replay = replay if self._upload.again(replay) else None
         if self._upload.finished and not self.exchange.request_end:
             self.exchange.request_end = self._shared.clock()
             self._arm()

@@ -148,9 +148,9 @@ class Upload:
         return out[0] if len(out) == 1 else b"".join(out)
 
     def again(self, body: bytes | bytearray) -> bool:
-        """True when the whole request could be sent once more with this `body`, without harm or much memory."""
+        """True when the request could be sent once more with this much of its body, without harm or much memory."""
         head = self._inbound.head
-        return self.finished and len(body) <= _REPLAYED and head is not None and head.method in _IDEMPOTENT
+        return len(body) <= _REPLAYED and head is not None and head.method in _IDEMPOTENT
 
     def close(self, exchange: Exchange) -> None:
         """The request has ended: tells what became of its body, and holds nothing more."""
