@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,8 +32,22 @@ class StartError(Exception):
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
-    """In the child: a Ctrl-C that comes before anybody is responsible for it ends it all the same (Linux)."""
+_ENDS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _held() -> Iterator[None]:
+    """A Ctrl-C comes after this: what it raises while Python forks is lost in one of the hooks that are called then."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _in_child() -> None:
+    """Signals reach it again; a Ctrl-C that comes before anybody is responsible for it ends it all the same (Linux)."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -60,7 +74,7 @@ class Running:
         self.port = port
         self.admin = admin
         self._log = log
-        with log.open("wb") as output, machine.on(cores):
+        with log.open("wb") as output, machine.on(cores), _held():
             self._process = subprocess.Popen(
                 command,
                 cwd=_ROOT,
@@ -69,7 +83,7 @@ class Running:
                 stderr=output,
                 env=_inherited() | dict(environ or {}),
                 start_new_session=True,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - the benchmark starts programs before any thread
+                preexec_fn=_in_child,  # noqa: PLW1509 - the benchmark starts programs before any thread
             )
 
     @property
