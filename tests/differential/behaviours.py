@@ -35,7 +35,8 @@ class Behaviour:
     """What the upstream says to each request, and the calls that one client makes in turn.
 
     `waits`: after so many calls the next waits until all connections have ended, and so on (0: none waits). `anew`:
-    each call is made by a client that has no connection yet. `but` is as in `Form`.
+    each call is made by a client that has no connection yet. `but` is as in `Form`. `nobodys` is the status of an answer
+    that the upstream gives to no request: a client that takes it for that of its next one has none that works.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Behaviour:
     waits: int = 0
     anew: bool = False
     but: str = ""
+    nobodys: int | None = None
 
 
 def to_all(*steps: Step) -> Callable[[Received], Script]:
@@ -138,6 +140,7 @@ KEPT = [
         ),
         (Ask("POST", SMALL),) * 2,
         waits=1,
+        nobodys=408,
     ),
     Behaviour("a line end behind", then(Pause(0.1), Garbage(b"\r\n"), End()), (Ask(),) * 2, waits=1),
     Behaviour(

@@ -77,6 +77,7 @@ def called(module_upstream: ScriptedUpstream, sidecar: RunningSidecar) -> Called
     def play(job: tuple[str, Behaviour, str]) -> list[tuple[Said | None, Said | None]]:
         at, behaviour, client = job
         direct, _ = make(module_upstream, f"http://{at}:{module_upstream.port}", behaviour, client)
+        direct = [None if said and said.status == behaviour.nobodys else said for said in direct]
         if not any(direct):
             return []
         through, posts = make(module_upstream, f"{sidecar.url}/{at}", behaviour, client)
