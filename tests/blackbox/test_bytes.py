@@ -5,7 +5,6 @@ import sys
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 
 import brotli
 import pytest
@@ -567,28 +566,6 @@ def test_a_stale_connection_is_resent_only_where_that_is_safe(
     upstream.answer_always(how, path="/post")
     assert exchange(sidecar.port, request_bytes("POST", "/post", body=b"x")).status == 502
     assert [request.path for request in upstream.requests].count("/post") == 1
-
-
-def test_a_body_that_is_still_coming_is_resent_with_what_follows(
-    sidecar: RunningSidecar, upstream: ScriptedUpstream
-) -> None:
-    """Wherever the kept connection ends: what had gone on goes on again, and what comes then after it, once."""
-    for sent in (b"", b"ab", b"abcde"):
-        gate, path = Gate(), f"/put-{len(sent)}"
-
-        def came(times: int, path: str = path) -> bool:
-            return [one.path for one in upstream.requests].count(path) == times
-
-        exchange(sidecar.port, request_bytes("GET", "/warm"))
-        upstream.answer((ReadBody(len(sent)), Wait(gate), End()), path=path)
-        with RawClient(sidecar.port) as client:
-            client.send(b"PUT %b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n" % path.encode() + sent)
-            upstream.wait_for(partial(came, 1))
-            gate.open()
-            upstream.wait_for(partial(came, 2))
-            client.send(b"abcde"[len(sent) :])
-            assert client.read_answer("PUT").status == 200
-        assert [one.body for one in upstream.requests if one.path == path][1:] == [b"abcde"]
 
 
 def test_an_event_stream_is_passed_byte_for_byte(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:

@@ -12,11 +12,23 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
-from sidecar.testing import RunningSidecar, ScriptedUpstream, answer, exchange, request_bytes
+from sidecar.testing import (
+    End,
+    Gate,
+    RawClient,
+    ReadBody,
+    RunningSidecar,
+    ScriptedUpstream,
+    Wait,
+    answer,
+    exchange,
+    request_bytes,
+)
 
 LANES, CALLS = 20, 8
 
@@ -137,3 +149,25 @@ def test_an_origin_that_ends_is_not_impatient(start_sidecar: Any, upstream: Scri
     threading.Event().wait(1.0)
     assert post(sidecar) == 200
     assert upstream.requests[-1].connection is upstream.requests[-2].connection
+
+
+def test_a_body_that_is_still_coming_is_resent_with_what_follows(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream
+) -> None:
+    """Wherever the kept connection ends: what had gone on goes on again, and what comes then after it, once."""
+    for sent in (b"", b"ab", b"abcde"):
+        gate, path = Gate(), f"/put-{len(sent)}"
+
+        def came(times: int, path: str = path) -> bool:
+            return [one.path for one in upstream.requests].count(path) == times
+
+        exchange(sidecar.port, request_bytes("GET", "/warm"))
+        upstream.answer((ReadBody(len(sent)), Wait(gate), End()), path=path)
+        with RawClient(sidecar.port) as client:
+            client.send(b"PUT %b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n" % path.encode() + sent)
+            upstream.wait_for(partial(came, 1))
+            gate.open()
+            upstream.wait_for(partial(came, 2))
+            client.send(b"abcde"[len(sent) :])
+            assert client.read_answer("PUT").status == 200
+        assert [one.body for one in upstream.requests if one.path == path][1:] == [b"abcde"]
