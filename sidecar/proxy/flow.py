@@ -421,9 +421,15 @@ class Flow:
 
     @outermost
     def shut_down(self) -> None:
-        """The drain has ended and this request has not, or it waits for what it has passed on to be read."""
+        """The drain has ended and this request has not. What it has passed on is still read, and comes first."""
+        if not self._passed:
+            self._fail(ShutdownError(), Phase.MID_STREAM if self._answer.began else Phase.BEFORE_HEADERS)
+
+    @outermost
+    def give_up(self) -> None:
+        """There is no more time to read what has passed: it settles by what is known."""
         self._answer.stop_watching()
-        self._fail(ShutdownError(), Phase.MID_STREAM if self._answer.began else Phase.BEFORE_HEADERS)
+        self._fail(ShutdownError(), Phase.MID_STREAM)
 
     def broke(self, error: Exception) -> None:
         """A bug of ours: told once, and the request ends by it, if with no answer of our own then without one."""

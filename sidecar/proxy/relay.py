@@ -18,6 +18,9 @@ from sidecar.settings import Address
 _SPARE = 8
 """One of so many file descriptors is left for connections to upstreams."""
 
+_READING = 1.0
+"""The most seconds of a drain that are kept for reading what answers have passed on by then."""
+
 
 class Relay:
     """The data port."""
@@ -57,8 +60,10 @@ class Relay:
         self._shared.pool.renew()
 
     async def drain(self, seconds: float) -> None:
-        """Takes nothing new, lets running requests end for `seconds`, and ends the rest as `shutdown`."""
+        """Takes nothing new, lets running requests end, and ends the rest as `shutdown`; all of it within `seconds`."""
         shared = self._shared
+        reading = min(_READING, seconds / 2)
+        seconds -= reading
         shared.admission.draining = True
         if self._listener is not None:
             self._listener.close()
@@ -68,6 +73,10 @@ class Relay:
             late = round((shared.loop.time() - until) * SECOND)
             await self._empty(patience(late) / SECOND)
         await shared.later.each([flow.shut_down for flow in shared.flows])
+        until = shared.loop.time() + reading
+        while shared.flows and shared.loop.time() < until:  # noqa: ASYNC110 - each turn reads some of it
+            await asyncio.sleep(0)
+        await shared.later.each([flow.give_up for flow in shared.flows])
         await shared.later.finish()
         shared.pool.close()
 

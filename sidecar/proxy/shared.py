@@ -69,7 +69,10 @@ class Running(Protocol):
     """A flow, as the drain sees it."""
 
     def shut_down(self) -> None:
-        """The drain has ended and this request has not."""
+        """The drain has ended and this request has not; it settles once what it has passed on has been read."""
+
+    def give_up(self) -> None:
+        """There is no more time for that: it settles at once."""
 
 
 class Connected(Protocol):
