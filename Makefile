@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 LOCKER := .cache/lock
 COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test soak dashboards stack-test run bench lock
+.PHONY: help setup check test soak dashboards stack-test ui-test run bench lock
 
 help:  ## says what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +48,11 @@ stack-test: setup  ## real Collector, Jaeger, Prometheus (built from Go modules 
 	$(BIN)/python tests/stack/build.py
 	$(BIN)/python -m pytest tests/stack tests/deploy tests/alerts $(ARGS)
 
+ui-test: setup  ## the live page in a headless Chromium; CHROMIUM=... names one that is not on the path
+	@test -n "$(CHROMIUM)" || { echo "no Chromium: install the package chromium, or say CHROMIUM=/path/to/one"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/ui.lock
+	CHROMIUM='$(CHROMIUM)' $(BIN)/python -m pytest tests/ui $(ARGS)
+
 run: setup  ## the demo; with UPSTREAM=https://... the plain sidecar before that upstream
 	$(BIN)/sidecar $(if $(UPSTREAM),run --upstream '$(UPSTREAM)',demo) $(ARGS)
 
@@ -55,6 +61,7 @@ lock: $(LOCKER)/bin/uv  ## resolves the locks again; UPGRADE=1 moves to the newe
 	$(COMPILE) --output-file requirements/dev.lock --constraints requirements/run.lock --extra dev --extra demo pyproject.toml
 	$(COMPILE) --output-file requirements/demo.lock --constraints requirements/dev.lock --extra demo pyproject.toml
 	$(COMPILE) --output-file requirements/build.lock --constraints requirements/dev.lock --group build
+	$(COMPILE) --output-file requirements/ui.lock --constraints requirements/dev.lock --group ui
 
 $(LOCKER)/bin/uv:
 	$(PYTHON) -m venv $(LOCKER)

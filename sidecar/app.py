@@ -25,6 +25,7 @@ from sidecar.core.clock import SECOND, SystemWall
 from sidecar.core.egress import EgressRules
 from sidecar.core.outcome import Anomaly
 from sidecar.core.sessions import SessionLimits, SessionManager
+from sidecar.live import Board
 from sidecar.proxy.relay import Relay
 from sidecar.proxy.shared import Shared
 from sidecar.settings import Address, Settings
@@ -170,7 +171,7 @@ class Sidecar:
         relay = self._relay = Relay(shared, settings.listen)
         try:
             data = relay.start()
-            admin = await self._open_admin(relay)
+            admin = await self._open_admin(relay, data)
         except BaseException:
             await relay.drain(0)
             await self._close_ports()
@@ -252,7 +253,7 @@ class Sidecar:
         await self._stopping.wait()
         await self.stop()
 
-    async def _open_admin(self, relay: Relay) -> Address:
+    async def _open_admin(self, relay: Relay, data: Address) -> Address:
         settings = self._settings
         view = LiveView(
             manager=self.sessions,
@@ -265,8 +266,25 @@ class Sidecar:
             wall=self._wall,
             started_at=self._started_at,
         )
+        board = Board(
+            limit=settings.live_requests,
+            in_flight=relay.exchanges,
+            figures=view.figures,
+            about={
+                "version": VERSION,
+                "data": f"http://{data.reachable}",
+                "links": settings.trace_links,
+                "live": True,
+            },
+            now=lambda: (self._clock() + self._wall.correction) // 1000,
+        )
+        self.recorder.keep = board.keep
         app = create_admin_app(
-            view, listen=settings.admin_listen, token=settings.admin_token, prometheus=settings.prometheus
+            view,
+            board,
+            listen=settings.admin_listen,
+            token=settings.admin_token,
+            prometheus=settings.prometheus,
         )
         short = partial(self.recorder.anomaly, Anomaly.OUT_OF_RESOURCES)
         admin = await serve(app, settings.admin_listen, setting="SIDECAR_ADMIN_LISTEN", short=short)

@@ -94,6 +94,8 @@ class Settings:
     log_format: Literal["json", "console"]
     prometheus: bool
     quiet_paths: tuple[str, ...]
+    live_requests: int
+    trace_links: Mapping[str, str]
     environ: Mapping[str, str] = field(repr=False)
 
     @property
@@ -212,6 +214,8 @@ TABLE = (
         values.QUIET_PATHS,
         "probes (GET and HEAD) that are only counted, unless they fail",
     ),
+    Setting("LIVE_REQUESTS", "1000", values.NUMBER, "ended requests kept for the live page, some 4 KB each"),
+    Setting("TRACE_LINKS", "", values.LINKS, "where the live page opens a trace, such as Jaeger or Grafana"),
 )
 """Every setting, in the order of the README's table."""
 
@@ -267,6 +271,7 @@ def load_addresses(flags: Mapping[str, str], environ: Mapping[str, str]) -> tupl
 
 _NOT_SET: Mapping[str, object] = {
     "upstreams": {},
+    "trace_links": {},
     "session_headers": (),
     "session_fields": (),
     "conversation_headers": (),

@@ -262,6 +262,24 @@ def read_upstreams(text: str) -> dict[str, Upstream]:
     return upstreams
 
 
+_TRACE = "{trace_id}"
+
+
+def _read_links(text: str) -> dict[str, str]:
+    """`name=url,name=url`; each URL has the trace's id somewhere."""
+    links: dict[str, str] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, _, url = entry.partition("=")
+        parts = urlsplit(url)
+        plain = re.fullmatch(r"[!-~]+", url) and "@" not in parts.netloc
+        if not plain or parts.scheme not in {"http", "https"} or not parts.hostname or _TRACE not in url:
+            raise ValueError("not a link")
+        if not _UPSTREAM_NAME.fullmatch(name) or name in links:
+            raise ValueError("a bad name")
+        links[name] = url
+    return links
+
+
 def read_request_id(text: str) -> str:
     """A request id's format, as `core/identity.py` allows it."""
     return RequestIdFormat(text).template
@@ -283,6 +301,10 @@ URL = Kind(
 URLS = Kind(
     read_upstreams,
     "name=url, separated by commas; each name once, of letters, digits, '.', '_', '-', not 'default'",
+)
+LINKS = Kind(
+    _read_links,
+    "name=url, separated by commas (a comma in a URL is %2C); each URL http:// or https:// with {trace_id} in it",
 )
 TOKEN = Kind(_read_token, "8 or more printable ASCII characters without spaces")
 BAGGAGE = Kind(_read_baggage, "none, all, or names of baggage members, separated by commas")

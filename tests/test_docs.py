@@ -35,6 +35,7 @@ from sidecar.testing import (
     request_bytes,
     sse,
 )
+from tests.live.boards import Looking, empty_board
 from tests.telemetry import environment
 
 ROOT = Path(__file__).parents[1]
@@ -285,18 +286,26 @@ def test_admin_paths(start_sidecar: Callable[..., RunningSidecar]) -> None:
     sidecar = start_sidecar(settings={"PROMETHEUS": "on", "HEALTH_LISTEN": f"127.0.0.1:{port}"})
     exchange(sidecar.port, request_bytes("GET", "/x", headers=(b"X-Sidecar-Session-Id: one",)))
     admin_port = sidecar.admin_port
+    with Looking(admin_port) as looking:
+        ended = looking.one(session="one", outcome="completed")["id"]
+    named_so = {"/sessions/{id}": "/sessions/one", "/live/requests/{id}": f"/live/requests/{ended}"}
+    named_so["/live/{file}"] = "/live/page.js"
+    short.remove("GET /live/events")  # it has no end, and was read above
     served = {}
     for asked, sidecar.admin_port in ((one, at) for at in (port, admin_port) for one in short):
-        method, path = asked.replace("{id}", "one").split(" ")
+        method, path = asked.split(" ")
+        path = named_so.get(path, path)
         served[asked, sidecar.admin_port == port] = sidecar.admin(method, path)[0]
     assert {one for one in short if served[one, True] == 200} == health
     assert {one: served[one, False] for one in short} == {
         one: 202 if one == "POST /shutdown" else 200 for one in short
     }
     view = cast(AdminView, None)
-    made = create_admin_app(view, listen=settings.Address("127.0.0.1", 1), token=None, prometheus=True)
+    made = create_admin_app(
+        view, empty_board(), listen=settings.Address("127.0.0.1", 1), token=None, prometheus=True
+    )
     routed = {f"{one.method} {one.resource.canonical}" for one in made.router.routes() if one.resource}
-    assert {one for one in routed if not one.startswith("HEAD ")} == {*short}
+    assert {one for one in routed if not one.startswith("HEAD ")} == {*short, "GET /live/events"}
 
 
 def test_exit_codes() -> None:

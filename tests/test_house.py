@@ -70,9 +70,10 @@ ROOMS = {
     "settings_values": "core apis",
     "settings": "core settings_values",
     "proxy": "core apis errors listener settings trust",
-    "admin": "core errors listener settings settings_values version",
+    "live": "core",
+    "admin": "core errors listener live settings settings_values version",
     "telemetry": "core apis settings trust version",
-    "app": "core admin errors proxy settings telemetry trust version",
+    "app": "core admin errors live proxy settings telemetry trust version",
     "testing": "core",
     "client": "core version",
     "demo": "core admin client errors settings settings_values version",
@@ -90,6 +91,7 @@ LIBRARIES = {
     "app": "msgspec uvloop",
     "client": "openai opentelemetry",
     "demo": "aiohttp msgspec openai",
+    "live": "msgspec",
     "proxy": "aiohappyeyeballs backports brotli httptools",
     "telemetry": "google grpc msgspec opentelemetry prometheus_client psutil structlog",
     "testing": "aiohttp google grpc opentelemetry",
@@ -465,7 +467,7 @@ def test_nothing_left_to_do_and_no_machine_of_ours() -> None:
             assert not ours.search(line), f"{name(path)}:{number}: {line.strip()}"
 
 
-@pytest.mark.parametrize("lock", ["run.lock", "demo.lock", "dev.lock", "build.lock"])
+@pytest.mark.parametrize("lock", ["run.lock", "demo.lock", "dev.lock", "build.lock", "ui.lock"])
 def test_lock_names_no_address(lock: str) -> None:
     """Packages come from wherever the installer is told to; every one has its hashes."""
     text = (ROOT / "requirements" / lock).read_text()
@@ -491,6 +493,7 @@ def test_node_lock_names_no_address() -> None:
         ("demo.lock", ["run", "demo"]),
         ("dev.lock", ["run", "demo", "dev"]),
         ("build.lock", ["build"]),
+        ("ui.lock", ["ui"]),
     ],
 )
 def test_lock_is_current(lock: str, groups: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from sidecar.admin.view import (
     ActiveRequest,
     ConversationView,
+    Figures,
     RecentRequest,
     SessionDetail,
     SessionView,
@@ -19,7 +20,11 @@ from sidecar.admin.view import (
 )
 from sidecar.core import sessions as core
 from sidecar.core.clock import SECOND, Clock, Wall
+from sidecar.core.outcome import Outcome
 from sidecar.version import VERSION
+
+_NO_ERRORS = frozenset({Outcome.COMPLETED, Outcome.CLIENT_LEFT, Outcome.SHUTDOWN})
+_LOST = ("rejected", "dropped", "failed", "unknown")
 
 
 class Counts(Protocol):
@@ -95,6 +100,22 @@ class LiveView:
             },
             "telemetry": self.ledger.snapshot(),
             "anomalies": dict(self.counts.anomalies),
+        }
+
+    def figures(self) -> Figures:
+        """The head of the live page."""
+        stats = self.manager.get_session_stats()
+        started, settled = self.counts.requests_started, self.counts.requests_settled
+        return {
+            "state": "draining" if self.draining() else "ready",
+            "in_flight": started - settled,
+            "sessions": stats.active_sessions,
+            "wait_avoided_s": stats.wait_avoided / SECOND,
+            "errors": sum(n for outcome, n in self.counts.outcomes.items() if outcome not in _NO_ERRORS),
+            "settled": settled,
+            "telemetry_lost": sum(
+                items.get(state, 0) for items in self.ledger.snapshot().values() for state in _LOST
+            ),
         }
 
     def sessions(self) -> list[SessionView]:

@@ -1,7 +1,6 @@
 """The admin port's paths, and the health-only application for a port of its own.
 
-Owns the mapping from paths to an `AdminView` and the form of answers: JSON, errors too, never cached. It
-computes nothing.
+Owns the mapping from paths to an `AdminView`; `page.py` has those of the live page. It computes nothing.
 
     GET  /startup      200 once the port answers; it is opened after the data port
     GET  /liveness     200 while the event loop turns
@@ -13,24 +12,25 @@ computes nothing.
     POST /shutdown     202; begins the drain, as SIGTERM does
 """
 
-import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from sidecar.admin import page
+from sidecar.admin.answers import GUARDING, document, error_answer
 from sidecar.admin.guard import checked
 from sidecar.admin.view import AdminView
+from sidecar.live import Board
 from sidecar.settings_values import Address
-
-_GUARDING = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 HEALTH_PATHS = frozenset({"/startup", "/liveness", "/readiness"})
 
 
 def create_admin_app(
-    view: AdminView, *, listen: Address, token: str | None, prometheus: bool
+    view: AdminView, board: Board, *, listen: Address, token: str | None, prometheus: bool
 ) -> web.Application:
-    """The whole admin application. `listen` is what `Host` is compared with; `token` guards all but health."""
-    app = web.Application(middlewares=[_answered, checked(listen, token, HEALTH_PATHS)])
+    """The whole admin application. `listen` is what `Host` is compared with; `token` guards what tells anything."""
+    app = web.Application(middlewares=[_answered, checked(listen, token, HEALTH_PATHS | page.OPEN_PATHS)])
+    page.add_page(app, board)
     _add_health(app, view)
     _Documents(view, prometheus=prometheus).add_to(app)
     return app
@@ -54,27 +54,16 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         message = (error.text or "").removeprefix(f"{error.status}: ")
         response = error_answer(error.status, message)
         response.headers.update(kept)
-    response.headers.update(_GUARDING)
+    response.headers.update(GUARDING)
     return response
-
-
-def error_answer(status: int, message: str) -> web.Response:
-    """An error as JSON, with the fields that every answer has."""
-    response = _json({"error": {"status": status, "message": message}}, status)
-    response.headers.update(_GUARDING)
-    return response
-
-
-def _json(document: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")
 
 
 def _add_health(app: web.Application, view: AdminView) -> None:
     async def alive(_request: web.Request) -> web.Response:
-        return _json({"status": "ok"})
+        return document({"status": "ok"})
 
     async def readiness(_request: web.Request) -> web.Response:
-        return _json({"status": "ok"}) if view.ready() else _json({"status": "draining"}, 503)
+        return document({"status": "ok"}) if view.ready() else document({"status": "draining"}, 503)
 
     app.router.add_get("/startup", alive)
     app.router.add_get("/liveness", alive)
@@ -96,16 +85,16 @@ class _Documents:
         app.router.add_post("/shutdown", self._shutdown)
 
     async def _stats(self, _request: web.Request) -> web.Response:
-        return _json(self._view.stats())
+        return document(self._view.stats())
 
     async def _sessions(self, _request: web.Request) -> web.Response:
-        return _json({"sessions": self._view.sessions()})
+        return document({"sessions": self._view.sessions()})
 
     async def _session(self, request: web.Request) -> web.Response:
         session = self._view.session(request.match_info["id"])
         if session is None:
             raise web.HTTPNotFound(text="no session of this id is alive; ended ones are in the traces")
-        return _json(session)
+        return document(session)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if not self._prometheus:
@@ -116,4 +105,4 @@ class _Documents:
 
     async def _shutdown(self, _request: web.Request) -> web.Response:
         self._view.shutdown()
-        return _json({"status": "draining"}, 202)
+        return document({"status": "draining"}, 202)

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from sidecar.admin.routes import error_answer
+from sidecar.admin.answers import error_answer
 from sidecar.errors import CannotListenError
 from sidecar.listener import Listener
 from sidecar.settings_values import Address
@@ -68,6 +68,10 @@ class _Connection(web.RequestHandler):
             self._held.discard(oldest)
             if oldest.transport is not None:
                 oldest.transport.abort()
+
+    def set_aside(self) -> None:
+        """It is no longer among those of which the one longest silent has to go: what it serves has a bound of its own."""
+        self._held.discard(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._held.discard(self)

@@ -47,6 +47,21 @@ class Stats(TypedDict):
     """Things that should not happen, by name; only those that did."""
 
 
+class Figures(TypedDict):
+    """The head of the live page."""
+
+    state: Literal["ready", "draining"]
+    in_flight: int
+    sessions: int
+    """Sessions alive now."""
+    wait_avoided_s: float
+    errors: int
+    """Requests that ended in another way than completed, client left or shutdown."""
+    settled: int
+    telemetry_lost: int
+    """Items of all signals that did not reach the collector, or may not have."""
+
+
 class SessionView(TypedDict):
     """One row of `GET /sessions`."""
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 
 from sidecar.core.clock import SECOND
+from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Anomaly
 from sidecar.errors import CannotListenError
 from sidecar.listener import Listener
@@ -54,6 +55,10 @@ class Relay:
             raise CannotListenError.because(error, str(listen), "SIDECAR_LISTEN") from error
         self._listener = listener
         return Address(listen.host, port)
+
+    def exchanges(self) -> list[Exchange]:
+        """The requests under way."""
+        return [flow.exchange for flow in self._shared.flows]
 
     def stood_still(self) -> None:
         """The process did not run for a while: what has become of connections that nobody heard is not known."""

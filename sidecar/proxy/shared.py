@@ -66,7 +66,9 @@ def _limits(settings: Settings) -> Limits:
 
 
 class Running(Protocol):
-    """A flow, as the drain sees it."""
+    """A flow, as the drain and the live page see it."""
+
+    exchange: Exchange
 
     def shut_down(self) -> None:
         """The drain has ended and this request has not; it settles once what it has passed on has been read."""

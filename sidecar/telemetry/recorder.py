@@ -6,7 +6,7 @@ each event to the spans, the measures and the log. Called on the event loop only
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -99,6 +99,9 @@ class _Quiet:
 
 class Recorder:
     """Telemetry, whole (`core.exchange.Telemetry`). `listener` is for the session manager."""
+
+    keep: Callable[[Exchange, Mapping[str, object], Mapping[str, object]], object] | None = None
+    """Is given every settled exchange with the fields of its wide line, in two parts."""
 
     def __init__(
         self,
@@ -303,6 +306,8 @@ class Recorder:
         if exchange.verdict is not None and exchange.verdict.message:
             fields[a.MESSAGE] = shown(exchange.verdict.message)
         self.log.always(name, level_of(outcome), exchange.end, fields, _request(exchange), portrait.alike)
+        if self.keep is not None:
+            self.keep(exchange, fields, portrait.alike.values)
         if outcome is not Outcome.COMPLETED and exchange.route.operation is not None:
             self._call_failed(exchange)
 

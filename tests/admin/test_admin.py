@@ -17,6 +17,7 @@ from sidecar.admin import (
     ActiveRequest,
     AdminView,
     ConversationView,
+    Figures,
     Port,
     RecentRequest,
     RequestCounts,
@@ -29,11 +30,13 @@ from sidecar.admin import (
     serve,
 )
 from sidecar.errors import CannotListenError
+from sidecar.live.request import Bar, Detail, Link, Step
 from sidecar.settings import Address
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.names import metrics_of
 from sidecar.telemetry.process import observe_process
 from sidecar.telemetry.prometheus import prometheus_text
+from tests.live.boards import empty_board
 
 serving = sys.modules["sidecar.admin.serve"]
 
@@ -48,6 +51,11 @@ DOCUMENTS = (
     ConversationView,
     ActiveRequest,
     RecentRequest,
+    Figures,
+    Bar,
+    Detail,
+    Step,
+    Link,
 )
 
 ROW = SessionView(
@@ -151,7 +159,7 @@ async def opened(
 ) -> AsyncIterator[Admin]:
     """An admin port on loopback that believes to listen on `listen`."""
     view = Scripted()
-    app = create_admin_app(view, listen=listen, token=token, prometheus=prometheus)
+    app = create_admin_app(view, empty_board(), listen=listen, token=token, prometheus=prometheus)
     port = await serve(app, ANY, setting="SIDECAR_ADMIN_LISTEN")
     async with aiohttp.ClientSession() as client:
         yield Admin(port, view, client)
@@ -378,7 +386,7 @@ async def test_no_head_is_too_odd(
     app = (
         create_health_app(Scripted())
         if health
-        else create_admin_app(Scripted(), listen=ANY, token=SECRET, prometheus=True)
+        else create_admin_app(Scripted(), empty_board(), listen=ANY, token=SECRET, prometheus=True)
     )
     port = await serve(app, ANY, setting="SIDECAR_ADMIN_LISTEN")
     try:
@@ -428,7 +436,9 @@ async def test_no_accept_is_too_odd(accept: str) -> None:
             """As the running sidecar has it."""
             return prometheus_text(store, Resource({}), accept)
 
-    port = await serve(create_admin_app(Real(), listen=ANY, token=None, prometheus=True), ANY, setting="X")
+    port = await serve(
+        create_admin_app(Real(), empty_board(), listen=ANY, token=None, prometheus=True), ANY, setting="X"
+    )
     try:
         answer = await raw(port, "GET /metrics HTTP/1.1", "Host: localhost", f"Accept: {accept}")
     finally:
@@ -492,7 +502,9 @@ async def test_what_is_not_http_is_not_repeated(
     """JSON that says so, the connection closed, and nothing of what came in the answer or the log."""
     view = Scripted()
     app = (
-        create_health_app(view) if health else create_admin_app(view, listen=ANY, token=None, prometheus=True)
+        create_health_app(view)
+        if health
+        else create_admin_app(view, empty_board(), listen=ANY, token=None, prometheus=True)
     )
     port = await serve(app, ANY, setting="SIDECAR_ADMIN_LISTEN")
     reader, writer = await asyncio.open_connection(port.address.host, port.address.port)

@@ -19,6 +19,7 @@ from sidecar.demo.show import telemetry_line
 from sidecar.demo.watch import Requests, Sessions, Watch, WatchError, moment
 from sidecar.demo.watch import Stats as Read
 from sidecar.settings import Address
+from tests.live.boards import empty_board
 
 S = 1_000_000_000
 NOON = 1_795_435_200 * S
@@ -144,7 +145,7 @@ async def admin() -> AsyncIterator[tuple[View, str]]:
     """An admin port with a token, and what it shows."""
     view = View()
     loopback = Address("127.0.0.1", 0)
-    app = create_admin_app(view, listen=loopback, token="secret", prometheus=False)
+    app = create_admin_app(view, empty_board(), listen=loopback, token="secret", prometheus=False)
     port = await serve(app, loopback, setting="SIDECAR_ADMIN_LISTEN")
     yield view, f"http://{port.address}"
     await port.close()

@@ -1,0 +1,10 @@
+"""The live page's data: what is in flight, what has ended lately, and who is looking.
+
+Owns the bounded memory of ended requests, the facts of a request as a page reads them, and the frames that go to
+each browser. It knows no socket and no HTTP: `admin/` serves it, `app.py` fills it.
+"""
+
+from sidecar.live.board import Board, Watcher, WatchersError
+from sidecar.live.request import Ended, bar_of, detail_of, ended
+
+__all__ = ["Board", "Ended", "Watcher", "WatchersError", "bar_of", "detail_of", "ended"]

@@ -1,0 +1,68 @@
+// The stream of events: asks for it with the token, reads it, and asks again when it ends.
+
+const TOKEN = "sidecar-token";
+
+export class Unauthorized extends Error {}
+
+export async function ask(path, signal) {
+  const token = sessionStorage.getItem(TOKEN);
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const answer = await fetch(path, { headers, signal, cache: "no-store" });
+  if (answer.status === 401) throw new Unauthorized();
+  return answer;
+}
+
+export function keepToken(token) {
+  sessionStorage.setItem(TOKEN, token);
+}
+
+export class Feed {
+  // `told(event, document)` gets each event; `state(word)` what has become of the connection.
+  constructor({ told, state, needToken }) {
+    this.told = told;
+    this.state = state;
+    this.needToken = needToken;
+    this.abort = new AbortController();
+  }
+
+  async run() {
+    for (let pause = 500; ; pause = Math.min(pause * 2, 5000)) {
+      try {
+        if (await this.once()) pause = 250;
+      } catch (error) {
+        if (error instanceof Unauthorized) {
+          await this.needToken();
+          pause = 0;
+        }
+      }
+      this.state("reconnecting");
+      await new Promise((resume) => setTimeout(resume, pause));
+    }
+  }
+
+  // Reads one connection to its end; says whether it told anything.
+  async once() {
+    this.abort = new AbortController();
+    const answer = await ask("/live/events", this.abort.signal);
+    if (!answer.ok) return false;
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    let any = false;
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return any;
+      text += value;
+      const frames = text.split("\n\n");
+      text = frames.pop();
+      for (const frame of frames) {
+        const [event, data] = frame.split("\n");
+        this.told(event.slice("event: ".length), JSON.parse(data.slice("data: ".length)));
+        any = true;
+      }
+    }
+  }
+
+  again() {
+    this.abort.abort();
+  }
+}

@@ -1,0 +1,97 @@
+"""Boards for tests that need one to make an admin port, and a reader of the stream that a board tells."""
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+from sidecar.live import Board
+
+
+def empty_board() -> Board:
+    """A board that nobody fills."""
+    return Board(
+        limit=10,
+        in_flight=list,
+        figures=lambda: {"state": "ready"},
+        about={"version": "1", "data": "http://127.0.0.1:1", "links": {}, "live": True},
+        now=lambda: 1_000_000,
+    )
+
+
+class Looking:
+    """A browser, as far as the stream goes: `bars` by id, `figures` as told last, `hellos` counted."""
+
+    def __init__(self, port: int, headers: Mapping[str, str] | None = None) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        self._socket.sendall(f"GET /live/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n".encode())
+        self._file = self._socket.makefile("rb")
+        self.status = int(self._file.readline().split()[1])
+        self.fields: dict[str, str] = {}
+        while line := self._file.readline().strip().decode():
+            name, _, value = line.partition(": ")
+            self.fields[name.lower()] = value
+        self.bars: dict[str, dict[str, Any]] = {}
+        self.figures: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}
+        self.hellos = 0
+        self._text = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def read(self) -> bool:
+        """Takes one piece of the stream; False at its end."""
+        size = int(self._file.readline().strip() or b"0", 16)
+        self._text += self._file.read(size).decode()
+        self._file.readline()
+        *frames, self._text = self._text.split("\n\n")
+        for frame in frames:
+            event, data = frame.split("\n")
+            self._take(event.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        return size > 0
+
+    def _take(self, event: str, document: dict[str, Any]) -> None:
+        if event == "hello":
+            self.hellos += 1
+            self.about = document
+            self.bars.clear()
+        self.figures = document.get("figures", self.figures)
+        for bar in document.get("bars", ()):
+            self.bars[bar["id"]] = bar
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Reads on until it holds.
+
+        Raises:
+            AssertionError: the stream ended before, or it did not hold in time.
+        """
+        deadline = monotonic() + 30
+        while not condition():
+            assert self.read(), "the stream has ended"
+            assert monotonic() < deadline, f"not told in time: {self.bars}"
+
+    def one(self, **wanted: object) -> dict[str, Any]:
+        """The bar with these values, waited for."""
+
+        def found() -> list[dict[str, Any]]:
+            return [
+                bar for bar in self.bars.values() if all(bar[key] == value for key, value in wanted.items())
+            ]
+
+        self.until(found)
+        return found()[0]
+
+    def ended(self, outcome: str) -> list[dict[str, Any]]:
+        """The bars with this outcome, in the order of their ends."""
+        found = [bar for bar in self.bars.values() if bar["outcome"] == outcome]
+        return sorted(found, key=lambda bar: int(bar["end"]))
