@@ -15,6 +15,7 @@ UID = "sidecar-sessions"
 NO_SESSIONS = "no named session in this range"
 NO_TURNS = "no turn of a named session in this range"
 
+_RELATION = label(a.TURN_RELATION)
 _TURNS = q.rate(names.CONCURRENCY, "", "_count")
 _WAITED = q.rate(names.WAIT_AVOIDED, "", "_count")
 
@@ -124,6 +125,18 @@ PANELS: tuple[Panel | Row, ...] = (
         ),
         unit="percentunit",
         no_data=NO_TURNS,
+    ),
+    Panel(
+        29,
+        "What turns are to their past",
+        "Turns per second by what their history shows them to be. Overlaps do harm only where turns race: they continue the "
+        "same point of a conversation, one sent while the other was in flight. Many races: the app sends before it has the "
+        "answer; each has a link to the other on its span. Replaces: race conditions detected. "
+        "Metric: sidecar.turns.related.",
+        (Query(q.rate(names.TURNS_RELATED, _RELATION), f"{{{{{_RELATION}}}}}"),),
+        unit="ops",
+        stacked=True,
+        no_data="no turn in this range, or SIDECAR_HISTORY=off",
     ),
     Panel(
         20,

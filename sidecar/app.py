@@ -147,6 +147,7 @@ class Sidecar:
                 sessions=settings.session_limit,
                 conversations_per_session=settings.conversations_per_session,
                 response_chain=settings.response_chain_limit,
+                unnamed=settings.history_limit,
             ),
         )
 

@@ -81,6 +81,8 @@ class Settings:
     session_limit: int
     conversations_per_session: int
     response_chain_limit: int
+    history: Literal["join", "observe", "off"]
+    history_limit: int
     model_limit: int
     session_headers: tuple[str, ...]
     session_fields: tuple[str, ...]
@@ -181,6 +183,18 @@ TABLE = (
         "100000",
         values.NUMBER,
         "response ids remembered for what continues or fetches them, some 1.2 KB each",
+    ),
+    Setting(
+        "HISTORY",
+        "join",
+        values.one_of("join", "observe", "off"),
+        "whether turns that name no session join one by their history, are only told what they are, or neither",
+    ),
+    Setting(
+        "HISTORY_LIMIT",
+        "20000",
+        values.NUMBER,
+        "turns remembered by digests of their history, some 2 KB each",
     ),
     Setting("MODEL_LIMIT", "100", values.NUMBER, "model names in metrics; further ones are counted as other"),
     Setting(

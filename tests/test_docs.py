@@ -17,6 +17,7 @@ import pytest
 from sidecar import apis, cli, errors, settings
 from sidecar.admin import AdminView, create_admin_app
 from sidecar.core import identity
+from sidecar.core.histories import Relation
 from sidecar.core.identity import DEFAULT_FORMAT, FORMAT_FIELDS
 from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.core.turns import SessionStats
@@ -201,6 +202,7 @@ def test_buckets() -> None:
     "path,heading,expected",
     [
         (README, "Outcomes", Outcome),
+        (README, "Sessions that nobody named", Relation),
         (TELEMETRY, "Where an outcome is decided", Phase),
         (TELEMETRY, "Anomalies", Anomaly),
         (TELEMETRY, "The ledger", State),

@@ -49,6 +49,7 @@ def test_defaults() -> None:
     assert (settings.head_fields, settings.max_requests, settings.session_idle) == (256, 10000, 1800)
     assert (settings.session_limit, settings.conversations_per_session) == (100_000, 1000)
     assert (settings.response_chain_limit, settings.model_limit) == (100_000, 100)
+    assert (settings.history, settings.history_limit) == ("join", 20_000)
     assert settings.session_headers == settings.session_fields == ()
     assert settings.conversation_headers == settings.conversation_fields == ()
     assert (settings.incoming_trace, settings.forward_trace, settings.forward_baggage) == (

@@ -9,7 +9,27 @@ import msgspec
 
 from sidecar.apis.base import Api, ModelRequest, Path, Reader, counted, holds, present
 from sidecar.apis.errors import error_word, foreign_error, is_error
-from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.apis.history import (
+    MODEL,
+    NOTHING,
+    OTHER,
+    SYSTEM,
+    USER,
+    Raw,
+    Said,
+    asks_title,
+    content,
+    echoed,
+    listed,
+    plain,
+    structs,
+    there,
+    walk,
+    word,
+)
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Steps, Thing, Word
+from sidecar.core.digests import Digester, History, Id, Part, string
+from sidecar.core.echo import Echo
 from sidecar.core.facts import EventKind, ResponseFacts
 
 _OUTPUT_TYPES = {"json_schema": "json"}
@@ -92,6 +112,7 @@ class _Delta(msgspec.Struct):
     text: str | None = None
     partial_json: str | None = None
     thinking: str | None = None
+    signature: Raw = NOTHING
     citation: Thing | None = None
     stop_reason: Word | None = None
 
@@ -99,6 +120,9 @@ class _Delta(msgspec.Struct):
 class _Block(msgspec.Struct):
     data: str | None = None
     content: list[Thing] | Thing | None = None
+    id: Raw = NOTHING
+    name: Raw = NOTHING
+    text: Raw = NOTHING
 
 
 class _Event(msgspec.Struct):
@@ -109,11 +133,74 @@ class _Event(msgspec.Struct):
     usage: _Usage | None = None
     metrics: _BedrockMetrics | None = msgspec.field(name="amazon-bedrock-invocationMetrics", default=None)
     error: msgspec.Raw = msgspec.Raw()
+    index: Raw = NOTHING
+
+    def echoed(self, echo: Echo) -> None:
+        """Notes by what the answer will be recognised."""
+        block, delta = self.content_block, self.delta
+        if block is not None:
+            echo.id(word(block.id), word(block.name))
+            echo.id(block.data)
+            if there(block.text):
+                echo.text(0, string(block.text))
+        if delta is not None:
+            if delta.text:
+                echo.text(0, delta.text)
+            if delta.partial_json:
+                echo.arguments(0, int.from_bytes(bytes(self.index)[:6]), delta.partial_json)
+            if len(delta.signature):
+                echo.id(word(delta.signature))
 
 
 class _Body(_Message):
     type: str | None = None
     content: msgspec.Raw = msgspec.Raw()
+
+
+class _Said(msgspec.Struct, gc=False):
+    role: str | None = None
+    content: Raw = NOTHING
+
+
+class _Past(msgspec.Struct, gc=False):
+    messages: Raw = NOTHING
+    system: Raw = NOTHING
+    tools: Raw = NOTHING
+    output_config: Raw = NOTHING
+    output_format: Raw = NOTHING
+
+
+_past = msgspec.json.Decoder(_Past)
+_message = msgspec.json.Decoder(_Said)
+_messages = msgspec.json.Decoder(list[_Said])
+
+
+def _said(message: _Said | Raw) -> Said:
+    """One message of a history."""
+    parts: list[Part] = []
+    ids: list[Id] = []
+    if isinstance(message, Raw):
+        return USER, [(OTHER, plain(message))], ids
+    content(message.content, parts, ids)
+    return _ROLES.get(message.role or "", USER), parts, ids
+
+
+_ROLES = {"assistant": MODEL, "system": SYSTEM}
+
+
+def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
+    """The past of a message."""
+    past = _past.decode(body)
+    if not len(past.messages):
+        return None
+    chain = yield from walk(map(_said, structs(_messages, _message, past.messages)), digester)
+    if chain is None:
+        return None
+    instructions: list[Part] = []
+    content(past.system, instructions, [])
+    chain.instruct(instructions)
+    titles = asks_title(past.output_config) or asks_title(past.output_format)
+    return History(chain, listed(past.tools, digester), titles=titles)
 
 
 _EVENT = Shape(_Event)
@@ -135,6 +222,11 @@ class MessagesReader(Reader[_Event, _Body]):
     def _answers(self, body: _Body, data: bytes) -> bool:
         """Takes the body."""
         error = self._message(body)
+        if self.facts.echo is not None:
+            parts: list[Part] = []
+            ids: list[Id] = []
+            content(body.content, parts, ids)
+            echoed(self.facts.echo, 0, (MODEL, parts, ids))
         if body.type == "error":
             error = error or error_word(data)
         if error:
@@ -175,6 +267,8 @@ class MessagesReader(Reader[_Event, _Body]):
             event = salvaged
         kind = "error" if name == b"error" else event.type or name.decode("latin-1")
         delta = event.delta
+        if self.facts.echo is not None:
+            event.echoed(self.facts.echo)
         if kind == "content_block_delta":
             output = delta is not None and (
                 delta.text or delta.partial_json or delta.thinking or delta.citation
@@ -238,6 +332,7 @@ API = Api(
         "/messages/batches/{batch}/cancel",
     ),
     request=MessagesRequest,
+    history=_history,
     stream=MessagesReader,
     body=MessagesReader,
     finish_reasons="""

@@ -17,6 +17,7 @@ import msgspec
 
 from sidecar.apis.errors import error_word, failure, foreign_error
 from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, UnreadableBody, Word, at_once
+from sidecar.core.digests import Digester, History
 from sidecar.core.facts import EventKind, ResponseFacts
 from sidecar.core.sse import Event
 
@@ -102,7 +103,9 @@ class Api:
     """One API, whole: all that is known of it hangs on this record, in which its module ends.
 
     `name` is how routes name it (`openai.chat`), `title` how people do. `request` is what is read of a request's body;
-    `body` and `stream` make readers of whole and streamed answers (no `stream`: there are none). `others` are templates
+    `body` and `stream` make readers of whole and streamed answers (no `stream`: there are none). `history`
+    reads the past that a request carries (none: it carries none); it raises ValueError or RecursionError for what is no JSON.
+    `others` are templates
     that are known by name only, the more special ones first; an answer's id begins with `own_ids` behind any prefix.
     `finish_reasons` may become labels: words in lower case. `objects` says that what a path asks to be streamed comes as
     JSON objects if not as events.
@@ -114,6 +117,7 @@ class Api:
     request: type["RequestBody"]
     body: Callable[[ResponseFacts], BodyReader]
     stream: Callable[[ResponseFacts], StreamReader] | None = None
+    history: Callable[[bytes | bytearray, Digester], Steps[History | None]] | None = None
     finish_reasons: str = ""
     others: tuple[str, ...] = ()
     own_ids: str = ""

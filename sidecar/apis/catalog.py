@@ -16,6 +16,7 @@ from sidecar.apis.base import Api, BodyReader, EventParser, RequestBody, StreamR
 from sidecar.apis.json_array import JsonArrayParser
 from sidecar.apis.routes import Routes
 from sidecar.apis.shapes import LARGE, Shape, Steps, at_once
+from sidecar.core.digests import Digester, History
 from sidecar.core.facts import RequestFacts, ResponseFacts, Route
 from sidecar.core.sse import SseParser
 
@@ -58,6 +59,7 @@ class Catalog:
         self._shapes: dict[str | None, Shape[Any]] = {api.name: Shape(api.request) for api in apis}
         self._bodies = {api.name: api.body for api in apis}
         self._streams = {api.name: api.stream for api in apis if api.stream is not None}
+        self._histories = {api.name: api.history for api in apis if api.history is not None}
         self._objects = frozenset(api.name for api in apis if api.objects)
 
     def read_request(self, route: Route, body: bytes, fields: tuple[str, ...] = ()) -> RequestFacts:
@@ -69,9 +71,13 @@ class Catalog:
         return at_once(self.request_steps(route, body, fields))
 
     def request_steps(
-        self, route: Route, body: bytes | bytearray, fields: tuple[str, ...] = ()
+        self,
+        route: Route,
+        body: bytes | bytearray,
+        fields: tuple[str, ...] = (),
+        digester: Digester | None = None,
     ) -> Steps[RequestFacts]:
-        """The same with pauses, between which a large body costs some milliseconds.
+        """The same with pauses, between which a large body costs some milliseconds; with its history if there is a digester.
 
         Raises:
             UnreadableBody: the body is not JSON, or is nested absurdly deep.
@@ -85,6 +91,11 @@ class Catalog:
             own, unfit = yield from _read_fields(body, fields)
             hints.update(own)
             ignored += tuple(path for path in unfit if path not in ignored)
+        history = None
+        if digester is not None and (read := self._histories.get(route.api or "")) is not None and route.turn:
+            if len(body) > LARGE:
+                yield
+            history = yield from _read_history(read, body, digester)
         return RequestFacts(
             model=request.asked_model() or route.model,
             streaming=route.streaming or request.asks_stream(),
@@ -93,6 +104,7 @@ class Catalog:
             attributes=request.attributes(),
             ignored=ignored,
             stored=request.asks_store(),
+            history=history,
         )
 
     def stream_reader(self, route: Route, facts: ResponseFacts) -> StreamReader | None:
@@ -129,6 +141,18 @@ class Catalog:
         if kind == "text/event-stream":
             return Form.EVENTS
         return Form.OBJECTS if objects and kind in _OBJECT_TYPES | {"application/json"} else Form.WHOLE
+
+
+def _read_history(
+    read: Callable[[bytes | bytearray, Digester], Steps[History | None]],
+    body: bytes | bytearray,
+    digester: Digester,
+) -> Steps[History | None]:
+    """A request's past; none of a body that cannot be read as a history."""
+    try:
+        return (yield from read(body, digester))
+    except (ValueError, RecursionError):
+        return None
 
 
 def undecided(start: bytes) -> bool:

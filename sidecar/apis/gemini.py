@@ -10,7 +10,33 @@ import msgspec
 
 from sidecar.apis.base import Api, Path, Reader, RequestBody, counted, present, reconciled, several
 from sidecar.apis.errors import error_word, foreign_error, is_error
-from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.apis.history import (
+    MODEL,
+    NOTHING,
+    OTHER,
+    RESULT,
+    SYSTEM,
+    TEXT,
+    THOUGHT,
+    TOOL,
+    USER,
+    Raw,
+    Said,
+    asks_title,
+    call,
+    echoed,
+    listed,
+    plain,
+    raws,
+    result,
+    structs,
+    there,
+    walk,
+    word,
+)
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Steps, Thing, Word
+from sidecar.core.digests import Digester, History, Id, Part
+from sidecar.core.echo import Echo
 from sidecar.core.facts import EventKind
 
 _MIME_TYPES = {"text/plain": "text", "application/json": "json"}
@@ -76,9 +102,17 @@ class GenerateRequest(RequestBody, kw_only=True):
         )
 
 
+class _CalledPart(msgspec.Struct):
+    id: Raw = NOTHING
+    name: Raw = NOTHING
+    args: Raw = NOTHING
+
+
 class _Part(msgspec.Struct, rename="camel"):
     text: str | None = None
-    function_call: Thing | None = None
+    thought: Raw = NOTHING
+    thought_signature: Raw = NOTHING
+    function_call: _CalledPart | None = None
     inline_data: Thing | None = None
     file_data: Thing | None = None
     executable_code: Thing | None = None
@@ -94,6 +128,19 @@ class _Part(msgspec.Struct, rename="camel"):
             or self.executable_code
             or self.code_execution_result
         )
+
+    def echoed(self, echo: Echo, choice: int) -> None:
+        """Notes by what the answer will be recognised."""
+        if len(self.thought_signature):
+            echo.id(word(self.thought_signature))
+        if self.text and bytes(self.thought) != b"true":
+            echo.text(choice, self.text)
+        called = self.function_call
+        if called is not None:
+            parts: list[Part] = []
+            ids: list[Id] = []
+            call(called.id, called.name, called.args, parts, ids)
+            echoed(echo, choice, (MODEL, parts, ids))
 
 
 class _Content(msgspec.Struct):
@@ -148,6 +195,91 @@ class _Chunk(msgspec.Struct, rename="camel"):
     error: msgspec.Raw = msgspec.Raw()
 
 
+class _Called(msgspec.Struct, gc=False):
+    id: Raw = NOTHING
+    name: Raw = NOTHING
+    args: Raw = NOTHING
+    response: Raw = NOTHING
+
+
+class _Piece(msgspec.Struct, rename="camel", gc=False):
+    text: Raw = NOTHING
+    thought: bool | None = None
+    thought_signature: Raw = NOTHING
+    function_call: _Called | None = None
+    function_response: _Called | None = None
+
+
+class _Said(msgspec.Struct, gc=False):
+    role: str | None = None
+    parts: Raw = NOTHING
+
+
+class _Past(msgspec.Struct, gc=False):
+    contents: Raw = NOTHING
+    system: Raw = msgspec.field(name="systemInstruction", default=NOTHING)
+    system_instruction: Raw = NOTHING
+    tools: Raw = NOTHING
+    config: Raw = msgspec.field(name="generationConfig", default=NOTHING)
+
+
+_past = msgspec.json.Decoder(_Past)
+_content = msgspec.json.Decoder(_Said)
+_contents = msgspec.json.Decoder(list[_Said])
+_piece = msgspec.json.Decoder(_Piece)
+_pieces = msgspec.json.Decoder(list[_Piece])
+
+_ROLES = {"model": MODEL, "function": TOOL, "system": SYSTEM}
+
+
+def _said(message: _Said | Raw) -> Said:
+    """One content of a history."""
+    parts: list[Part] = []
+    ids: list[Id] = []
+    if isinstance(message, Raw):
+        return USER, [(OTHER, plain(message))], ids
+    if len(message.parts):
+        for piece, whole in zip(structs(_pieces, _piece, message.parts), raws(message.parts), strict=True):
+            _part(piece, whole, parts, ids)
+    return _ROLES.get(message.role or "", USER), parts, ids
+
+
+def _part(piece: _Piece | Raw, whole: Raw, parts: list[Part], ids: list[Id]) -> None:
+    """One part of a content."""
+    if isinstance(piece, Raw):
+        parts.append((OTHER, plain(whole)))
+        return
+    if made := word(piece.thought_signature):
+        ids.append((made, ""))
+    called, given = piece.function_call, piece.function_response
+    if piece.thought:
+        parts.append((THOUGHT, plain(whole)))
+    elif called is not None:
+        call(called.id, called.name, called.args, parts, ids)
+    elif given is not None:
+        parts.append((RESULT, bytes(given.name)))
+        result(given.id, given.response, parts, ids)
+    elif len(piece.text):
+        if there(piece.text):
+            parts.append((TEXT, memoryview(piece.text)))
+    elif not made:
+        parts.append((OTHER, plain(whole)))
+
+
+def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
+    """The past of what is to be generated."""
+    past = _past.decode(body)
+    if not len(past.contents):
+        return None
+    chain = yield from walk(map(_said, structs(_contents, _content, past.contents)), digester)
+    if chain is None:
+        return None
+    system = past.system if len(past.system) else past.system_instruction
+    if there(system):
+        chain.instruct([(TEXT, plain(system))])
+    return History(chain, listed(past.tools, digester), titles=asks_title(past.config))
+
+
 _CHUNK = Shape(_Chunk)
 
 
@@ -187,6 +319,9 @@ class GenerateReader(Reader[_Chunk, _Chunk]):
         for candidate in part.candidates or ():
             if candidate.content and any(piece.carries_output() for piece in candidate.content.parts or ()):
                 kind = EventKind.CHUNK
+            if facts.echo is not None and candidate.content:
+                for piece in candidate.content.parts or ():
+                    piece.echoed(facts.echo, candidate.index)
             failed = self._choice_ended(candidate.index, candidate.finish_reason, candidate.error)
             error = error or failed
         feedback = part.prompt_feedback
@@ -218,6 +353,7 @@ API = Api(
         Path(end=":batchEmbedContents", operation="embeddings", provider="gcp.gemini", read=False),
     ),
     request=GenerateRequest,
+    history=_history,
     stream=GenerateReader,
     body=GenerateReader,
     objects=True,

@@ -9,6 +9,29 @@ import msgspec
 
 from sidecar.apis.base import Api, Path, Reader, counted, present, tier
 from sidecar.apis.errors import error_word, foreign_error, is_error
+from sidecar.apis.history import (
+    MODEL,
+    NOTHING,
+    OTHER,
+    SYSTEM,
+    TEXT,
+    THOUGHT,
+    TOOL,
+    USER,
+    Raw,
+    Said,
+    asks_title,
+    call,
+    content,
+    echoed,
+    listed,
+    plain,
+    result,
+    structs,
+    there,
+    walk,
+    word,
+)
 from sidecar.apis.openai_common import (
     DONE,
     Format,
@@ -22,7 +45,9 @@ from sidecar.apis.openai_common import (
     name_service,
     output_type,
 )
-from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Steps, Thing, Word
+from sidecar.core.digests import Digester, History, Id, Part, string
+from sidecar.core.echo import Echo
 from sidecar.core.facts import EventKind
 
 
@@ -65,9 +90,24 @@ class _Audio(msgspec.Struct):
     transcript: str | None = None
 
 
+class _CalledPiece(msgspec.Struct):
+    index: Raw = NOTHING
+    id: Raw = NOTHING
+    function: Raw = NOTHING
+
+    def echoed(self, echo: Echo, choice: int) -> None:
+        """Notes by what the call will be recognised."""
+        try:
+            function = _function.decode(self.function)
+        except ValueError:
+            function = _Function()
+        echo.id(word(self.id), word(function.name))
+        echo.arguments(choice, int.from_bytes(bytes(self.index)[:6]), string(function.arguments))
+
+
 class _Delta(msgspec.Struct):
     content: str | list[Thing] | None = None
-    tool_calls: list[Thing] | None = None
+    tool_calls: list[_CalledPiece] | None = None
     reasoning_content: str | None = None
     reasoning: str | Thing | None = None
     refusal: str | None = None
@@ -90,10 +130,19 @@ class _Delta(msgspec.Struct):
             or (self.audio and (self.audio.data or self.audio.transcript))
         )
 
+    def echoed(self, echo: Echo, choice: int) -> None:
+        """Notes by what the answer will be recognised."""
+        text = self.content
+        if text and isinstance(text, str):
+            echo.text(choice, text)
+        for called in self.tool_calls or ():
+            called.echoed(echo, choice)
+
 
 class _Choice(msgspec.Struct):
     index: Count = 0
     delta: _Delta | None = None
+    message: Raw = NOTHING
     finish_reason: Word | None = None
     usage: Usage | None = None
     """Moonshot's place for a stream's usage."""
@@ -117,6 +166,94 @@ class _NamedChunk(_Chunk):
     model: Word | None = None
     service_tier: Word | None = None
     system_fingerprint: Word | None = None
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: Raw = NOTHING
+    arguments: Raw = NOTHING
+
+
+class _Called(msgspec.Struct, gc=False):
+    id: Raw = NOTHING
+    function: _Function | None = None
+    custom: Raw = NOTHING
+
+
+class _Message(msgspec.Struct, gc=False):
+    role: str | None = None
+    content: Raw = NOTHING
+    tool_calls: list[_Called] | None = None
+    tool_call_id: Raw = NOTHING
+    function_call: _Function | None = None
+    reasoning_content: Raw = NOTHING
+    reasoning: Raw = NOTHING
+    reasoning_details: Raw = NOTHING
+    thinking_blocks: Raw = NOTHING
+    refusal: Raw = NOTHING
+
+
+class _Past(msgspec.Struct, gc=False):
+    messages: Raw = NOTHING
+    tools: Raw = NOTHING
+    functions: Raw = NOTHING
+    response_format: Raw = NOTHING
+
+
+_function = msgspec.json.Decoder(_Function)
+_past = msgspec.json.Decoder(_Past)
+_message = msgspec.json.Decoder(_Message)
+_messages = msgspec.json.Decoder(list[_Message])
+
+_ROLES = {
+    "system": SYSTEM,
+    "developer": SYSTEM,
+    "assistant": MODEL,
+    "model": MODEL,
+    "tool": TOOL,
+    "function": TOOL,
+}
+
+
+def _said(message: _Message | Raw) -> Said:
+    """One message of a history."""
+    parts: list[Part] = []
+    ids: list[Id] = []
+    if isinstance(message, Raw):
+        return USER, [(OTHER, plain(message))], ids
+    role = _ROLES.get(message.role or "", USER)
+    if role is TOOL:
+        result(message.tool_call_id, message.content, parts, ids)
+        return role, parts, ids
+    if message.reasoning_content or message.reasoning or message.reasoning_details or message.thinking_blocks:
+        thoughts = (
+            message.reasoning_content,
+            message.reasoning,
+            message.reasoning_details,
+            message.thinking_blocks,
+        )
+        parts += [(THOUGHT, plain(thought)) for thought in thoughts if there(thought)]
+    if message.content:
+        content(message.content, parts, ids)
+    if message.refusal and there(message.refusal):
+        parts.append((TEXT, memoryview(message.refusal)))
+    for called in message.tool_calls or ():
+        function = called.function or _Function(arguments=called.custom)
+        call(called.id, function.name, function.arguments, parts, ids)
+    if message.function_call is not None:
+        call(NOTHING, message.function_call.name, message.function_call.arguments, parts, ids)
+    return role, parts, ids
+
+
+def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
+    """The past of a chat completion."""
+    past = _past.decode(body)
+    if not len(past.messages):
+        return None
+    chain = yield from walk(map(_said, structs(_messages, _message, past.messages)), digester)
+    if chain is None:
+        return None
+    tools = past.tools if len(past.tools) else past.functions
+    return History(chain, listed(tools, digester), titles=asks_title(past.response_format))
 
 
 _EVENT, _OUTPUT = EventKind.EVENT, EventKind.CHUNK
@@ -147,13 +284,15 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
             chunk = salvaged
         if decode is not _CHUNK.decode:
             self._name(chunk)
-        kind = _EVENT
+        kind, echo = _EVENT, self.facts.echo
         error: str | None = None
         usage = chunk.usage
         for choice in chunk.choices or ():
             delta = choice.delta
             if delta is not None and (delta.content or delta.carries_output()):
                 kind = _OUTPUT
+                if echo is not None:
+                    delta.echoed(echo, choice.index)
             if choice.finish_reason or choice.error:
                 error = self._choice_ended(choice.index, choice.finish_reason, choice.error) or error
             usage = usage or choice.usage
@@ -184,8 +323,11 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
         """Takes the body."""
         name_answer(self.facts, body.id, body.model)
         name_service(self.facts, body.service_tier, body.system_fingerprint)
-        usage = body.usage
+        usage, echo = body.usage, self.facts.echo
         for choice in body.choices or ():
+            if echo is not None and len(choice.message):
+                for message in structs(_messages, _message, Raw(b"[%b]" % choice.message)):
+                    echoed(echo, choice.index, _said(message))
             if error := self._choice_ended(choice.index, choice.finish_reason, choice.error):
                 self._failed(error)
             usage = usage or choice.usage
@@ -217,6 +359,7 @@ API = Api(
     ),
     own_ids="chatcmpl-",
     request=ChatRequest,
+    history=_history,
     stream=ChatReader,
     body=ChatReader,
     finish_reasons="""

@@ -5,10 +5,38 @@ status (`completed`, `cancelled`) or, when it is incomplete, the reason it gives
 Shapes: https://platform.openai.com/docs/api-reference/responses
 """
 
+from itertools import chain as chain_of
+
 import msgspec
 
 from sidecar.apis.base import Api, ModelRequest, Path, Reader, holds, present, tier
 from sidecar.apis.errors import UNKNOWN_ERROR, error_word, foreign_error, is_error
+from sidecar.apis.history import (
+    CALL,
+    MODEL,
+    NOTHING,
+    OTHER,
+    RESULT,
+    SYSTEM,
+    TEXT,
+    THOUGHT,
+    TOOL,
+    USER,
+    Raw,
+    Said,
+    asks_title,
+    call,
+    content,
+    echoed,
+    listed,
+    plain,
+    raws,
+    result,
+    structs,
+    there,
+    walk,
+    word,
+)
 from sidecar.apis.openai_common import (
     DONE,
     Format,
@@ -20,7 +48,9 @@ from sidecar.apis.openai_common import (
     name_service,
     output_type,
 )
-from sidecar.apis.shapes import Ident, Int64, Shape, Thing, Word
+from sidecar.apis.shapes import Ident, Int64, Shape, Steps, Thing, Word
+from sidecar.core.digests import Digester, History, Id, Part
+from sidecar.core.echo import Echo
 from sidecar.core.facts import EventKind
 
 
@@ -76,24 +106,140 @@ class _Response(msgspec.Struct):
 
 
 class _Item(msgspec.Struct):
-    result: msgspec.Raw = msgspec.Raw()
+    result: Raw = NOTHING
+    type: Raw = NOTHING
+    id: Raw = NOTHING
+    call_id: Raw = NOTHING
+    name: Raw = NOTHING
+    arguments: Raw = NOTHING
+    input: Raw = NOTHING
+    encrypted_content: Raw = NOTHING
 
     def carries_output(self) -> bool:
         """True when it has a result of its own, as a finished image; other items have come in pieces before."""
         return bytes(memoryview(self.result)[:5]) not in _NO_RESULT
 
+    def echoed(self, echo: Echo) -> None:
+        """Notes by what it will be recognised; its text has been noted in pieces."""
+        for made in (self.id, self.encrypted_content):
+            echo.id(word(made))
+        if len(self.call_id):
+            arguments = self.arguments if len(self.arguments) else self.input
+            echoed(
+                echo,
+                0,
+                _said(
+                    (
+                        _Given("function_call", call_id=self.call_id, name=self.name, arguments=arguments),
+                        NOTHING,
+                    )
+                ),
+            )
+
 
 class _Event(msgspec.Struct):
     type: str | None = None
     delta: str | Thing | None = None
+    output_index: Raw = NOTHING
     item: _Item | None = None
     response: _Response | None = None
     error: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def place(self) -> int:
+        """Which item of the output it belongs to."""
+        digits = bytes(self.output_index)
+        return int(digits[:6]) if digits.isdigit() else 0
+
+
+class _Given(msgspec.Struct, gc=False):
+    type: str | None = None
+    role: str | None = None
+    content: Raw = NOTHING
+    id: Raw = NOTHING
+    call_id: Raw = NOTHING
+    name: Raw = NOTHING
+    arguments: Raw = NOTHING
+    input: Raw = NOTHING
+    output: Raw = NOTHING
+    encrypted_content: Raw = NOTHING
+
+
+class _Past(msgspec.Struct, gc=False):
+    input: Raw = NOTHING
+    instructions: Raw = NOTHING
+    tools: Raw = NOTHING
+    text: Raw = NOTHING
+    previous_response_id: Raw = NOTHING
+    conversation: Raw = NOTHING
+
+
+_past = msgspec.json.Decoder(_Past)
+_item = msgspec.json.Decoder(_Given)
+_items = msgspec.json.Decoder(list[_Given])
+
+_ROLES = {"system": SYSTEM, "developer": SYSTEM, "assistant": MODEL}
+
+
+def _said(pair: tuple[_Given | Raw, Raw]) -> Said:
+    """One item of a history."""
+    item, whole = pair
+    parts: list[Part] = []
+    ids: list[Id] = []
+    if isinstance(item, Raw):
+        return USER, [(OTHER, plain(whole))], ids
+    kind = item.type or "message"
+    if made := word(item.id):
+        ids.append((made, ""))
+    if kind == "message":
+        content(item.content, parts, ids)
+        role = _ROLES.get(item.role or "", USER)
+        return role, parts, ids if role is MODEL else []
+    if kind == "reasoning":
+        if sealed := word(item.encrypted_content):
+            ids.append((sealed, ""))
+        return MODEL, [(THOUGHT, plain(whole))], ids
+    if kind.endswith("_call_output"):
+        ids.clear()
+        result(item.call_id, item.output, parts, ids)
+        return TOOL, parts, ids
+    if kind in ("function_call", "custom_tool_call"):
+        call(item.call_id, item.name, item.arguments if len(item.arguments) else item.input, parts, ids)
+        return MODEL, parts, ids
+    if kind == "item_reference":
+        return MODEL, [(OTHER, bytes(item.id))], ids
+    if kind.endswith("_call"):
+        return MODEL, [(CALL, plain(whole))], ids
+    return USER, [(OTHER, plain(whole))], []
+
+
+def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
+    """The past of a response, which a `conversation` keeps from being sent."""
+    past = _past.decode(body)
+    given = past.input
+    if there(past.conversation) or not len(given):
+        return None
+    previous = word(past.previous_response_id)
+    said: list[Said] = [(MODEL, [(RESULT, previous.encode())], [(previous, "")])] if previous else []
+    if bytes(memoryview(given)[:1]) == b'"':
+        said.append((USER, [(TEXT, memoryview(given))], []))
+        given = NOTHING
+    items = zip(structs(_items, _item, given), raws(given), strict=True) if len(given) else ()
+    chain = yield from walk(chain_of(said, map(_said, items)), digester)
+    if chain is None:
+        return None
+    instructions: list[Part] = []
+    content(past.instructions, instructions, [])
+    chain.instruct(instructions)
+    return History(
+        chain, listed(past.tools, digester), previous=previous or None, titles=asks_title(past.text)
+    )
 
 
 _EVENT = Shape(_Event)
 _RESPONSE = Shape(_Response)
 
+_TEXT = "response.output_text.delta"
 _OTHER_OUTPUT = "response.image_generation_call.partial_image"
 _ENDS = frozenset(("response.completed", "response.incomplete", "response.cancelled"))
 _ERROR = "error"
@@ -119,10 +265,16 @@ class ResponsesReader(Reader[_Event, _Response]):
         """Takes the body."""
         if error := self._response(body):
             self._failed(error)
+        if self.facts.echo is not None and holds(body.output):
+            items = zip(structs(_items, _item, body.output), raws(body.output), strict=True)
+            for at, item in enumerate(items):
+                echoed(self.facts.echo, at, _said(item))
         return body.status in _STATUSES or holds(body.output)
 
     def _response(self, response: _Response) -> str | None:
         """Takes what it tells; gives the error when it failed."""
+        if self.facts.id is None and self.facts.echo is not None:
+            self.facts.echo.id(response.id)
         name_answer(self.facts, response.id, response.model)
         name_service(self.facts, response.service_tier)
         status, reason = response.status, None
@@ -147,8 +299,11 @@ class ResponsesReader(Reader[_Event, _Response]):
             if salvaged is None:
                 return self._unread(name, data)
             event = salvaged
+        echo = self.facts.echo
         kind = _ERROR if name == b"error" else event.type or name.decode("latin-1")
         if kind.endswith(".delta"):
+            if kind == _TEXT and echo is not None and isinstance(event.delta, str):
+                echo.text(event.place, event.delta)
             return EventKind.CHUNK if event.delta else EventKind.EVENT
         if kind == _PING:
             return EventKind.IDLE
@@ -159,8 +314,11 @@ class ResponsesReader(Reader[_Event, _Response]):
             return self._failed(error)
         if kind in _ENDS:
             return ended(self.facts)
-        if kind == _ITEM_DONE and event.item is not None and event.item.carries_output():
-            return EventKind.CHUNK
+        if kind == _ITEM_DONE and event.item is not None:
+            if echo is not None:
+                event.item.echoed(echo)
+            if event.item.carries_output():
+                return EventKind.CHUNK
         return EventKind.CHUNK if kind == _OTHER_OUTPUT else EventKind.EVENT
 
     def _error(self, kind: str, name: bytes, event: _Event, data: bytes) -> str | None:
@@ -193,6 +351,7 @@ API = Api(
     ),
     own_ids="resp_",
     request=ResponsesRequest,
+    history=_history,
     stream=ResponsesReader,
     body=ResponsesReader,
     finish_reasons="completed incomplete max_output_tokens content_filter cancelled failed",

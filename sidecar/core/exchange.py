@@ -13,6 +13,7 @@ from typing import Protocol
 from sidecar.core.clock import MILLISECOND
 from sidecar.core.facts import NO_FACTS, EventKind, RequestFacts, ResponseFacts, Route
 from sidecar.core.headers import Field, Headers
+from sidecar.core.histories import Past, Relation
 from sidecar.core.identity import Identity
 from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.core.record import record
@@ -223,6 +224,10 @@ class Exchange:
     retry: bool = False
     retry_of: Ref | None = None
     continues: Ref | None = None
+    past: Past | None = None
+    """What is remembered of it as a turn that carries its history."""
+    recognised: bool = False
+    """It is a turn, and histories are looked at: where it has no `past`, it could not be read."""
     head_at: int = 0
     arrived: int = 0
     needed: int = 0
@@ -247,6 +252,13 @@ class Exchange:
     overhead_after: int = 0
     overhead_loop: int = 0
     correction: int = 0
+
+    @property
+    def relation(self) -> Relation | None:
+        """What it is to its past; None where nobody looks."""
+        if self.past is not None:
+            return self.past.relation
+        return Relation.UNREAD if self.recognised else None
 
     @property
     def request_id(self) -> str | None:

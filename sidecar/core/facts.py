@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from sidecar.core.digests import History
+from sidecar.core.echo import Echo
 from sidecar.core.record import record
 
 
@@ -50,6 +52,8 @@ class RequestFacts:
     attributes: Mapping[str, object] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     stored: bool = False
+    history: History | None = None
+    """Its past, where that was wanted and could be read."""
 
 
 NO_FACTS = RequestFacts()
@@ -90,3 +94,5 @@ class ResponseFacts:
     unreadable: int = 0
     service_tier: str | None = None
     system_fingerprint: str | None = None
+    echo: Echo | None = None
+    """What gathers by what it can be recognised; None where that is not wanted."""

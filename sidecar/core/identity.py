@@ -13,6 +13,7 @@ from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from string import Formatter
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from sidecar.core.headers import Headers
@@ -20,6 +21,9 @@ from sidecar.core.outcome import Anomaly
 from sidecar.core.record import record
 from sidecar.core.shown import is_credential
 from sidecar.core.turns import ChainEntry
+
+if TYPE_CHECKING:
+    from sidecar.core.histories import Thread
 
 
 class Source(StrEnum):
@@ -32,6 +36,7 @@ class Source(StrEnum):
     BAGGAGE = "baggage"
     BODY = "body"
     RESPONSE_CHAIN = "response_chain"
+    HISTORY = "history"
     GENERATED = "generated"
     UNINSPECTED = "uninspected"
 
@@ -343,6 +348,22 @@ def _session_of_user(user_id: str | None) -> str | None:
         return None
     suffix = _USER_SUFFIX.search(user_id[-64:])
     return suffix.group(1) if suffix else _json_texts(user_id).get("session_id")
+
+
+def joined(identity: Identity, thread: "Thread") -> Identity:
+    """The identity of a request that named no session, and whose history is that of a thread."""
+    own = identity.conversation_supplied
+    return Identity(
+        thread.session_id,
+        Source.HISTORY,
+        identity.conversation_id if own else thread.conversation_id,
+        own or thread.conversation_supplied,
+        identity.agent,
+        identity.parent_agent,
+        identity.request_kind,
+        identity.anomalies,
+        thread.session_supplied,
+    )
 
 
 def told(session_id: str, conversation_id: str | None, *, generate: Callable[[], str]) -> Identity:

@@ -63,6 +63,9 @@ _NO_LIMITS = SessionLimits()
 _ERROR_LENGTH = 200
 
 
+_CONTINUED = frozenset((Source.RESPONSE_CHAIN, Source.HISTORY))
+"""Where a made-up session id may come from once more."""
+
 _NOBODY = Ref(24)
 """The context of a request that has no span."""
 
@@ -105,6 +108,7 @@ class SessionManager:
         self._hears_waits: Callable[[Revealed], object] | None = None
         anomaly = self._listeners.anomaly
         self._answers = Answers(limits.response_chain, lambda: anomaly(Anomaly.RESPONSE_CHAIN_EVICTED))
+        self._unnamed = Answers(limits.unnamed, lambda: anomaly(Anomaly.HISTORY_EVICTED))
         self._retry_keys: BoundedMap[str, Ref] = BoundedMap(
             limits.retry_keys, lambda: anomaly(Anomaly.RETRY_KEY_EVICTED)
         )
@@ -295,6 +299,7 @@ class SessionManager:
         if turn.answers:
             turn.usage_told = bool(input_tokens or output_tokens)
             self._answers.condense(turn)
+            self._unnamed.condense(turn)
         self._completed += completed
         self._failed += not completed
         if turn.distance or turn.revealed or self._listeners.endings:
@@ -322,6 +327,11 @@ class SessionManager:
         """An answer told its id while it streams; a request that has ended is ignored."""
         if turn.ended_at is None:
             self._answers.learn(response_id, turn)
+
+    def remember_unnamed(self, turn: Turn) -> None:
+        """A later request may be found to continue this one, whose session id was made up: then both belong to that id."""
+        if turn.generated:
+            self._unnamed.learn(turn.session_id, turn)
 
     def chain(self, previous_response_id: str) -> ChainEntry | None:
         """Whose answer that is, if it is still remembered."""
@@ -445,15 +455,17 @@ class SessionManager:
 
     def _session_for(self, identity: Identity, at: int, continues: ChainEntry | None) -> Session | None:
         """Where an arrival of a named session counts. The first continuation of a made-up session makes it a session."""
-        first = None
+        first, answers, key = None, self._unnamed, identity.session_id
         if continues is not None and identity.source is Source.RESPONSE_CHAIN:
-            first = self._answers.find(continues.response_id)
+            answers, key = self._answers, continues.response_id
+        if identity.source in _CONTINUED:
+            first = answers.find(key)
             if first is not None and (not first.generated or first.session_id != identity.session_id):
                 first = None
         session = self._registry.session_for(identity, at, first)
-        if session is not None and continues is not None and first is not None and not session.requests:
+        if session is not None and first is not None and not session.requests:
             self._registry.adopt(session, first)
-            self._answers.amend(continues.response_id, first)
+            answers.amend(key, first)
         return session
 
     def _make_up(self) -> str:

@@ -26,7 +26,7 @@ class SessionLimits:
 
     `session_idle` (ns) is the quiet after which a session ends. `sessions` and `conversations_per_session`
     bound what is tracked, `response_chain` and `retry_keys` what is remembered of answers and of
-    `Idempotency-Key`s, `pending_waits` the unknown waits per conversation, `links` the requests that one
+    `Idempotency-Key`s, `unnamed` what is remembered of turns that a later one's history may make a session, `pending_waits` the unknown waits per conversation, `links` the requests that one
     request or conversation refers to, `recent` the ended requests kept per session for the live view.
     """
 
@@ -34,6 +34,7 @@ class SessionLimits:
     sessions: int = 100_000
     conversations_per_session: int = 1000
     response_chain: int = 100_000
+    unnamed: int = 20_000
     pending_waits: int = 1000
     links: int = 32
     retry_keys: int = 10_000

@@ -7,8 +7,12 @@ recorder. It moves no bytes and decides no outcome. One per flow.
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from sidecar.core.digests import History
+from sidecar.core.echo import Echo
 from sidecar.core.exchange import Exchange
-from sidecar.core.identity import CHAIN_FIELD, HeadIdentity, Identity, from_head, resolve
+from sidecar.core.histories import Place
+from sidecar.core.identity import CHAIN_FIELD, HeadIdentity, Identity, from_head, joined, resolve
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import ChainEntry, Ref, Turn
 from sidecar.core.shown import shown
 from sidecar.proxy.guard import guarded
@@ -54,7 +58,11 @@ class Joining:
         if exchange.turn is not None:
             self._learn_from_body(exchange.turn)
             return
-        exchange.identity = identity = self._resolve(inspected=inspected)
+        place = None
+        identity = self._resolve(inspected=inspected)
+        if (history := exchange.request.history) is not None:
+            identity, place = self._recognise(history, identity)
+        exchange.identity = identity
         exchange.arrived = at
         chain = self._continued()
         trace = exchange.trace
@@ -68,8 +76,31 @@ class Joining:
             sampled=trace.sampled,
             continues=chain,
         )
+        if history is not None and place is not None:
+            self._remember(history, place, exchange.turn)
+        exchange.recognised = exchange.route.turn and shared.digester is not None
         self._mark_retry(identity, ref)
         shared.telemetry.arrived(exchange)
+
+    def _recognise(self, history: History, identity: Identity) -> tuple[Identity, Place]:
+        """Who it is by its history, if nothing else tells, and what it is to its past."""
+        exchange, shared = self._exchange, self._shared
+        session_id = identity.session_id if identity.named else None
+        place = shared.histories.recognise(history, session_id, identity.conversation_id)
+        if place.ambiguous:
+            exchange.anomalies.append(Anomaly.HISTORY_AMBIGUOUS)
+        thread = place.thread
+        if thread is not None and place.joins and shared.joins_histories:
+            identity = joined(identity, thread)
+        return identity, place
+
+    def _remember(self, history: History, place: Place, turn: Turn) -> None:
+        """Its answer is watched for what may come back."""
+        exchange, shared, identity = self._exchange, self._shared, turn.identity
+        exchange.response.echo = echo = Echo(history.digester)
+        exchange.past = shared.histories.remember(place, history, turn.ref, echo, identity)
+        shared.sessions.remember_unnamed(turn)
+        history.forget()
 
     def answered(self) -> None:
         """The answer may have told its id: what continues it can come before it has ended here."""
@@ -116,6 +147,8 @@ class Joining:
         if turn is None or verdict is None:
             return
         response = exchange.response
+        if exchange.past is not None:
+            self._shared.histories.answered(exchange.past, whole=verdict.outcome is Outcome.COMPLETED)
         model = response.model or exchange.request.model or exchange.route.model
         self._shared.sessions.settle(
             turn,
@@ -151,6 +184,9 @@ class Joining:
     def _learn_from_body(self, turn: Turn) -> None:
         """What the body of a request that arrived at its head still has to say."""
         self._continued()
+        if (history := self._exchange.request.history) is not None:
+            _, place = self._recognise(history, turn.identity)
+            self._remember(history, place, turn)
         if self._exchange.request.streaming:
             self._shared.sessions.learn_streaming(turn)
 

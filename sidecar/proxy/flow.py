@@ -121,7 +121,7 @@ class Flow:
             self._joining.join(self._shared.clock(), inspected=False)
             self._connect(self._client.read_at)
         elif self.inbound.ended:
-            steps = upload.read(self.exchange.route, self._shared.body_fields)
+            steps = upload.read(self.exchange.route, self._shared.body_fields, self._shared.digester)
             if upload.large:
                 self._in_steps(steps, self._client.read_at)
             else:

@@ -5,14 +5,17 @@ and listens nowhere.
 """
 
 import asyncio
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from sidecar.core.clock import SECOND, Clock, Wall
+from sidecar.core.digests import Digester
 from sidecar.core.egress import EgressRules
 from sidecar.core.exchange import ConnectTiming, Exchange, Telemetry, Upstream
+from sidecar.core.histories import Histories
 from sidecar.core.identity import IdentityRules
 from sidecar.core.outcome import Anomaly
 from sidecar.core.sessions import SessionManager
@@ -123,6 +126,10 @@ class Shared:
             conversation_headers=settings.conversation_headers,
             conversation_fields=settings.conversation_fields,
         )
+        self.digester = None if settings.history == "off" else Digester(os.urandom(32))
+        """What histories are digested by; None where nobody looks at them."""
+        self.histories = Histories(self.digester or Digester(b""), settings.history_limit, telemetry.anomaly)
+        self.joins_histories = settings.history == "join"
         self.body_fields = (*settings.session_fields, *settings.conversation_fields)
         self.pool = Pool(self.loop, clock, round(settings.pool_idle * SECOND))
         self._dialer = Dialer(

@@ -7,6 +7,7 @@ lies, and never changed: what goes on is what came.
 import sys
 
 from sidecar import apis
+from sidecar.core.digests import Digester
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import RequestFacts, Route
 from sidecar.core.outcome import Anomaly
@@ -92,14 +93,16 @@ class Upload:
         """True if reading the held body takes more than a moment."""
         return len(self._held) > apis.LARGE or self._coding is not None
 
-    def read(self, route: Route, fields: tuple[str, ...]) -> apis.Steps[RequestFacts]:
+    def read(
+        self, route: Route, fields: tuple[str, ...], digester: Digester | None
+    ) -> apis.Steps[RequestFacts]:
         """The facts of the whole held body; what cannot be read gives none, and `state` says why."""
         coding = self._coding
         try:
             body = self._held if coding is None else (yield from self._decoded(coding))
             if self.large:
                 yield
-            facts = yield from apis.request_steps(route, body, fields)
+            facts = yield from apis.request_steps(route, body, fields, digester)
             if self.large:
                 yield  # writing it on takes its time as well
         except UnreadableCodingError:

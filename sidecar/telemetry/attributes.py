@@ -94,6 +94,10 @@ WAIT_AVOIDED = _name(
 THINK_TIME = _name(
     "sidecar.request.think_time", "Seconds since the conversation's last ending, none being in flight."
 )
+TURN_RELATION = _name("sidecar.turn.relation", "What the turn is to its past: a word of a fixed list.")
+TURN_KEPT = _name(
+    "sidecar.turn.kept", "Messages at its beginning that the conversation's latest request began with too."
+)
 RETRY = _name(
     "sidecar.request.retry", "The caller marked the request as a retry, or its key was seen before."
 )

@@ -195,6 +195,8 @@ class Measures:
         # A caller that left took its own chance to see a reason: that is not the response's omission.
         if exchange.response.finish_reasons or (answered and outcome is not Outcome.CLIENT_LEFT):
             series.finish.add()
+        if (relation := exchange.relation) is not None:
+            self._word(names.TURNS_RELATED, a.TURN_RELATION, relation.value).add()
         turn = exchange.turn
         if outcome is not Outcome.COMPLETED or turn is None or not turn.concurrency:
             return

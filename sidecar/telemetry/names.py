@@ -252,6 +252,12 @@ CONCURRENCY = _histogram(
 )
 CONCURRENCY_MAX = _gauge("sidecar.conversation.concurrency.max", "{turn}", "The busiest conversation now.")
 TURNS = _counter("sidecar.turns", "{turn}", "Completed turns of named sessions.", a.UPSTREAM)
+TURNS_RELATED = _counter(
+    "sidecar.turns.related",
+    "{turn}",
+    "Turns, by what they are to their past; of sessions that nobody named as well.",
+    a.TURN_RELATION,
+)
 OVERLAPS = _counter(
     "sidecar.conversation.overlaps", "{turn}", "Turns that arrived while another was in flight.", a.UPSTREAM
 )

@@ -272,6 +272,10 @@ def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
             attributes[a.DISTANCE] = turn.distance
             if turn.wait is not None:
                 attributes[a.WAIT_AVOIDED] = turn.wait / SECOND
+    if (relation := exchange.relation) is not None:
+        attributes[a.TURN_RELATION] = relation.value
+        if exchange.past is not None and exchange.past.kept is not None:
+            attributes[a.TURN_KEPT] = exchange.past.kept
     if identity is not None:
         if identity.agent is not None:
             attributes[a.AGENT] = identity.agent

@@ -27,7 +27,7 @@ MAX_LINKS = 32
 
 _ERROR = Status(StatusCode.ERROR)
 _LINK_KINDS: dict[str, SpanAttributes] = {
-    kind: {a.LINK: kind} for kind in ("caller", "previous", "retry_of", "continues", "overlaps")
+    kind: {a.LINK: kind} for kind in ("caller", "previous", "retry_of", "continues", "overlaps", "races")
 }
 
 Link = tuple[SpanContext, SpanAttributes]
@@ -197,6 +197,8 @@ def link_count(exchange: Exchange, trace: RequestTrace) -> int:
     count = (trace.caller is not None) + (exchange.retry_of is not None) + (exchange.continues is not None)
     if turn is not None:
         count += (turn.previous is not None) + turn.overlap_count + turn.overlapped_by_count
+    if exchange.past is not None:
+        count += len(exchange.past.races)
     return count
 
 
@@ -214,6 +216,9 @@ def _linked(exchange: Exchange) -> Iterator[tuple[str, Ref]]:
         yield "retry_of", exchange.retry_of
     if exchange.continues is not None:
         yield "continues", exchange.continues
+    if exchange.past is not None:
+        for ref in exchange.past.races:
+            yield "races", ref
     if turn is not None:
         for ref in (*turn.overlaps, *turn.overlapped_by):
             yield "overlaps", ref

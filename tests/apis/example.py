@@ -7,8 +7,10 @@ out from the providers' documentation and the GenAI conventions, not taken from 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from sidecar.core.facts import ResponseFacts
 
 Attributes = Mapping[str, Any]
 
@@ -83,6 +85,13 @@ CHAT_MESSAGES = [{"role": "user", "content": "Hi"}]
 OPENAI_ERROR = {"error": {"message": "no", "type": "server_error", "code": None}}
 USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
 TOKENS = {"gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 7}
+
+
+def facts_of(facts: ResponseFacts) -> dict[str, Any]:
+    """What was read of an answer, as a golden file has it: without what will be recognised of it."""
+    found = asdict(facts)
+    del found["echo"]
+    return found
 
 
 def told(answer_id: str | None, model: str, reason: str | None = None, **tokens: int) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from sidecar.core.facts import ResponseFacts
+from tests.apis.example import facts_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,7 +128,7 @@ EXPECTED = {
     "path": "/api/chat",
     "content_type": "application/x-ndjson",
     "kinds": ["CHUNK", "EVENT", "CHUNK", "END"],
-    "facts": asdict(
+    "facts": facts_of(
         ResponseFacts(model="llama3", finish_reasons=["stop"], tokens={"input": 5, "output": 7}, ended=True)
     ),
     "keep_alives": 0,

@@ -1,7 +1,6 @@
 """Recorded shapes of streams: cut in every way, each gives the same kinds of events and the same facts."""
 
 import json
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from sidecar import apis
 from sidecar.core.facts import EventKind, ResponseFacts, Route
 from sidecar.core.pending import unbounded
+from tests.apis.example import facts_of
 from tests.matrix.matrix_apis import EXAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,7 +31,7 @@ def observe(path: str, content_type: str, pieces: list[bytes]) -> dict[str, Any]
     assert reader is not None
     events = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
     kinds = [reader.event(name, data).name for name, data in events]
-    return {"kinds": kinds, "facts": asdict(facts), "keep_alives": parser.keep_alives}
+    return {"kinds": kinds, "facts": facts_of(facts), "keep_alives": parser.keep_alives}
 
 
 def golden(name: str) -> tuple[bytes, str, str, dict[str, Any]]:

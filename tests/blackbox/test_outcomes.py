@@ -143,6 +143,7 @@ def server_attributes(session: str, request: bytes, **changed: Any) -> dict[str,
         "sidecar.request.overlapped_by": 0,
         "sidecar.request.out_of_order.distance": 0,
         "sidecar.request.wait_avoided": 0.0,
+        "sidecar.turn.relation": "first",
     }
     return _changed(attributes, changed)
 
@@ -293,6 +294,7 @@ def test_completed(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: Ot
         ("sidecar.identity", OWN_HEADER): 1,
         ("sidecar.sessions", OWN_HEADER): 1,
         ("sidecar.turns", UPSTREAM): 1,
+        ("sidecar.turns.related", (("sidecar.turn.relation", "first"),)): 1,
         ("sidecar.conversation.concurrency", UPSTREAM): 1,
         ("sidecar.conversation.wait_avoided", ()): 1,
     }
@@ -951,6 +953,7 @@ def test_refused(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: Otlp
         sidecar__request__overlaps=None,
         sidecar__request__overlapped_by=None,
         sidecar__request__out_of_order__distance=None,
+        sidecar__turn__relation=None,
         sidecar__request__wait_avoided=None,
     )
     volatile = ("client.port", "sidecar.request.id")

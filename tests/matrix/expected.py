@@ -14,6 +14,12 @@ SERVER_VOLATILE = ("sidecar.request.id", "client.port")
 JOINED_VOLATILE = ("sidecar.request.body.read_time",)
 ASKED_VOLATILE = ("sidecar.overhead.before", "sidecar.overhead.after", "sidecar.overhead.loop")
 
+CARRIES_HISTORY = (
+    *("/chat/completions", "/agents/completions", "/fim/completions", "/responses", "/messages"),
+    *(":generateContent", ":streamGenerateContent", ":rawPredict", ":streamRawPredict"),
+)
+"""How routes end whose requests carry their past."""
+
 TIMED_OUT_STATUS = {"CLIENT_BODY": 408, "CONNECT": 504, "FIRST_BYTE": 504}
 """What the client is told by a time-out before the answer."""
 DETAILS = {
@@ -79,6 +85,11 @@ class Expected:
         by_path = self.cell.streamed and self.cell.api.operation == "generate_content"
         return by_path or (self.cell.streamed and self.joined)
 
+    @property
+    def relation(self) -> str:
+        """A turn's relation to its past, of which the cells have none; some APIs carry none."""
+        return "first" if self.cell.route.endswith(CARRIES_HISTORY) else "unread"
+
     # Spans
 
     def _who(self) -> dict[str, Any]:
@@ -122,6 +133,7 @@ class Expected:
                 "sidecar.request.overlapped_by": 0,
                 "sidecar.request.out_of_order.distance": 0,
                 "sidecar.request.wait_avoided": 0.0,
+                "sidecar.turn.relation": self.relation,
             }
         return {name: value for name, value in attributes.items() if value is not None}
 
@@ -303,6 +315,7 @@ class Expected:
         cell, ending = self.cell, self.cell.ending
         if not cell.api.turn:
             return
+        yield _series("sidecar.turns.related", **{"sidecar.turn.relation": self.relation}), 1
         yield _series("sidecar.conversation.concurrency", **upstream), 1
         yield _series("sidecar.conversation.wait_avoided"), 1
         if ending.outcome == "completed":

@@ -1,0 +1,239 @@
+"""What of a request's body is its past: messages, their parts and the ids in them, as the APIs write them.
+
+Owns the shapes that several APIs share, and the walk through a list of messages, in steps where it is long. Texts stay
+the JSON tokens they came as; nothing is decoded that is not looked at. What cannot be read as a history gives none.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+
+from sidecar.apis.shapes import Steps
+from sidecar.core.digests import Chain, Digester, Id, Kind, Part, Role, string
+from sidecar.core.echo import Echo
+
+MOST_MESSAGES = 10_000
+"""Messages of one request that are read; a longer history is not."""
+
+_STEP = 64 * 1024
+"""Bytes that are digested between two pauses."""
+
+_MESSAGE = 1024
+"""What a message costs beside them, in bytes that are digested."""
+
+_VOLATILE = frozenset(("cache_control", "cachePoint", "id", "status", "annotations", "logprobs", "index"))
+"""Members that clients change, add or leave out from call to call."""
+
+Raw: TypeAlias = msgspec.Raw
+NOTHING = Raw()
+
+SYSTEM, USER, MODEL, TOOL = Role.SYSTEM, Role.USER, Role.MODEL, Role.TOOL
+TEXT, THOUGHT, CALL, RESULT, OTHER = Kind.TEXT, Kind.THOUGHT, Kind.CALL, Kind.RESULT, Kind.OTHER
+
+Said = tuple[bytes, list[Part], list[Id]]
+"""One message: whose, its parts, and the ids of a provider in it."""
+
+_QUOTE, _BRACKET = b'"['
+_EMPTY = frozenset((b"", b"null", b'""', b"[]", b"{}"))
+
+
+def there(raw: Raw) -> bool:
+    """True for a member that is there and not empty."""
+    return len(raw) > 4 or bytes(raw) not in _EMPTY
+
+
+def word(raw: Raw) -> str:
+    """A short text; empty for anything else."""
+    if not 2 < len(raw) < 2048:
+        return ""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except ValueError:
+        return ""
+
+
+def plain(raw: Raw) -> bytes:
+    """Any value in its normal form: members in order, without those that are volatile or empty."""
+    try:
+        return msgspec.json.encode(_stripped(msgspec.json.decode(raw)), order="sorted")
+    except (ValueError, RecursionError):
+        return bytes(raw)
+
+
+def _stripped(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {name: _stripped(member) for name, member in value.items() if name not in _VOLATILE}
+        return {name: member for name, member in kept.items() if member not in (None, "", [], {})}
+    return [_stripped(member) for member in value] if isinstance(value, list) else value
+
+
+class Block(msgspec.Struct, gc=False):
+    """One block of a message's content, of OpenAI's APIs and of Anthropic's."""
+
+    type: str | None = None
+    text: Raw = NOTHING
+    thinking: Raw = NOTHING
+    signature: Raw = NOTHING
+    data: Raw = NOTHING
+    id: Raw = NOTHING
+    name: Raw = NOTHING
+    input: Raw = NOTHING
+    tool_use_id: Raw = NOTHING
+    content: Raw = NOTHING
+
+
+_THOUGHTS = frozenset(("thinking", "redacted_thinking", "reasoning"))
+_blocks: Callable[[Raw], list[Block]] = msgspec.json.Decoder(list[Block]).decode
+raws: Callable[[Raw], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
+"""The elements of a list, as they came."""
+
+
+def content(raw: Raw, parts: list[Part], ids: list[Id]) -> None:
+    """Adds what a message's content holds: a text, or a list of blocks."""
+    token = memoryview(raw)
+    if not token:
+        return
+    if token[0] == _QUOTE:
+        if len(token) > 2:
+            parts.append((TEXT, token))
+    elif token[0] == _BRACKET:
+        for block, whole in _each(raw):
+            if block is None:
+                parts.append((OTHER, plain(whole)))
+            else:
+                _block(block, whole, parts, ids)
+    elif there(raw):
+        parts.append((OTHER, plain(raw)))
+
+
+def _each(raw: Raw) -> Iterable[tuple[Block | None, Raw]]:
+    try:
+        wholes = raws(raw)
+    except (ValueError, RecursionError):
+        return ((None, raw),)
+    try:
+        return zip(_blocks(raw), wholes, strict=True)
+    except (ValueError, RecursionError):
+        return ((None, whole) for whole in wholes)
+
+
+def _block(block: Block, whole: Raw, parts: list[Part], ids: list[Id]) -> None:
+    kind = block.type
+    if kind in ("text", "input_text", "output_text", None) and there(block.text):
+        parts.append((TEXT, memoryview(block.text)))
+    elif kind in _THOUGHTS:
+        parts.append((THOUGHT, plain(whole)))
+        ids += [(mark, "") for mark in (word(block.signature), word(block.data)) if mark]
+    elif kind is not None and kind.endswith("tool_use"):
+        call(block.id, block.name, block.input, parts, ids)
+    elif kind is not None and kind.endswith("tool_result"):
+        result(block.tool_use_id, block.content, parts, ids)
+    elif kind != "text":
+        parts.append((OTHER, plain(whole)))
+
+
+def call(identifier: Raw, name: Raw, arguments: Raw, parts: list[Part], ids: list[Id]) -> None:
+    """Adds a call of a tool. Its arguments are a text, which stays as it is, or an object."""
+    text = bytes(memoryview(arguments)[:1]) in (b"", b'"')
+    parts.append((CALL, bytes(name)))
+    parts.append((CALL, memoryview(arguments) if text else plain(arguments)))
+    if made := word(identifier):
+        parts.append((CALL, bytes(identifier)))
+        ids.append((made, word(name)))
+
+
+def result(identifier: Raw, given: Raw, parts: list[Part], ids: list[Id]) -> None:
+    """Adds a tool's result, of which only the id is the provider's."""
+    if made := word(identifier):
+        parts.append((RESULT, bytes(identifier)))
+        ids.append((made, ""))
+    inner: list[Part] = []
+    content(given, inner, [])
+    parts += [(RESULT, token) for _, token in inner]
+
+
+def asks_title(form: Raw) -> bool:
+    """True for the form of an answer whose schema has one member, the title."""
+    if not 0 < len(form) < 4096 or b'"title"' not in bytes(form):
+        return False
+    try:
+        return _titles(msgspec.json.decode(form), 4)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _titles(value: object, deep: int) -> bool:
+    if not isinstance(value, dict) or not deep:
+        return False
+    properties = value.get("properties")
+    if isinstance(properties, dict):
+        return list(properties) == ["title"]
+    return any(_titles(member, deep - 1) for member in value.values())
+
+
+def listed(tools: Raw, digester: Digester) -> bytes:
+    """The digest of a list of tools; empty where there are none."""
+    if len(tools) < 3:
+        return b""
+    token = bytes(tools)
+    if token in _EMPTY:
+        return b""
+    return digester.value(plain(tools) if b'"cache_control"' in token else token)
+
+
+def walk(said: Iterable[Said], digester: Digester) -> Steps[Chain | None]:
+    """The chain of a history's messages, in steps where they are long; None if there are too many."""
+    chain = Chain(digester)
+    add, since, room = chain.add, 0, MOST_MESSAGES
+    for role, parts, ids in said:
+        room -= 1
+        if room < 0:
+            return None
+        for at, (kind, token) in enumerate(parts):
+            size = len(token)
+            since += size
+            if size > _STEP:
+                parts[at] = (kind, (yield from digester.in_steps(token, _STEP)))
+        add(role, parts, ids)
+        since += _MESSAGE
+        if since > _STEP:
+            since = 0
+            yield
+    return chain
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def structs(
+    decoder: "msgspec.json.Decoder[list[T]]", one: "msgspec.json.Decoder[T]", raw: Raw
+) -> Iterable[T | Raw]:
+    """The objects of a list, and as it came what is not as its API says.
+
+    Raises:
+        ValueError, RecursionError: it is no list.
+    """
+    try:
+        return decoder.decode(raw)
+    except (ValueError, RecursionError):
+        return (_one(one, whole) for whole in raws(raw))
+
+
+def _one(decoder: "msgspec.json.Decoder[T]", whole: Raw) -> T | Raw:
+    try:
+        return decoder.decode(whole)
+    except (ValueError, RecursionError):
+        return whole
+
+
+def echoed(echo: Echo, choice: int, said: Said) -> None:
+    """Notes an answer that is there as a whole, as it will stand in a history."""
+    _, parts, ids = said
+    for at, (kind, token) in enumerate(parts):
+        if kind is TEXT:
+            echo.text(choice, string(token))
+        elif kind is CALL:
+            echo.arguments(choice, at, string(token) or bytes(token).decode("utf-8", "replace"))
+    for identifier, name in ids:
+        echo.id(identifier, name)

@@ -1,0 +1,164 @@
+"""What an answer will be recognised by when it comes back: gathered while it passes, digests once it has ended.
+
+Owns the marks of an answer: its texts, the ids in it and what it says to sub-agents. Of a text in flight some kilobytes
+wait to be digested, or to be parsed where it is JSON; nothing of it is kept afterwards.
+"""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from sidecar.core.digests import LONGEST_JSON, SHORTEST, Digester, encoded, is_own, parsed
+
+_PIECE = 4096
+"""Characters of an answer that wait to be digested."""
+
+_MOST = 64
+"""Choices, ids, and texts for sub-agents, of one answer."""
+
+_TAILS = 16
+"""Pieces by which an answer that broke off may be shorter where it comes back."""
+
+_LONGEST_ID = 4096
+
+_TASKS = ("prompt", "task", "message")
+"""The arguments of a call that give a sub-agent its first message."""
+
+
+class _Text:
+    """One choice's text, as it comes."""
+
+    __slots__ = ("_digest", "_digested", "_size", "pieces")
+
+    def __init__(self, digest: "blake2b") -> None:
+        self._digest = digest
+        self._digested = 0
+        self._size = 0
+        self.pieces: list[str] = []
+        """What is not digested yet."""
+
+    @property
+    def whole(self) -> str | None:
+        """All of it, while it is still there."""
+        return None if self._digested else "".join(self.pieces)
+
+    def add(self, piece: str) -> None:
+        self.pieces.append(piece)
+        self._size += len(piece)
+        if self._size > _PIECE:
+            self._digest_some()
+
+    def _digest_some(self) -> None:
+        text = "".join(self.pieces)
+        if not self._digested:
+            text = text.lstrip()
+            if self._size <= LONGEST_JSON and text.startswith(("{", "[", "```")):
+                self.pieces = [text]
+                return
+        stem = text.rstrip()
+        self._digested += len(stem)
+        self._digest.update(encoded(stem))
+        self.pieces = [text[len(stem) :]]
+        self._size = len(self.pieces[0])
+
+    def _rest(self) -> str:
+        rest = "".join(self.pieces)
+        return rest.rstrip() if self._digested else rest.strip()
+
+    @property
+    def digest(self) -> bytes:
+        """The whole text's digest."""
+        so_far = self._digest.copy()
+        so_far.update(encoded(self._rest()))
+        return so_far.digest()
+
+    @property
+    def long(self) -> bool:
+        """It can be told from others."""
+        return self._digested + len(self._rest()) >= SHORTEST
+
+    def tails(self) -> list[bytes]:
+        """Digests of the text as it was after each of its latest pieces, the longest first."""
+        text, so_far, done = "".join(self.pieces[:-_TAILS]), self._digest.copy(), self._digested
+        made = []
+        for piece in self.pieces[-_TAILS:]:
+            text += piece
+            stem = text.rstrip() if done else text.strip()
+            if stem:
+                done += len(stem)
+                so_far.update(encoded(stem))
+                text = text[len(text.rstrip()) :]
+            if done >= SHORTEST:
+                made.append(so_far.digest())
+        return made[::-1]
+
+
+class Echo:
+    """Gathers what will be recognised of one answer."""
+
+    __slots__ = ("_arguments", "_digester", "_ids", "_size", "_texts")
+
+    def __init__(self, digester: Digester) -> None:
+        self._digester = digester
+        self._texts: dict[int, _Text] = {}
+        self._ids: dict[str, str] = {}
+        self._arguments: dict[tuple[int, int], list[str]] = {}
+        self._size = 0
+
+    def text(self, choice: int, piece: str) -> None:
+        """A piece of a choice's text."""
+        text = self._texts.get(choice)
+        if text is None:
+            if len(self._texts) >= _MOST:
+                return
+            text = self._texts[choice] = _Text(self._digester.begin_text())
+        text.add(piece)
+
+    def id(self, identifier: str | None, name: str = "") -> None:
+        """An id that the provider made, of a call to the tool of that name if it calls one."""
+        if identifier and len(self._ids) < _MOST and len(identifier) <= _LONGEST_ID:
+            self._ids[identifier] = name or self._ids.get(identifier, "")
+
+    def arguments(self, choice: int, call: int, piece: str) -> None:
+        """A piece of a call's arguments."""
+        self._size += len(piece)
+        if self._size <= LONGEST_JSON:
+            self._arguments.setdefault((choice, call), []).append(piece)
+
+    def ids(self) -> list[tuple[bytes, bool]]:
+        """The digests of its ids so far, and of each whether no other answer can have it."""
+        digester = self._digester
+        return [(digester.id(text), is_own((text, name))) for text, name in self._ids.items()]
+
+    def tails(self) -> tuple[bytes, ...]:
+        """The digests of its texts as they were after each of their last pieces."""
+        return tuple(digest for text in self._texts.values() for digest in text.tails())[:_MOST]
+
+    def marks(self) -> "Marks":
+        """What is remembered of it, once all of it has passed."""
+        digester = self._digester
+        texts: list[bytes] = []
+        short: list[bytes] = []
+        for text in self._texts.values():
+            (texts if text.long else short).append(text.digest)
+            if text.long and (whole := text.whole) and (value := digester.json(whole)) is not None:
+                texts.append(value)
+        return Marks([digest for digest, _ in self.ids()], texts, short, self._tasks())
+
+    def _tasks(self) -> list[bytes]:
+        """What its calls say to sub-agents."""
+        found: list[str] = []
+        for pieces in self._arguments.values():
+            value = parsed("".join(pieces))
+            if isinstance(value, dict):
+                found += [task for name in _TASKS if isinstance(task := value.get(name), str)]
+        return [self._digester.task(task) for task in found[:_MOST] if len(task.strip()) >= SHORTEST]
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What is remembered of an answer: its ids, its texts, those too short to be told from others, and its tasks."""
+
+    ids: list[bytes]
+    texts: list[bytes]
+    short: list[bytes]
+    tasks: list[bytes]

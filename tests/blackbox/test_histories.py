@@ -1,0 +1,177 @@
+"""Turns that name no session, through the production server: which they join by their history, and what they are to it."""
+
+import json
+from itertools import count
+from typing import Any
+
+import pytest
+
+from sidecar.testing import (
+    Chunk,
+    Gate,
+    LastChunk,
+    OtlpSink,
+    RawClient,
+    RunningSidecar,
+    ScriptedUpstream,
+    Span,
+    Wait,
+    answer,
+    chat_chunk,
+    exchange,
+    json_answer,
+    request_bytes,
+    sse_event,
+    sse_head,
+)
+from tests.histories.shown import (
+    CHAT,
+    GEMINI,
+    MESSAGES,
+    PATHS,
+    RESPONSES,
+    Answer,
+    body_of,
+    events_of,
+    request_of,
+)
+
+_number = count(1)
+
+
+def span_of(sink: OtlpSink, said: Any) -> Span:
+    """The SERVER span of an answered request."""
+    request_id = (said.get("x-sidecar-request-id") or b"").decode()
+    return sink.span(kind="SERVER", attributes={"sidecar.request.id": request_id})
+
+
+def asked(api: str, messages: list[Any], *headers: str, stream: bool = False) -> bytes:
+    """A request of an API with these messages."""
+    body = json.dumps(request_of(api, messages, stream=stream)).encode()
+    kind = ("Content-Type: application/json", *headers)
+    return request_bytes("POST", PATHS[api], headers=tuple(line.encode() for line in kind), body=body)
+
+
+def told(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, request: bytes, said: Any
+) -> Span:
+    """The SERVER span of a request that is answered so."""
+    upstream.answer(json_answer(said))
+    return span_of(sink, exchange(sidecar.port, request))
+
+
+def user(text: str) -> dict[str, str]:
+    """What a user says."""
+    return {"role": "user", "content": text}
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("api", [CHAT, RESPONSES, MESSAGES, GEMINI])
+def test_a_turn_joins_the_session_of_the_seenit_has(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, api: str, streamed: bool
+) -> None:
+    """By the answer's text behind the same messages; the first turn's id is the session's, and nobody supplied it."""
+    mark = f"{api} {streamed}"
+    seen = Answer(f"It is a long way to answer number {mark}.", response=f"resp_{next(_number)}")
+
+    def ask(messages: list[Any]) -> Span:
+        if streamed:
+            pieces = [Chunk(sse_event(event)) for event in events_of(api, seen)]
+            upstream.answer(*sse_head(), *pieces, LastChunk())
+        else:
+            upstream.answer(json_answer(body_of(api, seen)))
+        return span_of(sink, exchange(sidecar.port, asked(api, messages, stream=streamed)))
+
+    first = ask([user(mark)])
+    second = ask([user(mark), seen, user("Why?")])
+    stranger = ask([user(f"{mark}, another one"), seen, user("Why?")])
+    assert first.attributes["sidecar.session.source"] == "generated"
+    assert first.attributes["sidecar.turn.relation"] == "first"
+    assert second.attributes["session.id"] == first.attributes["session.id"]
+    assert second.attributes["sidecar.session.source"] == "history"
+    assert second.attributes["sidecar.turn.relation"] == "continues"
+    assert second.attributes["sidecar.turn.kept"] == 1
+    assert second.attributes["sidecar.request.sequence"] == 2
+    assert "gen_ai.conversation.id" not in second.attributes
+    assert stranger.attributes["sidecar.session.source"] == "generated"
+
+
+def test_several_sessions_could_be_it(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """Two runs that begin and are answered alike stay two; what could continue either is counted, and joins none."""
+    said = body_of(CHAT, alike := Answer("An answer that both of them were given."))
+    runs = [told(sidecar, upstream, sink, asked(CHAT, [user("Begin alike.")]), said) for _ in range(2)]
+    third = told(sidecar, upstream, sink, asked(CHAT, [user("Begin alike."), alike, user("Go on.")]), said)
+    assert len({span.attributes["session.id"] for span in (*runs, third)}) == 3
+    assert third.attributes["sidecar.session.source"] == "generated"
+    assert third.attributes["sidecar.anomalies"] == ["history_ambiguous"]
+
+
+def test_a_race_names_both(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """Two turns that continue the same answer, one sent while the other is in flight, link to each other."""
+    named = "X-Sidecar-Session-Id: a-race"
+    said = Answer("The answer from which two turns go on.")
+    told(sidecar, upstream, sink, asked(CHAT, [user("Race.")], named), body_of(CHAT, said))
+    gate = Gate()
+    upstream.answer(
+        *sse_head(), Chunk(sse_event(chat_chunk("a"))), Wait(gate), Chunk(sse_event("[DONE]")), LastChunk()
+    )
+    with RawClient(sidecar.port) as client:
+        client.send(asked(CHAT, [user("Race."), said, user("One way.")], named, stream=True))
+        client.read_until(b'"a"')
+        second = told(
+            sidecar,
+            upstream,
+            sink,
+            asked(CHAT, [user("Race."), said, user("Another.")], named),
+            body_of(CHAT, said),
+        )
+        gate.open()
+        client.read_until(b"[DONE]")
+    first = sink.span(kind="SERVER", attributes={"session.id": "a-race", "sidecar.request.sequence": 2})
+    assert first.attributes["sidecar.turn.relation"] == "continues"
+    assert second.attributes["sidecar.turn.relation"] == "races"
+    for span, other in ((first, second), (second, first)):
+        races = [link.span_id for link in span.links if link.attributes["sidecar.link"] == "races"]
+        assert races == [other.span_id]
+
+
+@pytest.mark.parametrize("mode, relation", [("observe", "continues"), ("off", None)])
+def test_histories_that_join_nothing(
+    start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink, mode: str, relation: str | None
+) -> None:
+    """`observe` says what a turn is, `off` nothing; the session is made up for each in both."""
+    sidecar = start_sidecar(settings={"HISTORY": mode})
+    said = body_of(CHAT, seen := Answer("An answer that is seen and not joined."))
+    first = told(sidecar, upstream, sink, asked(CHAT, [user("Look.")]), said)
+    second = told(sidecar, upstream, sink, asked(CHAT, [user("Look."), seen, user("More.")]), said)
+    assert second.attributes["session.id"] != first.attributes["session.id"]
+    assert second.attributes["sidecar.session.source"] == "generated"
+    assert second.attributes.get("sidecar.turn.relation") == relation
+
+
+def test_the_oldest_is_forgotten(start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """Over the limit the oldest turn is not known any more, which is counted."""
+    sidecar = start_sidecar(settings={"HISTORY_LIMIT": "1"})
+    said = body_of(CHAT, seen := Answer("An answer that is soon forgotten."))
+    told(sidecar, upstream, sink, asked(CHAT, [user("One.")]), said)
+    told(sidecar, upstream, sink, asked(CHAT, [user("Two.")]), said)
+    third = told(sidecar, upstream, sink, asked(CHAT, [user("One."), seen, user("Three.")]), said)
+    assert third.attributes["sidecar.session.source"] == "generated"
+    assert sidecar.stats()["anomalies"]["history_evicted"] >= 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"messages": 3}', b'{"messages": {}}', b"[]"], ids=["torn", "number", "object", "list"]
+)
+def test_what_cannot_be_read(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, body: bytes
+) -> None:
+    """A body that is no history, and no error either."""
+    upstream.answer(answer(b"{}", headers=(b"Content-Type: application/json",)))
+    kind = b"Content-Type: application/json"
+    span = span_of(
+        sink, exchange(sidecar.port, request_bytes("POST", PATHS[CHAT], headers=(kind,), body=body))
+    )
+    assert span.attributes["sidecar.turn.relation"] == "unread"
