@@ -19,6 +19,12 @@ MOST_MESSAGES = 10_000
 _STEP = 64 * 1024
 """Bytes that are digested between two pauses."""
 
+_BRACES = 100_000
+"""Opening braces of a long list above which its elements are not made."""
+
+_BLOCKS = 2048
+"""The same of one message's content, which is then one part."""
+
 _MESSAGE = 1024
 """What a message costs beside them, in bytes that are digested."""
 
@@ -54,7 +60,9 @@ def word(raw: Raw) -> str:
 
 
 def plain(raw: Raw) -> bytes:
-    """Any value in its normal form: members in order, without those that are volatile or empty."""
+    """Any value in its normal form: members in order, without those that are volatile or empty; a large one as it came."""
+    if len(raw) > _STEP:
+        return bytes(raw)
     try:
         return msgspec.json.encode(_stripped(msgspec.json.decode(raw)), order="sorted")
     except (ValueError, RecursionError):
@@ -107,7 +115,14 @@ def content(raw: Raw, parts: list[Part], ids: list[Id]) -> None:
         parts.append((OTHER, plain(raw)))
 
 
+def few(raw: Raw, most: int) -> bool:
+    """True for a list that is short, or has no more than so many opening braces."""
+    return len(raw) <= _STEP or bytes(raw).count(b"{") <= most
+
+
 def _each(raw: Raw) -> Iterable[tuple[Block | None, Raw]]:
+    if not few(raw, _BLOCKS):
+        return ((None, raw),)
     try:
         wholes = raws(raw)
     except (ValueError, RecursionError):
@@ -214,6 +229,8 @@ def structs(
     Raises:
         ValueError, RecursionError: it is no list.
     """
+    if not few(raw, _BRACES):
+        raise ValueError("so many are not made")
     try:
         return decoder.decode(raw)
     except (ValueError, RecursionError):

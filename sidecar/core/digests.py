@@ -26,6 +26,12 @@ _SKETCH = 16
 _REMINDER = re.compile(rb'"(?: |\\n)*<(?:system-reminder|session_context|environment_context)\b')
 """How a block begins that a client writes into a user's message by itself, and anew with each call."""
 
+_IN_TEXT = re.compile(r"\b(?:call|toolu|fc)_[0-9A-Za-z_-]{8,128}")
+"""Ids of calls, where a client writes its calls down as a text."""
+
+_SEARCHED = 16 * 1024
+"""Characters of a text that are searched for them."""
+
 _BEFORE_TAG = frozenset(b"< \\")
 _RUN = re.compile(r"[0-9A-Za-z]{8,}")
 
@@ -190,6 +196,12 @@ class Said:
     def text(self) -> str:
         """Its whole text."""
         return "".join(map(string, self.tokens))
+
+    def named(self, text: str) -> list[Id]:
+        """Its ids, and those that stand inside its text."""
+        if self.ids or "_" not in text:
+            return self.ids
+        return [(found, "") for found in _IN_TEXT.findall(text[:_SEARCHED])]
 
 
 class Point:

@@ -217,8 +217,9 @@ class Histories:
         point, digester = history.point(said.point), self._digester
         sure: dict[Past | None, bool] = {}
         likely: dict[Past | None, bool] = {}
-        marks = self._marks(said.text)
-        for identifier in said.ids:
+        text = said.text
+        marks = self._marks(text)
+        for identifier in said.named(text):
             digest = digester.id(identifier[0])
             marks.append(digest)
             if is_own(identifier):
@@ -231,7 +232,7 @@ class Histories:
             likely.update((past, True) for past in fitting)
             if fitting and None in known:
                 likely[None] = False
-        for past in self._known(point.reduced, thread):
+        for past in self._known(_unanswered(point), thread):
             if past is not None and any(map(past.begins, marks)):
                 likely[past] = True
         return likely
@@ -320,7 +321,7 @@ class Histories:
         thread.digests = history.digests[: _COMPARED * SIZE]
         self._turns.append(past)
         self.turns += 1
-        self._find_by(past, (history.end.reduced,))
+        self._find_by(past, (_unanswered(history.end),))
         if len(thread.past) > PER_THREAD:
             self._anomaly(Anomaly.HISTORY_CONVERSATION_CAP)
             self._forget(thread.past[0])
@@ -384,6 +385,11 @@ def _confirms(past: Past, point: Point) -> bool:
     end = past.end
     reduced = end.reduced == point.reduced and bool(point.reduced)
     return end.full == point.full or reduced or (end.spoken == point.spoken and bool(point.spoken))
+
+
+def _unanswered(end: Point) -> bytes:
+    """Under which a turn is found whose answer is not whole."""
+    return end.reduced or end.full
 
 
 def _same(one: Point, other: Point) -> bool:

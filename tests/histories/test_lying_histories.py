@@ -1,0 +1,141 @@
+"""Bodies that lie, captures with a byte changed, and what is left in memory of what passed."""
+
+import gc
+import json
+from contextlib import suppress
+from random import Random
+from time import process_time
+from typing import Any
+
+import pytest
+
+from tests.histories.captured import NAMES, captured
+from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, request_of
+
+USER = {"role": "user", "content": "Hi"}
+LARGE = {
+    "a million messages": b'{"messages":[' + b",".join([b"{}"] * 1_000_000) + b"]}",
+    "one message of 8 MB": json.dumps({"messages": [{"role": "user", "content": "x" * (8 << 20)}]}).encode(),
+    "escapes": b'{"messages":[{"role":"user","content":"' + b"\\n" * (2 << 20) + b'"}]}',
+    "nested": b'{"messages":[{"role":"user","content":[' + b"[" * 400_000 + b"]" * 400_000 + b"]}]}",
+    "a million blocks": b'{"messages":[{"role":"user","content":[' + b",".join([b"{}"] * 1_000_000) + b"]}]}",
+    "system prompt": json.dumps(
+        {"messages": [{"role": "system", "content": "x " * (2 << 20)}, USER]}
+    ).encode(),
+}
+ODD = {
+    "twice": b'{"messages":[{"role":"user","role":"assistant","content":"a","content":"b"}]}',
+    "no UTF-8": b'{"messages":[{"role":"user","content":"\xff\xfe"}]}',
+    "half a pair": b'{"messages":[{"role":"assistant","content":"\\ud83d and something more"}]}',
+    "numbers": b'{"messages":[1,null,"x",[],{"role":7,"content":3},{"role":"assistant","tool_calls":[1]}]}',
+    "ids that are none": b'{"messages":[{"role":"assistant","tool_calls":[{"id":{"a":1},"function":{"name":[]}}]}]}',
+    "empty": b'{"messages":[]}',
+}
+
+
+@pytest.mark.parametrize("body", LARGE.values(), ids=LARGE)
+@pytest.mark.parametrize("api", [CHAT, MESSAGES])
+def test_large_bodies(api: str, body: bytes) -> None:
+    """They cost what their size does, whatever they hold."""
+    memory, began = Memory(), process_time()
+    with suppress(ValueError):
+        memory.history(api, body)
+    assert process_time() - began < 2, "a fraction of a second, on a machine that is busy"
+
+
+@pytest.mark.parametrize("body", ODD.values(), ids=ODD)
+def test_odd_bodies(body: bytes) -> None:
+    """What is not as its API says is a message all the same, or the body is not read as a history; it joins nothing."""
+    memory = Memory()
+    for _ in range(2):
+        history = memory.history(CHAT, body)
+        if history is not None:
+            place = memory.histories.recognise(history, None, "main")
+            assert not place.joins
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_byte_changed(name: str) -> None:
+    """A byte of a request is another one: no error, and no turn joins a session that is not its own."""
+    dice = Random(name)
+    for _ in range(10):
+        memory, owners = Memory(), {}
+        for one in captured(name):
+            if one.api is None or one.body is None:
+                continue
+            body = bytearray(json.dumps(one.body).encode())
+            at = dice.randrange(len(body))
+            body[at] ^= 1 << dice.randrange(8)
+            try:
+                history = memory.history(one.api, bytes(body))
+            except ValueError:
+                continue  # it is no JSON, as the body's other reader says as well
+            if history is not None:
+                place = memory.histories.recognise(history, None, "main")
+                if place.joins and place.thread is not None:
+                    assert place.thread.session_id in owners
+            shown = memory.ask(one.api, one.body)
+            owners[shown.session] = one.run
+            memory.answer(one.api, shown, one.answer)
+
+
+@pytest.mark.parametrize("api", [CHAT, RESPONSES, MESSAGES, GEMINI])
+def test_no_text_is_kept(api: str) -> None:
+    """Once a turn has ended, nothing that it said or was told is left in memory."""
+    memory, plants = Memory(), ["planted in a question", "planted in an answer", "call_planted0123456789ab"]
+    calls = [(plants[2], "planted_tool", json.dumps({"prompt": "planted in a task for another"}))]
+    messages: list[Any] = [{"role": "user", "content": plants[0]}]
+    shown = memory.ask(api, request_of(api, messages))
+    shown.facts.echo = None
+    memory.end(shown)
+    said = Answer(plants[1] * 20, calls, "planted", "planted-signature-0123456789", "resp_planted0123456789")
+    shown = memory.ask(api, request_of(api, messages))
+    memory.answer(api, shown, said)
+    shown.facts.echo = None
+    del messages, said, calls, shown
+    held = _reachable(memory)
+    assert not [text for text in held if "planted" in text]
+
+
+def _reachable(root: object) -> list[str]:
+    """Every text and all bytes that an object holds, directly or not; types, modules and functions left out."""
+    seen: set[int] = set()
+    texts: list[str] = []
+    waiting = [root]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, type) or callable(one) or type(one).__name__ == "module":
+            continue
+        seen.add(id(one))
+        if isinstance(one, str):
+            texts.append(one)
+        elif isinstance(one, bytes | bytearray | memoryview):
+            texts.append(bytes(one).decode("latin-1"))
+        waiting += gc.get_referents(one)
+    return texts
+
+
+def test_memory_is_bounded() -> None:
+    """However many conversations there are, no more is remembered than the limit says, and all of it is found."""
+    memory = Memory(limit=100)
+    for number in range(1000):
+        shown = memory.ask(CHAT, request_of(CHAT, [{"role": "user", "content": f"Question {number}"}]))
+        memory.answer(CHAT, shown, Answer(f"An answer to question number {number}."))
+    assert memory.histories.turns == 100
+    assert memory.anomalies == ["history_evicted"] * 900
+    sizes = [len(getattr(memory.histories, name)) for name in ("_found", "_threads", "_turns")]
+    assert max(sizes) <= 200
+
+
+def test_a_long_conversation_is_bounded() -> None:
+    """Of one conversation the latest turns are remembered; it goes on all the same."""
+    memory, messages = Memory(), [dict(USER)]
+    history: list[Any] = [*messages]
+    for number in range(100):
+        shown = memory.ask(CHAT, request_of(CHAT, history))
+        said = Answer(f"An answer of its own, number {number}.")
+        memory.answer(CHAT, shown, said)
+        history += [said, {"role": "user", "content": f"Then {number}?"}]
+        assert shown.place.joins == (number > 0)
+    assert memory.histories.turns == 64
+    assert memory.anomalies == ["history_conversation_cap"] * 36
