@@ -36,7 +36,7 @@ from sidecar.telemetry.line_outlet import LineOutlet
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.names import SCHEMA_URLS, metrics_of
-from sidecar.telemetry.pipeline import build_pipeline
+from sidecar.telemetry.pipeline import build_pipeline, span_factory
 from sidecar.telemetry.process import observe_process
 from sidecar.telemetry.prometheus import prometheus_text
 from sidecar.telemetry.recorder import Recorder
@@ -106,9 +106,9 @@ class Sidecar:
             limits=self._config.span_limits,
             propagators=self._config.propagators,
             lines=lines,
-            export_traces=self._config.exports(Signal.TRACES),
+            scope=self._config.scope,
+            spans=span_factory(self._config),
             export_logs=self._config.exports(Signal.LOGS),
-            version=VERSION,
         )
         self.sessions = sessions or self._session_manager()
         self.sessions.add_listener(self.recorder.listener)
@@ -180,6 +180,7 @@ class Sidecar:
             raise
         logging.getLogger().addHandler(self._libraries)
         self._pipeline.start(loop)
+        self.recorder.start()
         self._sample_lag(self._clock())
         self._expire()
         # What stands now stays: the collector of garbage need not walk through it again and again.
@@ -220,6 +221,7 @@ class Sidecar:
         while self.sessions.sessions_active:
             self.sessions.shutdown(self._clock(), most=_END_AT_MOST)
             await asyncio.sleep(0)
+        await self.recorder.finish(reserve)
         for_lines = min(_LAST_LINES, reserve * _LINES_SHARE)
         # Also if the process stood still past its deadline.
         await self._pipeline.shutdown(max(reserve, deadline - loop.time()) - for_lines)

@@ -6,6 +6,7 @@ everything anew once it reads again.
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -66,22 +67,25 @@ class Board:
         self._kept: deque[Ended] = deque(maxlen=limit)
         self._fresh: deque[Ended] = deque(maxlen=CHANGES)
         self._missed = 0
+        self._ending = threading.Lock()
+        """Around what `keep` touches."""
         self._told: dict[str, tuple[int, int, str | None]] = {}
         self._watchers: set[Watcher] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks = 0
 
     def keep(self, exchange: Exchange, facts: Facts, alike: Facts) -> None:
-        """A request has settled; `facts` and `alike` together are its wide line's fields."""
+        """A request has settled; `facts` and `alike` together are its wide line's fields. From any thread."""
         one = ended(exchange, facts, alike)
-        self._kept.append(one)
-        if self._watchers:
-            self._missed += len(self._fresh) == CHANGES
-            self._fresh.append(one)
+        with self._ending:
+            self._kept.append(one)
+            if self._watchers:
+                self._missed += len(self._fresh) == CHANGES
+                self._fresh.append(one)
 
     def detail(self, key: str) -> Detail | None:
         """Everything about an ended request, or None if it is not kept (any more)."""
-        return next((detail_of(one) for one in reversed(self._kept) if key_of(one) == key), None)
+        return next((detail_of(one) for one in reversed(self._ended()) if key_of(one) == key), None)
 
     def watch(self) -> "Watcher":
         """A browser begins to look; it must be let go again.
@@ -103,7 +107,8 @@ class Board:
         if not self._watchers and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self._fresh.clear()
+            with self._ending:
+                self._fresh.clear()
             self._told.clear()
 
     def close(self) -> None:
@@ -114,10 +119,14 @@ class Board:
     def everything(self) -> Iterator[bytes]:
         """The frames that tell a page everything from the beginning."""
         yield _frame("hello", {**self._about, "now": self._now(), "figures": self._figures()})
-        all_of_them: list[Exchange | Ended] = [*self._kept, *self._arrived()]
+        all_of_them: list[Exchange | Ended] = [*self._ended(), *self._arrived()]
         bars = map(bar_of, all_of_them)
         while portion := [*islice(bars, PORTION)]:
             yield self._bars(portion)
+
+    def _ended(self) -> list[Ended]:
+        with self._ending:
+            return [*self._kept]
 
     def _arrived(self) -> list[Exchange]:
         """Those in flight that have a place in a lane."""
@@ -125,9 +134,11 @@ class Board:
 
     def _look(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(EVERY, self._look)
-        changed = [bar_of(one) for one in self._fresh]
-        self._fresh.clear()
-        missed, self._missed = self._missed, 0
+        with self._ending:
+            fresh = [*self._fresh]
+            self._fresh.clear()
+            missed, self._missed = self._missed, 0
+        changed = [*map(bar_of, fresh)]
         told: dict[str, tuple[int, int, str | None]] = {}
         for exchange in self._arrived():
             key = key_of(exchange)

@@ -15,15 +15,17 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, Metric, MetricsData
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-from sidecar.telemetry.encode import SpanEncoder, rest
+from sidecar.telemetry.encode import SpanFrame
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
 from sidecar.telemetry.stream_sender import Stream, StreamSender
 from sidecar.telemetry.transports import Attempt, GrpcTransport, HttpTransport
+from sidecar.telemetry.worker import rest
 from sidecar.trust import Trust
 
 MESSAGE_BYTES = 2 << 20
@@ -267,16 +269,28 @@ def _encode_logs(batch: Sequence[Any]) -> bytes:
     return bytes(encode_logs(batch).SerializeToString())
 
 
+def _encode_spans(batch: Sequence[Any]) -> bytes:
+    return bytes(encode_spans(batch).SerializeToString())
+
+
 def make_sender(
-    signal: Signal, target: OtlpTarget | None, trust: Trust, timeout: float, stdout: Stream
+    signal: Signal,
+    target: OtlpTarget | None,
+    trust: Trust,
+    timeout: float,
+    stdout: Stream,
+    frame: SpanFrame | None = None,
 ) -> Sender[Any]:
-    """The way to a collector, or to standard output where there is no target; `timeout` in seconds, like its own."""
+    """The way to a collector, or to standard output where there is no target; `timeout` in seconds, like its own.
+
+    `frame`: spans come as their bytes, and this stands around them; without it they are the SDK's.
+    """
     if target is None:
         return ConsoleSender(signal, stdout)
     # Some lines of the encoders' own would come with every item; the pipeline tells failures once, and counts them.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL + 1)
     encodings: dict[Signal, Encoding] = {
-        Signal.TRACES: ItemEncoding(SpanEncoder().encode),
+        Signal.TRACES: ItemEncoding(_encode_spans if frame is None else frame.around),
         Signal.LOGS: ItemEncoding(_encode_logs),
         Signal.METRICS: MetricEncoding(),
     }

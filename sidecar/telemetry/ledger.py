@@ -90,11 +90,11 @@ class Account:
         """Waiting to be exported, or being exported."""
         self.states = dict.fromkeys(State, 0)
 
-    def not_sampled(self, count: int) -> None:
-        """Created, and at once known not to be wanted."""
+    def not_made(self, count: int, state: State = State.NOT_SAMPLED) -> None:
+        """Counts what was not even made: the sampler did not want it, or nobody had the time (`dropped`)."""
         with self.lock:
             self.created += count
-            self.states[State.NOT_SAMPLED] += count
+            self.states[state] += count
 
     def snapshot(self) -> dict[str, int]:
         """`created`, `queued` and each state; the first is the sum of the others."""

@@ -32,6 +32,7 @@ from sidecar.core.record import record
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.spans import Layer, SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
+from sidecar.telemetry.worker import Worker
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -167,7 +168,7 @@ class _Bucket:
 
 
 class Log:
-    """Writes events to both ends: the lines, and `export` if there is one."""
+    """Has events written to both ends, by the worker: the lines, and `export` if there is one."""
 
     def __init__(
         self,
@@ -178,9 +179,13 @@ class Log:
         resource: Resource,
         scope: InstrumentationScope,
         limits: SpanLimits,
+        worker: Worker,
+        lost: Callable[[], object],
         export: Callable[[ReadableLogRecord], object] | None = None,
     ) -> None:
-        """`export` takes each event as a record; None when logs do not leave by OTLP."""
+        """`export` takes each event as a record; None when logs do not leave by OTLP. `lost`: one found no room."""
+        self._worker = worker
+        self._lost = lost
         self._lines = lines
         self._clock = clock
         self._wall = wall
@@ -225,6 +230,19 @@ class Log:
         `alike`: more fields, not empty, which many lines have in common.
         """
         fields = self._with_left_out(name, fields)
+        if not self._worker.put(self.say, name, level, at, fields, request, alike):
+            self._lost()
+
+    def say(
+        self,
+        name: str,
+        level: str,
+        at: int,
+        fields: Fields,
+        request: RequestContext | None,
+        alike: Layer | None,
+    ) -> None:
+        """Writes one event here and now: for the worker."""
         self._write(name, level, at, fields, request, alike)
         if self._export is not None:
             said = fields if alike is None else {**alike.values, **fields}
@@ -247,7 +265,9 @@ class Log:
         """A line of a library below. It is not exported: an exporter's complaint would feed itself."""
         at = self._clock()
         if self.may_pass(a.LIBRARY, at):
-            self._write(a.LIBRARY, level, at, self._with_left_out(a.LIBRARY, fields), None)
+            fields = self._with_left_out(a.LIBRARY, fields)
+            if not self._worker.put(self._write, a.LIBRARY, level, at, fields, None):
+                self._lost()
 
     def flush(self) -> None:
         """Says what was left out and has not been told by a later line; for the end of the process."""

@@ -1,7 +1,7 @@
 """The metrics of a request's life: from arrival to settling, and of sessions.
 
 Owns which numbers are recorded when. The series they go to are found once for all requests that are alike
-(`request_series.py`); what others choose (models, error words) is bounded first.
+(`shape.py`); what others choose (models, error words) is bounded first.
 It only adds to the accumulators of `metric_store.py`.
 """
 
@@ -15,7 +15,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry import names
-from sidecar.telemetry.bounded import Cap, error_type, finish_reason, known_method
+from sidecar.telemetry.bounded import Cap
 from sidecar.telemetry.ledger import Ledger
 from sidecar.telemetry.metric_store import (
     Attributes,
@@ -25,22 +25,17 @@ from sidecar.telemetry.metric_store import (
     Metric,
     MetricStore,
 )
-from sidecar.telemetry.request_series import Alike, RequestSeries, UpstreamSeries
-from sidecar.telemetry.settled import (
+from sidecar.telemetry.shape import (
+    RequestSeries,
+    Shape,
+    UpstreamSeries,
     call_end,
-    has_client,
-    is_streaming,
-    outcome_of,
-    provider_of,
     request_model,
-    server_failed,
+    series_of,
 )
 
 _FETCHED = "chat"
 """The operation that made an answer which is asked for by its id: its tokens count there."""
-
-_SERIES_LIMIT = 4096
-"""Kinds of requests whose series are kept at hand; over it they are found anew."""
 
 
 class _Flight(NamedTuple):
@@ -62,7 +57,6 @@ class Measures:
         self._request_model = Cap(model_limit, partial(_count, anomalies))
         self._response_model = Cap(model_limit, partial(_count, anomalies))
         store.full = partial(_count, anomalies, Anomaly.SERIES_CAP)
-        self._requests: dict[Alike, RequestSeries] = {}
         self._upstreams: dict[str | None, UpstreamSeries] = {}
         self._words: dict[tuple[Metric, str], CounterSeries] = {}
         self._flights: dict[int, _Flight] = {}
@@ -126,21 +120,21 @@ class Measures:
         if stream is not None:
             self._streaming[stream] -= 1
 
-    def settled(self, exchange: Exchange) -> None:
+    def settled(self, exchange: Exchange, shape: Shape) -> None:
         """It is frozen."""
         self.left(exchange)
-        series = self._request(exchange)
+        series = self._series(exchange, shape, exchange.route.operation)
         series.requests.add()
         server, end = _server_exemplar(exchange), exchange.end
         series.http.record((end - exchange.start) / SECOND, server, end)
-        if has_client(exchange):
+        if shape.client is not None:
             before, after, loop = self._overheads
             before.record(exchange.overhead_before / SECOND, server, end)
             after.record(exchange.overhead_after / SECOND, server, end)
             loop.record(exchange.overhead_loop / SECOND, server, end)
-            self._call(exchange, series)
+            self._call(exchange, shape, series)
         if exchange.route.turn:
-            self._turn(exchange, series, server)
+            self._turn(exchange, shape, series, server)
         if exchange.streams:
             self._stream(exchange, series, server)
 
@@ -150,14 +144,14 @@ class Measures:
 
     # Parts of settling
 
-    def _call(self, exchange: Exchange, series: RequestSeries) -> None:
+    def _call(self, exchange: Exchange, shape: Shape, series: RequestSeries) -> None:
         """What the upstream call was, and what it told."""
         trace = exchange.trace
         exemplar = ExemplarContext(trace.trace_id, trace.client_span_id, trace.sampled)
         if exchange.route.operation is not None:
             self._operation(exchange, series, exemplar)
         elif exchange.response.tokens:
-            self._tokens(exchange, self._request(exchange, _FETCHED), exemplar)
+            self._tokens(exchange, self._series(exchange, shape, _FETCHED), exemplar)
 
     def _operation(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
         """The GenAI metrics of the upstream call, under the conventions chosen."""
@@ -188,17 +182,18 @@ class Measures:
         elif self._latest:
             _record_told(series.embeddings_input, given, exemplar, at)
 
-    def _turn(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
+    def _turn(
+        self, exchange: Exchange, shape: Shape, series: RequestSeries, exemplar: ExemplarContext
+    ) -> None:
         """Figures of a request that generates; those of the queue only if somebody named its session."""
-        outcome = outcome_of(exchange)
         answered = exchange.upstream_status is not None and exchange.upstream_status < 400
         # A caller that left took its own chance to see a reason: that is not the response's omission.
-        if exchange.response.finish_reasons or (answered and outcome is not Outcome.CLIENT_LEFT):
+        if exchange.response.finish_reasons or (answered and shape.outcome is not Outcome.CLIENT_LEFT):
             series.finish.add()
         if (relation := exchange.relation) is not None:
             self._word(names.TURNS_RELATED, a.TURN_RELATION, relation.value).add()
         turn = exchange.turn
-        if outcome is not Outcome.COMPLETED or turn is None or not turn.concurrency:
+        if not shape.completed or turn is None or not turn.concurrency:
             return
         upstream = self._upstream(exchange)
         upstream.turns.add()
@@ -229,37 +224,18 @@ class Measures:
             found = self._words[metric, word] = self._store.counter(metric, ((attribute, word),))
         return found
 
-    def _request(self, exchange: Exchange, operation: str | None = None) -> RequestSeries:
-        """The series of requests like this one; its own operation counts before the one given."""
-        head, route, verdict = exchange.head, exchange.route, exchange.verdict
-        asked, answered, upstream = request_model(exchange), exchange.response.model, exchange.upstream
-        phase = None if verdict is None else verdict.phase
-        outcome, end = outcome_of(exchange), exchange.end
-        completed = outcome is Outcome.COMPLETED
-        alike = Alike(
-            None if upstream is None else upstream.name,
-            route.template,
-            route.operation or operation,
-            provider_of(exchange),
+    def _series(self, exchange: Exchange, shape: Shape, operation: str | None) -> RequestSeries:
+        """The series of requests like this one, whose models are told as far as there is room for them."""
+        asked, answered = request_model(exchange), exchange.response.model
+        completed, end = shape.completed, exchange.end
+        key = (
             self._request_model(asked, end, completed=completed) if asked else None,
             self._response_model(answered, end, completed=completed) if answered else None,
-            is_streaming(exchange),
-            known_method(head.method),
-            head.scheme,
-            exchange.status,
-            outcome.value,
-            None if phase is None else phase.value,
-            None if verdict is None else error_type(verdict),
-            server_failed(exchange),
-            finish_reason(exchange.response.finish_reasons),
-            None if upstream is None else upstream.host,
-            None if upstream is None else upstream.port,
+            operation,
         )
-        found = self._requests.get(alike)
+        found = shape.series.get(key)
         if found is None:
-            if len(self._requests) >= _SERIES_LIMIT:
-                self._requests.clear()
-            found = self._requests[alike] = RequestSeries(self._store, alike)
+            found = shape.series[key] = RequestSeries(self._store, series_of(shape, exchange, *key))
         return found
 
     def _oldest(self) -> Iterator[tuple[float, Attributes]]:

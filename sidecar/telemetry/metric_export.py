@@ -15,9 +15,6 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from sidecar.telemetry.ledger import Delivery
 from sidecar.telemetry.metric_store import MetricStore, Temporality
 from sidecar.telemetry.outlet import Outlet
-from sidecar.version import VERSION
-
-SCOPE_NAME = "sidecar"
 
 
 class MetricExport:
@@ -29,6 +26,7 @@ class MetricExport:
         make: Callable[[Callable[[Delivery], object]], Outlet[MetricsData]],
         *,
         resource: Resource,
+        scope: InstrumentationScope,
         temporality: Temporality,
         interval: float,
     ) -> None:
@@ -39,7 +37,7 @@ class MetricExport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._under_way = False
         self._resource = resource
-        self._scope = InstrumentationScope(SCOPE_NAME, VERSION, resource.schema_url)
+        self._scope = scope
         self._interval = interval
         self._timer: asyncio.TimerHandle | None = None
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, sampling
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.sdk.version import __version__ as sdk_version
 
 from sidecar.core.egress import EgressProxy, EgressRules
@@ -85,6 +86,7 @@ class OtelConfig:
     """What the `OTEL_*` variables ask for, understood."""
 
     resource: Resource
+    scope: InstrumentationScope
     sampler: sampling.Sampler
     span_limits: SpanLimits
     propagators: tuple[str, ...]
@@ -145,6 +147,7 @@ def read(environ: Mapping[str, str], schema_url: str = "") -> OtelConfig:
     targets = {signal: otlp[signal].target(environ) for signal in Signal if "otlp" in exporters[signal]}
     return OtelConfig(
         resource=_resource(values, schema_url),
+        scope=InstrumentationScope("sidecar", VERSION, schema_url),
         sampler=_SAMPLERS[values.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")](
             values.get("OTEL_TRACES_SAMPLER_ARG", 1.0)
         ),

@@ -133,9 +133,9 @@ class Outlet(Generic[_Item]):
         if full:
             self._wake.set()
 
-    def not_sampled(self, count: int) -> None:
-        """Count what was not made because the sampler said no."""
-        self._account.not_sampled(count)
+    def not_made(self, count: int, state: State) -> None:
+        """Count what was not made."""
+        self._account.not_made(count, state)
 
     @property
     def idle(self) -> bool:

@@ -10,15 +10,16 @@ from functools import partial
 from typing import Any
 
 from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk.trace import ReadableSpan
 
 from sidecar.core.clock import Clock
+from sidecar.telemetry.encode import EncodedSpans, SpanFrame
 from sidecar.telemetry.exporters import make_sender
-from sidecar.telemetry.ledger import Delivery, Ledger, Signal
+from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
 from sidecar.telemetry.metric_export import MetricExport
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings
 from sidecar.telemetry.outlet import Calls, Outlet, Teller
+from sidecar.telemetry.spans import ReadableSpans, Span, SpanFactory, are_limited
 from sidecar.telemetry.stream_sender import STDOUT, Stream
 from sidecar.trust import Trust
 
@@ -35,7 +36,7 @@ class Pipeline:
         self,
         ledger: Ledger,
         *,
-        traces: Sequence[Outlet[ReadableSpan]],
+        traces: Sequence[Outlet[Span]],
         logs: Sequence[Outlet[ReadableLogRecord]],
         metrics: Sequence[MetricExport],
     ) -> None:
@@ -45,7 +46,7 @@ class Pipeline:
         self._metrics = metrics
         self._started = False
 
-    def span(self, *spans: ReadableSpan) -> None:
+    def span(self, *spans: Span) -> None:
         """Queue spans that have ended."""
         for outlet in self._traces:
             outlet.offer(spans)
@@ -55,11 +56,11 @@ class Pipeline:
         for outlet in self._logs:
             outlet.offer((record,))
 
-    def not_sampled(self, signal: Signal, count: int, /) -> None:
-        """Count what was not made because the sampler said no."""
+    def not_made(self, signal: Signal, count: int, state: State = State.NOT_SAMPLED, /) -> None:
+        """Count what was not made: because the sampler said no, or for want of time (`dropped`)."""
         ways: dict[Signal, Sequence[Outlet[Any]]] = {Signal.TRACES: self._traces, Signal.LOGS: self._logs}
         for outlet in ways.get(signal, ()):
-            outlet.not_sampled(count)
+            outlet.not_made(count, state)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to export."""
@@ -117,14 +118,35 @@ class Pipeline:
         return [*self._traces, *self._logs, *(export.outlet for export in self._metrics)]
 
 
+def spans_are_encoded(config: OtelConfig) -> bool:
+    """Whether spans are made as their bytes: nobody wants more of them, and no limit could cut one."""
+    return config.exporters[Signal.TRACES] == ("otlp",) and not are_limited(config.span_limits)
+
+
+def span_factory(config: OtelConfig) -> SpanFactory | None:
+    """What makes the spans for such a pipeline; None where nobody reads them."""
+    if not config.exports(Signal.TRACES):
+        return None
+    if spans_are_encoded(config):
+        return EncodedSpans()
+    return ReadableSpans(config.resource, config.scope, config.span_limits)
+
+
 Tell = Callable[[Delivery], object]
 
 
 def build_pipeline(
-    config: OtelConfig, *, trust: Trust, ledger: Ledger, store: MetricStore | None, clock: Clock, logger: Any
+    config: OtelConfig,
+    *,
+    trust: Trust,
+    ledger: Ledger,
+    store: MetricStore | None,
+    clock: Clock,
+    logger: Any,
 ) -> Pipeline:
     """The pipeline that the settings ask for; not started. Without a `store` it has no metrics. `logger` is structlog's."""
     stdout = Stream(STDOUT)
+    frame = SpanFrame(config.resource, config.scope) if spans_are_encoded(config) else None
 
     def outlets(signal: Signal, queue: QueueSettings) -> list[Outlet[Any]]:
         return [outlet(signal, exporter, queue) for exporter in config.exporters[signal]]
@@ -133,7 +155,7 @@ def build_pipeline(
         target = config.targets[signal] if exporter == "otlp" else None
         page = signal.value if target else f"console_{signal}"
         teller = Teller(page, logger, clock, target.shown if target else None)
-        sender = make_sender(signal, target, trust, queue.timeout, stdout)
+        sender = make_sender(signal, target, trust, queue.timeout, stdout, frame)
 
         def told(delivery: Delivery) -> None:
             teller.tell(delivery)
@@ -149,6 +171,7 @@ def build_pipeline(
             store,
             partial(outlet, Signal.METRICS, exporter, one_snapshot),
             resource=config.resource,
+            scope=config.scope,
             temporality=config.temporality,
             interval=config.metric_interval,
         )

@@ -1,11 +1,9 @@
-"""What a settled exchange says about itself, as attributes: who, the SERVER side, the CLIENT side.
+"""What a settled exchange says about itself alone, as attributes: who, the SERVER side, the CLIENT side.
 
-Owns the one translation from an exchange to attributes; spans and the wide log line are both made of it, so
-they cannot disagree. What was not told is absent. No text of a prompt or an answer, and no credential.
+Owns, with `shape.py`, the one translation from an exchange to attributes; spans and the wide log line are both made of
+it, so they cannot disagree. What was not told is absent. No text of a prompt or an answer, and no credential.
 """
 
-import re
-from collections.abc import Callable
 from typing import NamedTuple
 
 from opentelemetry.util.types import AttributeValue
@@ -13,25 +11,17 @@ from opentelemetry.util.types import AttributeValue
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Exchange, Upstream
 from sidecar.core.headers import Headers
-from sidecar.core.outcome import Outcome
+from sidecar.core.identity import Identity
 from sidecar.core.shown import is_credential, readable, shown
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.bounded import (
-    error_type,
-    known_method,
     provider_word,
     redact_path,
     redact_query,
 )
-from sidecar.telemetry.names import is_inference
-from sidecar.telemetry.settled import (
-    client_failed,
-    has_client,
-    is_streaming,
-    outcome_of,
+from sidecar.telemetry.shape import (
+    Shape,
     provider_of,
-    request_model,
-    server_failed,
 )
 from sidecar.telemetry.spans import Layer, SpanAttributes
 
@@ -54,99 +44,86 @@ _USAGE: dict[str, dict[str, tuple[str, ...]]] = {
 _USAGE["latest"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_WRITE_TOKENS,)}
 _USAGE["both"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_CREATION_TOKENS, a.CACHE_WRITE_TOKENS)}
 _LATEST_ONLY = frozenset({a.PREVIOUS_RESPONSE, a.REASONING_LEVEL})
-_OPENAI_APIS = {"openai.chat": "chat_completions", "openai.responses": "responses"}
-"""`openai.api.type` by the reader's name; other APIs of OpenAI have no value."""
 
 
 class Portrait(NamedTuple):
-    """Attributes of one exchange: what it has in common with other requests in layers, what it has not by itself.
+    """Attributes of one exchange alone; those it shares with others of its kind are its shape's.
 
-    `common` is part of both sides. `asked` is None and `client` empty if no connection was asked for. `alike` is what
-    both sides' layers say; where both say something, as the SERVER side does, which holds for `client` and `server` too.
+    `who` and `ids` are part of both sides. `client` is empty if no connection was asked for.
     """
 
-    common: SpanAttributes
-    shared: Layer
+    who: Layer
+    ids: Layer
     server: SpanAttributes
-    asked: Layer | None
     client: SpanAttributes
     alike: Layer
+    """What the shape says for the line, less what the sampler says otherwise."""
 
 
-_LAYERS_LIMIT = 2048
-"""Layers kept of requests that are alike; over it they are forgotten all at once."""
+_WHO_LIMIT = 4096
+"""Layers kept of who was talking; over it they are forgotten all at once."""
 
 
 class Portrayer:
-    """Portrays one exchange after another, under `shipped`, `latest` or `both` conventions.
-
-    What requests that are alike have in common is gathered once, and encoded once by whoever exports it.
-    """
+    """Portrays one exchange after another, under `shipped`, `latest` or `both` conventions. For the worker's thread."""
 
     def __init__(self, semconv: str) -> None:
         self._usage = _USAGE[semconv]
         self._semconv = semconv
-        self._reasons = _latest_reasons if semconv == "latest" else _told_reasons
-        self._alike: dict[tuple[object, ...], Layer] = {}
-        self._both: dict[tuple[Layer, Layer], Layer] = {}
+        self._who: dict[tuple[object, ...], Layer] = {}
 
-    def __call__(self, exchange: Exchange) -> Portrait:
+    def __call__(self, exchange: Exchange, shape: Shape) -> Portrait:
         """The attributes of a settled exchange."""
-        common = _common(exchange)
-        shared = self._shared(_server_key(exchange), _server_shared, exchange)
-        own = _server_own(exchange)
-        if sampling := exchange_sampling(exchange):
-            said = {*common, *shared.values, *own}
+        who, ids, own, alike = (
+            self._who_talks(exchange.identity),
+            _ids(exchange),
+            _server_own(exchange),
+            shape.alike,
+        )
+        sampling = exchange_sampling(exchange)
+        if sampling:
+            said = {*who.values, *ids, *shape.server.values, *own}
             own |= {key: value for key, value in sampling.items() if key not in said}
-        if not has_client(exchange):
-            return Portrait(common, shared, own, None, {}, shared)
-        asked = self._shared((*_client_key(exchange), self._reasons(exchange)), self._client_shared, exchange)
-        asked_own = _client_own(exchange, self._usage, self._semconv)
-        alike = self._both.get((shared, asked)) or self._join(shared, asked)
+        if shape.client is None:
+            return Portrait(who, Layer(ids), own, {}, alike)
         if sampling:
             alike = Layer({key: value for key, value in alike.values.items() if key not in own})
-        return Portrait(common, shared, own, asked, asked_own, alike)
+        return Portrait(who, Layer(ids), own, _client_own(exchange, self._usage, self._semconv), alike)
 
-    def _client_shared(self, exchange: Exchange) -> SpanAttributes:
-        """Of its key alone."""
-        attributes = _client_shared(exchange)
-        if reasons := self._reasons(exchange):
-            attributes[a.FINISH_REASONS] = tuple(map(shown, reasons))
-        return attributes
-
-    def _join(self, server: Layer, client: Layer) -> Layer:
-        """Both sides' layers as one."""
-        values = {**client.values, **server.values}
-        if a.SERVER_PORT not in server.values:
-            values.pop(a.SERVER_PORT, None)  # the upstream's goes with the upstream's address
-        if len(self._both) >= _LAYERS_LIMIT:
-            self._both.clear()
-        layer = self._both[server, client] = Layer(values)
-        return layer
-
-    def _shared(
-        self, key: tuple[object, ...], gather: Callable[[Exchange], SpanAttributes], exchange: Exchange
-    ) -> Layer:
-        """The layer of all exchanges with this key: whatever `gather` reads is in it."""
-        layer = self._alike.get(key)
+    def _who_talks(self, identity: Identity | None) -> Layer:
+        """Session and conversation: the same for all requests of a conversation."""
+        if identity is None:
+            return _NOBODY
+        key = (
+            *(identity.session_id, identity.source, identity.conversation_id),
+            *(identity.conversation_supplied, identity.session_supplied),
+        )
+        layer = self._who.get(key)
         if layer is None:
-            if len(self._alike) >= _LAYERS_LIMIT:
-                self._alike.clear()
-            layer = self._alike[key] = Layer(gather(exchange))
+            if len(self._who) >= _WHO_LIMIT:
+                self._who.clear()
+            layer = self._who[key] = Layer(_who(identity))
         return layer
 
 
-def _common(exchange: Exchange) -> SpanAttributes:
+_NOBODY = Layer({})
+
+
+def _who(identity: Identity) -> SpanAttributes:
+    attributes: SpanAttributes = {
+        a.SESSION_ID: identity.session_id,
+        a.SESSION_SOURCE: identity.source.value,
+        a.CONVERSATION: identity.conversation_id,
+    }
+    if identity.conversation_supplied:
+        attributes[a.GEN_AI_CONVERSATION] = identity.conversation_id
+    elif identity.session_supplied and identity.named:
+        attributes[a.GEN_AI_CONVERSATION] = identity.session_id
+    return attributes
+
+
+def _ids(exchange: Exchange) -> SpanAttributes:
     attributes: SpanAttributes = {}
-    identity = exchange.identity
-    if identity is not None:
-        attributes[a.SESSION_ID] = identity.session_id
-        attributes[a.SESSION_SOURCE] = identity.source.value
-        attributes[a.CONVERSATION] = identity.conversation_id
-        if identity.conversation_supplied:
-            attributes[a.GEN_AI_CONVERSATION] = identity.conversation_id
-        elif identity.session_supplied and identity.named:
-            attributes[a.GEN_AI_CONVERSATION] = identity.session_id
     turn = exchange.turn
     if turn is not None:
         attributes[a.REQUEST_ID] = turn.request_id
@@ -154,64 +131,6 @@ def _common(exchange: Exchange) -> SpanAttributes:
             attributes[a.SEQUENCE] = turn.sequence
     elif exchange.stray_id is not None:
         attributes[a.REQUEST_ID] = exchange.stray_id
-    return attributes
-
-
-def _error_word(exchange: Exchange, failed: bool) -> str | None:
-    verdict = exchange.verdict
-    return error_type(verdict) if failed and verdict is not None else None
-
-
-def _server_key(exchange: Exchange) -> tuple[object, ...]:
-    head, verdict, upstream, headers = (
-        exchange.head,
-        exchange.verdict,
-        exchange.upstream,
-        exchange.head.headers,
-    )
-    return (
-        head.method,
-        head.scheme,
-        head.version,
-        exchange.route.template,
-        verdict and (verdict.outcome, verdict.phase),
-        _error_word(exchange, server_failed(exchange)),
-        is_streaming(exchange),
-        exchange.body_state,
-        exchange.status,
-        upstream and upstream.name,
-        headers.get(b"host"),
-        headers.get(b"user-agent"),
-    )
-
-
-def _server_shared(exchange: Exchange) -> SpanAttributes:
-    """Of `_server_key` alone."""
-    head, verdict = exchange.head, exchange.verdict
-    method = known_method(head.method)
-    attributes: SpanAttributes = {
-        a.METHOD: method,
-        a.SCHEME: head.scheme,
-        a.ROUTE: exchange.route.template,
-        a.OUTCOME: outcome_of(exchange).value,
-        a.STREAMING: is_streaming(exchange),
-        a.BODY_STATE: exchange.body_state,
-    }
-    if version := head.version.removeprefix("HTTP/"):
-        attributes[a.PROTOCOL_VERSION] = version
-    if method != head.method and head.method:
-        attributes[a.METHOD_ORIGINAL] = shown(head.method)
-    if exchange.status is not None:
-        attributes[a.STATUS] = exchange.status
-    if verdict is not None and verdict.phase is not None:
-        attributes[a.PHASE] = verdict.phase.value
-    if (word := _error_word(exchange, server_failed(exchange))) is not None:
-        attributes[a.ERROR_TYPE] = word
-    if exchange.upstream is not None:
-        attributes[a.UPSTREAM] = exchange.upstream.name
-    _add_host(attributes, head.headers)
-    if agent := head.headers.readable(b"user-agent"):
-        attributes[a.USER_AGENT] = shown(agent)
     return attributes
 
 
@@ -242,20 +161,6 @@ def _server_own(exchange: Exchange) -> SpanAttributes:
 def exchange_sampling(exchange: Exchange) -> SpanAttributes:
     """What the sampler wants on the span: `RequestTrace.attributes`, for traces that have them."""
     return getattr(exchange.trace, "attributes", {})
-
-
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([0-9A-Za-z._-]{1,253}))(?::([0-9]{1,5}))?")
-
-
-def _add_host(attributes: SpanAttributes, headers: Headers) -> None:
-    """`server.address` and `server.port` by the Host field, where that is a host: what the app asked for."""
-    found = _HOST.fullmatch(headers.text(b"host") or "")
-    if found is None:
-        return
-    address, name, port = found.groups()
-    attributes[a.SERVER_ADDRESS] = address or shown(name)
-    if port:
-        attributes[a.SERVER_PORT] = int(port)
 
 
 def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
@@ -302,84 +207,6 @@ def anomalies_of(exchange: Exchange) -> list[str]:
     if exchange.identity is not None and exchange.identity.anomalies:
         noted += [anomaly.value for anomaly in exchange.identity.anomalies if anomaly.value not in noted]
     return noted
-
-
-def _client_key(exchange: Exchange) -> tuple[object, ...]:
-    route, request, response, connect = exchange.route, exchange.request, exchange.response, exchange.connect
-    upstream = exchange.upstream
-    return (
-        exchange.head.method,
-        route.operation,
-        route.provider,
-        upstream and (upstream.name, upstream.host, upstream.port, upstream.provider),
-        exchange.upstream_status,
-        request.model,
-        route.model,
-        request.streaming or route.streaming,
-        connect and (connect.kind, connect.address),
-        response.model,
-        response.service_tier,
-        response.system_fingerprint,
-        route.api,
-        _error_word(exchange, client_failed(exchange)),
-    )
-
-
-def _client_shared(exchange: Exchange) -> SpanAttributes:
-    """Of `_client_key` alone."""
-    route, request, response = exchange.route, exchange.request, exchange.response
-    attributes: SpanAttributes = {a.METHOD: known_method(exchange.head.method)}
-    if route.operation is not None:
-        attributes[a.OPERATION] = route.operation
-    if (provider := provider_of(exchange)) is not None:
-        attributes[a.PROVIDER] = provider
-    if exchange.upstream_status is not None:
-        attributes[a.STATUS] = exchange.upstream_status
-    if model := request_model(exchange):
-        attributes[a.REQUEST_MODEL] = shown(model)
-    if request.streaming or route.streaming:
-        attributes[a.REQUEST_STREAM] = True
-    upstream = exchange.upstream
-    if upstream is not None:
-        attributes[a.UPSTREAM] = upstream.name
-        attributes[a.SERVER_ADDRESS] = upstream.host
-        attributes[a.SERVER_PORT] = upstream.port
-    if exchange.connect is not None:
-        attributes[a.CONNECTION] = exchange.connect.kind
-        if exchange.connect.address:
-            attributes[a.PEER_ADDRESS] = exchange.connect.address
-    if response.model:
-        attributes[a.RESPONSE_MODEL] = shown(response.model)
-    if provider == "openai":
-        _add_openai(attributes, exchange)
-    if (word := _error_word(exchange, client_failed(exchange))) is not None:
-        attributes[a.ERROR_TYPE] = word
-    return attributes
-
-
-def _add_openai(attributes: SpanAttributes, exchange: Exchange) -> None:
-    """What the conventions have for OpenAI alone."""
-    response = exchange.response
-    if (api := _OPENAI_APIS.get(exchange.route.api or "")) is not None:
-        attributes[a.OPENAI_API] = api
-    if response.service_tier:
-        attributes[a.RESPONSE_TIER] = shown(response.service_tier)
-    if response.system_fingerprint:
-        attributes[a.FINGERPRINT] = shown(response.system_fingerprint)
-
-
-def _told_reasons(exchange: Exchange) -> tuple[str, ...]:
-    """Why generation stopped, as reported."""
-    return tuple(exchange.response.finish_reasons)
-
-
-def _latest_reasons(exchange: Exchange) -> tuple[str, ...]:
-    """The same, and `error` where an answer that had begun ended without any."""
-    reasons = tuple(exchange.response.finish_reasons)
-    if reasons or exchange.upstream_status is None or exchange.upstream_status >= 400:
-        return reasons
-    generates = is_inference(exchange.route.operation or "")
-    return ("error",) if generates and outcome_of(exchange) is not Outcome.COMPLETED else ()
 
 
 def _asked(attributes: SpanAttributes, exchange: Exchange, semconv: str) -> None:

@@ -5,6 +5,7 @@ touches a request; with `strict` it is raised on, for tests. It decides nothing 
 each event to the spans, the measures and the log. Called on the event loop only.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
@@ -18,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.exchange import Exchange, RequestHead, Trace
 from sidecar.core.facts import Route
-from sidecar.core.outcome import Anomaly, Outcome
+from sidecar.core.outcome import Anomaly
 from sidecar.core.sessions import (
     ConversationSummary,
     Revealed,
@@ -29,26 +30,23 @@ from sidecar.core.sessions import (
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import attributes as a
-from sidecar.telemetry.bounded import error_type
-from sidecar.telemetry.ledger import Signal
+from sidecar.telemetry.ledger import LINES, Signal, State
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
 from sidecar.telemetry.measures import Measures, observe_ledger
 from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.outlet import Calls
 from sidecar.telemetry.portrait import Portrait, Portrayer, anomalies_of
 from sidecar.telemetry.request_spans import MAX_LINKS, RequestSpans, link_count, span_count
 from sidecar.telemetry.session_measures import LiveSessions, SessionMeasures
 from sidecar.telemetry.session_spans import SessionSpans, totals_attributes
-from sidecar.telemetry.settled import call_end, client_failed, has_client, outcome_of, server_failed
+from sidecar.telemetry.shape import Shape, Shapes, call_end, outcome_of, server_failed
 from sidecar.telemetry.spans import Pipeline, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer, ref_ids
+from sidecar.telemetry.worker import Worker
 
 _Given = TypeVar("_Given")
 
-SCOPE_NAME = "sidecar"
 PROPAGATORS = ("tracecontext", "baggage")
-
-_SAID_BY_LINES = (a.SESSION_SOURCE, a.SEQUENCE)
-"""What a request's line says by the spans' names; its ids have names of their own there."""
 
 
 class RecorderSettings(Protocol):
@@ -101,7 +99,7 @@ class Recorder:
     """Telemetry, whole (`core.exchange.Telemetry`). `listener` is for the session manager."""
 
     keep: Callable[[Exchange, Mapping[str, object], Mapping[str, object]], object] | None = None
-    """Is given every settled exchange with the fields of its wide line, in two parts."""
+    """Is given every settled exchange with the fields of its wide line, in two parts; by the worker."""
 
     def __init__(
         self,
@@ -116,15 +114,15 @@ class Recorder:
         limits: SpanLimits,
         propagators: Collection[str] = PROPAGATORS,
         lines: Lines,
-        export_traces: bool = True,
+        scope: InstrumentationScope,
+        spans: SpanFactory | None,
         export_logs: bool = False,
-        version: str = "",
         random: Random | None = None,
         strict: bool = False,
     ) -> None:
-        """`store` None: no metrics are read, so none are recorded; `export_traces` False: likewise with spans."""
-        scope = InstrumentationScope(SCOPE_NAME, version or None, resource.schema_url)
-        factory = SpanFactory(resource, scope, limits)
+        """`store` None: no metrics are read, so none are recorded; `spans` None: likewise with spans."""
+        self._worker = worker = Worker(lambda _: self._count_failure())
+        self._shapes = Shapes(settings.semconv)
         self._portray = Portrayer(settings.semconv)
         self._pipeline = pipeline
         self._strict = strict
@@ -133,7 +131,7 @@ class Recorder:
         self._tracer = Tracer(sampler, _propagation(settings, propagators), random)
         self.anomalies: Counter[str] = Counter()
         """What should not have happened, by name."""
-        self._spans = RequestSpans(factory, self._tracer.span_id) if export_traces else None
+        self._spans = None if spans is None else RequestSpans(spans, self._tracer.span_id)
         self.log = Log(
             lines,
             clock=clock,
@@ -141,6 +139,8 @@ class Recorder:
             resource=resource,
             scope=scope,
             limits=limits,
+            worker=worker,
+            lost=self._line_lost,
             export=pipeline.log if export_logs else None,
         )
         parts: list[SessionListener] = [_SessionLines(self.log, clock)]
@@ -151,8 +151,8 @@ class Recorder:
             self._session_measures = SessionMeasures(store)
             parts.insert(0, self._session_measures)
             observe_ledger(store, pipeline.ledger)
-        if export_traces:
-            parts.append(SessionSpans(factory, self._tracer, pipeline, sampler, wall))
+        if spans is not None:
+            parts.append(SessionSpans(spans, self._tracer, pipeline, sampler, wall))
         self.listener: SessionListener = _Listener(self, parts)
         self.requests_started = 0
         self.requests_settled = 0
@@ -161,7 +161,8 @@ class Recorder:
         self.outcomes: Counter[str] = Counter()
         """Settled requests by outcome."""
         self.failures = 0
-        """How often the guard caught something."""
+        """How often the guard caught something, in either thread."""
+        self._failing = threading.Lock()
 
     @property
     def requests_in_flight(self) -> int:
@@ -173,6 +174,14 @@ class Recorder:
         if self._session_measures is not None:
             self._session_measures.observe(sessions)
             sessions.hear_waits(self.wait_known)
+
+    def start(self) -> None:
+        """Makes spans and lines in a thread of their own from now on."""
+        self._worker.start()
+
+    async def finish(self, timeout: float) -> bool:
+        """Makes all that waits, within `timeout` seconds; what comes later is made at once."""
+        return await Calls([self._worker.finish]).done(timeout)
 
     # core.exchange.Telemetry
 
@@ -210,13 +219,15 @@ class Recorder:
             return
         if exchange.anomalies or (exchange.identity is not None and exchange.identity.anomalies):
             self.guard("anomalies", self._count_anomalies, exchange)
+        if self._spans is not None:
+            self.guard("links", self._count_links, exchange)
+        shape = self.guard("shape", self._shapes.of, exchange)
+        if shape is None:
+            return
         if self._measures is not None:
-            self.guard("settled", self._measures.settled, exchange)
-        portrait = self.guard("portray", self._portray, exchange)
-        if portrait is not None:
-            if self._spans is not None:
-                self.guard("spans", self._make_spans, self._spans, exchange, portrait)
-            self.guard("wide line", self._wide_line, exchange, portrait)
+            self.guard("settled", self._measures.settled, exchange, shape)
+        if not self._worker.put(self._make, exchange, shape):
+            self.guard("not made", self._not_made, exchange)
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Something that should not happen, outside any settled exchange."""
@@ -246,8 +257,12 @@ class Recorder:
             self._caught(what, error)
             return None
 
+    def _count_failure(self) -> None:
+        with self._failing:
+            self.failures += 1
+
     def _caught(self, what: str, error: Exception) -> None:
-        self.failures += 1
+        self._count_failure()
         if self._strict:
             raise error
         try:
@@ -264,6 +279,10 @@ class Recorder:
 
     def _count_anomalies(self, exchange: Exchange) -> None:
         self.anomalies.update(anomalies_of(exchange))
+
+    def _count_links(self, exchange: Exchange) -> None:
+        if link_count(exchange) > MAX_LINKS:
+            self.anomaly(Anomaly.LINKS_CAP)
 
     def _arrived(self, exchange: Exchange) -> None:
         if self._quiet(exchange):
@@ -286,38 +305,49 @@ class Recorder:
             a.REQUEST_STALLED, WARNING, at, {a.STALL_DURATION: silent / SECOND}, _request(exchange)
         )
 
-    def _make_spans(self, spans: RequestSpans, exchange: Exchange, portrait: Portrait) -> None:
-        trace = exchange.trace
-        if isinstance(trace, RequestTrace) and link_count(exchange, trace) > MAX_LINKS:
-            self.anomaly(Anomaly.LINKS_CAP)
-        if isinstance(trace, RequestTrace) and trace.sampled:
-            self._pipeline.span(*spans.build(exchange, trace, portrait))
-        else:
-            self._pipeline.not_sampled(Signal.TRACES, span_count(exchange))
+    def _make(self, exchange: Exchange, shape: Shape) -> None:
+        """In the worker: what nobody waits for."""
+        portrait = self.guard("portray", self._portray, exchange, shape)
+        if portrait is not None:
+            if self._spans is not None:
+                self.guard("spans", self._make_spans, self._spans, exchange, shape, portrait)
+            self.guard("wide line", self._wide_line, exchange, shape, portrait)
 
-    def _wide_line(self, exchange: Exchange, portrait: Portrait) -> None:
-        outcome = outcome_of(exchange)
-        name = a.REQUEST_COMPLETED if outcome is Outcome.COMPLETED else a.REQUEST_FAILED
+    def _not_made(self, exchange: Exchange) -> None:
+        """The worker has no room for it."""
+        if self._spans is not None:
+            self._pipeline.not_made(Signal.TRACES, span_count(exchange), State.DROPPED)
+        self._line_lost()
+
+    def _line_lost(self) -> None:
+        self._pipeline.ledger.account(LINES).not_made(1, State.DROPPED)
+        self._pipeline.not_made(Signal.LOGS, 1, State.DROPPED)
+
+    def _make_spans(self, spans: RequestSpans, exchange: Exchange, shape: Shape, portrait: Portrait) -> None:
+        trace = exchange.trace
+        if isinstance(trace, RequestTrace) and trace.sampled:
+            self._pipeline.span(*spans.build(exchange, trace, shape, portrait))
+        else:
+            self._pipeline.not_made(Signal.TRACES, span_count(exchange))
+
+    def _wide_line(self, exchange: Exchange, shape: Shape, portrait: Portrait) -> None:
+        name = a.REQUEST_COMPLETED if shape.completed else a.REQUEST_FAILED
         fields = {**portrait.client, **portrait.server, a.DURATION: (exchange.end - exchange.start) / SECOND}
-        common = portrait.common
-        for key in _SAID_BY_LINES:
-            if key in common:
-                fields[key] = common[key]
+        for key, layer in ((a.SESSION_SOURCE, portrait.who), (a.SEQUENCE, portrait.ids)):
+            if key in layer.values:
+                fields[key] = layer.values[key]
         if exchange.verdict is not None and exchange.verdict.message:
             fields[a.MESSAGE] = shown(exchange.verdict.message)
-        self.log.always(name, level_of(outcome), exchange.end, fields, _request(exchange), portrait.alike)
+        self.log.say(name, level_of(shape.outcome), exchange.end, fields, _request(exchange), portrait.alike)
         if self.keep is not None:
             self.keep(exchange, fields, portrait.alike.values)
-        if outcome is not Outcome.COMPLETED and exchange.route.operation is not None:
-            self._call_failed(exchange)
+        if shape.client is not None and shape.client_failed and exchange.route.operation is not None:
+            self._call_failed(exchange, shape)
 
-    def _call_failed(self, exchange: Exchange) -> None:
+    def _call_failed(self, exchange: Exchange, shape: Shape) -> None:
         """The event that the conventions have for a model call, if its span is an error."""
-        if not (has_client(exchange) and client_failed(exchange)):
-            return
         verdict = exchange.verdict
-        word = None if verdict is None else error_type(verdict)
-        fields: SpanAttributes = {a.EXCEPTION_TYPE: word or outcome_of(exchange).value}
+        fields: SpanAttributes = {a.EXCEPTION_TYPE: shape.error or shape.outcome.value}
         if verdict is not None and verdict.message:
             fields[a.EXCEPTION_MESSAGE] = shown(verdict.message)
         context = _request(exchange, exchange.trace.client_span_id)

@@ -8,7 +8,6 @@ not made.
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
 from sidecar.core.clock import SECOND
@@ -16,21 +15,17 @@ from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.sessions import Ref
 from sidecar.core.shown import shown
 from sidecar.telemetry import attributes as a
-from sidecar.telemetry.bounded import OTHER_HTTP, known_method
 from sidecar.telemetry.portrait import Portrait
-from sidecar.telemetry.settled import call_end, client_failed, has_client, server_failed
-from sidecar.telemetry.spans import UNSET, Layer, Layers, SpanAttributes, SpanFactory
+from sidecar.telemetry.shape import Shape, call_end, client_failed, has_client
+from sidecar.telemetry.spans import UNSET, Layer, Layers, Span, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import FLAGS, RequestTrace, ref_ids
 
 MAX_LINKS = 32
 """Links kept on a SERVER span; further ones are counted in `sidecar.links.dropped`."""
 
 _ERROR = Status(StatusCode.ERROR)
-_LINK_KINDS: dict[str, SpanAttributes] = {
-    kind: {a.LINK: kind} for kind in ("caller", "previous", "retry_of", "continues", "overlaps", "races")
-}
 
-Link = tuple[SpanContext, SpanAttributes]
+Link = tuple[SpanContext, str]
 
 
 class RequestSpans:
@@ -41,54 +36,56 @@ class RequestSpans:
         self._build = factory.build
         self._span_id = span_id
 
-    def build(self, exchange: Exchange, trace: RequestTrace, portrait: Portrait) -> list[ReadableSpan]:
+    def build(self, exchange: Exchange, trace: RequestTrace, shape: Shape, portrait: Portrait) -> list[Span]:
         """The exchange's spans, the SERVER span first. `trace` is the exchange's own."""
-        server = trace.context(trace.server_span_id)
-        common = Layer(portrait.common)
-        attributes: Layers = (common, portrait.shared, Layer(portrait.server))
-        count = link_count(exchange, trace)
+        common = (portrait.who, portrait.ids)
+        attributes: Layers = (*common, shape.server, Layer(portrait.server))
+        count = link_count(exchange)
         if count > MAX_LINKS:
             attributes = (*attributes, Layer({a.LINKS_DROPPED: count - MAX_LINKS}))
         span = self._build(
-            _http_name(exchange),
-            server,
+            shape.server_name,
+            trace,
+            trace.server_span_id,
             start=exchange.start + exchange.correction,
             end=exchange.end + exchange.correction,
             attributes=attributes,
             parent=trace.parent,
             kind=SpanKind.SERVER,
-            status=_status(exchange, server_failed(exchange)),
+            status=_status(exchange, shape.server_failed),
             links=_links(exchange, trace) if count else (),
         )
-        if portrait.asked is None:
+        if shape.client is None:
             return [span]
-        asked = (common, portrait.asked, Layer(portrait.client))
-        return [span, *self._call(exchange, trace, server, asked)]
+        asked = (*common, shape.client, Layer(portrait.client))
+        return [span, *self._call(exchange, trace, shape, common, asked)]
 
     def _call(
-        self, exchange: Exchange, trace: RequestTrace, server: SpanContext, asked: Layers
-    ) -> list[ReadableSpan]:
+        self, exchange: Exchange, trace: RequestTrace, shape: Shape, common: Layers, asked: Layers
+    ) -> list[Span]:
         """The CLIENT span and its children."""
-        client, common, moved = trace.context(trace.client_span_id), asked[0], exchange.correction
+        client, moved = trace.client_span_id, exchange.correction
         span = self._build(
-            _client_name(exchange, asked[1]),
+            shape.client_name,
+            trace,
             client,
             start=exchange.asked + moved,
             end=call_end(exchange) + moved,
             attributes=asked,
-            parent=server,
+            parent=trace.server_span_id,
             kind=SpanKind.CLIENT,
-            status=_status(exchange, client_failed(exchange)),
+            status=_status(exchange, shape.client_failed),
         )
         return [
             span,
             *(
                 self._build(
                     name,
-                    trace.context(self._span_id()),
+                    trace,
+                    self._span_id(),
                     start=start + moved,
                     end=end + moved,
-                    attributes=(common, Layer(attributes)) if attributes else (common,),
+                    attributes=(*common, Layer(attributes)) if attributes else common,
                     parent=client,
                     status=status,
                     events=[(event, at + moved, about) for event, at, about in events],
@@ -96,21 +93,6 @@ class RequestSpans:
                 for name, start, end, status, attributes, events in _steps(exchange)
             ),
         ]
-
-
-def _http_name(exchange: Exchange) -> str:
-    """`POST /v1/chat/completions`; a method that is not well known is `HTTP` in a name."""
-    method = known_method(exchange.head.method)
-    return f"{'HTTP' if method == OTHER_HTTP else method} {exchange.route.template}"
-
-
-def _client_name(exchange: Exchange, asked: Layer) -> str:
-    """`chat gpt-4o`, by this call alone; without an operation, as the HTTP conventions name a client span."""
-    operation = exchange.route.operation
-    if operation is None:
-        return _http_name(exchange)
-    model = asked.values.get(a.REQUEST_MODEL)
-    return f"{operation} {model}" if model else operation
 
 
 Step = tuple[str, int, int, Status, SpanAttributes, list[tuple[str, int, SpanAttributes]]]
@@ -191,10 +173,12 @@ def _status(exchange: Exchange, failed: bool) -> Status:
     return Status(StatusCode.ERROR, shown(message)) if message else _ERROR
 
 
-def link_count(exchange: Exchange, trace: RequestTrace) -> int:
+def link_count(exchange: Exchange) -> int:
     """How many links there are for the SERVER span, kept or not."""
-    turn = exchange.turn
-    count = (trace.caller is not None) + (exchange.retry_of is not None) + (exchange.continues is not None)
+    turn, trace = exchange.turn, exchange.trace
+    count = (exchange.retry_of is not None) + (exchange.continues is not None)
+    if isinstance(trace, RequestTrace):
+        count += trace.caller is not None
     if turn is not None:
         count += (turn.previous is not None) + turn.overlap_count + turn.overlapped_by_count
     if exchange.past is not None:
@@ -203,8 +187,8 @@ def link_count(exchange: Exchange, trace: RequestTrace) -> int:
 
 
 def _links(exchange: Exchange, trace: RequestTrace) -> list[Link]:
-    links = [(trace.caller, _LINK_KINDS["caller"])] if trace.caller is not None else []
-    links += [(ref_context(ref), _LINK_KINDS[kind]) for kind, ref in islice(_linked(exchange), MAX_LINKS)]
+    links = [(trace.caller, "caller")] if trace.caller is not None else []
+    links += [(ref_context(ref), kind) for kind, ref in islice(_linked(exchange), MAX_LINKS)]
     return links[:MAX_LINKS]
 
 

@@ -5,7 +5,7 @@ taken, whatever became of their requests, unless the sampler is `always_off`.
 """
 
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, TraceState
 
 from sidecar.core.clock import SECOND, STEADY, Wall
 from sidecar.core.outcome import Outcome
@@ -13,7 +13,7 @@ from sidecar.core.sessions import ConversationSummary, SessionListener, SessionS
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.request_spans import MAX_LINKS, ref_context
-from sidecar.telemetry.spans import Pipeline, SpanAttributes, SpanFactory
+from sidecar.telemetry.spans import Layer, Pipeline, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import FLAGS, Tracer
 
 _OUTCOMES = {
@@ -46,9 +46,9 @@ class SessionSpans(SessionListener):
     def conversation_ended(self, summary: ConversationSummary) -> None:
         """Makes its span, and keeps the span's context for its session's links."""
         if self._off:
-            self._pipeline.not_sampled(Signal.TRACES, 1)
+            self._pipeline.not_made(Signal.TRACES, 1)
             return
-        context = self._fresh_context()
+        trace = _OwnTrace(self._tracer)
         attributes: SpanAttributes = {
             a.SESSION_ID: summary.session_id,
             a.SESSION_SOURCE: str(summary.source),
@@ -66,23 +66,24 @@ class SessionSpans(SessionListener):
         self._pipeline.span(
             self._factory.build(
                 "conversation",
-                context,
+                trace,
+                trace.span_id,
                 start=summary.started_at + self._wall.correction,
                 end=summary.ended_at + self._wall.correction,
-                attributes=attributes,
-                links=[(ref_context(ref), {a.LINK: kind}) for kind, ref in kept],
+                attributes=(Layer(attributes),),
+                links=[(ref_context(ref), kind) for kind, ref in kept],
             )
         )
         contexts, more = self._ended.setdefault(summary.session_id, ([], 0))
         if len(contexts) < MAX_LINKS:
-            contexts.append(context)
+            contexts.append(SpanContext(trace.trace_id, trace.span_id, False, trace.flags))
         else:
             self._ended[summary.session_id] = (contexts, more + 1)
 
     def session_ended(self, summary: SessionSummary) -> None:
         """Makes its span, with a link to each of its conversations' spans."""
         if self._off:
-            self._pipeline.not_sampled(Signal.TRACES, 1)
+            self._pipeline.not_made(Signal.TRACES, 1)
             return
         contexts, more = self._ended.pop(summary.session_id, ([], 0))
         attributes: SpanAttributes = {
@@ -93,19 +94,31 @@ class SessionSpans(SessionListener):
         }
         if more:
             attributes[a.LINKS_DROPPED] = more
+        trace = _OwnTrace(self._tracer)
         self._pipeline.span(
             self._factory.build(
                 "session",
-                self._fresh_context(),
+                trace,
+                trace.span_id,
                 start=summary.started_at + self._wall.correction,
                 end=summary.ended_at + self._wall.correction,
-                attributes=attributes,
-                links=[(context, {a.LINK: "conversation"}) for context in contexts],
+                attributes=(Layer(attributes),),
+                links=[(context, "conversation") for context in contexts],
             )
         )
 
-    def _fresh_context(self) -> SpanContext:
-        return SpanContext(self._tracer.trace_id(), self._tracer.span_id(), False, FLAGS[3])
+
+class _OwnTrace:
+    """A trace of one span."""
+
+    __slots__ = ("span_id", "trace_id")
+
+    flags = FLAGS[3]
+    state = TraceState()
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.trace_id = tracer.trace_id()
+        self.span_id = tracer.span_id()
 
 
 def totals_attributes(totals: Totals) -> SpanAttributes:

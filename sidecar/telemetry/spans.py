@@ -1,8 +1,8 @@
-"""The one factory of spans: each is built once, when what it tells has ended.
+"""What a span is made of, and the long way to one: the SDK's own object.
 
-Owns the resource, the scope and the SDK's limits, which the SDK does not apply to a span made ready: what
-goes over a limit is dropped here, the first being kept, and counted where the exporters look for the count.
-It also holds the shape of the way out.
+Owns the shape of the two factories (the other one, `encode.py`, gives a span's bytes), that of the way out, and the
+SDK's limits, which the SDK does not apply to a span made ready: what goes over a limit is dropped here, the first
+being kept, and counted where the exporters look for the count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,19 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util.types import AttributeValue
 
-from sidecar.telemetry.ledger import Ledger, Signal
+from sidecar.telemetry import attributes as a
+from sidecar.telemetry.ledger import Ledger, Signal, State
 
 SpanAttributes = dict[str, AttributeValue]
 """Attributes as they are gathered: no value is None."""
 
 _Item = TypeVar("_Item")
+
+Span = bytes | ReadableSpan
+"""A span that has ended: its bytes as `ScopeSpans` holds them, or the SDK's object."""
 
 UNSET = Status(StatusCode.UNSET)
 
@@ -34,14 +38,14 @@ class Pipeline(Protocol):
     def ledger(self) -> Ledger:
         """What became of every item."""
 
-    def span(self, *spans: ReadableSpan) -> None:
+    def span(self, *spans: Span) -> None:
         """Takes spans that have ended."""
 
     def log(self, record: ReadableLogRecord, /) -> None:
         """Takes a log record."""
 
-    def not_sampled(self, signal: Signal, count: int, /) -> None:
-        """Counts items that were not made because the sampler said no."""
+    def not_made(self, signal: Signal, count: int, state: State = ..., /) -> None:
+        """Counts items that were not made: because the sampler said no, or for want of time (`dropped`)."""
 
 
 class Layer:
@@ -61,54 +65,53 @@ Layers = tuple[Layer, ...]
 """A span's attributes; no key stands in two of them."""
 
 
-class LayeredSpan(ReadableSpan):
-    """A span as the SDK's exporters read it; its attributes are put together only where somebody asks for them."""
+class TraceIds(Protocol):
+    """What the spans of one request have in common."""
 
-    def __init__(
+    @property
+    def trace_id(self) -> int:
+        """128-bit trace id."""
+
+    @property
+    def flags(self) -> TraceFlags:
+        """The trace flags."""
+
+    @property
+    def state(self) -> TraceState:
+        """The trace state."""
+
+
+class SpanFactory(Protocol):
+    """Makes spans ready for export."""
+
+    def build(
         self,
         name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
-        layers: Layers,
+        trace: TraceIds,
+        span_id: int,
         *,
-        about: tuple[Resource, InstrumentationScope],
-        kind: SpanKind,
-        status: Status,
-        times: tuple[int, int],
-        events: Sequence[Event],
-        links: Sequence[Link],
-    ) -> None:
-        # Not the base's own: it would make a resource, and set the attributes.
-        self._name = name
-        self._context = context
-        self._parent = parent
-        self.layers = layers
-        self._resource, self._instrumentation_scope = about
-        self._instrumentation_info = None
-        self._kind = kind
-        self._status = status
-        self._start_time, self._end_time = times
-        self._events = events
-        self._links = links
+        start: int,
+        end: int,
+        attributes: Layers,
+        parent: int | SpanContext | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        status: Status = UNSET,
+        events: Sequence[tuple[str, int, SpanAttributes]] = (),
+        links: Sequence[tuple[SpanContext, str]] = (),
+    ) -> Span:
+        """A span. Times in ns since the epoch; an end before the start becomes the start.
 
-    @property
-    def _attributes(self) -> Mapping[str, AttributeValue]:  # type: ignore[override]  # the base only reads it
-        if len(self.layers) == 1:
-            return self.layers[0].values
-        return {key: value for layer in self.layers for key, value in layer.values.items()}
-
-    @property
-    def dropped_attributes(self) -> int:
-        """How many were over the limit: what was cut has one layer."""
-        values = self.layers[0].values
-        return values.dropped if isinstance(values, BoundedAttributes) else 0
+        `parent` is a span of the same trace, or the caller's. `events` are (name, time, attributes), `links` (context,
+        the kind of link).
+        """
 
 
-class SpanFactory:
-    """Builds spans within the limits."""
+class ReadableSpans:
+    """Builds the SDK's spans, within the limits."""
 
     def __init__(self, resource: Resource, scope: InstrumentationScope, limits: SpanLimits) -> None:
-        self._about = (resource, scope)
+        self._resource = resource
+        self._scope = scope
         self._span_count = limits.max_span_attributes
         self._span_length = limits.max_span_attribute_length
         self._events = limits.max_events
@@ -120,42 +123,36 @@ class SpanFactory:
     def build(
         self,
         name: str,
-        context: SpanContext,
+        trace: TraceIds,
+        span_id: int,
         *,
         start: int,
         end: int,
-        attributes: SpanAttributes | Layers,
-        parent: SpanContext | None = None,
+        attributes: Layers,
+        parent: int | SpanContext | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
         status: Status = UNSET,
         events: Sequence[tuple[str, int, SpanAttributes]] = (),
-        links: Sequence[tuple[SpanContext, SpanAttributes]] = (),
+        links: Sequence[tuple[SpanContext, str]] = (),
     ) -> ReadableSpan:
-        """A span, ready for export. Times in ns since the epoch; an end before the start becomes the start.
-
-        `events` are (name, time, attributes), `links` (context, attributes).
-        """
-        return LayeredSpan(
+        """See `SpanFactory`."""
+        if isinstance(parent, int):
+            parent = SpanContext(trace.trace_id, parent, False, trace.flags, trace.state)
+        together = {key: value for layer in attributes for key, value in layer.values.items()}
+        return ReadableSpan(
             name,
-            context,
+            SpanContext(trace.trace_id, span_id, False, trace.flags, trace.state),
             parent,
-            self._bounded_layers(attributes),
-            about=self._about,
-            kind=kind,
+            self._resource,
+            bounded(together, self._span_count, self._span_length),
+            self._bounded_events(events),
+            self._bounded_links(links),
+            kind,
             status=status,
-            times=(start, max(start, end)),
-            events=self._bounded_events(events) if events else (),
-            links=self._bounded_links(links) if links else (),
+            start_time=start,
+            end_time=max(start, end),
+            instrumentation_scope=self._scope,
         )
-
-    def _bounded_layers(self, attributes: SpanAttributes | Layers) -> Layers:
-        """The attributes within the limits: as they are, where nothing is over them."""
-        layers = attributes if isinstance(attributes, tuple) else (Layer(attributes),)
-        count, length = self._span_count, self._span_length
-        if length is None and (count is None or sum([len(layer.values) for layer in layers]) <= count):
-            return layers
-        together = {key: value for layer in layers for key, value in layer.values.items()}
-        return (Layer(bounded(together, count, length)),)
 
     def _bounded_events(self, events: Sequence[tuple[str, int, SpanAttributes]]) -> Sequence[Event]:
         limit, length = self._event_count, self._length
@@ -163,11 +160,25 @@ class SpanFactory:
         made = [Event(name, bounded(attributes, limit, length), at) for name, at, attributes in kept]
         return _dropping(made, len(events) - len(kept))
 
-    def _bounded_links(self, links: Sequence[tuple[SpanContext, SpanAttributes]]) -> Sequence[Link]:
+    def _bounded_links(self, links: Sequence[tuple[SpanContext, str]]) -> Sequence[Link]:
         limit, length = self._link_count, self._length
         kept = links if self._links is None else links[: self._links]
-        made = [Link(context, bounded(attributes, limit, length)) for context, attributes in kept]
+        made = [Link(context, bounded({a.LINK: kind}, limit, length)) for context, kind in kept]
         return _dropping(made, len(links) - len(kept))
+
+
+_LIMITED = ("max_span_attributes", "max_events", "max_links", "max_event_attributes", "max_link_attributes")
+_ENOUGH = 128
+"""What no span of ours has more of: attributes, events, links. It is the SDK's own limit unless it is told another."""
+
+
+def are_limited(limits: SpanLimits) -> bool:
+    """Whether a limit could cut a span of ours."""
+    counts = [getattr(limits, name) for name in _LIMITED]
+    lengths = (limits.max_attribute_length, limits.max_span_attribute_length)
+    return any(length is not None for length in lengths) or any(
+        count is not None and count < _ENOUGH for count in counts
+    )
 
 
 def bounded(

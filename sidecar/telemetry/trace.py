@@ -113,10 +113,6 @@ class RequestTrace:
             return ((b"traceparent", parent), (b"tracestate", state), *self.fields)
         return ((b"traceparent", parent), *self.fields)
 
-    def context(self, span_id: int) -> SpanContext:
-        """The context of one of the request's spans."""
-        return SpanContext(self.trace_id, span_id, False, self.flags, self.state)
-
 
 class Tracer:
     """Begins traces. One per recorder; the sampler is the SDK's own object."""

@@ -8,11 +8,13 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.telemetry import names
 from sidecar.telemetry.logs import Lines
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.recorder import Recorder
+from sidecar.telemetry.spans import ReadableSpans
 from sidecar.testing import OtlpSink
 from tests.telemetry.way_out import PROTOCOLS
 from tests.telemetry.world import ListPipeline, MakeWorld, Wishes, World, ms
@@ -38,16 +40,19 @@ def make_world() -> MakeWorld:
         store = MetricStore(names.metrics_of(settings.semconv), clock=lambda: now[0])
         pipeline = pipeline or ListPipeline()
         stderr = io.BytesIO()
+        resource = Resource({"service.name": "test"})
+        scope = InstrumentationScope("sidecar")
         recorder = Recorder(
             settings=settings,
             pipeline=pipeline,
             store=store if metrics else None,
             clock=lambda: now[0],
-            resource=Resource({"service.name": "test"}),
+            resource=resource,
             sampler=sampler,
             limits=limits or SpanLimits(),
             lines=Lines(settings.log_format, stderr.write),
-            export_traces=export_traces,
+            scope=scope,
+            spans=ReadableSpans(resource, scope, limits or SpanLimits()) if export_traces else None,
             export_logs=export_logs,
             random=Random(7),
             strict=strict,

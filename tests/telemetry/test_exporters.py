@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from sidecar.testing import OtlpSink, SinkAnswer
-from tests.telemetry.way_out import COUNTER, PROTOCOLS, SLOW, WayOut, exporting, record, span, started
+from tests.telemetry.way_out import COUNTER, PROTOCOLS, SLOW, WayOut, exporting, record, started
 
 
 async def sent(settings: dict[str, str], count: int = 3) -> WayOut:
     """`count` spans through a pipeline, which then is shut down."""
     out = started(settings)
     for number in range(1, count + 1):
-        out.pipeline.span(span(number))
+        out.pipeline.span(out.span(number))
     assert await out.pipeline.flush(5)
     assert await out.pipeline.shutdown(5)
     return out
@@ -24,7 +24,7 @@ async def test_all_signals_arrive(sink: OtlpSink) -> None:
     """What the ledger calls exported is what the collector took, for all three signals."""
     out = started(exporting(sink))
     for number in range(1, 6):
-        out.pipeline.span(span(number))
+        out.pipeline.span(out.span(number))
         out.pipeline.log(record(number))
     out.store.add(COUNTER, 2, (("k", "a"),))
     out.store.add(COUNTER, 3, (("k", "b"),))
@@ -246,7 +246,7 @@ async def test_a_batch_that_cannot_be_encoded_is_failed(sink: OtlpSink) -> None:
     out = started(exporting(sink))
     out.pipeline.span("no span")  # type: ignore[arg-type]
     assert await out.pipeline.flush(5)
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     assert await out.pipeline.shutdown(5)
     assert out.states() == {"created": 2, "exported": 1, "failed": 1}
     assert out.events == ["sidecar.telemetry.failing", "sidecar.telemetry.recovered"]
@@ -255,7 +255,7 @@ async def test_a_batch_that_cannot_be_encoded_is_failed(sink: OtlpSink) -> None:
 async def test_console_exporters_write_to_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
     """The SDK's JSON, for all three signals."""
     out = started({f"OTEL_{name}_EXPORTER": "console" for name in ("TRACES", "METRICS", "LOGS")})
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     out.pipeline.log(record())
     out.store.add(COUNTER, 1)
     assert await out.pipeline.shutdown(5)

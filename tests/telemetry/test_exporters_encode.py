@@ -1,27 +1,28 @@
-"""The direct encoder gives what the official one gives, field by field."""
+"""Both factories of spans give the same: the bytes of one are what the official encoder makes of the other's objects."""
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util import BoundedList
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from sidecar.telemetry.encode import _CACHE_LIMIT, SpanEncoder
+from sidecar.telemetry.encode import _CACHE_LIMIT, EncodedSpans, SpanFrame
+from sidecar.telemetry.spans import Layer, ReadableSpans, are_limited
 
-ENCODER = SpanEncoder()
+ENCODED = EncodedSpans()
 """One for all examples, so that what it remembers of earlier ones is tested too."""
 RESOURCES = (Resource({"service.name": "a", "n": 1}), Resource({}, "https://schema/1"))
-SCOPES = (InstrumentationScope("s", "1", "https://schema/2", {"k": "v"}), InstrumentationScope("t"), None)
+SCOPES = (InstrumentationScope("s", "1", "https://schema/2", {"k": "v"}), InstrumentationScope("t"))
+UNLIMITED = SpanLimits()
 
 scalars = st.one_of(
     st.booleans(),
@@ -38,36 +39,46 @@ values = st.one_of(
     st.tuples(scalars),
     st.dictionaries(st.text(), scalars, max_size=2),
 )
-attributes = st.one_of(st.none(), st.dictionaries(st.text(max_size=8), values, max_size=6))
+attributes = st.dictionaries(st.text(max_size=8), values, max_size=6)
 times = st.integers(0, 2**63)
+states = st.sampled_from([TraceState(), TraceState([("a", "1"), ("b", "x y")])])
+span_ids = st.integers(1, 2**64 - 1)
 contexts = st.builds(
     SpanContext,
     trace_id=st.integers(1, 2**128 - 1),
-    span_id=st.integers(1, 2**64 - 1),
+    span_id=span_ids,
     is_remote=st.booleans(),
     trace_flags=st.just(TraceFlags(1)),
-    trace_state=st.sampled_from([TraceState(), TraceState([("a", "1"), ("b", "x y")])]),
+    trace_state=states,
 )
-events = st.builds(Event, name=st.text(max_size=5), attributes=attributes, timestamp=times)
-links = st.builds(Link, context=contexts, attributes=attributes)
 statuses = st.one_of(
     st.sampled_from([Status(StatusCode.UNSET), Status(StatusCode.OK)]),
     st.builds(Status, st.just(StatusCode.ERROR), st.text(max_size=5)),
 )
-spans = st.builds(
-    ReadableSpan,
-    name=st.text(max_size=20),
-    context=contexts,
-    parent=st.one_of(st.none(), contexts),
-    resource=st.sampled_from(RESOURCES),
-    attributes=attributes,
-    events=st.lists(events, max_size=2),
-    links=st.lists(links, max_size=2),
-    kind=st.sampled_from(SpanKind),
-    status=statuses,
-    start_time=times,
-    end_time=times,
-    instrumentation_scope=st.sampled_from(SCOPES),
+
+
+@dataclass(frozen=True)
+class Ids:
+    """What a trace's spans have in common."""
+
+    trace_id: int
+    flags: TraceFlags
+    state: TraceState
+
+
+spans = st.fixed_dictionaries(
+    {
+        "name": st.text(max_size=20),
+        "trace": st.builds(Ids, st.integers(1, 2**128 - 1), st.just(TraceFlags(1)), states),
+        "span_id": span_ids,
+        "start": times,
+        "end": times,
+        "parent": st.one_of(st.none(), span_ids, contexts),
+        "kind": st.sampled_from(SpanKind),
+        "status": statuses,
+        "events": st.lists(st.tuples(st.text(max_size=5), times, attributes), max_size=2),
+        "links": st.lists(st.tuples(contexts, st.sampled_from(["previous", "caller"])), max_size=2),
+    }
 )
 
 
@@ -78,85 +89,103 @@ def read(encoded: bytes) -> ExportTraceServiceRequest:
     return message
 
 
-def one(given: Mapping[str, Any]) -> ReadableSpan:
-    """A span with these attributes."""
-    context = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
-    return ReadableSpan("s", context, resource=RESOURCES[0], attributes=given, start_time=1, end_time=2)
+def readable(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> ReadableSpan:
+    """The SDK's object."""
+    factory = ReadableSpans(RESOURCES[0], SCOPES[0], UNLIMITED)
+    return factory.build(**given, attributes=tuple(Layer(layer) for layer in layers))
 
 
-@given(st.lists(spans, max_size=4))
-def test_any_spans_encode_as_officially(batch: list[ReadableSpan]) -> None:
-    """Ids, times, values of every kind, events, links, status, flags, grouping."""
-    assert read(ENCODER.encode(batch)) == encode_spans(batch)
+def encoded(given: Mapping[str, Any], *layers: Mapping[str, Any], by: EncodedSpans = ENCODED) -> bytes:
+    """Its bytes, as a message."""
+    span = by.build(**given, attributes=tuple(Layer(layer) for layer in layers))
+    return SpanFrame(RESOURCES[0], SCOPES[0]).around((span,))
 
 
-def test_what_was_dropped_is_told() -> None:
-    """Of attributes, events and links, also within events and links."""
-    few = BoundedAttributes(1, {"a": 1, "b": 2, "c": 3})
-    context = SpanContext(1, 2, is_remote=True)
-    listed: BoundedList[Any] = BoundedList(1)
-    listed.extend([Event("e", few, 5), Event("f", few, 6)])
-    linked: BoundedList[Any] = BoundedList(1)
-    linked.extend([Link(context, few), Link(context, few), Link(context, few)])
-    span = ReadableSpan(
-        "s",
-        context,
-        resource=RESOURCES[0],
-        attributes=few,
-        events=listed,
-        links=linked,
-        start_time=1,
-        end_time=2,
-    )
-    message = read(SpanEncoder().encode([span]))
-    assert message == encode_spans([span])
-    encoded = message.resource_spans[0].scope_spans[0].spans[0]
-    assert encoded.dropped_attributes_count == 2
-    assert (encoded.dropped_events_count, encoded.dropped_links_count) == (1, 2)
+def one() -> dict[str, Any]:
+    """A span."""
+    return {"name": "s", "trace": Ids(1, TraceFlags(1), TraceState()), "span_id": 2, "start": 1, "end": 2}
+
+
+@given(spans, attributes, attributes)
+def test_any_span_is_encoded_as_officially(
+    given: Mapping[str, Any], first: Mapping[str, Any], second: Mapping[str, Any]
+) -> None:
+    """Ids, times, values of every kind, layers, events, links, status, flags."""
+    other = {key: value for key, value in second.items() if key not in first}
+    assert read(encoded(given, first, other)) == encode_spans([readable(given, first, other)])
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_resource_and_scope_stand_around_a_batch(resource: Resource, scope: InstrumentationScope) -> None:
+    """With their attributes and schemas, as officially; several messages behind one another are one."""
+    frame, factory = SpanFrame(resource, scope), ReadableSpans(resource, scope, UNLIMITED)
+    batch = [factory.build(**one(), attributes=(Layer({"n": number}),)) for number in range(3)]
+    bodies = [ENCODED.build(**one(), attributes=(Layer({"n": number}),)) for number in range(3)]
+    assert read(frame.around(bodies)) == encode_spans(batch)
+    assert len(read(frame.around(bodies[:1]) + frame.around(bodies[1:])).resource_spans) == 2
+
+
+def test_a_layer_is_encoded_once() -> None:
+    """Whoever shares it finds its bytes there."""
+    layer = Layer({"a": 1})
+    first = ENCODED.build(**one(), attributes=(layer,))
+    layer.values = {"b": 2}
+    assert ENCODED.build(**one(), attributes=(layer,)) == first
 
 
 def test_equal_values_of_other_kinds_stay_apart() -> None:
     """1, True, 1.0, and 0.0 and -0.0 are equal in Python and different on the wire, remembered or not."""
-    encoder = SpanEncoder()
+    by = EncodedSpans()
     for value in (True, 1, 1.0, 0.0, -0.0, (1,), (True,), (1.0,), False, 0):
-        span = one({"k": value})
-        encoded = encoder.encode([span])
-        assert encoded == encoder.encode([span])
-        assert read(encoded).SerializeToString(deterministic=True) == encode_spans([span]).SerializeToString(
+        given = {"k": value}
+        assert encoded(one(), given, by=by) == encoded(one(), given, by=by)
+        official = encode_spans([readable(one(), given)])
+        assert read(encoded(one(), given, by=by)).SerializeToString(
             deterministic=True
-        )
+        ) == official.SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize("bad", [2**63, object(), "\ud800", ["\ud800"], {"k": 2**64}])
 def test_an_attribute_that_cannot_be_encoded_is_left_out(bad: Any, caplog: pytest.LogCaptureFixture) -> None:
     """And costs neither its span nor the others; as officially."""
     caplog.set_level(logging.CRITICAL + 1)
-    span = one({"bad": bad, "good": 1})
-    message = read(SpanEncoder().encode([span]))
-    assert message == encode_spans([span])
+    message = read(encoded(one(), {"bad": bad, "good": 1}))
+    assert message == encode_spans([readable(one(), {"bad": bad, "good": 1})])
     assert [pair.key for pair in message.resource_spans[0].scope_spans[0].spans[0].attributes] == ["good"]
 
 
 def test_a_name_that_is_no_text_does_not_cost_the_batch() -> None:
     """The official encoder loses the batch; here the name loses a character."""
-    context = SpanContext(1, 2, is_remote=False)
-    span = ReadableSpan("a\ud800b", context, resource=RESOURCES[0], start_time=1, end_time=2)
-    assert read(SpanEncoder().encode([span])).resource_spans[0].scope_spans[0].spans[0].name == "a?b"
+    message = read(encoded({**one(), "name": "a\ud800b"}))
+    assert message.resource_spans[0].scope_spans[0].spans[0].name == "a?b"
 
 
 def test_memory_is_bounded() -> None:
-    """Keys that never repeat are not all remembered, and values are not at all."""
-    encoder = SpanEncoder()
-    for number in range(0, 3 * _CACHE_LIMIT, 100):
-        encoder.encode([one({f"key-{number + more}": "x" * 1000}) for more in range(100)])
-    assert len(encoder._names) <= _CACHE_LIMIT
-    assert max(len(pair) for pair in encoder._names.values()) < 300
+    """Keys and names that never repeat are not all remembered, and values are not at all."""
+    by = EncodedSpans()
+    for number in range(3 * _CACHE_LIMIT):
+        encoded({**one(), "name": f"name-{number}"}, {f"key-{number}": "x" * 1000}, by=by)
+    for kept in (by._keys, by._names):
+        assert len(kept) <= _CACHE_LIMIT
+        assert max(len(pair) for pair in kept.values()) < 300
 
 
-def test_the_loop_gets_its_turn_between_pieces() -> None:
-    """A batch of 512 spans is encoded in 32 pieces, and is one list of spans all the same."""
-    turns: list[int] = []
-    encoder = SpanEncoder(rest=lambda: turns.append(1))
-    batch = [one({"n": number}) for number in range(512)]
-    assert read(encoder.encode(batch)) == encode_spans(batch)
-    assert len(turns) == 32
+@pytest.mark.parametrize(
+    "limits, limited",
+    [
+        ({}, False),
+        ({"max_attributes": 64}, True),
+        ({"max_span_attributes": 127}, True),
+        ({"max_events": 1}, True),
+        ({"max_links": 31}, True),
+        ({"max_event_attributes": 1}, True),
+        ({"max_link_attributes": 0}, True),
+        ({"max_attribute_length": 1000}, True),
+        ({"max_span_attribute_length": 1000}, True),
+        ({"max_span_attributes": 1000, "max_links": SpanLimits.UNSET}, False),
+    ],
+)
+def test_limits_that_could_cut_a_span(limits: dict[str, int], *, limited: bool) -> None:
+    """Then spans go the long way."""
+    assert are_limited(SpanLimits(**limits)) == limited

@@ -14,7 +14,7 @@ import pytest
 
 from sidecar.testing import OtlpSink
 from sidecar.testing.tls import Certificate, self_signed
-from tests.telemetry.way_out import SLOW, WayOut, span, started
+from tests.telemetry.way_out import SLOW, WayOut, started
 
 
 class _Taker(BaseHTTPRequestHandler):
@@ -81,7 +81,7 @@ def grpcs(certificate: Certificate) -> Iterator[str]:
 
 async def _sent(settings: dict[str, str]) -> WayOut:
     out = started({**SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "2000", **settings})
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     assert await out.pipeline.shutdown(5)
     return out
 
@@ -138,13 +138,13 @@ async def test_renewed_files_are_read(
             "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(stranger.key),
         }
     )
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     assert await out.pipeline.flush(5)
     assert out.states() == {"created": 1, "failed": 1}
     assert out.lines[0]["reason"].startswith("TLS failed: ")
     for ours, theirs in ((stranger.certificate, certificate.certificate), (stranger.key, certificate.key)):
         ours.write_bytes(theirs.read_bytes())
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     assert await out.pipeline.flush(5)
     assert out.states() == {"created": 2, "failed": 1, "exported": 1}
     assert await out.pipeline.shutdown(5)

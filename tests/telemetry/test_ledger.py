@@ -27,7 +27,7 @@ def test_a_new_ledger_is_empty_and_names_every_state() -> None:
 def test_what_was_not_sampled_was_created() -> None:
     """It counts on both sides."""
     ledger = Ledger()
-    ledger.account(Signal.TRACES).not_sampled(7)
+    ledger.account(Signal.TRACES).not_made(7)
     assert ledger.snapshot()["traces"]["created"] == 7
     assert ("traces", "not_sampled", 7) in list(ledger.items())
 

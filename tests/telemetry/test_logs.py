@@ -16,6 +16,7 @@ from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import SessionRequest, SessionSummary, Totals
 from sidecar.telemetry.logs import BURST, LINES_PER_SECOND, LibraryHandler, Lines, Log, level_of
 from sidecar.telemetry.spans import Layer
+from sidecar.telemetry.worker import Worker
 from tests.telemetry.world import MakeWorld, World, ms, ref
 
 
@@ -129,6 +130,8 @@ def make_log(stream: io.BytesIO, **options: object) -> Log:
         resource=Resource({}),
         scope=InstrumentationScope("sidecar"),
         limits=SpanLimits(max_attributes=2),
+        worker=Worker(lambda _: None),
+        lost=lambda: None,
         **options,  # type: ignore[arg-type]
     )
 

@@ -416,7 +416,7 @@ def test_exemplars_lead_to_the_trace(world: World) -> None:
 def test_the_ledger_is_a_metric(make_world: MakeWorld) -> None:
     """Every state of every signal, and what waits."""
     world = make_world()
-    world.pipeline.not_sampled(Signal.TRACES, 3)
+    world.pipeline.not_made(Signal.TRACES, 3)
     items = world.points(names.TELEMETRY_ITEMS)
     assert items["traces", "not_sampled"] == 3
     assert items["logs", "dropped"] == 0

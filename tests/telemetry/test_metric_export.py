@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.telemetry.metric_store import Attributes, Metric, MetricKind
 from sidecar.testing import OtlpSink, SinkAnswer
-from tests.telemetry.way_out import COUNTER, SLOW, span, started, until
+from tests.telemetry.way_out import COUNTER, SLOW, started, until
 
 EVERY = {**SLOW, "OTEL_METRIC_EXPORT_INTERVAL": "20"}
 
@@ -78,7 +78,7 @@ async def test_the_last_export_counts_the_last_spans(sink: OtlpSink) -> None:
         ],
     )
     for number in range(1, 4):
-        out.pipeline.span(span(number))
+        out.pipeline.span(out.span(number))
     assert await out.pipeline.shutdown(5)
     told = {(point.attributes["signal"], point.attributes["state"]): point.value for point in sink.points}
     assert told["traces", "exported"] == 3
@@ -103,7 +103,7 @@ async def test_a_number_that_cannot_be_had_ends_neither_export_nor_shutdown(sink
     out.store.metrics += (gauge,)
     out.store.observe(gauge, age)
     await until(lambda: sink.points)
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     assert await out.pipeline.shutdown(5)
     assert next(point.value for point in sink.points) == 1.5
     assert told[0] == "once"

@@ -11,7 +11,7 @@ from sidecar.core.clock import SECOND
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.outlet import Teller
 from sidecar.testing import OtlpSink, SinkAnswer
-from tests.telemetry.way_out import COUNTER, FAST, SLOW, adds_up, record, span, started, until, way_out
+from tests.telemetry.way_out import COUNTER, FAST, SLOW, adds_up, record, started, until, way_out
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ async def test_signals_that_are_off_are_not_created() -> None:
     """With no exporter nothing is counted, nothing waits, no thread runs."""
     threads = threading.active_count()
     out = started({})
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     out.pipeline.log(record())
-    out.pipeline.not_sampled(Signal.TRACES, 3)
+    out.pipeline.not_made(Signal.TRACES, 3)
     assert threading.active_count() == threads
     assert await out.pipeline.flush(1)
     assert await out.pipeline.shutdown(1)
@@ -55,8 +55,8 @@ async def test_the_ledger_adds_up_at_every_moment(sink: OtlpSink) -> None:
     looker.start()
     for burst in range(40):
         for number in range(1, 101):
-            out.pipeline.span(span(burst * 100 + number))
-        out.pipeline.not_sampled(Signal.TRACES, 2)
+            out.pipeline.span(out.span(burst * 100 + number))
+        out.pipeline.not_made(Signal.TRACES, 2)
         await asyncio.sleep(0)
     assert await out.pipeline.shutdown(10)
     looking.set()
@@ -76,10 +76,10 @@ async def test_a_full_queue_drops_what_comes_and_counts_it(sink: OtlpSink) -> No
     )
     sink.answer_always("traces", SinkAnswer(hang=True))
     for number in range(1, 6):
-        out.pipeline.span(span(number))
+        out.pipeline.span(out.span(number))
     await until(lambda: sink.calls)
     for number in range(6, 14):
-        out.pipeline.span(span(number))
+        out.pipeline.span(out.span(number))
     assert out.states() == {"created": 13, "queued": 10, "dropped": 3}
     assert dict(out.pipeline.ledger.queues())["traces"] == 10
     assert not await out.pipeline.shutdown(0.1)
@@ -90,7 +90,7 @@ async def test_a_full_batch_does_not_wait_for_its_time(sink: OtlpSink) -> None:
     """The rest of a batch does."""
     out = started({**sink.environ(), **SLOW, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"})
     for number in range(1, 7):
-        out.pipeline.span(span(number))
+        out.pipeline.span(out.span(number))
     await until(lambda: out.states() == {"created": 6, "exported": 4, "queued": 2})
     assert await out.pipeline.flush(5)
     assert out.states() == {"created": 6, "exported": 6}
@@ -101,7 +101,7 @@ async def test_a_full_batch_does_not_wait_for_its_time(sink: OtlpSink) -> None:
 async def test_what_makes_no_full_batch_leaves_after_the_delay(sink: OtlpSink) -> None:
     """No flush is needed."""
     out = started({**sink.environ(), **FAST})
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     out.pipeline.log(record())
     await until(lambda: sink.spans and sink.logs)
     assert await out.pipeline.shutdown(5)
@@ -116,7 +116,7 @@ async def test_a_hanging_collector_is_abandoned_in_time(protocol: str) -> None:
         out = started({**sink.environ(), **SLOW, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10"})
         out.store.add(COUNTER, 1)
         for number in range(1, 26):
-            out.pipeline.span(span(number))
+            out.pipeline.span(out.span(number))
         out.pipeline.log(record())
         begun = time.monotonic()
         assert not await out.pipeline.shutdown(0.4)
@@ -136,7 +136,7 @@ async def test_a_dead_collector_leaves_nothing_unknown(protocol: str) -> None:
         settings = {**gone.environ(), **SLOW, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10"}
     out = started(settings)
     for number in range(1, 26):
-        out.pipeline.span(span(number))
+        out.pipeline.span(out.span(number))
     begun = time.monotonic()
     assert not await out.pipeline.shutdown(0.5)
     assert time.monotonic() - begun < 5
@@ -147,7 +147,7 @@ async def test_one_hanging_signal_does_not_hold_the_others(sink: OtlpSink) -> No
     """Each has a worker of its own."""
     sink.answer_always("traces", SinkAnswer(hang=True))
     out = started({**sink.environ(), **FAST})
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     await until(lambda: sink.calls)
     out.pipeline.log(record())
     await until(lambda: sink.logs)
@@ -160,7 +160,7 @@ async def test_after_the_end_everything_is_dropped(sink: OtlpSink) -> None:
     """A late span is counted, a second shutdown does nothing."""
     out = started({**sink.environ(), **FAST})
     assert await out.pipeline.shutdown(5)
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     assert await out.pipeline.flush(1)
     assert await out.pipeline.shutdown(1)
     assert out.states() == {"created": 1, "dropped": 1}
@@ -169,7 +169,7 @@ async def test_after_the_end_everything_is_dropped(sink: OtlpSink) -> None:
 async def test_a_pipeline_that_never_started_ends_at_once(sink: OtlpSink) -> None:
     """What was handed to it was never sent."""
     out = way_out({**sink.environ(), **FAST})
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     assert not await out.pipeline.flush(1)
     assert not await out.pipeline.shutdown(5)
     assert out.states() == {"created": 1, "dropped": 1}
@@ -181,7 +181,7 @@ async def test_failure_and_recovery_are_each_told_once(sink: OtlpSink) -> None:
     sink.answer("traces", *[SinkAnswer(status=400)] * 3)
     out = started({**sink.environ(), **SLOW})
     for number in range(1, 6):
-        out.pipeline.span(span(number))
+        out.pipeline.span(out.span(number))
         assert await out.pipeline.flush(5)
     assert out.events == ["sidecar.telemetry.failing", "sidecar.telemetry.recovered"]
     assert out.lines[1] == {
@@ -251,9 +251,9 @@ async def test_handing_over_does_not_wait_for_a_dead_collector(sink: OtlpSink) -
     """Two thousand spans while an export hangs: queued or dropped in a moment."""
     sink.answer_always("traces", SinkAnswer(hang=True))
     out = started({**sink.environ(), **FAST, "OTEL_BSP_MAX_QUEUE_SIZE": "1000"})
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     await until(lambda: sink.calls)
-    one = span(2)
+    one = out.span(2)
     begun = time.perf_counter()
     for _ in range(2000):
         out.pipeline.span(one)

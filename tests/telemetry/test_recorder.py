@@ -6,12 +6,12 @@ import io
 import pytest
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.sdk.trace import ReadableSpan
 
 from sidecar.core.exchange import Telemetry
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import SessionSummary, Totals
 from sidecar.telemetry import names
+from sidecar.telemetry.spans import Span
 from sidecar.telemetry.trace import RequestTrace
 from tests.telemetry.world import ListPipeline, MakeWorld, World, ms, ref
 
@@ -58,7 +58,7 @@ def test_spans_that_go_nowhere_are_not_built(make_world: MakeWorld) -> None:
 class BrokenPipeline(ListPipeline):
     """A way out that has a bug."""
 
-    def span(self, *spans: ReadableSpan) -> None:
+    def span(self, *spans: Span) -> None:
         """Fails."""
         raise ValueError("queue on fire")
 

@@ -18,13 +18,13 @@ from sidecar.telemetry.otel_settings import read
 from sidecar.telemetry.transports import GrpcTransport
 from sidecar.testing import OtlpSink, SinkAnswer
 from sidecar.trust import Trust
-from tests.telemetry.way_out import COUNTER, SLOW, WayOut, exporting, span, started
+from tests.telemetry.way_out import COUNTER, SLOW, WayOut, exporting, started
 
 
 async def flushed(out: WayOut, count: int = 1) -> None:
     """`count` more spans, exported or lost."""
     for number in range(1, count + 1):
-        out.pipeline.span(span(number))
+        out.pipeline.span(out.span(number))
     assert await out.pipeline.flush(10)
 
 
@@ -91,7 +91,7 @@ async def test_a_refusal_for_size_divides_once(sink: OtlpSink, signal: str) -> N
     sink.answer(signal, large, SinkAnswer(), large)
     out = started(exporting(sink))
     for number in range(10):
-        out.pipeline.span(span(number))
+        out.pipeline.span(out.span(number))
         out.store.add(COUNTER, 1, (("k", str(number)),))
     assert await out.pipeline.flush(10)
     assert out.states(signal) == {"created": 10, "exported": 5, "failed": 5}
@@ -188,7 +188,7 @@ async def test_a_receiver_that_comes_back_is_found_within_the_time_out(sink: Otl
     port = sink.port
     sink.stop()
     out = started(exporting(sink, OTEL_EXPORTER_OTLP_TIMEOUT="8000"))
-    out.pipeline.span(span())
+    out.pipeline.span(out.span())
     timer = threading.Timer(0.5, sink.start)
     timer.start()
     assert await out.pipeline.flush(10)

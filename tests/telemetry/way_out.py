@@ -9,15 +9,16 @@ import structlog
 from opentelemetry._logs import LogRecord
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, TraceFlags
+from opentelemetry.trace import TraceFlags, TraceState
 
 from sidecar.core.clock import Clock, system_clock
+from sidecar.telemetry.encode import EncodedSpans
 from sidecar.telemetry.ledger import CREATED, Ledger
 from sidecar.telemetry.metric_store import Metric, MetricKind, MetricStore
 from sidecar.telemetry.otel_settings import OtelConfig, read
-from sidecar.telemetry.pipeline import Pipeline, build_pipeline
+from sidecar.telemetry.pipeline import Pipeline, build_pipeline, span_factory
+from sidecar.telemetry.spans import Span
 from sidecar.testing import OtlpSink
 from sidecar.trust import Trust
 
@@ -42,6 +43,15 @@ def exporting(sink: OtlpSink, **more: str) -> dict[str, str]:
     return {**sink.environ(), **SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000", **more}
 
 
+@dataclass(frozen=True)
+class Ids:
+    """A trace of its own."""
+
+    trace_id: int
+    flags: TraceFlags = field(default_factory=lambda: TraceFlags(TraceFlags.SAMPLED))
+    state: TraceState = field(default_factory=TraceState)
+
+
 @dataclass
 class WayOut:
     """One pipeline and all around it."""
@@ -55,6 +65,13 @@ class WayOut:
     def events(self) -> list[str]:
         """The names of the lines an operator would read, in their order."""
         return [line["event"] for line in self.lines]
+
+    def span(self, number: int = 1) -> Span:
+        """A small span, made as these settings have it."""
+        factory = span_factory(self.config) or EncodedSpans()
+        return factory.build(
+            f"span {number}", Ids(number), number, start=number, end=number + 5, attributes=()
+        )
 
     def states(self, signal: str = "traces") -> dict[str, int]:
         """What the ledger says of a signal, without zeros, after checking that it adds up."""
@@ -80,19 +97,6 @@ def started(environ: Mapping[str, str], *, clock: Clock | None = None) -> WayOut
     made = way_out(environ, clock=clock)
     made.pipeline.start(asyncio.get_running_loop())
     return made
-
-
-def span(number: int = 1) -> ReadableSpan:
-    """A small span."""
-    context = SpanContext(number, number, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-    return ReadableSpan(
-        f"span {number}",
-        context,
-        resource=RESOURCE,
-        instrumentation_scope=SCOPE,
-        start_time=number,
-        end_time=number + 5,
-    )
 
 
 def record(number: int = 1) -> ReadableLogRecord:

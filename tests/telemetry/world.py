@@ -19,9 +19,10 @@ from sidecar.core.headers import Field, Headers
 from sidecar.core.identity import Identity, Source
 from sidecar.core.outcome import Outcome
 from sidecar.core.sessions import Ref, Turn
-from sidecar.telemetry.ledger import Ledger, Signal
+from sidecar.telemetry.ledger import Ledger, Signal, State
 from sidecar.telemetry.metric_store import Metric, MetricStore
 from sidecar.telemetry.recorder import Recorder
+from sidecar.telemetry.spans import Span
 
 T0 = 1_700_000_000_000_000_000
 CHAT = Route("/v1/chat/completions", "openai.chat", "chat", turn=True, provider="openai")
@@ -60,18 +61,18 @@ class ListPipeline:
     records: list[ReadableLogRecord] = field(default_factory=list)
     unsampled: int = 0
 
-    def span(self, *spans: ReadableSpan) -> None:
+    def span(self, *spans: Span) -> None:
         """Keeps them."""
-        self.spans.extend(spans)
+        self.spans.extend(span for span in spans if isinstance(span, ReadableSpan))
 
     def log(self, record: ReadableLogRecord, /) -> None:
         """Keeps it."""
         self.records.append(record)
 
-    def not_sampled(self, signal: Signal, count: int, /) -> None:
+    def not_made(self, signal: Signal, count: int, state: State = State.NOT_SAMPLED, /) -> None:
         """Counts it."""
         self.unsampled += count
-        self.ledger.account(signal).not_sampled(count)
+        self.ledger.account(signal).not_made(count, state)
 
 
 Point = tuple[object, ...]

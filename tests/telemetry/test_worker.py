@@ -1,0 +1,76 @@
+"""The thread that makes what the event loop has put off: in order, bounded, and never in the loop's way."""
+
+import threading
+
+from sidecar.telemetry.worker import PIECE, Worker
+
+SOON = 10
+
+
+def done(worker: Worker) -> None:
+    """Waits until everything has been made and the thread is ending."""
+    ended = threading.Event()
+    worker.finish(ended.set)
+    assert ended.wait(SOON)
+
+
+def test_before_the_start_and_after_the_end_it_is_made_at_once() -> None:
+    """So the first and the last lines have their places."""
+    made: list[int] = []
+    worker = Worker(made.append)  # type: ignore[arg-type]  # nothing is raised
+    assert worker.put(made.append, 1)
+    assert made == [1]
+    worker.start()
+    done(worker)
+    assert worker.put(made.append, 2)
+    assert made == [1, 2]
+    done(worker)
+
+
+def test_in_order_and_in_another_thread() -> None:
+    """As many as come, in several pieces."""
+    made: list[tuple[int, int]] = []
+    worker = Worker(lambda _: None)
+    worker.start()
+    for number in range(3 * PIECE):
+        assert worker.put(lambda one: made.append((one, threading.get_ident())), number)
+    done(worker)
+    assert [number for number, _ in made] == [*range(3 * PIECE)]
+    assert {thread for _, thread in made} != {threading.get_ident()}
+
+
+def test_what_has_no_room_is_refused() -> None:
+    """And what has been taken is made all the same."""
+    made: list[int] = []
+    go = threading.Event()
+    began = threading.Event()
+
+    def wait() -> None:
+        began.set()
+        assert go.wait(SOON)
+
+    worker = Worker(lambda _: None, size=3)
+    worker.start()
+    assert worker.put(wait)
+    assert began.wait(SOON)
+    assert [worker.put(made.append, number) for number in range(5)] == [True, True, True, False, False]
+    go.set()
+    done(worker)
+    assert made == [0, 1, 2]
+
+
+def test_a_call_that_raises_stops_no_other() -> None:
+    """It is told, and the next one is made."""
+    caught: list[Exception] = []
+    made: list[int] = []
+    worker = Worker(caught.append)
+    worker.start()
+    error = ValueError("queue on fire")
+
+    def fail() -> None:
+        raise error
+
+    worker.put(fail)
+    worker.put(made.append, 1)
+    done(worker)
+    assert (caught, made) == ([error], [1])
