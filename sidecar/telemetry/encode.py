@@ -128,8 +128,7 @@ class EncodedSpans:
         trace: TraceIds,
         span_id: int,
         *,
-        start: int,
-        end: int,
+        times: tuple[int, int],
         attributes: Layers,
         parent: int | SpanContext | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
@@ -151,7 +150,7 @@ class EncodedSpans:
         parts += (
             self._names.get(name) or self._name(name),
             _KINDS[kind],
-            _TIMES.pack(0x39, start, 0x41, max(start, end)),
+            _TIMES.pack(0x39, times[0], 0x41, max(times)),
             *[layer.encoded or self._layer(layer) for layer in attributes],
         )
         if events:

@@ -121,7 +121,7 @@ class Recorder:
         strict: bool = False,
     ) -> None:
         """`store` None: no metrics are read, so none are recorded; `spans` None: likewise with spans."""
-        self._worker = worker = Worker(lambda _: self._count_failure())
+        self._worker = Worker(self._count_failure)
         self._shapes = Shapes(settings.semconv)
         self._portray = Portrayer(settings.semconv)
         self._pipeline = pipeline
@@ -139,7 +139,7 @@ class Recorder:
             resource=resource,
             scope=scope,
             limits=limits,
-            worker=worker,
+            worker=self._worker,
             lost=self._line_lost,
             export=pipeline.log if export_logs else None,
         )
@@ -154,10 +154,8 @@ class Recorder:
         if spans is not None:
             parts.append(SessionSpans(spans, self._tracer, pipeline, sampler, wall))
         self.listener: SessionListener = _Listener(self, parts)
-        self.requests_started = 0
-        self.requests_settled = 0
-        self.requests_quiet = 0
-        """Settled requests on quiet paths, of which nothing else is told."""
+        self.requests_started = self.requests_settled = self.requests_quiet = 0
+        """Settled requests on quiet paths (`requests_quiet`) are among the settled, and nothing else is told of them."""
         self.outcomes: Counter[str] = Counter()
         """Settled requests by outcome."""
         self.failures = 0
@@ -257,12 +255,12 @@ class Recorder:
             self._caught(what, error)
             return None
 
-    def _count_failure(self) -> None:
+    def _count_failure(self, _error: Exception) -> None:
         with self._failing:
             self.failures += 1
 
     def _caught(self, what: str, error: Exception) -> None:
-        self._count_failure()
+        self._count_failure(error)
         if self._strict:
             raise error
         try:

@@ -68,8 +68,10 @@ class SessionSpans(SessionListener):
                 "conversation",
                 trace,
                 trace.span_id,
-                start=summary.started_at + self._wall.correction,
-                end=summary.ended_at + self._wall.correction,
+                times=(
+                    summary.started_at + self._wall.correction,
+                    summary.ended_at + self._wall.correction,
+                ),
                 attributes=(Layer(attributes),),
                 links=[(ref_context(ref), kind) for kind, ref in kept],
             )
@@ -100,8 +102,10 @@ class SessionSpans(SessionListener):
                 "session",
                 trace,
                 trace.span_id,
-                start=summary.started_at + self._wall.correction,
-                end=summary.ended_at + self._wall.correction,
+                times=(
+                    summary.started_at + self._wall.correction,
+                    summary.ended_at + self._wall.correction,
+                ),
                 attributes=(Layer(attributes),),
                 links=[(context, "conversation") for context in contexts],
             )

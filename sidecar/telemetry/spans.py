@@ -90,8 +90,7 @@ class SpanFactory(Protocol):
         trace: TraceIds,
         span_id: int,
         *,
-        start: int,
-        end: int,
+        times: tuple[int, int],
         attributes: Layers,
         parent: int | SpanContext | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
@@ -99,7 +98,7 @@ class SpanFactory(Protocol):
         events: Sequence[tuple[str, int, SpanAttributes]] = (),
         links: Sequence[tuple[SpanContext, str]] = (),
     ) -> Span:
-        """A span. Times in ns since the epoch; an end before the start becomes the start.
+        """A span. `times` are its start and end, ns since the epoch; an end before the start becomes the start.
 
         `parent` is a span of the same trace, or the caller's. `events` are (name, time, attributes), `links` (context,
         the kind of link).
@@ -126,8 +125,7 @@ class ReadableSpans:
         trace: TraceIds,
         span_id: int,
         *,
-        start: int,
-        end: int,
+        times: tuple[int, int],
         attributes: Layers,
         parent: int | SpanContext | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
@@ -149,8 +147,8 @@ class ReadableSpans:
             self._bounded_links(links),
             kind,
             status=status,
-            start_time=start,
-            end_time=max(start, end),
+            start_time=times[0],
+            end_time=max(times),
             instrumentation_scope=self._scope,
         )
 

@@ -71,8 +71,7 @@ spans = st.fixed_dictionaries(
         "name": st.text(max_size=20),
         "trace": st.builds(Ids, st.integers(1, 2**128 - 1), st.just(TraceFlags(1)), states),
         "span_id": span_ids,
-        "start": times,
-        "end": times,
+        "times": st.tuples(times, times),
         "parent": st.one_of(st.none(), span_ids, contexts),
         "kind": st.sampled_from(SpanKind),
         "status": statuses,
@@ -103,7 +102,7 @@ def encoded(given: Mapping[str, Any], *layers: Mapping[str, Any], by: EncodedSpa
 
 def one() -> dict[str, Any]:
     """A span."""
-    return {"name": "s", "trace": Ids(1, TraceFlags(1), TraceState()), "span_id": 2, "start": 1, "end": 2}
+    return {"name": "s", "trace": Ids(1, TraceFlags(1), TraceState()), "span_id": 2, "times": (1, 2)}
 
 
 @given(spans, attributes, attributes)

@@ -69,9 +69,7 @@ class WayOut:
     def span(self, number: int = 1) -> Span:
         """A small span, made as these settings have it."""
         factory = span_factory(self.config) or EncodedSpans()
-        return factory.build(
-            f"span {number}", Ids(number), number, start=number, end=number + 5, attributes=()
-        )
+        return factory.build(f"span {number}", Ids(number), number, times=(number, number + 5), attributes=())
 
     def states(self, signal: str = "traces") -> dict[str, int]:
         """What the ledger says of a signal, without zeros, after checking that it adds up."""
