@@ -218,10 +218,10 @@ class Sidecar:
             await self._relay.drain(total - reserve)
         for timer in self._timers.values():
             timer.cancel()
+        await self.recorder.finish(reserve)
         while self.sessions.sessions_active:
             self.sessions.shutdown(self._clock(), most=_END_AT_MOST)
             await asyncio.sleep(0)
-        await self.recorder.finish(reserve)
         for_lines = min(_LAST_LINES, reserve * _LINES_SHARE)
         # Also if the process stood still past its deadline.
         await self._pipeline.shutdown(max(reserve, deadline - loop.time()) - for_lines)

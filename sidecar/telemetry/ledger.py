@@ -6,7 +6,7 @@ Counted by the pipeline; read by the admin port and by the metrics `sidecar.tele
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -81,7 +81,7 @@ class Delivery:
 class Account:
     """One signal's page of the ledger. Its lock also guards the queue that the pipeline keeps beside it."""
 
-    __slots__ = ("created", "lock", "queued", "states")
+    __slots__ = ("created", "lock", "pending", "queued", "states")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -89,6 +89,8 @@ class Account:
         self.queued = 0
         """Waiting to be exported, or being exported."""
         self.states = dict.fromkeys(State, 0)
+        self.pending: Callable[[], int] = int
+        """How many more have been created, and wait to be made."""
 
     def not_made(self, count: int, state: State = State.NOT_SAMPLED) -> None:
         """Counts what was not even made: the sampler did not want it, or nobody had the time (`dropped`)."""
@@ -98,8 +100,9 @@ class Account:
 
     def snapshot(self) -> dict[str, int]:
         """`created`, `queued` and each state; the first is the sum of the others."""
+        pending = self.pending()
         with self.lock:
-            counts = {CREATED: self.created, QUEUED: self.queued}
+            counts = {CREATED: self.created + pending, QUEUED: self.queued + pending}
             counts.update((state.value, count) for state, count in self.states.items())
         return counts
 
@@ -131,4 +134,4 @@ class Ledger:
     def queues(self) -> Iterator[tuple[str, int]]:
         """Signal and how many of its items wait, or are under way, for `sidecar.telemetry.queue`."""
         for signal, account in self._accounts.items():
-            yield str(signal), account.queued
+            yield str(signal), account.queued + account.pending()

@@ -32,7 +32,7 @@ from sidecar.core.record import record
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.spans import Layer, SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
-from sidecar.telemetry.worker import Worker
+from sidecar.telemetry.worker import LINE, RECORDED_LINE, Worker
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -230,7 +230,7 @@ class Log:
         `alike`: more fields, not empty, which many lines have in common.
         """
         fields = self._with_left_out(name, fields)
-        if not self._worker.put(self.say, name, level, at, fields, request, alike):
+        if not self._worker.put(RECORDED_LINE, self.say, name, level, at, fields, request, alike):
             self._lost()
 
     def say(
@@ -266,7 +266,7 @@ class Log:
         at = self._clock()
         if self.may_pass(a.LIBRARY, at):
             fields = self._with_left_out(a.LIBRARY, fields)
-            if not self._worker.put(self._write, a.LIBRARY, level, at, fields, None):
+            if not self._worker.put(LINE, self._write, a.LIBRARY, level, at, fields, None):
                 self._lost()
 
     def flush(self) -> None:

@@ -133,6 +133,10 @@ class Outlet(Generic[_Item]):
         if full:
             self._wake.set()
 
+    def wait_for(self, pending: Callable[[], int]) -> None:
+        """Count what is still to be made as created, and queued."""
+        self._account.pending = pending
+
     def not_made(self, count: int, state: State) -> None:
         """Count what was not made."""
         self._account.not_made(count, state)

@@ -14,13 +14,14 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from sidecar.core.clock import Clock
 from sidecar.telemetry.encode import EncodedSpans, SpanFrame
 from sidecar.telemetry.exporters import make_sender
-from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
+from sidecar.telemetry.ledger import LINES, Delivery, Ledger, Signal, State
 from sidecar.telemetry.metric_export import MetricExport
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings
 from sidecar.telemetry.outlet import Calls, Outlet, Teller
 from sidecar.telemetry.spans import ReadableSpans, Span, SpanFactory, are_limited
 from sidecar.telemetry.stream_sender import STDOUT, Stream
+from sidecar.telemetry.worker import Work
 from sidecar.trust import Trust
 
 _FIRST_SHARE = 0.5
@@ -61,6 +62,14 @@ class Pipeline:
         ways: dict[Signal, Sequence[Outlet[Any]]] = {Signal.TRACES: self._traces, Signal.LOGS: self._logs}
         for outlet in ways.get(signal, ()):
             outlet.not_made(count, state)
+
+    def wait_for(self, waiting: Callable[[], Work]) -> None:
+        """Let the ledger count what is still to be made as created, and queued."""
+        for spans in self._traces:
+            spans.wait_for(lambda: waiting().spans)
+        for records in self._logs:
+            records.wait_for(lambda: waiting().records)
+        self.ledger.account(LINES).pending = lambda: waiting().lines
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to export."""

@@ -42,7 +42,7 @@ from sidecar.telemetry.session_spans import SessionSpans, totals_attributes
 from sidecar.telemetry.shape import Shape, Shapes, call_end, outcome_of, server_failed
 from sidecar.telemetry.spans import Pipeline, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer, ref_ids
-from sidecar.telemetry.worker import Worker
+from sidecar.telemetry.worker import Work, Worker
 
 _Given = TypeVar("_Given")
 
@@ -143,6 +143,7 @@ class Recorder:
             lost=self._line_lost,
             export=pipeline.log if export_logs else None,
         )
+        pipeline.wait_for(self._worker.waiting)
         parts: list[SessionListener] = [_SessionLines(self.log, clock)]
         self._measures: Measures | None = None
         self._session_measures: SessionMeasures | None = None
@@ -224,8 +225,7 @@ class Recorder:
             return
         if self._measures is not None:
             self.guard("settled", self._measures.settled, exchange, shape)
-        if not self._worker.put(self._make, exchange, shape):
-            self.guard("not made", self._not_made, exchange)
+        self.guard("put off", self._put_off, exchange, shape)
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Something that should not happen, outside any settled exchange."""
@@ -311,11 +311,11 @@ class Recorder:
                 self.guard("spans", self._make_spans, self._spans, exchange, shape, portrait)
             self.guard("wide line", self._wide_line, exchange, shape, portrait)
 
-    def _not_made(self, exchange: Exchange) -> None:
-        """The worker has no room for it."""
-        if self._spans is not None:
-            self._pipeline.not_made(Signal.TRACES, span_count(exchange), State.DROPPED)
-        self._line_lost()
+    def _put_off(self, exchange: Exchange, shape: Shape) -> None:
+        spans = 0 if self._spans is None else span_count(exchange)
+        if not self._worker.put(Work(spans, 1, 1), self._make, exchange, shape):
+            self._pipeline.not_made(Signal.TRACES, spans, State.DROPPED)
+            self._line_lost()
 
     def _line_lost(self) -> None:
         self._pipeline.ledger.account(LINES).not_made(1, State.DROPPED)

@@ -5,7 +5,7 @@ SDK's limits, which the SDK does not apply to a span made ready: what goes over 
 being kept, and counted where the exporters look for the count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from opentelemetry.attributes import BoundedAttributes
@@ -19,6 +19,7 @@ from opentelemetry.util.types import AttributeValue
 
 from sidecar.telemetry import attributes as a
 from sidecar.telemetry.ledger import Ledger, Signal, State
+from sidecar.telemetry.worker import Work
 
 SpanAttributes = dict[str, AttributeValue]
 """Attributes as they are gathered: no value is None."""
@@ -43,6 +44,9 @@ class Pipeline(Protocol):
 
     def log(self, record: ReadableLogRecord, /) -> None:
         """Takes a log record."""
+
+    def wait_for(self, waiting: Callable[[], Work], /) -> None:
+        """Lets the ledger count what is still to be made."""
 
     def not_made(self, signal: Signal, count: int, state: State = ..., /) -> None:
         """Counts items that were not made: because the sampler said no, or for want of time (`dropped`)."""

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 SIZE = 8192
 """Calls that may wait. A thread that is this far behind gets no processor any more."""
@@ -29,13 +29,26 @@ def rest() -> None:
     time.sleep(0.0002)
 
 
+class Work(NamedTuple):
+    """What a call that waits will make, for the ledger."""
+
+    spans: int = 0
+    lines: int = 0
+    records: int = 0
+
+
+LINE, RECORDED_LINE = Work(lines=1), Work(lines=1, records=1)
+
+_Entry = tuple[Work, Callable[..., object], tuple[Any, ...]]
+
+
 class Worker:
     """See the module. `size` bounds what waits; `caught` is told what a call raised, in the thread."""
 
     def __init__(self, caught: Callable[[Exception], object], size: int = SIZE) -> None:
         self._caught = caught
         self._size = size
-        self._waiting: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._waiting: deque[_Entry] = deque()
         self._wake = threading.Event()
         self._done: list[Callable[[], object]] = []
         self._running = False
@@ -46,7 +59,7 @@ class Worker:
         self._running = True
         self._thread.start()
 
-    def put(self, call: Callable[..., object], *given: Any) -> bool:
+    def put(self, work: Work, call: Callable[..., object], *given: Any) -> bool:
         """Have the call made; False if there is no room for it. From any thread. What it raises at once is raised on."""
         if not self._running:
             call(*given)
@@ -54,10 +67,15 @@ class Worker:
         waiting = self._waiting
         if len(waiting) >= self._size:
             return False
-        waiting.append((call, given))
+        waiting.append((work, call, given))
         if len(waiting) == 1:
             self._wake.set()
         return True
+
+    def waiting(self) -> Work:
+        """What all that waits, or is being made, will make."""
+        works = [work for work, _, _ in list(self._waiting)]
+        return Work(*map(sum, zip(*works, strict=True))) if works else Work()
 
     def finish(self, done: Callable[[], object]) -> None:
         """Make the calls that wait, and end; then `done` is called, in the thread. On a second call, at once."""
@@ -83,9 +101,10 @@ class Worker:
         waiting = self._waiting
         while waiting:
             for _ in range(min(PIECE, len(waiting))):
-                call, given = waiting.popleft()
+                _, call, given = waiting[0]
                 try:
                     call(*given)
                 except Exception as error:  # noqa: BLE001 - the outermost handler of this thread
                     self._caught(error)
+                waiting.popleft()  # only now: until it is made it waits
             rest()

@@ -2,9 +2,10 @@
 
 import threading
 
-from sidecar.telemetry.worker import PIECE, Worker
+from sidecar.telemetry.worker import PIECE, Work, Worker
 
 SOON = 10
+NOTHING = Work()
 
 
 def done(worker: Worker) -> None:
@@ -18,11 +19,11 @@ def test_before_the_start_and_after_the_end_it_is_made_at_once() -> None:
     """So the first and the last lines have their places."""
     made: list[int] = []
     worker = Worker(made.append)  # type: ignore[arg-type]  # nothing is raised
-    assert worker.put(made.append, 1)
+    assert worker.put(NOTHING, made.append, 1)
     assert made == [1]
     worker.start()
     done(worker)
-    assert worker.put(made.append, 2)
+    assert worker.put(NOTHING, made.append, 2)
     assert made == [1, 2]
     done(worker)
 
@@ -33,7 +34,7 @@ def test_in_order_and_in_another_thread() -> None:
     worker = Worker(lambda _: None)
     worker.start()
     for number in range(3 * PIECE):
-        assert worker.put(lambda one: made.append((one, threading.get_ident())), number)
+        assert worker.put(NOTHING, lambda one: made.append((one, threading.get_ident())), number)
     done(worker)
     assert [number for number, _ in made] == [*range(3 * PIECE)]
     assert {thread for _, thread in made} != {threading.get_ident()}
@@ -51,12 +52,38 @@ def test_what_has_no_room_is_refused() -> None:
 
     worker = Worker(lambda _: None, size=3)
     worker.start()
-    assert worker.put(wait)
+    assert worker.put(NOTHING, wait)
     assert began.wait(SOON)
-    assert [worker.put(made.append, number) for number in range(5)] == [True, True, True, False, False]
+    assert [worker.put(NOTHING, made.append, number) for number in range(5)] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
     go.set()
     done(worker)
-    assert made == [0, 1, 2]
+    assert made == [0, 1]
+
+
+def test_what_waits_is_known_until_it_is_made() -> None:
+    """For the ledger: the call under way is among it."""
+    go, began = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        assert go.wait(SOON)
+
+    worker = Worker(lambda _: None)
+    assert worker.waiting() == Work()
+    worker.start()
+    worker.put(Work(3, 1, 1), wait)
+    worker.put(Work(5, 1), int)
+    assert began.wait(SOON)
+    assert worker.waiting() == Work(8, 2, 1)
+    go.set()
+    done(worker)
+    assert worker.waiting() == Work()
 
 
 def test_a_call_that_raises_stops_no_other() -> None:
@@ -70,7 +97,7 @@ def test_a_call_that_raises_stops_no_other() -> None:
     def fail() -> None:
         raise error
 
-    worker.put(fail)
-    worker.put(made.append, 1)
+    worker.put(NOTHING, fail)
+    worker.put(NOTHING, made.append, 1)
     done(worker)
     assert (caught, made) == ([error], [1])

@@ -23,6 +23,7 @@ from sidecar.telemetry.ledger import Ledger, Signal, State
 from sidecar.telemetry.metric_store import Metric, MetricStore
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.spans import Span
+from sidecar.telemetry.worker import Work
 
 T0 = 1_700_000_000_000_000_000
 CHAT = Route("/v1/chat/completions", "openai.chat", "chat", turn=True, provider="openai")
@@ -68,6 +69,9 @@ class ListPipeline:
     def log(self, record: ReadableLogRecord, /) -> None:
         """Keeps it."""
         self.records.append(record)
+
+    def wait_for(self, waiting: Callable[[], Work], /) -> None:
+        """Nothing waits here."""
 
     def not_made(self, signal: Signal, count: int, state: State = State.NOT_SAMPLED, /) -> None:
         """Counts it."""
