@@ -145,8 +145,7 @@ class Recorder:
         )
         pipeline.wait_for(self._worker.waiting)
         parts: list[SessionListener] = [_SessionLines(self.log, clock)]
-        self._measures: Measures | None = None
-        self._session_measures: SessionMeasures | None = None
+        self._measures, self._session_measures = None, None
         if store is not None:
             self._measures = _measures(store, clock, self.anomalies, settings)
             self._session_measures = SessionMeasures(store)
