@@ -14,7 +14,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from sidecar.core.clock import Clock
 from sidecar.telemetry.encode import EncodedSpans, SpanFrame
 from sidecar.telemetry.exporters import make_sender
-from sidecar.telemetry.ledger import LINES, Delivery, Ledger, Signal, State
+from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
 from sidecar.telemetry.metric_export import MetricExport
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings
@@ -64,12 +64,11 @@ class Pipeline:
             outlet.not_made(count, state)
 
     def wait_for(self, waiting: Callable[[], Work]) -> None:
-        """Let the ledger count what is still to be made as created, and queued."""
+        """Let the ledger count what is still to be made as created, and queued; a line is created when it is."""
         for spans in self._traces:
             spans.wait_for(lambda: waiting().spans)
         for records in self._logs:
             records.wait_for(lambda: waiting().records)
-        self.ledger.account(LINES).pending = lambda: waiting().lines
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to export."""

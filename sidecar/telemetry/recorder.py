@@ -312,7 +312,11 @@ class Recorder:
 
     def _put_off(self, exchange: Exchange, shape: Shape) -> None:
         spans = 0 if self._spans is None else span_count(exchange)
-        if not self._worker.put(Work(spans, 1, 1), self._make, exchange, shape):
+        trace = exchange.trace
+        if spans and not (isinstance(trace, RequestTrace) and trace.sampled):
+            self._pipeline.not_made(Signal.TRACES, spans)
+            spans = 0
+        if not self._worker.put(Work(spans, 1), self._make, exchange, shape):
             self._pipeline.not_made(Signal.TRACES, spans, State.DROPPED)
             self._line_lost()
 
@@ -324,8 +328,6 @@ class Recorder:
         trace = exchange.trace
         if isinstance(trace, RequestTrace) and trace.sampled:
             self._pipeline.span(*spans.build(exchange, trace, shape, portrait))
-        else:
-            self._pipeline.not_made(Signal.TRACES, span_count(exchange))
 
     def _wide_line(self, exchange: Exchange, shape: Shape, portrait: Portrait) -> None:
         name = a.REQUEST_COMPLETED if shape.completed else a.REQUEST_FAILED

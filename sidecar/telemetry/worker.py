@@ -33,11 +33,10 @@ class Work(NamedTuple):
     """What a call that waits will make, for the ledger."""
 
     spans: int = 0
-    lines: int = 0
     records: int = 0
 
 
-LINE, RECORDED_LINE = Work(lines=1), Work(lines=1, records=1)
+LINE, RECORDED_LINE = Work(), Work(records=1)
 
 _Entry = tuple[Work, Callable[..., object], tuple[Any, ...]]
 
