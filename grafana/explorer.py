@@ -7,7 +7,7 @@ begin with a list of sessions. Needs no metric. Written by `write.py`.
 from dataclasses import dataclass
 
 from grafana.panels import WIDTH, Json, Row, dashboard, data_source, placed, row
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 
 TEMPO_UID, JAEGER_UID = "sidecar-explorer", "sidecar-explorer-jaeger"
 
@@ -44,8 +44,8 @@ class Spans:
         return f"{self.query} | select({chosen})"
 
 
-_REQUESTS = f"kind = server && span.{a.SESSION_ID} = {SESSION}"
-_WAITS = (a.OVERLAPS, a.OVERLAPPED_BY, a.DISTANCE, a.WAIT_AVOIDED)
+_REQUESTS = f"kind = server && span.{n.SESSION_ID} = {SESSION}"
+_WAITS = (n.OVERLAPS, n.OVERLAPPED_BY, n.DISTANCE, n.WAIT_AVOIDED)
 
 TEMPO: tuple[Spans | Row, ...] = (
     Row(305, "Choose a session"),
@@ -56,14 +56,14 @@ TEMPO: tuple[Spans | Row, ...] = (
         "whose links lead to its conversations. Spans: session.",
         '{ name = "session" }',
         (
-            a.SESSION_ID,
-            a.SESSION_SOURCE,
-            a.TOTAL_CONVERSATIONS,
-            a.TOTAL_REQUESTS,
-            a.TOTAL_OVERLAPS,
-            a.TOTAL_MOST_AT_ONCE,
-            a.TOTAL_OUT_OF_ORDER,
-            a.TOTAL_WAIT_AVOIDED,
+            n.SESSION_ID,
+            n.SESSION_SOURCE,
+            n.TOTAL_CONVERSATIONS,
+            n.TOTAL_REQUESTS,
+            n.TOTAL_OVERLAPS,
+            n.TOTAL_MOST_AT_ONCE,
+            n.TOTAL_OUT_OF_ORDER,
+            n.TOTAL_WAIT_AVOIDED,
         ),
         NONE_ENDED,
         width=14,
@@ -73,8 +73,8 @@ TEMPO: tuple[Spans | Row, ...] = (
         "Requests of sessions, running ones too",
         "The latest requests of all sessions: those that still run are found by them. A click on an id chooses the session. "
         "Spans: SERVER spans of requests.",
-        f'{{ kind = server && span.{a.SESSION_ID} != "" }}',
-        (a.SESSION_ID, a.SESSION_SOURCE, a.OUTCOME),
+        f'{{ kind = server && span.{n.SESSION_ID} != "" }}',
+        (n.SESSION_ID, n.SESSION_SOURCE, n.OUTCOME),
         NONE_AT_ALL,
         width=10,
     ),
@@ -86,12 +86,12 @@ TEMPO: tuple[Spans | Row, ...] = (
         "turns that came while it ran. A trace's links lead to the requests it overlapped. Spans: SERVER spans of requests.",
         f"{{ {_REQUESTS} }}",
         (
-            a.SEQUENCE,
-            a.CONVERSATION,
-            a.OUTCOME,
-            a.STREAMING,
+            n.SEQUENCE,
+            n.CONVERSATION,
+            n.OUTCOME,
+            n.STREAMING,
             *_WAITS,
-            a.STATUS,
+            n.STATUS,
         ),
         NO_SESSION,
         height=10,
@@ -102,7 +102,7 @@ TEMPO: tuple[Spans | Row, ...] = (
         "Each dot is a request: when it began, and how long it took. Dots above one another ran at once. "
         "Spans: SERVER spans of requests.",
         f"{{ {_REQUESTS} }}",
-        (a.SEQUENCE,),
+        (n.SEQUENCE,),
         NO_SESSION,
         kind="xychart",
         width=12,
@@ -111,8 +111,8 @@ TEMPO: tuple[Spans | Row, ...] = (
         312,
         "Overlaps and inversions",
         "Only requests that met another of their conversation, or were overtaken. Spans: SERVER spans of requests.",
-        f"{{ {_REQUESTS} && (span.{a.OVERLAPS} > 0 || span.{a.OVERLAPPED_BY} > 0 || span.{a.DISTANCE} > 0) }}",
-        (a.SEQUENCE, a.CONVERSATION, *_WAITS),
+        f"{{ {_REQUESTS} && (span.{n.OVERLAPS} > 0 || span.{n.OVERLAPPED_BY} > 0 || span.{n.DISTANCE} > 0) }}",
+        (n.SEQUENCE, n.CONVERSATION, *_WAITS),
         NO_OVERLAP,
         width=12,
     ),
@@ -120,16 +120,16 @@ TEMPO: tuple[Spans | Row, ...] = (
         313,
         "Its calls to models",
         "What was asked, what answered, and what it cost. Spans: CLIENT spans of requests.",
-        f"{{ kind = client && span.{a.SESSION_ID} = {SESSION} }}",
+        f"{{ kind = client && span.{n.SESSION_ID} = {SESSION} }}",
         (
-            a.SEQUENCE,
-            a.OPERATION,
-            a.REQUEST_MODEL,
-            a.RESPONSE_MODEL,
-            a.INPUT_TOKENS,
-            a.OUTPUT_TOKENS,
-            a.TIME_TO_FIRST_CHUNK,
-            a.ERROR_TYPE,
+            n.SEQUENCE,
+            n.OPERATION,
+            n.REQUEST_MODEL,
+            n.RESPONSE_MODEL,
+            n.INPUT_TOKENS,
+            n.OUTPUT_TOKENS,
+            n.TIME_TO_FIRST_CHUNK,
+            n.ERROR_TYPE,
         ),
         NO_SESSION,
     ),
@@ -138,18 +138,18 @@ TEMPO: tuple[Spans | Row, ...] = (
         "Its conversations that ended",
         "Their sums; links of such a span lead to the first, last, slowest, failed and overlapping requests. "
         "Spans: conversation.",
-        f'{{ name = "conversation" && span.{a.SESSION_ID} = {SESSION} }}',
+        f'{{ name = "conversation" && span.{n.SESSION_ID} = {SESSION} }}',
         (
-            a.CONVERSATION,
-            a.TOTAL_REQUESTS,
-            a.TOTAL_OVERLAPS,
-            a.TOTAL_MOST_AT_ONCE,
-            a.TOTAL_OUT_OF_ORDER,
-            a.TOTAL_WAIT_AVOIDED,
-            a.TOTAL_MODEL_TIME,
-            a.TOTAL_THINK_TIME,
-            a.TOTAL_INPUT_TOKENS,
-            a.TOTAL_OUTPUT_TOKENS,
+            n.CONVERSATION,
+            n.TOTAL_REQUESTS,
+            n.TOTAL_OVERLAPS,
+            n.TOTAL_MOST_AT_ONCE,
+            n.TOTAL_OUT_OF_ORDER,
+            n.TOTAL_WAIT_AVOIDED,
+            n.TOTAL_MODEL_TIME,
+            n.TOTAL_THINK_TIME,
+            n.TOTAL_INPUT_TOKENS,
+            n.TOTAL_OUTPUT_TOKENS,
         ),
         "no conversation of this session ended in this range",
     ),
@@ -181,7 +181,7 @@ def _choosing(uid: str) -> Json:
         "url": f"/d/{uid}?var-session=${{__value.text:percentencode}}&${{__url_time_range}}",
     }
     return {
-        "matcher": {"id": "byName", "options": a.SESSION_ID},
+        "matcher": {"id": "byName", "options": n.SESSION_ID},
         "properties": [{"id": "links", "value": [link]}],
     }
 
@@ -294,7 +294,7 @@ JAEGER: tuple[Search | Row, ...] = (
         "The traces that carry its id: one for each request, and once they have ended those of its conversations and of "
         "itself. References of a request lead to those it overlapped. Spans: all that carry session.id.",
         "",
-        f"{a.SESSION_ID}={SESSION}",
+        f"{n.SESSION_ID}={SESSION}",
         NO_SESSION,
     ),
     Search(
@@ -302,7 +302,7 @@ JAEGER: tuple[Search | Row, ...] = (
         "Its requests that failed",
         "Those whose SERVER span is an error. Spans: all that carry session.id and are errors.",
         "",
-        f"{a.SESSION_ID}={SESSION} error=true",
+        f"{n.SESSION_ID}={SESSION} error=true",
         "no request of this session failed, or no such session in this range",
     ),
 )

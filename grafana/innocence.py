@@ -8,20 +8,20 @@ from grafana import queries as q
 from grafana.names import label
 from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
 from grafana.variables import variables
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 
 UID = "sidecar-innocence"
 
-_PART = label(a.OVERHEAD_PART)
-_STATE = label(a.TELEMETRY_STATE)
-_SIGNAL = label(a.TELEMETRY_SIGNAL)
-_SOURCE = label(a.SESSION_SOURCE)
-_WORD = label(a.ANOMALY)
+_PART = label(n.OVERHEAD_PART)
+_STATE = label(n.TELEMETRY_STATE)
+_SIGNAL = label(n.TELEMETRY_SIGNAL)
+_SOURCE = label(n.SESSION_SOURCE)
+_WORD = label(n.ANOMALY)
 LOST = f'{_STATE}=~"rejected|dropped|failed|unconfirmed|unknown"'
 _UNNAMED = f'{_SOURCE}=~"generated|uninspected"'
 _NO_EXPORT = "nothing was exported in this range"
-_HTTP = q.rate(names.HTTP_DURATION, "", "_count")
+_HTTP = q.rate(metrics.HTTP_DURATION, "", "_count")
 
 PANELS: tuple[Panel | Row, ...] = (
     Row(405, "Overview"),
@@ -34,8 +34,8 @@ PANELS: tuple[Panel | Row, ...] = (
         (
             Query(
                 q.share(
-                    q.rate(names.OVERHEAD, "", "_sum"),
-                    q.rate(names.OVERHEAD, "", "_count", where=f'{_PART}="before"'),
+                    q.rate(metrics.OVERHEAD, "", "_sum"),
+                    q.rate(metrics.OVERHEAD, "", "_count", where=f'{_PART}="before"'),
                 )
             ),
         ),
@@ -51,7 +51,13 @@ PANELS: tuple[Panel | Row, ...] = (
         "Spans, data points, log records and lines on stderr that did not arrive, or of which nobody knows. Not 0: see The loss "
         "ledger. "
         "Requests are never touched by it. Metric: sidecar.telemetry.items.",
-        (Query(q.at_least_zero(q.grown(names.TELEMETRY_ITEMS, where=LOST), q.grown(names.TELEMETRY_ITEMS))),),
+        (
+            Query(
+                q.at_least_zero(
+                    q.grown(metrics.TELEMETRY_ITEMS, where=LOST), q.grown(metrics.TELEMETRY_ITEMS)
+                )
+            ),
+        ),
         kind="stat",
         width=6,
         height=5,
@@ -64,7 +70,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Event-loop lag, p99",
         "How late the event loop runs. Over 50 ms: the machine is too busy, and every stream feels it. "
         "Metric: sidecar.event_loop.lag.",
-        (Query(q.quantile(0.99, names.LOOP_LAG)),),
+        (Query(q.quantile(0.99, metrics.LOOP_LAG)),),
         unit="s",
         kind="stat",
         width=6,
@@ -77,7 +83,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Traffic that names its session",
         "Share of arrivals whose session somebody named. What is not named passes as well, but nothing is known of its "
         "conversation. Metric: sidecar.identity.",
-        (Query(f"1 - ({q.share(q.rate(names.IDENTITY, where=_UNNAMED), q.rate(names.IDENTITY))})"),),
+        (Query(f"1 - ({q.share(q.rate(metrics.IDENTITY, where=_UNNAMED), q.rate(metrics.IDENTITY))})"),),
         unit="percentunit",
         kind="stat",
         width=6,
@@ -89,7 +95,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Overhead by part",
         "p99 of before (from the last byte needed to asking for a connection), after (from reading to writing) and loop "
         "(waiting for the event loop). Metric: sidecar.overhead.",
-        (Query(q.quantile(0.99, names.OVERHEAD, _PART), f"{{{{{_PART}}}}}", exemplars=True),),
+        (Query(q.quantile(0.99, metrics.OVERHEAD, _PART), f"{{{{{_PART}}}}}", exemplars=True),),
         unit="s",
     ),
     Panel(
@@ -99,7 +105,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "Metrics: sidecar.overhead, http.server.request.duration.",
         (
             Query(
-                q.share(q.rate(names.OVERHEAD, "", "_sum"), q.rate(names.HTTP_DURATION, "", "_sum")), "share"
+                q.share(q.rate(metrics.OVERHEAD, "", "_sum"), q.rate(metrics.HTTP_DURATION, "", "_sum")),
+                "share",
             ),
         ),
         unit="percentunit",
@@ -109,8 +116,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "Event-loop lag",
         "How late timers run, sampled. Metric: sidecar.event_loop.lag.",
         (
-            Query(q.quantile(0.5, names.LOOP_LAG), "p50"),
-            Query(q.quantile(0.99, names.LOOP_LAG), "p99"),
+            Query(q.quantile(0.5, metrics.LOOP_LAG), "p50"),
+            Query(q.quantile(0.99, metrics.LOOP_LAG), "p99"),
         ),
         unit="s",
         no_data="no sidecar reported in this range",
@@ -120,7 +127,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "CPU of a request",
         "CPU time of the process by requests settled; idle time is in it too. "
         "Metrics: process.cpu.time, http.server.request.duration (its count).",
-        (Query(q.share(q.rate(names.PROCESS_CPU), _HTTP), "per request"),),
+        (Query(q.share(q.rate(metrics.PROCESS_CPU), _HTTP), "per request"),),
         unit="s",
     ),
     Row(407, "What it needs"),
@@ -128,7 +135,7 @@ PANELS: tuple[Panel | Row, ...] = (
         414,
         "CPU",
         "Cores used, by instance. Near 1: the sidecar's one event loop is full. Metric: process.cpu.time.",
-        (Query(q.rate(names.PROCESS_CPU, "instance"), "{{instance}}"),),
+        (Query(q.rate(metrics.PROCESS_CPU, "instance"), "{{instance}}"),),
         width=8,
         no_data="no sidecar reported in this range",
     ),
@@ -136,7 +143,7 @@ PANELS: tuple[Panel | Row, ...] = (
         415,
         "Memory",
         "Resident, by instance. It follows what is in flight; if it only grows, tell us. Metric: process.memory.usage.",
-        (Query(q.now(names.PROCESS_MEMORY, "instance"), "{{instance}}"),),
+        (Query(q.now(metrics.PROCESS_MEMORY, "instance"), "{{instance}}"),),
         unit="bytes",
         width=8,
         no_data="no sidecar reported in this range",
@@ -147,8 +154,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "Open files and sockets, and threads. Files near the limit: new connections fail. "
         "Metrics: process.unix.file_descriptor.count, process.thread.count.",
         (
-            Query(q.now(names.PROCESS_FILES), "files and sockets"),
-            Query(q.now(names.PROCESS_THREADS), "threads"),
+            Query(q.now(metrics.PROCESS_FILES), "files and sockets"),
+            Query(q.now(metrics.PROCESS_THREADS), "threads"),
         ),
         width=8,
         no_data="no sidecar reported in this range",
@@ -160,7 +167,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Items per second by what became of them. dropped: the queue was full; failed: the collector refused or was away, or "
         "stderr could not be written; unknown: no answer in time; unconfirmed: what answered is not a collector; "
         "rejected: it took the batch and not the item. Metric: sidecar.telemetry.items.",
-        (Query(q.rate(names.TELEMETRY_ITEMS, _STATE), f"{{{{{_STATE}}}}}"),),
+        (Query(q.rate(metrics.TELEMETRY_ITEMS, _STATE), f"{{{{{_STATE}}}}}"),),
         unit="ops",
         no_data=_NO_EXPORT,
         colours=q.STATES,
@@ -171,7 +178,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Whose items did not arrive, and why. Metric: sidecar.telemetry.items.",
         (
             Query(
-                f"{q.grown(names.TELEMETRY_ITEMS, f'{_SIGNAL}, {_STATE}', where=LOST)} > 0",
+                f"{q.grown(metrics.TELEMETRY_ITEMS, f'{_SIGNAL}, {_STATE}', where=LOST)} > 0",
                 f"{{{{{_SIGNAL}}}}}, {{{{{_STATE}}}}}",
                 quiet="nothing was lost",
             ),
@@ -185,7 +192,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Waiting to be exported",
         "Items in the queues, by signal. Full (OTEL_BSP_MAX_QUEUE_SIZE) means that more are dropped. "
         "Metric: sidecar.telemetry.queue.",
-        (Query(q.now(names.TELEMETRY_QUEUE, _SIGNAL), f"{{{{{_SIGNAL}}}}}"),),
+        (Query(q.now(metrics.TELEMETRY_QUEUE, _SIGNAL), f"{{{{{_SIGNAL}}}}}"),),
         no_data=_NO_EXPORT,
     ),
     Panel(
@@ -193,7 +200,11 @@ PANELS: tuple[Panel | Row, ...] = (
         "Exported",
         "Items per second that the collector took, or stderr (lines), by signal. 0 with traffic: it takes nothing. "
         "Metric: sidecar.telemetry.items.",
-        (Query(q.rate(names.TELEMETRY_ITEMS, _SIGNAL, where=f'{_STATE}="exported"'), f"{{{{{_SIGNAL}}}}}"),),
+        (
+            Query(
+                q.rate(metrics.TELEMETRY_ITEMS, _SIGNAL, where=f'{_STATE}="exported"'), f"{{{{{_SIGNAL}}}}}"
+            ),
+        ),
         unit="ops",
         no_data=_NO_EXPORT,
     ),
@@ -203,7 +214,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Who named the sessions",
         "Arrivals per second, by the rule that found their session. generated: nobody named one; uninspected: the body could "
         "not be read. Metric: sidecar.identity.",
-        (Query(q.rate(names.IDENTITY, _SOURCE), f"{{{{{_SOURCE}}}}}"),),
+        (Query(q.rate(metrics.IDENTITY, _SOURCE), f"{{{{{_SOURCE}}}}}"),),
         unit="reqps",
         stacked=True,
     ),
@@ -214,7 +225,9 @@ PANELS: tuple[Panel | Row, ...] = (
         "Metric: sidecar.anomalies.",
         (
             Query(
-                f"60 * {q.rate(names.ANOMALIES, _WORD)}", f"{{{{{_WORD}}}}}", quiet="nothing of this happened"
+                f"60 * {q.rate(metrics.ANOMALIES, _WORD)}",
+                f"{{{{{_WORD}}}}}",
+                quiet="nothing of this happened",
             ),
         ),
         no_data="nothing of this happened, or there was no traffic",

@@ -1,6 +1,6 @@
 """The names that Prometheus gives to the sidecar's metrics and attributes, by its own rules for OTLP.
 
-Owns the one translation, from `sidecar/telemetry/names.py`: a metric that is renamed there breaks the dashboards'
+Owns the one translation, from `sidecar/telemetry/metrics.py`: a metric that is renamed there breaks the dashboards'
 code, not a dashboard.
 """
 

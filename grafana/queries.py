@@ -5,19 +5,19 @@ happened. Variables stand in raw strings and are escaped as regular expressions,
 """
 
 from grafana.names import label, series
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 from sidecar.telemetry.metric_store import Metric
 
 WHO = "job=~`${job:regex}`, instance=~`${instance:regex}`"
-UPSTREAM = label(a.UPSTREAM)
+UPSTREAM = label(n.UPSTREAM)
 WHERE = f"{WHO}, {UPSTREAM}=~`${{sidecar_upstream:regex}}`"
-MODEL = label(a.REQUEST_MODEL)
+MODEL = label(n.REQUEST_MODEL)
 # A request whose model nobody knows has no such label: it is among all of them, and among no chosen one.
 WHICH = f"{WHERE}, {MODEL}=~`${{gen_ai_request_model:regex}}`"
 
-REQUESTS = series(names.REQUESTS)
-OUTCOME = label(a.OUTCOME)
+REQUESTS = series(metrics.REQUESTS)
+OUTCOME = label(n.OUTCOME)
 OUTCOMES = {
     "completed": "green",
     "client_left": "blue",
@@ -44,9 +44,9 @@ STATES = {
 
 def within(metric: Metric) -> str:
     """The variables as far as the metric has their labels."""
-    if a.UPSTREAM not in metric.attributes:
+    if n.UPSTREAM not in metric.attributes:
         return WHO
-    return WHICH if a.REQUEST_MODEL in metric.attributes else WHERE
+    return WHICH if n.REQUEST_MODEL in metric.attributes else WHERE
 
 
 def _grouped(by: str) -> str:

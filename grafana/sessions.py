@@ -8,21 +8,21 @@ from grafana import queries as q
 from grafana.names import label
 from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
 from grafana.variables import variables
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 
 UID = "sidecar-sessions"
 NO_SESSIONS = "no named session in this range"
 NO_TURNS = "no turn of a named session in this range"
 
-_RELATION = label(a.TURN_RELATION)
-_TURNS = q.rate(names.CONCURRENCY, "", "_count")
-_WAITED = q.rate(names.WAIT_AVOIDED, "", "_count")
+_RELATION = label(n.TURN_RELATION)
+_TURNS = q.rate(metrics.CONCURRENCY, "", "_count")
+_WAITED = q.rate(metrics.WAIT_AVOIDED, "", "_count")
 
 
 def _waited_over(seconds: int) -> str:
     """Share of turns whose wait would have been longer."""
-    below = q.rate(names.WAIT_AVOIDED, "", "_bucket", where=f'le=~"{seconds}|{seconds}.0"')
+    below = q.rate(metrics.WAIT_AVOIDED, "", "_bucket", where=f'le=~"{seconds}|{seconds}.0"')
     return f"clamp_min(1 - {q.share(below, _WAITED)}, 0)"
 
 
@@ -33,7 +33,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Most at once in one conversation",
         "Turns in flight in the busiest conversation now. More than 1 is what the queue forbade. If it keeps growing, "
         "an app starts turns without waiting. Replaces: longest queue. Metric: sidecar.conversation.concurrency.max.",
-        (Query(q.now(names.CONCURRENCY_MAX, how="max")),),
+        (Query(q.now(metrics.CONCURRENCY_MAX, how="max")),),
         kind="stat",
         width=6,
         height=5,
@@ -44,7 +44,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Requests the queue would be holding",
         "Turns in flight that the deleted queue would be making wait. Many for long: look at Queue wait avoided; the app "
         "gains that much by running at once. Replaces: total pending requests. Metric: sidecar.requests.overlapping.",
-        (Query(q.now(names.REQUESTS_OVERLAPPING)),),
+        (Query(q.now(metrics.REQUESTS_OVERLAPPING)),),
         kind="stat",
         width=6,
         height=5,
@@ -54,7 +54,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Queue wait avoided in the range",
         "How long turns would have waited in all, one at a time. Near 0: nothing runs at once, so nothing is gained. "
         "Replaces: average wait time (its sum). Metric: sidecar.conversation.wait_avoided.",
-        (Query(q.grown(names.WAIT_AVOIDED, "", "_sum")),),
+        (Query(q.grown(metrics.WAIT_AVOIDED, "", "_sum")),),
         unit="s",
         kind="stat",
         width=6,
@@ -67,7 +67,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "In-order share in the range",
         "Completed turns that no later turn had overtaken. Below 99 %: look at Races, and whether the app relies on "
         "order. Replaces: sequence accuracy. Metrics: sidecar.responses.out_of_order, sidecar.turns.",
-        (Query(f"1 - ({q.share(q.grown(names.OUT_OF_ORDER), q.grown(names.TURNS))})"),),
+        (Query(f"1 - ({q.share(q.grown(metrics.OUT_OF_ORDER), q.grown(metrics.TURNS))})"),),
         unit="percentunit",
         kind="stat",
         width=6,
@@ -82,8 +82,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "Conversations that are alive, and those with a request in flight. Alive and never busy: sessions are opened and "
         "left. Replaces: total queues. Metrics: sidecar.conversations.active, sidecar.conversations.busy.",
         (
-            Query(q.now(names.CONVERSATIONS_ACTIVE), "alive"),
-            Query(q.now(names.CONVERSATIONS_BUSY), "with a request in flight"),
+            Query(q.now(metrics.CONVERSATIONS_ACTIVE), "alive"),
+            Query(q.now(metrics.CONVERSATIONS_BUSY), "with a request in flight"),
         ),
     ),
     Panel(
@@ -92,9 +92,9 @@ PANELS: tuple[Panel | Row, ...] = (
         "The busiest conversation, and how many turns half and nearly all arrivals found in flight, themselves included. "
         "Replaces: longest queue. Metrics: sidecar.conversation.concurrency.max, sidecar.conversation.concurrency.",
         (
-            Query(q.now(names.CONCURRENCY_MAX, how="max"), "busiest"),
-            Query(q.quantile(0.5, names.CONCURRENCY), "median arrival", exemplars=True),
-            Query(q.quantile(0.95, names.CONCURRENCY), "p95 arrival"),
+            Query(q.now(metrics.CONCURRENCY_MAX, how="max"), "busiest"),
+            Query(q.quantile(0.5, metrics.CONCURRENCY), "median arrival", exemplars=True),
+            Query(q.quantile(0.95, metrics.CONCURRENCY), "p95 arrival"),
         ),
         no_data=NO_SESSIONS,
     ),
@@ -105,8 +105,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "app that shows answers in order: it must sort them itself now. Replaces: race conditions detected. "
         "Metrics: sidecar.conversation.overlaps, sidecar.responses.out_of_order.",
         (
-            Query(q.at_least_zero(q.rate(names.OVERLAPS), _TURNS), "overlaps"),
-            Query(q.at_least_zero(q.rate(names.OUT_OF_ORDER), _TURNS), "out of order"),
+            Query(q.at_least_zero(q.rate(metrics.OVERLAPS), _TURNS), "overlaps"),
+            Query(q.at_least_zero(q.rate(metrics.OUT_OF_ORDER), _TURNS), "out of order"),
         ),
         unit="ops",
         no_data=NO_TURNS,
@@ -119,7 +119,9 @@ PANELS: tuple[Panel | Row, ...] = (
         "sidecar.conversation.concurrency.",
         (
             Query(
-                q.share(q.rate(names.OVERLAPS, q.UPSTREAM), q.rate(names.CONCURRENCY, q.UPSTREAM, "_count")),
+                q.share(
+                    q.rate(metrics.OVERLAPS, q.UPSTREAM), q.rate(metrics.CONCURRENCY, q.UPSTREAM, "_count")
+                ),
                 f"{{{{{q.UPSTREAM}}}}}",
             ),
         ),
@@ -133,7 +135,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "same point of a conversation, one sent while the other was in flight. Many races: the app sends before it has the "
         "answer; each has a link to the other on its span. Replaces: race conditions detected. "
         "Metric: sidecar.turns.related.",
-        (Query(q.rate(names.TURNS_RELATED, _RELATION), f"{{{{{_RELATION}}}}}"),),
+        (Query(q.rate(metrics.TURNS_RELATED, _RELATION), f"{{{{{_RELATION}}}}}"),),
         unit="ops",
         stacked=True,
         no_data="no turn in this range, or SIDECAR_HISTORY=off",
@@ -145,9 +147,9 @@ PANELS: tuple[Panel | Row, ...] = (
         "conditions detected. Metric: sidecar.responses.out_of_order.distance.",
         (
             Query(
-                q.quantile(0.5, names.DISTANCE), "median", quiet="only what is out of order has a distance"
+                q.quantile(0.5, metrics.DISTANCE), "median", quiet="only what is out of order has a distance"
             ),
-            Query(q.quantile(0.95, names.DISTANCE), "p95", exemplars=True, quiet="likewise"),
+            Query(q.quantile(0.95, metrics.DISTANCE), "p95", exemplars=True, quiet="likewise"),
         ),
         no_data="no turn out of order, or none at all, in this range",
     ),
@@ -157,8 +159,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "From a conversation's last ending to its next arrival, when nothing was in flight: people reading, or tools at "
         "work. Metric: sidecar.conversation.think_time.",
         (
-            Query(q.quantile(0.5, names.THINK_TIME), "median", quiet="needs a second turn after a pause"),
-            Query(q.quantile(0.95, names.THINK_TIME), "p95", exemplars=True, quiet="likewise"),
+            Query(q.quantile(0.5, metrics.THINK_TIME), "median", quiet="needs a second turn after a pause"),
+            Query(q.quantile(0.95, metrics.THINK_TIME), "p95", exemplars=True, quiet="likewise"),
         ),
         unit="s",
         no_data="no second turn in this range",
@@ -170,8 +172,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "What one turn would have waited: average and p95. Replaces: average wait time. "
         "Metric: sidecar.conversation.wait_avoided.",
         (
-            Query(q.mean(names.WAIT_AVOIDED), "average"),
-            Query(q.quantile(0.95, names.WAIT_AVOIDED), "p95", exemplars=True),
+            Query(q.mean(metrics.WAIT_AVOIDED), "average"),
+            Query(q.quantile(0.95, metrics.WAIT_AVOIDED), "p95", exemplars=True),
         ),
         unit="s",
         no_data=NO_TURNS,
@@ -190,7 +192,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Waits left open",
         "Turns whose wait could not be known: a cap was reached, or the sidecar stopped first. More than a few: the figures "
         "above are too low. Metric: sidecar.conversation.wait_unknown.",
-        (Query(q.at_least_zero(q.rate(names.WAIT_UNKNOWN), _WAITED), "unknown"),),
+        (Query(q.at_least_zero(q.rate(metrics.WAIT_UNKNOWN), _WAITED), "unknown"),),
         unit="ops",
         no_data=NO_TURNS,
     ),
@@ -199,7 +201,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Oldest request in flight",
         "How long the oldest has been running. Hours: nothing ends it; look at the admin port's sessions. "
         "Replaces: request time-out. Metric: sidecar.requests.oldest.age.",
-        (Query(q.now(names.OLDEST_AGE, how="max"), "age"),),
+        (Query(q.now(metrics.OLDEST_AGE, how="max"), "age"),),
         unit="s",
     ),
     Row(8, "Requests"),
@@ -208,7 +210,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Outcomes",
         "Settled requests per second by outcome. Much of anything but completed: look at LLM traffic. "
         "Replaces: completed requests; requests started, completed, failed. Metric: sidecar.requests.",
-        (Query(q.rate(names.REQUESTS, q.OUTCOME), f"{{{{{q.OUTCOME}}}}}"),),
+        (Query(q.rate(metrics.REQUESTS, q.OUTCOME), f"{{{{{q.OUTCOME}}}}}"),),
         unit="reqps",
         width=8,
         stacked=True,
@@ -221,9 +223,9 @@ PANELS: tuple[Panel | Row, ...] = (
         "completed, failed, average processing time. Metrics: sidecar.requests, sidecar.requests.active, "
         "gen_ai.client.operation.duration.",
         (
-            Query(q.rate(names.REQUESTS), "settled per second"),
-            Query(q.now(names.REQUESTS_ACTIVE), "in flight"),
-            Query(q.mean(names.OPERATION_DURATION), "average seconds"),
+            Query(q.rate(metrics.REQUESTS), "settled per second"),
+            Query(q.now(metrics.REQUESTS_ACTIVE), "in flight"),
+            Query(q.mean(metrics.OPERATION_DURATION), "average seconds"),
         ),
         width=8,
     ),
@@ -236,8 +238,8 @@ PANELS: tuple[Panel | Row, ...] = (
             Query(
                 "1 - ("
                 + q.share(
-                    q.rate(names.FINISH_REASONS, where=f'{label(a.FINISH_REASON)}="missing"'),
-                    q.rate(names.FINISH_REASONS),
+                    q.rate(metrics.FINISH_REASONS, where=f'{label(n.FINISH_REASON)}="missing"'),
+                    q.rate(metrics.FINISH_REASONS),
                 )
                 + ")",
                 "told",
@@ -252,8 +254,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "Live sessions, and sessions started",
         "Sessions that are alive, and new ones per minute. Metrics: sidecar.sessions.active, sidecar.sessions.",
         (
-            Query(q.now(names.SESSIONS_ACTIVE), "alive"),
-            Query(f"60 * {q.rate(names.SESSIONS)}", "started per minute"),
+            Query(q.now(metrics.SESSIONS_ACTIVE), "alive"),
+            Query(f"60 * {q.rate(metrics.SESSIONS)}", "started per minute"),
         ),
         width=8,
     ),
@@ -262,8 +264,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "Length of sessions",
         "From the first arrival to the last ending, of sessions that ended. Metric: sidecar.session.duration.",
         (
-            Query(q.quantile(0.5, names.SESSION_DURATION), "median", quiet="told when a session ends"),
-            Query(q.quantile(0.95, names.SESSION_DURATION), "p95", quiet="likewise"),
+            Query(q.quantile(0.5, metrics.SESSION_DURATION), "median", quiet="told when a session ends"),
+            Query(q.quantile(0.95, metrics.SESSION_DURATION), "p95", quiet="likewise"),
         ),
         unit="s",
         width=8,
@@ -275,8 +277,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "How many requests sessions had that ended. One each: the app names every request a session of its own. "
         "Metric: sidecar.session.requests.",
         (
-            Query(q.quantile(0.5, names.SESSION_REQUESTS), "median", quiet="told when a session ends"),
-            Query(q.quantile(0.95, names.SESSION_REQUESTS), "p95", quiet="likewise"),
+            Query(q.quantile(0.5, metrics.SESSION_REQUESTS), "median", quiet="told when a session ends"),
+            Query(q.quantile(0.95, metrics.SESSION_REQUESTS), "p95", quiet="likewise"),
         ),
         width=8,
         no_data="no session ended in this range",

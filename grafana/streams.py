@@ -7,17 +7,17 @@ from grafana import queries as q
 from grafana.names import label
 from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
 from grafana.variables import variables
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 
 UID = "sidecar-streams"
 NO_STREAM = "no stream in this range"
 
-_STREAMS = q.rate(names.BACKPRESSURE, "", "_count")
+_STREAMS = q.rate(metrics.BACKPRESSURE, "", "_count")
 """Streams that ended, per second: each is recorded there once."""
 _LEFT = f'{q.OUTCOME}="client_left"'
-_PHASE = label(a.PHASE)
-_STREAMED = f'{label(a.STREAMING)}="true"'
+_PHASE = label(n.PHASE)
+_STREAMED = f'{label(n.STREAMING)}="true"'
 
 PANELS: tuple[Panel | Row, ...] = (
     Row(205, "Overview"),
@@ -25,7 +25,7 @@ PANELS: tuple[Panel | Row, ...] = (
         201,
         "Open streams",
         "Answers that are streaming now. Metric: sidecar.streams.active.",
-        (Query(q.at_least_zero(q.now(names.STREAMS_ACTIVE), q.now(names.REQUESTS_ACTIVE))),),
+        (Query(q.at_least_zero(q.now(metrics.STREAMS_ACTIVE), q.now(metrics.REQUESTS_ACTIVE))),),
         kind="stat",
         width=6,
         height=5,
@@ -35,7 +35,11 @@ PANELS: tuple[Panel | Row, ...] = (
         "Stalls in the range",
         "Silences of an upstream longer than SIDECAR_STALL_AFTER, counted when they happen. "
         "Metric: sidecar.stream.stalls.",
-        (Query(q.at_least_zero(q.grown(names.STREAM_STALLS), q.grown(names.BACKPRESSURE, "", "_count"))),),
+        (
+            Query(
+                q.at_least_zero(q.grown(metrics.STREAM_STALLS), q.grown(metrics.BACKPRESSURE, "", "_count"))
+            ),
+        ),
         kind="stat",
         width=6,
         height=5,
@@ -51,7 +55,8 @@ PANELS: tuple[Panel | Row, ...] = (
         (
             Query(
                 q.at_least_zero(
-                    q.grown(names.REQUESTS, where=f'{_LEFT}, {_PHASE}="mid_stream"'), q.grown(names.REQUESTS)
+                    q.grown(metrics.REQUESTS, where=f'{_LEFT}, {_PHASE}="mid_stream"'),
+                    q.grown(metrics.REQUESTS),
                 )
             ),
         ),
@@ -64,7 +69,7 @@ PANELS: tuple[Panel | Row, ...] = (
         204,
         "Longest silence, p95",
         "The longest silence of each stream, at p95. Metric: sidecar.stream.gap.",
-        (Query(q.quantile(0.95, names.STREAM_GAP)),),
+        (Query(q.quantile(0.95, metrics.STREAM_GAP)),),
         unit="s",
         kind="stat",
         width=6,
@@ -77,8 +82,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "Open streams, and all requests in flight",
         "How much of what is in flight streams. Metrics: sidecar.streams.active, sidecar.requests.active.",
         (
-            Query(q.at_least_zero(q.now(names.STREAMS_ACTIVE), q.now(names.REQUESTS_ACTIVE)), "streams"),
-            Query(q.now(names.REQUESTS_ACTIVE), "requests"),
+            Query(q.at_least_zero(q.now(metrics.STREAMS_ACTIVE), q.now(metrics.REQUESTS_ACTIVE)), "streams"),
+            Query(q.now(metrics.REQUESTS_ACTIVE), "requests"),
         ),
     ),
     Panel(
@@ -87,9 +92,9 @@ PANELS: tuple[Panel | Row, ...] = (
         "Median, p95 and p99 of each stream's longest silence, from the first byte on. Near the app's own time-out: its users "
         "see broken answers. Metric: sidecar.stream.gap.",
         (
-            Query(q.quantile(0.5, names.STREAM_GAP), "p50", exemplars=True),
-            Query(q.quantile(0.95, names.STREAM_GAP), "p95"),
-            Query(q.quantile(0.99, names.STREAM_GAP), "p99"),
+            Query(q.quantile(0.5, metrics.STREAM_GAP), "p50", exemplars=True),
+            Query(q.quantile(0.95, metrics.STREAM_GAP), "p95"),
+            Query(q.quantile(0.99, metrics.STREAM_GAP), "p99"),
         ),
         unit="s",
         no_data=NO_STREAM,
@@ -103,7 +108,8 @@ PANELS: tuple[Panel | Row, ...] = (
             Query(
                 "60 * ("
                 + q.at_least_zero(
-                    q.rate(names.STREAM_STALLS, q.UPSTREAM), q.rate(names.BACKPRESSURE, q.UPSTREAM, "_count")
+                    q.rate(metrics.STREAM_STALLS, q.UPSTREAM),
+                    q.rate(metrics.BACKPRESSURE, q.UPSTREAM, "_count"),
                 )
                 + ")",
                 f"{{{{{q.UPSTREAM}}}}}",
@@ -117,8 +123,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "How long a slow client kept a stream waiting, at p95 and p99. Seconds: the app reads too slowly, or its page is "
         "hidden. Metric: sidecar.stream.backpressure.",
         (
-            Query(q.quantile(0.95, names.BACKPRESSURE), "p95", exemplars=True),
-            Query(q.quantile(0.99, names.BACKPRESSURE), "p99"),
+            Query(q.quantile(0.95, metrics.BACKPRESSURE), "p95", exemplars=True),
+            Query(q.quantile(0.99, metrics.BACKPRESSURE), "p99"),
         ),
         unit="s",
         no_data=NO_STREAM,
@@ -129,7 +135,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Client departures by phase",
         "Per second. before_headers: nobody waited for the first byte; mid_stream: the answer was being read. "
         "Metric: sidecar.requests.",
-        (Query(q.rate(names.REQUESTS, _PHASE, where=_LEFT), f"{{{{{_PHASE}}}}}", quiet="nobody left"),),
+        (Query(q.rate(metrics.REQUESTS, _PHASE, where=_LEFT), f"{{{{{_PHASE}}}}}", quiet="nobody left"),),
         unit="reqps",
         stacked=True,
         no_data="no client left, or none came, in this range",
@@ -142,7 +148,7 @@ PANELS: tuple[Panel | Row, ...] = (
         (
             Query(
                 q.rate(
-                    names.REQUESTS,
+                    metrics.REQUESTS,
                     q.OUTCOME,
                     where=f'{_STREAMED}, {q.OUTCOME}=~"upstream_failed|error_in_stream|timed_out"',
                 ),
@@ -160,7 +166,7 @@ PANELS: tuple[Panel | Row, ...] = (
         216,
         "Events per second",
         "Events of streams that ended, by upstream. Metric: sidecar.stream.events.",
-        (Query(q.rate(names.STREAM_EVENTS, q.UPSTREAM), f"{{{{{q.UPSTREAM}}}}}"),),
+        (Query(q.rate(metrics.STREAM_EVENTS, q.UPSTREAM), f"{{{{{q.UPSTREAM}}}}}"),),
         unit="ops",
         width=8,
         no_data=NO_STREAM,
@@ -169,7 +175,7 @@ PANELS: tuple[Panel | Row, ...] = (
         217,
         "Bytes per second",
         "Bytes of streams that ended, by upstream. Metric: sidecar.stream.bytes.",
-        (Query(q.rate(names.STREAM_BYTES, q.UPSTREAM), f"{{{{{q.UPSTREAM}}}}}"),),
+        (Query(q.rate(metrics.STREAM_BYTES, q.UPSTREAM), f"{{{{{q.UPSTREAM}}}}}"),),
         unit="Bps",
         width=8,
         no_data=NO_STREAM,
@@ -179,7 +185,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Events of a stream",
         "On average. One: a provider sends answers whole though a stream was asked for. Metrics: sidecar.stream.events, "
         "sidecar.stream.backpressure (its count is that of the streams).",
-        (Query(q.share(q.rate(names.STREAM_EVENTS), _STREAMS), "events"),),
+        (Query(q.share(q.rate(metrics.STREAM_EVENTS), _STREAMS), "events"),),
         width=8,
         no_data=NO_STREAM,
     ),

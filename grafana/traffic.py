@@ -8,14 +8,14 @@ from grafana import queries as q
 from grafana.names import label, series
 from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
 from grafana.variables import variables
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 from sidecar.telemetry.metric_store import Metric
 
 UID = "sidecar-traffic"
 
 FAILED = f'{q.OUTCOME}=~"upstream_failed|error_in_stream|timed_out|internal_error|shutdown"'
-_RATE = q.rate(names.REQUESTS)
+_RATE = q.rate(metrics.REQUESTS)
 _IF_TOLD = "only where a provider tells it"
 _ONLY_LATEST = "only with SIDECAR_SEMCONV=latest or both"
 
@@ -34,12 +34,12 @@ def _latency(share: float, shipped: Metric, latest: Metric, by: str = "") -> str
 
 
 def _tokens(kind: str, latest: Metric) -> str:
-    shipped = q.rate(names.TOKEN_USAGE, "", "_sum", where=f'{label(a.TOKEN_TYPE)}="{kind}"')
+    shipped = q.rate(metrics.TOKEN_USAGE, "", "_sum", where=f'{label(n.TOKEN_TYPE)}="{kind}"')
     return f"({shipped}) or ({q.rate(latest)})"
 
 
 def _details(detail: str, latest: Metric) -> str:
-    shipped = q.rate(names.TOKEN_DETAILS, where=f'{label(a.TOKEN_DETAIL)}="{detail}"')
+    shipped = q.rate(metrics.TOKEN_DETAILS, where=f'{label(n.TOKEN_DETAIL)}="{detail}"')
     return f"({shipped}) or ({q.rate(latest)})"
 
 
@@ -75,7 +75,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Failed share",
         "Requests that failed by nobody's choice: upstream failed, error in the stream, timed out, shut down. Rejections and "
         "departures are not among them. Over 1 %: look at Errors by type. Metric: sidecar.requests.",
-        (Query(q.share(q.rate(names.REQUESTS, where=FAILED), _RATE)),),
+        (Query(q.share(q.rate(metrics.REQUESTS, where=FAILED), _RATE)),),
         unit="percentunit",
         kind="stat",
         width=6,
@@ -88,7 +88,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Duration of a call, p95",
         "From asking for a connection to the answer's end; of streams that is the whole stream. "
         "Metric: gen_ai.client.operation.duration.",
-        (Query(_latency(0.95, names.OPERATION_DURATION, names.INFERENCE_DURATION)),),
+        (Query(_latency(0.95, metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION)),),
         unit="s",
         kind="stat",
         width=6,
@@ -98,7 +98,7 @@ PANELS: tuple[Panel | Row, ...] = (
         104,
         "Output tokens per second",
         "As the providers reported them. Metric: gen_ai.client.token.usage.",
-        (Query(_tokens("output", names.INFERENCE_OUTPUT_TOKENS)),),
+        (Query(_tokens("output", metrics.INFERENCE_OUTPUT_TOKENS)),),
         kind="stat",
         width=6,
         height=5,
@@ -109,7 +109,7 @@ PANELS: tuple[Panel | Row, ...] = (
         110,
         "Requests by operation",
         "Settled per second, by what was asked for. Metric: sidecar.requests.",
-        (Query(q.rate(names.REQUESTS, label(a.OPERATION)), _named(a.OPERATION)),),
+        (Query(q.rate(metrics.REQUESTS, label(n.OPERATION)), _named(n.OPERATION)),),
         unit="reqps",
         stacked=True,
     ),
@@ -120,7 +120,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Metric: sidecar.requests.",
         (
             Query(
-                q.rate(names.REQUESTS, q.OUTCOME, where=f'{q.OUTCOME}!="completed"'),
+                q.rate(metrics.REQUESTS, q.OUTCOME, where=f'{q.OUTCOME}!="completed"'),
                 f"{{{{{q.OUTCOME}}}}}",
                 quiet="nothing ended otherwise",
             ),
@@ -137,8 +137,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "connection_reset: something between breaks connections. Metric: sidecar.requests.",
         (
             Query(
-                f"topk(10, {q.grown(names.REQUESTS, label(a.ERROR_TYPE), where=f'{label(a.ERROR_TYPE)}!=' + chr(34) * 2)})",
-                _named(a.ERROR_TYPE),
+                f"topk(10, {q.grown(metrics.REQUESTS, label(n.ERROR_TYPE), where=f'{label(n.ERROR_TYPE)}!=' + chr(34) * 2)})",
+                _named(n.ERROR_TYPE),
                 quiet="nothing failed",
             ),
         ),
@@ -151,14 +151,14 @@ PANELS: tuple[Panel | Row, ...] = (
         "Retries",
         "Arrivals per second that their client marked as a retry, and their share of all. Much: the provider is rate "
         "limiting or failing; see Errors by type. Metrics: sidecar.retries, sidecar.identity.",
-        (Query(q.at_least_zero(q.rate(names.RETRIES), q.rate(names.IDENTITY)), "retries per second"),),
+        (Query(q.at_least_zero(q.rate(metrics.RETRIES), q.rate(metrics.IDENTITY)), "retries per second"),),
         unit="reqps",
     ),
     Panel(
         114,
         "In flight",
         "Requests that are running now, by upstream. Growing without end: nothing settles. Metric: sidecar.requests.active.",
-        (Query(q.now(names.REQUESTS_ACTIVE, q.UPSTREAM), f"{{{{{q.UPSTREAM}}}}}"),),
+        (Query(q.now(metrics.REQUESTS_ACTIVE, q.UPSTREAM), f"{{{{{q.UPSTREAM}}}}}"),),
         stacked=True,
     ),
     Panel(
@@ -166,7 +166,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Finish reasons",
         "Why generation stopped, per second. length: answers are cut by a token limit; missing: nobody said. "
         "Metric: sidecar.finish_reasons.",
-        (Query(q.rate(names.FINISH_REASONS, label(a.FINISH_REASON)), _named(a.FINISH_REASON)),),
+        (Query(q.rate(metrics.FINISH_REASONS, label(n.FINISH_REASON)), _named(n.FINISH_REASON)),),
         unit="ops",
         stacked=True,
     ),
@@ -177,8 +177,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "From asking for a connection to the answer's end. Dots are requests: they lead to their traces. "
         "Metric: gen_ai.client.operation.duration.",
         (
-            *_three(names.OPERATION_DURATION, names.INFERENCE_DURATION),
-            Query(q.quantile(0.95, names.EMBEDDINGS_DURATION), "embeddings, p95", quiet=_ONLY_LATEST),
+            *_three(metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION),
+            Query(q.quantile(0.95, metrics.EMBEDDINGS_DURATION), "embeddings, p95", quiet=_ONLY_LATEST),
         ),
         unit="s",
     ),
@@ -187,7 +187,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Time to first chunk",
         "Of streams: how long a reader waits for the first word. Rising alone: the provider queues; rising with the duration: "
         "longer prompts, or a slower model. Metric: gen_ai.client.operation.time_to_first_chunk.",
-        _three(names.OPERATION_FIRST_CHUNK, names.INFERENCE_FIRST_CHUNK),
+        _three(metrics.OPERATION_FIRST_CHUNK, metrics.INFERENCE_FIRST_CHUNK),
         unit="s",
         no_data="no stream in this range",
     ),
@@ -195,7 +195,7 @@ PANELS: tuple[Panel | Row, ...] = (
         122,
         "Time per output chunk",
         "Of streams: between one piece of output and the next. Metric: gen_ai.client.operation.time_per_output_chunk.",
-        _three(names.OPERATION_PER_CHUNK, names.INFERENCE_PER_CHUNK),
+        _three(metrics.OPERATION_PER_CHUNK, metrics.INFERENCE_PER_CHUNK),
         unit="s",
         no_data="no stream in this range",
     ),
@@ -204,7 +204,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Duration as the app sees it, by route",
         "The whole request at the sidecar's door, p95. Far above the call's own: look at Is the sidecar innocent? "
         "Metric: http.server.request.duration.",
-        (Query(q.quantile(0.95, names.HTTP_DURATION, label(a.ROUTE)), _named(a.ROUTE), exemplars=True),),
+        (Query(q.quantile(0.95, metrics.HTTP_DURATION, label(n.ROUTE)), _named(n.ROUTE), exemplars=True),),
         unit="s",
     ),
     Row(108, "Models and tokens"),
@@ -212,7 +212,7 @@ PANELS: tuple[Panel | Row, ...] = (
         130,
         "Requests by model",
         "Settled per second, by the model asked for; after 100 models the rest is `other`. Metric: sidecar.requests.",
-        (Query(q.rate(names.REQUESTS, q.MODEL, where=f'{q.MODEL}!=""'), f"{{{{{q.MODEL}}}}}"),),
+        (Query(q.rate(metrics.REQUESTS, q.MODEL, where=f'{q.MODEL}!=""'), f"{{{{{q.MODEL}}}}}"),),
         unit="reqps",
         stacked=True,
         no_data="no request named a model in this range",
@@ -223,7 +223,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "From asking for a connection to the answer's end. Metric: gen_ai.client.operation.duration.",
         (
             Query(
-                _latency(0.95, names.OPERATION_DURATION, names.INFERENCE_DURATION, q.MODEL),
+                _latency(0.95, metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION, q.MODEL),
                 f"{{{{{q.MODEL}}}}}",
                 exemplars=True,
             ),
@@ -236,20 +236,20 @@ PANELS: tuple[Panel | Row, ...] = (
         "As the providers reported them. Metrics: gen_ai.client.token.usage and sidecar.tokens.details; "
         "gen_ai.client.inference.usage.input_tokens and its siblings.",
         (
-            Query(_tokens("input", names.INFERENCE_INPUT_TOKENS), "input"),
-            Query(_tokens("output", names.INFERENCE_OUTPUT_TOKENS), "output"),
+            Query(_tokens("input", metrics.INFERENCE_INPUT_TOKENS), "input"),
+            Query(_tokens("output", metrics.INFERENCE_OUTPUT_TOKENS), "output"),
             Query(
-                q.rate(names.EMBEDDINGS_CALL_INPUT_TOKENS, "", "_sum"),
+                q.rate(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, "", "_sum"),
                 "input of embeddings",
                 quiet=_ONLY_LATEST,
             ),
             Query(
-                _details("cache_read", names.INFERENCE_CACHE_READ_TOKENS), "from the cache", quiet=_IF_TOLD
+                _details("cache_read", metrics.INFERENCE_CACHE_READ_TOKENS), "from the cache", quiet=_IF_TOLD
             ),
             Query(
-                _details("cache_write", names.INFERENCE_CACHE_WRITE_TOKENS), "to the cache", quiet=_IF_TOLD
+                _details("cache_write", metrics.INFERENCE_CACHE_WRITE_TOKENS), "to the cache", quiet=_IF_TOLD
             ),
-            Query(_details("reasoning", names.INFERENCE_REASONING_TOKENS), "reasoning", quiet=_IF_TOLD),
+            Query(_details("reasoning", metrics.INFERENCE_REASONING_TOKENS), "reasoning", quiet=_IF_TOLD),
         ),
         no_data="no usage reported in this range",
     ),
@@ -259,10 +259,12 @@ PANELS: tuple[Panel | Row, ...] = (
         "Median and p95, input and output. Input that grows from day to day: conversations get longer, and each turn pays for "
         "all of it. Metrics: gen_ai.client.token.usage; gen_ai.client.inference.operation.input_tokens and output_tokens.",
         (
-            Query(q.quantile(0.5, names.TOKEN_USAGE, label(a.TOKEN_TYPE)), f"{_named(a.TOKEN_TYPE)}, median"),
-            Query(q.quantile(0.95, names.TOKEN_USAGE, label(a.TOKEN_TYPE)), f"{_named(a.TOKEN_TYPE)}, p95"),
-            *_call_tokens("input", names.INFERENCE_CALL_INPUT_TOKENS),
-            *_call_tokens("output", names.INFERENCE_CALL_OUTPUT_TOKENS),
+            Query(
+                q.quantile(0.5, metrics.TOKEN_USAGE, label(n.TOKEN_TYPE)), f"{_named(n.TOKEN_TYPE)}, median"
+            ),
+            Query(q.quantile(0.95, metrics.TOKEN_USAGE, label(n.TOKEN_TYPE)), f"{_named(n.TOKEN_TYPE)}, p95"),
+            *_call_tokens("input", metrics.INFERENCE_CALL_INPUT_TOKENS),
+            *_call_tokens("output", metrics.INFERENCE_CALL_OUTPUT_TOKENS),
         ),
         no_data="no usage reported in this range",
     ),
@@ -275,16 +277,16 @@ PANELS: tuple[Panel | Row, ...] = (
                 "topk(10, "
                 + _either(
                     q.grown(
-                        names.OPERATION_DURATION,
-                        label(a.RESPONSE_MODEL),
+                        metrics.OPERATION_DURATION,
+                        label(n.RESPONSE_MODEL),
                         "_count",
-                        where=f'{label(a.RESPONSE_MODEL)}!=""',
+                        where=f'{label(n.RESPONSE_MODEL)}!=""',
                     ),
-                    names.OPERATION_DURATION,
-                    names.INFERENCE_DURATION,
+                    metrics.OPERATION_DURATION,
+                    metrics.INFERENCE_DURATION,
                 )
                 + ")",
-                _named(a.RESPONSE_MODEL),
+                _named(n.RESPONSE_MODEL),
             ),
         ),
         kind="bargauge",

@@ -6,9 +6,9 @@ Owns their list. Named by the labels they choose, so that links carry them from 
 from grafana.names import series
 from grafana.panels import Json, chosen, data_source
 from grafana.queries import MODEL, REQUESTS, UPSTREAM, WHO
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
 
-ANY = series(names.REQUESTS_ACTIVE)
+ANY = series(metrics.REQUESTS_ACTIVE)
 """A series that every sidecar has from its start on."""
 
 

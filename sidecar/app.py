@@ -29,13 +29,13 @@ from sidecar.live import Board
 from sidecar.proxy.relay import Relay
 from sidecar.proxy.shared import Shared
 from sidecar.settings import Address, Settings
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry import otel_settings
 from sidecar.telemetry.ledger import LINES, Ledger, Signal
 from sidecar.telemetry.line_outlet import LineOutlet
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler
 from sidecar.telemetry.metric_store import MetricStore
-from sidecar.telemetry.names import SCHEMA_URLS, metrics_of
+from sidecar.telemetry.metrics import SCHEMA_URLS, metrics_of
 from sidecar.telemetry.pipeline import build_pipeline, span_factory
 from sidecar.telemetry.process import observe_process
 from sidecar.telemetry.prometheus import prometheus_text
@@ -186,10 +186,10 @@ class Sidecar:
         # What stands now stays: the collector of garbage need not walk through it again and again.
         gc.collect()
         gc.freeze()
-        self._say(a.LISTENING, INFO, data=str(data), admin=str(admin), version=VERSION)
+        self._say(n.LISTENING, INFO, data=str(data), admin=str(admin), version=VERSION)
         self._say_ways_out()
         for line in (*self._config.lines(), *self._trust.ignored):
-            self._say(a.TELEMETRY_NOTE, WARNING, message=line)
+            self._say(n.TELEMETRY_NOTE, WARNING, message=line)
 
     def _say_ways_out(self) -> None:
         rules = EgressRules(self._settings.environ)
@@ -199,13 +199,13 @@ class Sidecar:
             if upstream.base_path.endswith((b"/v1", b"/v1beta")):
                 path = upstream.base_path.decode()
                 note = f"the upstream's path {path} stands before the request's: {path}/... is asked for as {path * 2}/..."
-                self._say(a.WAY_OUT, WARNING, upstream=upstream.name, message=note)
-            self._say(a.WAY_OUT, INFO, upstream=upstream.name, to=url, by=str(proxy or "direct"))
+                self._say(n.WAY_OUT, WARNING, upstream=upstream.name, message=note)
+            self._say(n.WAY_OUT, INFO, upstream=upstream.name, to=url, by=str(proxy or "direct"))
         for endpoint, way in self._config.ways_out().items():
-            self._say(a.WAY_OUT, INFO, collector=endpoint, by=way)
+            self._say(n.WAY_OUT, INFO, collector=endpoint, by=way)
         unread = ("NO_PROXY: not understood: " + ", ".join(rules.unread)[:200],) if rules.unread else ()
         for line in (*rules.ignored, *unread):
-            self._say(a.WAY_OUT, WARNING, message=line)
+            self._say(n.WAY_OUT, WARNING, message=line)
 
     async def stop(self) -> None:
         """Drains, ends all sessions, flushes telemetry; takes `SHUTDOWN_TIMEOUT` at most, while the process runs."""
@@ -213,7 +213,7 @@ class Sidecar:
         total = self._settings.shutdown_timeout
         deadline = loop.time() + total
         reserve = min(FLUSH_RESERVE, total / 2)
-        self._say(a.DRAINING, INFO, in_flight=self.recorder.requests_in_flight)
+        self._say(n.DRAINING, INFO, in_flight=self.recorder.requests_in_flight)
         if self._relay is not None:
             await self._relay.drain(total - reserve)
         for timer in self._timers.values():
@@ -230,7 +230,7 @@ class Sidecar:
         if self._relay is not None:
             await self._relay.close()
         ledger = msgspec.json.encode(self._pipeline.ledger.snapshot()).decode()
-        self._say(a.STOPPED, INFO, telemetry=ledger)
+        self._say(n.STOPPED, INFO, telemetry=ledger)
         await self._line_outlet.shutdown(max(for_lines, min(_LAST_LINES, deadline - loop.time())))
 
     def request_stop(self) -> None:
@@ -340,10 +340,10 @@ class Sidecar:
         """Its kind and where; its text may hold what nobody should log."""
         frames = traceback.format_tb(error.__traceback__)
         fields = {"error": type(error).__qualname__, "frames": "".join(frames)}
-        self.recorder.log.event(a.BUG, ERROR, self._clock(), fields)
+        self.recorder.log.event(n.BUG, ERROR, self._clock(), fields)
 
     def _wall_jumped(self, moved: int) -> None:
-        self.recorder.log.event(a.CLOCK_JUMPED, WARNING, self._clock(), {a.CLOCK_JUMP: moved / SECOND})
+        self.recorder.log.event(n.CLOCK_JUMPED, WARNING, self._clock(), {n.CLOCK_JUMP: moved / SECOND})
 
     def _stood_still(self, by: int) -> None:
         """Nobody ran here for `by` ns: stopped, starved, or suspended with the machine."""

@@ -22,10 +22,10 @@ from sidecar.core.identity import DEFAULT_FORMAT, FORMAT_FIELDS
 from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.core.turns import SessionStats
 from sidecar.proxy import wire
-from sidecar.telemetry import names, otel_table
-from sidecar.telemetry.attributes import ALL_ATTRIBUTES, ALL_EVENTS
+from sidecar.telemetry import metrics, otel_table
 from sidecar.telemetry.ledger import State
 from sidecar.telemetry.metric_store import MetricKind
+from sidecar.telemetry.names import ALL_ATTRIBUTES, ALL_EVENTS
 from sidecar.testing import (
     OtlpSink,
     RunningSidecar,
@@ -127,7 +127,7 @@ def otel_rows() -> list[Row]:
 
 
 METRICS_HEAD = ("metric", "kind, unit", "attributes", "says")
-CALL = frozenset(names.OPERATION_FIRST_CHUNK.attributes)
+CALL = frozenset(metrics.OPERATION_FIRST_CHUNK.attributes)
 """The attributes that describe a call; the table says "call" for all of them."""
 
 
@@ -135,7 +135,7 @@ def metric_rows() -> list[Row]:
     """Every metric as the README has it."""
     kinds = {MetricKind.UP_DOWN_COUNTER: "up-down counter"}
     rows: list[Row] = []
-    for metric in names.ALL_METRICS:
+    for metric in metrics.ALL_METRICS:
         attributes = {*metric.attributes}
         shown = [code(name) for name in metric.attributes]
         if attributes >= CALL:
@@ -148,7 +148,7 @@ def metric_rows() -> list[Row]:
 def bounds_rows() -> list[Row]:
     """The buckets of every histogram, those with the same ones together."""
     by_bounds: dict[tuple[float, ...], list[str]] = {}
-    for metric in names.ALL_METRICS:
+    for metric in metrics.ALL_METRICS:
         if metric.bounds:
             by_bounds.setdefault(metric.bounds, []).append(code(metric.name))
     return [
@@ -343,9 +343,9 @@ def exists(word: str) -> bool:
         return name in FLAGS
     if re.fullmatch(r"(sidecar|gen_ai|process)\.(?!py$)[a-z_.]+[a-z]", word):
         module = ROOT / word.replace(".", "/")
-        metrics = {metric.name for metric in names.ALL_METRICS}
+        known = {metric.name for metric in metrics.ALL_METRICS}
         is_module = module.is_dir() or module.with_suffix(".py").is_file()
-        return is_module or word in {*ALL_ATTRIBUTES, *ALL_EVENTS, *metrics}
+        return is_module or word in {*ALL_ATTRIBUTES, *ALL_EVENTS, *known}
     if re.fullmatch(r"(sidecar|tests|docs|bench|requirements)/[\w./]*", word):
         return (ROOT / word).exists()
     return True

@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, TraceState
 
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry.spans import UNSET, Layer, Layers, SpanAttributes, TraceIds
 
 _CACHE_LIMIT = 4096
@@ -181,7 +181,7 @@ class EncodedSpans:
             context.trace_id.to_bytes(16, "big"),
             b"\x12\x08",
             context.span_id.to_bytes(8, "big"),
-            *self.pairs(b"\x22", {a.LINK: kind}),
+            *self.pairs(b"\x22", {n.LINK: kind}),
             _LINK_FLAGS,
             _REMOTE if context.is_remote else _LOCAL,
         ]

@@ -8,7 +8,7 @@ import asyncio
 import os
 
 from sidecar.core.clock import SECOND, Clock
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import LINES, Account, Delivery, State
 from sidecar.telemetry.logs import Lines
 from sidecar.telemetry.otel_settings import QueueSettings
@@ -67,4 +67,4 @@ class LineOutlet:
             return
         self._told += lost
         self._told_at = now
-        self.lines.logger.warning(a.EXPORT_RECOVERED, signal=LINES, lost=lost)
+        self.lines.logger.warning(n.EXPORT_RECOVERED, signal=LINES, lost=lost)

@@ -29,7 +29,7 @@ from opentelemetry.util.types import AttributeValue
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.outcome import Outcome
 from sidecar.core.record import record
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry.spans import Layer, SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
 from sidecar.telemetry.worker import LINE, RECORDED_LINE, Worker
@@ -254,7 +254,7 @@ class Log:
         if bucket is None or not bucket.suppressed:
             return fields
         suppressed, bucket.suppressed = bucket.suppressed, 0
-        return {**fields, a.SUPPRESSED: suppressed}
+        return {**fields, n.SUPPRESSED: suppressed}
 
     def record(self, name: str, level: str, at: int, fields: Fields, request: RequestContext) -> None:
         """One event by OTLP alone, if logs are exported: another line tells the same on stderr."""
@@ -264,16 +264,16 @@ class Log:
     def library(self, level: str, fields: Fields) -> None:
         """A line of a library below. It is not exported: an exporter's complaint would feed itself."""
         at = self._clock()
-        if self.may_pass(a.LIBRARY, at):
-            fields = self._with_left_out(a.LIBRARY, fields)
-            if not self._worker.put(LINE, self._write, a.LIBRARY, level, at, fields, None):
+        if self.may_pass(n.LIBRARY, at):
+            fields = self._with_left_out(n.LIBRARY, fields)
+            if not self._worker.put(LINE, self._write, n.LIBRARY, level, at, fields, None):
                 self._lost()
 
     def flush(self) -> None:
         """Says what was left out and has not been told by a later line; for the end of the process."""
         for name, bucket in self._buckets.items():
             if bucket.suppressed:
-                fields = {a.SUPPRESSED: bucket.suppressed}
+                fields = {n.SUPPRESSED: bucket.suppressed}
                 bucket.suppressed = 0
                 self._write(name, WARNING, self._clock(), fields, None)
 
@@ -313,9 +313,9 @@ class Log:
             span = SpanContext(request.trace_id, request.span_id, False, FLAGS[request.sampled])
             context = set_span_in_context(NonRecordingSpan(span), _NOWHERE)
             ids = (
-                (a.SESSION_ID, request.session_id),
-                (a.CONVERSATION, request.conversation_id),
-                (a.REQUEST_ID, request.request_id),
+                (n.SESSION_ID, request.session_id),
+                (n.CONVERSATION, request.conversation_id),
+                (n.REQUEST_ID, request.request_id),
             )
             attributes |= {key: value for key, value in ids if value is not None}
         else:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from sidecar.core.clock import SECOND, Clock
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Anomaly, Outcome
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 from sidecar.telemetry.bounded import Cap
 from sidecar.telemetry.ledger import Ledger
 from sidecar.telemetry.metric_store import (
@@ -44,7 +44,7 @@ class _Flight(NamedTuple):
 
 
 class Measures:
-    """Records everything that `names.py` defines, but the process's and the ledger's own."""
+    """Records everything that `metrics.py` defines, but the process's and the ledger's own."""
 
     def __init__(
         self, store: MetricStore, clock: Clock, anomalies: Counter[str], *, semconv: str, model_limit: int
@@ -64,15 +64,15 @@ class Measures:
         self._active: dict[Attributes, int] = {}
         self._streaming: dict[Attributes, int] = {}
         self._overheads = tuple(
-            store.histogram(names.OVERHEAD, ((a.OVERHEAD_PART, part),))
+            store.histogram(metrics.OVERHEAD, ((n.OVERHEAD_PART, part),))
             for part in ("before", "after", "loop")
         )
-        self._lag = store.histogram(names.LOOP_LAG)
-        store.observe(names.REQUESTS_ACTIVE, lambda: _levels(self._active))
-        store.observe(names.STREAMS_ACTIVE, lambda: _levels(self._streaming))
-        store.observe(names.OLDEST_AGE, self._oldest)
+        self._lag = store.histogram(metrics.LOOP_LAG)
+        store.observe(metrics.REQUESTS_ACTIVE, lambda: _levels(self._active))
+        store.observe(metrics.STREAMS_ACTIVE, lambda: _levels(self._streaming))
+        store.observe(metrics.OLDEST_AGE, self._oldest)
         store.observe(
-            names.ANOMALIES, lambda: ((count, ((a.ANOMALY, word),)) for word, count in anomalies.items())
+            metrics.ANOMALIES, lambda: ((count, ((n.ANOMALY, word),)) for word, count in anomalies.items())
         )
 
     # What the relay tells
@@ -87,7 +87,7 @@ class Measures:
         """It joined its conversation: who it is, and whom it met there."""
         identity, turn = exchange.identity, exchange.turn
         if identity is not None:
-            self._word(names.IDENTITY, a.SESSION_SOURCE, identity.source.value).add()
+            self._word(metrics.IDENTITY, n.SESSION_SOURCE, identity.source.value).add()
         upstream = self._upstream(exchange)
         if exchange.retry:
             upstream.retries.add()
@@ -155,7 +155,7 @@ class Measures:
 
     def _operation(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
         """The GenAI metrics of the upstream call, under the conventions chosen."""
-        at, inference = exchange.end, names.is_inference(exchange.route.operation or "")
+        at, inference = exchange.end, metrics.is_inference(exchange.route.operation or "")
         duration = (call_end(exchange) - exchange.asked) / SECOND
         if self._shipped:
             series.duration.record(duration, exemplar, at)
@@ -175,7 +175,7 @@ class Measures:
             _record_told(series.input, given, exemplar, at)
             _record_told(series.output, made, exemplar, at)
             _add_tokens(tokens, series.details)
-        if self._latest and names.is_inference(exchange.route.operation or _FETCHED):
+        if self._latest and metrics.is_inference(exchange.route.operation or _FETCHED):
             _record_told(series.latest_input, given, exemplar, at)
             _record_told(series.latest_output, made, exemplar, at)
             _add_tokens(tokens, series.latest_tokens)
@@ -191,7 +191,7 @@ class Measures:
         if exchange.response.finish_reasons or (answered and shape.outcome is not Outcome.CLIENT_LEFT):
             series.finish.add()
         if (relation := exchange.relation) is not None:
-            self._word(names.TURNS_RELATED, a.TURN_RELATION, relation.value).add()
+            self._word(metrics.TURNS_RELATED, n.TURN_RELATION, relation.value).add()
         turn = exchange.turn
         if not shape.completed or turn is None or not turn.concurrency:
             return
@@ -294,13 +294,13 @@ def _server_exemplar(exchange: Exchange) -> ExemplarContext:
 def observe_ledger(store: MetricStore, ledger: Ledger) -> None:
     """Lets the store ask the ledger what became of every item, and how many wait."""
     store.observe(
-        names.TELEMETRY_ITEMS,
+        metrics.TELEMETRY_ITEMS,
         lambda: (
-            (count, ((a.TELEMETRY_SIGNAL, signal), (a.TELEMETRY_STATE, state)))
+            (count, ((n.TELEMETRY_SIGNAL, signal), (n.TELEMETRY_STATE, state)))
             for signal, state, count in ledger.items()
         ),
     )
     store.observe(
-        names.TELEMETRY_QUEUE,
-        lambda: ((count, ((a.TELEMETRY_SIGNAL, signal),)) for signal, count in ledger.queues()),
+        metrics.TELEMETRY_QUEUE,
+        lambda: ((count, ((n.TELEMETRY_SIGNAL, signal),)) for signal, count in ledger.queues()),
     )

@@ -1,380 +1,328 @@
-"""Every metric of the sidecar, each once: name, kind, unit, buckets, attributes and a sentence.
+"""The name of every span attribute, span event and log event, each once, with a sentence.
 
-Owns definitions only; `measures.py` and `process.py` record them, `metric_store.py` keeps them. Attributes
-come from bounded sets and are never ids. `ALL_METRICS` is what documents, dashboards and alert rules are held
-against; `metrics_of` gives those that a choice of conventions records.
+Owns names only; metrics are in `metrics.py`. Names of the OpenTelemetry semantic conventions (v1.41.1, GenAI
+in its shipped form) are used wherever they exist; the others start with `sidecar.`. Durations on spans are
+seconds.
 """
 
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry.metric_store import Metric, MetricKind
 
-DURATION_BOUNDS = tuple(0.01 * 2**k for k in range(17))
-"""Seconds, 0.01 to 655: a model call may take minutes."""
-CHUNK_SECOND_BOUNDS = tuple(0.001 * 2**k for k in range(14))
-"""Seconds, 0.001 to 8.2: the same bounds as `core.exchange.CHUNK_BOUNDS`."""
-TOKEN_BOUNDS = tuple(float(4**k) for k in range(14))
-"""Tokens, 1 to 67108864, as the conventions say."""
-COUNT_BOUNDS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 32.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-CONCURRENCY_BOUNDS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
-WAIT_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-"""Seconds; 30 and 60 were the deleted queue's time-outs."""
-SESSION_BOUNDS = (
-    *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0),
-    *(1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 86400.0),
-)
-"""Seconds, 1 s to 24 h."""
-THINK_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-"""Seconds, 0.1 s to 1 h."""
-OVERHEAD_BOUNDS = tuple(0.00005 * 2**k for k in range(12))
-"""Seconds, 50 us to 102 ms."""
+class Catalogue(dict[str, str]):
+    """Names, each with the sentence that explains it, in the order they were defined."""
 
-SCHEMA_URLS = {
-    "shipped": "https://opentelemetry.io/schemas/1.41.0",
-    "latest": "https://opentelemetry.io/schemas/1.44.0",
-    "both": "https://opentelemetry.io/schemas/1.41.0",
-}
-"""The schema that resource and scope name, by the conventions chosen: of core's release 1.41.1 and of its newest.
+    def define(self, name: str, says: str) -> str:
+        """Enters a name and gives it back.
 
-The semantic-conventions-genai repository has published no schema. With `latest`, the one named is that of all other
-names; with `both`, it is that of the shipped ones, for what it does not know it does not change.
-"""
-
-_CALL = (
-    *(a.PROVIDER, a.OPERATION, a.REQUEST_MODEL, a.RESPONSE_MODEL, a.STREAMING, a.UPSTREAM),
-    *(a.SERVER_ADDRESS, a.SERVER_PORT),
-)
-_INFERENCE = frozenset({"chat", "text_completion", "generate_content"})
+        Raises:
+            ValueError: the name stands here already.
+        """
+        if name in self:
+            raise ValueError(f"{name} is defined twice")
+        self[name] = says
+        return name
 
 
-def _counter(name: str, unit: str, says: str, *attributes: str) -> Metric:
-    return Metric(name, MetricKind.COUNTER, unit, says, tuple(sorted(attributes)), integer=True)
+ALL_ATTRIBUTES = Catalogue()
+"""Every attribute of a span, a span event, a link, a log record or a metric."""
 
+_name = ALL_ATTRIBUTES.define
 
-def _level(name: str, unit: str, says: str, *attributes: str) -> Metric:
-    return Metric(name, MetricKind.UP_DOWN_COUNTER, unit, says, tuple(sorted(attributes)), integer=True)
+# Who: on every span of a request
+SESSION_ID = _name("session.id", "What the caller says belongs together, or a made-up id (see its source).")
+SESSION_SOURCE = _name(
+    "sidecar.session.source", "Which rule gave the session id; generated ids are said to be."
+)
+CONVERSATION = _name(
+    "sidecar.conversation.id", "The thread inside the session; `main` if the caller names none."
+)
+GEN_AI_CONVERSATION = _name(
+    "gen_ai.conversation.id",
+    "The conversation the caller supplied, else its session id; absent if it named none.",
+)
+REQUEST_ID = _name("sidecar.request.id", "The request's own id, also told to the client.")
+SEQUENCE = _name("sidecar.request.sequence", "The request's running number within its conversation, from 1.")
 
+# The SERVER span: HTTP
+METHOD = _name("http.request.method", "The request's method; `_OTHER` for one that is not well known.")
+METHOD_ORIGINAL = _name("http.request.method_original", "The method as sent, when it is not well known.")
+SCHEME = _name("url.scheme", "`http` or `https`, as the app connected.")
+PATH = _name(
+    "url.path", "The request's path; segments of an unknown place that are not plain words are REDACTED."
+)
+URL = _name(
+    "url.full",
+    "The URL the upstream was asked for, redacted likewise; on CLIENT spans that are of no model's operation.",
+)
+URL_TEMPLATE = _name("url.template", "The route's template again, where `url.full` is.")
+QUERY = _name("url.query", "The query's names; values only of a short harmless list, all others REDACTED.")
+ROUTE = _name("http.route", "The route's template; `/{provider path}` for one that is not known.")
+STATUS = _name("http.response.status_code", "The answer's status code.")
+PROTOCOL_VERSION = _name("network.protocol.version", "The HTTP version spoken.")
+SERVER_ADDRESS = _name(
+    "server.address", "The host asked for: by `Host` on SERVER spans, if that names one, else the upstream's."
+)
+SERVER_PORT = _name("server.port", "The port that goes with `server.address`.")
+CLIENT_ADDRESS = _name("client.address", "The address of the app.")
+CLIENT_PORT = _name("client.port", "The port of the app.")
+PEER_ADDRESS = _name("network.peer.address", "The upstream address a connection was made to.")
+USER_AGENT = _name("user_agent.original", "The app's User-Agent field, read as UTF-8 where it is that.")
+REQUEST_SIZE = _name("http.request.body.size", "Bytes of the request's body, as they passed.")
+RESPONSE_SIZE = _name("http.response.body.size", "Bytes of the answer's body, as they passed.")
+RESEND_COUNT = _name(
+    "http.request.resend_count", "How often the request was sent again on a fresh connection."
+)
+ERROR_TYPE = _name("error.type", "Why it is an error: a status code, or a word of a fixed list.")
 
-def _gauge(name: str, unit: str, says: str, *attributes: str) -> Metric:
-    return Metric(name, MetricKind.GAUGE, unit, says, tuple(sorted(attributes)), integer=unit != "s")
+# The SERVER span: what happened
+OUTCOME = _name("sidecar.outcome", "How the request ended: one of nine words.")
+PHASE = _name("sidecar.outcome.phase", "Where in its life the outcome was decided.")
+STREAMING = _name("sidecar.streaming", "The answer streams, or was asked to.")
+UPSTREAM = _name("sidecar.upstream", "The configured upstream's name.")
+BODY_STATE = _name("sidecar.request.body.state", "`read`, `none`, or why the request's body was not read.")
+BODY_READ_TIME = _name(
+    "sidecar.request.body.read_time", "Seconds from the request's first byte to its arrival."
+)
+IGNORED = _name("sidecar.request.ignored", "Fields of the body whose type was not what the API says.")
+MESSAGES = _name("sidecar.request.messages", "How many messages the request carried.")
+OVERLAPS = _name("sidecar.request.overlaps", "Turns of the conversation in flight at this one's arrival.")
+OVERLAPPED_BY = _name("sidecar.request.overlapped_by", "Turns that arrived while this one was in flight.")
+DISTANCE = _name(
+    "sidecar.request.out_of_order.distance", "Later turns that completed before this one; 0: in order."
+)
+WAIT_AVOIDED = _name(
+    "sidecar.request.wait_avoided", "Seconds a queue would have made it wait, if known by its end."
+)
+THINK_TIME = _name(
+    "sidecar.request.think_time", "Seconds since the conversation's last ending, none being in flight."
+)
+TURN_RELATION = _name("sidecar.turn.relation", "What the turn is to its past: a word of a fixed list.")
+TURN_KEPT = _name(
+    "sidecar.turn.kept", "Messages at its beginning that the conversation's latest request began with too."
+)
+RETRY = _name(
+    "sidecar.request.retry", "The caller marked the request as a retry, or its key was seen before."
+)
+RETRY_COUNT = _name("sidecar.request.retry_count", "The number of the retry, as the caller told it.")
+REQUEST_KIND = _name("sidecar.request.kind", "What the caller says the request is for.")
+AGENT = _name("sidecar.agent", "The agent the caller names.")
+PARENT_AGENT = _name("sidecar.agent.parent", "The agent that started this one.")
+OVERHEAD_BEFORE = _name(
+    "sidecar.overhead.before", "Seconds the sidecar itself took before asking for a connection."
+)
+OVERHEAD_AFTER = _name("sidecar.overhead.after", "Seconds from reading to writing the answer's pieces.")
+OVERHEAD_LOOP = _name("sidecar.overhead.loop", "Seconds of waiting for the event loop.")
+ANOMALIES = _name("sidecar.anomalies", "What should not have happened to this request, each word once.")
+LINKS_DROPPED = _name("sidecar.links.dropped", "Links beyond the 32 that are kept.")
+LINK = _name("sidecar.link", "On a link: why it is there.")
 
+# The CLIENT span
+OPERATION = _name("gen_ai.operation.name", "What was asked for: chat, text_completion, embeddings, ...")
+PROVIDER = _name("gen_ai.provider.name", "Who serves it, by the upstream's host, else by the API's shape.")
+REQUEST_MODEL = _name("gen_ai.request.model", "The model asked for.")
+REQUEST_STREAM = _name("gen_ai.request.stream", "A stream was asked for.")
+RESPONSE_ID = _name("gen_ai.response.id", "The answer's id.")
+RESPONSE_MODEL = _name("gen_ai.response.model", "The model that answered.")
+FINISH_REASONS = _name(
+    "gen_ai.response.finish_reasons", "Why generation stopped, one per choice, as reported."
+)
+TIME_TO_FIRST_CHUNK = _name("gen_ai.response.time_to_first_chunk", "Seconds from asking to the first output.")
+INPUT_TOKENS = _name("gen_ai.usage.input_tokens", "Input tokens as reported.")
+OUTPUT_TOKENS = _name("gen_ai.usage.output_tokens", "Output tokens as reported.")
+CACHE_READ_TOKENS = _name(
+    "gen_ai.usage.cache_read.input_tokens", "Input tokens served from the provider's cache."
+)
+CACHE_CREATION_TOKENS = _name(
+    "gen_ai.usage.cache_creation.input_tokens", "Input tokens written to the provider's cache (shipped name)."
+)
+CACHE_WRITE_TOKENS = _name(
+    "gen_ai.usage.cache_write.input_tokens", "Input tokens written to the provider's cache (latest name)."
+)
+REASONING_TOKENS = _name("gen_ai.usage.reasoning.output_tokens", "Output tokens spent on reasoning.")
+UPSTREAM_REQUEST_ID = _name(
+    "sidecar.upstream.request_id", "The provider's own id of the request, from its headers."
+)
+UPSTREAM_PROCESSING = _name(
+    "sidecar.upstream.processing_time", "Seconds the provider says it took, from its headers."
+)
+UPSTREAM_ERROR = _name("sidecar.upstream.error", "The provider's error code or type, as sent.")
 
-def _histogram(name: str, unit: str, bounds: tuple[float, ...], says: str, *attributes: str) -> Metric:
-    return Metric(
-        name, MetricKind.HISTOGRAM, unit, says, tuple(sorted(attributes)), bounds, integer=unit != "s"
-    )
+# What a body asks for: gen_ai.request.* as the API readers give them
+CHOICE_COUNT = _name("gen_ai.request.choice.count", "Choices asked for, when not one.")
+ENCODING_FORMATS = _name("gen_ai.request.encoding_formats", "Encodings of embeddings asked for.")
+FREQUENCY_PENALTY = _name("gen_ai.request.frequency_penalty", "The frequency penalty asked for.")
+MAX_TOKENS = _name("gen_ai.request.max_tokens", "The most output tokens allowed.")
+PRESENCE_PENALTY = _name("gen_ai.request.presence_penalty", "The presence penalty asked for.")
+SEED = _name("gen_ai.request.seed", "The seed asked for.")
+STOP_SEQUENCES = _name("gen_ai.request.stop_sequences", "Sequences that stop the model.")
+TEMPERATURE = _name("gen_ai.request.temperature", "The temperature asked for.")
+TOP_K = _name("gen_ai.request.top_k", "The top-k setting asked for.")
+TOP_P = _name("gen_ai.request.top_p", "The top-p setting asked for.")
+PREVIOUS_RESPONSE = _name(
+    "gen_ai.request.previous_response.id", "The response that the request builds on (latest conventions)."
+)
+REASONING_LEVEL = _name(
+    "gen_ai.request.reasoning.level", "How hard the model is asked to think, as sent (latest conventions)."
+)
+SERVICE_TIER = _name(
+    "openai.request.service_tier",
+    "The service tier asked for, when not `auto`; only where the provider is `openai`.",
+)
+OPENAI_API = _name(
+    "openai.api.type", "`chat_completions` or `responses`; only where the provider is `openai`."
+)
+RESPONSE_TIER = _name(
+    "openai.response.service_tier",
+    "The service tier that served it, as reported; only where the provider is `openai`.",
+)
+FINGERPRINT = _name(
+    "openai.response.system_fingerprint",
+    "The provider's name of the configuration that answered; only where the provider is `openai`.",
+)
+OUTPUT_TYPE = _name("gen_ai.output.type", "The kind of output asked for.")
+EMBEDDING_DIMENSIONS = _name("gen_ai.embeddings.dimension.count", "Dimensions of embeddings asked for.")
 
+# connect, wait and stream spans
+CONNECTION = _name("sidecar.connection", "`new`, `waited` (for a pooled one) or `reused`.")
+CONNECT_DNS = _name("sidecar.connect.dns", "Seconds of name resolution.")
+CONNECT_DNS_KEPT = _name(
+    "sidecar.connect.dns.kept",
+    "True where the addresses are of an earlier look-up, because a fresh one is slow or failed; else absent.",
+)
+CONNECT_TCP = _name("sidecar.connect.tcp", "Seconds until the TCP connection stood.")
+CONNECT_TLS = _name("sidecar.connect.tls", "Seconds of the TLS handshake.")
+STREAM_BYTES = _name("sidecar.stream.bytes", "Bytes of the stream.")
+STREAM_EVENTS = _name("sidecar.stream.events", "Events of the stream, pings not counted.")
+STREAM_CHUNKS = _name("sidecar.stream.chunks", "Events that carried output.")
+STREAM_GAP = _name("sidecar.stream.gap", "The longest silence between data-bearing events, seconds.")
+STREAM_STALLS = _name("sidecar.stream.stalls", "Silences over SIDECAR_STALL_AFTER.")
+STREAM_BLOCKED = _name("sidecar.stream.blocked", "Seconds a slow client kept the stream waiting.")
+STREAM_UNREADABLE = _name("sidecar.stream.unreadable", "Events that could not be read.")
+STALL_DURATION = _name("sidecar.stall.duration", "Seconds of silence when the stall was noted.")
+CLOCK_JUMP = _name("sidecar.clock.jump", "Seconds by which the wall clock jumped; below 0: back.")
 
-OPERATION_DURATION = _histogram(
-    "gen_ai.client.operation.duration",
-    "s",
-    DURATION_BOUNDS,
-    "How long the upstream call took, from asking for a connection to the answer's end.",
-    *_CALL,
-    a.ERROR_TYPE,
+# conversation and session spans
+TOTAL_CONVERSATIONS = _name("sidecar.total.conversations", "Conversations of the session.")
+TOTAL_REQUESTS = _name("sidecar.total.requests", "Requests of any outcome.")
+TOTAL_COMPLETED = _name("sidecar.total.requests.completed", "Requests that ended so; absent if none did.")
+TOTAL_CLIENT_LEFT = _name("sidecar.total.requests.client_left", "Requests that ended so; absent if none did.")
+TOTAL_REJECTED = _name(
+    "sidecar.total.requests.upstream_rejected", "Requests that ended so; absent if none did."
 )
-OPERATION_FIRST_CHUNK = _histogram(
-    "gen_ai.client.operation.time_to_first_chunk",
-    "s",
-    DURATION_BOUNDS,
-    "Streams: from asking to the first output.",
-    *_CALL,
+TOTAL_FAILED = _name("sidecar.total.requests.upstream_failed", "Requests that ended so; absent if none did.")
+TOTAL_ERROR_IN_STREAM = _name(
+    "sidecar.total.requests.error_in_stream", "Requests that ended so; absent if none did."
 )
-OPERATION_PER_CHUNK = _histogram(
-    "gen_ai.client.operation.time_per_output_chunk",
-    "s",
-    CHUNK_SECOND_BOUNDS,
-    "Streams: between one output and the next, for each after the first.",
-    *_CALL,
+TOTAL_TIMED_OUT = _name("sidecar.total.requests.timed_out", "Requests that ended so; absent if none did.")
+TOTAL_REFUSED = _name("sidecar.total.requests.refused", "Requests that ended so; absent if none did.")
+TOTAL_SHUTDOWN = _name("sidecar.total.requests.shutdown", "Requests that ended so; absent if none did.")
+TOTAL_INTERNAL_ERROR = _name(
+    "sidecar.total.requests.internal_error", "Requests that ended so; absent if none did."
 )
-TOKEN_USAGE = _histogram(
-    "gen_ai.client.token.usage",
-    "{token}",
-    TOKEN_BOUNDS,
-    "Tokens of a call, as the provider reported them.",
-    *_CALL,
-    a.TOKEN_TYPE,
+TOTAL_TURNS = _name("sidecar.total.turns", "Requests that generate.")
+TOTAL_OVERLAPS = _name("sidecar.total.overlaps", "Turns that arrived while another was in flight.")
+TOTAL_MOST_AT_ONCE = _name(
+    "sidecar.total.most_at_once", "The most turns of one conversation in flight at once."
 )
-TOKEN_DETAILS = _counter(
-    "sidecar.tokens.details",
-    "{token}",
-    "Of the tokens of calls: from and to the provider's cache, and reasoning (shipped conventions have no name).",
-    *_CALL,
-    a.TOKEN_DETAIL,
+TOTAL_OUT_OF_ORDER = _name("sidecar.total.out_of_order", "Completed turns that later ones had overtaken.")
+TOTAL_WAITS_KNOWN = _name("sidecar.total.waits_known", "Turns whose avoided wait is known.")
+TOTAL_WAITS_UNKNOWN = _name(
+    "sidecar.total.waits_unknown", "Turns whose avoided wait a cap or a shutdown left open."
 )
+TOTAL_WAIT_AVOIDED = _name(
+    "sidecar.total.wait_avoided", "Seconds a queue would have made its turns wait, summed."
+)
+TOTAL_MODEL_TIME = _name("sidecar.total.model_time", "Seconds its turns took, summed.")
+TOTAL_THINK_TIME = _name(
+    "sidecar.total.think_time", "Seconds between an ending and the next arrival, summed."
+)
+TOTAL_INPUT_TOKENS = _name(
+    "sidecar.total.tokens.input", "Input tokens of its requests, summed; absent if none was reported."
+)
+TOTAL_OUTPUT_TOKENS = _name(
+    "sidecar.total.tokens.output", "Output tokens of its requests, summed; absent if none was reported."
+)
+MODELS = _name("sidecar.models", "Models used.")
 
-INFERENCE_DURATION = _histogram(
-    "gen_ai.client.inference.duration",
-    "s",
-    DURATION_BOUNDS,
-    "How long the upstream call of a generating operation took (latest conventions).",
-    *_CALL,
-    a.ERROR_TYPE,
+# Metrics only
+TOKEN_TYPE = _name("gen_ai.token.type", "`input` or `output`.")
+TOKEN_DETAIL = _name(
+    "sidecar.token.detail",
+    "`cache_read` and `cache_write` (of the input), `reasoning` (of the output).",
 )
-INFERENCE_FIRST_CHUNK = _histogram(
-    "gen_ai.client.inference.time_to_first_chunk",
-    "s",
-    DURATION_BOUNDS,
-    "Streams: from asking to the first output (latest conventions).",
-    *_CALL,
+TOKEN_MODALITY = _name(
+    "gen_ai.token.modality", "Always `unknown`: providers' reports do not tell it in one form."
 )
-INFERENCE_PER_CHUNK = _histogram(
-    "gen_ai.client.inference.time_per_output_chunk",
-    "s",
-    CHUNK_SECOND_BOUNDS,
-    "Streams: between one output and the next (latest conventions).",
-    *_CALL,
-)
-INFERENCE_INPUT_TOKENS = _counter(
-    "gen_ai.client.inference.usage.input_tokens",
-    "{token}",
-    "Input tokens as reported (latest conventions).",
-    *_CALL,
-    a.TOKEN_MODALITY,
-)
-INFERENCE_OUTPUT_TOKENS = _counter(
-    "gen_ai.client.inference.usage.output_tokens",
-    "{token}",
-    "Output tokens as reported (latest conventions).",
-    *_CALL,
-    a.TOKEN_MODALITY,
-)
-INFERENCE_CACHE_READ_TOKENS = _counter(
-    "gen_ai.client.inference.usage.cache_read.input_tokens",
-    "{token}",
-    "Input tokens served from the provider's cache (latest conventions).",
-    *_CALL,
-    a.TOKEN_MODALITY,
-)
-INFERENCE_CACHE_WRITE_TOKENS = _counter(
-    "gen_ai.client.inference.usage.cache_write.input_tokens",
-    "{token}",
-    "Input tokens written to the provider's cache (latest conventions).",
-    *_CALL,
-    a.TOKEN_MODALITY,
-)
-INFERENCE_REASONING_TOKENS = _counter(
-    "gen_ai.client.inference.usage.reasoning.output_tokens",
-    "{token}",
-    "Output tokens spent on reasoning (latest conventions).",
-    *_CALL,
-    a.TOKEN_MODALITY,
-)
+FINISH_REASON = _name("sidecar.finish_reason", "A known finish reason, `other`, or `missing`.")
+OVERHEAD_PART = _name("sidecar.overhead.part", "`before`, `after` or `loop`.")
+ANOMALY = _name("sidecar.anomaly", "What should not have happened: a word of a fixed list.")
+TELEMETRY_SIGNAL = _name("sidecar.telemetry.signal", "`traces`, `metrics`, `logs`, or `lines` (on stderr).")
+TELEMETRY_STATE = _name("sidecar.telemetry.state", "What became of an item: a word of the ledger.")
+CPU_MODE = _name("cpu.mode", "`user` or `system`.")
 
-INFERENCE_CALL_INPUT_TOKENS = _histogram(
-    "gen_ai.client.inference.operation.input_tokens",
-    "{token}",
-    TOKEN_BOUNDS,
-    "Input tokens of a generating call, as reported (latest conventions).",
-    *_CALL,
-    a.ERROR_TYPE,
+# Log lines only
+DURATION = _name(
+    "sidecar.duration", "Seconds from the request's first byte to its end; of a session or conversation."
 )
-INFERENCE_CALL_OUTPUT_TOKENS = _histogram(
-    "gen_ai.client.inference.operation.output_tokens",
-    "{token}",
-    TOKEN_BOUNDS,
-    "Output tokens of a generating call, as reported (latest conventions).",
-    *_CALL,
-    a.ERROR_TYPE,
-)
-EMBEDDINGS_DURATION = _histogram(
-    "gen_ai.client.embeddings.duration",
-    "s",
-    DURATION_BOUNDS,
-    "How long the upstream call of an embeddings operation took (latest conventions).",
-    *_CALL,
-    a.ERROR_TYPE,
-)
-EMBEDDINGS_CALL_INPUT_TOKENS = _histogram(
-    "gen_ai.client.embeddings.operation.input_tokens",
-    "{token}",
-    TOKEN_BOUNDS,
-    "Input tokens of an embeddings call, as reported (latest conventions).",
-    *_CALL,
-)
+MESSAGE = _name("sidecar.message", "What went wrong, in the sidecar's own words.")
+SUPPRESSED = _name("sidecar.suppressed", "How many lines like this one were left out before it.")
+EXCEPTION_TYPE = _name("exception.type", "Why an upstream call failed: the call's `error.type`.")
+EXCEPTION_MESSAGE = _name("exception.message", "The same in the sidecar's own words, where it has some.")
 
-HTTP_DURATION = _histogram(
-    "http.server.request.duration",
-    "s",
-    DURATION_BOUNDS,
-    "The whole request as the app sees it.",
-    a.METHOD,
-    a.SCHEME,
-    a.STATUS,
-    a.ROUTE,
-    a.ERROR_TYPE,
-)
-REQUESTS = _counter(
-    "sidecar.requests",
-    "{request}",
-    "Requests settled, by outcome.",
-    *(a.OUTCOME, a.PHASE, a.UPSTREAM, a.OPERATION, a.PROVIDER, a.REQUEST_MODEL, a.STREAMING, a.ERROR_TYPE),
-)
-REQUESTS_ACTIVE = _level("sidecar.requests.active", "{request}", "Requests in flight.", a.UPSTREAM)
-STREAMS_ACTIVE = _level("sidecar.streams.active", "{stream}", "Answers that stream, in flight.", a.UPSTREAM)
-REQUESTS_OVERLAPPING = _gauge(
-    "sidecar.requests.overlapping", "{request}", "Turns in flight that the old queue would be holding."
-)
-OLDEST_AGE = _gauge("sidecar.requests.oldest.age", "s", "The age of the oldest request in flight.")
-RETRIES = _counter("sidecar.retries", "{request}", "Arrivals marked as a retry.", a.UPSTREAM)
-FINISH_REASONS = _counter(
-    "sidecar.finish_reasons",
-    "{response}",
-    "Responses of turns, by the reason their generation stopped.",
-    *(a.FINISH_REASON, a.UPSTREAM, a.OPERATION, a.PROVIDER, a.REQUEST_MODEL),
-)
+# Lines of the sidecar's own life: on stderr without `sidecar.`
+LINE_DATA = _name("sidecar.data", "The address of the data port.")
+LINE_ADMIN = _name("sidecar.admin", "The address of the admin port.")
+LINE_VERSION = _name("sidecar.version", "The sidecar's version.")
+LINE_TO = _name("sidecar.to", "Where an upstream is.")
+LINE_COLLECTOR = _name("sidecar.collector", "Where a collector is.")
+LINE_BY = _name("sidecar.by", "How it is reached: `direct`, or through which proxy.")
+LINE_IN_FLIGHT = _name("sidecar.in_flight", "Requests in flight when the drain began.")
+LINE_ERROR = _name("sidecar.error", "The kind of a mistake of the sidecar's own.")
+LINE_FRAMES = _name("sidecar.frames", "Where it was made.")
 
-SESSIONS = _counter("sidecar.sessions", "{session}", "Sessions started, by source.", a.SESSION_SOURCE)
-SESSIONS_ACTIVE = _gauge("sidecar.sessions.active", "{session}", "Sessions live now.")
-SESSION_DURATION = _histogram(
-    "sidecar.session.duration",
-    "s",
-    SESSION_BOUNDS,
-    "From a session's first arrival to its last ending.",
-    a.SESSION_SOURCE,
-)
-SESSION_REQUESTS = _histogram(
-    "sidecar.session.requests",
-    "{request}",
-    COUNT_BOUNDS,
-    "Requests of a session that ended.",
-    a.SESSION_SOURCE,
-)
-CONVERSATIONS_ACTIVE = _gauge("sidecar.conversations.active", "{conversation}", "Conversations live now.")
-CONVERSATIONS_BUSY = _gauge(
-    "sidecar.conversations.busy", "{conversation}", "Conversations with a request in flight."
-)
-CONCURRENCY = _histogram(
-    "sidecar.conversation.concurrency",
-    "{turn}",
-    CONCURRENCY_BOUNDS,
-    "Turns of the conversation in flight at each arrival of one, itself included; named sessions only.",
-    a.UPSTREAM,
-)
-CONCURRENCY_MAX = _gauge("sidecar.conversation.concurrency.max", "{turn}", "The busiest conversation now.")
-TURNS = _counter("sidecar.turns", "{turn}", "Completed turns of named sessions.", a.UPSTREAM)
-TURNS_RELATED = _counter(
-    "sidecar.turns.related",
-    "{turn}",
-    "Turns, by what they are to their past; of sessions that nobody named as well.",
-    a.TURN_RELATION,
-)
-OVERLAPS = _counter(
-    "sidecar.conversation.overlaps", "{turn}", "Turns that arrived while another was in flight.", a.UPSTREAM
-)
-WAIT_AVOIDED = _histogram(
-    "sidecar.conversation.wait_avoided",
-    "s",
-    WAIT_BOUNDS,
-    "The queue wait that did not happen, one record per turn, 0 included.",
-)
-WAIT_UNKNOWN = _counter(
-    "sidecar.conversation.wait_unknown", "{turn}", "Waits that a cap or a shutdown left open."
-)
-THINK_TIME = _histogram(
-    "sidecar.conversation.think_time",
-    "s",
-    THINK_BOUNDS,
-    "From a conversation's last ending to the next arrival, no turn being in flight.",
-    a.UPSTREAM,
-)
-OUT_OF_ORDER = _counter(
-    "sidecar.responses.out_of_order",
-    "{response}",
-    "Completed turns that later ones had overtaken.",
-    a.UPSTREAM,
-)
-DISTANCE = _histogram(
-    "sidecar.responses.out_of_order.distance",
-    "{turn}",
-    COUNT_BOUNDS,
-    "How many later turns had overtaken a turn out of order.",
-    a.UPSTREAM,
-)
+ALL_EVENTS = Catalogue()
+"""Every log event's name, and the span event's."""
 
-STREAM_GAP = _histogram(
-    "sidecar.stream.gap",
-    "s",
-    DURATION_BOUNDS,
-    "The longest silence of each stream.",
-    *(a.UPSTREAM, a.PROVIDER, a.REQUEST_MODEL),
-)
-STREAM_STALLS = _counter(
-    "sidecar.stream.stalls", "{stall}", "Silences over SIDECAR_STALL_AFTER, when they happen.", a.UPSTREAM
-)
-STREAM_EVENTS = _counter("sidecar.stream.events", "{event}", "Events of streams relayed.", a.UPSTREAM)
-STREAM_BYTES = _counter("sidecar.stream.bytes", "By", "Bytes of streams relayed.", a.UPSTREAM)
-BACKPRESSURE = _histogram(
-    "sidecar.stream.backpressure",
-    "s",
-    DURATION_BOUNDS,
-    "How long a slow client blocked a stream.",
-    a.UPSTREAM,
-)
-OVERHEAD = _histogram(
-    "sidecar.overhead",
-    "s",
-    OVERHEAD_BOUNDS,
-    "What the sidecar itself added to a request, by part.",
-    a.OVERHEAD_PART,
-)
-LOOP_LAG = _histogram(
-    "sidecar.event_loop.lag", "s", OVERHEAD_BOUNDS, "How late the event loop runs, sampled."
-)
-IDENTITY = _counter(
-    "sidecar.identity", "{request}", "Arrivals by the rule that named their session.", a.SESSION_SOURCE
-)
-ANOMALIES = _counter("sidecar.anomalies", "{event}", "Things that should not happen.", a.ANOMALY)
-TELEMETRY_ITEMS = _counter(
-    "sidecar.telemetry.items",
-    "{item}",
-    "What became of spans, metrics, logs and lines: the loss ledger.",
-    *(a.TELEMETRY_SIGNAL, a.TELEMETRY_STATE),
-)
-TELEMETRY_QUEUE = _gauge(
-    "sidecar.telemetry.queue", "{item}", "Items waiting to be exported.", a.TELEMETRY_SIGNAL
-)
+_event = ALL_EVENTS.define
 
-PROCESS_CPU = Metric(
-    "process.cpu.time", MetricKind.COUNTER, "s", "CPU time of the sidecar's process.", (a.CPU_MODE,)
+SESSION_START = _event("session.start", "The first request of a named session arrived.")
+SESSION_END = _event("session.end", "A session ended: idle for long enough, evicted, or the sidecar stopped.")
+REQUEST_GENERATED = _event("sidecar.request.generated", "A request joined its conversation and got its id.")
+REQUEST_COMPLETED = _event("sidecar.request.completed", "The wide line of a request that completed.")
+REQUEST_FAILED = _event("sidecar.request.failed", "The wide line of a request that ended in any other way.")
+CALL_FAILED = _event(
+    "gen_ai.client.operation.exception",
+    "A call to a model failed; by OTLP alone, in the context of its CLIENT span: the wide line tells it on stderr.",
 )
-PROCESS_MEMORY = _level("process.memory.usage", "By", "Resident memory of the sidecar's process.")
-PROCESS_FILES = _level(
-    "process.unix.file_descriptor.count",
-    "{file_descriptor}",
-    "Open files and sockets of the sidecar's process.",
+REQUEST_OUT_OF_ORDER = _event("sidecar.request.out_of_order", "A turn completed after later ones had.")
+REQUEST_STALLED = _event(
+    "sidecar.request.stalled",
+    "An answer has been silent for SIDECAR_STALL_AFTER; also an event on its stream span.",
 )
-PROCESS_THREADS = _level("process.thread.count", "{thread}", "Threads of the sidecar's process.")
-
-ALL_METRICS: tuple[Metric, ...] = tuple(value for value in vars().values() if isinstance(value, Metric))
-"""Every metric, whatever the conventions chosen, in the order of this file."""
-
-LATEST_FOR: dict[Metric, tuple[Metric, ...]] = {
-    OPERATION_DURATION: (INFERENCE_DURATION, EMBEDDINGS_DURATION),
-    OPERATION_FIRST_CHUNK: (INFERENCE_FIRST_CHUNK,),
-    OPERATION_PER_CHUNK: (INFERENCE_PER_CHUNK,),
-    TOKEN_USAGE: (
-        INFERENCE_INPUT_TOKENS,
-        INFERENCE_OUTPUT_TOKENS,
-        INFERENCE_CALL_INPUT_TOKENS,
-        INFERENCE_CALL_OUTPUT_TOKENS,
-        EMBEDDINGS_CALL_INPUT_TOKENS,
-    ),
-    TOKEN_DETAILS: (
-        INFERENCE_CACHE_READ_TOKENS,
-        INFERENCE_CACHE_WRITE_TOKENS,
-        INFERENCE_REASONING_TOKENS,
-    ),
-}
-"""The metrics of calls under `shipped`, each with what the semantic-conventions-genai repository has in its place."""
-
-
-def is_inference(operation: str) -> bool:
-    """True for operations that generate; the latest conventions have metrics of their own for the others (embeddings)."""
-    return operation in _INFERENCE
-
-
-def metrics_of(semconv: str) -> tuple[Metric, ...]:
-    """The metrics that are recorded under `shipped`, `latest` or `both`, for the store."""
-    latest = {metric for metrics in LATEST_FOR.values() for metric in metrics}
-    absent = {"shipped": latest, "latest": {*LATEST_FOR}}.get(semconv, set())
-    return tuple(metric for metric in ALL_METRICS if metric not in absent)
+TELEMETRY_FAILED = _event(
+    "sidecar.telemetry.failed", "A mistake inside telemetry was caught; the call was not touched."
+)
+EXPORT_FAILING = _event("sidecar.telemetry.failing", "Exports of a signal began to fail; why.")
+EXPORT_STILL_FAILING = _event(
+    "sidecar.telemetry.still_failing", "They still fail: once a minute, with how much was lost."
+)
+EXPORT_RECOVERED = _event(
+    "sidecar.telemetry.recovered",
+    "Exports work again, or stderr takes lines again; how much was lost meanwhile.",
+)
+EXPORT_WARNING = _event(
+    "sidecar.telemetry.warning", "What a collector says of an export that it took, once for each text."
+)
+LIBRARY = _event(
+    "sidecar.library", "A warning or error from a library below: whose, where and of what kind, not its text."
+)
+LISTENING = _event("sidecar.listening", "The ports are open; where.")
+WAY_OUT = _event(
+    "sidecar.way_out", "How an upstream or a collector is reached: directly, or through which proxy."
+)
+TELEMETRY_NOTE = _event("sidecar.telemetry", "What an operator should know of the telemetry's way out.")
+CLOCK_JUMPED = _event(
+    "sidecar.clock.jumped",
+    "The wall clock was set, or the machine stood still; what begins now has its time.",
+)
+DRAINING = _event("sidecar.draining", "Nothing new is taken; running requests may end.")
+STOPPED = _event("sidecar.stopped", "The end, with the ledger of what became of all telemetry.")
+BUG = _event("sidecar.bug", "A mistake of the sidecar's ended a request; its kind and where.")

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from sidecar.core.clock import SECOND, Clock
 from sidecar.core.shown import shown
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry.exporters import Sender
 from sidecar.telemetry.ledger import Account, Delivery, State
 from sidecar.telemetry.otel_settings import QueueSettings
@@ -56,7 +56,7 @@ class Teller:
             self._warn(delivery.warning)
         if delivery.complete:
             if self._failing:
-                self._logger.info(a.EXPORT_RECOVERED, lost=self._lost)
+                self._logger.info(n.EXPORT_RECOVERED, lost=self._lost)
                 self._failing, self._lost = False, 0
             return
         self._lost += sum(count for state, count in delivery.counts.items() if state is not State.EXPORTED)
@@ -64,9 +64,9 @@ class Teller:
         if self._failing and now - self._told < _REPEAT:
             return
         if self._failing:
-            self._logger.warning(a.EXPORT_STILL_FAILING, reason=delivery.reason, lost=self._lost)
+            self._logger.warning(n.EXPORT_STILL_FAILING, reason=delivery.reason, lost=self._lost)
         else:
-            self._logger.warning(a.EXPORT_FAILING, reason=delivery.reason, lost=self._lost, **self._where)
+            self._logger.warning(n.EXPORT_FAILING, reason=delivery.reason, lost=self._lost, **self._where)
         self._failing, self._told = True, now
 
     def _warn(self, text: str) -> None:
@@ -77,7 +77,7 @@ class Teller:
             self._warned_since = now
         if text not in self._warned and len(self._warned) < _WARNINGS:
             self._warned.add(text)
-            self._logger.warning(a.EXPORT_WARNING, reason=text)
+            self._logger.warning(n.EXPORT_WARNING, reason=text)
 
 
 @dataclass(frozen=True, slots=True)

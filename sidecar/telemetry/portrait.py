@@ -13,7 +13,7 @@ from sidecar.core.exchange import Exchange, Upstream
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity
 from sidecar.core.shown import is_credential, readable, shown
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry.bounded import (
     provider_word,
     redact_path,
@@ -34,16 +34,16 @@ _PROCESSING = (b"openai-processing-ms", b"x-envoy-upstream-service-time")
 
 _USAGE: dict[str, dict[str, tuple[str, ...]]] = {
     "shipped": {
-        "input": (a.INPUT_TOKENS,),
-        "output": (a.OUTPUT_TOKENS,),
-        "cache_read": (a.CACHE_READ_TOKENS,),
-        "cache_write": (a.CACHE_CREATION_TOKENS,),
-        "reasoning": (a.REASONING_TOKENS,),
+        "input": (n.INPUT_TOKENS,),
+        "output": (n.OUTPUT_TOKENS,),
+        "cache_read": (n.CACHE_READ_TOKENS,),
+        "cache_write": (n.CACHE_CREATION_TOKENS,),
+        "reasoning": (n.REASONING_TOKENS,),
     }
 }
-_USAGE["latest"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_WRITE_TOKENS,)}
-_USAGE["both"] = {**_USAGE["shipped"], "cache_write": (a.CACHE_CREATION_TOKENS, a.CACHE_WRITE_TOKENS)}
-_LATEST_ONLY = frozenset({a.PREVIOUS_RESPONSE, a.REASONING_LEVEL})
+_USAGE["latest"] = {**_USAGE["shipped"], "cache_write": (n.CACHE_WRITE_TOKENS,)}
+_USAGE["both"] = {**_USAGE["shipped"], "cache_write": (n.CACHE_CREATION_TOKENS, n.CACHE_WRITE_TOKENS)}
+_LATEST_ONLY = frozenset({n.PREVIOUS_RESPONSE, n.REASONING_LEVEL})
 
 
 class Portrait(NamedTuple):
@@ -111,14 +111,14 @@ _NOBODY = Layer({})
 
 def _who(identity: Identity) -> SpanAttributes:
     attributes: SpanAttributes = {
-        a.SESSION_ID: identity.session_id,
-        a.SESSION_SOURCE: identity.source.value,
-        a.CONVERSATION: identity.conversation_id,
+        n.SESSION_ID: identity.session_id,
+        n.SESSION_SOURCE: identity.source.value,
+        n.CONVERSATION: identity.conversation_id,
     }
     if identity.conversation_supplied:
-        attributes[a.GEN_AI_CONVERSATION] = identity.conversation_id
+        attributes[n.GEN_AI_CONVERSATION] = identity.conversation_id
     elif identity.session_supplied and identity.named:
-        attributes[a.GEN_AI_CONVERSATION] = identity.session_id
+        attributes[n.GEN_AI_CONVERSATION] = identity.session_id
     return attributes
 
 
@@ -126,35 +126,35 @@ def _ids(exchange: Exchange) -> SpanAttributes:
     attributes: SpanAttributes = {}
     turn = exchange.turn
     if turn is not None:
-        attributes[a.REQUEST_ID] = turn.request_id
+        attributes[n.REQUEST_ID] = turn.request_id
         if turn.sequence:
-            attributes[a.SEQUENCE] = turn.sequence
+            attributes[n.SEQUENCE] = turn.sequence
     elif exchange.stray_id is not None:
-        attributes[a.REQUEST_ID] = exchange.stray_id
+        attributes[n.REQUEST_ID] = exchange.stray_id
     return attributes
 
 
 def _server_own(exchange: Exchange) -> SpanAttributes:
     head = exchange.head
     attributes: SpanAttributes = {
-        a.PATH: redact_path(
+        n.PATH: redact_path(
             head.path, exchange.route.template, None if exchange.upstream is None else exchange.upstream.name
         ),
-        a.REQUEST_SIZE: exchange.request_bytes,
-        a.RESPONSE_SIZE: exchange.stream.bytes,
+        n.REQUEST_SIZE: exchange.request_bytes,
+        n.RESPONSE_SIZE: exchange.stream.bytes,
     }
     if b"?" in head.target and (query := head.query):
-        attributes[a.QUERY] = redact_query(query)
+        attributes[n.QUERY] = redact_query(query)
     if head.client_address is not None:
-        attributes[a.CLIENT_ADDRESS] = head.client_address
+        attributes[n.CLIENT_ADDRESS] = head.client_address
         if head.client_port is not None:
-            attributes[a.CLIENT_PORT] = head.client_port
+            attributes[n.CLIENT_PORT] = head.client_port
     _add_conversation(attributes, exchange)
     _add_rare(attributes, exchange)
     if exchange.asked:
-        attributes[a.OVERHEAD_BEFORE] = exchange.overhead_before / SECOND
-        attributes[a.OVERHEAD_AFTER] = exchange.overhead_after / SECOND
-        attributes[a.OVERHEAD_LOOP] = exchange.overhead_loop / SECOND
+        attributes[n.OVERHEAD_BEFORE] = exchange.overhead_before / SECOND
+        attributes[n.OVERHEAD_AFTER] = exchange.overhead_after / SECOND
+        attributes[n.OVERHEAD_LOOP] = exchange.overhead_loop / SECOND
     return attributes
 
 
@@ -167,38 +167,38 @@ def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
     """Figures of the conversation; those the queue knew only for turns of named sessions."""
     identity, turn = exchange.identity, exchange.turn
     if exchange.arrived:
-        attributes[a.BODY_READ_TIME] = (exchange.arrived - exchange.start) / SECOND
+        attributes[n.BODY_READ_TIME] = (exchange.arrived - exchange.start) / SECOND
     if turn is not None and turn.concurrency:
-        attributes[a.OVERLAPS] = turn.overlap_count
+        attributes[n.OVERLAPS] = turn.overlap_count
         if turn.think_time is not None:
-            attributes[a.THINK_TIME] = turn.think_time / SECOND
+            attributes[n.THINK_TIME] = turn.think_time / SECOND
         if turn.ended_at is not None:
-            attributes[a.OVERLAPPED_BY] = turn.overlapped_by_count
-            attributes[a.DISTANCE] = turn.distance
+            attributes[n.OVERLAPPED_BY] = turn.overlapped_by_count
+            attributes[n.DISTANCE] = turn.distance
             if turn.wait is not None:
-                attributes[a.WAIT_AVOIDED] = turn.wait / SECOND
+                attributes[n.WAIT_AVOIDED] = turn.wait / SECOND
     if (relation := exchange.relation) is not None:
-        attributes[a.TURN_RELATION] = relation.value
+        attributes[n.TURN_RELATION] = relation.value
         if exchange.past is not None and exchange.past.kept is not None:
-            attributes[a.TURN_KEPT] = exchange.past.kept
+            attributes[n.TURN_KEPT] = exchange.past.kept
     if identity is not None:
         if identity.agent is not None:
-            attributes[a.AGENT] = identity.agent
+            attributes[n.AGENT] = identity.agent
         if identity.parent_agent is not None:
-            attributes[a.PARENT_AGENT] = identity.parent_agent
+            attributes[n.PARENT_AGENT] = identity.parent_agent
         if identity.request_kind is not None:
-            attributes[a.REQUEST_KIND] = identity.request_kind
+            attributes[n.REQUEST_KIND] = identity.request_kind
 
 
 def _add_rare(attributes: SpanAttributes, exchange: Exchange) -> None:
     if exchange.retry:
-        attributes[a.RETRY] = True
+        attributes[n.RETRY] = True
     if exchange.retry_count:
-        attributes[a.RETRY_COUNT] = exchange.retry_count
+        attributes[n.RETRY_COUNT] = exchange.retry_count
     if exchange.request.ignored:
-        attributes[a.IGNORED] = exchange.request.ignored
+        attributes[n.IGNORED] = exchange.request.ignored
     if anomalies := anomalies_of(exchange):
-        attributes[a.ANOMALIES] = tuple(dict.fromkeys(anomalies))
+        attributes[n.ANOMALIES] = tuple(dict.fromkeys(anomalies))
 
 
 def anomalies_of(exchange: Exchange) -> list[str]:
@@ -214,11 +214,11 @@ def _asked(attributes: SpanAttributes, exchange: Exchange, semconv: str) -> None
     for name, value in exchange.request.attributes.items():
         if semconv == "shipped" and name in _LATEST_ONLY:
             continue
-        if name == a.TOP_K and semconv == "latest" and isinstance(value, float):
+        if name == n.TOP_K and semconv == "latest" and isinstance(value, float):
             if value.is_integer():
                 attributes[name] = int(value)
             continue
-        if name != a.SERVICE_TIER or provider_of(exchange) == "openai":
+        if name != n.SERVICE_TIER or provider_of(exchange) == "openai":
             attributes[name] = _short(value)
 
 
@@ -226,24 +226,24 @@ def _client_own(exchange: Exchange, usage: dict[str, tuple[str, ...]], semconv: 
     request, response = exchange.request, exchange.response
     attributes: SpanAttributes = {}
     if request.messages is not None:
-        attributes[a.MESSAGES] = request.messages
+        attributes[n.MESSAGES] = request.messages
     _asked(attributes, exchange, semconv)
     if exchange.resends:
-        attributes[a.RESEND_COUNT] = exchange.resends
+        attributes[n.RESEND_COUNT] = exchange.resends
     if response.id:
-        attributes[a.RESPONSE_ID] = shown(response.id)
+        attributes[n.RESPONSE_ID] = shown(response.id)
     for kind, count in response.tokens.items():
         for name in usage.get(kind, ()):
             attributes[name] = count
     if exchange.streams and exchange.stream.first_chunk:
-        attributes[a.TIME_TO_FIRST_CHUNK] = (exchange.stream.first_chunk - exchange.asked) / SECOND
+        attributes[n.TIME_TO_FIRST_CHUNK] = (exchange.stream.first_chunk - exchange.asked) / SECOND
     if response.error and (code := provider_word(response.error)) is not None:
-        attributes[a.UPSTREAM_ERROR] = code
+        attributes[n.UPSTREAM_ERROR] = code
     if exchange.upstream_headers is not None:
         _add_upstream_headers(attributes, exchange.upstream_headers)
     if exchange.route.operation is None and exchange.upstream is not None:
-        attributes[a.URL] = _asked_url(exchange, exchange.upstream)
-        attributes[a.URL_TEMPLATE] = exchange.route.template
+        attributes[n.URL] = _asked_url(exchange, exchange.upstream)
+        attributes[n.URL_TEMPLATE] = exchange.route.template
     return attributes
 
 
@@ -274,11 +274,11 @@ def _add_upstream_headers(attributes: SpanAttributes, headers: Headers) -> None:
         if name in first and (text := headers.text(name)):
             if len(text) > 200 or not (text.isascii() and text.isprintable()) or is_credential(text):
                 continue
-            attributes[a.UPSTREAM_REQUEST_ID] = text
+            attributes[n.UPSTREAM_REQUEST_ID] = text
             break
     for name in _PROCESSING:
         if name in first and (text := headers.text(name)):
             if len(text) > 12 or not (text.isascii() and text.replace(".", "", 1).isdigit()):
                 continue
-            attributes[a.UPSTREAM_PROCESSING] = float(text) / 1000
+            attributes[n.UPSTREAM_PROCESSING] = float(text) / 1000
             break

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import psutil
 
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 from sidecar.telemetry.metric_store import Metric, MetricStore, Observations
 
 
@@ -18,7 +18,7 @@ def observe_process(store: MetricStore, process: psutil.Process | None = None) -
 
     def cpu() -> Observations:
         times = own.cpu_times()
-        return ((times.user, ((a.CPU_MODE, "user"),)), (times.system, ((a.CPU_MODE, "system"),)))
+        return ((times.user, ((n.CPU_MODE, "user"),)), (times.system, ((n.CPU_MODE, "system"),)))
 
     def observe(metric: Metric, read: Callable[[], Observations]) -> None:
         def callback() -> Observations:
@@ -30,8 +30,8 @@ def observe_process(store: MetricStore, process: psutil.Process | None = None) -
 
         store.observe(metric, callback)
 
-    observe(names.PROCESS_CPU, cpu)
-    observe(names.PROCESS_MEMORY, lambda: [(own.memory_info().rss, ())])
-    observe(names.PROCESS_THREADS, lambda: [(own.num_threads(), ())])
+    observe(metrics.PROCESS_CPU, cpu)
+    observe(metrics.PROCESS_MEMORY, lambda: [(own.memory_info().rss, ())])
+    observe(metrics.PROCESS_THREADS, lambda: [(own.num_threads(), ())])
     if psutil.POSIX:
-        observe(names.PROCESS_FILES, lambda: [(own.num_fds(), ())])
+        observe(metrics.PROCESS_FILES, lambda: [(own.num_fds(), ())])

@@ -29,7 +29,7 @@ from sidecar.core.sessions import (
 )
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import LINES, Signal, State
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
 from sidecar.telemetry.measures import Measures, observe_ledger
@@ -263,8 +263,8 @@ class Recorder:
         if self._strict:
             raise error
         try:
-            fields: SpanAttributes = {a.MESSAGE: f"{what}: {type(error).__name__}: {shown(str(error))}"}
-            self.log.event(a.TELEMETRY_FAILED, ERROR, self._clock(), fields)
+            fields: SpanAttributes = {n.MESSAGE: f"{what}: {type(error).__name__}: {shown(str(error))}"}
+            self.log.event(n.TELEMETRY_FAILED, ERROR, self._clock(), fields)
         except Exception:  # noqa: BLE001, S110 - the guard: stderr is gone, and the count remains
             pass
 
@@ -286,20 +286,20 @@ class Recorder:
             return
         if self._measures is not None:
             self._measures.arrived(exchange)
-        if not self.log.may_pass(a.REQUEST_GENERATED, exchange.arrived):
+        if not self.log.may_pass(n.REQUEST_GENERATED, exchange.arrived):
             return
         turn = exchange.turn
         fields: SpanAttributes = {}
         if turn is not None:
-            fields = {a.SEQUENCE: turn.sequence, a.OVERLAPS: turn.overlap_count}
-        self.log.always(a.REQUEST_GENERATED, INFO, exchange.arrived, fields, _request(exchange))
+            fields = {n.SEQUENCE: turn.sequence, n.OVERLAPS: turn.overlap_count}
+        self.log.always(n.REQUEST_GENERATED, INFO, exchange.arrived, fields, _request(exchange))
 
     def _stalled(self, exchange: Exchange, at: int) -> None:
         if self._measures is not None:
             self._measures.stalled(exchange)
         silent = at - (exchange.stream.last_event or exchange.first_byte or exchange.sent or exchange.start)
         self.log.event(
-            a.REQUEST_STALLED, WARNING, at, {a.STALL_DURATION: silent / SECOND}, _request(exchange)
+            n.REQUEST_STALLED, WARNING, at, {n.STALL_DURATION: silent / SECOND}, _request(exchange)
         )
 
     def _make(self, exchange: Exchange, shape: Shape) -> None:
@@ -330,13 +330,13 @@ class Recorder:
             self._pipeline.span(*spans.build(exchange, trace, shape, portrait))
 
     def _wide_line(self, exchange: Exchange, shape: Shape, portrait: Portrait) -> None:
-        name = a.REQUEST_COMPLETED if shape.completed else a.REQUEST_FAILED
-        fields = {**portrait.client, **portrait.server, a.DURATION: (exchange.end - exchange.start) / SECOND}
-        for key, layer in ((a.SESSION_SOURCE, portrait.who), (a.SEQUENCE, portrait.ids)):
+        name = n.REQUEST_COMPLETED if shape.completed else n.REQUEST_FAILED
+        fields = {**portrait.client, **portrait.server, n.DURATION: (exchange.end - exchange.start) / SECOND}
+        for key, layer in ((n.SESSION_SOURCE, portrait.who), (n.SEQUENCE, portrait.ids)):
             if key in layer.values:
                 fields[key] = layer.values[key]
         if exchange.verdict is not None and exchange.verdict.message:
-            fields[a.MESSAGE] = shown(exchange.verdict.message)
+            fields[n.MESSAGE] = shown(exchange.verdict.message)
         self.log.say(name, level_of(shape.outcome), exchange.end, fields, _request(exchange), portrait.alike)
         if self.keep is not None:
             self.keep(exchange, fields, portrait.alike.values)
@@ -346,11 +346,11 @@ class Recorder:
     def _call_failed(self, exchange: Exchange, shape: Shape) -> None:
         """The event that the conventions have for a model call, if its span is an error."""
         verdict = exchange.verdict
-        fields: SpanAttributes = {a.EXCEPTION_TYPE: shape.error or shape.outcome.value}
+        fields: SpanAttributes = {n.EXCEPTION_TYPE: shape.error or shape.outcome.value}
         if verdict is not None and verdict.message:
-            fields[a.EXCEPTION_MESSAGE] = shown(verdict.message)
+            fields[n.EXCEPTION_MESSAGE] = shown(verdict.message)
         context = _request(exchange, exchange.trace.client_span_id)
-        self.log.record(a.CALL_FAILED, WARNING, call_end(exchange), fields, context)
+        self.log.record(n.CALL_FAILED, WARNING, call_end(exchange), fields, context)
 
 
 def _measures(
@@ -390,20 +390,20 @@ class _SessionLines(SessionListener):
 
     def session_started(self, session_id: str, source: str, at: int) -> None:
         """`session.start`."""
-        fields: SpanAttributes = {a.SESSION_ID: session_id, a.SESSION_SOURCE: str(source)}
-        self._log.event(a.SESSION_START, INFO, at, fields)
+        fields: SpanAttributes = {n.SESSION_ID: session_id, n.SESSION_SOURCE: str(source)}
+        self._log.event(n.SESSION_START, INFO, at, fields)
 
     def session_ended(self, summary: SessionSummary) -> None:
         """`session.end`, with the session's sums."""
         fields: SpanAttributes = {
-            a.SESSION_ID: summary.session_id,
-            a.SESSION_SOURCE: str(summary.source),
-            a.DURATION: (summary.ended_at - summary.started_at) / SECOND,
-            a.TOTAL_CONVERSATIONS: summary.conversations,
+            n.SESSION_ID: summary.session_id,
+            n.SESSION_SOURCE: str(summary.source),
+            n.DURATION: (summary.ended_at - summary.started_at) / SECOND,
+            n.TOTAL_CONVERSATIONS: summary.conversations,
             **totals_attributes(summary.totals),
         }
         # Told when it is known: its last ending may be half an hour ago, and log stores want lines in order.
-        self._log.event(a.SESSION_END, INFO, self._clock(), fields)
+        self._log.event(n.SESSION_END, INFO, self._clock(), fields)
 
     def response_out_of_order(self, request: SessionRequest, distance: int) -> None:
         """`sidecar.request.out_of_order`."""
@@ -414,8 +414,8 @@ class _SessionLines(SessionListener):
             request.conversation_id,
             request.request_id,
         )
-        fields: SpanAttributes = {a.SEQUENCE: request.sequence, a.DISTANCE: distance}
-        self._log.event(a.REQUEST_OUT_OF_ORDER, INFO, self._clock(), fields, context)
+        fields: SpanAttributes = {n.SEQUENCE: request.sequence, n.DISTANCE: distance}
+        self._log.event(n.REQUEST_OUT_OF_ORDER, INFO, self._clock(), fields, context)
 
 
 class _Listener(SessionListener):

@@ -14,7 +14,7 @@ from sidecar.core.clock import SECOND
 from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.sessions import Ref
 from sidecar.core.shown import shown
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry.portrait import Portrait
 from sidecar.telemetry.shape import Shape, call_end, client_failed, has_client
 from sidecar.telemetry.spans import UNSET, Layer, Layers, Span, SpanAttributes, SpanFactory
@@ -42,7 +42,7 @@ class RequestSpans:
         attributes: Layers = (*common, shape.server, Layer(portrait.server))
         count = link_count(exchange)
         if count > MAX_LINKS:
-            attributes = (*attributes, Layer({a.LINKS_DROPPED: count - MAX_LINKS}))
+            attributes = (*attributes, Layer({n.LINKS_DROPPED: count - MAX_LINKS}))
         span = self._build(
             shape.server_name,
             trace,
@@ -115,7 +115,7 @@ def _steps(exchange: Exchange) -> list[Step]:
     if exchange.streams and exchange.first_byte:
         end = exchange.last_byte or exchange.end
         stalls: list[tuple[str, int, SpanAttributes]] = [
-            (a.REQUEST_STALLED, since + length, {a.STALL_DURATION: length / SECOND})
+            (n.REQUEST_STALLED, since + length, {n.STALL_DURATION: length / SECOND})
             for since, length in exchange.stream.stalls
         ]
         steps.append(("stream", exchange.first_byte, end, UNSET, _stream_attributes(exchange), stalls))
@@ -131,35 +131,35 @@ def _connect(exchange: Exchange) -> ConnectTiming | None:
 
 
 def _connect_attributes(connect: ConnectTiming) -> SpanAttributes:
-    attributes: SpanAttributes = {a.CONNECTION: connect.kind}
+    attributes: SpanAttributes = {n.CONNECTION: connect.kind}
     begun = connect.start
     for name, end in (
-        (a.CONNECT_DNS, connect.dns_end),
-        (a.CONNECT_TCP, connect.tcp_end),
-        (a.CONNECT_TLS, connect.tls_end),
+        (n.CONNECT_DNS, connect.dns_end),
+        (n.CONNECT_TCP, connect.tcp_end),
+        (n.CONNECT_TLS, connect.tls_end),
     ):
         if end is not None:
             attributes[name] = (end - begun) / SECOND
             begun = end
     if connect.dns_kept:
-        attributes[a.CONNECT_DNS_KEPT] = True
+        attributes[n.CONNECT_DNS_KEPT] = True
     if connect.address is not None:
-        attributes[a.PEER_ADDRESS] = connect.address
+        attributes[n.PEER_ADDRESS] = connect.address
     return attributes
 
 
 def _stream_attributes(exchange: Exchange) -> SpanAttributes:
     stream = exchange.stream
     attributes: SpanAttributes = {
-        a.STREAM_BYTES: stream.bytes,
-        a.STREAM_EVENTS: stream.events,
-        a.STREAM_CHUNKS: stream.chunks,
-        a.STREAM_GAP: stream.gap / SECOND,
-        a.STREAM_STALLS: stream.stall_count,
-        a.STREAM_BLOCKED: stream.blocked / SECOND,
+        n.STREAM_BYTES: stream.bytes,
+        n.STREAM_EVENTS: stream.events,
+        n.STREAM_CHUNKS: stream.chunks,
+        n.STREAM_GAP: stream.gap / SECOND,
+        n.STREAM_STALLS: stream.stall_count,
+        n.STREAM_BLOCKED: stream.blocked / SECOND,
     }
     if exchange.response.unreadable:
-        attributes[a.STREAM_UNREADABLE] = exchange.response.unreadable
+        attributes[n.STREAM_UNREADABLE] = exchange.response.unreadable
     return attributes
 
 

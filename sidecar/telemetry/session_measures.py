@@ -9,8 +9,8 @@ from typing import Protocol
 
 from sidecar.core.clock import SECOND
 from sidecar.core.sessions import Revealed, SessionListener, SessionSummary
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 from sidecar.telemetry.metric_store import Attributes, ExemplarContext, MetricStore
 from sidecar.telemetry.trace import ref_ids
 
@@ -47,28 +47,28 @@ class SessionMeasures(SessionListener):
 
     def __init__(self, store: MetricStore) -> None:
         self._store = store
-        self._wait_avoided = store.histogram(names.WAIT_AVOIDED)
+        self._wait_avoided = store.histogram(metrics.WAIT_AVOIDED)
 
     def observe(self, sessions: LiveSessions) -> None:
         """Lets the store ask `sessions` for its gauges at each snapshot."""
         observe = self._store.observe
-        observe(names.SESSIONS_ACTIVE, lambda: [(sessions.sessions_active, ())])
-        observe(names.CONVERSATIONS_ACTIVE, lambda: [(sessions.conversations_active, ())])
-        observe(names.CONVERSATIONS_BUSY, lambda: [(sessions.conversations_busy, ())])
-        observe(names.REQUESTS_OVERLAPPING, lambda: [(sessions.overlapping, ())])
-        observe(names.CONCURRENCY_MAX, lambda: [(sessions.most_concurrent, ())])
+        observe(metrics.SESSIONS_ACTIVE, lambda: [(sessions.sessions_active, ())])
+        observe(metrics.CONVERSATIONS_ACTIVE, lambda: [(sessions.conversations_active, ())])
+        observe(metrics.CONVERSATIONS_BUSY, lambda: [(sessions.conversations_busy, ())])
+        observe(metrics.REQUESTS_OVERLAPPING, lambda: [(sessions.overlapping, ())])
+        observe(metrics.CONCURRENCY_MAX, lambda: [(sessions.most_concurrent, ())])
 
     def session_started(self, session_id: str, source: str, at: int) -> None:  # noqa: ARG002
         """One more session, by the rule that named it."""
-        self._store.add(names.SESSIONS, 1, _source(source))
+        self._store.add(metrics.SESSIONS, 1, _source(source))
 
     def session_ended(self, summary: SessionSummary) -> None:
         """How long it was and how many requests it had."""
         source = _source(summary.source)
         duration = (summary.ended_at - summary.started_at) / SECOND
-        self._store.record(names.SESSION_DURATION, duration, source, None, summary.ended_at)
+        self._store.record(metrics.SESSION_DURATION, duration, source, None, summary.ended_at)
         requests = sum(summary.totals.requests.values())
-        self._store.record(names.SESSION_REQUESTS, requests, source, None, summary.ended_at)
+        self._store.record(metrics.SESSION_REQUESTS, requests, source, None, summary.ended_at)
 
     def wait_avoided(self, revealed: Revealed) -> None:
         """The queue wait that a turn was spared."""
@@ -77,8 +77,8 @@ class SessionMeasures(SessionListener):
 
     def waits_unknown(self, count: int) -> None:
         """Waits that were given up."""
-        self._store.add(names.WAIT_UNKNOWN, count)
+        self._store.add(metrics.WAIT_UNKNOWN, count)
 
 
 def _source(source: str) -> Attributes:
-    return ((a.SESSION_SOURCE, str(source)),)
+    return ((n.SESSION_SOURCE, str(source)),)

@@ -10,22 +10,22 @@ from opentelemetry.trace import SpanContext, TraceState
 from sidecar.core.clock import SECOND, STEADY, Wall
 from sidecar.core.outcome import Outcome
 from sidecar.core.sessions import ConversationSummary, SessionListener, SessionSummary, Totals
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.request_spans import MAX_LINKS, ref_context
 from sidecar.telemetry.spans import Layer, Pipeline, SpanAttributes, SpanFactory
 from sidecar.telemetry.trace import FLAGS, Tracer
 
 _OUTCOMES = {
-    Outcome.COMPLETED: a.TOTAL_COMPLETED,
-    Outcome.CLIENT_LEFT: a.TOTAL_CLIENT_LEFT,
-    Outcome.UPSTREAM_REJECTED: a.TOTAL_REJECTED,
-    Outcome.UPSTREAM_FAILED: a.TOTAL_FAILED,
-    Outcome.ERROR_IN_STREAM: a.TOTAL_ERROR_IN_STREAM,
-    Outcome.TIMED_OUT: a.TOTAL_TIMED_OUT,
-    Outcome.REFUSED: a.TOTAL_REFUSED,
-    Outcome.SHUTDOWN: a.TOTAL_SHUTDOWN,
-    Outcome.INTERNAL_ERROR: a.TOTAL_INTERNAL_ERROR,
+    Outcome.COMPLETED: n.TOTAL_COMPLETED,
+    Outcome.CLIENT_LEFT: n.TOTAL_CLIENT_LEFT,
+    Outcome.UPSTREAM_REJECTED: n.TOTAL_REJECTED,
+    Outcome.UPSTREAM_FAILED: n.TOTAL_FAILED,
+    Outcome.ERROR_IN_STREAM: n.TOTAL_ERROR_IN_STREAM,
+    Outcome.TIMED_OUT: n.TOTAL_TIMED_OUT,
+    Outcome.REFUSED: n.TOTAL_REFUSED,
+    Outcome.SHUTDOWN: n.TOTAL_SHUTDOWN,
+    Outcome.INTERNAL_ERROR: n.TOTAL_INTERNAL_ERROR,
 }
 
 
@@ -50,19 +50,19 @@ class SessionSpans(SessionListener):
             return
         trace = _OwnTrace(self._tracer)
         attributes: SpanAttributes = {
-            a.SESSION_ID: summary.session_id,
-            a.SESSION_SOURCE: str(summary.source),
-            a.CONVERSATION: summary.conversation_id,
+            n.SESSION_ID: summary.session_id,
+            n.SESSION_SOURCE: str(summary.source),
+            n.CONVERSATION: summary.conversation_id,
             **totals_attributes(summary.totals),
         }
         if summary.supplied or summary.session_supplied:
-            attributes[a.GEN_AI_CONVERSATION] = (
+            attributes[n.GEN_AI_CONVERSATION] = (
                 summary.conversation_id if summary.supplied else summary.session_id
             )
         kept = summary.links[:MAX_LINKS]
         dropped = summary.links_dropped + len(summary.links) - len(kept)
         if dropped:
-            attributes[a.LINKS_DROPPED] = dropped
+            attributes[n.LINKS_DROPPED] = dropped
         self._pipeline.span(
             self._factory.build(
                 "conversation",
@@ -89,13 +89,13 @@ class SessionSpans(SessionListener):
             return
         contexts, more = self._ended.pop(summary.session_id, ([], 0))
         attributes: SpanAttributes = {
-            a.SESSION_ID: summary.session_id,
-            a.SESSION_SOURCE: str(summary.source),
-            a.TOTAL_CONVERSATIONS: summary.conversations,
+            n.SESSION_ID: summary.session_id,
+            n.SESSION_SOURCE: str(summary.source),
+            n.TOTAL_CONVERSATIONS: summary.conversations,
             **totals_attributes(summary.totals),
         }
         if more:
-            attributes[a.LINKS_DROPPED] = more
+            attributes[n.LINKS_DROPPED] = more
         trace = _OwnTrace(self._tracer)
         self._pipeline.span(
             self._factory.build(
@@ -131,22 +131,22 @@ def totals_attributes(totals: Totals) -> SpanAttributes:
     What the conventions say of one call is never among them: whoever adds it up would count it again.
     """
     attributes: SpanAttributes = {
-        a.TOTAL_REQUESTS: sum(totals.requests.values()),
+        n.TOTAL_REQUESTS: sum(totals.requests.values()),
         **{_OUTCOMES[outcome]: count for outcome, count in totals.requests.items() if count},
-        a.TOTAL_TURNS: totals.turns,
-        a.TOTAL_OVERLAPS: totals.overlaps,
-        a.TOTAL_MOST_AT_ONCE: totals.most_at_once,
-        a.TOTAL_OUT_OF_ORDER: totals.out_of_order,
-        a.TOTAL_WAITS_KNOWN: totals.waits_known,
-        a.TOTAL_WAIT_AVOIDED: totals.wait_avoided / SECOND,
-        a.TOTAL_WAITS_UNKNOWN: totals.waits_unknown,
-        a.TOTAL_MODEL_TIME: totals.model_time / SECOND,
-        a.TOTAL_THINK_TIME: totals.think_time / SECOND,
+        n.TOTAL_TURNS: totals.turns,
+        n.TOTAL_OVERLAPS: totals.overlaps,
+        n.TOTAL_MOST_AT_ONCE: totals.most_at_once,
+        n.TOTAL_OUT_OF_ORDER: totals.out_of_order,
+        n.TOTAL_WAITS_KNOWN: totals.waits_known,
+        n.TOTAL_WAIT_AVOIDED: totals.wait_avoided / SECOND,
+        n.TOTAL_WAITS_UNKNOWN: totals.waits_unknown,
+        n.TOTAL_MODEL_TIME: totals.model_time / SECOND,
+        n.TOTAL_THINK_TIME: totals.think_time / SECOND,
     }
     if totals.input_tokens is not None:
-        attributes[a.TOTAL_INPUT_TOKENS] = totals.input_tokens
+        attributes[n.TOTAL_INPUT_TOKENS] = totals.input_tokens
     if totals.output_tokens is not None:
-        attributes[a.TOTAL_OUTPUT_TOKENS] = totals.output_tokens
+        attributes[n.TOTAL_OUTPUT_TOKENS] = totals.output_tokens
     if totals.models:
-        attributes[a.MODELS] = totals.models
+        attributes[n.MODELS] = totals.models
     return attributes

@@ -13,8 +13,8 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.headers import Headers
 from sidecar.core.outcome import Outcome
 from sidecar.core.shown import shown
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 from sidecar.telemetry.bounded import OTHER_HTTP, error_type, finish_reason, known_method
 from sidecar.telemetry.metric_store import Attributes, MetricStore
 from sidecar.telemetry.spans import Layer, SpanAttributes
@@ -88,11 +88,11 @@ def request_model(exchange: Exchange) -> str | None:
 
 
 _LATEST_TOKENS = {
-    "input": names.INFERENCE_INPUT_TOKENS,
-    "output": names.INFERENCE_OUTPUT_TOKENS,
-    "cache_read": names.INFERENCE_CACHE_READ_TOKENS,
-    "cache_write": names.INFERENCE_CACHE_WRITE_TOKENS,
-    "reasoning": names.INFERENCE_REASONING_TOKENS,
+    "input": metrics.INFERENCE_INPUT_TOKENS,
+    "output": metrics.INFERENCE_OUTPUT_TOKENS,
+    "cache_read": metrics.INFERENCE_CACHE_READ_TOKENS,
+    "cache_write": metrics.INFERENCE_CACHE_WRITE_TOKENS,
+    "reasoning": metrics.INFERENCE_REASONING_TOKENS,
 }
 
 _DETAILS = ("cache_read", "cache_write", "reasoning")
@@ -151,51 +151,51 @@ class RequestSeries:
 
     def __init__(self, store: MetricStore, alike: Alike) -> None:
         models = (
-            (a.PROVIDER, alike.provider),
-            (a.REQUEST_MODEL, alike.asked),
-            (a.UPSTREAM, alike.upstream),
+            (n.PROVIDER, alike.provider),
+            (n.REQUEST_MODEL, alike.asked),
+            (n.UPSTREAM, alike.upstream),
         )
-        shared = (*models, (a.OPERATION, alike.operation), (a.STREAMING, alike.streaming))
-        server = (a.SERVER_ADDRESS, alike.host), (a.SERVER_PORT, alike.port)
-        call = (*shared, *server, (a.RESPONSE_MODEL, alike.answered))
-        error = (a.ERROR_TYPE, alike.error)
+        shared = (*models, (n.OPERATION, alike.operation), (n.STREAMING, alike.streaming))
+        server = (n.SERVER_ADDRESS, alike.host), (n.SERVER_PORT, alike.port)
+        call = (*shared, *server, (n.RESPONSE_MODEL, alike.answered))
+        error = (n.ERROR_TYPE, alike.error)
         whole, chunks = attribute_set(*call, error), attribute_set(*call)
-        modality = attribute_set(*call, (a.TOKEN_MODALITY, "unknown"))
+        modality = attribute_set(*call, (n.TOKEN_MODALITY, "unknown"))
         self.requests = store.counter(
-            names.REQUESTS,
-            attribute_set(*shared, (a.OUTCOME, alike.outcome), (a.PHASE, alike.phase), error),
+            metrics.REQUESTS,
+            attribute_set(*shared, (n.OUTCOME, alike.outcome), (n.PHASE, alike.phase), error),
         )
         self.http = store.histogram(
-            names.HTTP_DURATION,
+            metrics.HTTP_DURATION,
             attribute_set(
-                (a.METHOD, alike.method),
-                (a.SCHEME, alike.scheme),
-                (a.STATUS, alike.status),
-                (a.ROUTE, alike.template),
-                (a.ERROR_TYPE, alike.error if alike.failed else None),
+                (n.METHOD, alike.method),
+                (n.SCHEME, alike.scheme),
+                (n.STATUS, alike.status),
+                (n.ROUTE, alike.template),
+                (n.ERROR_TYPE, alike.error if alike.failed else None),
             ),
         )
         self.finish = store.counter(
-            names.FINISH_REASONS,
-            attribute_set(*models, (a.FINISH_REASON, alike.reason), (a.OPERATION, alike.operation)),
+            metrics.FINISH_REASONS,
+            attribute_set(*models, (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)),
         )
-        self.gap = store.histogram(names.STREAM_GAP, attribute_set(*models))
-        self.duration = store.histogram(names.OPERATION_DURATION, whole)
-        self.first = store.histogram(names.OPERATION_FIRST_CHUNK, chunks)
-        self.between = store.histogram(names.OPERATION_PER_CHUNK, chunks)
-        self.input = store.histogram(names.TOKEN_USAGE, attribute_set(*call, (a.TOKEN_TYPE, "input")))
-        self.output = store.histogram(names.TOKEN_USAGE, attribute_set(*call, (a.TOKEN_TYPE, "output")))
+        self.gap = store.histogram(metrics.STREAM_GAP, attribute_set(*models))
+        self.duration = store.histogram(metrics.OPERATION_DURATION, whole)
+        self.first = store.histogram(metrics.OPERATION_FIRST_CHUNK, chunks)
+        self.between = store.histogram(metrics.OPERATION_PER_CHUNK, chunks)
+        self.input = store.histogram(metrics.TOKEN_USAGE, attribute_set(*call, (n.TOKEN_TYPE, "input")))
+        self.output = store.histogram(metrics.TOKEN_USAGE, attribute_set(*call, (n.TOKEN_TYPE, "output")))
         self.details = {
-            kind: store.counter(names.TOKEN_DETAILS, attribute_set(*call, (a.TOKEN_DETAIL, kind)))
+            kind: store.counter(metrics.TOKEN_DETAILS, attribute_set(*call, (n.TOKEN_DETAIL, kind)))
             for kind in _DETAILS
         }
-        self.latest_duration = store.histogram(names.INFERENCE_DURATION, whole)
-        self.latest_first = store.histogram(names.INFERENCE_FIRST_CHUNK, chunks)
-        self.latest_between = store.histogram(names.INFERENCE_PER_CHUNK, chunks)
-        self.latest_input = store.histogram(names.INFERENCE_CALL_INPUT_TOKENS, whole)
-        self.latest_output = store.histogram(names.INFERENCE_CALL_OUTPUT_TOKENS, whole)
-        self.embeddings_duration = store.histogram(names.EMBEDDINGS_DURATION, whole)
-        self.embeddings_input = store.histogram(names.EMBEDDINGS_CALL_INPUT_TOKENS, chunks)
+        self.latest_duration = store.histogram(metrics.INFERENCE_DURATION, whole)
+        self.latest_first = store.histogram(metrics.INFERENCE_FIRST_CHUNK, chunks)
+        self.latest_between = store.histogram(metrics.INFERENCE_PER_CHUNK, chunks)
+        self.latest_input = store.histogram(metrics.INFERENCE_CALL_INPUT_TOKENS, whole)
+        self.latest_output = store.histogram(metrics.INFERENCE_CALL_OUTPUT_TOKENS, whole)
+        self.embeddings_duration = store.histogram(metrics.EMBEDDINGS_DURATION, whole)
+        self.embeddings_input = store.histogram(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, chunks)
         self.latest_tokens = {
             kind: store.counter(metric, modality) for kind, metric in _LATEST_TOKENS.items()
         }
@@ -220,18 +220,18 @@ class UpstreamSeries:
     )
 
     def __init__(self, store: MetricStore, name: str | None) -> None:
-        self.attributes = attributes = attribute_set((a.UPSTREAM, name))
-        self.blocked = store.histogram(names.BACKPRESSURE, attributes)
-        self.bytes = store.counter(names.STREAM_BYTES, attributes)
-        self.concurrency = store.histogram(names.CONCURRENCY, attributes)
-        self.distance = store.histogram(names.DISTANCE, attributes)
-        self.events = store.counter(names.STREAM_EVENTS, attributes)
-        self.out_of_order = store.counter(names.OUT_OF_ORDER, attributes)
-        self.overlaps = store.counter(names.OVERLAPS, attributes)
-        self.retries = store.counter(names.RETRIES, attributes)
-        self.stalls = store.counter(names.STREAM_STALLS, attributes)
-        self.think_time = store.histogram(names.THINK_TIME, attributes)
-        self.turns = store.counter(names.TURNS, attributes)
+        self.attributes = attributes = attribute_set((n.UPSTREAM, name))
+        self.blocked = store.histogram(metrics.BACKPRESSURE, attributes)
+        self.bytes = store.counter(metrics.STREAM_BYTES, attributes)
+        self.concurrency = store.histogram(metrics.CONCURRENCY, attributes)
+        self.distance = store.histogram(metrics.DISTANCE, attributes)
+        self.events = store.counter(metrics.STREAM_EVENTS, attributes)
+        self.out_of_order = store.counter(metrics.OUT_OF_ORDER, attributes)
+        self.overlaps = store.counter(metrics.OVERLAPS, attributes)
+        self.retries = store.counter(metrics.RETRIES, attributes)
+        self.stalls = store.counter(metrics.STREAM_STALLS, attributes)
+        self.think_time = store.histogram(metrics.THINK_TIME, attributes)
+        self.turns = store.counter(metrics.TURNS, attributes)
 
 
 Reasons = Callable[[Exchange], tuple[str, ...]]
@@ -278,12 +278,12 @@ class Shape:
         if has_client(exchange):
             asked = _client_shared(exchange)
             if reasons:
-                asked[a.FINISH_REASONS] = tuple(map(shown, reasons))
+                asked[n.FINISH_REASONS] = tuple(map(shown, reasons))
             self.client = Layer(asked)
             self.alike = _both(self.server, self.client)
             if route.operation is not None:
                 # `chat gpt-4o`, by this call alone; without an operation, as the HTTP conventions name a client span.
-                model = asked.get(a.REQUEST_MODEL)
+                model = asked.get(n.REQUEST_MODEL)
                 self.client_name = f"{route.operation} {model}" if model else route.operation
         self.series: dict[tuple[str | None, str | None, str | None], RequestSeries] = {}
         """By the models asked for and answered, as they may be told, and by the operation."""
@@ -291,8 +291,8 @@ class Shape:
 
 def _both(server: Layer, client: Layer) -> Layer:
     values = {**client.values, **server.values}
-    if a.SERVER_PORT not in server.values:
-        values.pop(a.SERVER_PORT, None)  # the upstream's goes with the upstream's address
+    if n.SERVER_PORT not in server.values:
+        values.pop(n.SERVER_PORT, None)  # the upstream's goes with the upstream's address
     return Layer(values)
 
 
@@ -366,28 +366,28 @@ def _server_shared(exchange: Exchange) -> SpanAttributes:
     head, verdict = exchange.head, exchange.verdict
     method = known_method(head.method)
     attributes: SpanAttributes = {
-        a.METHOD: method,
-        a.SCHEME: head.scheme,
-        a.ROUTE: exchange.route.template,
-        a.OUTCOME: outcome_of(exchange).value,
-        a.STREAMING: is_streaming(exchange),
-        a.BODY_STATE: exchange.body_state,
+        n.METHOD: method,
+        n.SCHEME: head.scheme,
+        n.ROUTE: exchange.route.template,
+        n.OUTCOME: outcome_of(exchange).value,
+        n.STREAMING: is_streaming(exchange),
+        n.BODY_STATE: exchange.body_state,
     }
     if version := head.version.removeprefix("HTTP/"):
-        attributes[a.PROTOCOL_VERSION] = version
+        attributes[n.PROTOCOL_VERSION] = version
     if method != head.method and head.method:
-        attributes[a.METHOD_ORIGINAL] = shown(head.method)
+        attributes[n.METHOD_ORIGINAL] = shown(head.method)
     if exchange.status is not None:
-        attributes[a.STATUS] = exchange.status
+        attributes[n.STATUS] = exchange.status
     if verdict is not None and verdict.phase is not None:
-        attributes[a.PHASE] = verdict.phase.value
+        attributes[n.PHASE] = verdict.phase.value
     if (word := _error_word(exchange, server_failed(exchange))) is not None:
-        attributes[a.ERROR_TYPE] = word
+        attributes[n.ERROR_TYPE] = word
     if exchange.upstream is not None:
-        attributes[a.UPSTREAM] = exchange.upstream.name
+        attributes[n.UPSTREAM] = exchange.upstream.name
     _add_host(attributes, head.headers)
     if agent := head.headers.readable(b"user-agent"):
-        attributes[a.USER_AGENT] = shown(agent)
+        attributes[n.USER_AGENT] = shown(agent)
     return attributes
 
 
@@ -400,39 +400,39 @@ def _add_host(attributes: SpanAttributes, headers: Headers) -> None:
     if found is None:
         return
     address, name, port = found.groups()
-    attributes[a.SERVER_ADDRESS] = address or shown(name)
+    attributes[n.SERVER_ADDRESS] = address or shown(name)
     if port:
-        attributes[a.SERVER_PORT] = int(port)
+        attributes[n.SERVER_PORT] = int(port)
 
 
 def _client_shared(exchange: Exchange) -> SpanAttributes:
     route, request, response = exchange.route, exchange.request, exchange.response
-    attributes: SpanAttributes = {a.METHOD: known_method(exchange.head.method)}
+    attributes: SpanAttributes = {n.METHOD: known_method(exchange.head.method)}
     if route.operation is not None:
-        attributes[a.OPERATION] = route.operation
+        attributes[n.OPERATION] = route.operation
     if (provider := provider_of(exchange)) is not None:
-        attributes[a.PROVIDER] = provider
+        attributes[n.PROVIDER] = provider
     if exchange.upstream_status is not None:
-        attributes[a.STATUS] = exchange.upstream_status
+        attributes[n.STATUS] = exchange.upstream_status
     if model := request_model(exchange):
-        attributes[a.REQUEST_MODEL] = shown(model)
+        attributes[n.REQUEST_MODEL] = shown(model)
     if request.streaming or route.streaming:
-        attributes[a.REQUEST_STREAM] = True
+        attributes[n.REQUEST_STREAM] = True
     upstream = exchange.upstream
     if upstream is not None:
-        attributes[a.UPSTREAM] = upstream.name
-        attributes[a.SERVER_ADDRESS] = upstream.host
-        attributes[a.SERVER_PORT] = upstream.port
+        attributes[n.UPSTREAM] = upstream.name
+        attributes[n.SERVER_ADDRESS] = upstream.host
+        attributes[n.SERVER_PORT] = upstream.port
     if exchange.connect is not None:
-        attributes[a.CONNECTION] = exchange.connect.kind
+        attributes[n.CONNECTION] = exchange.connect.kind
         if exchange.connect.address:
-            attributes[a.PEER_ADDRESS] = exchange.connect.address
+            attributes[n.PEER_ADDRESS] = exchange.connect.address
     if response.model:
-        attributes[a.RESPONSE_MODEL] = shown(response.model)
+        attributes[n.RESPONSE_MODEL] = shown(response.model)
     if provider == "openai":
         _add_openai(attributes, exchange)
     if (word := _error_word(exchange, client_failed(exchange))) is not None:
-        attributes[a.ERROR_TYPE] = word
+        attributes[n.ERROR_TYPE] = word
     return attributes
 
 
@@ -440,11 +440,11 @@ def _add_openai(attributes: SpanAttributes, exchange: Exchange) -> None:
     """What the conventions have for OpenAI alone."""
     response = exchange.response
     if (api := _OPENAI_APIS.get(exchange.route.api or "")) is not None:
-        attributes[a.OPENAI_API] = api
+        attributes[n.OPENAI_API] = api
     if response.service_tier:
-        attributes[a.RESPONSE_TIER] = shown(response.service_tier)
+        attributes[n.RESPONSE_TIER] = shown(response.service_tier)
     if response.system_fingerprint:
-        attributes[a.FINGERPRINT] = shown(response.system_fingerprint)
+        attributes[n.FINGERPRINT] = shown(response.system_fingerprint)
 
 
 def _told_reasons(exchange: Exchange) -> tuple[str, ...]:
@@ -457,5 +457,5 @@ def _latest_reasons(exchange: Exchange) -> tuple[str, ...]:
     reasons = tuple(exchange.response.finish_reasons)
     if reasons or exchange.upstream_status is None or exchange.upstream_status >= 400:
         return reasons
-    generates = names.is_inference(exchange.route.operation or "")
+    generates = metrics.is_inference(exchange.route.operation or "")
     return ("error",) if generates and outcome_of(exchange) is not Outcome.COMPLETED else ()

@@ -17,7 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util.types import AttributeValue
 
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import Ledger, Signal, State
 from sidecar.telemetry.worker import Work
 
@@ -165,7 +165,7 @@ class ReadableSpans:
     def _bounded_links(self, links: Sequence[tuple[SpanContext, str]]) -> Sequence[Link]:
         limit, length = self._link_count, self._length
         kept = links if self._links is None else links[: self._links]
-        made = [Link(context, bounded({a.LINK: kind}, limit, length)) for context, kind in kept]
+        made = [Link(context, bounded({n.LINK: kind}, limit, length)) for context, kind in kept]
         return _dropping(made, len(links) - len(kept))
 
 

@@ -27,7 +27,7 @@ from sidecar.core.facts import Route
 from sidecar.core.headers import Field, Headers
 from sidecar.core.sessions import Ref
 from sidecar.core.shown import is_credential
-from sidecar.telemetry import attributes as a
+from sidecar.telemetry import names as n
 from sidecar.telemetry.bounded import known_method, redact_path
 
 Attributes = Mapping[str, object]
@@ -179,10 +179,10 @@ class Tracer:
             f"{method} {route.template}",
             SpanKind.SERVER,
             {
-                a.METHOD: method,
-                a.PATH: redact_path(head.path, route.template),
-                a.SCHEME: head.scheme,
-                a.ROUTE: route.template,
+                n.METHOD: method,
+                n.PATH: redact_path(head.path, route.template),
+                n.SCHEME: head.scheme,
+                n.ROUTE: route.template,
             },
             (),
         )

@@ -11,14 +11,14 @@ import yaml
 
 from grafana.alerting import SECONDS, provisioned
 from grafana.names import label, series
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
 from sidecar.telemetry.metric_store import Metric, MetricKind
 from tests.stack.build import at_hand
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "grafana/alerts/sidecar.rules.yaml"
 TESTS = ROOT / "tests/alerts/sidecar.test.yaml"
-METRICS = [one for one in vars(names).values() if isinstance(one, Metric)]
+METRICS = [one for one in vars(metrics).values() if isinstance(one, Metric)]
 LABELS = {label(attribute) for metric in METRICS for attribute in metric.attributes} | {
     "job",
     "instance",

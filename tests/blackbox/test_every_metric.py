@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
 from sidecar.testing import (
     Chunk,
     Gate,
@@ -98,6 +98,6 @@ def test_every_metric_is_recorded(start_sidecar: Any, upstream: ScriptedUpstream
     sidecar = start_sidecar(settings=settings, environ={"OTEL_BSP_SCHEDULE_DELAY": "300"})
     play(sidecar.port, upstream, sink)
     sidecar.stop()
-    defined = {metric.name for metric in names.ALL_METRICS}
+    defined = {metric.name for metric in metrics.ALL_METRICS}
     assert defined - seen(sink) == set(UNSEEN)
     assert seen(sink) <= defined

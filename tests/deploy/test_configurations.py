@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sidecar.telemetry import attributes
+from sidecar.telemetry import names
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)(?::-([^}]*))?\}")
@@ -142,6 +142,6 @@ def test_the_collector_names_what_the_code_defines() -> None:
     """Each attribute of the sidecar's in the Collector's file is one that the code puts on spans."""
     text = re.sub(r"#.*", "", (ROOT / "otel-collector.yaml").read_text(encoding="utf-8"))
     named = {*re.findall(r"\b(?:sidecar|gen_ai|session)(?:\.\w+)+", text)}
-    defined = {value for value in vars(attributes).values() if isinstance(value, str)}
+    defined = {value for value in vars(names).values() if isinstance(value, str)}
     assert named
     assert named <= defined

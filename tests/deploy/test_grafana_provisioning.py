@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
 from sidecar.telemetry.metric_store import MetricKind
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def prometheus_names() -> set[str]:
     """Every metric as Prometheus has it after its name translation of OTLP."""
     units = {"s": "_seconds", "By": "_bytes"}
     found = set()
-    for metric in names.ALL_METRICS:
+    for metric in metrics.ALL_METRICS:
         stem = metric.name.replace(".", "_") + units.get(metric.unit, "")
         if metric.kind is MetricKind.HISTOGRAM:
             found |= {f"{stem}_bucket", f"{stem}_sum", f"{stem}_count"}

@@ -9,12 +9,12 @@ import pytest
 
 from grafana.names import label, series
 from grafana.write import files
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
 from sidecar.telemetry.metric_store import Metric, MetricKind
 
 ROOT = Path(__file__).parents[2]
 
-METRICS = [one for one in vars(names).values() if isinstance(one, Metric)]
+METRICS = [one for one in vars(metrics).values() if isinstance(one, Metric)]
 LABELS = {label(attribute) for metric in METRICS for attribute in metric.attributes}
 OF_PROMETHEUS = {"job", "instance", "le", "severity"}
 

@@ -8,10 +8,10 @@ import pytest
 
 from grafana import explorer
 from grafana.panels import Row
-from sidecar.telemetry import attributes
+from sidecar.telemetry import names
 
 BOARDS = (explorer.explorer(), explorer.explorer_jaeger())
-ATTRIBUTES = {value for value in vars(attributes).values() if isinstance(value, str)}
+ATTRIBUTES = {value for value in vars(names).values() if isinstance(value, str)}
 QUERIES = [part.traceql for part in explorer.TEMPO if not isinstance(part, Row)]
 
 
@@ -36,8 +36,8 @@ def test_jaegers_tags_are_defined() -> None:
     """Likewise."""
     for part in explorer.JAEGER:
         if not isinstance(part, Row) and part.tags:
-            names = {pair.partition("=")[0] for pair in part.tags.split(" ")}
-            assert names <= ATTRIBUTES | {"error"}
+            tags = {pair.partition("=")[0] for pair in part.tags.split(" ")}
+            assert tags <= ATTRIBUTES | {"error"}
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda one: str(one["uid"]))

@@ -6,8 +6,8 @@ other would be a bug of it.
 """
 
 from sidecar.core.outcome import Anomaly, Outcome, Phase
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 from sidecar.telemetry.metric_store import Metric
 from tests.stack.facts import Fact, Peak
 
@@ -58,60 +58,60 @@ SOURCES = {"own_header": 26, "generated": 2}
 """Neither what is refused nor an upload that breaks off arrives."""
 
 KNOWN: tuple[Fact, ...] = (
-    _fact(names.REQUESTS, 31),
-    *(_fact(names.REQUESTS, often, (a.OUTCOME, outcome.value)) for outcome, often in OUTCOMES.items()),
-    *(_fact(names.REQUESTS, 1, (a.ERROR_TYPE, error)) for error in ERRORS),
+    _fact(metrics.REQUESTS, 31),
+    *(_fact(metrics.REQUESTS, often, (n.OUTCOME, outcome.value)) for outcome, often in OUTCOMES.items()),
+    *(_fact(metrics.REQUESTS, 1, (n.ERROR_TYPE, error)) for error in ERRORS),
     *(
-        _fact(names.REQUESTS, 1, (a.OUTCOME, Outcome.CLIENT_LEFT.value), (a.PHASE, phase.value))
+        _fact(metrics.REQUESTS, 1, (n.OUTCOME, Outcome.CLIENT_LEFT.value), (n.PHASE, phase.value))
         for phase in (Phase.BEFORE_HEADERS, Phase.MID_STREAM)
     ),
-    _fact(names.REQUESTS, 1, (a.UPSTREAM, "dead")),
+    _fact(metrics.REQUESTS, 1, (n.UPSTREAM, "dead")),
     # polite 3, stalls, impatient's second, broken's first two, deadline-idle, slow-reader
-    _fact(names.REQUESTS, 9, (a.STREAMING, "true")),
-    _fact(names.HTTP_DURATION, 31),
+    _fact(metrics.REQUESTS, 9, (n.STREAMING, "true")),
+    _fact(metrics.HTTP_DURATION, 31),
     # all but the list of models, the two refused and the upload that breaks off
-    _fact(names.OPERATION_DURATION, 27),
+    _fact(metrics.OPERATION_DURATION, 27),
     # all that stream, but the one whose only event carries nothing
-    _fact(names.OPERATION_FIRST_CHUNK, 8),
-    *(_fact(names.FINISH_REASONS, often, (a.FINISH_REASON, word)) for word, often in FINISHES.items()),
+    _fact(metrics.OPERATION_FIRST_CHUNK, 8),
+    *(_fact(metrics.FINISH_REASONS, often, (n.FINISH_REASON, word)) for word, often in FINISHES.items()),
     # completed requests that call a model (18), less the slow reader's, which reports none; embeddings have no output
-    _fact(names.TOKEN_USAGE, 17, (a.TOKEN_TYPE, "input")),
-    _fact(names.TOKEN_USAGE, 16, (a.TOKEN_TYPE, "output")),
-    Fact(names.TOKEN_USAGE, 17 * INPUT, ((a.TOKEN_TYPE, "input"),), summed=True),
-    Fact(names.TOKEN_USAGE, 16 * OUTPUT, ((a.TOKEN_TYPE, "output"),), summed=True),
-    _fact(names.RETRIES, 1),
+    _fact(metrics.TOKEN_USAGE, 17, (n.TOKEN_TYPE, "input")),
+    _fact(metrics.TOKEN_USAGE, 16, (n.TOKEN_TYPE, "output")),
+    Fact(metrics.TOKEN_USAGE, 17 * INPUT, ((n.TOKEN_TYPE, "input"),), summed=True),
+    Fact(metrics.TOKEN_USAGE, 16 * OUTPUT, ((n.TOKEN_TYPE, "output"),), summed=True),
+    _fact(metrics.RETRIES, 1),
     # sessions: one per story, but two of `odd`, two of the deadlines, none of `nameless` and `refused`
-    _fact(names.SESSIONS, 13, (a.SESSION_SOURCE, "own_header")),
-    _fact(names.SESSION_DURATION, 13),
-    Fact(names.SESSION_REQUESTS, 26, summed=True),
-    *(_fact(names.IDENTITY, often, (a.SESSION_SOURCE, source)) for source, often in SOURCES.items()),
+    _fact(metrics.SESSIONS, 13, (n.SESSION_SOURCE, "own_header")),
+    _fact(metrics.SESSION_DURATION, 13),
+    Fact(metrics.SESSION_REQUESTS, 26, summed=True),
+    *(_fact(metrics.IDENTITY, often, (n.SESSION_SOURCE, source)) for source, often in SOURCES.items()),
     # what the queue used to know: of turns that somebody named, which are the 26 but for no-turns
-    _fact(names.CONCURRENCY, 24),
-    _fact(names.CONCURRENCY, 2, over=1.0),
-    _fact(names.CONCURRENCY, 1, over=2.0),
-    _fact(names.OVERLAPS, 2),
-    _fact(names.OUT_OF_ORDER, 2),
-    Fact(names.DISTANCE, 2, summed=True),
-    _fact(names.TURNS, 15),
-    _fact(names.WAIT_AVOIDED, 24),
+    _fact(metrics.CONCURRENCY, 24),
+    _fact(metrics.CONCURRENCY, 2, over=1.0),
+    _fact(metrics.CONCURRENCY, 1, over=2.0),
+    _fact(metrics.OVERLAPS, 2),
+    _fact(metrics.OUT_OF_ORDER, 2),
+    Fact(metrics.DISTANCE, 2, summed=True),
+    _fact(metrics.TURNS, 15),
+    _fact(metrics.WAIT_AVOIDED, 24),
     # the crowd's second, third and fourth: its turns are held until a timer of 4 s has fired
-    _fact(names.WAIT_AVOIDED, 3, over=2.5),
+    _fact(metrics.WAIT_AVOIDED, 3, over=2.5),
     # polite 2, reasons 2, turned-away 2, broken 2, impatient 1, the crowd's fourth
-    _fact(names.THINK_TIME, 10),
+    _fact(metrics.THINK_TIME, 10),
     # polite 15, stalls 5, impatient 1, broken 1 and 2, deadline-idle 1, slow-reader 66
-    _fact(names.STREAM_EVENTS, 91),
-    _fact(names.STREAM_GAP, 9),
-    _fact(names.STREAM_GAP, 2, over=1.28),
+    _fact(metrics.STREAM_EVENTS, 91),
+    _fact(metrics.STREAM_GAP, 9),
+    _fact(metrics.STREAM_GAP, 2, over=1.28),
     # the one that goes on, and the one that is given up
-    _fact(names.STREAM_STALLS, 2),
-    _fact(names.BACKPRESSURE, 9),
-    _fact(names.BACKPRESSURE, 1, over=0.64),
+    _fact(metrics.STREAM_STALLS, 2),
+    _fact(metrics.BACKPRESSURE, 9),
+    _fact(metrics.BACKPRESSURE, 1, over=0.64),
     *(
-        _fact(names.ANOMALIES, 1, (a.ANOMALY, anomaly.value))
+        _fact(metrics.ANOMALIES, 1, (n.ANOMALY, anomaly.value))
         for anomaly in (Anomaly.ID_HASHED, Anomaly.BODY_INVALID)
     ),
 )
 """Exactly what a round adds."""
 
-PEAKS = (Peak(names.REQUESTS_OVERLAPPING, 2), Peak(names.CONCURRENCY_MAX, 3))
+PEAKS = (Peak(metrics.REQUESTS_OVERLAPPING, 2), Peak(metrics.CONCURRENCY_MAX, 3))
 """The crowd: two of three turns would be waiting."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.outcome import Outcome
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
 from sidecar.testing import OtlpSink, Point
 from tests.stack.facts import Fact, Peak
 from tests.stack.scenario import Scenario
@@ -65,24 +65,24 @@ def test_every_trouble_happens() -> None:
 @pytest.mark.parametrize(
     "fact,expected",
     [
-        (Fact(names.RETRIES, 1), 'sum(sidecar_retries_total{job="x"})'),
+        (Fact(metrics.RETRIES, 1), 'sum(sidecar_retries_total{job="x"})'),
         (
-            Fact(names.REQUESTS, 1, (("sidecar.outcome", "refused"),)),
+            Fact(metrics.REQUESTS, 1, (("sidecar.outcome", "refused"),)),
             'sum(sidecar_requests_total{job="x",sidecar_outcome="refused"})',
         ),
         (
-            Fact(names.TOKEN_USAGE, 1, summed=True),
+            Fact(metrics.TOKEN_USAGE, 1, summed=True),
             'sum(gen_ai_client_token_usage_sum{job="x"})',
         ),
         (
-            Fact(names.WAIT_AVOIDED, 1, over=2.5),
+            Fact(metrics.WAIT_AVOIDED, 1, over=2.5),
             (
                 'sum(sidecar_conversation_wait_avoided_seconds_count{job="x"}) - '
                 'sum(sidecar_conversation_wait_avoided_seconds_bucket{job="x",le=~"2[.]5"})'
             ),
         ),
         (
-            Fact(names.CONCURRENCY, 1, over=1.0),
+            Fact(metrics.CONCURRENCY, 1, over=1.0),
             (
                 'sum(sidecar_conversation_concurrency_count{job="x"}) - '
                 'sum(sidecar_conversation_concurrency_bucket{job="x",le=~"1([.]0)?"})'

@@ -16,7 +16,7 @@ from grafana import innocence, queries, sessions, streams, traffic
 from grafana.names import series
 from grafana.panels import Panel
 from sidecar.core.outcome import Anomaly, Outcome
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
 from tests.stack.backends import Stack
 from tests.stack.programs import eventually
 from tests.stack.scenario import Scenario
@@ -107,13 +107,13 @@ TROUBLE: dict[tuple[str, int], tuple[str, list[Expected]]] = {
 """By dashboard and panel: what is asked, and of each query the figures of one round (numbers: of the window) by label."""
 
 SHOWS_TROUBLE = (
-    names.OVERLAPS,
-    names.OUT_OF_ORDER,
-    names.STREAM_STALLS,
-    names.RETRIES,
-    names.ANOMALIES,
-    names.WAIT_UNKNOWN,
-    names.FINISH_REASONS,
+    metrics.OVERLAPS,
+    metrics.OUT_OF_ORDER,
+    metrics.STREAM_STALLS,
+    metrics.RETRIES,
+    metrics.ANOMALIES,
+    metrics.WAIT_UNKNOWN,
+    metrics.FINISH_REASONS,
 )
 ELSEWHERE = {
     (innocence.UID, 423): "what was exported is no trouble",

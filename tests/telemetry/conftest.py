@@ -10,9 +10,9 @@ from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from sidecar.telemetry import names
 from sidecar.telemetry.logs import Lines
 from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.metrics import metrics_of
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.spans import ReadableSpans
 from sidecar.testing import OtlpSink
@@ -37,7 +37,7 @@ def make_world() -> MakeWorld:
     ) -> World:
         now = [ms(1000)]
         settings = Wishes(**wishes)  # type: ignore[arg-type]
-        store = MetricStore(names.metrics_of(settings.semconv), clock=lambda: now[0])
+        store = MetricStore(metrics_of(settings.semconv), clock=lambda: now[0])
         pipeline = pipeline or ListPipeline()
         stderr = io.BytesIO()
         resource = Resource({"service.name": "test"})

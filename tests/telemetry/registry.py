@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 from sidecar.testing import LogLine, Point, Span
 
 FOLDER = Path(__file__).parent / "conventions"
@@ -22,7 +22,7 @@ REGISTRIES: Mapping[str, list[dict[str, Any]]] = {
     "latest": [LATEST],
     "both": [SHIPPED, LATEST],
 }
-OPEN = {a.PROVIDER, a.OPERATION, a.ERROR_TYPE, a.SERVICE_TIER}
+OPEN = {n.PROVIDER, n.OPERATION, n.ERROR_TYPE, n.SERVICE_TIER}
 OTHER_BOUNDS = {
     "gen_ai.client.operation.time_per_output_chunk",
     "gen_ai.client.inference.time_per_output_chunk",
@@ -59,7 +59,7 @@ class Conventions:
         """Faults of names and values."""
         for name, value in (attributes or {}).items():
             if name.startswith("sidecar."):
-                if name not in a.ALL_ATTRIBUTES:
+                if name not in n.ALL_ATTRIBUTES:
                     yield f"{name}: not in the table"
             elif (known := self._find("attributes", name)) is None:
                 yield self._missing("attributes", name)
@@ -75,7 +75,7 @@ class Conventions:
     def instrument(self, metric: Instrument) -> Iterator[str]:
         """Faults of a metric's kind, unit and buckets."""
         if metric.name.startswith("sidecar."):
-            if metric.name not in {one.name for one in names.ALL_METRICS}:
+            if metric.name not in {one.name for one in metrics.ALL_METRICS}:
                 yield f"{metric.name}: not in the table"
             return
         known = self._find("metrics", metric.name)
@@ -96,8 +96,8 @@ class Conventions:
         yield from self.point_attributes(point.metric, point.attributes)
         yield from self._required("metrics", point.metric, point.attributes)
         yield from self.attributes(point.attributes)
-        if a.SERVER_ADDRESS in point.attributes and a.SERVER_PORT not in point.attributes:
-            yield f"{point.metric}: {a.SERVER_ADDRESS} without its port"
+        if n.SERVER_ADDRESS in point.attributes and n.SERVER_PORT not in point.attributes:
+            yield f"{point.metric}: {n.SERVER_ADDRESS} without its port"
 
     def point_attributes(self, metric: str, attributes: Iterable[str]) -> Iterator[str]:
         """Attributes that the convention does not have on that metric."""
@@ -111,7 +111,7 @@ class Conventions:
         said = span.attributes
         yield from self.attributes(said)
         for event in span.events:
-            if event.name not in a.ALL_EVENTS:
+            if event.name not in n.ALL_EVENTS:
                 yield f"{event.name}: not in the table of events"
             yield from self.attributes(event.attributes)
         for link in span.links:
@@ -125,27 +125,27 @@ class Conventions:
             if (span.kind, span.name) != (known["kind"], _named(known["name"], said)):
                 yield f"{kind}: {span.kind} {span.name}"
             yield from self._required("spans", kind, said)
-        if (a.ERROR_TYPE in said) != (span.status == "ERROR"):
-            yield f"{span.name}: status {span.status}, {a.ERROR_TYPE} {said.get(a.ERROR_TYPE)!r}"
-        if span.kind == "CLIENT" and a.SERVER_ADDRESS in said and a.SERVER_PORT not in said:
-            yield f"{span.name}: {a.SERVER_ADDRESS} without its port"
-        if said.get(a.REQUEST_STREAM, True) is not True or said.get(a.FINISH_REASONS) == []:
+        if (n.ERROR_TYPE in said) != (span.status == "ERROR"):
+            yield f"{span.name}: status {span.status}, {n.ERROR_TYPE} {said.get(n.ERROR_TYPE)!r}"
+        if span.kind == "CLIENT" and n.SERVER_ADDRESS in said and n.SERVER_PORT not in said:
+            yield f"{span.name}: {n.SERVER_ADDRESS} without its port"
+        if said.get(n.REQUEST_STREAM, True) is not True or said.get(n.FINISH_REASONS) == []:
             yield f"{span.name}: told what is to be absent"
 
     def log(self, log: LogLine) -> Iterator[str]:
         """Faults of a log record."""
         yield from self.attributes(log.attributes)
-        if log.event_name not in a.ALL_EVENTS:
+        if log.event_name not in n.ALL_EVENTS:
             yield f"{log.event_name}: not in the table of events"
         if log.event_name.startswith("sidecar."):
             return
         if self._find("events", log.event_name) is None:
             yield self._missing("events", log.event_name)
         yield from self._required("events", log.event_name, log.attributes)
-        if log.event_name == a.CALL_FAILED:
+        if log.event_name == n.CALL_FAILED:
             if log.severity != "WARNING":
                 yield f"{log.event_name}: severity {log.severity}"
-            if not {a.EXCEPTION_TYPE, a.EXCEPTION_MESSAGE} & {*log.attributes}:
+            if not {n.EXCEPTION_TYPE, n.EXCEPTION_MESSAGE} & {*log.attributes}:
                 yield f"{log.event_name}: neither a type nor a message"
 
 
@@ -159,14 +159,14 @@ def _fits(name: str, value: Any, known: str | list[str]) -> bool:
 
 def _conventions_of(span: Span) -> Iterator[str]:
     """The kinds of span that the registries would call it."""
-    operation = span.attributes.get(a.OPERATION)
+    operation = span.attributes.get(n.OPERATION)
     if span.kind == "SERVER" or operation is None:
         yield f"http.{span.kind.lower()}"
     elif operation == "embeddings":
         yield "gen_ai.embeddings"
     else:
         yield "gen_ai.inference"
-        if span.attributes.get(a.PROVIDER) == "openai":
+        if span.attributes.get(n.PROVIDER) == "openai":
             yield "openai.inference"
 
 
@@ -174,6 +174,6 @@ def _named(template: str, attributes: Mapping[str, Any]) -> str:
     """The span's name as the convention has it; a method that is not known is `HTTP` there."""
     said = {
         **attributes,
-        a.METHOD: {"_OTHER": "HTTP"}.get(attributes.get(a.METHOD, ""), attributes.get(a.METHOD)),
+        n.METHOD: {"_OTHER": "HTTP"}.get(attributes.get(n.METHOD, ""), attributes.get(n.METHOD)),
     }
     return re.sub(r"\{([\w.]+)\}", lambda found: str(said.get(found[1], "")), template).strip()

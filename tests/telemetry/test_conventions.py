@@ -14,8 +14,8 @@ import pytest
 
 from sidecar.core.facts import Route
 from sidecar.core.outcome import Outcome
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 from sidecar.telemetry.metric_store import Metric, MetricKind
 from sidecar.testing import (
     Gate,
@@ -158,21 +158,23 @@ def test_everything_exported_is_as_the_registry_has_it(exported: tuple[str, Otlp
 def test_the_scenario_is_whole(exported: tuple[str, OtlpSink]) -> None:
     """Every outcome, every kind of span, every attribute of the conventions that is exported at all, every such metric."""
     semconv, sink = exported
-    assert {span.attributes.get(a.OUTCOME) for span in sink.spans if span.kind == "SERVER"} == OUTCOMES
+    assert {span.attributes.get(n.OUTCOME) for span in sink.spans if span.kind == "SERVER"} == OUTCOMES
     assert {span.name for span in sink.spans if span.kind == "INTERNAL"} == {
         *("connect", "wait", "stream", "session", "conversation")
     }
     items: list[Span | Point | LogLine] = [*sink.spans, *sink.points, *sink.logs]
     seen = {name for one in items for name in one.attributes}
-    absent = {name for name in a.ALL_ATTRIBUTES if not name.startswith("sidecar.")} - seen
+    absent = {name for name in n.ALL_ATTRIBUTES if not name.startswith("sidecar.")} - seen
     assert absent == UNSEEN[semconv]
-    defined = {metric.name for metric in names.metrics_of(semconv) if not metric.name.startswith("sidecar.")}
+    defined = {
+        metric.name for metric in metrics.metrics_of(semconv) if not metric.name.startswith("sidecar.")
+    }
     assert defined <= {point.metric for point in sink.points}
 
 
 UNSEEN = {
-    "shipped": {a.CACHE_WRITE_TOKENS, a.TOKEN_MODALITY, a.PREVIOUS_RESPONSE, a.REASONING_LEVEL},
-    "latest": {a.CACHE_CREATION_TOKENS, a.TOKEN_TYPE},
+    "shipped": {n.CACHE_WRITE_TOKENS, n.TOKEN_MODALITY, n.PREVIOUS_RESPONSE, n.REASONING_LEVEL},
+    "latest": {n.CACHE_CREATION_TOKENS, n.TOKEN_TYPE},
     "both": set[str](),
 }
 """By the choice: the names that are the other's."""
@@ -182,17 +184,17 @@ def test_failed_calls_are_told_as_events(exported: tuple[str, OtlpSink]) -> None
     """One for each CLIENT span of an operation that is an error, in its context; none besides."""
     _, sink = exported
     failed = {
-        (span.trace_id, span.span_id): (span.end, span.attributes[a.ERROR_TYPE], span.status_message or None)
+        (span.trace_id, span.span_id): (span.end, span.attributes[n.ERROR_TYPE], span.status_message or None)
         for span in sink.spans
-        if span.kind == "CLIENT" and span.status == "ERROR" and a.OPERATION in span.attributes
+        if span.kind == "CLIENT" and span.status == "ERROR" and n.OPERATION in span.attributes
     }
-    told = [log for log in sink.logs if log.event_name == a.CALL_FAILED]
+    told = [log for log in sink.logs if log.event_name == n.CALL_FAILED]
     assert len(told) == len(failed) > 40
     assert {
         (log.trace_id, log.span_id): (
             log.time,
-            log.attributes[a.EXCEPTION_TYPE],
-            log.attributes.get(a.EXCEPTION_MESSAGE),
+            log.attributes[n.EXCEPTION_TYPE],
+            log.attributes.get(n.EXCEPTION_MESSAGE),
         )
         for log in told
     } == failed
@@ -203,7 +205,7 @@ def test_every_metric_is_as_the_registry_has_it(semconv: str) -> None:
     """Those that are defined, recorded or not: instrument, unit, whole numbers or not, attributes, buckets."""
     check = Conventions(semconv)
     faults: list[str] = []
-    for metric in names.metrics_of(semconv):
+    for metric in metrics.metrics_of(semconv):
         faults += check.instrument(_instrument(metric))
         faults += check.point_attributes(metric.name, metric.attributes)
         for registry in REGISTRIES[semconv]:
@@ -223,9 +225,9 @@ def test_every_name_is_ours_or_a_registry_s() -> None:
         listed = {*registry["attributes"], *registry["metrics"], *registry["events"]}
         assert not listed & {*registry["deprecated"]}
     for kind, used in (
-        ("attributes", a.ALL_ATTRIBUTES),
-        ("events", a.ALL_EVENTS),
-        ("metrics", [metric.name for metric in names.ALL_METRICS]),
+        ("attributes", n.ALL_ATTRIBUTES),
+        ("events", n.ALL_EVENTS),
+        ("metrics", [metric.name for metric in metrics.ALL_METRICS]),
     ):
         known = {*SHIPPED[kind], *LATEST[kind]}
         assert [name for name in used if not name.startswith("sidecar.") and name not in known] == []
@@ -233,7 +235,7 @@ def test_every_name_is_ours_or_a_registry_s() -> None:
 
 def test_what_is_not_stable_is_said() -> None:
     """The page names the namespaces of the conventions whose names that we use may still change."""
-    used = {*a.ALL_ATTRIBUTES, *a.ALL_EVENTS, *(metric.name for metric in names.ALL_METRICS)}
+    used = {*n.ALL_ATTRIBUTES, *n.ALL_EVENTS, *(metric.name for metric in metrics.ALL_METRICS)}
     unstable = {
         name
         for registry in (SHIPPED, LATEST)
@@ -313,23 +315,23 @@ SPAN = Span(
     1,
     2,
     {
-        a.OPERATION: "chat",
-        a.PROVIDER: "openai",
-        a.REQUEST_MODEL: "m",
-        a.SERVER_ADDRESS: "h",
-        a.SERVER_PORT: 1,
+        n.OPERATION: "chat",
+        n.PROVIDER: "openai",
+        n.REQUEST_MODEL: "m",
+        n.SERVER_ADDRESS: "h",
+        n.SERVER_PORT: 1,
     },
 )
 POINT = Point(
     "gen_ai.client.operation.duration",
     "s",
     "histogram",
-    {a.OPERATION: "chat", a.PROVIDER: "openai"},
+    {n.OPERATION: "chat", n.PROVIDER: "openai"},
     1,
     2,
-    bounds=names.DURATION_BOUNDS,
+    bounds=metrics.DURATION_BOUNDS,
 )
-LOG = LogLine("session.start", "session.start", "INFO", {a.SESSION_ID: "s"}, "", "", 1, {})
+LOG = LogLine("session.start", "session.start", "INFO", {n.SESSION_ID: "s"}, "", "", 1, {})
 
 
 def _saying(one: Any, semconv: str = "shipped", **more: Any) -> list[str]:
@@ -402,7 +404,7 @@ def _faults(one: Any, semconv: str = "shipped") -> list[str]:
         ),
         (_faults(POINT, "latest"), ["gen_ai.client.operation.duration: deprecated"]),
         (
-            _faults(replace(POINT, bounds=names.DURATION_BOUNDS[:10])),
+            _faults(replace(POINT, bounds=metrics.DURATION_BOUNDS[:10])),
             ["gen_ai.client.operation.duration: buckets without [10.24, 20.48, 40.96, 81.92]"],
         ),
         (
@@ -421,8 +423,8 @@ def _faults(one: Any, semconv: str = "shipped") -> list[str]:
             ["gen_ai.choice: not in the table of events", "gen_ai.choice: deprecated"],
         ),
         (
-            _faults(replace(LOG, event_name=a.CALL_FAILED)),
-            [f"{a.CALL_FAILED}: severity INFO", f"{a.CALL_FAILED}: neither a type nor a message"],
+            _faults(replace(LOG, event_name=n.CALL_FAILED)),
+            [f"{n.CALL_FAILED}: severity INFO", f"{n.CALL_FAILED}: neither a type nor a message"],
         ),
     ],
     ids=str,

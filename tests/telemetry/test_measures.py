@@ -13,8 +13,8 @@ from sidecar.core.facts import RequestFacts, Route
 from sidecar.core.identity import Source
 from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.core.sessions import Revealed, SessionSummary, Totals
-from sidecar.telemetry import attributes as a
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
 from sidecar.telemetry.bounded import Cap, finish_reason
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.process import observe_process
@@ -32,34 +32,37 @@ def test_a_completed_stream(world: World) -> None:
         metric.name for metric in world.store.collect(world.store.reader(world.store.scrape.temporality))
     }
     assert collected >= {"sidecar.requests.active", "sidecar.telemetry.items"}
-    assert world.points(names.OPERATION_DURATION) == {CALL: (1, 0.447)}
-    assert world.points(names.OPERATION_FIRST_CHUNK) == {CALL: (1, 0.107)}
-    assert world.points(names.OPERATION_PER_CHUNK) == {CALL: (1, 0.3)}
+    assert world.points(metrics.OPERATION_DURATION) == {CALL: (1, 0.447)}
+    assert world.points(metrics.OPERATION_FIRST_CHUNK) == {CALL: (1, 0.107)}
+    assert world.points(metrics.OPERATION_PER_CHUNK) == {CALL: (1, 0.3)}
     tokens = (*CALL[:4], "input", *CALL[4:]), (*CALL[:4], "output", *CALL[4:])
-    assert world.points(names.TOKEN_USAGE) == {tokens[0]: (1, 10), tokens[1]: (1, 20)}
+    assert world.points(metrics.TOKEN_USAGE) == {tokens[0]: (1, 10), tokens[1]: (1, 20)}
     details = {"cache_read": 4, "cache_write": 1, "reasoning": 5}
-    assert world.points(names.TOKEN_DETAILS) == {
+    assert world.points(metrics.TOKEN_DETAILS) == {
         (*CALL[:-1], detail, CALL[-1]): count for detail, count in details.items()
     }
-    assert world.points(names.HTTP_DURATION) == {("POST", 200, "/v1/chat/completions", "http"): (1, 0.5)}
-    assert world.points(names.REQUESTS) == {
+    assert world.points(metrics.HTTP_DURATION) == {("POST", 200, "/v1/chat/completions", "http"): (1, 0.5)}
+    assert world.points(metrics.REQUESTS) == {
         ("chat", "openai", "gpt-4o", "completed", "end", True, "default"): 1
     }
-    assert world.points(names.FINISH_REASONS) == {("chat", "openai", "gpt-4o", "stop", "default"): 1}
-    assert world.points(names.TURNS) == {("default",): 1}
-    assert world.points(names.CONCURRENCY) == {("default",): (1, 1)}
-    assert world.points(names.IDENTITY) == {("own_header",): 1}
-    assert world.points(names.STREAM_GAP) == {("openai", "gpt-4o", "default"): (1, 0.3)}
-    assert world.points(names.STREAM_EVENTS) == {("default",): 4}
-    assert world.points(names.STREAM_BYTES) == {("default",): 999}
-    assert world.points(names.BACKPRESSURE) == {("default",): (1, 0.0)}
-    assert world.points(names.OVERHEAD) == {
+    assert world.points(metrics.FINISH_REASONS) == {("chat", "openai", "gpt-4o", "stop", "default"): 1}
+    assert world.points(metrics.TURNS) == {("default",): 1}
+    assert world.points(metrics.CONCURRENCY) == {("default",): (1, 1)}
+    assert world.points(metrics.IDENTITY) == {("own_header",): 1}
+    assert world.points(metrics.STREAM_GAP) == {("openai", "gpt-4o", "default"): (1, 0.3)}
+    assert world.points(metrics.STREAM_EVENTS) == {("default",): 4}
+    assert world.points(metrics.STREAM_BYTES) == {("default",): 999}
+    assert world.points(metrics.BACKPRESSURE) == {("default",): (1, 0.0)}
+    assert world.points(metrics.OVERHEAD) == {
         ("before",): (1, 0.00015),
         ("after",): (1, 0.0),
         ("loop",): (1, 0.0),
     }
     assert (
-        world.points(names.OVERLAPS) == world.points(names.OUT_OF_ORDER) == world.points(names.RETRIES) == {}
+        world.points(metrics.OVERLAPS)
+        == world.points(metrics.OUT_OF_ORDER)
+        == world.points(metrics.RETRIES)
+        == {}
     )
 
 
@@ -78,7 +81,7 @@ def test_points_carry_only_declared_attributes(make_world: MakeWorld) -> None:
         world.settle(exchange, 200, distance=3)
     observe_process(world.store)
     world.recorder.record_lag(3_000_000)
-    declared = {metric.name: set(metric.attributes) for metric in names.ALL_METRICS}
+    declared = {metric.name: set(metric.attributes) for metric in metrics.ALL_METRICS}
     seen = world.store.collect(world.store.scrape)
     for metric in seen:
         for point in metric.data.data_points:
@@ -102,21 +105,21 @@ def test_latest_conventions(make_world: MakeWorld) -> None:
     exchange.decide(Outcome.COMPLETED, ms(100))
     world.settle(exchange, 103)
     unknown = (*CALL[:4], "unknown", *CALL[4:])
-    assert world.points(names.INFERENCE_DURATION) == {CALL: (1, 0.447)}
-    assert world.points(names.INFERENCE_FIRST_CHUNK) == {CALL: (1, 0.107)}
-    assert world.points(names.INFERENCE_PER_CHUNK) == {CALL: (1, 0.3)}
-    assert world.points(names.INFERENCE_INPUT_TOKENS) == {unknown: 10}
-    assert world.points(names.INFERENCE_OUTPUT_TOKENS) == {unknown: 20}
-    assert world.points(names.INFERENCE_CACHE_READ_TOKENS) == {unknown: 4}
-    assert world.points(names.INFERENCE_CACHE_WRITE_TOKENS) == {unknown: 1}
-    assert world.points(names.INFERENCE_REASONING_TOKENS) == {unknown: 5}
-    assert world.points(names.INFERENCE_CALL_INPUT_TOKENS) == {CALL: (1, 10)}
-    assert world.points(names.INFERENCE_CALL_OUTPUT_TOKENS) == {CALL: (1, 20)}
+    assert world.points(metrics.INFERENCE_DURATION) == {CALL: (1, 0.447)}
+    assert world.points(metrics.INFERENCE_FIRST_CHUNK) == {CALL: (1, 0.107)}
+    assert world.points(metrics.INFERENCE_PER_CHUNK) == {CALL: (1, 0.3)}
+    assert world.points(metrics.INFERENCE_INPUT_TOKENS) == {unknown: 10}
+    assert world.points(metrics.INFERENCE_OUTPUT_TOKENS) == {unknown: 20}
+    assert world.points(metrics.INFERENCE_CACHE_READ_TOKENS) == {unknown: 4}
+    assert world.points(metrics.INFERENCE_CACHE_WRITE_TOKENS) == {unknown: 1}
+    assert world.points(metrics.INFERENCE_REASONING_TOKENS) == {unknown: 5}
+    assert world.points(metrics.INFERENCE_CALL_INPUT_TOKENS) == {CALL: (1, 10)}
+    assert world.points(metrics.INFERENCE_CALL_OUTPUT_TOKENS) == {CALL: (1, 20)}
     embeddings = ("embeddings", "openai", *SERVER, False, "default")
-    assert world.points(names.EMBEDDINGS_DURATION) == {embeddings: (1, 0.1)}
-    assert world.points(names.EMBEDDINGS_CALL_INPUT_TOKENS) == {embeddings: (1, 5)}
+    assert world.points(metrics.EMBEDDINGS_DURATION) == {embeddings: (1, 0.1)}
+    assert world.points(metrics.EMBEDDINGS_CALL_INPUT_TOKENS) == {embeddings: (1, 5)}
     assert {metric.name for metric in world.store.metrics}.isdisjoint(
-        metric.name for metric in names.LATEST_FOR
+        metric.name for metric in metrics.LATEST_FOR
     )
 
 
@@ -128,18 +131,18 @@ def test_refused_and_rejected(world: World) -> None:
     world.answer(exchange, 429)
     exchange.last_byte = ms(103)
     world.settle(exchange, 110)
-    assert world.points(names.REQUESTS) == {
+    assert world.points(metrics.REQUESTS) == {
         ("draining", "chat", "openai", "refused", False, "default"): 1,
         ("429", "chat", "openai", "upstream_rejected", "before_headers", False, "default"): 1,
     }
-    assert world.points(names.OPERATION_DURATION) == {
+    assert world.points(metrics.OPERATION_DURATION) == {
         ("429", "chat", "openai", *SERVER, False, "default"): (1, 0.1)
     }
-    assert world.points(names.HTTP_DURATION) == {
+    assert world.points(metrics.HTTP_DURATION) == {
         ("draining", "POST", 503, "/v1/chat/completions", "http"): (1, 0.005),
         ("POST", 429, "/v1/chat/completions", "http"): (1, 0.11),
     }
-    assert world.points(names.FINISH_REASONS) == world.points(names.TURNS) == {}
+    assert world.points(metrics.FINISH_REASONS) == world.points(metrics.TURNS) == {}
 
 
 def test_in_flight_goes_up_and_down(world: World) -> None:
@@ -148,14 +151,14 @@ def test_in_flight_goes_up_and_down(world: World) -> None:
     second.upstream = None
     world.recorder.streaming(first)
     world.recorder.streaming(first)
-    assert world.points(names.REQUESTS_ACTIVE) == {("default",): 2}
-    assert world.points(names.STREAMS_ACTIVE) == {("default",): 1}
-    assert world.points(names.OLDEST_AGE) == {(): 1.0}
+    assert world.points(metrics.REQUESTS_ACTIVE) == {("default",): 2}
+    assert world.points(metrics.STREAMS_ACTIVE) == {("default",): 1}
+    assert world.points(metrics.OLDEST_AGE) == {(): 1.0}
     for exchange in (first, second):
         exchange.decide(Outcome.CLIENT_LEFT, ms(5), phase=Phase.BEFORE_HEADERS)
         world.settle(exchange, 5)
-    assert world.points(names.REQUESTS_ACTIVE) == world.points(names.STREAMS_ACTIVE) == {("default",): 0}
-    assert world.points(names.OLDEST_AGE) == {(): 0.0}
+    assert world.points(metrics.REQUESTS_ACTIVE) == world.points(metrics.STREAMS_ACTIVE) == {("default",): 0}
+    assert world.points(metrics.OLDEST_AGE) == {(): 0.0}
 
 
 def test_conversation_figures(world: World) -> None:
@@ -167,11 +170,11 @@ def test_conversation_figures(world: World) -> None:
         exchange.decide(outcome, ms(50))
         world.settle(exchange, 50, distance=2)
     default = ("default",)
-    assert world.points(names.CONCURRENCY) == {default: (2, 6)}
-    assert world.points(names.OVERLAPS) == world.points(names.RETRIES) == {default: 2}
-    assert world.points(names.THINK_TIME) == {default: (2, 0.5)}
-    assert world.points(names.TURNS) == world.points(names.OUT_OF_ORDER) == {default: 1}
-    assert world.points(names.DISTANCE) == {default: (1, 2)}
+    assert world.points(metrics.CONCURRENCY) == {default: (2, 6)}
+    assert world.points(metrics.OVERLAPS) == world.points(metrics.RETRIES) == {default: 2}
+    assert world.points(metrics.THINK_TIME) == {default: (2, 0.5)}
+    assert world.points(metrics.TURNS) == world.points(metrics.OUT_OF_ORDER) == {default: 1}
+    assert world.points(metrics.DISTANCE) == {default: (1, 2)}
 
 
 def test_made_up_ids_record_no_conversation_figures(world: World) -> None:
@@ -180,8 +183,8 @@ def test_made_up_ids_record_no_conversation_figures(world: World) -> None:
     world.arrive(exchange, source=Source.GENERATED)
     exchange.decide(Outcome.COMPLETED, ms(50))
     world.settle(exchange, 50)
-    assert world.points(names.IDENTITY) == {("generated",): 1}
-    assert world.points(names.CONCURRENCY) == world.points(names.TURNS) == {}
+    assert world.points(metrics.IDENTITY) == {("generated",): 1}
+    assert world.points(metrics.CONCURRENCY) == world.points(metrics.TURNS) == {}
 
 
 @pytest.mark.parametrize(
@@ -208,7 +211,7 @@ def test_finish_reasons(
     exchange.decide(outcome, ms(50))
     world.settle(exchange, 50)
     expected = {("chat", "openai", counted, "default"): 1} if counted else {}
-    assert world.points(names.FINISH_REASONS) == expected
+    assert world.points(metrics.FINISH_REASONS) == expected
 
 
 def test_finish_reason_words() -> None:
@@ -230,7 +233,7 @@ def _called(world: World, asked: str, outcome: Outcome = Outcome.COMPLETED, answ
 def _models(world: World) -> Counter[object]:
     """Requests by model, as the metrics tell."""
     models: Counter[object] = Counter()
-    for key, count in world.points(names.REQUESTS).items():
+    for key, count in world.points(metrics.REQUESTS).items():
         assert isinstance(count, int)
         models[key[-4]] += count
     return models
@@ -241,9 +244,9 @@ def test_models_are_capped(make_world: MakeWorld) -> None:
     world = make_world(model_limit=2)
     for model in ("a", "b", "c", "c", "d", "e", "a"):
         _called(world, model)
-    by_model = {key[2]: count for key, count in world.points(names.REQUESTS).items()}
+    by_model = {key[2]: count for key, count in world.points(metrics.REQUESTS).items()}
     assert by_model == {"a": 2, "b": 1, "other": 4}
-    assert world.points(names.ANOMALIES) == {("model_cap",): 4}
+    assert world.points(metrics.ANOMALIES) == {("model_cap",): 4}
 
 
 HOUR = 3600 * SECOND
@@ -270,12 +273,12 @@ def test_a_day_of_junk_changes_nothing_for_models_that_answer(make_world: MakeWo
     assert {f"new-{hour}" for hour in range(24)} | {*real} <= {*told}
     kept = {name for name in told if str(name).startswith("junk")}
     assert len(kept) <= 50
-    answered = {key[-5] for key in world.points(names.OPERATION_DURATION)}
+    answered = {key[-5] for key in world.points(metrics.OPERATION_DURATION)}
     assert {f"new-{hour}-x" for hour in range(24)} | {f"{name}-x" for name in real} <= answered
     assert (
         told["other"]
         == 24_000 - sum(told[name] for name in kept)
-        == world.points(names.ANOMALIES)[("model_cap",)]
+        == world.points(metrics.ANOMALIES)[("model_cap",)]
     )
 
 
@@ -317,7 +320,7 @@ def test_anomalies_count_once_each(world: World) -> None:
     world.settle(exchange, 1)
     world.recorder.anomaly(Anomaly.BYTES_AFTER_END)
     world.recorder.listener.anomaly(Anomaly.SESSION_EVICTED)
-    assert world.points(names.ANOMALIES) == {
+    assert world.points(metrics.ANOMALIES) == {
         ("body_invalid",): 1,
         ("bytes_after_end",): 1,
         ("session_evicted",): 1,
@@ -327,13 +330,13 @@ def test_anomalies_count_once_each(world: World) -> None:
 def test_stalls_are_counted_when_they_happen(world: World) -> None:
     """Before the request has settled."""
     world.recorder.stalled(world.begin(), ms(10_000))
-    assert world.points(names.STREAM_STALLS) == {("default",): 1}
+    assert world.points(metrics.STREAM_STALLS) == {("default",): 1}
 
 
 def test_loop_lag(world: World) -> None:
     """Nanoseconds in, seconds out."""
     world.recorder.record_lag(1_500_000)
-    assert world.points(names.LOOP_LAG) == {(): (1, 0.0015)}
+    assert world.points(metrics.LOOP_LAG) == {(): (1, 0.0015)}
 
 
 @dataclass
@@ -362,20 +365,20 @@ def test_sessions(world: World) -> None:
     live.told((31_000_000_000, ref(7), True))
     live.told((0, ref(8), True))
     listener.waits_unknown(4)
-    assert world.points(names.SESSIONS) == {("body",): 1}
-    assert world.points(names.SESSION_DURATION) == {("body",): (1, 2.5)}
-    assert world.points(names.SESSION_REQUESTS) == {("body",): (1, 5)}
-    assert world.points(names.WAIT_UNKNOWN) == {(): 4}
+    assert world.points(metrics.SESSIONS) == {("body",): 1}
+    assert world.points(metrics.SESSION_DURATION) == {("body",): (1, 2.5)}
+    assert world.points(metrics.SESSION_REQUESTS) == {("body",): (1, 5)}
+    assert world.points(metrics.WAIT_UNKNOWN) == {(): 4}
     gauges = (
-        names.SESSIONS_ACTIVE,
-        names.CONVERSATIONS_ACTIVE,
-        names.CONVERSATIONS_BUSY,
-        names.REQUESTS_OVERLAPPING,
-        names.CONCURRENCY_MAX,
+        metrics.SESSIONS_ACTIVE,
+        metrics.CONVERSATIONS_ACTIVE,
+        metrics.CONVERSATIONS_BUSY,
+        metrics.REQUESTS_OVERLAPPING,
+        metrics.CONCURRENCY_MAX,
     )
     assert [world.points(gauge) for gauge in gauges] == [{(): n} for n in range(1, 6)]
     live.overlapping = 9
-    assert world.points(names.REQUESTS_OVERLAPPING) == {(): 9}
+    assert world.points(metrics.REQUESTS_OVERLAPPING) == {(): 9}
     point = histogram_point(world, "sidecar.conversation.wait_avoided")
     assert (point.count, point.sum) == (2, 31.0)
 
@@ -417,10 +420,10 @@ def test_the_ledger_is_a_metric(make_world: MakeWorld) -> None:
     """Every state of every signal, and what waits."""
     world = make_world()
     world.pipeline.not_made(Signal.TRACES, 3)
-    items = world.points(names.TELEMETRY_ITEMS)
+    items = world.points(metrics.TELEMETRY_ITEMS)
     assert items["traces", "not_sampled"] == 3
     assert items["logs", "dropped"] == 0
-    assert world.points(names.TELEMETRY_QUEUE) == {
+    assert world.points(metrics.TELEMETRY_QUEUE) == {
         (signal,): 0 for signal in ("traces", "metrics", "logs", "lines")
     }
 
@@ -431,5 +434,5 @@ def test_unknown_methods_do_not_become_labels(world: World) -> None:
         exchange: Exchange = world.begin(route=CHAT, method=f"BREW{number}")
         exchange.decide(Outcome.COMPLETED, ms(1))
         world.settle(exchange, 1)
-    assert world.points(names.HTTP_DURATION) == {("_OTHER", "/v1/chat/completions", "http"): (3, 0.003)}
-    assert a.METHOD in names.HTTP_DURATION.attributes
+    assert world.points(metrics.HTTP_DURATION) == {("_OTHER", "/v1/chat/completions", "http"): (3, 0.003)}
+    assert n.METHOD in metrics.HTTP_DURATION.attributes

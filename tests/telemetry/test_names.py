@@ -3,25 +3,27 @@
 import pytest
 
 from sidecar.core.exchange import CHUNK_BOUNDS
-from sidecar.telemetry import attributes, names
+from sidecar.telemetry import metrics, names
 from sidecar.telemetry.metric_store import Metric, MetricKind
 
-IDS = {attributes.SESSION_ID, attributes.CONVERSATION, attributes.REQUEST_ID, attributes.GEN_AI_CONVERSATION}
+IDS = {names.SESSION_ID, names.CONVERSATION, names.REQUEST_ID, names.GEN_AI_CONVERSATION}
 
 
 def test_every_metric_stands_once() -> None:
     """No name is used twice, and every constant of the module is in the table."""
-    listed = [metric.name for metric in names.ALL_METRICS]
+    listed = [metric.name for metric in metrics.ALL_METRICS]
     assert len(listed) == len(set(listed))
-    assert {value for value in vars(names).values() if isinstance(value, Metric)} == set(names.ALL_METRICS)
+    assert {value for value in vars(metrics).values() if isinstance(value, Metric)} == set(
+        metrics.ALL_METRICS
+    )
 
 
-@pytest.mark.parametrize("metric", names.ALL_METRICS, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", metrics.ALL_METRICS, ids=lambda metric: metric.name)
 def test_a_metric_is_whole(metric: Metric) -> None:
     """It has a sentence, known attributes in order, no id among them, and buckets exactly if it is a histogram."""
     assert metric.description.endswith(".")
     assert list(metric.attributes) == sorted(set(metric.attributes))
-    assert set(metric.attributes) <= set(attributes.ALL_ATTRIBUTES)
+    assert set(metric.attributes) <= set(names.ALL_ATTRIBUTES)
     assert not set(metric.attributes) & IDS
     assert bool(metric.bounds) == (metric.kind is MetricKind.HISTOGRAM)
     assert list(metric.bounds) == sorted(set(metric.bounds))
@@ -31,7 +33,7 @@ def test_buckets_are_the_documented_ones() -> None:
     """First, last and number of bounds of each family."""
     shapes = {
         metric.name: (metric.bounds[0], round(metric.bounds[-1], 4), len(metric.bounds))
-        for metric in names.metrics_of("shipped")
+        for metric in metrics.metrics_of("shipped")
         if metric.bounds
     }
     durations, overhead = (0.01, 655.36, 17), (0.00005, 0.1024, 12)
@@ -52,18 +54,18 @@ def test_buckets_are_the_documented_ones() -> None:
         "sidecar.overhead": overhead,
         "sidecar.event_loop.lag": overhead,
     }
-    assert {30.0, 60.0} <= set(names.WAIT_BOUNDS)
+    assert {30.0, 60.0} <= set(metrics.WAIT_BOUNDS)
 
 
 def test_chunk_buckets_are_the_exchange_s() -> None:
     """What the exchange counts in nanoseconds goes into the same buckets in seconds."""
-    assert [round(bound * 1e9) for bound in names.CHUNK_SECOND_BOUNDS] == list(CHUNK_BOUNDS)
+    assert [round(bound * 1e9) for bound in metrics.CHUNK_SECOND_BOUNDS] == list(CHUNK_BOUNDS)
 
 
 def test_conventions_choose_the_metrics() -> None:
     """`both` is the union; what a call's metrics are is either choice's own."""
-    shipped, latest, both = (set(names.metrics_of(choice)) for choice in ("shipped", "latest", "both"))
-    assert shipped | latest == both == set(names.ALL_METRICS)
+    shipped, latest, both = (set(metrics.metrics_of(choice)) for choice in ("shipped", "latest", "both"))
+    assert shipped | latest == both == set(metrics.ALL_METRICS)
     assert {metric.name for metric in shipped - latest} == {
         "gen_ai.client.operation.duration",
         "gen_ai.client.operation.time_to_first_chunk",
@@ -73,23 +75,23 @@ def test_conventions_choose_the_metrics() -> None:
     }
     calls = ("gen_ai.client.inference.", "gen_ai.client.embeddings.")
     assert all(metric.name.startswith(calls) for metric in latest - shipped)
-    assert {new for renamed in names.LATEST_FOR.values() for new in renamed} == latest - shipped
+    assert {new for renamed in metrics.LATEST_FOR.values() for new in renamed} == latest - shipped
 
 
 def test_every_attribute_has_a_sentence_and_a_constant() -> None:
     """The tables are the module's constants, each with its sentence."""
-    constants = {value for value in vars(attributes).values() if type(value) is str} - {
-        attributes.__name__,
-        attributes.__doc__,
+    constants = {value for value in vars(names).values() if type(value) is str} - {
+        names.__name__,
+        names.__doc__,
     }
-    assert {*attributes.ALL_ATTRIBUTES, *attributes.ALL_EVENTS} <= constants
-    assert all(says.endswith(".") for says in attributes.ALL_ATTRIBUTES.values())
-    assert all(says for says in attributes.ALL_EVENTS.values())
+    assert {*names.ALL_ATTRIBUTES, *names.ALL_EVENTS} <= constants
+    assert all(says.endswith(".") for says in names.ALL_ATTRIBUTES.values())
+    assert all(says for says in names.ALL_EVENTS.values())
 
 
 def test_a_name_cannot_be_defined_twice() -> None:
     """The table itself says no."""
-    catalogue = attributes.Catalogue()
+    catalogue = names.Catalogue()
     assert catalogue.define("a.b", "Something.") == "a.b"
     with pytest.raises(ValueError, match=r"a\.b is defined twice"):
         catalogue.define("a.b", "Something else.")

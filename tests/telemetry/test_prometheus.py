@@ -6,7 +6,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 from prometheus_client.samples import Sample
 
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
 from sidecar.telemetry.metric_store import ExemplarContext, Metric, MetricKind, MetricStore
 from sidecar.telemetry.prometheus import family_name, label_name, prometheus_text
 from tests.telemetry.ticking import Ticking
@@ -123,6 +123,6 @@ def test_no_two_metrics_share_a_name() -> None:
             gauge=metric.kind is MetricKind.GAUGE,
         )
         + ("_total" if metric.kind is MetricKind.COUNTER else "")
-        for metric in names.ALL_METRICS
+        for metric in metrics.ALL_METRICS
     ]
     assert len(families) == len(set(families))

@@ -10,7 +10,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from sidecar.core.exchange import Telemetry
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import SessionSummary, Totals
-from sidecar.telemetry import names
+from sidecar.telemetry import metrics
 from sidecar.telemetry.spans import Span
 from sidecar.telemetry.trace import RequestTrace
 from tests.telemetry.world import ListPipeline, MakeWorld, World, ms, ref
@@ -51,7 +51,7 @@ def test_spans_that_go_nowhere_are_not_built(make_world: MakeWorld) -> None:
     totals = Totals({}, 0, None, None, 0, 0, 0, 0, 0, 0, 0, 0, ())
     world.recorder.listener.session_ended(SessionSummary("s1", "body", ms(0), ms(9), 1, totals))
     assert (world.pipeline.spans, world.pipeline.unsampled) == ([], 0)
-    assert len(world.points(names.REQUESTS)) == len(world.points(names.SESSION_DURATION)) == 1
+    assert len(world.points(metrics.REQUESTS)) == len(world.points(metrics.SESSION_DURATION)) == 1
     assert [line["event"] for line in world.lines()][1:] == ["sidecar.request.completed", "session.end"]
 
 
@@ -73,7 +73,7 @@ def test_a_mistake_stays_inside(make_world: MakeWorld) -> None:
     assert wide["event"] == "sidecar.request.completed"
     assert world.recorder.failures == 1
     assert world.recorder.requests_in_flight == 0
-    assert len(world.points(names.REQUESTS)) == 1
+    assert len(world.points(metrics.REQUESTS)) == 1
 
 
 def test_strict_raises_on(make_world: MakeWorld) -> None:
@@ -109,7 +109,7 @@ def test_one_part_s_mistake_stops_no_other(make_world: MakeWorld) -> None:
     world.recorder.listener.session_ended(None)  # type: ignore[arg-type]
     assert world.recorder.failures == 3
     world.recorder.listener.session_started("s1", "body", ms(0))
-    assert world.points(names.SESSIONS) == {("body",): 1}
+    assert world.points(metrics.SESSIONS) == {("body",): 1}
 
 
 def test_a_foreign_trace_is_not_sampled_here(world: World) -> None:
@@ -146,7 +146,7 @@ def test_links_over_the_cap_are_an_anomaly_even_unsampled(world: World) -> None:
     exchange.decide(Outcome.COMPLETED, ms(3))
     world.settle(exchange, 3)
     assert world.pipeline.spans == []
-    assert world.points(names.ANOMALIES) == {(Anomaly.LINKS_CAP.value,): 1}
+    assert world.points(metrics.ANOMALIES) == {(Anomaly.LINKS_CAP.value,): 1}
 
 
 def test_everything_passes_the_official_encoders(
