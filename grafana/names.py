@@ -4,7 +4,7 @@ Owns the one translation, from `sidecar/telemetry/metrics.py`: a metric that is 
 code, not a dashboard.
 """
 
-from sidecar.telemetry.metric_store import Metric, MetricKind
+from sidecar.telemetry.metrics import Metric, MetricKind
 
 _UNITS = {"s": "seconds", "By": "bytes"}
 

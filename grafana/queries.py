@@ -7,7 +7,7 @@ happened. Variables stand in raw strings and are escaped as regular expressions,
 from grafana.names import label, series
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.metric_store import Metric
+from sidecar.telemetry.metrics import Metric
 
 WHO = "job=~`${job:regex}`, instance=~`${instance:regex}`"
 UPSTREAM = label(n.UPSTREAM)

@@ -10,7 +10,7 @@ from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
 from grafana.variables import variables
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.metric_store import Metric
+from sidecar.telemetry.metrics import Metric
 
 UID = "sidecar-traffic"
 

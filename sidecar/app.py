@@ -31,16 +31,15 @@ from sidecar.proxy.shared import Shared
 from sidecar.settings import Address, Settings
 from sidecar.telemetry import names as n
 from sidecar.telemetry import otel_settings
+from sidecar.telemetry.exporters import STDERR, Stream
 from sidecar.telemetry.ledger import LINES, Ledger, Signal
-from sidecar.telemetry.line_outlet import LineOutlet
-from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler
+from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler, LineQueue
+from sidecar.telemetry.measures import observe_process
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import SCHEMA_URLS, metrics_of
 from sidecar.telemetry.pipeline import build_pipeline, span_factory
-from sidecar.telemetry.process import observe_process
 from sidecar.telemetry.prometheus import prometheus_text
 from sidecar.telemetry.recorder import Recorder
-from sidecar.telemetry.stream_sender import STDERR, Stream
 from sidecar.trust import Trust
 from sidecar.version import VERSION
 
@@ -79,14 +78,14 @@ class Sidecar:
         self._trust = Trust(settings.environ)
         self._store = self._metric_store()
         ledger = Ledger()
-        self._line_outlet = LineOutlet(
+        self._line_queue = LineQueue(
             settings.log_format,
             stream=Stream(STDERR),
             account=ledger.account(LINES),
             size=self._config.queues[Signal.LOGS].size,
             clock=self._clock,
         )
-        lines = self._line_outlet.lines
+        lines = self._line_queue.lines
         self._pipeline = build_pipeline(
             self._config,
             trust=self._trust,
@@ -159,7 +158,7 @@ class Sidecar:
         """
         settings = self._settings
         loop = asyncio.get_running_loop()
-        self._line_outlet.start()
+        self._line_queue.start()
         shared = Shared(
             settings,
             sessions=self.sessions,
@@ -176,7 +175,7 @@ class Sidecar:
         except BaseException:
             await relay.drain(0)
             await self._close_ports()
-            await self._line_outlet.shutdown(_LAST_LINES)
+            await self._line_queue.shutdown(_LAST_LINES)
             raise
         logging.getLogger().addHandler(self._libraries)
         self._pipeline.start(loop)
@@ -231,7 +230,7 @@ class Sidecar:
             await self._relay.close()
         ledger = msgspec.json.encode(self._pipeline.ledger.snapshot()).decode()
         self._say(n.STOPPED, INFO, telemetry=ledger)
-        await self._line_outlet.shutdown(max(for_lines, min(_LAST_LINES, deadline - loop.time())))
+        await self._line_queue.shutdown(max(for_lines, min(_LAST_LINES, deadline - loop.time())))
 
     def request_stop(self) -> None:
         """Begins the drain, from a signal or the admin port; a second call changes nothing."""

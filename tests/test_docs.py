@@ -24,7 +24,7 @@ from sidecar.core.turns import SessionStats
 from sidecar.proxy import wire
 from sidecar.telemetry import metrics, otel_table
 from sidecar.telemetry.ledger import State
-from sidecar.telemetry.metric_store import MetricKind
+from sidecar.telemetry.metrics import MetricKind
 from sidecar.telemetry.names import ALL_ATTRIBUTES, ALL_EVENTS
 from sidecar.testing import (
     OtlpSink,

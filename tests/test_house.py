@@ -43,7 +43,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "broad": {
         "sidecar/core/turns.py": "a listener of somebody else must not end a request; it is counted",
         "sidecar/proxy/guard.py": "the relay's outermost handler",
-        "sidecar/telemetry/outlet.py": "the telemetry guard, around the exporters",
+        "sidecar/telemetry/export_queue.py": "the telemetry guard, around the exporters",
         "sidecar/telemetry/recorder.py": "the telemetry guard, around what the relay reports",
         "sidecar/telemetry/worker.py": "the outermost handler of the thread that makes spans and lines",
         "sidecar/testing/player.py": "a script that fails is kept for the test to see",

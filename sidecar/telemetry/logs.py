@@ -1,11 +1,14 @@
-"""Log lines: JSON or console, by structlog, and the same events as OTLP log records.
+"""Log lines: JSON or console, by structlog; the same events as OTLP log records; and the lines' own way out.
 
 Owns the form of a line, the level of an outcome, and the limit on lines that repeat because of traffic: each
 event's name has a bucket of tokens, and the next line that passes says how many were left out. The one wide
-line of a request is never left out. No text of a prompt or an answer.
+line of a request is never left out. No text of a prompt or an answer. The event loop only queues lines: it must
+never write, because the stream may stand still.
 """
 
+import asyncio
 import logging
+import os
 import re
 import threading
 import time
@@ -30,7 +33,11 @@ from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.outcome import Outcome
 from sidecar.core.record import record
 from sidecar.telemetry import names as n
-from sidecar.telemetry.spans import Layer, SpanAttributes, bounded
+from sidecar.telemetry.export_queue import Calls, ExportQueue
+from sidecar.telemetry.exporters import Stream, StreamSender
+from sidecar.telemetry.ledger import LINES, Account, Delivery, State
+from sidecar.telemetry.otel_settings import QueueSettings
+from sidecar.telemetry.span_factories import Layer, SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
 from sidecar.telemetry.worker import LINE, RECORDED_LINE, Worker
 
@@ -408,3 +415,58 @@ class _Stamp:
             self._second = second
             self._text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{self._text}.{rest // 1000:06d}Z"
+
+
+_DELAY = 0.1
+"""Seconds that a line may wait for others, so that they are written together."""
+_BATCH = 256
+"""Lines written together at most."""
+_GRACE = 0.5
+"""Seconds at the end, of those there are, for what is under way."""
+_REPEAT = 60 * SECOND
+
+
+class LineQueue:
+    """Lines in their form, and their way out. `lines` may be written to from any thread, before the start, too."""
+
+    def __init__(self, log_format: str, *, stream: Stream, account: Account, size: int, clock: Clock) -> None:
+        """`size`: how many lines may wait."""
+        self.lines = Lines(log_format, self._put, colours=os.isatty(stream.descriptor))
+        self._account = account
+        self._clock = clock
+        self._told = 0
+        self._told_at = clock()
+        self._batch = min(_BATCH, size)
+        queue = QueueSettings(size=size, batch=self._batch, delay=_DELAY, timeout=0)
+        self._queue = ExportQueue(LINES, account, StreamSender(stream), queue, self._tell)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._queue.start()
+
+    async def shutdown(self, timeout: float) -> None:
+        """Write what waits, and end, within `timeout` seconds; what is not written then is counted, and forgotten."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        grace = min(_GRACE, timeout / 4)
+        # Flushed before it is closed: the last line may be that lines were lost.
+        await Calls([self._queue.flush]).done(timeout - grace)
+        closing = Calls([self._queue.close])
+        self._queue.stop()
+        await closing.done(deadline - asyncio.get_running_loop().time())
+        self._queue.abandon()
+
+    def _put(self, line: bytes) -> None:
+        self._queue.offer((line,))
+
+    def _tell(self, delivery: Delivery) -> None:
+        """Says how many lines were lost, once there is no crowd left to write; else once a minute."""
+        states = self._account.states
+        lost = states[State.DROPPED] + states[State.FAILED] - self._told
+        if not lost or not delivery.complete:
+            return
+        now = self._clock()
+        if self._account.queued >= self._batch and now - self._told_at < _REPEAT:
+            return
+        self._told += lost
+        self._told_at = now
+        self.lines.logger.warning(n.EXPORT_RECOVERED, signal=LINES, lost=lost)

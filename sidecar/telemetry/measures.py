@@ -1,38 +1,209 @@
-"""The metrics of a request's life: from arrival to settling, and of sessions.
+"""The metrics of a request's life, from arrival to settling; of sessions; and of the process itself.
 
-Owns which numbers are recorded when. The series they go to are found once for all requests that are alike
-(`shape.py`); what others choose (models, error words) is bounded first.
-It only adds to the accumulators of `metric_store.py`.
+Owns which numbers are recorded when. The series they go to are found once for all requests that are alike; what
+others choose (models, error words) is bounded first. It only adds to the accumulators of `metric_store.py`. What the
+process is (`process.*`, by psutil) is read when a snapshot asks, and nothing of another process ever is.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import psutil
 
 from sidecar.core.clock import SECOND, Clock
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Anomaly, Outcome
+from sidecar.core.sessions import Revealed, SessionListener, SessionSummary
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.bounded import Cap
+from sidecar.telemetry.bounded import Cap, known_method
 from sidecar.telemetry.ledger import Ledger
 from sidecar.telemetry.metric_store import (
     Attributes,
     CounterSeries,
     ExemplarContext,
     HistogramSeries,
-    Metric,
     MetricStore,
+    Observations,
 )
-from sidecar.telemetry.shape import (
-    RequestSeries,
-    Shape,
-    UpstreamSeries,
-    call_end,
-    request_model,
-    series_of,
-)
+from sidecar.telemetry.metrics import Metric
+from sidecar.telemetry.request_attributes import Shape, call_end, provider_of, request_model
+from sidecar.telemetry.trace import ref_ids
+
+_LATEST_TOKENS = {
+    "input": metrics.INFERENCE_INPUT_TOKENS,
+    "output": metrics.INFERENCE_OUTPUT_TOKENS,
+    "cache_read": metrics.INFERENCE_CACHE_READ_TOKENS,
+    "cache_write": metrics.INFERENCE_CACHE_WRITE_TOKENS,
+    "reasoning": metrics.INFERENCE_REASONING_TOKENS,
+}
+
+_DETAILS = ("cache_read", "cache_write", "reasoning")
+
+
+def attribute_set(*pairs: tuple[str, str | bool | int | None]) -> Attributes:
+    """The pairs whose value is known, sorted by name: the key of one series."""
+    return tuple(sorted((name, value) for name, value in pairs if value is not None))
+
+
+class Alike(NamedTuple):
+    """What requests have in common that are counted on the same series."""
+
+    upstream: str | None
+    template: str
+    operation: str | None
+    provider: str | None
+    asked: str | None
+    answered: str | None
+    streaming: bool
+    method: str
+    scheme: str
+    status: int | None
+    outcome: str
+    phase: str | None
+    error: str | None
+    failed: bool
+    reason: str
+    host: str | None
+    port: int | None
+
+
+class RequestSeries:
+    """The series of requests that are alike; those never recorded on cost nothing but their handles."""
+
+    __slots__ = (
+        "between",
+        "details",
+        "duration",
+        "embeddings_duration",
+        "embeddings_input",
+        "finish",
+        "first",
+        "gap",
+        "http",
+        "input",
+        "latest_between",
+        "latest_duration",
+        "latest_first",
+        "latest_input",
+        "latest_output",
+        "latest_tokens",
+        "output",
+        "requests",
+    )
+
+    def __init__(self, store: MetricStore, alike: Alike) -> None:
+        models = (
+            (n.PROVIDER, alike.provider),
+            (n.REQUEST_MODEL, alike.asked),
+            (n.UPSTREAM, alike.upstream),
+        )
+        shared = (*models, (n.OPERATION, alike.operation), (n.STREAMING, alike.streaming))
+        server = (n.SERVER_ADDRESS, alike.host), (n.SERVER_PORT, alike.port)
+        call = (*shared, *server, (n.RESPONSE_MODEL, alike.answered))
+        error = (n.ERROR_TYPE, alike.error)
+        whole, chunks = attribute_set(*call, error), attribute_set(*call)
+        modality = attribute_set(*call, (n.TOKEN_MODALITY, "unknown"))
+        self.requests = store.counter(
+            metrics.REQUESTS,
+            attribute_set(*shared, (n.OUTCOME, alike.outcome), (n.PHASE, alike.phase), error),
+        )
+        self.http = store.histogram(
+            metrics.HTTP_DURATION,
+            attribute_set(
+                (n.METHOD, alike.method),
+                (n.SCHEME, alike.scheme),
+                (n.STATUS, alike.status),
+                (n.ROUTE, alike.template),
+                (n.ERROR_TYPE, alike.error if alike.failed else None),
+            ),
+        )
+        self.finish = store.counter(
+            metrics.FINISH_REASONS,
+            attribute_set(*models, (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)),
+        )
+        self.gap = store.histogram(metrics.STREAM_GAP, attribute_set(*models))
+        self.duration = store.histogram(metrics.OPERATION_DURATION, whole)
+        self.first = store.histogram(metrics.OPERATION_FIRST_CHUNK, chunks)
+        self.between = store.histogram(metrics.OPERATION_PER_CHUNK, chunks)
+        self.input = store.histogram(metrics.TOKEN_USAGE, attribute_set(*call, (n.TOKEN_TYPE, "input")))
+        self.output = store.histogram(metrics.TOKEN_USAGE, attribute_set(*call, (n.TOKEN_TYPE, "output")))
+        self.details = {
+            kind: store.counter(metrics.TOKEN_DETAILS, attribute_set(*call, (n.TOKEN_DETAIL, kind)))
+            for kind in _DETAILS
+        }
+        self.latest_duration = store.histogram(metrics.INFERENCE_DURATION, whole)
+        self.latest_first = store.histogram(metrics.INFERENCE_FIRST_CHUNK, chunks)
+        self.latest_between = store.histogram(metrics.INFERENCE_PER_CHUNK, chunks)
+        self.latest_input = store.histogram(metrics.INFERENCE_CALL_INPUT_TOKENS, whole)
+        self.latest_output = store.histogram(metrics.INFERENCE_CALL_OUTPUT_TOKENS, whole)
+        self.embeddings_duration = store.histogram(metrics.EMBEDDINGS_DURATION, whole)
+        self.embeddings_input = store.histogram(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, chunks)
+        self.latest_tokens = {
+            kind: store.counter(metric, modality) for kind, metric in _LATEST_TOKENS.items()
+        }
+
+
+class UpstreamSeries:
+    """The series of requests to one upstream."""
+
+    __slots__ = (
+        "attributes",
+        "blocked",
+        "bytes",
+        "concurrency",
+        "distance",
+        "events",
+        "out_of_order",
+        "overlaps",
+        "retries",
+        "stalls",
+        "think_time",
+        "turns",
+    )
+
+    def __init__(self, store: MetricStore, name: str | None) -> None:
+        self.attributes = attributes = attribute_set((n.UPSTREAM, name))
+        self.blocked = store.histogram(metrics.BACKPRESSURE, attributes)
+        self.bytes = store.counter(metrics.STREAM_BYTES, attributes)
+        self.concurrency = store.histogram(metrics.CONCURRENCY, attributes)
+        self.distance = store.histogram(metrics.DISTANCE, attributes)
+        self.events = store.counter(metrics.STREAM_EVENTS, attributes)
+        self.out_of_order = store.counter(metrics.OUT_OF_ORDER, attributes)
+        self.overlaps = store.counter(metrics.OVERLAPS, attributes)
+        self.retries = store.counter(metrics.RETRIES, attributes)
+        self.stalls = store.counter(metrics.STREAM_STALLS, attributes)
+        self.think_time = store.histogram(metrics.THINK_TIME, attributes)
+        self.turns = store.counter(metrics.TURNS, attributes)
+
+
+def series_of(
+    shape: Shape, exchange: Exchange, asked: str | None, answered: str | None, operation: str | None
+) -> Alike:
+    """What its series are told apart by; the models and the operation as they are told."""
+    upstream, head = exchange.upstream, exchange.head
+    return Alike(
+        None if upstream is None else upstream.name,
+        exchange.route.template,
+        operation,
+        provider_of(exchange),
+        asked,
+        answered,
+        shape.streaming,
+        known_method(head.method),
+        head.scheme,
+        exchange.status,
+        shape.outcome.value,
+        shape.phase,
+        shape.error,
+        shape.server_failed,
+        shape.reason,
+        None if upstream is None else upstream.host,
+        None if upstream is None else upstream.port,
+    )
+
 
 _FETCHED = "chat"
 """The operation that made an answer which is asked for by its id: its tokens count there."""
@@ -304,3 +475,97 @@ def observe_ledger(store: MetricStore, ledger: Ledger) -> None:
         metrics.TELEMETRY_QUEUE,
         lambda: ((count, ((n.TELEMETRY_SIGNAL, signal),)) for signal, count in ledger.queues()),
     )
+
+
+class LiveSessions(Protocol):
+    """What is asked of the session manager at each snapshot."""
+
+    @property
+    def sessions_active(self) -> int:
+        """Sessions live now."""
+
+    @property
+    def conversations_active(self) -> int:
+        """Conversations live now."""
+
+    @property
+    def conversations_busy(self) -> int:
+        """Conversations with a request in flight."""
+
+    @property
+    def overlapping(self) -> int:
+        """Turns in flight that a queue would hold: over conversations, the sum of those beyond the first."""
+
+    @property
+    def most_concurrent(self) -> int:
+        """Turns in flight in the busiest conversation."""
+
+    def hear_waits(self, told: Callable[[Revealed], object]) -> None:
+        """Calls `told`, which never raises, with every wait that becomes known."""
+
+
+class SessionMeasures(SessionListener):
+    """Records what happens to sessions."""
+
+    def __init__(self, store: MetricStore) -> None:
+        self._store = store
+        self._wait_avoided = store.histogram(metrics.WAIT_AVOIDED)
+
+    def observe(self, sessions: LiveSessions) -> None:
+        """Lets the store ask `sessions` for its gauges at each snapshot."""
+        observe = self._store.observe
+        observe(metrics.SESSIONS_ACTIVE, lambda: [(sessions.sessions_active, ())])
+        observe(metrics.CONVERSATIONS_ACTIVE, lambda: [(sessions.conversations_active, ())])
+        observe(metrics.CONVERSATIONS_BUSY, lambda: [(sessions.conversations_busy, ())])
+        observe(metrics.REQUESTS_OVERLAPPING, lambda: [(sessions.overlapping, ())])
+        observe(metrics.CONCURRENCY_MAX, lambda: [(sessions.most_concurrent, ())])
+
+    def session_started(self, session_id: str, source: str, at: int) -> None:  # noqa: ARG002
+        """One more session, by the rule that named it."""
+        self._store.add(metrics.SESSIONS, 1, _source(source))
+
+    def session_ended(self, summary: SessionSummary) -> None:
+        """How long it was and how many requests it had."""
+        source = _source(summary.source)
+        duration = (summary.ended_at - summary.started_at) / SECOND
+        self._store.record(metrics.SESSION_DURATION, duration, source, None, summary.ended_at)
+        requests = sum(summary.totals.requests.values())
+        self._store.record(metrics.SESSION_REQUESTS, requests, source, None, summary.ended_at)
+
+    def wait_avoided(self, revealed: Revealed) -> None:
+        """The queue wait that a turn was spared."""
+        wait, ref, sampled = revealed
+        self._wait_avoided.record(wait / SECOND, ExemplarContext(*ref_ids(ref), sampled))
+
+    def waits_unknown(self, count: int) -> None:
+        """Waits that were given up."""
+        self._store.add(metrics.WAIT_UNKNOWN, count)
+
+
+def _source(source: str) -> Attributes:
+    return ((n.SESSION_SOURCE, str(source)),)
+
+
+def observe_process(store: MetricStore, process: psutil.Process | None = None) -> None:
+    """Lets the store ask for this process's CPU time, memory, open files (Unix) and threads."""
+    own = process or psutil.Process()
+
+    def cpu() -> Observations:
+        times = own.cpu_times()
+        return ((times.user, ((n.CPU_MODE, "user"),)), (times.system, ((n.CPU_MODE, "system"),)))
+
+    def observe(metric: Metric, read: Callable[[], Observations]) -> None:
+        def callback() -> Observations:
+            try:
+                return read()
+            except (OSError, psutil.Error):
+                # Reading takes a file descriptor: without one, this is not known, and all else goes out.
+                return ()
+
+        store.observe(metric, callback)
+
+    observe(metrics.PROCESS_CPU, cpu)
+    observe(metrics.PROCESS_MEMORY, lambda: [(own.memory_info().rss, ())])
+    observe(metrics.PROCESS_THREADS, lambda: [(own.num_threads(), ())])
+    if psutil.POSIX:
+        observe(metrics.PROCESS_FILES, lambda: [(own.num_fds(), ())])

@@ -1,16 +1,18 @@
 """The metric accumulators: plain numbers per attribute set, read out as the SDK's own data points.
 
-Touched by the event loop only: no locks, no clock but the one given, a microsecond per record.
+Touched by the event loop only: no locks, no clock but the one given, a microsecond per record. What counts is a handle
+bound to one attribute set, which finds its series once per period: a few additions, no hashing.
 Every record lands in the open period; a collect folds that period into each reader, so that readers
 (an OTLP export, a scrape of `/metrics`) keep their temporality and exemplars apart, as in the SDK.
-It must never grow past its cardinality limit; a series that is not used any more makes room. Written by the measures, read by export and `/metrics`.
+It must never grow past its cardinality limit; a series that is not used any more makes room.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from math import inf
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -18,32 +20,166 @@ from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
-from sidecar.telemetry.metric_series import (
-    Attributes,
-    Buckets,
-    CounterSeries,
-    ExemplarContext,
-    ExemplarFilter,
-    HeldExemplar,
-    HistogramSeries,
-    Metric,
-    MetricKind,
-    Total,
-)
+from sidecar.core.record import record
+from sidecar.telemetry.metrics import Metric, MetricKind
 
-__all__ = [
-    "Attributes",
-    "CounterSeries",
-    "ExemplarContext",
-    "ExemplarFilter",
-    "HistogramSeries",
-    "Metric",
-    "MetricKind",
-    "MetricStore",
-    "Observations",
-    "Reader",
-    "Temporality",
-]
+Attributes = tuple[tuple[str, str | bool | int], ...]
+"""Sorted by the caller; the key of one series."""
+
+
+class ExemplarFilter(StrEnum):
+    """The values of OTEL_METRICS_EXEMPLAR_FILTER."""
+
+    ALWAYS_ON = "always_on"
+    ALWAYS_OFF = "always_off"
+    TRACE_BASED = "trace_based"
+
+
+@record
+class ExemplarContext:
+    """The span a measurement belongs to."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
+
+
+HeldExemplar = tuple[int | float, int, ExemplarContext | None, Attributes]
+"""Value, time, span, and the attributes of the measurement."""
+
+
+class Total:
+    """A running sum."""
+
+    __slots__ = ("start", "used", "value")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.used = 0
+        """When a reader last got something for it, ns."""
+        self.value: int | float = 0
+
+    def begun(self) -> "Total":
+        """An empty one that begins where this does."""
+        return Total(self.start)
+
+    def merge(self, other: "Total") -> None:
+        """Adds another period's sum."""
+        self.value += other.value
+
+
+class Buckets:
+    """A histogram's numbers, and the last exemplar of each bucket."""
+
+    __slots__ = ("counts", "exemplars", "maximum", "minimum", "start", "total", "used")
+
+    def __init__(self, start: int, buckets: int) -> None:
+        self.start = start
+        self.used = 0
+        self.counts = [0] * buckets
+        self.total: int | float = 0
+        self.minimum: int | float = inf
+        self.maximum: int | float = -inf
+        self.exemplars: dict[int, HeldExemplar] = {}
+
+    def begun(self) -> "Buckets":
+        """An empty one that begins where this does."""
+        return Buckets(self.start, len(self.counts))
+
+    def merge(self, other: "Buckets") -> None:
+        """Adds another period's numbers; of two exemplars of a bucket the later one stays."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
+        for bucket, exemplar in other.exemplars.items():
+            kept = self.exemplars.get(bucket)
+            if kept is None or exemplar[1] >= kept[1]:
+                self.exemplars[bucket] = exemplar
+
+
+class CounterSeries:
+    """One series of a counter, for whoever counts on it."""
+
+    __slots__ = ("_attributes", "_metric", "_period", "_series", "_store")
+
+    def __init__(self, store: "MetricStore", metric: Metric, attributes: Attributes) -> None:
+        self._store = store
+        self._metric = metric
+        self._attributes = attributes
+        self._period = -1
+
+    def add(self, value: float = 1) -> None:
+        """Count."""
+        store = self._store
+        if self._period != store.period:
+            self._period = store.period
+            self._series = store.open_total(self._metric, self._attributes)
+        self._series.value += value
+
+
+class HistogramSeries:
+    """One series of a histogram, likewise."""
+
+    __slots__ = ("_always", "_attributes", "_bounds", "_metric", "_period", "_series", "_store", "_traced")
+
+    def __init__(self, store: "MetricStore", metric: Metric, attributes: Attributes) -> None:
+        self._store = store
+        self._metric = metric
+        self._bounds = metric.bounds
+        self._attributes = attributes
+        self._always = store.exemplar_filter is ExemplarFilter.ALWAYS_ON
+        self._traced = store.exemplar_filter is ExemplarFilter.TRACE_BASED
+        self._period = -1
+
+    def record(self, value: float, exemplar: ExemplarContext | None = None, at: int = 0) -> None:
+        """One measurement, in the metric's unit; `at` in ns since the epoch, for the exemplar."""
+        store = self._store
+        if self._period != store.period:
+            self._open()
+        series = self._series
+        bucket = bisect_left(self._bounds, value)
+        series.counts[bucket] += 1
+        series.total += value
+        if value < series.minimum:  # noqa: PLR1730 - a third of the cost of calling min()
+            series.minimum = value
+        if value > series.maximum:  # noqa: PLR1730 - likewise
+            series.maximum = value
+        if self._always or (self._traced and exemplar is not None and exemplar.sampled):
+            series.exemplars[bucket] = (value, at or store.clock(), exemplar, self._attributes)
+
+    def record_buckets(
+        self,
+        counts: Sequence[int],
+        total: float,
+        minimum: float,
+        maximum: float,
+        exemplar: ExemplarContext | None = None,
+        at: int = 0,
+    ) -> None:
+        """Many measurements, already in this histogram's buckets (one more than it has bounds).
+
+        The largest of them is the exemplar. Nothing is recorded where every count is 0.
+        """
+        if not any(counts):
+            return
+        store = self._store
+        if self._period != store.period:
+            self._open()
+        series = self._series
+        series.counts = [mine + more for mine, more in zip(series.counts, counts, strict=True)]
+        series.total += total
+        series.minimum = min(series.minimum, minimum)
+        series.maximum = max(series.maximum, maximum)
+        if self._always or (self._traced and exemplar is not None and exemplar.sampled):
+            bucket = bisect_left(self._bounds, maximum)
+            series.exemplars[bucket] = (maximum, at or store.clock(), exemplar, self._attributes)
+
+    def _open(self) -> None:
+        store = self._store
+        self._period = store.period
+        self._series = store.open_buckets(self._metric, self._attributes)
+
 
 Observations = Iterable[tuple[int | float, Attributes]]
 

@@ -1,12 +1,40 @@
 """Every metric of the sidecar, each once: name, kind, unit, buckets, attributes and a sentence.
 
-Owns definitions only; `measures.py` and `process.py` record them, `metric_store.py` keeps them. Attributes
+Owns definitions only; `measures.py` records them, `metric_store.py` keeps them. Attributes
 come from bounded sets and are never ids. `ALL_METRICS` is what documents, dashboards and alert rules are held
 against; `metrics_of` gives those that a choice of conventions records.
 """
 
+from dataclasses import dataclass
+from enum import StrEnum
+
 from sidecar.telemetry import names as n
-from sidecar.telemetry.metric_store import Metric, MetricKind
+
+
+class MetricKind(StrEnum):
+    """What a metric's numbers are, in the words of the conventions."""
+
+    COUNTER = "counter"
+    UP_DOWN_COUNTER = "updowncounter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metric:
+    """One metric's identity. Compared by identity: the store is asked about it on every record."""
+
+    name: str
+    kind: MetricKind
+    unit: str
+    description: str
+    attributes: tuple[str, ...]
+    """Every attribute key it may carry."""
+    bounds: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets, in `unit`."""
+    integer: bool = False
+    """Whether its values are whole numbers and exported as such."""
+
 
 DURATION_BOUNDS = tuple(0.01 * 2**k for k in range(17))
 """Seconds, 0.01 to 655: a model call may take minutes."""

@@ -20,12 +20,7 @@ from sidecar.core.shown import mask, shown
 from sidecar.settings import service_links
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.metric_store import ExemplarFilter, Temporality
-from sidecar.telemetry.otel_table import (
-    EXPONENTIAL,
-    HISTOGRAM_AGGREGATION,
-    SERVICE_NAME,
-    SETTINGS,
-)
+from sidecar.telemetry.otel_table import EXPONENTIAL, HISTOGRAM_AGGREGATION, SERVICE_NAME, SETTINGS
 from sidecar.version import VERSION
 
 _SAMPLERS: dict[str, Callable[[float], sampling.Sampler]] = {

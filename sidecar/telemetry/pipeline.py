@@ -1,28 +1,106 @@
-"""The way out of all signals, in one object: queues, workers, ledger.
+"""The way out of all signals, in one object: queues, workers, ledger, and the metrics' snapshots.
 
 Owns their life: started on the event loop, flushed and shut down within a given time whatever the collector does.
-It must never block the loop, and costs next to nothing for a signal that is off.
+It must never block the loop, and costs next to nothing for a signal that is off. While an export of metrics is under
+way no snapshot is taken: the accumulators go on, and nothing is lost.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.clock import Clock
-from sidecar.telemetry.encode import EncodedSpans, SpanFrame
-from sidecar.telemetry.exporters import make_sender
+from sidecar.telemetry.export_queue import Calls, ExportQueue, FailureLog
+from sidecar.telemetry.exporters import STDOUT, Stream, make_sender
 from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
-from sidecar.telemetry.metric_export import MetricExport
-from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.metric_store import MetricStore, Temporality
 from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings
-from sidecar.telemetry.outlet import Calls, Outlet, Teller
-from sidecar.telemetry.spans import ReadableSpans, Span, SpanFactory, are_limited
-from sidecar.telemetry.stream_sender import STDOUT, Stream
+from sidecar.telemetry.span_factories import (
+    EncodedSpans,
+    ReadableSpans,
+    Span,
+    SpanFactory,
+    SpanFrame,
+    are_limited,
+)
 from sidecar.telemetry.worker import Work
 from sidecar.trust import Trust
+
+
+class MetricExport:
+    """See the module. Times in seconds."""
+
+    def __init__(
+        self,
+        store: MetricStore,
+        make: Callable[[Callable[[Delivery], object]], ExportQueue[MetricsData]],
+        *,
+        resource: Resource,
+        scope: InstrumentationScope,
+        temporality: Temporality,
+        interval: float,
+    ) -> None:
+        """`make` gives the way out; what it is given is to be called, in any thread, with what became of each batch."""
+        self._store = store
+        self._reader = store.reader(temporality)
+        self.queue = make(self._delivered)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._under_way = False
+        self._resource = resource
+        self._scope = scope
+        self._interval = interval
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the first snapshot an interval from now, and one per interval after that."""
+        self._loop = loop
+        self._timer = loop.call_later(self._interval, self._tick, loop, loop.time() + self._interval)
+
+    def stop(self) -> None:
+        """Take no more snapshots."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def snapshot(self) -> None:
+        """Hand the present numbers to the worker, unless it still has older ones."""
+        if self._under_way:
+            return
+        metrics = self._store.collect(self._reader)
+        points = sum(len(metric.data.data_points) for metric in metrics)
+        if points:
+            schema = self._resource.schema_url
+            scope = ScopeMetrics(self._scope, metrics, schema)
+            self._under_way = True
+            self.queue.offer((MetricsData([ResourceMetrics(self._resource, [scope], schema)]),), points)
+
+    def _delivered(self, delivery: Delivery) -> None:
+        """In the worker: what came back is the loop's to take."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is gone
+                self._loop.call_soon_threadsafe(self._settled, delivery)
+
+    def _settled(self, delivery: Delivery) -> None:
+        """The next snapshot may be taken; differences that did not arrive are in it."""
+        self._under_way = False
+        for data in delivery.returned:
+            for resource in data.resource_metrics:
+                for scope in resource.scope_metrics:
+                    self._store.give_back(self._reader, scope.metrics)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        # The next one first: a callback that fails must not be the end of all snapshots.
+        after = max(due + self._interval, loop.time())
+        self._timer = loop.call_at(after, self._tick, loop, after)
+        self.snapshot()
+
 
 _FIRST_SHARE = 0.5
 """Of the time of a shutdown, what spans and logs may take before the last metrics, which count them, are taken."""
@@ -37,8 +115,8 @@ class Pipeline:
         self,
         ledger: Ledger,
         *,
-        traces: Sequence[Outlet[Span]],
-        logs: Sequence[Outlet[ReadableLogRecord]],
+        traces: Sequence[ExportQueue[Span]],
+        logs: Sequence[ExportQueue[ReadableLogRecord]],
         metrics: Sequence[MetricExport],
     ) -> None:
         self.ledger = ledger
@@ -49,19 +127,22 @@ class Pipeline:
 
     def span(self, *spans: Span) -> None:
         """Queue spans that have ended."""
-        for outlet in self._traces:
-            outlet.offer(spans)
+        for queue in self._traces:
+            queue.offer(spans)
 
     def log(self, record: ReadableLogRecord, /) -> None:
         """Queue a log record."""
-        for outlet in self._logs:
-            outlet.offer((record,))
+        for queue in self._logs:
+            queue.offer((record,))
 
     def not_made(self, signal: Signal, count: int, state: State = State.NOT_SAMPLED, /) -> None:
         """Count what was not made: because the sampler said no, or for want of time (`dropped`)."""
-        ways: dict[Signal, Sequence[Outlet[Any]]] = {Signal.TRACES: self._traces, Signal.LOGS: self._logs}
-        for outlet in ways.get(signal, ()):
-            outlet.not_made(count, state)
+        ways: dict[Signal, Sequence[ExportQueue[Any]]] = {
+            Signal.TRACES: self._traces,
+            Signal.LOGS: self._logs,
+        }
+        for queue in ways.get(signal, ()):
+            queue.not_made(count, state)
 
     def wait_for(self, waiting: Callable[[], Work]) -> None:
         """Let the ledger count what is still to be made as created, and queued; a line is created when it is."""
@@ -73,8 +154,8 @@ class Pipeline:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to export."""
         self._started = True
-        for outlet in self._outlets():
-            outlet.start()
+        for queue in self._queues():
+            queue.start()
         for export in self._metrics:
             export.start(loop)
 
@@ -83,7 +164,7 @@ class Pipeline:
         if not self._started:
             return self._idle()
         await self._snapshot()
-        return await Calls([outlet.flush for outlet in self._outlets()]).done(timeout)
+        return await Calls([queue.flush for queue in self._queues()]).done(timeout)
 
     async def shutdown(self, timeout: float) -> bool:
         """Flush and end within `timeout` seconds; False if something had to be abandoned.
@@ -93,24 +174,24 @@ class Pipeline:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        outlets: list[Outlet[Any]] = [*self._traces, *self._logs]
+        queues: list[ExportQueue[Any]] = [*self._traces, *self._logs]
         started, self._started = self._started, False
         if started:
             # Flushed first, and closed only with the metrics: a last log line may still tell of the flush.
-            await Calls([outlet.flush for outlet in outlets]).done(timeout * _FIRST_SHARE)
+            await Calls([queue.flush for queue in queues]).done(timeout * _FIRST_SHARE)
             await self._snapshot()
             for export in self._metrics:
                 export.stop()
-            closing = Calls([outlet.close for outlet in self._outlets()])
+            closing = Calls([queue.close for queue in self._queues()])
             grace = min(_GRACE, timeout / 10)
             if await closing.done(deadline - grace - loop.time()):
                 return True
-            for outlet in self._outlets():
-                outlet.stop()
+            for queue in self._queues():
+                queue.stop()
             await closing.done(deadline - loop.time())
         complete = not started and self._idle()
-        for outlet in self._outlets():
-            outlet.abandon()
+        for queue in self._queues():
+            queue.abandon()
         return complete
 
     async def _snapshot(self) -> None:
@@ -120,10 +201,10 @@ class Pipeline:
         await asyncio.sleep(0)
 
     def _idle(self) -> bool:
-        return all(outlet.idle for outlet in self._outlets())
+        return all(queue.idle for queue in self._queues())
 
-    def _outlets(self) -> list[Outlet[Any]]:
-        return [*self._traces, *self._logs, *(export.outlet for export in self._metrics)]
+    def _queues(self) -> list[ExportQueue[Any]]:
+        return [*self._traces, *self._logs, *(export.queue for export in self._metrics)]
 
 
 def spans_are_encoded(config: OtelConfig) -> bool:
@@ -156,28 +237,30 @@ def build_pipeline(
     stdout = Stream(STDOUT)
     frame = SpanFrame(config.resource, config.scope) if spans_are_encoded(config) else None
 
-    def outlets(signal: Signal, queue: QueueSettings) -> list[Outlet[Any]]:
-        return [outlet(signal, exporter, queue) for exporter in config.exporters[signal]]
+    def queues(signal: Signal, bounds: QueueSettings) -> list[ExportQueue[Any]]:
+        return [queue(signal, exporter, bounds) for exporter in config.exporters[signal]]
 
-    def outlet(signal: Signal, exporter: str, queue: QueueSettings, tell: Tell | None = None) -> Outlet[Any]:
+    def queue(
+        signal: Signal, exporter: str, bounds: QueueSettings, tell: Tell | None = None
+    ) -> ExportQueue[Any]:
         target = config.targets[signal] if exporter == "otlp" else None
         page = signal.value if target else f"console_{signal}"
-        teller = Teller(page, logger, clock, target.shown if target else None)
-        sender = make_sender(signal, target, trust, queue.timeout, stdout, frame)
+        failures = FailureLog(page, logger, clock, target.shown if target else None)
+        sender = make_sender(signal, target, trust, bounds.timeout, stdout, frame)
 
         def told(delivery: Delivery) -> None:
-            teller.tell(delivery)
+            failures.tell(delivery)
             if tell is not None:
                 tell(delivery)
 
-        return Outlet(page, ledger.account(page), sender, queue, told)
+        return ExportQueue(page, ledger.account(page), sender, bounds, told)
 
     # One snapshot at a time; its time comes by the interval, not by the worker's delay.
     one_snapshot = QueueSettings(size=1, batch=1, delay=config.metric_interval, timeout=config.metric_timeout)
     metrics = [
         MetricExport(
             store,
-            partial(outlet, Signal.METRICS, exporter, one_snapshot),
+            partial(queue, Signal.METRICS, exporter, one_snapshot),
             resource=config.resource,
             scope=config.scope,
             temporality=config.temporality,
@@ -188,7 +271,7 @@ def build_pipeline(
     ]
     return Pipeline(
         ledger,
-        traces=outlets(Signal.TRACES, config.queues[Signal.TRACES]),
-        logs=outlets(Signal.LOGS, config.queues[Signal.LOGS]),
+        traces=queues(Signal.TRACES, config.queues[Signal.TRACES]),
+        logs=queues(Signal.LOGS, config.queues[Signal.LOGS]),
         metrics=metrics,
     )

@@ -30,17 +30,30 @@ from sidecar.core.sessions import (
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
+from sidecar.telemetry.export_queue import Calls
 from sidecar.telemetry.ledger import LINES, Signal, State
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
-from sidecar.telemetry.measures import Measures, observe_ledger
+from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures, observe_ledger
 from sidecar.telemetry.metric_store import MetricStore
-from sidecar.telemetry.outlet import Calls
-from sidecar.telemetry.portrait import Portrait, Portrayer, anomalies_of
-from sidecar.telemetry.request_spans import MAX_LINKS, RequestSpans, link_count, span_count
-from sidecar.telemetry.session_measures import LiveSessions, SessionMeasures
-from sidecar.telemetry.session_spans import SessionSpans, totals_attributes
-from sidecar.telemetry.shape import Shape, Shapes, call_end, outcome_of, server_failed
-from sidecar.telemetry.spans import Pipeline, SpanAttributes, SpanFactory
+from sidecar.telemetry.request_attributes import (
+    OwnAttributes,
+    RequestAttributes,
+    Shape,
+    Shapes,
+    anomalies_of,
+    call_end,
+    outcome_of,
+    server_failed,
+)
+from sidecar.telemetry.span_factories import SpanAttributes, SpanFactory, WayOut
+from sidecar.telemetry.spans import (
+    MAX_LINKS,
+    RequestSpans,
+    SessionSpans,
+    link_count,
+    span_count,
+    totals_attributes,
+)
 from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer, ref_ids
 from sidecar.telemetry.worker import Work, Worker
 
@@ -105,7 +118,7 @@ class Recorder:
         self,
         *,
         settings: RecorderSettings,
-        pipeline: Pipeline,
+        pipeline: WayOut,
         store: MetricStore | None,
         clock: Clock,
         wall: Wall = STEADY,
@@ -123,7 +136,7 @@ class Recorder:
         """`store` None: no metrics are read, so none are recorded; `spans` None: likewise with spans."""
         self._worker = Worker(self._count_failure)
         self._shapes = Shapes(settings.semconv)
-        self._portray = Portrayer(settings.semconv)
+        self._attributes_of = RequestAttributes(settings.semconv)
         self._pipeline = pipeline
         self._strict = strict
         self._quiet = _Quiet(settings.quiet_paths)
@@ -304,11 +317,11 @@ class Recorder:
 
     def _make(self, exchange: Exchange, shape: Shape) -> None:
         """In the worker: what nobody waits for."""
-        portrait = self.guard("portray", self._portray, exchange, shape)
-        if portrait is not None:
+        own = self.guard("attributes", self._attributes_of, exchange, shape)
+        if own is not None:
             if self._spans is not None:
-                self.guard("spans", self._make_spans, self._spans, exchange, shape, portrait)
-            self.guard("wide line", self._wide_line, exchange, shape, portrait)
+                self.guard("spans", self._make_spans, self._spans, exchange, shape, own)
+            self.guard("wide line", self._wide_line, exchange, shape, own)
 
     def _put_off(self, exchange: Exchange, shape: Shape) -> None:
         spans = 0 if self._spans is None else span_count(exchange)
@@ -324,22 +337,22 @@ class Recorder:
         self._pipeline.ledger.account(LINES).not_made(1, State.DROPPED)
         self._pipeline.not_made(Signal.LOGS, 1, State.DROPPED)
 
-    def _make_spans(self, spans: RequestSpans, exchange: Exchange, shape: Shape, portrait: Portrait) -> None:
+    def _make_spans(self, spans: RequestSpans, exchange: Exchange, shape: Shape, own: OwnAttributes) -> None:
         trace = exchange.trace
         if isinstance(trace, RequestTrace) and trace.sampled:
-            self._pipeline.span(*spans.build(exchange, trace, shape, portrait))
+            self._pipeline.span(*spans.build(exchange, trace, shape, own))
 
-    def _wide_line(self, exchange: Exchange, shape: Shape, portrait: Portrait) -> None:
+    def _wide_line(self, exchange: Exchange, shape: Shape, own: OwnAttributes) -> None:
         name = n.REQUEST_COMPLETED if shape.completed else n.REQUEST_FAILED
-        fields = {**portrait.client, **portrait.server, n.DURATION: (exchange.end - exchange.start) / SECOND}
-        for key, layer in ((n.SESSION_SOURCE, portrait.who), (n.SEQUENCE, portrait.ids)):
+        fields = {**own.client, **own.server, n.DURATION: (exchange.end - exchange.start) / SECOND}
+        for key, layer in ((n.SESSION_SOURCE, own.who), (n.SEQUENCE, own.ids)):
             if key in layer.values:
                 fields[key] = layer.values[key]
         if exchange.verdict is not None and exchange.verdict.message:
             fields[n.MESSAGE] = shown(exchange.verdict.message)
-        self.log.say(name, level_of(shape.outcome), exchange.end, fields, _request(exchange), portrait.alike)
+        self.log.say(name, level_of(shape.outcome), exchange.end, fields, _request(exchange), own.alike)
         if self.keep is not None:
-            self.keep(exchange, fields, portrait.alike.values)
+            self.keep(exchange, fields, own.alike.values)
         if shape.client is not None and shape.client_failed and exchange.route.operation is not None:
             self._call_failed(exchange, shape)
 

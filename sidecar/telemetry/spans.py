@@ -1,214 +1,349 @@
-"""What a span is made of, and the long way to one: the SDK's own object.
+"""Which spans there are, from when to when, and their links: of settled requests, of ended conversations and sessions.
 
-Owns the shape of the two factories (the other one, `encode.py`, gives a span's bytes), that of the way out, and the
-SDK's limits, which the SDK does not apply to a span made ready: what goes over a limit is dropped here, the first
-being kept, and counted where the exporters look for the count.
+A request's are SERVER, CLIENT, connect, wait and stream, all made of its frozen exchange, which is never changed; of
+one that is not sampled, `span_count` says how many were not made. A conversation's and a session's are traces of their
+own, for a session may last a day; they are always taken, whatever became of their requests, unless the sampler is
+`always_off`, and their times are the wall's as it is at their end.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from itertools import islice
 
-from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
-from opentelemetry.sdk.util import BoundedList
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
-from opentelemetry.util.types import AttributeValue
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceState
 
+from sidecar.core.clock import SECOND, STEADY, Wall
+from sidecar.core.exchange import ConnectTiming, Exchange
+from sidecar.core.outcome import Outcome
+from sidecar.core.sessions import ConversationSummary, Ref, SessionListener, SessionSummary, Totals
+from sidecar.core.shown import shown
 from sidecar.telemetry import names as n
-from sidecar.telemetry.ledger import Ledger, Signal, State
-from sidecar.telemetry.worker import Work
+from sidecar.telemetry.ledger import Signal
+from sidecar.telemetry.request_attributes import OwnAttributes, Shape, call_end, client_failed, has_client
+from sidecar.telemetry.span_factories import UNSET, Layer, Layers, Span, SpanAttributes, SpanFactory, WayOut
+from sidecar.telemetry.trace import FLAGS, RequestTrace, Tracer, ref_ids
 
-SpanAttributes = dict[str, AttributeValue]
-"""Attributes as they are gathered: no value is None."""
+MAX_LINKS = 32
+"""Links kept on a SERVER span; further ones are counted in `sidecar.links.dropped`."""
 
-_Item = TypeVar("_Item")
+_ERROR = Status(StatusCode.ERROR)
 
-Span = bytes | ReadableSpan
-"""A span that has ended: its bytes as `ScopeSpans` holds them, or the SDK's object."""
-
-UNSET = Status(StatusCode.UNSET)
-
-
-class Pipeline(Protocol):
-    """The way out, as those who make signals see it. Every method only queues or counts."""
-
-    @property
-    def ledger(self) -> Ledger:
-        """What became of every item."""
-
-    def span(self, *spans: Span) -> None:
-        """Takes spans that have ended."""
-
-    def log(self, record: ReadableLogRecord, /) -> None:
-        """Takes a log record."""
-
-    def wait_for(self, waiting: Callable[[], Work], /) -> None:
-        """Lets the ledger count what is still to be made."""
-
-    def not_made(self, signal: Signal, count: int, state: State = ..., /) -> None:
-        """Counts items that were not made: because the sampler said no, or for want of time (`dropped`)."""
+Link = tuple[SpanContext, str]
 
 
-class Layer:
-    """Attributes that several spans or lines have in common. Nobody changes them once they are made."""
+class RequestSpans:
+    """Makes the spans of one exchange after another."""
 
-    __slots__ = ("encoded", "rendered", "values")
+    def __init__(self, factory: SpanFactory, span_id: Callable[[], int]) -> None:
+        """`span_id` gives fresh ids."""
+        self._build = factory.build
+        self._span_id = span_id
 
-    def __init__(self, values: Mapping[str, AttributeValue]) -> None:
-        self.values = values
-        self.encoded: bytes | None = None
-        """What the encoder of spans made of them."""
-        self.rendered: bytes | None = None
-        """What the log made of them."""
+    def build(self, exchange: Exchange, trace: RequestTrace, shape: Shape, own: OwnAttributes) -> list[Span]:
+        """The exchange's spans, the SERVER span first. `trace` is the exchange's own."""
+        common = (own.who, own.ids)
+        attributes: Layers = (*common, shape.server, Layer(own.server))
+        count = link_count(exchange)
+        if count > MAX_LINKS:
+            attributes = (*attributes, Layer({n.LINKS_DROPPED: count - MAX_LINKS}))
+        span = self._build(
+            shape.server_name,
+            trace,
+            trace.server_span_id,
+            times=(exchange.start + exchange.correction, exchange.end + exchange.correction),
+            attributes=attributes,
+            parent=trace.parent,
+            kind=SpanKind.SERVER,
+            status=_status(exchange, shape.server_failed),
+            links=_links(exchange, trace) if count else (),
+        )
+        if shape.client is None:
+            return [span]
+        asked = (*common, shape.client, Layer(own.client))
+        return [span, *self._call(exchange, trace, shape, common, asked)]
+
+    def _call(
+        self, exchange: Exchange, trace: RequestTrace, shape: Shape, common: Layers, asked: Layers
+    ) -> list[Span]:
+        """The CLIENT span and its children."""
+        client, moved = trace.client_span_id, exchange.correction
+        span = self._build(
+            shape.client_name,
+            trace,
+            client,
+            times=(exchange.asked + moved, call_end(exchange) + moved),
+            attributes=asked,
+            parent=trace.server_span_id,
+            kind=SpanKind.CLIENT,
+            status=_status(exchange, shape.client_failed),
+        )
+        return [
+            span,
+            *(
+                self._build(
+                    name,
+                    trace,
+                    self._span_id(),
+                    times=(start + moved, end + moved),
+                    attributes=(*common, Layer(attributes)) if attributes else common,
+                    parent=client,
+                    status=status,
+                    events=[(event, at + moved, about) for event, at, about in events],
+                )
+                for name, start, end, status, attributes, events in _steps(exchange)
+            ),
+        ]
 
 
-Layers = tuple[Layer, ...]
-"""A span's attributes; no key stands in two of them."""
+Step = tuple[str, int, int, Status, SpanAttributes, list[tuple[str, int, SpanAttributes]]]
 
 
-class TraceIds(Protocol):
-    """What the spans of one request have in common."""
-
-    @property
-    def trace_id(self) -> int:
-        """128-bit trace id."""
-
-    @property
-    def flags(self) -> TraceFlags:
-        """The trace flags."""
-
-    @property
-    def state(self) -> TraceState:
-        """The trace state."""
+def span_count(exchange: Exchange) -> int:
+    """How many spans `RequestSpans.build` makes of the exchange."""
+    return 2 + len(_steps(exchange)) if has_client(exchange) else 1
 
 
-class SpanFactory(Protocol):
-    """Makes spans ready for export."""
-
-    def build(
-        self,
-        name: str,
-        trace: TraceIds,
-        span_id: int,
-        *,
-        times: tuple[int, int],
-        attributes: Layers,
-        parent: int | SpanContext | None = None,
-        kind: SpanKind = SpanKind.INTERNAL,
-        status: Status = UNSET,
-        events: Sequence[tuple[str, int, SpanAttributes]] = (),
-        links: Sequence[tuple[SpanContext, str]] = (),
-    ) -> Span:
-        """A span. `times` are its start and end, ns since the epoch; an end before the start becomes the start.
-
-        `parent` is a span of the same trace, or the caller's. `events` are (name, time, attributes), `links` (context,
-        the kind of link).
-        """
+def _steps(exchange: Exchange) -> list[Step]:
+    """The children of the CLIENT span that apply: (name, start, end, status, attributes, events)."""
+    steps: list[Step] = []
+    connect = _connect(exchange)
+    if connect is not None:
+        status = _status(exchange, not exchange.sent and client_failed(exchange))
+        steps.append(("connect", connect.start, connect.end, status, _connect_attributes(connect), []))
+    if exchange.sent:
+        # An answer may begin before the request's body has ended: then the wait began with the head.
+        start = max(exchange.sent, exchange.request_end)
+        end = exchange.first_byte or call_end(exchange)
+        steps.append(("wait", start if start <= end else exchange.sent, end, UNSET, {}, []))
+    if exchange.streams and exchange.first_byte:
+        end = exchange.last_byte or exchange.end
+        stalls: list[tuple[str, int, SpanAttributes]] = [
+            (n.REQUEST_STALLED, since + length, {n.STALL_DURATION: length / SECOND})
+            for since, length in exchange.stream.stalls
+        ]
+        steps.append(("stream", exchange.first_byte, end, UNSET, _stream_attributes(exchange), stalls))
+    return steps
 
 
-class ReadableSpans:
-    """Builds the SDK's spans, within the limits."""
+def _connect(exchange: Exchange) -> ConnectTiming | None:
+    """How a connection was made or waited for; an attempt that never ended lasted until the call did."""
+    connect = exchange.connect
+    if connect is None:
+        return ConnectTiming("new", exchange.asked, call_end(exchange))
+    return None if connect.kind == "reused" else connect
 
-    def __init__(self, resource: Resource, scope: InstrumentationScope, limits: SpanLimits) -> None:
-        self._resource = resource
-        self._scope = scope
-        self._span_count = limits.max_span_attributes
-        self._span_length = limits.max_span_attribute_length
-        self._events = limits.max_events
-        self._links = limits.max_links
-        self._event_count = limits.max_event_attributes
-        self._link_count = limits.max_link_attributes
-        self._length = limits.max_attribute_length
 
-    def build(
-        self,
-        name: str,
-        trace: TraceIds,
-        span_id: int,
-        *,
-        times: tuple[int, int],
-        attributes: Layers,
-        parent: int | SpanContext | None = None,
-        kind: SpanKind = SpanKind.INTERNAL,
-        status: Status = UNSET,
-        events: Sequence[tuple[str, int, SpanAttributes]] = (),
-        links: Sequence[tuple[SpanContext, str]] = (),
-    ) -> ReadableSpan:
-        """See `SpanFactory`."""
-        if isinstance(parent, int):
-            parent = SpanContext(trace.trace_id, parent, False, trace.flags, trace.state)
-        together = {key: value for layer in attributes for key, value in layer.values.items()}
-        return ReadableSpan(
-            name,
-            SpanContext(trace.trace_id, span_id, False, trace.flags, trace.state),
-            parent,
-            self._resource,
-            bounded(together, self._span_count, self._span_length),
-            self._bounded_events(events),
-            self._bounded_links(links),
-            kind,
-            status=status,
-            start_time=times[0],
-            end_time=max(times),
-            instrumentation_scope=self._scope,
+def _connect_attributes(connect: ConnectTiming) -> SpanAttributes:
+    attributes: SpanAttributes = {n.CONNECTION: connect.kind}
+    begun = connect.start
+    for name, end in (
+        (n.CONNECT_DNS, connect.dns_end),
+        (n.CONNECT_TCP, connect.tcp_end),
+        (n.CONNECT_TLS, connect.tls_end),
+    ):
+        if end is not None:
+            attributes[name] = (end - begun) / SECOND
+            begun = end
+    if connect.dns_kept:
+        attributes[n.CONNECT_DNS_KEPT] = True
+    if connect.address is not None:
+        attributes[n.PEER_ADDRESS] = connect.address
+    return attributes
+
+
+def _stream_attributes(exchange: Exchange) -> SpanAttributes:
+    stream = exchange.stream
+    attributes: SpanAttributes = {
+        n.STREAM_BYTES: stream.bytes,
+        n.STREAM_EVENTS: stream.events,
+        n.STREAM_CHUNKS: stream.chunks,
+        n.STREAM_GAP: stream.gap / SECOND,
+        n.STREAM_STALLS: stream.stall_count,
+        n.STREAM_BLOCKED: stream.blocked / SECOND,
+    }
+    if exchange.response.unreadable:
+        attributes[n.STREAM_UNREADABLE] = exchange.response.unreadable
+    return attributes
+
+
+def _status(exchange: Exchange, failed: bool) -> Status:
+    if not failed:
+        return UNSET
+    message = exchange.verdict.message if exchange.verdict else None
+    return Status(StatusCode.ERROR, shown(message)) if message else _ERROR
+
+
+def link_count(exchange: Exchange) -> int:
+    """How many links there are for the SERVER span, kept or not."""
+    turn, trace = exchange.turn, exchange.trace
+    count = (exchange.retry_of is not None) + (exchange.continues is not None)
+    if isinstance(trace, RequestTrace):
+        count += trace.caller is not None
+    if turn is not None:
+        count += (turn.previous is not None) + turn.overlap_count + turn.overlapped_by_count
+    if exchange.past is not None:
+        count += len(exchange.past.races)
+    return count
+
+
+def _links(exchange: Exchange, trace: RequestTrace) -> list[Link]:
+    links = [(trace.caller, "caller")] if trace.caller is not None else []
+    links += [(ref_context(ref), kind) for kind, ref in islice(_linked(exchange), MAX_LINKS)]
+    return links[:MAX_LINKS]
+
+
+def _linked(exchange: Exchange) -> Iterator[tuple[str, Ref]]:
+    turn = exchange.turn
+    if turn is not None and turn.previous is not None:
+        yield "previous", turn.previous
+    if exchange.retry_of is not None:
+        yield "retry_of", exchange.retry_of
+    if exchange.continues is not None:
+        yield "continues", exchange.continues
+    if exchange.past is not None:
+        for ref in exchange.past.races:
+            yield "races", ref
+    if turn is not None:
+        for ref in (*turn.overlaps, *turn.overlapped_by):
+            yield "overlaps", ref
+
+
+def ref_context(ref: Ref) -> SpanContext:
+    """The context of a request's SERVER span, to link to; whether it was sampled is not exported with a link."""
+    return SpanContext(*ref_ids(ref), False, FLAGS[3])
+
+
+_OUTCOMES = {
+    Outcome.COMPLETED: n.TOTAL_COMPLETED,
+    Outcome.CLIENT_LEFT: n.TOTAL_CLIENT_LEFT,
+    Outcome.UPSTREAM_REJECTED: n.TOTAL_REJECTED,
+    Outcome.UPSTREAM_FAILED: n.TOTAL_FAILED,
+    Outcome.ERROR_IN_STREAM: n.TOTAL_ERROR_IN_STREAM,
+    Outcome.TIMED_OUT: n.TOTAL_TIMED_OUT,
+    Outcome.REFUSED: n.TOTAL_REFUSED,
+    Outcome.SHUTDOWN: n.TOTAL_SHUTDOWN,
+    Outcome.INTERNAL_ERROR: n.TOTAL_INTERNAL_ERROR,
+}
+
+
+class SessionSpans(SessionListener):
+    """Makes the spans of ended conversations and sessions, and hands them to the way out."""
+
+    def __init__(
+        self, factory: SpanFactory, tracer: Tracer, pipeline: WayOut, sampler: Sampler, wall: Wall = STEADY
+    ) -> None:
+        self._factory = factory
+        self._tracer = tracer
+        self._pipeline = pipeline
+        self._wall = wall
+        self._off = sampler.get_description() == ALWAYS_OFF.get_description()
+        self._ended: dict[str, tuple[list[SpanContext], int]] = {}
+        """By session: the spans of its ended conversations, at most `MAX_LINKS`, and how many more there were."""
+
+    def conversation_ended(self, summary: ConversationSummary) -> None:
+        """Makes its span, and keeps the span's context for its session's links."""
+        if self._off:
+            self._pipeline.not_made(Signal.TRACES, 1)
+            return
+        trace = _OwnTrace(self._tracer)
+        attributes: SpanAttributes = {
+            n.SESSION_ID: summary.session_id,
+            n.SESSION_SOURCE: str(summary.source),
+            n.CONVERSATION: summary.conversation_id,
+            **totals_attributes(summary.totals),
+        }
+        if summary.supplied or summary.session_supplied:
+            attributes[n.GEN_AI_CONVERSATION] = (
+                summary.conversation_id if summary.supplied else summary.session_id
+            )
+        kept = summary.links[:MAX_LINKS]
+        dropped = summary.links_dropped + len(summary.links) - len(kept)
+        if dropped:
+            attributes[n.LINKS_DROPPED] = dropped
+        self._pipeline.span(
+            self._factory.build(
+                "conversation",
+                trace,
+                trace.span_id,
+                times=(
+                    summary.started_at + self._wall.correction,
+                    summary.ended_at + self._wall.correction,
+                ),
+                attributes=(Layer(attributes),),
+                links=[(ref_context(ref), kind) for kind, ref in kept],
+            )
+        )
+        contexts, more = self._ended.setdefault(summary.session_id, ([], 0))
+        if len(contexts) < MAX_LINKS:
+            contexts.append(SpanContext(trace.trace_id, trace.span_id, False, trace.flags))
+        else:
+            self._ended[summary.session_id] = (contexts, more + 1)
+
+    def session_ended(self, summary: SessionSummary) -> None:
+        """Makes its span, with a link to each of its conversations' spans."""
+        if self._off:
+            self._pipeline.not_made(Signal.TRACES, 1)
+            return
+        contexts, more = self._ended.pop(summary.session_id, ([], 0))
+        attributes: SpanAttributes = {
+            n.SESSION_ID: summary.session_id,
+            n.SESSION_SOURCE: str(summary.source),
+            n.TOTAL_CONVERSATIONS: summary.conversations,
+            **totals_attributes(summary.totals),
+        }
+        if more:
+            attributes[n.LINKS_DROPPED] = more
+        trace = _OwnTrace(self._tracer)
+        self._pipeline.span(
+            self._factory.build(
+                "session",
+                trace,
+                trace.span_id,
+                times=(
+                    summary.started_at + self._wall.correction,
+                    summary.ended_at + self._wall.correction,
+                ),
+                attributes=(Layer(attributes),),
+                links=[(context, "conversation") for context in contexts],
+            )
         )
 
-    def _bounded_events(self, events: Sequence[tuple[str, int, SpanAttributes]]) -> Sequence[Event]:
-        limit, length = self._event_count, self._length
-        kept = events if self._events is None else events[: self._events]
-        made = [Event(name, bounded(attributes, limit, length), at) for name, at, attributes in kept]
-        return _dropping(made, len(events) - len(kept))
 
-    def _bounded_links(self, links: Sequence[tuple[SpanContext, str]]) -> Sequence[Link]:
-        limit, length = self._link_count, self._length
-        kept = links if self._links is None else links[: self._links]
-        made = [Link(context, bounded({n.LINK: kind}, limit, length)) for context, kind in kept]
-        return _dropping(made, len(links) - len(kept))
+class _OwnTrace:
+    """A trace of one span."""
 
+    __slots__ = ("span_id", "trace_id")
 
-_LIMITED = ("max_span_attributes", "max_events", "max_links", "max_event_attributes", "max_link_attributes")
-_ENOUGH = 128
-"""What no span of ours has more of: attributes, events, links. It is the SDK's own limit unless it is told another."""
+    flags = FLAGS[3]
+    state = TraceState()
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.trace_id = tracer.trace_id()
+        self.span_id = tracer.span_id()
 
 
-def are_limited(limits: SpanLimits) -> bool:
-    """Whether a limit could cut a span of ours."""
-    counts = [getattr(limits, name) for name in _LIMITED]
-    lengths = (limits.max_attribute_length, limits.max_span_attribute_length)
-    return any(length is not None for length in lengths) or any(
-        count is not None and count < _ENOUGH for count in counts
-    )
+def totals_attributes(totals: Totals) -> SpanAttributes:
+    """The sums as attributes: times in seconds; outcomes that did not occur and unreported tokens are absent.
 
-
-def bounded(
-    attributes: SpanAttributes, count: int | None, length: int | None
-) -> Mapping[str, AttributeValue]:
-    """The attributes within the limits: at most `count` of them, texts of at most `length` characters."""
-    if length is not None:
-        attributes = {key: _cut(value, length) for key, value in attributes.items()}
-    if count is None or len(attributes) <= count:
-        return attributes
-    kept = BoundedAttributes(None, dict(list(attributes.items())[:count]))
-    kept.dropped = len(attributes) - count
-    return kept
-
-
-def _cut(value: AttributeValue, length: int) -> AttributeValue:
-    if isinstance(value, str):
-        return value[:length]
-    if isinstance(value, list | tuple):
-        return [item[:length] if isinstance(item, str) else item for item in value]
-    return value
-
-
-def _dropping(items: list[_Item], dropped: int) -> Sequence[_Item]:
-    """The items, in the SDK's list that tells how many were dropped when some were."""
-    if not dropped:
-        return items
-    listed: BoundedList[_Item] = BoundedList(None)
-    listed.extend(items)
-    listed.dropped = dropped
-    return listed
+    What the conventions say of one call is never among them: whoever adds it up would count it again.
+    """
+    attributes: SpanAttributes = {
+        n.TOTAL_REQUESTS: sum(totals.requests.values()),
+        **{_OUTCOMES[outcome]: count for outcome, count in totals.requests.items() if count},
+        n.TOTAL_TURNS: totals.turns,
+        n.TOTAL_OVERLAPS: totals.overlaps,
+        n.TOTAL_MOST_AT_ONCE: totals.most_at_once,
+        n.TOTAL_OUT_OF_ORDER: totals.out_of_order,
+        n.TOTAL_WAITS_KNOWN: totals.waits_known,
+        n.TOTAL_WAIT_AVOIDED: totals.wait_avoided / SECOND,
+        n.TOTAL_WAITS_UNKNOWN: totals.waits_unknown,
+        n.TOTAL_MODEL_TIME: totals.model_time / SECOND,
+        n.TOTAL_THINK_TIME: totals.think_time / SECOND,
+    }
+    if totals.input_tokens is not None:
+        attributes[n.TOTAL_INPUT_TOKENS] = totals.input_tokens
+    if totals.output_tokens is not None:
+        attributes[n.TOTAL_OUTPUT_TOKENS] = totals.output_tokens
+    if totals.models:
+        attributes[n.MODELS] = totals.models
+    return attributes

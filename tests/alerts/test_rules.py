@@ -12,7 +12,7 @@ import yaml
 from grafana.alerting import SECONDS, provisioned
 from grafana.names import label, series
 from sidecar.telemetry import metrics
-from sidecar.telemetry.metric_store import Metric, MetricKind
+from sidecar.telemetry.metrics import Metric, MetricKind
 from tests.stack.build import at_hand
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sidecar.telemetry import metrics
-from sidecar.telemetry.metric_store import MetricKind
+from sidecar.telemetry.metrics import MetricKind
 
 ROOT = Path(__file__).parents[2]
 PROVISIONING = ROOT / "grafana" / "provisioning"

@@ -10,7 +10,7 @@ import pytest
 from grafana.names import label, series
 from grafana.write import files
 from sidecar.telemetry import metrics
-from sidecar.telemetry.metric_store import Metric, MetricKind
+from sidecar.telemetry.metrics import Metric, MetricKind
 
 ROOT = Path(__file__).parents[2]
 

@@ -108,12 +108,12 @@ TELEMETRY = [
     ("telemetry.measures:Measures.arrived", OVER, OVER),
     ("telemetry.measures:Measures.streaming", UNMET, OVER),
     ("telemetry.measures:Measures.settled", OVER, OVER),
-    ("telemetry.metric_series:CounterSeries.add", OVER, OVER),
+    ("telemetry.metric_store:CounterSeries.add", OVER, OVER),
     ("telemetry.recorder:Recorder._arrived", OVER, OVER),
     ("telemetry.recorder:_Quiet.__call__", OVER, OVER),
     ("telemetry.recorder:Recorder._make_spans", OVER, OVER),
     ("telemetry.recorder:Recorder._wide_line", OVER, OVER),
-    ("telemetry.portrait:Portrayer.__call__", OVER, OVER),
+    ("telemetry.request_attributes:RequestAttributes.__call__", OVER, OVER),
     ("telemetry.pipeline:Pipeline.span", OVER, OVER),
 ]
 """Nothing that goes wrong there reaches a request."""

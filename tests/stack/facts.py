@@ -7,7 +7,7 @@ receiver gives). It knows no traffic: `scenario.py` has the figures. It never as
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sidecar.telemetry.metric_store import Metric, MetricKind
+from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.testing import Point
 
 _UNITS = {"s": "_seconds", "By": "_bytes"}

@@ -8,7 +8,7 @@ other would be a bug of it.
 from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.metric_store import Metric
+from sidecar.telemetry.metrics import Metric
 from tests.stack.facts import Fact, Peak
 
 INPUT, OUTPUT = 11, 7

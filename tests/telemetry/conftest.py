@@ -14,7 +14,7 @@ from sidecar.telemetry.logs import Lines
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import metrics_of
 from sidecar.telemetry.recorder import Recorder
-from sidecar.telemetry.spans import ReadableSpans
+from sidecar.telemetry.span_factories import ReadableSpans
 from sidecar.testing import OtlpSink
 from tests.telemetry.way_out import PROTOCOLS
 from tests.telemetry.world import ListPipeline, MakeWorld, Wishes, World, ms

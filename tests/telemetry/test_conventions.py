@@ -16,7 +16,7 @@ from sidecar.core.facts import Route
 from sidecar.core.outcome import Outcome
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.metric_store import Metric, MetricKind
+from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.testing import (
     Gate,
     LogLine,

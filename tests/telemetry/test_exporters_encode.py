@@ -15,8 +15,14 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from sidecar.telemetry.encode import _CACHE_LIMIT, EncodedSpans, SpanFrame
-from sidecar.telemetry.spans import Layer, ReadableSpans, are_limited
+from sidecar.telemetry.span_factories import (
+    _CACHE_LIMIT,
+    EncodedSpans,
+    Layer,
+    ReadableSpans,
+    SpanFrame,
+    are_limited,
+)
 
 ENCODED = EncodedSpans()
 """One for all examples, so that what it remembers of earlier ones is tested too."""

@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from sidecar.telemetry.metric_store import Attributes, Metric, MetricKind
+from sidecar.telemetry.metric_store import Attributes
+from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.testing import OtlpSink, SinkAnswer
 from tests.telemetry.way_out import COUNTER, SLOW, started, until
 

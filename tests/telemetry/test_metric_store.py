@@ -32,12 +32,11 @@ from sidecar.telemetry.metric_store import (
     OVERFLOW,
     Attributes,
     ExemplarContext,
-    Metric,
-    MetricKind,
     MetricStore,
     Reader,
     Temporality,
 )
+from sidecar.telemetry.metrics import Metric, MetricKind
 from tests.telemetry.ticking import Ticking
 
 COUNTER = Metric("requests", MetricKind.COUNTER, "{request}", "settled", ("k",), integer=True)

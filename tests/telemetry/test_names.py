@@ -4,7 +4,7 @@ import pytest
 
 from sidecar.core.exchange import CHUNK_BOUNDS
 from sidecar.telemetry import metrics, names
-from sidecar.telemetry.metric_store import Metric, MetricKind
+from sidecar.telemetry.metrics import Metric, MetricKind
 
 IDS = {names.SESSION_ID, names.CONVERSATION, names.REQUEST_ID, names.GEN_AI_CONVERSATION}
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.core.clock import SECOND
+from sidecar.telemetry.export_queue import FailureLog
 from sidecar.telemetry.ledger import Delivery, Signal, State
-from sidecar.telemetry.outlet import Teller
 from sidecar.testing import OtlpSink, SinkAnswer
 from tests.telemetry.way_out import COUNTER, FAST, SLOW, adds_up, record, started, until, way_out
 
@@ -206,10 +206,10 @@ def test_lasting_failure_is_told_once_a_minute() -> None:
         def warning(self, event: str, *, reason: str, lost: int) -> None:
             lines.append((event, lost))
 
-    teller = Teller(Signal.LOGS, Listening(), lambda: now[0])
+    failures = FailureLog(Signal.LOGS, Listening(), lambda: now[0])
     for second in range(130):
         now[0] = second * SECOND
-        teller.tell(Delivery.of(State.FAILED, 2, "HTTP 500"))
+        failures.tell(Delivery.of(State.FAILED, 2, "HTTP 500"))
     assert lines == [
         ("sidecar.telemetry.failing", 2),
         ("sidecar.telemetry.still_failing", 122),
@@ -230,12 +230,12 @@ def test_warnings_are_told_anew_after_an_hour() -> None:
         def warning(self, _event: str, *, reason: str) -> None:
             lines.append(reason)
 
-    teller = Teller(Signal.LOGS, Listening(), lambda: now[0])
+    failures = FailureLog(Signal.LOGS, Listening(), lambda: now[0])
 
     def warn(*texts: str) -> list[str]:
         lines.clear()
         for text in texts:
-            teller.tell(Delivery({State.EXPORTED: 1}, warning=text))
+            failures.tell(Delivery({State.EXPORTED: 1}, warning=text))
         return list(lines)
 
     many = [f"warning {number}" for number in range(16)]

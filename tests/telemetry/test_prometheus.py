@@ -7,7 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from prometheus_client.samples import Sample
 
 from sidecar.telemetry import metrics
-from sidecar.telemetry.metric_store import ExemplarContext, Metric, MetricKind, MetricStore
+from sidecar.telemetry.metric_store import ExemplarContext, MetricStore
+from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.telemetry.prometheus import family_name, label_name, prometheus_text
 from tests.telemetry.ticking import Ticking
 

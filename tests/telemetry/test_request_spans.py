@@ -13,7 +13,7 @@ from sidecar.core.facts import RequestFacts, Route
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity, Source
 from sidecar.core.outcome import Anomaly, Outcome, Phase
-from sidecar.telemetry.request_spans import span_count
+from sidecar.telemetry.spans import span_count
 from tests.telemetry.world import CHAT, T0, MakeWorld, World, ms, ref
 
 COMMON = {

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.telemetry.exporters import Stream, StreamSender
 from sidecar.telemetry.ledger import Delivery, Ledger, State
-from sidecar.telemetry.line_outlet import LineOutlet
-from sidecar.telemetry.stream_sender import Stream, StreamSender
+from sidecar.telemetry.logs import LineQueue
 from tests.telemetry.way_out import until
 
 LINE = b"x" * 99 + b"\n"
@@ -86,15 +86,15 @@ async def test_a_loss_is_told_once() -> None:
     reader, writer = os.pipe()
     now = [0]
     ledger = Ledger()
-    outlet = LineOutlet(
+    lines_out = LineQueue(
         "json", stream=Stream(writer), account=ledger.account("lines"), size=4, clock=lambda: now[0]
     )
     for number in range(10):
-        outlet.lines.write({"event": "e", "number": number})
+        lines_out.lines.write({"event": "e", "number": number})
     assert ledger.snapshot()["lines"]["dropped"] == 6
-    outlet.start()
+    lines_out.start()
     await until(lambda: ledger.snapshot()["lines"]["exported"] == 5)
-    await outlet.shutdown(5)
+    await lines_out.shutdown(5)
     os.close(writer)
     with os.fdopen(reader) as read:
         lines = [json.loads(line) for line in read]
@@ -116,13 +116,13 @@ async def test_an_end_on_a_stream_that_stands_still_is_in_time_and_adds_up() -> 
     """A write that blocks is abandoned: nobody knows what of it arrives."""
     reader, writer = os.pipe()
     ledger = Ledger()
-    outlet = LineOutlet(
+    lines_out = LineQueue(
         "json", stream=Stream(writer), account=ledger.account("lines"), size=3000, clock=lambda: 0
     )
-    outlet.start()
+    lines_out.start()
     for _ in range(2000):
-        outlet.lines.write({"event": "e", "text": "x" * 100})
-    await outlet.shutdown(0.3)
+        lines_out.lines.write({"event": "e", "text": "x" * 100})
+    await lines_out.shutdown(0.3)
     lines = ledger.snapshot()["lines"]
     assert lines["created"] == 2000 == lines["exported"] + lines["dropped"] + lines["unknown"]
     assert lines["unknown"] > 0

@@ -13,7 +13,8 @@ import pytest
 
 from sidecar.telemetry import exporters
 from sidecar.telemetry.ledger import Signal
-from sidecar.telemetry.metric_store import Metric, MetricKind, MetricStore
+from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.telemetry.otel_settings import read
 from sidecar.telemetry.transports import GrpcTransport
 from sidecar.testing import OtlpSink, SinkAnswer

@@ -13,12 +13,12 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import TraceFlags, TraceState
 
 from sidecar.core.clock import Clock, system_clock
-from sidecar.telemetry.encode import EncodedSpans
 from sidecar.telemetry.ledger import CREATED, Ledger
-from sidecar.telemetry.metric_store import Metric, MetricKind, MetricStore
+from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.telemetry.otel_settings import OtelConfig, read
 from sidecar.telemetry.pipeline import Pipeline, build_pipeline, span_factory
-from sidecar.telemetry.spans import Span
+from sidecar.telemetry.span_factories import EncodedSpans, Span
 from sidecar.testing import OtlpSink
 from sidecar.trust import Trust
 

@@ -20,9 +20,10 @@ from sidecar.core.identity import Identity, Source
 from sidecar.core.outcome import Outcome
 from sidecar.core.sessions import Ref, Turn
 from sidecar.telemetry.ledger import Ledger, Signal, State
-from sidecar.telemetry.metric_store import Metric, MetricStore
+from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.metrics import Metric
 from sidecar.telemetry.recorder import Recorder
-from sidecar.telemetry.spans import Span
+from sidecar.telemetry.span_factories import Span
 from sidecar.telemetry.worker import Work
 
 T0 = 1_700_000_000_000_000_000

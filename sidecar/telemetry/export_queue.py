@@ -33,7 +33,7 @@ _ANEW = 3600 * SECOND
 _Item = TypeVar("_Item")
 
 
-class Teller:
+class FailureLog:
     """Says once that exports fail, then at most once a minute how many did, and once that they work again.
 
     Called by one worker only; `logger` is a structlog logger. The first line names the `endpoint` (none for exports
@@ -88,7 +88,7 @@ class Shipment(Generic[_Item]):
     count: int
 
 
-class Outlet(Generic[_Item]):
+class ExportQueue(Generic[_Item]):
     """See the module. `offer` is for the event loop, the rest for the pipeline; the thread is its own."""
 
     def __init__(
