@@ -16,7 +16,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
+_ZSTD_WINDOW = 23
+_ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW}
 """RFC 9659: a window in HTTP is 8 MiB at most; without this a head of ten bytes would reserve 128 MiB."""
 
 PIECE = 64 * 1024
@@ -26,6 +27,9 @@ PIECE = 64 * 1024
 _MEMBERS = 1024
 """Parts that are coded on their own, in `PIECE` bytes: each costs some microseconds, whatever is in it."""
 
+_TABLES = 64 * 1024
+"""Memory (bytes) of a decoder besides its window; gzip's window of 32 KiB is in it."""
+
 
 class UnreadableCodingError(Exception):
     """The body is not what its `Content-Encoding` says, or the coding is none we read."""
@@ -33,6 +37,10 @@ class UnreadableCodingError(Exception):
 
 class Decoder(Protocol):
     """Takes a body's encoded pieces, gives its decoded ones."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that it takes by now; its window takes memory as it is filled."""
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """Yields what `data` adds, in pieces of bounded size.
@@ -56,6 +64,8 @@ def _counted(parts: int) -> int:
 class Identity:
     """A body that is not encoded."""
 
+    held = 0
+
     def decode(self, data: bytes) -> Iterator[bytes]:
         """The same."""
         yield data
@@ -63,6 +73,8 @@ class Identity:
 
 class _Zlib:
     """`gzip` (one member after another) and `deflate` (with or without the zlib wrapper)."""
+
+    held = _TABLES
 
     def __init__(self, wbits: int) -> None:
         self._wbits = wbits
@@ -105,14 +117,25 @@ class _Brotli:
 
     def __init__(self) -> None:
         self._engine = brotli.Decompressor()
+        self._window = 0
+        self._given = 0
+        self._more = b""
+
+    @property
+    def held(self) -> int:
+        # It decodes as much as its window takes, and gives it bit by bit.
+        return _TABLES + (self._window if self._more else min(self._given, self._window))
 
     def decode(self, data: bytes) -> Iterator[bytes]:
+        self._window = self._window or _brotli_window(data)
         try:
             # It may hold output back though it would take more data: only an empty piece says that there is none.
             piece = self._engine.process(data, output_buffer_limit=PIECE)
             while piece:
+                self._given += len(piece)
+                self._more = self._engine.process(b"", output_buffer_limit=PIECE)
                 yield piece
-                piece = self._engine.process(b"", output_buffer_limit=PIECE)
+                piece = self._more
         except brotli.error as error:
             raise UnreadableCodingError(str(error)) from error
 
@@ -122,6 +145,12 @@ class _Zstd:
 
     def __init__(self) -> None:
         self._engine = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
+        self._window = 0
+        self._given = 0
+
+    @property
+    def held(self) -> int:
+        return _TABLES + min(self._given, self._window)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         for start in range(0, len(data), PIECE):
@@ -129,6 +158,7 @@ class _Zstd:
 
     def _decode(self, data: bytes) -> Iterator[bytes]:
         frames = 0
+        self._window = self._window or _zstd_window(data)
         while True:
             if self._engine.eof:
                 data = self._engine.unused_data or data
@@ -136,18 +166,38 @@ class _Zstd:
                     return
                 frames = _counted(frames)
                 self._engine = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
+                self._window = max(self._window, _zstd_window(data))
             try:
                 piece = self._engine.decompress(data, max_length=PIECE)
             except zstd.ZstdError as error:
                 raise UnreadableCodingError(str(error)) from error
             data = b""
             if piece:
+                self._given += len(piece)
                 yield piece
             if self._engine.eof:
                 if not self._engine.unused_data:
                     return
             elif self._engine.needs_input:
                 return
+
+
+def _brotli_window(data: bytes) -> int:
+    """The window (bytes) of a stream that begins so (RFC 7932, section 9.1)."""
+    first = data[0] if data else 0
+    if not first & 1:
+        return 1 << 16
+    more, less = first >> 1 & 7, first >> 4 & 7
+    return 1 << (17 + more if more else 8 + less if less else 17)
+
+
+def _zstd_window(data: bytes) -> int:
+    """The window (bytes) of a frame that begins so (RFC 8878, section 3.1.1.1), or the largest if that is not told."""
+    most = 1 << _ZSTD_WINDOW
+    if len(data) < 6 or not data.startswith(b"\x28\xb5\x2f\xfd") or data[4] & 0x20:
+        return most  # in one segment, the window is as large as what is in it
+    base = 1 << (10 + (data[5] >> 3))
+    return min(most, base + base // 8 * (data[5] & 7))
 
 
 def decoder(coding: bytes | None) -> Decoder:

@@ -100,6 +100,8 @@ class StreamObserver:
         self._kind = reader.event if reader is not None else _any_event
         self._behind: deque[tuple[bytes, int]] = deque()
         self._size = 0
+        self._counted = 0
+        """Bytes of memory that were taken for the decoder."""
         self._steps: Iterator[None] | None = None
         self._allowance = _COST_LIMIT
         self._ended_at = 0
@@ -186,11 +188,18 @@ class StreamObserver:
             data, at = self._behind.popleft()
             for start in range(0, len(data), _PART):
                 for decoded in self._decoder.decode(data[start : start + _PART]):
+                    self._count(self._decoder.held)
                     for begin in range(0, len(decoded), _PART):
                         self._read_part(decoded[begin : begin + _PART], at)
                         yield
                 yield
             self._release(len(data))
+
+    def _count(self, held: int) -> None:
+        more = held - self._counted
+        if not self._shared.admission.hold(more):
+            raise UnreadableCodingError("there is no memory for its window")
+        self._counted = held
 
     def _read_part(self, part: bytes, at: int) -> None:
         parser = self._parser
@@ -217,6 +226,7 @@ class StreamObserver:
         if then is None:
             return
         parser, self._parser = self._parser, None
+        self._drop_decoder()
         try:
             if parser is not None:
                 parser.finish()
@@ -235,6 +245,7 @@ class StreamObserver:
         self._steps = None
         self.working = False
         self._release(self._size)
+        self._drop_decoder()
         try:
             if parser is not None:
                 parser.finish()
@@ -244,6 +255,11 @@ class StreamObserver:
     def _release(self, size: int) -> None:
         self._size -= size
         self._shared.admission.release(size)
+
+    def _drop_decoder(self) -> None:
+        self._decoder = Identity()
+        self._shared.admission.release(self._counted)
+        self._counted = 0
 
     def _read(self, events: list[Event], at: int) -> None:
         kind, tell = self._kind, self._exchange.event_read
@@ -324,22 +340,25 @@ class BodyObserver:
             tail += data[-_END:]
             if len(tail) > 2 * _END:
                 del tail[:-_END]
+            if not self._count(_ENDS):
+                self._give_up()
             return
-        if len(held) + len(data) <= self._limit:
-            held += data
-            more = sys.getsizeof(held) - self._counted
-            if self._admission.hold(more):
-                self._counted += more
-                return
-        else:
-            held += data
-        self._keep_ends(held)
+        held += data
+        if len(held) > self._limit or not self._count(sys.getsizeof(held)):
+            self._keep_ends(held)
+
+    def _count(self, size: int) -> bool:
+        """Takes memory for what is held, so many bytes, and for the decoder."""
+        more = size + self._decoder.held - self._counted
+        if not self._admission.hold(more):
+            return False
+        self._counted += more
+        return True
 
     def _keep_ends(self, held: bytearray) -> None:
         """From now on only the body's first and latest bytes are kept."""
         self._give_up()
-        if self._limit >= _END and self._admission.hold(_ENDS):
-            self._counted = _ENDS
+        if self._limit >= _END and self._count(_ENDS):
             self._held, self._tail = held[:_END], held[-_END:]
 
     def reading(self) -> apis.Steps[None] | None:
@@ -400,6 +419,7 @@ class _Beginning:
         self._pieces: list[bytes] = []
         self._size = 0
         self._start = b""
+        self._looked_at = 0
 
     @outermost
     def feed(self, pieces: list[bytes], at: int) -> None:
@@ -439,8 +459,9 @@ class _Beginning:
         try:
             for piece in pieces:
                 for decoded in self._decoder.decode(piece[:_PART]):
+                    self._looked_at += len(decoded)
                     self._start = (self._start + decoded[:_PART]).removeprefix(_BOM).lstrip()
-                    if not apis.undecided(self._start):
+                    if self._looked_at > _END or not apis.undecided(self._start):
                         return False
         except UnreadableCodingError:
             return False

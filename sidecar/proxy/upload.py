@@ -13,7 +13,7 @@ from sidecar.core.facts import RequestFacts, Route
 from sidecar.core.outcome import Anomaly
 from sidecar.proxy import wire
 from sidecar.proxy.admission import Admission
-from sidecar.proxy.decode import UnreadableCodingError, decoder
+from sidecar.proxy.decode import PIECE, UnreadableCodingError, decoder
 from sidecar.proxy.inbound import Inbound
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
@@ -118,17 +118,20 @@ class Upload:
 
     def _decoded(self, coding: bytes) -> apis.Steps[bytearray]:
         """The decoded body; its memory counts like that of the body itself."""
-        decoded = bytearray()
-        at = 0
-        for piece in decoder(coding).decode(bytes(self._held)):
-            if len(decoded) + len(piece) > self._limit:
-                raise _UnheldError("too_large")
-            if not self._hold(len(piece)):
-                raise _UnheldError("memory_full")
-            decoded += piece
-            if len(decoded) - at > _DECODED:
-                at = len(decoded)
-                yield
+        decoded, engine = bytearray(), decoder(coding)
+        at = before = 0
+        for start in range(0, len(self._held), PIECE):
+            for piece in engine.decode(bytes(self._held[start : start + PIECE])):
+                if len(decoded) + len(piece) > self._limit:
+                    raise _UnheldError("too_large")
+                decoded += piece
+                now = sys.getsizeof(decoded) + engine.held
+                if not self._hold(now - before):
+                    raise _UnheldError("memory_full")
+                before = now
+                if len(decoded) - at > _DECODED:
+                    at = len(decoded)
+                    yield
         yield
         return decoded
 

@@ -3,16 +3,19 @@
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import brotli
 import pytest
 
 from sidecar.testing import (
     Bytes,
+    Chunk,
     Garbage,
     Gate,
     Header,
@@ -27,8 +30,14 @@ from sidecar.testing import (
     chat_request,
     exchange,
     request_bytes,
+    sse_head,
 )
 from tests.hostility.witness import Witness
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 MIB = 1 << 20
 SIZE = 6 * MIB
@@ -41,6 +50,12 @@ BOUND = 3 * BODIES * SIZE
 CONTAINER = 512 * MIB
 FULL = 200 * MIB
 """Bytes that the process takes at least when `SIDECAR_INSPECT_MEMORY` is full, or the test has not filled it."""
+
+STREAMS = 24
+WINDOW = 8 * MIB
+ROOM = 32 * MIB
+QUIET = {"OTEL_METRIC_EXPORT_INTERVAL": "60000"}
+"""Exports alone keep a process busy."""
 
 READERS = 150
 LARGE = 16 * MIB
@@ -130,10 +145,11 @@ def test_the_defaults_fit_into_the_container(witness: Witness, module_sink: Otlp
     )
     gate = Gate()
     with limited(CONTAINER) as (launcher, peak):
-        running = RunningSidecar(upstream=witness.url, sink=module_sink, launcher=launcher)
+        patient = {"CLIENT_BODY_TIMEOUT": "10m"}
+        running = RunningSidecar(upstream=witness.url, sink=module_sink, launcher=launcher, settings=patient)
         with running as sidecar, ExitStack() as stack:
-            uploads = [stack.enter_context(RawClient(sidecar.port, timeout=60)) for _ in range(20)]
-            downloads = [stack.enter_context(RawClient(sidecar.port, timeout=60)) for _ in range(16)]
+            uploads = [stack.enter_context(RawClient(sidecar.port, timeout=240)) for _ in range(20)]
+            downloads = [stack.enter_context(RawClient(sidecar.port, timeout=240)) for _ in range(16)]
             readers = [threading.Thread(target=one.read_answer, args=("POST",)) for one in downloads]
             for one, reader in zip(downloads, readers, strict=True):
                 one.send(chat_request(headers=(b"X-Play: 1",)))
@@ -187,6 +203,60 @@ def test_an_answer_too_large_to_be_held(witness: Witness, module_sink: OtlpSink)
     assert module_sink.find_spans(kind="SERVER")[0].attributes["sidecar.anomalies"] == ["answer_not_read"]
 
 
+def by_zstd(data: bytes) -> bytes:
+    """In a frame of the largest window that is read, its end not told."""
+    maker = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 23})
+    return maker.compress(data) + maker.flush(zstd.ZstdCompressor.FLUSH_BLOCK)
+
+
+def by_brotli(data: bytes) -> bytes:
+    """With a window of 8 MiB, its end not told."""
+    maker = brotli.Compressor(quality=5, lgwin=23)
+    return bytes(maker.process(data) + maker.flush())
+
+
+WINDOWS: dict[str, tuple[bytes, Callable[[bytes], bytes]]] = {
+    "zstd": (b"zstd", by_zstd),
+    "brotli": (b"br", by_brotli),
+}
+
+
+@pytest.mark.parametrize("coding", WINDOWS)
+def test_windows(witness: Witness, module_sink: OtlpSink, coding: str) -> None:
+    """Compressed streams that have filled their decoders' windows, all at once: as many are read as there is room for."""
+    name, compress = WINDOWS[coding]
+    coded = compress(b'data: {"x":"%b"}\n\n' % (b"a" * 65_500) * (WINDOW >> 16))
+    gate = Gate()
+    witness.answer_always(
+        sse_head((b"Content-Encoding: " + name,)),
+        Chunk(coded),
+        Wait(gate),
+        LastChunk(),
+        path="/v1/chat/completions",
+    )
+    running = RunningSidecar(
+        upstream=witness.url, sink=module_sink, settings={"INSPECT_MEMORY": str(ROOM)}, environ=QUIET
+    )
+    module_sink.clear()
+    with running as sidecar, ExitStack() as clients:
+        exchange(sidecar.port, request_bytes("GET", "/warm"))
+        before = most_resident(sidecar)
+        asked = [clients.enter_context(RawClient(sidecar.port)) for _ in range(STREAMS)]
+        for client in asked:
+            client.send(chat_request(stream=True))
+            client.read_until(coded[-8:])
+        until_nothing_moves(sidecar)
+        assert most_resident(sidecar) - before < ROOM + 24 * MIB
+        gate.open()
+        for client in asked:
+            client.read_until(b"0\r\n\r\n")
+        sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
+    spans = [span for span in module_sink.find_spans(kind="SERVER") if span.name.endswith("completions")]
+    passed_over = [span for span in spans if span.attributes.get("sidecar.anomalies") == ["answer_not_read"]]
+    assert len(spans) == STREAMS
+    assert 0 < len(spans) - len(passed_over) <= ROOM // WINDOW
+
+
 def until_nothing_moves(sidecar: RunningSidecar) -> None:
     """Returns once the process has used next to no CPU time for half a second."""
     clock = (~sidecar.pid << 3) | 2  # clock_getcpuclockid(3)
@@ -218,8 +288,7 @@ FRAMINGS: dict[str, tuple[Step, ...]] = {
 def test_clients_that_take_nothing(witness: Witness, module_sink: OtlpSink, framing: str) -> None:
     """A large answer waits at the upstream, but for a bounded piece of it."""
     witness.answer_with(lambda _: (Status(), *FRAMINGS[framing]), path="/files/large")
-    quiet = {"OTEL_METRIC_EXPORT_INTERVAL": "60000"}  # else exports alone keep it busy
-    running = RunningSidecar(upstream=witness.url, sink=module_sink, environ=quiet)
+    running = RunningSidecar(upstream=witness.url, sink=module_sink, environ=QUIET)
     with running as sidecar, ExitStack() as clients:
         exchange(sidecar.port, chat_request())
         before = most_resident(sidecar)
