@@ -171,7 +171,12 @@ TABLE = (
     Setting("STALL_AFTER", "10s", values.DURATION, "silence of a stream that is reported as a stall"),
     Setting("MAX_REQUESTS", "10000", values.NUMBER, "requests in flight; more get 503"),
     Setting("INSPECT_LIMIT", "8MiB", values.SIZE, "size up to which a JSON body is read before it goes on"),
-    Setting("INSPECT_MEMORY", "256MiB", values.SIZE, "memory for such bodies over all requests"),
+    Setting(
+        "INSPECT_MEMORY",
+        "256MiB",
+        values.SIZE,
+        "memory for such bodies and for their decoders, over all requests",
+    ),
     Setting(
         "SHUTDOWN_TIMEOUT", "25s", values.DURATION, "for the whole drain, the telemetry's last flush included"
     ),

@@ -41,6 +41,8 @@ class ClientConnection(asyncio.Protocol):
         self._linger_keep = False
         self._paused = False
         self._gone = False
+        self._hearing = False
+        """Bytes have come of which nothing is known yet."""
         self._watchdog = Watchdog(shared.loop, shared.clock, self._due)
         self._hangup = HangupWatch(shared.loop, self._left)
         self.working = False
@@ -131,6 +133,9 @@ class ClientConnection(asyncio.Protocol):
             self._flow.broke(error)
         else:
             self._shared.report(error)
+            reader, unknown = self._reader, self._hearing or self._reader.behind
+            if unknown and not reader.ready and reader.partial is None and self._lingering is None:
+                reader.ready.append(Inbound(start=self.read_at))  # a request, as far as anybody can tell
             self.drop()
 
     # asyncio's side.
@@ -148,10 +153,12 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have come."""
         turn, reader = self._shared.turn, self._reader
+        self._hearing = True
         self.read_at = turn.read()
         reader.feed(data, self.read_at, turn.waited)
         while reader.behind and not turn.over():
             reader.read_on()
+        self._hearing = False
         self._advance()
         if self._transport is None:
             return

@@ -533,6 +533,12 @@ def flow_for(shared: Shared, client: Client, inbound: Inbound) -> Flow | None:
         shared.entered(flow)
         shared.telemetry.started(flow.exchange)
         return flow
+    made(lambda _: None, partial(_settled_by_a_bug, shared, inbound))
+    return None
+
+
+def _settled_by_a_bug(shared: Shared, inbound: Inbound) -> None:
+    """Counts a request that has no flow. What keeps its record from being made as well is the bug that has been told."""
     head, now = inbound.head or NO_HEAD, shared.clock()
     trace = shared.telemetry.begin(head, apis.UNKNOWN, inbound.start)
     exchange = Exchange(start=inbound.start, head=head, trace=trace, route=apis.UNKNOWN)
@@ -540,4 +546,3 @@ def flow_for(shared: Shared, client: Client, inbound: Inbound) -> Flow | None:
     exchange.settle(now)
     shared.telemetry.started(exchange)
     shared.telemetry.settled(exchange)
-    return None

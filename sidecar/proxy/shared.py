@@ -170,7 +170,10 @@ class Shared:
     async def dial(self, upstream: Upstream) -> tuple[UpstreamConnection, ConnectTiming]:
         """A new connection to `upstream`."""
         side = UpstreamConnection(self, upstream)
-        return side, await self._dialer.dial(upstream, side)
+        timing = await self._dialer.dial(upstream, side)
+        if side.bug is not None:
+            raise side.bug
+        return side, timing
 
     @property
     def head_limit(self) -> int:

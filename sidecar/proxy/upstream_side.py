@@ -75,6 +75,9 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         """When it was put into the pool, and how long it may wait there (ns since the epoch)."""
         self.idle_for = 0
         """How long it had waited in the pool when it was taken out (ns)."""
+        self.bug: Exception | None = None
+        """What broke it before a flow had it."""
+        self._given = False
         self.raced = False
         """The upstream ended it before the first byte of an answer."""
         self._closing = False
@@ -112,6 +115,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
     def begin(self, reader: Reader, method: str) -> None:
         """Gives the connection to a flow for one exchange."""
         self.reader = reader
+        self._given = True
         self.reset(method)
         if self.transport is None:
             # It ended between being opened and being given to its flow, which has not been told.
@@ -153,12 +157,16 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         reader = self.reader
         if reader is not None:
             reader.broke(error)
-        else:
+        elif self._given:
             self._owner.report(error)
+            self.close()
+        else:
+            self.bug = error
             self.close()
 
     # asyncio's side.
 
+    @outermost
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection stands."""
         self.transport = cast("asyncio.Transport", transport)

@@ -25,15 +25,16 @@ from tests.hostility.witness import Witness
 LAUNCHER = Path(__file__).parent / "with_a_bug.py"
 
 NOTHING, OURS, OVER = "", "internal_error", "completed"
-"""The outcome of a request that meets a bug: none, as its head was never read; the bug; or what it had been before."""
+"""The outcome of a request that meets a bug: none, as nothing of it was heard; the bug; or what it had been before."""
 
 UNMET = None
 """Such a request does not meet it."""
 
 MADE = [
     ("proxy.request_reader:RequestReader.met", NOTHING, NOTHING),
-    ("proxy.request_reader:RequestReader.feed", NOTHING, NOTHING),
-    ("proxy.request_reader:RequestReader.read_on", NOTHING, NOTHING),
+    ("proxy.loop_turn:LoopTurn.read", OURS, OURS),
+    ("proxy.request_reader:RequestReader.feed", OURS, OURS),
+    ("proxy.request_reader:RequestReader.read_on", OURS, OURS),
     ("proxy.request_reader:request_head", OURS, OURS),
     ("proxy.client_side:ClientConnection._advance", OURS, OURS),
     ("proxy.client_side:ClientConnection._start_next", OURS, OURS),
@@ -63,6 +64,7 @@ SENT = [
     ("proxy.pool:Pool.take", OURS, OURS),
     ("proxy.shared:UpstreamConnection", OURS, OURS),
     ("proxy.dial:Dialer.dial", OURS, OURS),
+    ("proxy.upstream_side:UpstreamConnection.connection_made", OURS, OURS),
     ("proxy.wire:request_head", OURS, OURS),
     ("proxy.flow:upstream_target", OURS, OURS),
     ("proxy.flow:Upload.pass_on", OURS, OURS),
@@ -71,6 +73,7 @@ SENT = [
     ("proxy.flow:Deadlines.next", OURS, OURS),
 ]
 ANSWERED = [
+    ("proxy.upstream_side:UpstreamConnection.data_received", OURS, OURS),
     ("proxy.answer_reader:AnswerReader.feed", OURS, OURS),
     ("proxy.flow:Flow.answer_read", OURS, OURS),
     ("proxy.answer:Answer.take", OURS, OURS),
@@ -200,6 +203,19 @@ def test_a_bug(
     witness.answer_always(answered)
     name = bugs.put(calls, f"sidecar.{where}")
     check_end(sidecar, sent, outcome)
+    sidecar.wait_log("sidecar.bug", error=name)
+    bugs.mend()
+    assert exchange(sidecar.port, sent).status == 200
+    assert len(sidecar.find_logs("sidecar.bug", error=name)) == 1
+
+
+@pytest.mark.parametrize("sent,answered", [WHOLE, STREAMED], ids=["whole", "streamed"])
+def test_no_record_can_be_made(broken: Broken, witness: Witness, sent: bytes, answered: Script) -> None:
+    """What holds an outcome is itself broken: the bug is told, and no request is, as there is nothing to tell it by."""
+    sidecar, bugs = broken
+    witness.answer_always(answered)
+    name = bugs.put(1000, "sidecar.proxy.flow:Exchange")
+    check_end(sidecar, sent, NOTHING)
     sidecar.wait_log("sidecar.bug", error=name)
     bugs.mend()
     assert exchange(sidecar.port, sent).status == 200

@@ -12,6 +12,7 @@ import threading
 from functools import reduce
 
 from sidecar.cli import main
+from sidecar.proxy.guard import outermost
 
 
 class _Bug:
@@ -30,7 +31,12 @@ class _Bug:
                 raise broken("a bug")
             return whole(*given, **named)
 
-        setattr(self._owner, self._name, property(raising) if isinstance(whole, property) else raising)
+        if isinstance(self._whole, property):
+            setattr(self._owner, self._name, property(raising))
+        elif hasattr(self._whole, "__wrapped__"):
+            setattr(self._owner, self._name, outermost(raising))  # type: ignore[arg-type] # as it is guarded itself
+        else:
+            setattr(self._owner, self._name, raising)
 
     def mend(self) -> None:
         setattr(self._owner, self._name, self._whole)
