@@ -1,4 +1,4 @@
-"""The command line: `sidecar run`, `sidecar demo`, `sidecar health`, `sidecar settings`.
+"""The command line: what each command takes, and what it ends with.
 
 Owns arguments, exit codes and what is said when a start fails: 2 and every bad value at once, 1 and one line
 for a port that cannot be had, 0 after a clean end. It is the one place that takes the process's environment;
@@ -12,11 +12,14 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from sidecar import stdio
 from sidecar.core.shown import mask
 from sidecar.errors import CannotListenError
 from sidecar.settings import TABLE, Problem, Settings, SettingsError, load, load_addresses
+from sidecar.settings_values import DURATION, read_duration
 from sidecar.version import VERSION
 
 DONE, FAILED, BAD_SETTINGS = 0, 1, 2
@@ -40,12 +43,16 @@ def _command(argv: Sequence[str] | None, environ: Mapping[str, str] | None) -> i
     command = given.pop("command")
     if command == "run":
         return _run(given, unknown, environment)
+    if command == "check":
+        return _check(given, unknown, environment)
+    if command == "explain":
+        return _explain(given, unknown, environment)
     if unknown:
         parser.error(f"no such argument: {unknown[0]}")
     if command == "settings":
         return _print(settings_table())
-    if command == "health":
-        return _health(given.pop("url"), given, environment)
+    if command in {"health", "wait"}:
+        return _health(command, given, environment)
     if given["through"] is not None and given["listen"] is not None:
         parser.error("--listen is for the demo's own sidecar; with --through there is none")
 
@@ -57,7 +64,7 @@ def _command(argv: Sequence[str] | None, environ: Mapping[str, str] | None) -> i
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sidecar", description="A transparent LLM proxy beside your app.")
     parser.add_argument("--version", action="version", version=f"sidecar {VERSION}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run | demo | health | settings")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run",
         help="serve until told to stop",
@@ -66,17 +73,68 @@ def _parser() -> argparse.ArgumentParser:
         "A URL alone is the upstream: sidecar run https://api.openai.com",
         allow_abbrev=False,
     )
+    _add_settings(run)
+    _add_demo(
+        commands.add_parser(
+            "demo", help="a simulated provider, the sidecar and conversations, in this terminal"
+        )
+    )
+    check = commands.add_parser(
+        "check",
+        help="what would keep the sidecar from working, before traffic does",
+        usage="sidecar check [UPSTREAM] [--json] [--no-collector] [--setting VALUE ...]",
+        description="Looks at settings, ports, upstreams, collector, clock and limits, as `sidecar run` with the same "
+        "flags and variables would find them. Ends with 0, with 1 if something has to be mended, with 2 if the "
+        "settings are not valid.",
+        allow_abbrev=False,
+    )
+    check.add_argument("--json", action="store_true", help="tell it as JSON")
+    check.add_argument("--no-collector", action="store_true", help="send no telemetry")
+    _add_settings(check)
+    explain = commands.add_parser(
+        "explain",
+        help="what a request would be: upstream, API, session and conversation",
+        usage="sidecar explain [FILE | 'curl ...'] [--setting VALUE ...]",
+        description="Reads a curl line or a request's text (a file, or standard input with -), and tells what a sidecar "
+        "with the same flags and variables would make of it. Nothing is sent.",
+        allow_abbrev=False,
+    )
+    explain.add_argument(
+        "request", nargs="?", default="-", metavar="REQUEST", help="a curl line, a file, or -"
+    )
+    _add_settings(explain)
+    health = commands.add_parser(
+        "health",
+        help="ask a running sidecar whether it is ready",
+        description="Ends with 0 if it is ready, else with 1 and the reason; for the health check of a container.",
+    )
+    _add_where(health)
+    wait = commands.add_parser(
+        "wait",
+        help="wait until a sidecar is ready, or drained",
+        description="Ends with 0 once it is so, else with 1 and what is missing. Drained: it has been told to stop, and "
+        "nothing is in flight any more.",
+    )
+    wait.add_argument("--until", choices=("ready", "drained"), default="ready", help="what to wait for")
+    wait.add_argument("--timeout", default="30s", metavar="DURATION", help="how long (default: 30s)")
+    _add_where(wait)
+    commands.add_parser("settings", help="list every setting")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Every setting as a flag."""
     for setting in TABLE:
         shown = f" (default: {setting.default})" if setting.default else ""
-        run.add_argument(
+        parser.add_argument(
             setting.flag,
             metavar="VALUE",
             default=argparse.SUPPRESS,
             help=f"{setting.meaning}{shown}".replace("%", "%%"),
         )
-    demo = commands.add_parser(
-        "demo", help="a simulated provider, the sidecar and conversations, in this terminal"
-    )
+
+
+def _add_demo(demo: argparse.ArgumentParser) -> None:
     demo.add_argument("--once", action="store_true", help="end after one round")
     demo.add_argument(
         "--listen", metavar="HOST:PORT", help="the data port (default: 127.0.0.1:7070, or any free one)"
@@ -92,12 +150,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="where the simulated provider listens (default: 127.0.0.1, any free port)",
     )
-    health = commands.add_parser(
-        "health",
-        help="ask a running sidecar whether it is ready",
-        description="Ends with 0 if it is ready, else with 1 and the reason; for the health check of a container.",
-    )
-    health.add_argument(
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    """How a running sidecar is found."""
+    parser.add_argument(
         "url",
         nargs="?",
         metavar="URL",
@@ -105,11 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     for setting in TABLE:
         if setting.attribute in {"admin_listen", "health_listen"}:
-            health.add_argument(
+            parser.add_argument(
                 setting.flag, metavar="VALUE", default=argparse.SUPPRESS, help="as the sidecar was given it"
             )
-    commands.add_parser("settings", help="list every setting")
-    return parser
 
 
 def settings_table() -> str:
@@ -121,15 +176,8 @@ def settings_table() -> str:
 
 
 def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str, str]) -> int:
-    if len(unknown) == 1 and not unknown[0].startswith("-") and "upstream" not in flags:
-        # `sidecar run https://api.openai.com` is what everybody types first.
-        flags, unknown = {**flags, "upstream": unknown[0]}, ()
-    try:
-        settings = read_settings(flags, environ, unknown)
-    except SettingsError as error:
-        _say("sidecar: the settings are not valid")
-        for problem in error.problems:
-            _say(f"  {problem}")
+    settings = _settings(flags, unknown, environ)
+    if settings is None:
         return BAD_SETTINGS
 
     # What libraries say while they are imported may quote the environment: OpenTelemetry's SDK reads it by itself.
@@ -146,15 +194,75 @@ def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str,
         return FAILED
 
 
-def _health(url: str | None, flags: Mapping[str, str], environ: Mapping[str, str]) -> int:
-    from sidecar import health
+def _settings(
+    flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str, str]
+) -> Settings | None:
+    """The settings, or None where they are not valid, which has been told then."""
+    if len(unknown) == 1 and not unknown[0].startswith("-") and "upstream" not in flags:
+        # `sidecar run https://api.openai.com` is what everybody types first.
+        flags, unknown = {**flags, "upstream": unknown[0]}, ()
+    try:
+        return read_settings(flags, environ, unknown)
+    except SettingsError as error:
+        _say("sidecar: the settings are not valid")
+        for problem in error.problems:
+            _say(f"  {problem}")
+        return None
+
+
+def _check(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str, str]) -> int:
+    as_json, left_out = given.pop("json"), given.pop("no_collector")
+    settings = _settings(given, unknown, environ)
+    if settings is None:
+        return BAD_SETTINGS
+
+    from sidecar import check
+
+    flags = {setting.variable: given[setting.attribute] for setting in TABLE if setting.attribute in given}
+    found = check.check(settings, {**environ, **flags}, collector=not left_out)
+    try:
+        return check.tell(found, as_json=as_json)
+    except OSError:
+        return FAILED
+
+
+def _explain(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str, str]) -> int:
+    wanted = given.pop("request")
+    settings = _settings(given, unknown, environ)
+    if settings is None:
+        return BAD_SETTINGS
+
+    from sidecar import explain, request_text
 
     try:
-        found = health.trouble(url or health.url_of(*load_addresses(flags, environ)))
+        if wanted == "-":
+            text = sys.stdin.read()
+        else:
+            text = wanted if wanted.lstrip().startswith("curl ") else Path(wanted).read_text(encoding="utf-8")
+        lines = explain.explain(request_text.read_request(text), settings)
+    except (OSError, ValueError) as error:
+        _say(f"sidecar: {error}")
+        return FAILED
+    return _print("\n".join(f"{name:<13} {told}" for name, told in lines))
+
+
+def _health(command: str, given: dict[str, Any], environ: Mapping[str, str]) -> int:
+    from sidecar import health
+
+    url, until, seconds = given.pop("url"), given.pop("until", None), given.pop("timeout", "0s")
+    try:
+        url = url or health.url_of(*load_addresses(given, environ))
+        if command == "health":
+            found = health.trouble(url)
+            found = found and f"not ready: {found}"
+        else:
+            found = health.wait(url, until, read_duration(seconds), environ.get("SIDECAR_ADMIN_TOKEN"))
     except SettingsError as error:
-        found = str(error)
+        found = f"not ready: {error}"
+    except ValueError:
+        found = f"--timeout {seconds}: {DURATION.allowed}"
     if found is not None:
-        _say(f"sidecar: not ready: {found}")
+        _say(f"sidecar: {found}")
         return FAILED
     return DONE
 

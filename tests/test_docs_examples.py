@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from sidecar import settings
-from sidecar.cli import read_settings
+from sidecar.cli import main, read_settings
 from sidecar.demo.conversations import STORIES
 from sidecar.demo.drawing import MARKS
 from sidecar.testing import (
@@ -57,6 +57,9 @@ EXAMPLES = {
     "testing": ("README.md", "from sidecar.testing import OtlpSink"),
     "kubernetes": ("docs/kubernetes.md", "spec:"),
     "kubernetes overlay": ("docs/kubernetes.md", "docker build --target sidecar"),
+    "check": ("README.md", "sidecar check "),
+    "explain": ("README.md", "sidecar explain "),
+    "trace links": ("docs/live.md", "export SIDECAR_TRACE_LINKS="),
     "rooms": ("docs/architecture.md", "   app "),
     "to a collector": ("docs/backends.md", "export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"),
     "to jaeger": ("docs/backends.md", "export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317"),
@@ -458,6 +461,34 @@ def test_by_prometheus() -> None:
     (scraped,) = yaml.safe_load(example("by prometheus"))["scrape_configs"]
     listen = next(row for row in settings.TABLE if row.name == "ADMIN_LISTEN").default
     assert scraped["static_configs"] == [{"targets": [listen]}]
+
+
+def test_check(upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str]) -> None:
+    """It looks at the upstream that is named."""
+    ((program, *arguments),) = commands(example("check"))
+    assert (program, arguments[-1]) == ("sidecar", "https://api.openai.com")
+    upstream.answer(json_answer({}, status=401))
+    free = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--no-collector"]
+    assert main([*arguments[:-1], upstream.url, *free], {}) == 0
+    assert "answers 401" in capsys.readouterr().out
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    """The call of the example is a chat in the session that it names."""
+    ((program, *arguments),) = commands(example("explain"))
+    assert program == "sidecar"
+    assert main(arguments, {}) == 0
+    said = capsys.readouterr().out
+    assert "https://api.openai.com/v1/chat/completions" in said
+    assert re.search("^session +visit-7   by own_header$", said, re.MULTILINE)
+
+
+def test_trace_links() -> None:
+    """The setting is taken as it stands."""
+    ((_, assignment),) = commands(example("trace links"))
+    name, _, value = assignment.partition("=")
+    read = settings.load({}, {"SIDECAR_UPSTREAM": "http://127.0.0.1:1", name: value})
+    assert read.trace_links == {"Jaeger": "http://127.0.0.1:16686/trace/{trace_id}"}
 
 
 def test_library() -> None:

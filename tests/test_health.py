@@ -118,3 +118,37 @@ def test_what_is_no_http(said: bytes, capfd: pytest.CaptureFixture[str]) -> None
         assert asked({}, f"http://127.0.0.1:{other.getsockname()[1]}/") == 1
         thread.join()
     assert "sidecar: not ready: http://127.0.0.1" in capfd.readouterr().err
+
+
+def waited(sidecar: RunningSidecar, *arguments: str) -> int:
+    """The exit code of `sidecar wait`."""
+    return cli.main(["wait", f"http://127.0.0.1:{sidecar.admin_port}/readiness", *arguments], {})
+
+
+def test_wait_until_ready(sidecar: RunningSidecar, capfd: pytest.CaptureFixture[str]) -> None:
+    """At once where it is; after the time-out the reason is told."""
+    assert waited(sidecar) == 0
+    assert cli.main(["wait", "http://127.0.0.1:1/readiness", "--timeout=200ms"], {}) == 1
+    assert "not ready after 0.2 s: http://127.0.0.1:1/readiness" in capfd.readouterr().err
+    assert waited(sidecar, "--timeout=soon") == 1
+    assert "a duration" in capfd.readouterr().err
+
+
+def test_wait_until_drained(upstream: ScriptedUpstream, capfd: pytest.CaptureFixture[str]) -> None:
+    """Not while it takes requests, not while one is in flight; once it has gone it is."""
+    gate = Gate()
+    upstream.answer(sse_head(), Wait(gate))
+    with RunningSidecar(upstream=upstream.url) as sidecar, RawClient(sidecar.port) as client:
+        assert waited(sidecar, "--until=drained", "--timeout=1ms") == 1
+        assert "nobody has told it to stop" in capfd.readouterr().err
+        client.send(chat_request(stream=True))
+        client.read_until(b"\r\n\r\n")
+        sidecar.signal(signal.SIGTERM)
+        sidecar.wait_log("sidecar.draining")
+        assert waited(sidecar, "--until=drained", "--timeout=1ms") == 1
+        assert "1 in flight" in capfd.readouterr().err
+        gate.open()
+        client.read_to_end()
+        assert waited(sidecar, "--until=drained") == 0
+        sidecar.wait()
+        assert waited(sidecar, "--until=drained") == 0

@@ -79,8 +79,11 @@ ROOMS = {
     "client": "core version",
     "demo": "core admin client errors settings settings_values version",
     "health": "core settings",
+    "check": "core errors health proxy settings telemetry trust",
+    "request_text": "core",
+    "explain": "apis core proxy request_text settings",
     "stdio": "",
-    "cli": "app core demo errors health proxy settings settings_values stdio telemetry version",
+    "cli": "app check core demo errors explain health proxy request_text settings settings_values stdio telemetry version",
     "__main__": "cli",
     "__init__": "core client",
 }

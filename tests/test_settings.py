@@ -367,3 +367,35 @@ def test_a_service_of_kubernetes_is_not_a_setting(service: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load({}, {**upstream, **links})
     assert {problem.name for problem in caught.value.problems} == set(links)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://h/{trace_id}",
+        "a=http://h/",
+        "a=javascript:alert({trace_id})",
+        "a=ftp://h/{trace_id}",
+        "a=http:///{trace_id}",
+        "a=http://u:p@h/{trace_id}",
+        "a=http://h/{trace_id} x",
+        "a=http://h/{trace_id},a=http://i/{trace_id}",
+        "a=http://[h/{trace_id}",
+        "<b>=http://h/{trace_id}",
+    ],
+)
+def test_links_that_are_none(text: str) -> None:
+    """A link opens a page of http or https, and has the trace's id in it."""
+    (problem,) = problems(UPSTREAM | {"SIDECAR_TRACE_LINKS": text})
+    assert problem.name == "SIDECAR_TRACE_LINKS"
+    assert "{trace_id}" in problem.allowed
+
+
+def test_links() -> None:
+    """By their names."""
+    assert read("TRACE_LINKS", "") == {}
+    text = "Jaeger=http://h/trace/{trace_id}, Grafana=https://g/explore?left=%7B{trace_id}%7D"
+    assert read("TRACE_LINKS", text) == {
+        "Jaeger": "http://h/trace/{trace_id}",
+        "Grafana": "https://g/explore?left=%7B{trace_id}%7D",
+    }

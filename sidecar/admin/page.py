@@ -9,19 +9,15 @@ then asks for it. They name no other host, and the browser is told to load nothi
     GET /live/requests/{id}  `sidecar.live.Detail`; 404 for a request that is in flight or not kept
 """
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from sidecar.admin.answers import GUARDING, document
-from sidecar.live import Board, WatchersError
-
-PATIENCE = 30.0
-"""Seconds that a browser may take nothing before its connection is closed."""
+from sidecar.live import Board, WatchersError, Way
 
 _FILES = {
     path.name: path.read_bytes() for path in sorted((Path(__file__).parents[1] / "live" / "page").iterdir())
@@ -72,26 +68,27 @@ def _request(board: Board) -> Callable[[web.Request], Any]:
 
 def _events(board: Board) -> Callable[[web.Request], Any]:
     async def stream(request: web.Request) -> web.StreamResponse:
-        try:
-            watcher = board.watch()
-        except WatchersError as error:
-            raise web.HTTPServiceUnavailable(text=str(error)) from error
+        if request.version < HttpVersion11:
+            raise web.HTTPVersionNotSupported(text="the stream needs HTTP/1.1")
+        if board.full:
+            raise web.HTTPServiceUnavailable(text="as many browsers look as may")
         # It is silent for as long as somebody looks, and has a bound of its own.
         cast("Any", request.protocol).set_aside()
         response = web.StreamResponse(headers={**GUARDING, "Content-Type": "text/event-stream"})
-        try:
+        if request.transport is None:
+            return response
+        watcher = None
+        with suppress(ConnectionError, WatchersError):
             await response.prepare(request)
-            async for frame in watcher.frames():
-                async with asyncio.timeout(PATIENCE):
-                    await response.write(frame)
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-        except ConnectionError:
-            pass
-        finally:
-            board.let_go(watcher)
-        with suppress(ConnectionError):
+            await response.write(
+                b":\n\n"
+            )  # aiohttp sends the head with the first piece; the board writes past it
+            try:
+                watcher = board.watch(cast("Way", request.transport))
+                await watcher.gone.wait()
+            finally:
+                if watcher is not None:
+                    board.let_go(watcher)
             await response.write_eof()
         return response
 

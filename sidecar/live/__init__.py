@@ -4,7 +4,7 @@ Owns the bounded memory of ended requests, the facts of a request as a page read
 each browser. It knows no socket and no HTTP: `admin/` serves it, `app.py` fills it.
 """
 
-from sidecar.live.board import Board, Watcher, WatchersError
+from sidecar.live.board import Board, Watcher, WatchersError, Way
 from sidecar.live.request import Ended, bar_of, detail_of, ended
 
-__all__ = ["Board", "Ended", "Watcher", "WatchersError", "bar_of", "detail_of", "ended"]
+__all__ = ["Board", "Ended", "Watcher", "WatchersError", "Way", "bar_of", "detail_of", "ended"]

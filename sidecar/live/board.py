@@ -8,13 +8,14 @@ everything anew once it reads again.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from typing import Protocol
 
 import msgspec
 
 from sidecar.core.exchange import Exchange
-from sidecar.live.request import Bar, Detail, Ended, Facts, bar_of, detail_of, ended, key_of
+from sidecar.live.request import Detail, Ended, Facts, bar_of, detail_of, ended, key_of
 
 EVERY = 0.2
 """Seconds between two looks at what has changed."""
@@ -25,10 +26,16 @@ WATCHERS = 128
 FRAMES = 32
 """Frames that wait for one browser. One more, and they are dropped: it is told everything anew."""
 
+UNREAD = 1 << 20
+"""Bytes that may lie in a browser's connection before frames wait."""
+
+PATIENCE = 30.0
+"""Seconds that a browser may take nothing before its connection is closed."""
+
 PORTION = 200
 """Bars of one frame when a browser is told everything."""
 
-CHANGES = 500
+CHANGES = 100
 """Bars of one look; further ones are only counted, and a page that wants them asks anew."""
 
 _HEAD_EVERY = 5
@@ -42,6 +49,39 @@ Figures = Callable[[], Mapping[str, object]]
 
 class WatchersError(Exception):
     """As many browsers look as may."""
+
+
+class Way(Protocol):
+    """A browser's connection, as asyncio's transports are. It holds nobody up."""
+
+    def write(self, data: bytes) -> None:
+        """Takes a frame."""
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that have not left yet."""
+
+    def is_closing(self) -> bool:
+        """True once the browser has gone."""
+
+    def abort(self) -> None:
+        """Closes it at once."""
+
+
+class _Kept:
+    """An ended request, and its bar once somebody has asked for it."""
+
+    __slots__ = ("_bar", "one")
+
+    def __init__(self, one: Ended) -> None:
+        self.one = one
+        self._bar: bytes | None = None
+
+    @property
+    def bar(self) -> bytes:
+        """As JSON."""
+        if self._bar is None:
+            self._bar = _encode(bar_of(self.one))
+        return self._bar
 
 
 class Board:
@@ -64,8 +104,8 @@ class Board:
         self._figures = figures
         self._about = {**about, "limit": limit}
         self._now = now
-        self._kept: deque[Ended] = deque(maxlen=limit)
-        self._fresh: deque[Ended] = deque(maxlen=CHANGES)
+        self._kept: deque[_Kept] = deque(maxlen=limit)
+        self._fresh: deque[_Kept] = deque(maxlen=CHANGES)
         self._missed = 0
         self._ending = threading.Lock()
         """Around what `keep` touches."""
@@ -76,7 +116,7 @@ class Board:
 
     def keep(self, exchange: Exchange, facts: Facts, alike: Facts) -> None:
         """A request has settled; `facts` and `alike` together are its wide line's fields. From any thread."""
-        one = ended(exchange, facts, alike)
+        one = _Kept(ended(exchange, facts, alike))
         with self._ending:
             self._kept.append(one)
             if self._watchers:
@@ -85,20 +125,28 @@ class Board:
 
     def detail(self, key: str) -> Detail | None:
         """Everything about an ended request, or None if it is not kept (any more)."""
-        return next((detail_of(one) for one in reversed(self._ended()) if key_of(one) == key), None)
+        return next(
+            (detail_of(kept.one) for kept in reversed(self._ended()) if key_of(kept.one) == key), None
+        )
 
-    def watch(self) -> "Watcher":
-        """A browser begins to look; it must be let go again.
+    @property
+    def full(self) -> bool:
+        """As many browsers look as may."""
+        return len(self._watchers) >= WATCHERS
+
+    def watch(self, way: Way) -> "Watcher":
+        """A browser begins to look, and is told everything; it must be let go again.
 
         Raises:
             WatchersError: there are `WATCHERS` already.
         """
-        if len(self._watchers) >= WATCHERS:
+        if self.full:
             raise WatchersError(f"{WATCHERS} browsers look already")
-        watcher = Watcher(self)
+        watcher = Watcher(self, way)
         self._watchers.add(watcher)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(EVERY, self._look)
+        watcher.push()
         return watcher
 
     def let_go(self, watcher: "Watcher") -> None:
@@ -113,18 +161,18 @@ class Board:
 
     def close(self) -> None:
         """Ends every browser's look."""
-        for watcher in [*self._watchers]:
-            watcher.end()
+        for watcher in self._watchers:
+            watcher.gone.set()
 
     def everything(self) -> Iterator[bytes]:
         """The frames that tell a page everything from the beginning."""
-        yield _frame("hello", {**self._about, "now": self._now(), "figures": self._figures()})
-        all_of_them: list[Exchange | Ended] = [*self._ended(), *self._arrived()]
-        bars = map(bar_of, all_of_them)
+        yield _frame("hello", _encode({**self._about, "now": self._now(), "figures": self._figures()}))
+        kept, running = self._ended(), self._arrived()
+        bars = (bar for part in (map(_bar_kept, kept), map(_bar_running, running)) for bar in part)
         while portion := [*islice(bars, PORTION)]:
             yield self._bars(portion)
 
-    def _ended(self) -> list[Ended]:
+    def _ended(self) -> list[_Kept]:
         with self._ending:
             return [*self._kept]
 
@@ -133,76 +181,88 @@ class Board:
         return [exchange for exchange in self._in_flight() if exchange.arrived and not exchange.end]
 
     def _look(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(EVERY, self._look)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(EVERY, self._look)
         with self._ending:
             fresh = [*self._fresh]
             self._fresh.clear()
             missed, self._missed = self._missed, 0
-        changed = [*map(bar_of, fresh)]
+        changed = [kept.bar for kept in fresh]
         told: dict[str, tuple[int, int, str | None]] = {}
         for exchange in self._arrived():
             key = key_of(exchange)
             seen = (exchange.first_byte, exchange.stream.stall_count, exchange.response.model)
-            told[key] = seen
-            if self._told.get(key) != seen:
-                if len(changed) < CHANGES:
-                    changed.append(bar_of(exchange))
-                else:
-                    del told[key]  # its turn comes with the next look
+            if self._told.get(key) == seen:
+                told[key] = seen
+            elif len(changed) < CHANGES:  # further ones come with the next look
+                told[key] = seen
+                changed.append(_bar_running(exchange))
         self._told = told
         self._looks += 1
+        frames = []
         if self._looks % _HEAD_EVERY == 0:
-            self._offer(_frame("head", {"now": self._now(), "figures": self._figures()}))
+            frames.append(_frame("head", _encode({"now": self._now(), "figures": self._figures()})))
         if changed or missed:
-            self._offer(self._bars(changed, missed))
-
-    def _bars(self, bars: list[Bar], missed: int = 0) -> bytes:
-        return _frame("bars", {"now": self._now(), "bars": bars, "missed": missed})
-
-    def _offer(self, frame: bytes) -> None:
+            frames.append(self._bars(changed, missed))
         for watcher in self._watchers:
-            watcher.offer(frame)
+            watcher.offer(frames, loop.time())
+
+    def _bars(self, bars: list[bytes], missed: int = 0) -> bytes:
+        document = b'{"now":%d,"missed":%d,"bars":[%b]}' % (self._now(), missed, b",".join(bars))
+        return _frame("bars", document)
 
 
 class Watcher:
-    """One browser: the frames that wait for it."""
+    """One browser: the frames that wait for it. `gone` is set once it has gone, or is to go."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, way: Way) -> None:
         self._board = board
+        self._way = way
         self._waiting: deque[bytes] = deque()
-        self._behind = False
-        self._ended = False
-        self._more = asyncio.Event()
-
-    def offer(self, frame: bytes) -> None:
-        """Puts a frame behind the others, or drops them all where there are too many."""
-        if len(self._waiting) >= FRAMES:
-            self._waiting.clear()
-            self._behind = True
-        if not self._behind:
-            self._waiting.append(frame)
-        self._more.set()
-
-    def end(self) -> None:
-        """Lets `frames` come to its end."""
-        self._ended = True
-        self._more.set()
-
-    async def frames(self) -> AsyncIterator[bytes]:
-        """Everything, then what changes, until the end; everything again after frames were dropped."""
+        self._rest: Iterator[bytes] = iter(())
         self._behind = True
-        while not self._ended:
+        self._full_since: float | None = None
+        self.gone = asyncio.Event()
+
+    def offer(self, frames: list[bytes], at: float) -> None:
+        """Puts frames behind the others, or drops them all where there are too many. `at` is the loop's time, s."""
+        if self._way.is_closing():
+            self.gone.set()
+            return
+        if len(self._waiting) + len(frames) > FRAMES:
+            self._behind = True
+        else:
+            self._waiting.extend(frames)
+        if self._way.get_write_buffer_size() < UNREAD:
+            self._full_since = None
+            self.push()
+        elif self._full_since is None:
+            self._full_since = at
+        elif at - self._full_since > PATIENCE:
+            self._way.abort()
+
+    def push(self) -> None:
+        """Writes what waits, as far as the browser keeps up."""
+        while self._way.get_write_buffer_size() < UNREAD:
             if self._behind:
                 self._behind = False
-                for frame in self._board.everything():
-                    yield frame
-            while self._waiting:
-                yield self._waiting.popleft()
-            if not self._behind and not self._ended:
-                self._more.clear()
-                await self._more.wait()
+                self._waiting.clear()
+                self._rest = self._board.everything()
+            frame = next(self._rest, None) or (self._waiting.popleft() if self._waiting else None)
+            if frame is None:
+                return
+            self._way.write(frame)
 
 
-def _frame(event: str, document: Mapping[str, object]) -> bytes:
-    """One server-sent event."""
-    return b"event: %b\ndata: %b\n\n" % (event.encode(), _encode(document))
+def _bar_kept(kept: _Kept) -> bytes:
+    return kept.bar
+
+
+def _bar_running(exchange: Exchange) -> bytes:
+    return _encode(bar_of(exchange))
+
+
+def _frame(event: str, document: bytes) -> bytes:
+    """One server-sent event, as a chunk of a chunked body."""
+    text = b"event: %b\ndata: %b\n\n" % (event.encode(), document)
+    return b"%x\r\n%b\r\n" % (len(text), text)

@@ -56,6 +56,8 @@ class Looking:
         self._file.readline()
         *frames, self._text = self._text.split("\n\n")
         for frame in frames:
+            if frame.startswith(":"):
+                continue
             event, data = frame.split("\n")
             self._take(event.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
         return size > 0

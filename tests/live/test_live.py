@@ -1,6 +1,5 @@
 """The live page's stream over real sockets: the same facts as the spans, within bounds, to whoever may see them."""
 
-import asyncio
 import re
 import socket
 from collections.abc import Callable
@@ -273,22 +272,77 @@ def settled(number: int) -> Exchange:
     return one
 
 
-async def test_a_slow_browser_is_told_anew() -> None:
-    """What waits for it is bounded; the frames of others are not its own, and it gets everything once it reads."""
+class Connection:
+    """A browser's connection: what was written lies in it until it is read."""
+
+    def __init__(self) -> None:
+        self.unread: list[bytes] = []
+        self.closing = False
+
+    def write(self, data: bytes) -> None:
+        """Keeps it."""
+        self.unread.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        """What was not read."""
+        return sum(map(len, self.unread))
+
+    def is_closing(self) -> bool:
+        """Whether it was closed."""
+        return self.closing
+
+    def abort(self) -> None:
+        """Closes it."""
+        self.closing = True
+
+    def read(self) -> bytes:
+        """All that lies in it."""
+        text = b"".join(self.unread)
+        self.unread.clear()
+        return text
+
+
+async def test_a_slow_browser_is_told_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies and waits for it is bounded; others have their frames, and it gets everything once it reads."""
+    monkeypatch.setattr(boards, "UNREAD", 1000)
     board = empty_board()
-    slow, quick = board.watch(), board.watch()
-    frames = slow.frames()
-    assert (await anext(frames)).startswith(b"event: hello")
-    for _ in range(boards.FRAMES + 2):
-        slow.offer(b"event: bars\ndata: {}\n\n")
-        assert len(slow._waiting) <= boards.FRAMES
-    assert (await anext(frames)).startswith(b"event: hello")
-    others = quick.frames()
-    assert (await anext(others)).startswith(b"event: hello")
-    board.close()
-    assert [frame async for frame in frames] == [frame async for frame in others] == []
-    board.let_go(slow)
-    board.let_go(quick)
+    slow, quick = Connection(), Connection()
+    watchers = [board.watch(slow), board.watch(quick)]
+    frame = b"x" * 400
+    for number in range(2 * boards.FRAMES):
+        quick.read()
+        for watcher in watchers:
+            watcher.offer([frame], number / 10)
+        assert frame in quick.read()
+        assert slow.get_write_buffer_size() < 1000 + len(frame)
+        assert len(watchers[0]._waiting) <= boards.FRAMES
+    assert slow.read().count(b"event: hello") == 1
+    watchers[0].offer([frame], 10)
+    assert slow.read().count(b"event: hello") == 1
+    watchers[0].offer([frame], 11)
+    assert slow.read() == frame
+    for watcher in watchers:
+        board.let_go(watcher)
+
+
+async def test_who_takes_nothing_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before, and not where something was taken meanwhile."""
+    monkeypatch.setattr(boards, "UNREAD", 1)
+    board = empty_board()
+    way = Connection()
+    watcher = board.watch(way)
+    for at in (0.0, boards.PATIENCE - 1):
+        watcher.offer([b"x"], at)
+    way.read()
+    for at in (boards.PATIENCE, 2 * boards.PATIENCE - 1):
+        watcher.offer([b"x"], at)
+    assert not way.is_closing()
+    watcher.offer([], 2 * boards.PATIENCE + 2)
+    watcher.offer([], 3 * boards.PATIENCE + 3)
+    assert way.is_closing()
+    watcher.offer([], 3 * boards.PATIENCE + 4)
+    assert watcher.gone.is_set()
+    board.let_go(watcher)
 
 
 def turns(board: Board) -> bool:
@@ -301,36 +355,37 @@ async def test_nothing_turns_while_nobody_looks() -> None:
     board = empty_board()
     board.keep(settled(1), {}, {})
     assert not turns(board)
-    watcher = board.watch()
+    watcher = board.watch(Connection())
     assert turns(board)
     board.keep(settled(2), {}, {})
     board.let_go(watcher)
     assert not turns(board)
 
 
-async def test_what_is_too_much_for_a_look_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_too_much_for_a_look_is_counted() -> None:
     """The page is told how many it missed, so that it can ask anew."""
-    monkeypatch.setattr(boards, "EVERY", 0.01)
     board = empty_board()
-    watcher = board.watch()
-    frames = watcher.frames()
-    assert (await anext(frames)).startswith(b"event: hello")
+    way = Connection()
+    watcher = board.watch(way)
     for number in range(1, boards.CHANGES + 4):
         board.keep(settled(number), {}, {})
-    async with asyncio.timeout(30):
-        told = [await anext(frames), await anext(frames)]
-    assert any(b'"missed":3' in frame for frame in told)
-    board.close()
+    board._look()
+    told = way.read()
+    assert b'"missed":3' in told
+    assert told.count(b'"id":') == boards.CHANGES
+    board._look()
+    assert way.read() == b""
+    board.let_go(watcher)
 
 
 async def test_browsers_have_a_bound() -> None:
     """One too many is refused, until another goes."""
     board = empty_board()
-    watchers = [board.watch() for _ in range(boards.WATCHERS)]
+    watchers = [board.watch(Connection()) for _ in range(boards.WATCHERS)]
     with pytest.raises(WatchersError):
-        board.watch()
+        board.watch(Connection())
     board.let_go(watchers[0])
-    board.let_go(board.watch())
+    board.let_go(board.watch(Connection()))
     for watcher in watchers:
         board.let_go(watcher)
 

@@ -55,6 +55,7 @@ export class Feed {
       const frames = text.split("\n\n");
       text = frames.pop();
       for (const frame of frames) {
+        if (frame.startsWith(":")) continue;
         const [event, data] = frame.split("\n");
         this.told(event.slice("event: ".length), JSON.parse(data.slice("data: ".length)));
         any = true;

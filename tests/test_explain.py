@@ -1,0 +1,174 @@
+"""`sidecar explain`: what it says a request would be is what the sidecar then makes of it."""
+
+import io
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sidecar import cli
+from sidecar.request_text import RequestTextError, read_request
+from sidecar.testing import (
+    OtlpSink,
+    RunningSidecar,
+    ScriptedUpstream,
+    chat_completion,
+    exchange,
+    json_answer,
+    request_bytes,
+)
+
+UPSTREAMS = ("--upstream=https://api.openai.com", "--upstreams=anthropic=https://api.anthropic.com/base")
+
+
+def explained(capsys: pytest.CaptureFixture[str], request: str, *arguments: str) -> dict[str, list[str]]:
+    """The lines, by their names."""
+    assert cli.main(["explain", request, *(arguments or UPSTREAMS)], {}) == 0
+    lines: dict[str, list[str]] = {}
+    for line in capsys.readouterr().out.splitlines():
+        lines.setdefault(line[:13].strip(), []).append(line[14:])
+    return lines
+
+
+def curl(path: str, *fields: str, body: object = None) -> str:
+    """A curl line."""
+    words = ["curl", f"http://127.0.0.1:7070{path}", *(word for field in fields for word in ("-H", field))]
+    return shlex.join(words if body is None else [*words, "--json", json.dumps(body)])
+
+
+def test_a_call(capsys: pytest.CaptureFixture[str]) -> None:
+    """Upstream, route, API and model, and who is talking."""
+    body = {"model": "m", "stream": True, "max_tokens": "many", "metadata": {"session_id": "in-body"}}
+    request = curl("/anthropic/v1/messages?beta=true", "X-Claude-Code-Session-Id: visit-7", body=body)
+    lines = explained(capsys, request)
+    assert lines["upstream"] == ["anthropic"]
+    assert lines["goes to"] == ["POST https://api.anthropic.com/base/v1/messages?beta=true"]
+    assert lines["API"] == ["anthropic.messages"]
+    assert lines["operation"] == ["chat, generates"]
+    assert (lines["model"], lines["streams"], lines["body"]) == (["m"], ["yes"], ["read"])
+    assert lines["session"] == ["visit-7   by known_header"]
+    assert lines["passed over"] == ["body field metadata.session_id (body): in-body; an earlier rule has one"]
+    assert lines["ignored"] == ["fields of another type than the API's: max_tokens"]
+
+
+@pytest.mark.parametrize(
+    "fields,body,session,conversation,noted",
+    [
+        ([], {}, "(made up for each request)   by generated", "main", []),
+        (
+            ["X-Sidecar-Session-Id: own", "session_id: known"],
+            {},
+            "own   by own_header",
+            "main",
+            ["session_id (known_header): known"],
+        ),
+        (["x-vendor-session-id: 12345678"], {}, "12345678   by vendor_header", "main", []),
+        (["baggage: session.id=bag"], {}, "bag   by baggage", "main", []),
+        (
+            ["X-Sidecar-Session-Id: ü"],
+            {"session_id": "b"},
+            "b   by body",
+            "main",
+            ["X-Sidecar-Session-Id: no id"],
+        ),
+        (
+            ["thread-id: t"],
+            {"metadata": {"conversation_id": "c"}},
+            "(made up for each request)   by generated",
+            "t",
+            [],
+        ),
+        (
+            [f"X-Sidecar-Session-Id: {'a' * 201}"],
+            {},
+            "sha256-",
+            "main",
+            ["X-Sidecar-Session-Id: is replaced"],
+        ),
+    ],
+)
+def test_who_is_talking(
+    capsys: pytest.CaptureFixture[str],
+    fields: list[str],
+    body: dict[str, object],
+    session: str,
+    conversation: str,
+    noted: list[str],
+) -> None:
+    """The rule that found it, and those that were passed over."""
+    lines = explained(capsys, curl("/v1/chat/completions", *fields, body=body))
+    assert lines["session"][0].startswith(session)
+    assert lines["conversation"][0].split("   ")[0] == conversation
+    said = [*lines.get("passed over", []), *lines.get("note", [])]
+    assert len(said) == len(noted)
+    assert all(one.startswith(start) for one, start in zip(said, noted, strict=True))
+
+
+def test_it_comes_true(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same request through the sidecar has the route, the session and the source that were told."""
+    upstream.answer(*json_answer(chat_completion("Hi")))
+    body = json.dumps({"model": "gpt-4o", "session_id": "explained", "messages": []}).encode()
+    fields = (b"Content-Type: application/json", b"thread-id: t")
+    exchange(sidecar.port, request_bytes("POST", "/v1/chat/completions", headers=fields, body=body))
+    span = sink.span(kind="SERVER", attributes={"session.id": "explained"})
+    text = f"POST /v1/chat/completions HTTP/1.1\n{chr(10).join(one.decode() for one in fields)}\n\n{body.decode()}\n"
+    said = read_request(text)
+    assert said.body == body
+    lines = explained(
+        capsys,
+        curl("/v1/chat/completions", "thread-id: t", body=json.loads(body)),
+        f"--upstream={upstream.url}",
+    )
+    assert lines["route"] == [span.attributes["http.route"]]
+    assert lines["session"] == ["explained   by " + str(span.attributes["sidecar.session.source"])]
+    assert lines["conversation"] == [str(span.attributes["sidecar.conversation.id"]) + "   named"]
+
+
+def test_from_a_file_and_from_standard_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request's own text, with either kind of line end."""
+    path = tmp_path / "request"
+    path.write_text(
+        'POST /v1/responses HTTP/1.1\r\nContent-Type: application/json\r\n\r\n{"model": "m"}', newline=""
+    )
+    assert explained(capsys, str(path))["API"] == ["openai.responses"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("GET /v1/models\n"))
+    assert explained(capsys, "-")["API"][0].startswith("none")
+
+
+@pytest.mark.parametrize(
+    "line,method,target,body",
+    [
+        ("curl localhost:7070", "GET", b"/", b""),
+        ("curl -I http://h/x", "HEAD", b"/x", b""),
+        ("curl -XPUT http://h/x -d a -d b", "PUT", b"/x", b"a&b"),
+        ("curl -G http://h/x?y=1 -d a=b", "GET", b"/x?y=1&a=b", b""),
+        ("curl -sS --compressed -u me:secret -o out http://h/x", "GET", b"/x", b""),
+        ("curl --url http://h/x \\\n  --data-raw '{}'", "POST", b"/x", b"{}"),
+    ],
+)
+def test_curl_lines(line: str, method: str, target: bytes, body: bytes) -> None:
+    """The usual ways to write one."""
+    read = read_request(line)
+    assert (read.method, read.target, read.body) == (method, target, body)
+
+
+@pytest.mark.parametrize("text", ["", "hello", "curl", "curl 'http://h", "get /x", "curl -H"])
+def test_what_is_no_request(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told in a line, with 1."""
+    with pytest.raises(RequestTextError):
+        read_request(text)
+    path = tmp_path / "request"
+    path.write_text(text)
+    assert cli.main(["explain", str(path), *UPSTREAMS], {}) == 1
+    assert capsys.readouterr().err.startswith("sidecar: ")
+
+
+def test_a_path_for_no_upstream(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the answer would be."""
+    lines = explained(capsys, curl("/nobody/v1"), "--upstreams=a=https://a.test")
+    assert lines["upstream"] == ["none: the answer is 404, as the path begins with none of a"]
