@@ -19,6 +19,7 @@ _SIGNAL = label(n.TELEMETRY_SIGNAL)
 _SOURCE = label(n.SESSION_SOURCE)
 _WORD = label(n.ANOMALY)
 LOST = f'{_STATE}=~"rejected|dropped|failed|unconfirmed|unknown"'
+_TURNS = f'{_SOURCE}!="no_turn"'
 _UNNAMED = f'{_SOURCE}=~"generated|uninspected"'
 _NO_EXPORT = "nothing was exported in this range"
 _HTTP = q.rate(metrics.HTTP_DURATION, "", "_count")
@@ -83,7 +84,11 @@ PANELS: tuple[Panel | Row, ...] = (
         "Traffic that names its session",
         "Share of arrivals whose session somebody named. What is not named passes as well, but nothing is known of its "
         "conversation. Metric: sidecar.identity.",
-        (Query(f"1 - ({q.share(q.rate(metrics.IDENTITY, where=_UNNAMED), q.rate(metrics.IDENTITY))})"),),
+        (
+            Query(
+                f"1 - ({q.share(q.rate(metrics.IDENTITY, where=_UNNAMED), q.rate(metrics.IDENTITY, where=_TURNS))})"
+            ),
+        ),
         unit="percentunit",
         kind="stat",
         width=6,
@@ -212,8 +217,8 @@ PANELS: tuple[Panel | Row, ...] = (
     Panel(
         430,
         "Who named the sessions",
-        "Arrivals per second, by the rule that found their session. generated: nobody named one; uninspected: the body could "
-        "not be read. Metric: sidecar.identity.",
+        "Arrivals per second, by the rule that found their session. generated: nobody named one; history: the turn's past did; "
+        "uninspected: the body could not be read; no_turn: requests that generate nothing. Metric: sidecar.identity.",
         (Query(q.rate(metrics.IDENTITY, _SOURCE), f"{{{{{_SOURCE}}}}}"),),
         unit="reqps",
         stacked=True,

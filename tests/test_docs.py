@@ -226,6 +226,7 @@ def test_identity() -> None:
     } - {b"session_id"}
     assert rows["own_header"] == {"X-Sidecar-Session-Id"}
     assert rows["baggage"] == {*identity.SESSION_BAGGAGE}
+    assert rows["cache_key"] == {identity.CACHE_KEY_FIELD}
     named_in_body = {*identity.SESSION_FIELDS, identity.USER_FIELD, identity.CONVERSATION_FIELD}
     assert rows["body"] - {"SIDECAR_SESSION_FIELDS"} == named_in_body
     assert rows["response_chain"] == {identity.CHAIN_FIELD}

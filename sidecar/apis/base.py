@@ -130,6 +130,8 @@ class Metadata(msgspec.Struct):
     session_id: str | None = None
     user_id: str | None = None
     conversation_id: str | None = None
+    qwen_session: str | None = msgspec.field(name="sessionId", default=None)
+    qwen_prompt: str | None = msgspec.field(name="promptId", default=None)
 
 
 class ConversationRef(msgspec.Struct):
@@ -143,6 +145,8 @@ class RequestBody(msgspec.Struct, kw_only=True):
 
     session_id: str | None = None
     litellm_session_id: str | None = None
+    litellm_trace_id: str | None = None
+    prompt_cache_key: str | None = None
     metadata: Metadata | None = None
     conversation: str | ConversationRef | None = None
     previous_response_id: str | None = None
@@ -153,12 +157,16 @@ class RequestBody(msgspec.Struct, kw_only=True):
         hints = {
             "session_id": self.session_id,
             "litellm_session_id": self.litellm_session_id,
+            "litellm_trace_id": self.litellm_trace_id,
+            "prompt_cache_key": self.prompt_cache_key,
             "previous_response_id": self.previous_response_id,
         }
         if metadata is not None:
             hints["metadata.session_id"] = metadata.session_id
             hints["metadata.user_id"] = metadata.user_id
             hints["metadata.conversation_id"] = metadata.conversation_id
+            hints["metadata.sessionId"] = metadata.qwen_session
+            hints["metadata.promptId"] = metadata.qwen_prompt
         if conversation is not None:
             hints["conversation"] = (
                 conversation.id if isinstance(conversation, ConversationRef) else conversation

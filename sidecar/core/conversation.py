@@ -162,6 +162,11 @@ class Conversation:
         """Turns whose wait is wanted and not known yet."""
         return self._line.unknown
 
+    @property
+    def latest(self) -> Ref | None:
+        """Its latest request."""
+        return self._last
+
     def join(self, turn: Turn) -> None:
         """A request arrives, with its sequence and id already given; what that means is written into it."""
         ref, at = turn.ref, turn.arrived_at

@@ -224,6 +224,8 @@ class Exchange:
     retry: bool = False
     retry_of: Ref | None = None
     continues: Ref | None = None
+    spawned_by: Ref | None = None
+    """The request of the parent's conversation behind which a sub-agent's first one came."""
     past: Past | None = None
     """What is remembered of it as a turn that carries its history."""
     recognised: bool = False

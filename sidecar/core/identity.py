@@ -36,6 +36,7 @@ class Source(StrEnum):
     BAGGAGE = "baggage"
     BODY = "body"
     RESPONSE_CHAIN = "response_chain"
+    CACHE_KEY = "cache_key"
     HISTORY = "history"
     GENERATED = "generated"
     UNINSPECTED = "uninspected"
@@ -82,7 +83,24 @@ KNOWN_CONVERSATION_HEADERS = (
 SESSION_BAGGAGE = ("session.id", "langfuse_session_id")
 CONVERSATION_BAGGAGE = "gen_ai.conversation.id"
 
-SESSION_FIELDS = ("session_id", "litellm_session_id", "metadata.session_id")
+PARENT_SESSION_HEADER = b"x-parent-session-id"
+"""OpenCode's: a sub-agent has a session id of its own, and is a conversation of its parent's session."""
+
+PARENT_CONVERSATION_HEADER = b"x-codex-parent-thread-id"
+AGENT_KIND_HEADER = b"x-openai-subagent"
+INTERACTION_HEADER = b"x-interaction-type"
+INITIATOR_HEADER = b"x-initiator"
+_CLAUDE_AGENT_HEADER = b"x-claude-code-agent-id"
+
+SESSION_FIELDS = (
+    "session_id",
+    "litellm_session_id",
+    "litellm_trace_id",
+    "metadata.session_id",
+    "metadata.sessionId",
+)
+CACHE_KEY_FIELD = "prompt_cache_key"
+PROMPT_FIELD = "metadata.promptId"
 USER_FIELD = "metadata.user_id"
 CONVERSATION_FIELD = "conversation"
 CONVERSATION_FIELDS = ("metadata.conversation_id", CONVERSATION_FIELD)
@@ -99,7 +117,16 @@ _MAX_MEMBERS = 180
 
 _SHORTEST_VENDOR_VALUE = 8
 _LONGEST_JSON = 16 * 1024
-_USER_SUFFIX = re.compile(r"_session_([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$")
+_USER_SUFFIX = re.compile(r"(?:^|_)session_([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$")
+
+
+_UNIQUE = re.compile(
+    r"(?<![0-9a-f])(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32})(?![0-9a-f])", re.IGNORECASE
+)
+"""What a cache key holds that is one session's: a uuid, or 32 hex digits."""
+
+_SIDE_AGENT = re.compile(r"#([^#]+)#+\d+$")
+"""What Qwen Code's prompt id has behind the session's id where a side agent asks: its name, and a number."""
 
 
 @record
@@ -115,7 +142,12 @@ class Identity:
     request_kind: str | None = None
     anomalies: tuple[Anomaly, ...] = ()
     session_supplied: bool = True
-    """False for made-up ids, also for one that a response chain continues."""
+    """False for made-up ids, also for one that a response chain or a history continues."""
+    parent_conversation: str | None = None
+    """The conversation, of the same session, whose agent started this one's."""
+    agent_kind: str | None = None
+    initiator: str | None = None
+    """Whether a user asks or an agent goes on by itself, as the client says."""
 
     @property
     def named(self) -> bool:
@@ -151,6 +183,9 @@ class HeadIdentity:
     parent_agent: str | None = None
     request_kind: str | None = None
     anomalies: tuple[Anomaly, ...] = ()
+    parent_conversation: str | None = None
+    agent_kind: str | None = None
+    initiator: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -211,16 +246,31 @@ def from_head(headers: Headers, rules: IdentityRules) -> HeadIdentity:
         or _known(judge, headers, KNOWN_CONVERSATION_HEADERS, metadata.get("thread_id"))
         or judge.text(baggage.get(CONVERSATION_BAGGAGE))
     )
-    agent = judge.text(metadata.get("agent_name")) or judge.header(headers, b"x-claude-code-agent-id")
+    parent_agent, parent = judge.header(headers, b"x-claude-code-parent-agent-id"), None
+    if source is Source.KNOWN_HEADER and (family := judge.header(headers, PARENT_SESSION_HEADER)):
+        conversation_id, session_id, parent = conversation_id or session_id, family, MAIN
+    elif _CLAUDE_AGENT_HEADER in headers:
+        parent = parent_agent or MAIN
+    else:
+        parent = judge.text(metadata.get("parent_thread_id")) or judge.header(
+            headers, PARENT_CONVERSATION_HEADER
+        )
+    initiator = headers.text(INITIATOR_HEADER)
     return HeadIdentity(
         session_id,
         source,
         conversation_id,
-        agent,
-        parent_agent=judge.header(headers, b"x-claude-code-parent-agent-id"),
-        request_kind=judge.text(metadata.get("request_kind")),
-        anomalies=tuple(judge.anomalies),
+        judge.text(metadata.get("agent_name")) or judge.header(headers, _CLAUDE_AGENT_HEADER),
+        parent_agent,
+        judge.text(metadata.get("request_kind")) or judge.header(headers, INTERACTION_HEADER),
+        tuple(judge.anomalies),
+        parent,
+        judge.header(headers, AGENT_KIND_HEADER) or judge.text(metadata.get("subagent_kind")),
+        initiator if initiator in _INITIATORS else None,
     )
+
+
+_INITIATORS = ("user", "agent")
 
 
 def _session_in_head(
@@ -309,12 +359,16 @@ def resolve(
     if session_id is None or source is None:
         if entry is not None:
             session_id, source, named = entry.session_id, Source.RESPONSE_CHAIN, entry.session_supplied
+        elif cached := judge.text(_session_of_cache_key(hints.get(CACHE_KEY_FIELD))):
+            session_id, source = cached, Source.CACHE_KEY
         else:
             source, named = Source.GENERATED if inspected else Source.UNINSPECTED, False
             session_id = generate()
     conversation_id = head.conversation_id
     if conversation_id is None and hints:
         conversation_id = judge.first_hint(hints, (*rules.conversation_fields, *CONVERSATION_FIELDS))
+        if conversation_id is None and PROMPT_FIELD in hints:
+            conversation_id = judge.text(_side_agent(hints[PROMPT_FIELD]))
     supplied = conversation_id is not None
     if conversation_id is None and entry is not None:
         conversation_id, supplied = entry.conversation_id, entry.conversation_supplied
@@ -328,6 +382,9 @@ def resolve(
         head.request_kind,
         tuple(judge.anomalies),
         named,
+        head.parent_conversation,
+        head.agent_kind,
+        head.initiator,
     )
 
 
@@ -350,6 +407,20 @@ def _session_of_user(user_id: str | None) -> str | None:
     return suffix.group(1) if suffix else _json_texts(user_id).get("session_id")
 
 
+def _session_of_cache_key(key: str | None) -> str | None:
+    """The session of a cache key that can be one session's alone; a word may be shared by all users of a prompt."""
+    if key is None or len(key) > _LONGEST_ID or _UNIQUE.search(key) is None:
+        return None
+    suffix = _USER_SUFFIX.fullmatch(key)
+    return suffix.group(1) if suffix else key
+
+
+def _side_agent(prompt_id: str) -> str | None:
+    """Who asks, by Qwen Code's prompt id; None for the main thread."""
+    found = _SIDE_AGENT.search(prompt_id[-_LONGEST_ID:])
+    return None if found is None else found.group(1)
+
+
 def joined(identity: Identity, thread: "Thread") -> Identity:
     """The identity of a request that named no session, and whose history is that of a thread."""
     own = identity.conversation_supplied
@@ -363,6 +434,9 @@ def joined(identity: Identity, thread: "Thread") -> Identity:
         identity.request_kind,
         identity.anomalies,
         thread.session_supplied,
+        identity.parent_conversation,
+        identity.agent_kind,
+        identity.initiator,
     )
 
 

@@ -367,6 +367,12 @@ class SessionManager:
         self._retry_keys.put(scoped, ref)
         return before
 
+    def latest(self, session_id: str, conversation_id: str) -> Ref | None:
+        """The latest request of a conversation that lives."""
+        session = self._registry.sessions.get(session_id)
+        conversation = None if session is None else session.conversations.get(conversation_id)
+        return None if conversation is None else conversation.latest
+
     def last_failed(self, session_id: str, conversation_id: str) -> Ref | None:
         """The last turn of a conversation that failed: the best guess at what a retry without a key retries."""
         session = self._registry.sessions.get(session_id)

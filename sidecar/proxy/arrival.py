@@ -79,6 +79,9 @@ class Joining:
         if history is not None and place is not None:
             self._remember(history, place, exchange.turn)
         exchange.recognised = exchange.route.turn and shared.digester is not None
+        parent = identity.parent_conversation
+        if parent is not None and exchange.turn.sequence == 1 and parent != identity.conversation_id:
+            exchange.spawned_by = shared.sessions.latest(identity.session_id, parent)
         self._mark_retry(identity, ref)
         shared.telemetry.arrived(exchange)
 

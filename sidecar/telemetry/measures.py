@@ -258,7 +258,8 @@ class Measures:
         """It joined its conversation: who it is, and whom it met there."""
         identity, turn = exchange.identity, exchange.turn
         if identity is not None:
-            self._word(metrics.IDENTITY, n.SESSION_SOURCE, identity.source.value).add()
+            source = identity.source.value if exchange.route.turn else metrics.NO_TURN
+            self._word(metrics.IDENTITY, n.SESSION_SOURCE, source).add()
         upstream = self._upstream(exchange)
         if exchange.retry:
             upstream.retries.add()

@@ -348,8 +348,14 @@ OVERHEAD = _histogram(
 LOOP_LAG = _histogram(
     "sidecar.event_loop.lag", "s", OVERHEAD_BOUNDS, "How late the event loop runs, sampled."
 )
+NO_TURN = "no_turn"
+"""Stands in `sidecar.identity` for requests that generate nothing, whatever names them."""
+
 IDENTITY = _counter(
-    "sidecar.identity", "{request}", "Arrivals by the rule that named their session.", n.SESSION_SOURCE
+    "sidecar.identity",
+    "{request}",
+    "Arrivals of turns by the rule that named their session; all other requests as `no_turn`.",
+    n.SESSION_SOURCE,
 )
 ANOMALIES = _counter("sidecar.anomalies", "{event}", "Things that should not happen.", n.ANOMALY)
 TELEMETRY_ITEMS = _counter(

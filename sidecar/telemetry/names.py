@@ -105,6 +105,11 @@ RETRY_COUNT = _name("sidecar.request.retry_count", "The number of the retry, as 
 REQUEST_KIND = _name("sidecar.request.kind", "What the caller says the request is for.")
 AGENT = _name("sidecar.agent", "The agent the caller names.")
 PARENT_AGENT = _name("sidecar.agent.parent", "The agent that started this one.")
+AGENT_KIND = _name("sidecar.agent.kind", "What kind of sub-agent the caller says it is.")
+PARENT_CONVERSATION = _name(
+    "sidecar.conversation.parent", "The conversation of the session whose agent started this one's."
+)
+INITIATOR = _name("sidecar.request.initiator", "`user` or `agent`: who goes on, as the caller says.")
 OVERHEAD_BEFORE = _name(
     "sidecar.overhead.before", "Seconds the sidecar itself took before asking for a connection."
 )

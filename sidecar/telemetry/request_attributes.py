@@ -466,6 +466,12 @@ def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
             attributes[n.PARENT_AGENT] = identity.parent_agent
         if identity.request_kind is not None:
             attributes[n.REQUEST_KIND] = identity.request_kind
+        if identity.agent_kind is not None:
+            attributes[n.AGENT_KIND] = identity.agent_kind
+        if identity.parent_conversation is not None:
+            attributes[n.PARENT_CONVERSATION] = identity.parent_conversation
+        if identity.initiator is not None:
+            attributes[n.INITIATOR] = identity.initiator
 
 
 def _add_rare(attributes: SpanAttributes, exchange: Exchange) -> None:

@@ -183,6 +183,7 @@ def link_count(exchange: Exchange) -> int:
         count += (turn.previous is not None) + turn.overlap_count + turn.overlapped_by_count
     if exchange.past is not None:
         count += len(exchange.past.races)
+    count += exchange.spawned_by is not None
     return count
 
 
@@ -203,6 +204,8 @@ def _linked(exchange: Exchange) -> Iterator[tuple[str, Ref]]:
     if exchange.past is not None:
         for ref in exchange.past.races:
             yield "races", ref
+    if exchange.spawned_by is not None:
+        yield "spawned_by", exchange.spawned_by
     if turn is not None:
         for ref in (*turn.overlaps, *turn.overlapped_by):
             yield "overlaps", ref

@@ -25,6 +25,10 @@ from sidecar.testing import (
     sse_head,
 )
 
+OTHER = "0f8fad5b-d9cb-469f-a165-70867728950f"
+KEYED = "01a22612-7b3a-72a5-bdc4-58ff59815dae"
+CACHED = "866553a3-d84c-49c5-b479-cbf7b21a505f"
+HEX = "0f8fad5bd9cb469fa16570867728951a"
 UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
 
@@ -121,6 +125,47 @@ SESSION_ROWS = [
         conversation="conv_2",
         supplied=True,
     ),
+    Row("litellm_trace_id", "body", "body-5", body={"litellm_trace_id": "body-5"}),
+    Row(
+        "metadata.sessionId",
+        "body",
+        "body-6",
+        body={"metadata": {"sessionId": "body-6", "promptId": "body-6########2"}},
+    ),
+    Row(
+        "metadata.promptId of a side agent",
+        "body",
+        "body-7",
+        body={"metadata": {"sessionId": "body-7", "promptId": "body-7#memory-1f2e#3"}},
+        conversation="memory-1f2e",
+        supplied=True,
+    ),
+    Row("user_id, bare", "body", OTHER, body={"metadata": {"user_id": f"session_{OTHER}"}}),
+    Row("prompt_cache_key, uuid", "cache_key", KEYED, body={"prompt_cache_key": KEYED}),
+    Row("prompt_cache_key, session_", "cache_key", CACHED, body={"prompt_cache_key": f"session_{CACHED}"}),
+    Row("prompt_cache_key, hex", "cache_key", f"app-{HEX}", body={"prompt_cache_key": f"app-{HEX}"}),
+    Row("prompt_cache_key, hex and more", "generated", None, body={"prompt_cache_key": HEX + "0"}),
+    Row(
+        "prompt_cache_key, ses_",
+        "generated",
+        None,
+        body={"prompt_cache_key": "ses_dd9f6b979ffeuXscq5Jy5dyK1P"},
+    ),
+    Row(
+        "prompt_cache_key behind a field",
+        "body",
+        "body-8",
+        body={"prompt_cache_key": UUID.replace("0f", "1f"), "session_id": "body-8"},
+    ),
+    Row(
+        "x-parent-session-id",
+        "known_header",
+        "ses_parent",
+        ("x-session-id: ses_child", "x-session-affinity: ses_child", "x-parent-session-id: ses_parent"),
+        conversation="ses_child",
+        supplied=True,
+        more={"sidecar.conversation.parent": "main"},
+    ),
     Row("prompt_cache_key", "generated", None, body={"prompt_cache_key": "shared-by-all"}),
     Row("user", "generated", None, body={"user": "u-1"}),
     Row("nothing", "generated", None),
@@ -140,20 +185,50 @@ def _thread_in_body(name: str, conversation: str, body: dict[str, Any]) -> Row:
     return Row(f"conversation {name}", "own_header", session, (header,), body, conversation, True)
 
 
+SPAWNED = {"thread_id": "t-12", "parent_thread_id": "t-root", "subagent_kind": "thread_spawn"}
+
 CONVERSATION_ROWS = [
     _thread("own", "X-Sidecar-Conversation-Id: t-1", conversation="t-1"),
     _thread("configured", "x-team-thread: t-2", conversation="t-2"),
     _thread("thread-id", "thread-id: t-3", conversation="t-3"),
     _thread("thread_id", "thread_id: t-4", conversation="t-4"),
     _thread("conversation_id", "conversation_id: t-5", conversation="t-5"),
-    _thread("agent", "x-claude-code-agent-id: t-6", conversation="t-6", **{"sidecar.agent": "t-6"}),
+    _thread(
+        "agent",
+        "x-claude-code-agent-id: t-6",
+        conversation="t-6",
+        **{"sidecar.agent": "t-6", "sidecar.conversation.parent": "main"},
+    ),
     _thread(
         "sub-agent",
         "x-claude-code-agent-id: t-7",
         "x-claude-code-parent-agent-id: t-6",
         conversation="t-7",
-        **{"sidecar.agent": "t-7", "sidecar.agent.parent": "t-6"},
+        **{"sidecar.agent": "t-7", "sidecar.agent.parent": "t-6", "sidecar.conversation.parent": "t-6"},
     ),
+    _thread(
+        "codex sub-agent",
+        f"x-codex-turn-metadata: {json.dumps(SPAWNED)}",
+        "x-codex-parent-thread-id: t-root",
+        "x-openai-subagent: collab_spawn",
+        conversation="t-12",
+        **{"sidecar.conversation.parent": "t-root", "sidecar.agent.kind": "collab_spawn"},
+    ),
+    _thread(
+        "codex sub-agent, by its metadata",
+        f"x-codex-turn-metadata: {json.dumps(SPAWNED)}",
+        conversation="t-12",
+        **{"sidecar.conversation.parent": "t-root", "sidecar.agent.kind": "thread_spawn"},
+    ),
+    _thread(
+        "copilot",
+        "conversation_id: t-13",
+        "x-initiator: agent",
+        "x-interaction-type: conversation-subagent",
+        conversation="t-13",
+        **{"sidecar.request.initiator": "agent", "sidecar.request.kind": "conversation-subagent"},
+    ),
+    _thread("copilot, odd", "conversation_id: t-14", "x-initiator: nobody", conversation="t-14"),
     _thread("baggage", "baggage: gen_ai.conversation.id=t-8", conversation="t-8"),
     _thread_in_body("field", "t-9", {"meta": {"thread": "t-9"}}),
     _thread_in_body("metadata", "t-10", {"metadata": {"conversation_id": "t-10"}}),
@@ -169,6 +244,9 @@ WHO = (
     "gen_ai.conversation.id",
     "sidecar.agent",
     "sidecar.agent.parent",
+    "sidecar.agent.kind",
+    "sidecar.conversation.parent",
+    "sidecar.request.initiator",
     "sidecar.request.kind",
     "sidecar.request.sequence",
     "sidecar.anomalies",
@@ -222,6 +300,38 @@ def test_row(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
     assert request_id.split(":")[:3] == [str(session), row.conversation, "1"]
     if made_up:
         assert len(str(session)) >= 16
+
+
+def test_a_sub_agent_names_its_parent(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """Its first request links to the latest one of its parent's conversation; later ones do not."""
+    session = "X-Sidecar-Session-Id: with-a-sub-agent"
+    spans = []
+    for headers in (
+        (session,),
+        (session, "x-claude-code-agent-id: sub"),
+        (session, "x-claude-code-agent-id: sub"),
+    ):
+        upstream.answer(json_answer({"choices": [{"index": 0, "finish_reason": "stop"}]}))
+        spans.append(spans_of(sink, send(sidecar, Row("", "", "", headers)))[0])
+    linked = [
+        [link.span_id for link in span.links if link.attributes["sidecar.link"] == "spawned_by"]
+        for span in spans
+    ]
+    assert linked == [[], [spans[0].span_id], []]
+
+
+def test_requests_that_are_no_turns_are_told_apart(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, measure: Any
+) -> None:
+    """Probes and lists of models are not counted as turns that name no session, nor as ones that do."""
+    with measure() as measured:
+        for headers in ((), (b"X-Sidecar-Session-Id: lists",)):
+            upstream.answer(json_answer({"data": []}))
+            exchange(sidecar.port, request_bytes("GET", "/v1/models", headers=headers))
+    point = measured.one("sidecar.identity")
+    assert (point.attributes, point.value) == ({"sidecar.session.source": "no_turn"}, 2)
 
 
 def test_only_our_own_headers_stop_here(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
