@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
 from sidecar.telemetry.span_factories import SpanFrame
-from sidecar.telemetry.transports import Attempt, GrpcTransport, HttpTransport
+from sidecar.telemetry.transports import Attempt, HttpTransport
 from sidecar.telemetry.worker import rest
 from sidecar.trust import Trust
 
@@ -368,5 +368,11 @@ def make_sender(
         Signal.LOGS: ItemEncoding(_encode_logs),
         Signal.METRICS: MetricEncoding(),
     }
-    transport = (GrpcTransport if target.protocol == "grpc" else HttpTransport)(signal, target, trust)
+    transport: Transport
+    if target.protocol == "grpc":
+        from sidecar.telemetry.grpc_transport import GrpcTransport  # noqa: PLC0415 - what does not need it is spared it
+
+        transport = GrpcTransport(signal, target, trust)
+    else:
+        transport = HttpTransport(signal, target, trust)
     return OtlpSender(transport, encodings[signal], min(timeout, target.timeout))

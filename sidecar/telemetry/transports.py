@@ -1,7 +1,8 @@
-"""One attempt to hand encoded bytes to an OTLP receiver, over HTTP or gRPC, within one deadline for all of it.
+"""One attempt to hand encoded bytes to an OTLP receiver, over HTTP, within one deadline for all of it.
 
-Owns connections, their renewal, and the words for what came of an attempt. It tries nothing twice but a kept
-connection that had closed meanwhile: `exporters.py` decides that. Nothing of the process's environment gets in.
+Owns connections, their renewal, and the words for what came of an attempt, those of gRPC (`grpc_transport.py`) too. It
+tries nothing twice but a kept connection that had closed meanwhile: `exporters.py` decides that. Nothing of the
+process's environment gets in.
 """
 
 import base64
@@ -21,10 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import grpc  # type: ignore[import-untyped]
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
@@ -42,7 +41,7 @@ _ANSWER_LIMIT = 64 * 1024
 """Bytes of a receiver's answer that are read."""
 _WORDS = 200
 """Characters of a receiver's own words that are told."""
-_AGENT = f"session-sidecar/{VERSION}"
+AGENT = f"session-sidecar/{VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,8 @@ def printable(text: str) -> str:
     return shown(" ".join(text[:1000].split()), _WORDS)
 
 
-def _taken(service: Service, answer: Message) -> Attempt:
+def taken(service: Service, answer: Message) -> Attempt:
+    """The receiver has answered: it took all, or says how many items it did not."""
     partial: Any = answer.partial_success
     return Attempt(
         State.EXPORTED,
@@ -99,7 +99,7 @@ def _taken(service: Service, answer: Message) -> Attempt:
     )
 
 
-class _Ground:
+class Ground:
     """What a kept connection stands on: the certificates of its target, and a machine that was awake to hear its end."""
 
     def __init__(self, target: OtlpTarget) -> None:
@@ -119,9 +119,6 @@ class _Ground:
         moved = seen != self._seen or slept - self._suspended >= STANDSTILL
         self._seen, self._suspended = seen, slept
         return moved
-
-
-# --- HTTP
 
 
 class _GivenUpError(Exception):
@@ -169,7 +166,7 @@ class HttpTransport:
         self._service = SERVICES[signal]
         self._target = target
         self._trust = trust
-        self._ground = _Ground(target)
+        self._ground = Ground(target)
         url = urlsplit(target.endpoint)
         self._tls = url.scheme == "https"
         self._host, self._port = url.hostname or "", url.port or (443 if self._tls else 80)
@@ -188,7 +185,7 @@ class HttpTransport:
 
     def _fixed_headers(self, netloc: tuple[str, str, str]) -> dict[str, str]:
         user, _, host = netloc
-        fixed = {"Host": host, "Content-Type": "application/x-protobuf", "User-Agent": _AGENT}
+        fixed = {"Host": host, "Content-Type": "application/x-protobuf", "User-Agent": AGENT}
         if user:
             fixed["Authorization"] = "Basic " + base64.b64encode(unquote(user).encode()).decode()
         if self._target.compression != "none":
@@ -323,9 +320,9 @@ class HttpTransport:
         status = f"HTTP {answer.status} {printable(answer.reason)}".rstrip()
         kind = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
         if 200 <= answer.status < 300:
-            message = _read(self._service.response, kind, said)
+            message = read_answer(self._service.response, kind, said)
             if message is not None:
-                return _taken(self._service, message)
+                return taken(self._service, message)
             words = printable(said.decode("utf-8", "replace"))
             return Attempt(
                 State.UNCONFIRMED, f"{status}, but not from an OTLP receiver ({kind or 'no type'}): {words}"
@@ -365,7 +362,7 @@ _PACKERS: Mapping[str, Callable[[bytes], bytes]] = {
 }
 
 
-def _read(kind: type[Message], media: str, said: bytes) -> Message | None:
+def read_answer(kind: type[Message], media: str, said: bytes) -> Message | None:
     """The receiver's message; an empty body is an empty one. None: this is not an OTLP answer."""
     message = kind()
     if not said.strip():
@@ -436,156 +433,3 @@ def _tunnel(held: socket.socket, authority: str, headers: Mapping[str, str]) -> 
         raise ConnectionError(
             f"the proxy answered CONNECT with {line.partition(' ')[2] or 'what is not HTTP'}"
         )
-
-
-# --- gRPC
-
-
-class GrpcTransport:
-    """OTLP over gRPC, one channel at a time. `attempt` belongs to one thread, `close` to any."""
-
-    def __init__(self, signal: Signal, target: OtlpTarget, trust: Trust) -> None:
-        self._service = SERVICES[signal]
-        self._target = target
-        self._trust = trust
-        self._ground = _Ground(target)
-        self._address = target.endpoint
-        if "://" in target.endpoint and not target.endpoint.startswith("unix:"):
-            self._address = urlsplit(target.endpoint).netloc
-        self._options: list[tuple[str, Any]] = [
-            ("grpc.enable_http_proxy", int(target.proxy is not None)),
-            ("grpc.primary_user_agent", _AGENT),
-            # Else a new channel gets the connection of the one before it, or of another signal, back.
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
-        if target.proxy is not None:
-            self._options.append(("grpc.http_proxy", target.proxy.url))
-        gzipped = target.compression == "gzip"
-        self._compression = grpc.Compression.Gzip if gzipped else grpc.Compression.NoCompression
-        self._channel: grpc.Channel | None = None
-        self._closed = False
-
-    def attempt(self, body: bytes, deadline: float) -> Attempt:
-        """Calls the service with `body`; returns by `deadline` (of `time.monotonic`)."""
-        try:
-            call = self._open().unary_unary(self._service.method)
-            said = call(
-                body,
-                metadata=self._target.headers,
-                timeout=max(deadline - time.monotonic(), 0.001),
-                compression=self._compression,
-            )
-        except grpc.RpcError as error:
-            return self._failed(error)
-        except (OSError, ValueError) as error:
-            self._drop()
-            return Attempt(State.FAILED, f"cannot connect: {printable(str(error))}")
-        message = _read(self._service.response, "application/x-protobuf", said)
-        if message is None:
-            return Attempt(State.UNCONFIRMED, "gRPC OK, but the answer is not that of an OTLP receiver")
-        return _taken(self._service, message)
-
-    def close(self) -> None:
-        """Ends the attempt under way, and all that follow."""
-        self._closed = True
-        self._drop()
-
-    def _open(self) -> grpc.Channel:
-        if self._closed:
-            raise ValueError("the export was given up")
-        if self._channel is not None and self._ground.moved():
-            self._drop()
-        if self._channel is None:
-            self._ground.moved()
-            if self._target.insecure:
-                self._channel = grpc.insecure_channel(self._address, self._options)
-            else:
-                self._channel = grpc.secure_channel(self._address, self._credentials(), self._options)
-        return self._channel
-
-    def _credentials(self) -> grpc.ChannelCredentials:
-        def content(path: str | None) -> bytes | None:
-            return Path(path).read_bytes() if path else None
-
-        return grpc.ssl_channel_credentials(
-            root_certificates=self._trust.pem(self._target.certificate),
-            private_key=content(self._target.client_key),
-            certificate_chain=content(self._target.client_certificate),
-        )
-
-    def _failed(self, error: Any) -> Attempt:
-        code, details = error.code(), printable(_innermost(error.details() or ""))
-        if code in _UNANSWERED:
-            self._drop()  # perhaps nobody is behind it any more
-            return Attempt(State.UNKNOWN, "no answer in time")
-        if code is grpc.StatusCode.UNAVAILABLE:
-            if any(words in details for words in _TLS):
-                self._drop()
-                return Attempt(State.FAILED, f"TLS failed: {details}", again=0)
-            if any(words in details for words in _NO_WAY):
-                if not self._target.insecure and "Socket closed" in details:
-                    # With TLS 1.3 a receiver refuses a client's certificate only after the handshake.
-                    details = (
-                        "the connection was closed behind the handshake: is the client's certificate known?"
-                    )
-                    return Attempt(State.FAILED, f"TLS failed: {details}", again=0)
-                return Attempt(State.FAILED, f"cannot connect: {details}", again=0)
-            if any(words in details for words in _LOST):
-                return Attempt(State.UNKNOWN, "connection lost before the answer")
-        large = code in _TOO_LARGE and any(words in details for words in ("larger than max", "too large"))
-        wait = _retry_info(error)
-        retryable = code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and wait is not None)
-        return Attempt(
-            State.FAILED,
-            f"gRPC {code.name}: {details}",
-            again=(wait or 0) if retryable and not large else None,
-            too_large=large,
-        )
-
-    def _drop(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
-
-
-_UNANSWERED = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
-"""Codes that gRPC itself gives where no answer came."""
-_RETRYABLE = frozenset(
-    {
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.OUT_OF_RANGE,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DATA_LOSS,
-    }
-)
-"""Codes after which OTLP lets a client try again (RESOURCE_EXHAUSTED where the receiver says when)."""
-_TOO_LARGE = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT})
-_NO_WAY = ("failed to connect", "DNS resolution failed", "name resolution")
-_TLS = ("SSL", "TLS", "ertificate", "andshake")
-_TLS_MARK = "andshake failed"
-_LOST = ("Socket closed", "Connection reset", "Broken pipe", "GOAWAY")
-"""How gRPC words a connection that was never made or broke during a call; the code is a collector's too."""
-
-
-def _innermost(details: str) -> str:
-    """What gRPC's core says, without what it wraps around OpenSSL's reason."""
-    before, mark, cause = details.rpartition("OPENSSL_internal:")
-    return f"handshake: {cause}" if mark and _TLS_MARK in before else details
-
-
-def _retry_info(error: Any) -> float | None:
-    """Seconds after which the receiver wants to be asked again, if it says so."""
-    for key, value in error.trailing_metadata() or ():
-        with suppress(DecodeError):
-            if key == "google.rpc.retryinfo-bin":
-                return _seconds(RetryInfo.FromString(value))
-            if key == "grpc-status-details-bin":
-                for detail in Status.FromString(value).details:
-                    info = RetryInfo()
-                    if detail.Unpack(info):
-                        return _seconds(info)
-    return None
-
-
-def _seconds(info: RetryInfo) -> float:
-    return float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)

@@ -376,3 +376,17 @@ def test_renewed_certificates_are_read(
             stranger.key.write_bytes(certificate.key.read_bytes())
             ask(sidecar)
             assert set(states(sidecar)) == {"failed", "exported"}
+
+
+@pytest.mark.parametrize("protocol", [None, *PROTOCOLS])
+def test_only_who_exports_by_grpc_pays_for_it(upstream: ScriptedUpstream, protocol: str | None) -> None:
+    """Its library takes a sixth of the memory of a sidecar that has nothing to do."""
+    with ExitStack() as stack:
+        sink = stack.enter_context(OtlpSink(protocol)) if protocol is not None else None
+        sidecar = stack.enter_context(RunningSidecar(upstream=upstream.url, sink=sink))
+        process = Path(f"/proc/{sidecar.pid}")
+        assert ("cygrpc" in (process / "maps").read_text()) is (protocol == "grpc")
+        if protocol != "grpc":
+            status = (process / "status").read_text()
+            resident = int(status.partition("VmRSS:")[2].split()[0])
+            assert resident < 65_000

@@ -12,11 +12,11 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 
 from sidecar.telemetry import exporters
+from sidecar.telemetry.grpc_transport import GrpcTransport
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.telemetry.otel_settings import read
-from sidecar.telemetry.transports import GrpcTransport
 from sidecar.testing import OtlpSink, SinkAnswer
 from sidecar.trust import Trust
 from tests.telemetry.way_out import COUNTER, SLOW, WayOut, exporting, started
