@@ -15,6 +15,7 @@ import threading
 import traceback
 import warnings
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import uvloop
@@ -23,11 +24,14 @@ from sidecar.admin import Port, create_admin_app, create_health_app, serve
 from sidecar.admin.live import LiveView
 from sidecar.core.clock import SECOND, SystemWall
 from sidecar.core.egress import EgressRules
+from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Anomaly
 from sidecar.core.sessions import SessionLimits, SessionManager
-from sidecar.live import Board
+from sidecar.core.shown import mask
+from sidecar.live import Board, Facts, ended
 from sidecar.proxy.relay import Relay
 from sidecar.proxy.shared import Shared
+from sidecar.record import RecordWriter
 from sidecar.settings import Address, Settings
 from sidecar.telemetry import names as n
 from sidecar.telemetry import otel_settings
@@ -48,6 +52,8 @@ FLUSH_RESERVE = 5.0
 
 _LAST_LINES = 1.0
 """Seconds that the last lines may take, of a stream that stands still."""
+_LAST_RECORDS = 1.0
+"""Seconds that the last recorded requests may take."""
 _LINES_SHARE = 0.3
 """Of the flush's seconds, what is kept for them at most."""
 
@@ -116,6 +122,7 @@ class Sidecar:
             observe_process(self._store)
         self._libraries = LibraryHandler(self.recorder.log)
         self._relay: Relay | None = None
+        self._record: RecordWriter | None = None
         self._ports: list[Port] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._stopping = asyncio.Event()
@@ -225,6 +232,8 @@ class Sidecar:
         # Also if the process stood still past its deadline.
         await self._pipeline.shutdown(max(reserve, deadline - loop.time()) - for_lines)
         self.recorder.close()
+        if self._record is not None:
+            self._record.close(_LAST_RECORDS)
         await self._close_ports()
         if self._relay is not None:
             await self._relay.close()
@@ -280,7 +289,15 @@ class Sidecar:
             },
             now=lambda: (self._clock() + self._wall.correction) // 1000,
         )
-        self.recorder.keep = board.keep
+        record = self._record = self._record_writer()
+
+        def keep(exchange: Exchange, facts: Facts, alike: Facts) -> None:
+            one = ended(exchange, facts, alike)
+            board.keep(one)
+            if record is not None:
+                record.put(one)
+
+        self.recorder.keep = keep
         app = create_admin_app(
             view,
             board,
@@ -297,6 +314,20 @@ class Sidecar:
             )
             self._ports.append(health)
         return admin.address
+
+    def _record_writer(self) -> RecordWriter | None:
+        """What writes requests into files, if that is wanted and can be done."""
+        if self._settings.record is None:
+            return None
+        dropped = partial(self.recorder.anomaly, Anomaly.RECORD_DROPPED)
+        writer = RecordWriter(Path(self._settings.record), self._settings.record_limit, dropped)
+        try:
+            writer.start()
+        except OSError as error:
+            why = f"SIDECAR_RECORD={mask(self._settings.record)}: nothing is recorded: {error.strerror}"
+            self._say(n.TELEMETRY_NOTE, WARNING, message=why)
+            return None
+        return writer
 
     def _metrics_text(self, accept: str) -> tuple[bytes, str]:
         """For `/metrics`, which is there only if metrics are."""

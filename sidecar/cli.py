@@ -19,7 +19,7 @@ from sidecar import stdio
 from sidecar.core.shown import mask
 from sidecar.errors import CannotListenError
 from sidecar.settings import TABLE, Problem, Settings, SettingsError, load, load_addresses
-from sidecar.settings_values import DURATION, read_duration
+from sidecar.settings_values import ADDRESS, DURATION, read_address, read_duration
 from sidecar.version import VERSION
 
 DONE, FAILED, BAD_SETTINGS = 0, 1, 2
@@ -51,6 +51,10 @@ def _command(argv: Sequence[str] | None, environ: Mapping[str, str] | None) -> i
         parser.error(f"no such argument: {unknown[0]}")
     if command == "settings":
         return _print(settings_table())
+    if command == "view":
+        return _view(given["path"], given["listen"])
+    if command == "replay":
+        return _replay(given)
     if command in {"health", "wait"}:
         return _health(command, given, environment)
     if given["through"] is not None and given["listen"] is not None:
@@ -119,7 +123,38 @@ def _parser() -> argparse.ArgumentParser:
     wait.add_argument("--timeout", default="30s", metavar="DURATION", help="how long (default: 30s)")
     _add_where(wait)
     commands.add_parser("settings", help="list every setting")
+    _add_recorded(commands)
     return parser
+
+
+def _add_recorded(commands: Any) -> None:
+    """What reads the files of `SIDECAR_RECORD`."""
+    view = commands.add_parser("view", help="the live page on recorded requests")
+    view.add_argument("path", metavar="FILE", help="a file of SIDECAR_RECORD, or the folder")
+    view.add_argument(
+        "--listen",
+        default="127.0.0.1:0",
+        metavar="HOST:PORT",
+        help="where (default: loopback, any free port)",
+    )
+    replay = commands.add_parser(
+        "replay",
+        help="what a queue would have made of recorded requests",
+        description="Lets the recorded turns arrive as they did, and run so many at a time. Says who would have waited, "
+        "and for how long.",
+    )
+    replay.add_argument("path", metavar="FILE", help="a file of SIDECAR_RECORD, or the folder")
+    replay.add_argument("--limit", type=int, default=1, metavar="N", help="how many at a time (default: 1)")
+    replay.add_argument(
+        "--per",
+        choices=("conversation", "model", "upstream"),
+        default="conversation",
+        help="what has a queue of its own (default: conversation)",
+    )
+    replay.add_argument(
+        "--timeout", metavar="DURATION", help="how long a request would have waited (default: for ever)"
+    )
+    replay.add_argument("--json", action="store_true", help="tell it as JSON")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +279,41 @@ def _explain(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str
         _say(f"sidecar: {error}")
         return FAILED
     return _print("\n".join(f"{name:<13} {told}" for name, told in lines))
+
+
+def _view(path: str, listen: str) -> int:
+    from sidecar.record import RecordError
+    from sidecar.record.view import view
+
+    try:
+        view(Path(path), read_address(listen), print)
+    except (RecordError, CannotListenError) as error:
+        _say(f"sidecar: {error}")
+        return FAILED
+    except ValueError:
+        _say(f"sidecar: --listen {listen}: {ADDRESS.allowed}")
+        return BAD_SETTINGS
+    return DONE
+
+
+def _replay(given: dict[str, Any]) -> int:
+    from sidecar.record import RecordError, read_records
+    from sidecar.record.replay import replay, told
+
+    if given["limit"] < 1:
+        _say("sidecar: --limit: at least 1")
+        return BAD_SETTINGS
+    try:
+        timeout = None if given["timeout"] is None else read_duration(given["timeout"])
+        records = read_records(Path(given["path"]))
+    except RecordError as error:
+        _say(f"sidecar: {error}")
+        return FAILED
+    except ValueError:
+        _say(f"sidecar: --timeout {given['timeout']}: {DURATION.allowed}")
+        return BAD_SETTINGS
+    found = replay(records, limit=given["limit"], per=given["per"], timeout=timeout)
+    return _print(told(found, limit=given["limit"], per=given["per"], as_json=given["json"]))
 
 
 def _health(command: str, given: dict[str, Any], environ: Mapping[str, str]) -> int:

@@ -98,6 +98,8 @@ class Settings:
     quiet_paths: tuple[str, ...]
     live_requests: int
     trace_links: Mapping[str, str]
+    record: str | None
+    record_limit: int
     environ: Mapping[str, str] = field(repr=False)
 
     @property
@@ -235,6 +237,8 @@ TABLE = (
     ),
     Setting("LIVE_REQUESTS", "1000", values.NUMBER, "ended requests kept for the live page, some 4 KB each"),
     Setting("TRACE_LINKS", "", values.LINKS, "where the live page opens a trace, such as Jaeger or Grafana"),
+    Setting("RECORD", "", values.FOLDER, "folder for what is known of each request, as lines of JSON"),
+    Setting("RECORD_LIMIT", "256MiB", values.RECORD_SIZE, "size of these files together; the oldest go"),
 )
 """Every setting, in the order of the README's table."""
 

@@ -302,6 +302,8 @@ URLS = Kind(
     read_upstreams,
     "name=url, separated by commas; each name once, of letters, digits, '.', '_', '-', not 'default'",
 )
+FOLDER = Kind(str, "a folder, which is made if it is not there")
+RECORD_SIZE = Kind(_size_between(1 << 20, 1024**4), "a size from 1MiB to 1024GiB, such as 256MiB or 1GiB")
 LINKS = Kind(
     _read_links,
     "name=url, separated by commas (a comma in a URL is %2C); each URL http:// or https:// with {trace_id} in it",

@@ -48,7 +48,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 FLAGS = {setting.flag for setting in settings.TABLE} | {"--once", "--seed", "--version", "--help"}
-FLAGS |= {"--json", "--no-collector", "--until", "--timeout", "--url"}
+FLAGS |= {"--json", "--no-collector", "--until", "--timeout", "--url", "--limit", "--per"}
 FLAGS |= {"--quick", "--rows", "--columns", "--rounds"}  # of the benchmark, see docs/benchmark.md
 
 Row = tuple[str, ...]

@@ -74,16 +74,17 @@ ROOMS = {
     "live": "core",
     "admin": "core errors listener live settings settings_values version",
     "telemetry": "core apis settings trust version",
-    "app": "core admin errors live proxy settings telemetry trust version",
+    "app": "core admin errors live proxy record settings telemetry trust version",
     "testing": "core",
     "client": "core version",
     "demo": "core admin client errors settings settings_values version",
     "health": "core settings",
+    "record": "admin core errors live settings_values version",
     "check": "core errors health proxy settings telemetry trust",
     "request_text": "core",
     "explain": "apis core proxy request_text settings",
     "stdio": "",
-    "cli": "app check core demo errors explain health proxy request_text settings settings_values stdio telemetry version",
+    "cli": "app check core demo errors explain health proxy record request_text settings settings_values stdio telemetry version",
     "__main__": "cli",
     "__init__": "core client",
 }
@@ -96,6 +97,7 @@ LIBRARIES = {
     "client": "openai opentelemetry",
     "demo": "aiohttp msgspec openai",
     "live": "msgspec",
+    "record": "msgspec",
     "proxy": "aiohappyeyeballs backports brotli httptools",
     "telemetry": "google grpc msgspec opentelemetry prometheus_client psutil structlog",
     "testing": "aiohttp google grpc opentelemetry",
@@ -379,7 +381,9 @@ def test_broad_excepts_stand_in_named_places() -> None:
                 )
 
 
-KEEPERS = frozenset({"dict", "OrderedDict", "defaultdict", "deque", "set", "BoundedMap", "Counter"})
+KEEPERS = frozenset(
+    {"dict", "OrderedDict", "defaultdict", "deque", "set", "BoundedMap", "Counter", "queue.Queue"}
+)
 GUESTS = ("client", "demo", "testing")
 
 

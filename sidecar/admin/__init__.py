@@ -4,7 +4,7 @@ Owns what an operator and a probe see of a running sidecar. It asks an `AdminVie
 state; it never touches the data port, the upstream or the collector.
 """
 
-from sidecar.admin.routes import create_admin_app, create_health_app
+from sidecar.admin.routes import create_admin_app, create_health_app, create_page_app
 from sidecar.admin.serve import Port, serve
 from sidecar.admin.view import (
     ActiveRequest,
@@ -33,5 +33,6 @@ __all__ = [
     "Stats",
     "create_admin_app",
     "create_health_app",
+    "create_page_app",
     "serve",
 ]

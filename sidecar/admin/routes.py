@@ -36,6 +36,13 @@ def create_admin_app(
     return app
 
 
+def create_page_app(board: Board, *, listen: Address) -> web.Application:
+    """The live page alone, for whoever has a board and no sidecar."""
+    app = web.Application(middlewares=[_answered, checked(listen, None, page.OPEN_PATHS)])
+    page.add_page(app, board)
+    return app
+
+
 def create_health_app(view: AdminView) -> web.Application:
     """Health only, for probes that come to the pod's address under any `Host`."""
     app = web.Application(middlewares=[_answered])

@@ -68,3 +68,4 @@ class Anomaly(StrEnum):
     EVENT_TOO_LARGE = "event_too_large"
     OUT_OF_RESOURCES = "out_of_resources"
     LISTENER_FAILED = "listener_failed"
+    RECORD_DROPPED = "record_dropped"

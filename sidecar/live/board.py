@@ -10,12 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from sidecar.core.exchange import Exchange
-from sidecar.live.request import Detail, Ended, Facts, bar_of, detail_of, ended, key_of
+from sidecar.live.request import Ended, bar_of, detail_of, key_of
 
 EVERY = 0.2
 """Seconds between two looks at what has changed."""
@@ -70,18 +70,42 @@ class Way(Protocol):
 class _Kept:
     """An ended request, and its bar once somebody has asked for it."""
 
-    __slots__ = ("_bar", "one")
+    __slots__ = ("_bar", "_one", "key")
 
     def __init__(self, one: Ended) -> None:
-        self.one = one
+        self._one = one
+        self.key = one.trace.server_span_id
         self._bar: bytes | None = None
 
     @property
     def bar(self) -> bytes:
         """As JSON."""
         if self._bar is None:
-            self._bar = _encode(bar_of(self.one))
+            self._bar = _encode(bar_of(self._one))
         return self._bar
+
+    def detail(self) -> Mapping[str, object]:
+        """A `Detail`."""
+        return detail_of(self._one)
+
+
+class _Shown:
+    """A request that was recorded: the same, from its document."""
+
+    __slots__ = ("_document", "key")
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._document = document
+        self.key = int(document["bar"]["id"], 16)
+
+    @property
+    def bar(self) -> bytes:
+        """As JSON."""
+        return _encode(self._document["bar"])
+
+    def detail(self) -> Mapping[str, object]:
+        """As it was recorded."""
+        return self._document
 
 
 class Board:
@@ -104,7 +128,7 @@ class Board:
         self._figures = figures
         self._about = {**about, "limit": limit}
         self._now = now
-        self._kept: deque[_Kept] = deque(maxlen=limit)
+        self._kept: deque[_Kept | _Shown] = deque(maxlen=limit)
         self._fresh: deque[_Kept] = deque(maxlen=CHANGES)
         self._missed = 0
         self._ending = threading.Lock()
@@ -114,20 +138,26 @@ class Board:
         self._timer: asyncio.TimerHandle | None = None
         self._looks = 0
 
-    def keep(self, exchange: Exchange, facts: Facts, alike: Facts) -> None:
-        """A request has settled; `facts` and `alike` together are its wide line's fields. From any thread."""
-        one = _Kept(ended(exchange, facts, alike))
+    def keep(self, ended: Ended) -> None:
+        """A request has settled. From any thread."""
+        one = _Kept(ended)
         with self._ending:
             self._kept.append(one)
             if self._watchers:
                 self._missed += len(self._fresh) == CHANGES
                 self._fresh.append(one)
 
-    def detail(self, key: str) -> Detail | None:
-        """Everything about an ended request, or None if it is not kept (any more)."""
-        return next(
-            (detail_of(kept.one) for kept in reversed(self._ended()) if key_of(kept.one) == key), None
-        )
+    def show(self, detail: Mapping[str, Any]) -> None:
+        """A recorded request: a `Detail`, as it was written."""
+        self._kept.append(_Shown(detail))
+
+    def detail(self, key: str) -> Mapping[str, object] | None:
+        """Everything about an ended request (`Detail`), or None if it is not kept (any more)."""
+        try:
+            number = int(key, 16)
+        except ValueError:
+            return None
+        return next((kept.detail() for kept in reversed(self._ended()) if kept.key == number), None)
 
     @property
     def full(self) -> bool:
@@ -172,7 +202,7 @@ class Board:
         while portion := [*islice(bars, PORTION)]:
             yield self._bars(portion)
 
-    def _ended(self) -> list[_Kept]:
+    def _ended(self) -> list[_Kept | _Shown]:
         with self._ending:
             return [*self._kept]
 
@@ -254,7 +284,7 @@ class Watcher:
             self._way.write(frame)
 
 
-def _bar_kept(kept: _Kept) -> bytes:
+def _bar_kept(kept: _Kept | _Shown) -> bytes:
     return kept.bar
 
 

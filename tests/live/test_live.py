@@ -13,7 +13,7 @@ from sidecar.core.exchange import Exchange, RequestHead
 from sidecar.core.facts import Route
 from sidecar.core.headers import Headers
 from sidecar.core.outcome import Outcome
-from sidecar.live import Board, WatchersError
+from sidecar.live import Board, Ended, WatchersError, ended
 from sidecar.live import board as boards
 from sidecar.testing import (
     Chunk,
@@ -263,13 +263,13 @@ class Ids:
         return ()
 
 
-def settled(number: int) -> Exchange:
-    """An exchange that has ended."""
+def settled(number: int) -> Ended:
+    """What is kept of an exchange that has ended."""
     head = RequestHead("GET", b"/", "HTTP/1.1", Headers([]))
     one = Exchange(start=number * SECOND, head=head, trace=Ids(number), route=Route("/"))
     one.decide(Outcome.COMPLETED, one.start)
     one.settle(one.start + SECOND)
-    return one
+    return ended(one, {}, {})
 
 
 class Connection:
@@ -353,11 +353,11 @@ def turns(board: Board) -> bool:
 async def test_nothing_turns_while_nobody_looks() -> None:
     """No timer before the first browser and after the last; an ended request is kept, and nothing else."""
     board = empty_board()
-    board.keep(settled(1), {}, {})
+    board.keep(settled(1))
     assert not turns(board)
     watcher = board.watch(Connection())
     assert turns(board)
-    board.keep(settled(2), {}, {})
+    board.keep(settled(2))
     board.let_go(watcher)
     assert not turns(board)
 
@@ -368,7 +368,7 @@ async def test_what_is_too_much_for_a_look_is_counted() -> None:
     way = Connection()
     watcher = board.watch(way)
     for number in range(1, boards.CHANGES + 4):
-        board.keep(settled(number), {}, {})
+        board.keep(settled(number))
     board._look()
     told = way.read()
     assert b'"missed":3' in told
@@ -394,7 +394,7 @@ async def test_everything_comes_in_portions() -> None:
     """However many are kept, no frame has more than a portion of them."""
     board = Board(limit=450, in_flight=list, figures=dict, about={}, now=lambda: 0)
     for number in range(1, 500):
-        board.keep(settled(number), {}, {})
+        board.keep(settled(number))
     frames = list(board.everything())
     assert [frame.count(b'"id":') for frame in frames] == [0, 200, 200, 50]
     ids = re.findall(rb'"id":"0*([0-9a-f]+)"', b"".join(frames))

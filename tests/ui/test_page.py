@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -421,3 +422,29 @@ def test_a_thousand_sessions_are_smooth(
     )
     assert draws[120] < 8, told
     assert gaps[len(gaps) // 2] < 20, told
+
+
+def test_a_file_is_shown_as_a_sidecar_is(
+    start_sidecar: StartSidecar, open_page: OpenPage, tmp_path: Path
+) -> None:
+    """All of it in sight at once, standing still; a request opens, and there is no line to point an app at it."""
+    sidecar = start_sidecar(settings={"RECORD": str(tmp_path)})
+    for number in range(3):
+        one(sidecar, f"filed-{number}")
+    assert sidecar.stop() == 0
+    view = [sys.executable, "-m", "sidecar", "view", str(tmp_path)]
+    with subprocess.Popen(view, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            sidecar.admin_port = int(process.stdout.readline().strip().rstrip("/").rpartition(":")[2])
+            page = open_page(sidecar)
+            wait_for(page, "measured.rows().length === 3")
+            wait_for(page, "document.getElementById('state').textContent === 'from a file'")
+            page.focus("#lanes")
+            page.keyboard.press("ArrowDown")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#detail .steps")
+            assert "filed-2" in page.inner_text("#detail h2")
+            assert page.locator("text=Copy as curl").count() == 0
+        finally:
+            process.terminate()

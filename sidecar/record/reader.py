@@ -1,0 +1,71 @@
+"""Reads recorded requests again.
+
+Owns the form of a line as far as others need it. A line that is cut, as the last one of a process that was killed is,
+is passed over and counted.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sidecar.record.writer import NAMES
+
+
+class RecordError(ValueError):
+    """There is no such file, or nothing in it was recorded by a sidecar."""
+
+
+class _Bar(msgspec.Struct):
+    id: str
+    session: str | None
+    conversation: str | None
+    named: bool
+    model: str | None
+    upstream: str | None
+    turn: bool
+    start: int
+    end: int
+    outcome: str
+
+
+class _Line(msgspec.Struct):
+    bar: _Bar
+    trace_id: str
+    steps: list[dict[str, str | int]]
+    links: list[dict[str, str]]
+    facts: dict[str, Any]
+
+
+_CHECK = msgspec.json.Decoder(_Line)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Every recorded request of a file, or of all files of a folder, by their starts. A request is there once.
+
+    Raises:
+        RecordError: nothing can be read there.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    wrong = 0
+    for line in _lines(path):
+        try:
+            _CHECK.decode(line)
+            record: dict[str, Any] = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            wrong += 1
+            continue
+        found[record["bar"]["id"]] = record
+    if not found and wrong:
+        raise RecordError(f"{path}: no line of it was recorded by a sidecar")
+    return sorted(found.values(), key=lambda one: (one["bar"]["start"], one["bar"]["id"]))
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        for file in sorted(path.glob(NAMES)) if path.is_dir() else [path]:
+            with file.open("rb") as opened:
+                yield from (line for line in opened if line.strip())
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror or error}") from None

@@ -1,0 +1,106 @@
+"""Writes a line for each ended request, in files of bounded size and number.
+
+Owns a thread, so that no request and no telemetry waits for a disk. What does not fit its queue, and what cannot be
+written, is counted and gone.
+"""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from sidecar.live import Ended, detail_of
+
+NAMES = "requests-*.jsonl"
+
+QUEUE = 1000
+"""Requests that may wait to be written."""
+
+_FILES = 8
+"""Into how many files the limit is divided."""
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class RecordWriter:
+    """The files of one folder, `limit` bytes at most together. `dropped` is told of each request that is not written."""
+
+    def __init__(self, folder: Path, limit: int, dropped: Callable[[], object]) -> None:
+        self._folder = folder
+        self._limit = limit
+        self._dropped = dropped
+        self._waiting: queue.Queue[Ended | None] = queue.Queue(QUEUE)
+        self._file: BinaryIO | None = None
+        self._size = 0
+        self._number = 0
+        self._thread = threading.Thread(target=self._work, name="sidecar-record", daemon=True)
+
+    def start(self) -> None:
+        """Begins to write.
+
+        Raises:
+            OSError: nothing can be written there.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._open()
+        self._thread.start()
+
+    def put(self, one: Ended) -> None:
+        """Lets a request be written soon. From any thread; never waits."""
+        try:
+            self._waiting.put_nowait(one)
+        except queue.Full:
+            self._dropped()
+
+    def close(self, seconds: float) -> None:
+        """Writes what waits, for that long at most."""
+        if not self._thread.is_alive():
+            return
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=seconds)
+            self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while (one := self._waiting.get()) is not None:
+            try:
+                self._write(_encode(detail_of(one)) + b"\n")
+            except OSError:
+                self._dropped()
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None or self._size + len(line) > self._limit // _FILES:
+            self._open()
+        if self._file is not None:
+            self._file.write(line)
+            self._size += len(line)
+
+    def _open(self) -> None:
+        """A new file, and room for it."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+        self._make_room()
+        self._number += 1
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        path = self._folder / f"requests-{stamp}-{os.getpid()}-{self._number:06d}.jsonl"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file = os.fdopen(descriptor, "ab", buffering=0)
+        self._size = 0
+
+    def _make_room(self) -> None:
+        files = sorted(self._folder.glob(NAMES), key=lambda path: (path.stat().st_mtime, path.name))
+        total = sum(path.stat().st_size for path in files)
+        for path in files:
+            if total + self._limit // _FILES <= self._limit:
+                return
+            total -= path.stat().st_size
+            path.unlink(missing_ok=True)

@@ -1,0 +1,266 @@
+"""Requests in files: what is written of them, within which bounds, and what is read again."""
+
+import json
+import os
+import re
+import threading
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from subprocess import PIPE, Popen
+from sys import executable
+from typing import Any
+
+import pytest
+
+from sidecar import cli
+from sidecar.record import RecordError, RecordWriter, read_records
+from sidecar.record.replay import replay
+from sidecar.testing import (
+    Gate,
+    RawClient,
+    RunningSidecar,
+    ScriptedUpstream,
+    Wait,
+    chat_completion,
+    chat_request,
+    exchange,
+    json_answer,
+)
+from tests.live.boards import Looking
+from tests.live.test_live import settled
+
+SECRETS = ("sk-secret1234567890", "a secret question", "a secret answer")
+StartSidecar = Callable[..., RunningSidecar]
+
+
+def has_started(sidecar: RunningSidecar, count: int) -> bool:
+    """Whether so many requests have arrived."""
+    return bool(sidecar.stats()["requests"]["started"] == count)
+
+
+def call(sidecar: RunningSidecar, session: str) -> None:
+    """One call with a key, a question and an answer that must not be recorded."""
+    fields = [f"X-Sidecar-Session-Id: {session}".encode(), b"Authorization: Bearer " + SECRETS[0].encode()]
+    exchange(sidecar.port, chat_request(headers=fields, messages=[{"role": "user", "content": SECRETS[1]}]))
+
+
+def test_what_is_recorded(start_sidecar: StartSidecar, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """The document that the live page shows, and nothing of the content; for the owner alone."""
+    folder = tmp_path / "made"
+    upstream.answer_always(*json_answer(chat_completion(SECRETS[2])))
+    sidecar = start_sidecar(settings={"RECORD": str(folder)})
+    call(sidecar, "one")
+    call(sidecar, "<two>")
+    with Looking(sidecar.admin_port) as looking:
+        bars = [looking.one(session=session, outcome="completed") for session in ("one", "<two>")]
+    shown = [sidecar.admin("GET", f"/live/requests/{bar['id']}")[1] for bar in bars]
+    assert sidecar.stop() == 0
+    assert read_records(folder) == shown
+    (file,) = folder.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert re.fullmatch(r"requests-\d{8}T\d{6}-\d+-000001\.jsonl", file.name)
+    assert not [secret for secret in SECRETS if secret in file.read_text()]
+
+
+def test_off_by_default(start_sidecar: StartSidecar, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """Nothing is written anywhere."""
+    upstream.answer_always(*json_answer(chat_completion("Hi")))
+    sidecar = start_sidecar(environ={"TMPDIR": str(tmp_path), "HOME": str(tmp_path)})
+    call(sidecar, "one")
+    assert sidecar.stop() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_had(
+    start_sidecar: StartSidecar, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Told in a line; requests pass as ever."""
+    (tmp_path / "file").write_text("")
+    upstream.answer_always(*json_answer(chat_completion("Hi")))
+    sidecar = start_sidecar(settings={"RECORD": str(tmp_path / "file" / "below")})
+    call(sidecar, "one")
+    messages = [line["message"] for line in sidecar.find_logs("sidecar.telemetry")]
+    assert any("SIDECAR_RECORD=" in message and "nothing is recorded" in message for message in messages)
+
+
+def test_files_are_bounded(tmp_path: Path) -> None:
+    """Together they stay below the limit, the oldest go, and what others have put there stays."""
+    (tmp_path / "mine.txt").write_text("x" * 100)
+    limit = 64 * 1024
+    dropped: list[int] = []
+    writer = RecordWriter(tmp_path, limit, lambda: dropped.append(1))
+    writer.start()
+    for number in range(1, 601):
+        while writer._waiting.qsize() > 500:
+            threading.Event().wait(0.001)
+        writer.put(settled(number))
+    writer.close(30)
+    files = list(tmp_path.glob("requests-*.jsonl"))
+    assert 1 < len(files) <= 8
+    assert sum(file.stat().st_size for file in files) <= limit
+    found = [int(record["bar"]["id"], 16) for record in read_records(tmp_path)]
+    assert found == list(range(found[0], 601))
+    assert (tmp_path / "mine.txt").exists()
+    assert not dropped
+
+
+def test_what_the_disk_does_not_take_is_counted(tmp_path: Path) -> None:
+    """Nobody waits for a disk that hangs, nor for one that fails."""
+    dropped: list[int] = []
+    writer = RecordWriter(tmp_path, 1 << 20, lambda: dropped.append(1))
+    for number in range(1, 1011):
+        writer.put(settled(number))
+    assert len(dropped) == 10
+    writer._folder = tmp_path / "no" / "such"
+    writer._thread.start()
+    writer.close(30)
+    assert len(dropped) == 1010
+
+
+def test_a_line_that_was_cut(tmp_path: Path) -> None:
+    """Is passed over; a file without any line of ours is told."""
+    writer = RecordWriter(tmp_path, 1 << 20, lambda: None)
+    writer.start()
+    writer.put(settled(1))
+    writer.close(30)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[: len(whole) // 2])
+    assert len(read_records(file)) == 1
+    file.write_text("hello\n{}\n")
+    for path in (file, tmp_path, tmp_path / "none"):
+        with pytest.raises(RecordError):
+            read_records(path)
+        assert cli.main(["view", str(path)], {}) == cli.main(["replay", str(path)], {}) == 1
+    file.write_text("")
+    assert read_records(tmp_path) == []
+
+
+def test_view(start_sidecar: StartSidecar, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """The same page, the same bars and the same details, from the file."""
+    upstream.answer_always(*json_answer(chat_completion("Hi")))
+    sidecar = start_sidecar(settings={"RECORD": str(tmp_path)})
+    call(sidecar, "viewed")
+    assert sidecar.stop() == 0
+    (record,) = read_records(tmp_path)
+    with Popen([executable, "-m", "sidecar", "view", str(tmp_path)], stdout=PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            with urllib.request.urlopen(url, timeout=30) as page:
+                assert b"Session sidecar" in page.read()
+            with urllib.request.urlopen(f"{url}live/requests/{record['bar']['id']}", timeout=30) as detail:
+                assert json.load(detail) == record
+            with Looking(int(url.rstrip("/").rpartition(":")[2])) as looking:
+                assert looking.one(session="viewed") == record["bar"]
+                assert looking.about["live"] is False
+                assert looking.figures["errors"] == 0
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0
+
+
+def bar(
+    start: float,
+    took: float,
+    *,
+    conversation: str = "a",
+    model: str = "m",
+    turn: bool = True,
+    named: bool = True,
+) -> dict[str, Any]:
+    """A recorded request, as far as the queue looks at it. Seconds."""
+    return {
+        "bar": {
+            "session": "s",
+            "conversation": conversation,
+            "named": named,
+            "model": model,
+            "upstream": "default",
+            "turn": turn,
+            "start": round(start * 1e6),
+            "end": round((start + took) * 1e6),
+        }
+    }
+
+
+THREE = [bar(0, 10), bar(1, 10), bar(2, 10)]
+QUEUES: list[tuple[str, list[dict[str, Any]], dict[str, Any], tuple[int, float, int, int]]] = [
+    ("one at a time", THREE, {"limit": 1}, (2, 9 + 18, 0, 2)),
+    ("two at a time", THREE, {"limit": 2}, (1, 8, 0, 1)),
+    ("enough", THREE, {"limit": 3}, (0, 0, 0, 0)),
+    ("gives up", THREE, {"limit": 1, "timeout": 10.0}, (2, 9 + 10, 1, 2)),
+    ("gives up at once", THREE, {"limit": 1, "timeout": 5.0}, (2, 5 + 5, 2, 2)),
+    ("apart", [bar(0, 1), bar(1, 1)], {"limit": 1}, (0, 0, 0, 0)),
+    ("two conversations", [bar(0, 5), bar(0, 5, conversation="b")], {"limit": 1}, (0, 0, 0, 0)),
+    ("one model", [bar(0, 5), bar(0, 5, conversation="b")], {"limit": 1, "per": "model"}, (1, 5, 0, 1)),
+    ("one upstream", [bar(0, 5), bar(1, 5, model="n")], {"limit": 1, "per": "upstream"}, (1, 4, 0, 1)),
+    ("no turn", [bar(0, 5), bar(0, 5, turn=False)], {"limit": 1}, (0, 0, 0, 0)),
+    ("nobody's", [bar(0, 5, named=False), bar(0, 5, named=False)], {"limit": 1}, (0, 0, 0, 0)),
+    ("shuffled", THREE[::-1], {"limit": 1}, (2, 27, 0, 2)),
+    ("nothing", [], {"limit": 1}, (0, 0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize(
+    "records,options,expected", [row[1:] for row in QUEUES], ids=[row[0] for row in QUEUES]
+)
+def test_queues(
+    records: list[dict[str, Any]], options: dict[str, Any], expected: tuple[int, float, int, int]
+) -> None:
+    """Who waits, for how long, who gives up, and how long the queue becomes."""
+    found = replay(records, **options)
+    assert (found.waited, found.wait_sum, found.timed_out, found.longest_queue) == pytest.approx(expected)
+
+
+def test_it_is_what_was_avoided(
+    start_sidecar: StartSidecar,
+    upstream: ScriptedUpstream,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One at a time per conversation gives the wait that the sidecar says it avoided."""
+    gates = [Gate(), Gate(), Gate()]
+    sidecar = start_sidecar(settings={"RECORD": str(tmp_path)})
+    fields = [b"X-Sidecar-Session-Id: race"]
+    clients = [RawClient(sidecar.port) for _ in gates]
+    for number, (client, gate) in enumerate(zip(clients, gates, strict=True), start=1):
+        upstream.answer(Wait(gate), *json_answer(chat_completion("Hi")))
+        client.send(chat_request(headers=fields))
+        sidecar.wait_until(partial(has_started, sidecar, number))
+    for client, gate in reversed([*zip(clients, gates, strict=True)]):
+        gate.open()
+        client.read_answer()
+        client.close()
+    sidecar.wait_until(lambda: sidecar.stats()["requests"]["settled"] == 3)
+    (said,) = sidecar.admin("GET", "/sessions/race")[1]["conversation_list"]
+    assert sidecar.stop() == 0
+    assert cli.main(["replay", str(tmp_path), "--json"], {}) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["requests"], found["waited"]) == (3, 2)
+    assert found["wait_sum"] == pytest.approx(said["wait_avoided_s"], abs=1e-4)
+    assert found["worst"] == [["race / main", 3, found["wait_sum"]]]
+    assert cli.main(["replay", str(tmp_path), "--limit=3"], {}) == 0
+    assert "would have waited   0 (0 %)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [("--limit=0",), ("--timeout=soon",)])
+def test_bad_arguments(
+    tmp_path: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told, with 2."""
+    assert cli.main(["replay", str(tmp_path), *arguments], {}) == 2
+    assert arguments[0].partition("=")[0] in capsys.readouterr().err
+    assert cli.main(["view", str(tmp_path), "--listen=x"], {}) == 2
+
+
+def test_a_folder_that_is_shared(tmp_path: Path) -> None:
+    """Several sidecars may share a folder: each has files of its own name."""
+    for _ in range(2):
+        writer = RecordWriter(tmp_path, 1 << 20, lambda: None)
+        writer.start()
+        writer.put(settled(os.getpid()))
+        writer.close(30)
+    assert len(read_records(tmp_path)) == 1
