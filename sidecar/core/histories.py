@@ -6,21 +6,37 @@ counted. A turn here is one request that carries its history.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sidecar.core.digests import SHORTEST, SIZE, Digester, History, Point, Said, is_own
 from sidecar.core.echo import Echo
-from sidecar.core.identity import Identity
+from sidecar.core.identity import MAIN, Identity
 from sidecar.core.outcome import Anomaly
 from sidecar.core.record import record
+from sidecar.core.remembered import BoundedMap
+
+SIDE = "side:"
+"""How the names of lanes begin that are not the main one."""
+
+AGENT = "agent"
+TITLE = SIDE + "title"
 
 PER_THREAD = 64
 """Turns that are remembered of one thread: a history names its latest ones."""
 
 _ALIKE = 8
 """Turns that are remembered under one digest; what more of them have in common tells none of them from the others."""
+
+_SYSTEMS = 8
+"""System prompts of a thread that are known."""
+
+_LANES = 32
+"""Lanes of one session; what begins after them is in the main one."""
+
+_TITLES = 256
+"""System prompts that are known to ask for titles."""
 
 _COMPARED = 256
 """Messages of a thread's latest request with which the next one is compared."""
@@ -49,6 +65,8 @@ class Thread:
     """Turns that follow each other, under the ids that the first of them had."""
 
     __slots__ = (
+        "_sketch",
+        "_systems",
         "conversation_id",
         "conversation_supplied",
         "digests",
@@ -56,11 +74,12 @@ class Thread:
         "past",
         "session_id",
         "session_supplied",
+        "tools",
     )
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, lane: str | None) -> None:
         self.session_id = identity.session_id
-        self.conversation_id = identity.conversation_id
+        self.conversation_id = lane or identity.conversation_id
         self.session_supplied = identity.session_supplied
         self.conversation_supplied = identity.conversation_supplied
         self.past: deque[Past] = deque()
@@ -69,6 +88,36 @@ class Thread:
         """The messages of the latest one, as far as they are compared."""
         self.grew = False
         """One of them had a past."""
+        self.tools = b""
+        self._systems: tuple[bytes, ...] = ()
+        self._sketch: frozenset[int] = frozenset()
+
+    def learn(self, history: History) -> None:
+        """A turn of it has come, under this system prompt and with these tools."""
+        self.digests = history.digests[: _COMPARED * SIZE]
+        self.tools = history.tools
+        if history.system not in self._systems:
+            self._systems = (*self._systems, history.system)[-_SYSTEMS:]
+            self._sketch = history.sketch()
+
+    @property
+    def system(self) -> bytes:
+        """Its latest system prompt."""
+        return self._systems[-1] if self._systems else b""
+
+    def is_under(self, history: History) -> bool:
+        """True if a request has this thread's system prompt, or one of which the greater part is the same."""
+        if history.system in self._systems:
+            return True
+        new = history.sketch() if history.system else frozenset()
+        return 2 * len(new & self._sketch) > len(new | self._sketch) > 0
+
+    def is_beside(self, history: History) -> bool:
+        """True if a request that continues this thread is a call beside it: under another system prompt and other tools.
+
+        Neither alone tells: clients change each within a run.
+        """
+        return history.tools != self.tools and not self.is_under(history)
 
 
 class Past:
@@ -134,7 +183,8 @@ class Place:
 
     `parent` is the turn whose answer it has, `other` the one that it continues, repeats, branches from or races; `kept` how
     many messages of its thread's latest request it begins with; `had` what it has of an answer that still passes. `joins` says that nobody named its session, and its history
-    does; `ambiguous` that several sessions could be it.
+    does: `family` is a thread of that session, where `thread` is none. `lane` is the name of a thread that begins with it,
+    beside others of its session, and `spawned_by` the turn whose answer has its first message as a task. `ambiguous` that several sessions could be it.
     """
 
     relation: Relation
@@ -143,8 +193,28 @@ class Place:
     other: Past | None = None
     kept: int | None = None
     had: bytes = b""
+    lane: str | None = None
+    family: Thread | None = None
+    spawned_by: Past | None = None
     joins: bool = False
     ambiguous: bool = False
+
+
+class _Lanes:
+    """The threads of one session that nobody named as conversations."""
+
+    __slots__ = ("_made", "threads")
+
+    def __init__(self) -> None:
+        self.threads: dict[str, Thread] = {}
+        self._made: dict[str, int] = {}
+
+    def begin(self, word: str = "") -> str:
+        """The name of one more side lane; the main one's if there are too many."""
+        if len(self.threads) >= _LANES:
+            return MAIN
+        number = self._made[word] = self._made.get(word, 0) + 1
+        return f"{SIDE}{word}-{number}" if word else f"{SIDE}{number}"
 
 
 _UNKNOWN = Place(Relation.FIRST)
@@ -163,7 +233,17 @@ class _Echoed:
 class Histories:
     """The memory. `limit` bounds the turns in it; `anomaly` is told what a bound drops, and what is ambiguous."""
 
-    __slots__ = ("_anomaly", "_digester", "_found", "_limit", "_threads", "_turns", "turns")
+    __slots__ = (
+        "_anomaly",
+        "_digester",
+        "_found",
+        "_lanes",
+        "_limit",
+        "_threads",
+        "_titles",
+        "_turns",
+        "turns",
+    )
 
     def __init__(self, digester: Digester, limit: int, anomaly: Callable[[Anomaly], None]) -> None:
         self._digester = digester
@@ -176,15 +256,23 @@ class Histories:
         self._found: dict[bytes, tuple[Past | None, ...]] = {}
         """Turns by what they are found by; None stands for those that are forgotten, or had no room."""
         self._threads: dict[tuple[str, str], Thread] = {}
+        self._lanes: dict[str, _Lanes] = {}
+        self._titles: BoundedMap[bytes, bool] = BoundedMap(_TITLES, lambda: None)
+        """System prompts of calls without tools that came before a session's main thread, which has some."""
 
     # What a request is.
 
-    def recognise(self, history: History, session_id: str | None, conversation_id: str) -> Place:
-        """What a request of that conversation is, by its history; without a session, of any."""
-        if session_id is None:
+    def recognise(self, history: History, identity: Identity) -> Place:
+        """What a request of that identity is, by its history."""
+        if not identity.named:
             return self._unnamed(history)
-        thread = self._threads.get((session_id, conversation_id))
-        return _UNKNOWN if thread is None else self._relate(history, thread, self._echoed(history, thread))
+        if not identity.conversation_supplied:
+            return self._in_lanes(history, identity.session_id)
+        spawned = self._spawned(history, identity.session_id)
+        thread = self._threads.get((identity.session_id, identity.conversation_id))
+        if thread is None:
+            return Place(Relation.FIRST, spawned_by=spawned)
+        return self._relate(history, thread, self._echoed(history, (thread,)))
 
     def _unnamed(self, history: History) -> Place:
         for said in reversed(history.said):
@@ -196,20 +284,87 @@ class Histories:
             past = next((past for past, confirmed in found.items() if confirmed), None) or next(iter(found))
             if past is None:
                 return _UNKNOWN
-            place = self._relate(history, past.thread, _Echoed(past, said, found[past]))
-            return replace(place, joins=True)
-        return _UNKNOWN
+            return replace(self._beside(history, _Echoed(past, said, found[past])), joins=True)
+        parents = self._parents(history)
+        if len({past.thread.session_id for past in parents}) > 1:
+            return _AMBIGUOUS
+        if not parents or history.said or parents[0].continued:
+            return _UNKNOWN
+        lane = self._lanes_of(parents[0].thread.session_id).begin(AGENT)
+        return Place(Relation.FIRST, lane=lane, family=parents[0].thread, spawned_by=parents[0], joins=True)
 
-    def _echoed(self, history: History, thread: Thread) -> _Echoed | None:
-        """Whose answer of a thread the history has, the last one first."""
+    def _lanes_of(self, session_id: str) -> _Lanes:
+        return self._lanes.get(session_id) or _Lanes()
+
+    def _in_lanes(self, history: History, session_id: str) -> Place:
+        """What a request is in a session of which no conversation is named: the main thread's, or a side lane's."""
+        lanes = self._lanes_of(session_id)
+        threads = lanes.threads
+        echoed = self._echoed(history, threads.values())
+        if echoed is not None:
+            return self._beside(history, echoed)
+        for thread in threads.values():
+            if thread.is_under(history):
+                place = self._relate(history, thread, None)
+                if place.relation not in (Relation.FIRST, Relation.REWRITTEN):
+                    return place
+        spawned = self._spawned(history, session_id)
+        if spawned is not None and not history.said:
+            return Place(Relation.FIRST, lane=lanes.begin(AGENT), spawned_by=spawned)
+        if history.titles:
+            return Place(Relation.FIRST, threads.get(TITLE), lane=TITLE)
+        main = threads.get(MAIN)
+        if main is None:
+            titles = not history.tools and self._titles.get(history.system)
+            return Place(Relation.FIRST, lane=TITLE if titles else MAIN)
+        if history.said:
+            return self._relate(history, main, None)
+        for thread in threads.values():
+            if not thread.grew and thread.is_under(history) and bool(thread.tools) == bool(history.tools):
+                return Place(Relation.FIRST, thread)
+        if history.tools and not main.tools and not main.grew and main.system:
+            self._titles.put(main.system, True)
+        return Place(Relation.FIRST, threads.get(lane := lanes.begin()), lane=lane)
+
+    def _beside(self, history: History, echoed: _Echoed) -> Place:
+        """What a request is that has an answer of a thread: of that thread, or a call beside it with the same past."""
+        thread = echoed.past.thread
+        if thread.conversation_supplied or not thread.is_beside(history):
+            return self._relate(history, thread, echoed)
+        lanes = self._lanes_of(thread.session_id)
+        for side in lanes.threads.values():
+            if side is not thread and side.is_under(history):
+                return Place(Relation.CONTINUES, side, None, echoed.past, history.kept(thread.digests))
+        lane = lanes.begin()
+        kept = history.kept(thread.digests)
+        return Place(
+            Relation.CONTINUES, lanes.threads.get(lane), None, echoed.past, kept, lane=lane, family=thread
+        )
+
+    def _parents(self, history: History) -> list[Past]:
+        """The turns whose answer gives a sub-agent this request's first text, and no other turn has begun by it."""
+        task = history.task
+        if len(task.strip()) < SHORTEST:
+            return []
+        return [past for past in self._known(self._digester.task(task), None) if past is not None]
+
+    def _spawned(self, history: History, session_id: str) -> Past | None:
+        """The turn of a session by whose answer a request has been begun."""
+        found = [past for past in self._parents(history) if past.thread.session_id == session_id]
+        return found[0] if found else None
+
+    def _echoed(self, history: History, threads: Collection[Thread]) -> _Echoed | None:
+        """Whose answer of some threads the history has, the last one first."""
         for said in reversed(history.said):
-            for past, confirmed in self._candidates(history, said, thread).items():
+            for past, confirmed in self._candidates(history, said, threads).items():
                 if past is not None:
                     return _Echoed(past, said, confirmed)
         return None
 
-    def _candidates(self, history: History, said: Said, thread: Thread | None) -> dict[Past | None, bool]:
-        """Whose answer that message can be, in a thread or in all, and whether that turn's request is the past of it.
+    def _candidates(
+        self, history: History, said: Said, threads: Collection[Thread] | None
+    ) -> dict[Past | None, bool]:
+        """Whose answer that message can be, in some threads or in all, and whether that turn's request is the past of it.
 
         An id that only one answer can have is enough. An id of another kind, or a text, is not: several answers may have
         it, and what was said before must be the same. None stands among them for turns that are no longer known.
@@ -223,27 +378,27 @@ class Histories:
             digest = digester.id(identifier[0])
             marks.append(digest)
             if is_own(identifier):
-                sure.update((past, _confirms(past, point)) for past in self._known(digest, thread) if past)
+                sure.update((past, _confirms(past, point)) for past in self._known(digest, threads) if past)
         if sure:
             return sure
         for mark in marks:
-            known = self._known(mark, thread)
+            known = self._known(mark, threads)
             fitting = [past for past in known if past is not None and _confirms(past, point)]
             likely.update((past, True) for past in fitting)
             if fitting and None in known:
                 likely[None] = False
-        for past in self._known(_unanswered(point), thread):
+        for past in self._known(_unanswered(point), threads):
             if past is not None and any(map(past.begins, marks)):
                 likely[past] = True
         return likely
 
-    def _known(self, key: bytes, thread: Thread | None) -> tuple[Past | None, ...]:
+    def _known(self, key: bytes, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
         """The turns that are found by a key, the latest first."""
         known = self._found.get(key)
         if known is None:
             return ()
-        if thread is not None:
-            return tuple(past for past in known if past is not None and past.thread is thread)
+        if threads is not None:
+            return tuple(past for past in known if past is not None and past.thread in threads)
         return known
 
     def _marks(self, text: str) -> list[bytes]:
@@ -308,8 +463,11 @@ class Histories:
         """A request of that identity is on its way; it begins a thread if it belongs to none."""
         thread = place.thread
         if thread is None:
-            thread = Thread(identity)
+            thread = Thread(identity, place.lane)
             self._threads[thread.session_id, thread.conversation_id] = thread
+            if not thread.conversation_supplied:
+                lanes = self._lanes.setdefault(thread.session_id, _Lanes())
+                lanes.threads[thread.conversation_id] = thread
         if place.relation is not Relation.FIRST:
             thread.grew = True
         past = Past(place, thread, history.end, ref, echo)
@@ -318,7 +476,7 @@ class Histories:
         if place.relation is Relation.RACES and place.other is not None:
             place.other.rivals = (*place.other.rivals, (past, place.had))[-_ALIKE:]
         thread.past.append(past)
-        thread.digests = history.digests[: _COMPARED * SIZE]
+        thread.learn(history)
         self._turns.append(past)
         self.turns += 1
         self._find_by(past, (_unanswered(history.end),))
@@ -343,7 +501,7 @@ class Histories:
         if whole:
             self._lose(past)
             past.answer = answer = frozenset((*marks.ids, *marks.texts, *marks.short))
-            self._find_by(past, (*marks.ids, *marks.texts))
+            self._find_by(past, (*marks.ids, *marks.texts, *marks.tasks))
             for rival, had in past.rivals:
                 if had in answer:
                     rival.relation = Relation.CONTINUES
@@ -378,6 +536,11 @@ class Histories:
         self.turns -= 1
         if not thread.past:
             self._threads.pop((thread.session_id, thread.conversation_id), None)
+            lanes = self._lanes.get(thread.session_id)
+            if lanes is not None and lanes.threads.get(thread.conversation_id) is thread:
+                del lanes.threads[thread.conversation_id]
+                if not lanes.threads:
+                    del self._lanes[thread.session_id]
 
 
 def _confirms(past: Past, point: Point) -> bool:

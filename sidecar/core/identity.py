@@ -23,7 +23,7 @@ from sidecar.core.shown import is_credential
 from sidecar.core.turns import ChainEntry
 
 if TYPE_CHECKING:
-    from sidecar.core.histories import Thread
+    from sidecar.core.histories import Place
 
 
 class Source(StrEnum):
@@ -421,20 +421,28 @@ def _side_agent(prompt_id: str) -> str | None:
     return None if found is None else found.group(1)
 
 
-def joined(identity: Identity, thread: "Thread") -> Identity:
-    """The identity of a request that named no session, and whose history is that of a thread."""
-    own = identity.conversation_supplied
+def placed(identity: Identity, place: "Place") -> Identity:
+    """The identity of a request by its history: its session if nobody named it, and its conversation likewise."""
+    family, thread, spawned = place.thread or place.family, place.thread, place.spawned_by
+    joins = place.joins and family is not None
+    parent = identity.parent_conversation
+    if parent is None and spawned is not None:
+        parent = spawned.thread.conversation_id
+    conversation_id, supplied = identity.conversation_id, identity.conversation_supplied
+    if not supplied:
+        conversation_id = place.lane or MAIN if thread is None else thread.conversation_id
+        supplied = thread is not None and thread.conversation_supplied
     return Identity(
-        thread.session_id,
-        Source.HISTORY,
-        identity.conversation_id if own else thread.conversation_id,
-        own or thread.conversation_supplied,
+        family.session_id if joins and family is not None else identity.session_id,
+        Source.HISTORY if joins else identity.source,
+        conversation_id,
+        supplied,
         identity.agent,
         identity.parent_agent,
         identity.request_kind,
         identity.anomalies,
-        thread.session_supplied,
-        identity.parent_conversation,
+        family.session_supplied if joins and family is not None else identity.session_supplied,
+        parent,
         identity.agent_kind,
         identity.initiator,
     )

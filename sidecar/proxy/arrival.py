@@ -11,7 +11,7 @@ from sidecar.core.digests import History
 from sidecar.core.echo import Echo
 from sidecar.core.exchange import Exchange
 from sidecar.core.histories import Place
-from sidecar.core.identity import CHAIN_FIELD, HeadIdentity, Identity, from_head, joined, resolve
+from sidecar.core.identity import CHAIN_FIELD, HeadIdentity, Identity, from_head, placed, resolve
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import ChainEntry, Ref, Turn
 from sidecar.core.shown import shown
@@ -80,7 +80,7 @@ class Joining:
             self._remember(history, place, exchange.turn)
         exchange.recognised = exchange.route.turn and shared.digester is not None
         parent = identity.parent_conversation
-        if parent is not None and exchange.turn.sequence == 1 and parent != identity.conversation_id:
+        if parent is not None and exchange.spawned_by is None and exchange.turn.sequence == 1:
             exchange.spawned_by = shared.sessions.latest(identity.session_id, parent)
         self._mark_retry(identity, ref)
         shared.telemetry.arrived(exchange)
@@ -88,14 +88,12 @@ class Joining:
     def _recognise(self, history: History, identity: Identity) -> tuple[Identity, Place]:
         """Who it is by its history, if nothing else tells, and what it is to its past."""
         exchange, shared = self._exchange, self._shared
-        session_id = identity.session_id if identity.named else None
-        place = shared.histories.recognise(history, session_id, identity.conversation_id)
+        place = shared.histories.recognise(history, identity)
         if place.ambiguous:
             exchange.anomalies.append(Anomaly.HISTORY_AMBIGUOUS)
-        thread = place.thread
-        if thread is not None and place.joins and shared.joins_histories:
-            identity = joined(identity, thread)
-        return identity, place
+        if place.spawned_by is not None:
+            exchange.spawned_by = place.spawned_by.ref
+        return placed(identity, place) if shared.joins_histories else identity, place
 
     def _remember(self, history: History, place: Place, turn: Turn) -> None:
         """Its answer is watched for what may come back."""

@@ -137,6 +137,63 @@ def test_a_race_names_both(sidecar: RunningSidecar, upstream: ScriptedUpstream, 
         assert races == [other.span_id]
 
 
+def test_lanes_of_a_session(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """A title call, a call with the same past under another system prompt and a sub-agent do not overlap the main thread."""
+    named = "X-Sidecar-Session-Id: with-lanes"
+    tools = [{"type": "function", "function": {"name": name}} for name in ("look", "spawn")]
+    schema = {"type": "object", "properties": {"title": {"type": "string"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "t", "schema": schema}}
+    task = "Look into the corner, and report."
+    calls = [("call_0a1b2c3d4e5f", "spawn", json.dumps({"prompt": task}))]
+    said = Answer("I ask somebody to look into it.", calls)
+
+    def ask(system: str, messages: list[Any], given: Answer, **more: Any) -> Span:
+        body = request_of(CHAT, [{"role": "system", "content": system}, *messages], **more)
+        kind = (b"Content-Type: application/json", named.encode())
+        upstream.answer(json_answer(body_of(CHAT, given)))
+        request = request_bytes("POST", PATHS[CHAT], headers=kind, body=json.dumps(body).encode())
+        return span_of(sink, exchange(sidecar.port, request))
+
+    done = Answer("It has been looked into, and all is well.")
+    result = {"role": "tool", "tool_call_id": calls[0][0], "content": done.text}
+    title = ask("You name sessions.", [user("Look.")], Answer("Looking"), response_format=form)
+    main = ask("You look into things.", [user("Look.")], said, tools=tools)
+    child = ask("You are a helper of somebody.", [user(task)], done, tools=tools[:1])
+    again = ask("You look into things.", [user("Look."), said, result], done, tools=tools)
+    memory = ask("Extract what is worth keeping.", [user("Look."), said, result, done, user("Keep.")], done)
+    last = ask(
+        "You look into things.", [user("Look."), said, result, done, user("Thanks.")], done, tools=tools
+    )
+    lanes = {span.attributes["sidecar.conversation.id"]: span for span in (title, main, child, memory)}
+    assert list(lanes) == ["side:title", "main", "side:agent-1", "side:1"]
+    assert {span.attributes["sidecar.conversation.id"] for span in (again, last)} == {"main"}
+    relations = [
+        span.attributes["sidecar.turn.relation"] for span in (title, main, child, again, memory, last)
+    ]
+    assert relations == ["first", "first", "first", "continues", "continues", "continues"]
+    assert child.attributes["sidecar.conversation.parent"] == "main"
+    links = [link.span_id for link in child.links if link.attributes["sidecar.link"] == "spawned_by"]
+    assert links == [main.span_id]
+    assert "gen_ai.conversation.id" in main.attributes
+
+
+def test_a_sub_agent_of_a_session_that_nobody_named(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """Its first message is a task in an answer that waits for it: it is a conversation of that session."""
+    task = "Count the sheep behind the house."
+    said = Answer("", [("call_9f8e7d6c5b4a", "spawn", json.dumps({"task": task}))])
+    parent = told(sidecar, upstream, sink, asked(CHAT, [user("How many?")]), body_of(CHAT, said))
+    child = told(
+        sidecar, upstream, sink, asked(CHAT, [user(task)]), body_of(CHAT, Answer("There are twelve of them."))
+    )
+    stranger = told(sidecar, upstream, sink, asked(CHAT, [user("Count the sheep.")]), body_of(CHAT, said))
+    assert child.attributes["session.id"] == parent.attributes["session.id"]
+    assert child.attributes["sidecar.conversation.id"] == "side:agent-1"
+    assert child.attributes["sidecar.session.source"] == "history"
+    assert stranger.attributes["sidecar.session.source"] == "generated"
+
+
 @pytest.mark.parametrize("mode, relation", [("observe", "continues"), ("off", None)])
 def test_histories_that_join_nothing(
     start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink, mode: str, relation: str | None

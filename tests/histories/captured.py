@@ -61,12 +61,22 @@ def _give_ids(asked: list[Asked], called: list[list[str]]) -> None:
             message = _answer_in(later, one, names) if _follows(later, one) else None
             if message is not None and not used & {call[0] for call in message.calls}:
                 message.text = one.answer.text
+                message.calls = [(made, name, _closed(arguments)) for made, name, arguments in message.calls]
                 one.answer = message
                 used.update(call[0] for call in message.calls)
                 break
     for one in asked:
         if one.body is not None and one.body.get("previous_response_id"):
             asked[one.number - 1].answer.response = one.body["previous_response_id"]
+
+
+def _closed(arguments: str) -> str:
+    """A call's arguments, closed again where they were cut."""
+    try:
+        json.loads(arguments)
+    except ValueError:
+        return arguments + '"}'
+    return arguments
 
 
 def _follows(later: Asked, one: Asked) -> bool:

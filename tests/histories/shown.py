@@ -11,7 +11,7 @@ from sidecar.core.digests import Digester, History
 from sidecar.core.echo import Echo
 from sidecar.core.facts import ResponseFacts, Route
 from sidecar.core.histories import Histories, Past, Place
-from sidecar.core.identity import MAIN, Identity, Source
+from sidecar.core.identity import Identity, Source, placed
 
 CHAT, RESPONSES, MESSAGES, GEMINI = (
     "openai.chat",
@@ -253,6 +253,12 @@ class Shown:
     past: Past
     session: str
     facts: ResponseFacts
+    identity: Identity
+
+    @property
+    def lane(self) -> str:
+        """Its conversation."""
+        return self.identity.conversation_id
 
 
 class Memory:
@@ -270,13 +276,19 @@ class Memory:
         steps = apis.request_steps(Route("", api, turn=True), data, (), self.digester)
         return apis.at_once(steps).history
 
-    def ask(self, api: str, body: object, session: str | None = None, conversation: str = MAIN) -> Shown:
-        """A request comes."""
+    def ask(
+        self, api: str, body: object, session: str | None = None, identity: Identity | None = None
+    ) -> Shown:
+        """A request comes, of a session that is named or not, or of an identity that was found."""
         history = self.history(api, body)
         assert history is not None
         number = next(self._number)
-        place = self.histories.recognise(history, session, conversation)
-        name = session or (place.thread.session_id if place.thread is not None else f"made-up-{number}")
+        if identity is None:
+            source = Source.GENERATED if session is None else Source.KNOWN_HEADER
+            named = session or f"made-up-{number}"
+            identity = Identity(named, source, session_supplied=session is not None)
+        place = self.histories.recognise(history, identity)
+        identity = placed(identity, place)
         facts = ResponseFacts(echo=(echo := Echo(self.digester)))
         ref = number.to_bytes(24, "big")
         past = self.histories.remember(
@@ -284,15 +296,10 @@ class Memory:
             history,
             ref,
             echo,
-            Identity(
-                name,
-                Source.KNOWN_HEADER if session else Source.GENERATED,
-                conversation,
-                session_supplied=session is not None,
-            ),
+            identity,
         )
         history.forget()
-        return Shown(place, past, name, facts)
+        return Shown(place, past, identity.session_id, facts, identity)
 
     def answer(self, api: str, shown: Shown, answer: Answer, *, streamed: bool = True) -> None:
         """Its whole answer passes."""

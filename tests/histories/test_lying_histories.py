@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from sidecar.core.identity import Identity, Source
 from tests.histories.captured import NAMES, captured
 from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, request_of
 
+NOBODY = Identity("made-up", Source.GENERATED, session_supplied=False)
 USER = {"role": "user", "content": "Hi"}
 LARGE = {
     "a million messages": b'{"messages":[' + b",".join([b"{}"] * 1_000_000) + b"]}",
@@ -50,7 +52,7 @@ def test_odd_bodies(body: bytes) -> None:
     for _ in range(2):
         history = memory.history(CHAT, body)
         if history is not None:
-            place = memory.histories.recognise(history, None, "main")
+            place = memory.histories.recognise(history, NOBODY)
             assert not place.joins
 
 
@@ -71,7 +73,7 @@ def test_one_byte_changed(name: str) -> None:
             except ValueError:
                 continue  # it is no JSON, as the body's other reader says as well
             if history is not None:
-                place = memory.histories.recognise(history, None, "main")
+                place = memory.histories.recognise(history, NOBODY)
                 if place.joins and place.thread is not None:
                     assert place.thread.session_id in owners
             shown = memory.ask(one.api, one.body)
