@@ -11,7 +11,7 @@ from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity, IdentityRules, Source, resolve
 from sidecar.core.outcome import Anomaly
 from sidecar.core.shown import readable, shown
-from sidecar.proxy.routes import Routes, upstream_target
+from sidecar.proxy.routes import Routes
 from sidecar.request_text import GivenRequest
 from sidecar.settings import Settings
 
@@ -27,14 +27,14 @@ _WRONG = {
 
 def explain(request: GivenRequest, settings: Settings) -> list[Line]:
     """What the sidecar would make of the request, line by line."""
-    upstream, target = Routes(settings.upstream, settings.upstreams).find(request.target)
+    target = Routes(settings.upstream, settings.upstreams).target(request.method, request.target)
+    upstream, route = target.upstream, target.route
     if upstream is None:
         names = ", ".join(settings.upstreams)
         return [("upstream", f"none: the answer is 404, as the path begins with none of {names}")]
-    route = apis.match(request.method, target.partition(b"?")[0].decode("latin-1"))
     fields = (*settings.session_fields, *settings.conversation_fields)
     facts, state = _facts(request, route, fields, settings.inspect_limit)
-    url = f"{upstream.scheme}://{upstream.authority}{readable(upstream_target(upstream, target))}"
+    url = f"{upstream.scheme}://{upstream.authority}{readable(target.asked)}"
     lines = [
         ("upstream", upstream.name),
         ("goes to", f"{request.method} {shown(url, 1000)}"),

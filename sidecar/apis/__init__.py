@@ -37,6 +37,7 @@ form = _catalog.form
 match = _catalog.match
 read_request = _catalog.read_request
 request_steps = _catalog.request_steps
+small_request = _catalog.small_request
 stream_reader = _catalog.stream_reader
 streams_are_read = _catalog.streams_are_read
 
@@ -63,6 +64,7 @@ __all__ = [
     "provider_of_host",
     "read_request",
     "request_steps",
+    "small_request",
     "stream_reader",
     "streams_are_read",
     "undecided",

@@ -244,16 +244,24 @@ def reconciled(counts: Mapping[str, int | None], total: int | None) -> dict[str,
     proves it: where it exceeds input and output by exactly one choice of the parts, those are added. A part
     that is larger than its whole all the same is left out.
     """
-    told = present(counts)
+    told = {name: count for name, count in counts.items() if count is not None}
     if total is not None and "input" in told and "output" in told:
         beside = total - told["input"] - told["output"]
         if beside > 0:
-            parts = [part for part in _WHOLES if told.get(part)]
-            chosen = (some for size in range(1, 4) for some in combinations(parts, size))
-            fitting = [some for some in chosen if sum(told[part] for part in some) == beside]
-            for part in fitting[0] if len(fitting) == 1 else ():
-                told[_WHOLES[part]] += told[part]
-    return {name: count for name, count in told.items() if count <= told.get(_WHOLES.get(name, name), count)}
+            _add_beside(told, beside)
+    for part, whole in _WHOLES.items():
+        if part in told and told[part] > told.get(whole, told[part]):
+            del told[part]
+    return told
+
+
+def _add_beside(told: dict[str, int], beside: int) -> None:
+    """Adds the parts that come to `beside` to their wholes, if one choice of them does."""
+    parts = [part for part in _WHOLES if told.get(part)]
+    chosen = (some for size in range(1, 4) for some in combinations(parts, size))
+    fitting = [some for some in chosen if sum(told[part] for part in some) == beside]
+    for part in fitting[0] if len(fitting) == 1 else ():
+        told[_WHOLES[part]] += told[part]
 
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -8,14 +8,15 @@ import re
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from operator import attrgetter
+from typing import Any, get_args
 
 import msgspec
 
 from sidecar.apis.base import Api, BodyReader, EventParser, RequestBody, StreamReader
 from sidecar.apis.json_array import JsonArrayParser
 from sidecar.apis.routes import Routes
-from sidecar.apis.shapes import LARGE, Shape, Steps, at_once
+from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, at_once
 from sidecar.core.digests import Digester, History
 from sidecar.core.facts import RequestFacts, ResponseFacts, Route
 from sidecar.core.sse import SseParser
@@ -30,7 +31,13 @@ _OBJECT_TYPES = frozenset(
 
 _TYPE = re.compile(rb'\s*\{\s*("type"\s*:\s*"[\w.]{1,100}")\s*[,}]')
 
-_ANY: Shape[Any] = Shape(RequestBody)
+_NAMING = RequestBody.__struct_fields__
+"""The fields of every request that may name its session."""
+
+_UNNAMED = (None,) * len(_NAMING)
+
+_REMEMBERED, _LONGEST = 1024, 2048
+"""How many kinds of request are remembered (a process asks for the same few again and again), and how long one may be."""
 
 _Tree = dict[str, "_Tree"]
 _LEAF = ""
@@ -48,6 +55,29 @@ class Form(Enum):
     """Its whole body at once, or not at all."""
 
 
+class _Requests:
+    """What is read of the requests of one kind."""
+
+    __slots__ = ("decode", "naming", "rest", "shape")
+
+    def __init__(self, body: type[RequestBody]) -> None:
+        self.shape: Shape[Any] = Shape(body)
+        self.decode = self.shape.decode
+        self.naming = attrgetter(*_NAMING)
+        fields = msgspec.structs.fields(body)
+        rest = [field.name for field in fields if field.name not in _NAMING and not _counted(field.type)]
+        self.rest: Callable[[Any], object] = attrgetter(*rest) if rest else type
+        """All that makes the facts of a request, but what names its session and how many messages it has."""
+
+
+def _counted(kind: Any) -> bool:
+    """True for the type of a field of which only the number of its members is told."""
+    return list[Thing] in (kind, *get_args(kind))
+
+
+_ANY = _Requests(RequestBody)
+
+
 class Catalog:
     """The APIs that are read in depth."""
 
@@ -56,7 +86,8 @@ class Catalog:
         """What a request is, by method and path: `Routes.match`."""
         self.finish_reasons = frozenset(word for api in apis for word in api.finish_reasons.split())
         """Why an answer may have ended, in lower case."""
-        self._shapes: dict[str | None, Shape[Any]] = {api.name: Shape(api.request) for api in apis}
+        self._requests: dict[str | None, _Requests] = {api.name: _Requests(api.request) for api in apis}
+        self._facts: dict[object, RequestFacts] = {}
         self._bodies = {api.name: api.body for api in apis}
         self._streams = {api.name: api.stream for api in apis if api.stream is not None}
         self._histories = {api.name: api.history for api in apis if api.history is not None}
@@ -69,6 +100,41 @@ class Catalog:
             UnreadableBody: the body is not JSON, or is nested absurdly deep.
         """
         return at_once(self.request_steps(route, body, fields))
+
+    def small_request(
+        self, route: Route, body: bytes, digester: Digester | None = None
+    ) -> RequestFacts | None:
+        """The same of a body of `LARGE` bytes at most that is as its API says, without own fields; None for any other."""
+        requests = self._requests.get(route.api, _ANY)
+        try:
+            request = requests.decode(body)
+            kind = (route.api, route.model, route.streaming, requests.rest(request), request.message_count())
+            facts = self._facts.get(kind)
+        except (ValueError, RecursionError, TypeError):
+            return None
+        if facts is None:
+            facts = self._remember(kind, _facts(route, request, {}, (), None))
+        history = None if digester is None else at_once(self._history(route, body, digester))
+        named = requests.naming(request) != _UNNAMED
+        if history is None and not named:
+            return facts
+        return RequestFacts(
+            facts.model,
+            facts.streaming,
+            facts.messages,
+            request.hints() if named else facts.hints,
+            facts.attributes,
+            (),
+            facts.stored,
+            history,
+        )
+
+    def _remember(self, kind: object, facts: RequestFacts) -> RequestFacts:
+        if len(self._facts) >= _REMEMBERED:
+            self._facts.clear()
+        if len(repr(kind)) <= _LONGEST:
+            self._facts[kind] = facts
+        return facts
 
     def request_steps(
         self,
@@ -83,7 +149,7 @@ class Catalog:
             UnreadableBody: the body is not JSON, or is nested absurdly deep.
         """
         request: RequestBody
-        request, ignored = yield from self._shapes.get(route.api, _ANY).steps(body)
+        request, ignored = yield from self._requests.get(route.api, _ANY).shape.steps(body)
         hints = request.hints()
         if fields:
             if len(body) > LARGE:
@@ -91,21 +157,21 @@ class Catalog:
             own, unfit = yield from _read_fields(body, fields)
             hints.update(own)
             ignored += tuple(path for path in unfit if path not in ignored)
-        history = None
-        if digester is not None and (read := self._histories.get(route.api or "")) is not None and route.turn:
-            if len(body) > LARGE:
-                yield
-            history = yield from _read_history(read, body, digester)
-        return RequestFacts(
-            model=request.asked_model() or route.model,
-            streaming=route.streaming or request.asks_stream(),
-            messages=request.message_count(),
-            hints=hints,
-            attributes=request.attributes(),
-            ignored=ignored,
-            stored=request.asks_store(),
-            history=history,
-        )
+        return _facts(route, request, hints, ignored, (yield from self._history(route, body, digester)))
+
+    def _history(
+        self, route: Route, body: bytes | bytearray, digester: Digester | None
+    ) -> Steps[History | None]:
+        """A request's past, if there is a digester; none of a body that cannot be read as a history."""
+        read = self._histories.get(route.api or "") if digester is not None and route.turn else None
+        if digester is None or read is None:
+            return None
+        if len(body) > LARGE:
+            yield
+        try:
+            return (yield from read(body, digester))
+        except (ValueError, RecursionError):
+            return None
 
     def stream_reader(self, route: Route, facts: ResponseFacts) -> StreamReader | None:
         """A reader for the events of a streamed answer, None when the route's streams are not read."""
@@ -143,16 +209,23 @@ class Catalog:
         return Form.OBJECTS if objects and kind in _OBJECT_TYPES | {"application/json"} else Form.WHOLE
 
 
-def _read_history(
-    read: Callable[[bytes | bytearray, Digester], Steps[History | None]],
-    body: bytes | bytearray,
-    digester: Digester,
-) -> Steps[History | None]:
-    """A request's past; none of a body that cannot be read as a history."""
-    try:
-        return (yield from read(body, digester))
-    except (ValueError, RecursionError):
-        return None
+def _facts(
+    route: Route,
+    request: RequestBody,
+    hints: dict[str, str],
+    ignored: tuple[str, ...],
+    history: History | None,
+) -> RequestFacts:
+    return RequestFacts(
+        model=request.asked_model() or route.model,
+        streaming=route.streaming or request.asks_stream(),
+        messages=request.message_count(),
+        hints=hints,
+        attributes=request.attributes(),
+        ignored=ignored,
+        stored=request.asks_store(),
+        history=history,
+    )
 
 
 def undecided(start: bytes) -> bool:

@@ -97,7 +97,7 @@ def is_error(error: msgspec.Raw) -> bool:
 
 def failure(reason: str | None, error: msgspec.Raw) -> str | None:
     """The error that a choice tells by its finish reason or in a member of its own; None when it did not fail."""
-    if is_error(error):
+    if error and is_error(error):
         return error_word(error)
     return _FAILURES.get(reason.lower()) if reason else None
 

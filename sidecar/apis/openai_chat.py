@@ -332,7 +332,7 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
                 self._failed(error)
             usage = usage or choice.usage
         self._tokens(_usage(body, usage))
-        if is_error(body.error):
+        if body.error and is_error(body.error):
             self._failed(error_word(body.error))
         return bool(body.choices)
 

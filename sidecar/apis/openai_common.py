@@ -94,35 +94,36 @@ class Usage(msgspec.Struct):
             self.prompt_tokens_details
             or self.input_tokens_details
             or self.prompt_token_details
-            or InputDetails()
+            or _NO_INPUT_DETAILS
         )
         searched = self.citation_tokens is not None or self.num_search_queries is not None
-        made = self.completion_tokens_details or self.output_tokens_details or OutputDetails()
-        counts = {
-            "input": _first(self.prompt_tokens, self.input_tokens),
-            "output": _first(self.completion_tokens, self.output_tokens),
-            "cache_read": _first(
+        made = self.completion_tokens_details or self.output_tokens_details or _NO_OUTPUT_DETAILS
+        places = {
+            "input": (self.prompt_tokens, self.input_tokens),
+            "output": (self.completion_tokens, self.output_tokens),
+            "cache_read": (
                 given.cached_tokens,
                 self.cached_tokens,
                 self.prompt_cache_hit_tokens,
                 self.num_cached_tokens,
                 self.cache_read_input_tokens,
             ),
-            "cache_write": _first(
+            "cache_write": (
                 given.cache_write_tokens,
                 given.cache_creation_input_tokens,
                 given.cache_creation_tokens,
                 self.cache_creation_input_tokens,
             ),
-            "reasoning": _first(made.reasoning_tokens, None if searched else self.reasoning_tokens),
+            "reasoning": (made.reasoning_tokens, None if searched else self.reasoning_tokens),
         }
+        counts: dict[str, int | None] = {}
+        for name, told in places.items():
+            # The first that says something: where one number stands in several places, some may be zero.
+            counts[name] = next(filter(None, told), 0 if 0 in told else None)
         return reconciled(counts, self.total_tokens)
 
 
-def _first(*counts: int | None) -> int | None:
-    """The first count that says something: where one number stands in several places, some may be zero."""
-    told = [count for count in counts if count is not None]
-    return next(filter(None, told), told[0] if told else None)
+_NO_INPUT_DETAILS, _NO_OUTPUT_DETAILS = InputDetails(), OutputDetails()
 
 
 class Timings(msgspec.Struct):

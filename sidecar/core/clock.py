@@ -8,6 +8,7 @@ The core receives timestamps and never asks for them; the walls of the process r
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 Clock = Callable[[], int]
 """Gives the present in ns on the line of time of all timestamps; never runs backwards."""
@@ -51,20 +52,21 @@ class SystemWall(Wall):
     does not count, the wall jumps.
     """
 
-    __slots__ = ("_anchor", "_looked_at", "clock", "jumped", "stood_still")
+    __slots__ = ("_anchor", "_elapsed", "_looked_at", "clock", "jumped", "stood_still")
 
     def __init__(self) -> None:
         super().__init__()
+        self._elapsed = _elapsing()
         self._anchor = 0
         self._anchor = self._ahead()
         self.clock = _clock(self._anchor)
         self.jumped: Callable[[int], None] = _nobody
         self.stood_still: Callable[[int], None] = _nobody
-        self._looked_at = _elapsed()
+        self._looked_at = self._elapsed()
 
     def look(self) -> int:
         """See `Wall`."""
-        now = _elapsed()
+        now = self._elapsed()
         if now - self._looked_at >= STANDSTILL:
             self.stood_still(now - self._looked_at)
         self._looked_at = now
@@ -104,28 +106,17 @@ def _nobody(_moved: int) -> None:
     """Nobody has asked."""
 
 
-if hasattr(time, "CLOCK_BOOTTIME"):
+def _elapsing() -> Clock:
+    """The clock that nobody sets, as the system gives it."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+    return time.monotonic_ns
 
-    def _elapsed() -> int:
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
-    def _clock(anchor: int) -> Clock:
-        gettime, boottime = time.clock_gettime_ns, time.CLOCK_BOOTTIME
+def _elapsed() -> int:
+    return _elapsing()()
 
-        def now() -> int:
-            return gettime(boottime) + anchor
 
-        return now
-
-else:
-
-    def _elapsed() -> int:
-        return time.monotonic_ns()
-
-    def _clock(anchor: int) -> Clock:
-        monotonic = time.monotonic_ns
-
-        def now() -> int:
-            return monotonic() + anchor
-
-        return now
+def _clock(anchor: int) -> Clock:
+    """What has elapsed and `anchor`, added without a call in Python: a request asks for the time a dozen times."""
+    return map(anchor.__add__, iter(_elapsing(), None)).__next__

@@ -23,6 +23,7 @@ from sidecar.core.turns import Ref, Turn
 CHUNK_BOUNDS = tuple(MILLISECOND * 2**k for k in range(14))
 """Upper bounds (ns) of the per-chunk time buckets: 0.001 x 2^k s, k = 0..13."""
 
+_NO_CHUNKS = [0] * (len(CHUNK_BOUNDS) + 1)
 _IDLE, _CHUNK = EventKind.IDLE, EventKind.CHUNK
 
 _EMPTY = 64 * 1024
@@ -135,7 +136,7 @@ class Stream:
     first_chunk: int = 0
     last_chunk: int = 0
     last_event: int = 0
-    chunk_counts: list[int] = field(default_factory=lambda: [0] * (len(CHUNK_BOUNDS) + 1))
+    chunk_counts: list[int] = field(default_factory=_NO_CHUNKS.copy)
     chunk_sum: int = 0
     chunk_min: int = 0
     chunk_max: int = 0
@@ -341,16 +342,16 @@ class Exchange:
                 phase=Phase.END,
                 error_type=self.response.error,
             )
-        elif self._must_end and not self.response.finish_reasons:
+        elif self.streams and self._must_end and not self.response.finish_reasons:
             self.answer_cut(at)
         else:
             self.decide(Outcome.COMPLETED, at, phase=Phase.END)
 
     @property
     def _must_end(self) -> bool:
-        """The answer is a stream that says itself when it is over, and could be read."""
+        """The stream says itself when it is over, and could be read."""
         route = self.route
-        return self.streams and self.watched and (route.turn or route.fetches is not None)
+        return self.watched and (route.turn or route.fetches is not None)
 
     def answer_cut(self, at: int) -> None:
         """The answer broke off before its end."""

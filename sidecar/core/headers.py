@@ -12,53 +12,64 @@ Field = tuple[bytes, bytes]
 
 
 class Headers:
-    """An ordered list of header fields with case-insensitive lookup."""
+    """An ordered list of header fields with case-insensitive lookup.
 
-    __slots__ = ("_index", "fields")
+    `first` has the first value of every field, by name in lower case. Where only it is known it was made of fields whose
+    names, as they are written, are `names`, and no name stands twice.
+    """
 
-    def __init__(self, fields: list[Field]) -> None:
-        self.fields = fields
-        self._index: dict[bytes, bytes] | None = None
+    __slots__ = ("_fields", "_names", "first", "who")
+
+    def __init__(
+        self,
+        fields: list[Field] | None,
+        first: Mapping[bytes, bytes] | None = None,
+        names: tuple[bytes, ...] = (),
+        who: object = None,
+    ) -> None:
+        self._fields = fields
+        self._names = names
+        if first is None:
+            first = {name.lower(): value for name, value in fields or ()}
+            if fields and len(first) < len(fields):  # a name that stands twice: its first value counts
+                first = {name.lower(): value for name, value in reversed(fields)}
+        self.first = first
+        self.who = who
+        """Equal for heads that say the same of who is talking; None: not known."""
 
     @property
-    def first(self) -> Mapping[bytes, bytes]:
-        """The first value of every field, by name in lower case. Made once; the fields may no more change then."""
-        index = self._index
-        if index is None:
-            fields = self.fields
-            index = {name.lower(): value for name, value in fields}
-            if len(index) < len(fields):  # a name that stands twice: its first value counts
-                index = {name.lower(): value for name, value in reversed(fields)}
-            self._index = index
-        return index
+    def fields(self) -> list[Field]:
+        """The fields in order."""
+        if self._fields is None:
+            self._fields = list(zip(self._names, self.first.values(), strict=True))
+        return self._fields
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field called `name` (given in lower case), or None."""
-        return (self._index or self.first).get(name)
+        return self.first.get(name)
 
     def get_all(self, name: bytes) -> list[bytes]:
         """Every value of the field called `name` (given in lower case), in order."""
-        index = self._index or self.first
-        value = index.get(name)
+        value = self.first.get(name)
         if value is None:
             return []
-        if len(index) == len(self.fields):  # no name stands twice
+        if self._fields is None or len(self.first) == len(self._fields):  # no name stands twice
             return [value]
         return [value for field, value in self.fields if field.lower() == name]
 
     def text(self, name: bytes) -> str | None:
         """The first value as text (latin-1, as RFC 9110 reads bytes), or None."""
-        value = (self._index or self.first).get(name)
+        value = self.first.get(name)
         return None if value is None else value.decode("latin-1")
 
     def readable(self, name: bytes) -> str | None:
         """The first value as a person should read it (UTF-8 where it is that, else latin-1), or None."""
-        value = (self._index or self.first).get(name)
+        value = self.first.get(name)
         return None if value is None else readable(value)
 
     def tokens(self, name: bytes) -> list[bytes]:
         """The comma-separated members of every field called `name`, stripped and lower-cased."""
-        if name not in (self._index or self.first):
+        if name not in self.first:
             return []
         return [
             token
@@ -68,7 +79,7 @@ class Headers:
         ]
 
     def __contains__(self, name: bytes) -> bool:
-        return name in (self._index or self.first)
+        return name in self.first
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self.fields)

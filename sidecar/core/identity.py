@@ -193,6 +193,70 @@ class HeadIdentity:
         return self.session_id is not None and self.conversation_id is not None
 
 
+_VENDOR_PREFIX, _VENDOR_SUFFIX = b"x-", b"-session-id"
+
+_OTHERS = frozenset(
+    (
+        OWN_SESSION_HEADER,
+        OWN_CONVERSATION_HEADER,
+        b"baggage",
+        b"x-claude-code-parent-agent-id",
+        _CLAUDE_AGENT_HEADER,
+        PARENT_SESSION_HEADER,
+        PARENT_CONVERSATION_HEADER,
+        AGENT_KIND_HEADER,
+        INTERACTION_HEADER,
+        INITIATOR_HEADER,
+    )
+)
+
+_REMEMBERED, _LONG = 4096, 1024
+"""How many heads are remembered, and how long the key of one may be."""
+
+
+def names_who(name: bytes, rules: IdentityRules) -> bool:
+    """True for a field (in lower case) that may say who is talking: `from_head` looks at no other."""
+    return (
+        name in _OTHERS
+        or name in KNOWN_SESSION_HEADERS
+        or name in KNOWN_CONVERSATION_HEADERS
+        or name in rules.session_header_names
+        or name in rules.conversation_header_names
+        or name.endswith(_VENDOR_SUFFIX)
+    )
+
+
+class HeadIdentities:
+    """What heads say of who is talking; of those that are known to say the same it is found once."""
+
+    __slots__ = ("_known", "_rules")
+
+    def __init__(self, rules: IdentityRules) -> None:
+        self._rules = rules
+        self._known: dict[object, tuple[HeadIdentity, Identity | None]] = {}
+
+    def of(self, headers: Headers) -> tuple[HeadIdentity, Identity | None]:
+        """What these say, and what that comes to where the body adds nothing; None if the session is still unknown."""
+        who = headers.who
+        found = self._known.get(who)
+        if found is None:
+            head = from_head(headers, self._rules)
+            alone = None if head.session_id is None else self._alone(headers, head)
+            found = head, alone
+            if who is not None and len(repr(who)) <= _LONG:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[who] = found
+        return found
+
+    def _alone(self, headers: Headers, head: HeadIdentity) -> Identity:
+        return resolve(headers, self._rules, None, chain=_unchained, generate=str, inspected=True, head=head)
+
+
+def _unchained(_response_id: str) -> None:
+    """No body, no `previous_response_id`."""
+
+
 class _Judge:
     """Takes the first valid value it is offered, and notes what was wrong with others."""
 
@@ -306,13 +370,17 @@ def _known(judge: _Judge, headers: Headers, names: tuple[bytes, ...], in_metadat
 
 def _vendor(judge: _Judge, headers: Headers) -> str | None:
     """Any other `x-<vendor>-session-id` of 8 characters or more."""
-    if not any(name.endswith(b"-session-id") for name in headers.first):
+    if not any(name.endswith(_VENDOR_SUFFIX) for name in headers.first):
         return None
     for name, value in headers:
         lowered = name.lower()
-        if len(name) <= len(b"x--session-id") or not lowered.endswith(b"-session-id"):
+        if len(name) <= len(b"x--session-id") or not lowered.endswith(_VENDOR_SUFFIX):
             continue
-        if not lowered.startswith(b"x-") or lowered == OWN_SESSION_HEADER or lowered in KNOWN_SESSION_HEADERS:
+        if (
+            not lowered.startswith(_VENDOR_PREFIX)
+            or lowered == OWN_SESSION_HEADER
+            or lowered in KNOWN_SESSION_HEADERS
+        ):
             continue
         text = value.decode("latin-1").strip(" \t")
         if len(text) >= _SHORTEST_VENDOR_VALUE and (found := judge.text(text)):

@@ -16,14 +16,16 @@ from sidecar.proxy.upstream_side import UpstreamConnection
 class Answer:
     """What has been passed of an answer. `http11`: the client takes chunks and informational answers."""
 
-    __slots__ = ("_blocked_since", "_chunked", "_exchange", "_http11", "_observer", "began", "quiet_since")
+    __slots__ = ("_exchange", "_http11", "began", "blocked_since", "chunked", "observer", "quiet_since")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._http11 = exchange.head.version == "1.1"
-        self._chunked = False
-        self._observer: Observer | None = None
-        self._blocked_since = 0
+        self.chunked = False
+        """Its body goes on in chunks."""
+        self.observer: Observer | None = None
+        self.blocked_since = 0
+        """Since when the client takes no more (ns since the epoch), 0 when it does."""
         self.began = False
         """The head has been passed on."""
         self.quiet_since = 0
@@ -40,7 +42,7 @@ class Answer:
         pieces, side.pieces = side.pieces, []
         if pieces:
             out.append(self.body(pieces))
-        if side.ended and not side.malformed and self._chunked:
+        if side.ended and not side.malformed and self.chunked:
             out.append(wire.last_chunk(side.trailers, upward=False))
         return b"".join(out), pieces
 
@@ -57,14 +59,14 @@ class Answer:
 
     def _head(self, head: wire.AnswerHead, at: int, *, close: bool) -> bytes:
         """The head for the client; from now on the body's framing is known."""
-        exchange = self._exchange
-        framing = wire.framing(head.headers)
-        bodiless = wire.bodiless(exchange.head.method, head.status)
-        if bodiless:
-            self._chunked = False
-            shown = framing.chunked and exchange.head.method == "HEAD"
+        exchange, first = self._exchange, head.headers.first
+        chunked = b"transfer-encoding" in first
+        if exchange.head.method == "HEAD":
+            shown = chunked
+        elif head.status in (204, 304):
+            shown = False
         else:
-            self._chunked = shown = self._http11 and (framing.chunked or not framing.delimited)
+            self.chunked = shown = self._http11 and (chunked or b"content-length" not in first)
         exchange.upstream_headers = head.headers
         exchange.answer_began(head.status, at)
         self.began = True
@@ -74,12 +76,12 @@ class Answer:
 
     def watch(self, observer: Observer | None) -> None:
         """The observer that is shown the body."""
-        self._observer = observer
+        self.observer = observer
 
     def body(self, pieces: list[bytes]) -> bytes:
         """The pieces as the client gets them."""
         payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return wire.chunk(payload) if self._chunked else payload
+        return wire.chunk(payload) if self.chunked else payload
 
     def observe(self, pieces: list[bytes], at: int) -> None:
         """Counts the pieces and shows them to the observer; they have been written already."""
@@ -87,49 +89,44 @@ class Answer:
         exchange.last_byte = self.quiet_since = at
         for piece in pieces:
             exchange.stream.bytes += len(piece)
-        if self._observer is not None:
-            self._observer.feed(pieces, at)
+        if self.observer is not None:
+            self.observer.feed(pieces, at)
 
     def reading(self) -> Steps[None] | None:
         """What is to be done in steps before `ended`, if the body is large."""
-        return None if self._observer is None else self._observer.reading()
+        return None if self.observer is None else self.observer.reading()
 
     def ended(self, at: int) -> None:
         """The body ended, cleanly framed."""
         self._exchange.last_byte = at
-        if self._observer is not None:
-            self._observer.finish(at)
+        if self.observer is not None:
+            self.observer.finish(at)
 
     def close(self, at: int, then: Callable[[], None]) -> None:
         """Nothing more passes; calls `then` once all that did has been looked at."""
         self.ready(at)
-        if self._observer is not None:
-            self._observer.close(then)
+        if self.observer is not None:
+            self.observer.close(then)
         else:
             then()
 
     def stop_watching(self) -> None:
         """What has not been looked at by now will not be."""
-        if self._observer is not None:
-            self._observer.stop()
-
-    @property
-    def blocked_since(self) -> int:
-        """Since when the client takes no more (ns since the epoch), 0 when it does."""
-        return self._blocked_since
+        if self.observer is not None:
+            self.observer.stop()
 
     def blocked(self, at: int) -> None:
         """The client takes no more."""
-        if not self._blocked_since:
-            self._blocked_since = at
+        if not self.blocked_since:
+            self.blocked_since = at
 
     def ready(self, at: int) -> None:
         """The client takes more; the silence meanwhile was not the upstream's."""
-        if not self._blocked_since:
+        if not self.blocked_since:
             return
         stream = self._exchange.stream
-        stream.blocked += at - self._blocked_since
-        self._blocked_since = 0
+        stream.blocked += at - self.blocked_since
+        self.blocked_since = 0
         self.quiet_since = at
         if stream.last_event:
             stream.last_event = at

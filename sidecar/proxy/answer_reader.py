@@ -8,14 +8,8 @@ the answer was `odd`. It knows no transport, and it never takes bytes behind an 
 import re
 
 from sidecar.core.headers import Field, Headers
+from sidecar.proxy.heads import FORBIDDEN, STRICT_HEAD, TEXT, AnswerPlans
 from sidecar.proxy.wire import AnswerHead, bodiless
-
-_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
-_HEAD = re.compile(
-    rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _TEXT + rb"))?\r\n"
-    rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:" + _TEXT + rb"\r\n)*+)\r\n"
-)
-"""A head as RFC 9112 writes it."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _TEXT_BEGINS = re.compile(rb"[^\r\n]")
@@ -30,10 +24,7 @@ _SIZE = re.compile(rb"(0*+[0-9A-Fa-f]{1,16}|0++)(?:;[^\r\n]*+)?\r\n")
 _ODD_SIZE = re.compile(rb"(0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*+)?\r?\n")
 """A chunk's size, with its extension: as RFC 9112 writes it, and as clients read it."""
 
-_FORBIDDEN = bytes((*range(9), *range(10, 32), 127))
-"""What no reason phrase and no field's value may hold (RFC 9112, section 4; RFC 9110, section 5.5)."""
-
-_CONTROLS = bytes.maketrans(_FORBIDDEN, b" " * len(_FORBIDDEN))
+_CONTROLS = bytes.maketrans(FORBIDDEN, b" " * len(FORBIDDEN))
 
 _WORK = 1000
 """What is read in one go, in lines of heads and of chunks: about a millisecond. `unread` keeps the rest."""
@@ -49,15 +40,16 @@ class _MalformedError(Exception):
 
 
 class AnswerReader:
-    """One answer after another of one connection. `max_size` in bytes, `max_fields` in fields, of a head.
+    """One answer after another of one connection; `plans` has the bounds of a head.
 
     `reset` before each. Whoever reads takes `informational`, `head`, `pieces`, `trailers`; `ended` is set with the
     last byte, `malformed` says why nothing more can be read, `stray` that bytes came behind the end, `odd` that
     the answer was not written as RFC 9112 has it. While `unread` holds bytes, `feed(b"")` reads on in them.
     """
 
-    def __init__(self, max_size: int, max_fields: int) -> None:
-        self._max_size, self._max_fields = max_size, max_fields
+    def __init__(self, plans: AnswerPlans) -> None:
+        self._plans = plans
+        self._max_size, self._max_fields = plans.max_size, plans.max_fields
         self.reset("GET")
 
     def reset(self, method: str) -> None:
@@ -65,6 +57,8 @@ class AnswerReader:
         self.informational: list[AnswerHead] = []
         self.head: AnswerHead | None = None
         self.pieces: list[bytes] = []
+        self.chunk = b""
+        """The latest read, if it was one whole chunk, and written as `wire.chunk` would write it."""
         self.trailers: list[Field] = []
         self.ended = False
         self.malformed: str | None = None
@@ -102,6 +96,11 @@ class AnswerReader:
         """Reads bytes, or as many of them as are done in one go."""
         if self.malformed is not None or (self._between_chunks and self._read_one_chunk(data)):
             return
+        if self.head is None and not self._kept and not self.unread and self._method != "HEAD":
+            planned = self._plans.take(data)
+            if planned is not None:
+                self._begin_by_plan(*planned, data)
+                return
         self._work = _WORK
         if self.unread:
             data, self.unread = self.unread + data, b""
@@ -152,7 +151,7 @@ class AnswerReader:
     def _take_head(self, data: bytes, start: int, end: int) -> None:
         if data.count(b"\n", start, end) > self._max_fields + 2:
             raise _MalformedError(_TOO_LARGE)
-        strict = _HEAD.match(data, start)
+        strict = STRICT_HEAD.match(data, start)
         if strict is not None:
             head = _strict_head(strict)
         else:
@@ -209,6 +208,24 @@ class AnswerReader:
         elif not self._chunked and not self._left:
             self.ended = True
 
+    def _begin_by_plan(self, head: AnswerHead, begin: int, length: int | None, data: bytes) -> None:
+        """What `_read_heads` and `_begin_body` come to for a head in which nothing is unusual."""
+        self.head = head
+        if head.headers.first.get(b"connection", b"").lower() == b"close":
+            self._stays = False
+        if length is None:
+            self._chunked, self._left = True, 0
+            if begin < len(data):
+                self.feed(data[begin:])
+            return
+        self._left = left = length - (len(data) - begin)
+        body = data[begin : begin + length]
+        if body:
+            self.pieces.append(body)
+        if left <= 0:
+            self.ended = True
+            self.stray = left < 0
+
     # Bodies.
 
     def _read_body(self, data: bytes) -> None:
@@ -238,6 +255,7 @@ class AnswerReader:
         if len(line) + 2 != around or not data.startswith(line) or not data.endswith(b"\r\n"):
             return False
         self.pieces.append(data[around - 2 : -2])
+        self.chunk = data
         return True
 
     def _read_chunks(self, data: bytes) -> None:
@@ -314,7 +332,7 @@ class AnswerReader:
 
 
 _SIZE_BEGUN = re.compile(rb"(?:(?:0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*+)?\r?)?")
-_TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:" + _TEXT + rb"\r\n)*+\r\n")
+_TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:" + TEXT + rb"\r\n)*+\r\n")
 _FRAMING = (b"transfer-encoding", b"content-length")
 _CR = "the answer has a CR that ends no line"
 
@@ -439,7 +457,7 @@ def _odd_fields(lines: list[bytes]) -> list[Field]:
         name = name.rstrip(b" \t")
         if not colon or not _ODD_NAME.fullmatch(name) or b"\0" in line:
             raise _MalformedError("the answer has a line in its head or trailers that is not a field")
-        if name.lower() in _FRAMING and value.translate(None, _FORBIDDEN) != value:
+        if name.lower() in _FRAMING and value.translate(None, FORBIDDEN) != value:
             raise _MalformedError("the answer has a control character in its framing")
         fields.append((name, value.translate(_CONTROLS).strip(b" \t")))
     return [field for field in fields if _NAME.fullmatch(field[0])]

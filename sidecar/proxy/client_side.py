@@ -39,11 +39,14 @@ class ClientConnection(asyncio.Protocol):
         self._flow: Flow | None = None
         self._lingering: Inbound | None = None
         self._linger_keep = False
-        self._paused = False
+        self.paused = False
+        """It is not read from."""
         self._gone = False
         self._hearing = False
         """Bytes have come of which nothing is known yet."""
         self._watchdog = Watchdog(shared.loop, shared.clock, self._due)
+        self.set_deadline = self._watchdog.set
+        """When `Flow.due` is to be called (ns since the epoch, 0: not)."""
         self._hangup = HangupWatch(shared.loop, self._left)
         self.working = False
         """Bytes that were too much work for one go are parsed in turns to come; nothing else is read meanwhile."""
@@ -64,21 +67,17 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None and not self._gone:
             self._transport.write(data)
 
-    def set_deadline(self, deadline: int) -> None:
-        """When `Flow.due` is to be called (ns since the epoch, 0: not)."""
-        self._watchdog.set(deadline)
-
     def pause(self) -> None:
         """Stops reading, because the upstream takes no more of the upload."""
-        if not self._paused and not self._closing and self._transport is not None:
-            self._paused = True
+        if not self.paused and not self._closing and self._transport is not None:
+            self.paused = True
             self._transport.pause_reading()
             self._hangup.start(self._transport)
 
     def resume(self) -> None:
         """Reads on, unless requests that were read ahead still wait."""
-        if self._paused and not self._reader.ready and not self._closing and self._transport is not None:
-            self._paused = False
+        if self.paused and not self._reader.ready and not self._closing and self._transport is not None:
+            self.paused = False
             self._hangup.stop()
             self._go_on()
 
@@ -154,23 +153,31 @@ class ClientConnection(asyncio.Protocol):
         """asyncio: bytes have come."""
         turn, reader = self._shared.turn, self._reader
         self._hearing = True
-        self.read_at = turn.read()
-        reader.feed(data, self.read_at, turn.waited)
-        while reader.behind and not turn.over():
-            reader.read_on()
-        self._hearing = False
-        self._advance()
+        self.read_at = at = turn.read()
+        if (
+            reader.fresh
+            and (whole := self._shared.plans.take(data, at, turn.waited, reader.peer)) is not None
+        ):
+            self._hearing = False
+            reader.ready.append(whole)
+            self._start_next()
+        else:
+            reader.feed(data, at, turn.waited)
+            while reader.behind and not turn.over():
+                reader.read_on()
+            self._hearing = False
+            self._advance()
         if self._transport is None:
             return
-        if reader.behind:
+        if reader.unparsed and reader.behind:
             self._parse_later(self._transport)
-        elif not self._paused:
+        elif not self.paused:
             turn.done(self._transport, self.read_at, self._go_on)
 
     @outermost
     def _go_on(self) -> None:
         """Reads on after others have had their turn."""
-        stopped = self._paused or self.working
+        stopped = self.paused or self.working
         if not stopped and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -252,21 +259,22 @@ class ClientConnection(asyncio.Protocol):
             self.pause()
             self._watchdog.set(self._shared.clock() + self._shared.limits.idle)
             return
-        flow = self._flow_of(self._reader.ready.popleft())
-        if flow is not None:
-            self._reader.read_on()
-            if self._reader.behind and self._transport is not None:
-                self._parse_later(self._transport)
-            self.resume()
+        self._flow = flow = flow_for(self._shared, self, self._reader.ready.popleft())
+        if flow is None:
+            self.drop()
+        else:
+            if self._reader.unparsed:
+                self._read_ahead()
+            if self.paused:
+                self.resume()
             self._watchdog.set(0)
             flow.begin()
 
-    def _flow_of(self, inbound: Inbound) -> Flow | None:
-        """The flow that is on the connection from now on; without one, nothing is any more."""
-        self._flow = flow_for(self._shared, self, inbound)
-        if self._flow is None:
-            self.drop()
-        return self._flow
+    def _read_ahead(self) -> None:
+        """There is room for one more request."""
+        self._reader.read_on()
+        if self._reader.behind and self._transport is not None:
+            self._parse_later(self._transport)
 
     def _next(self) -> None:
         """The connection is free for its next request."""
@@ -274,7 +282,8 @@ class ClientConnection(asyncio.Protocol):
             # Not at once: a pile of pipelined requests must not pile up on the stack.
             self._shared.loop.call_soon(self._start_waiting)
             return
-        self.resume()
+        if self.paused:
+            self.resume()
         limits, partial = self._shared.limits, self._reader.partial
         if partial is not None:
             self._watchdog.set(partial.start + limits.client_head)
@@ -317,8 +326,10 @@ class ClientConnection(asyncio.Protocol):
         elif self._closing:
             self._abort()
         elif (partial := self._reader.give_up()) is not None:
-            flow = self._flow_of(partial)
-            if flow is not None:
+            self._flow = flow = flow_for(self._shared, self, partial)
+            if flow is None:
+                self.drop()
+            else:
                 flow.refuse(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
         else:
             self._close(_LINGER)
@@ -336,8 +347,8 @@ class ClientConnection(asyncio.Protocol):
             return
         if transport.can_write_eof():
             transport.write_eof()
-        if self._paused:
-            self._paused = False
+        if self.paused:
+            self.paused = False
             self._hangup.stop()
             transport.resume_reading()
         self._watchdog.set(self._shared.clock() + _LINGER)

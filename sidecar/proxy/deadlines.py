@@ -25,31 +25,30 @@ less. The worst mobile link is several times faster."""
 
 
 class Deadlines:
-    """One exchange's timers. `connected` says that it has an upstream connection."""
+    """One exchange's timers. `begun` is when the client could begin with the body; `connected`: it has an upstream connection."""
 
     __slots__ = (
         "_answer",
+        "_begun",
         "_exchange",
         "_held_up",
         "_inbound",
         "_limits",
         "_stalled_at",
         "_upload_moved_at",
-        "begun",
-        "connected",
         "upload_blocked_since",
     )
 
-    def __init__(self, exchange: Exchange, inbound: Inbound, answer: Answer, limits: Limits) -> None:
+    def __init__(
+        self, exchange: Exchange, inbound: Inbound, answer: Answer, limits: Limits, begun: int
+    ) -> None:
         self._exchange = exchange
         self._inbound = inbound
         self._answer = answer
         self._limits = limits
         self._stalled_at = 0
-        self.begun = inbound.read_at
-        """When the client could begin with the body."""
+        self._begun = begun or inbound.read_at
         self._held_up = 0
-        self.connected = False
         self.upload_blocked_since = 0
         """Since when the upstream takes no more of the upload, 0 when it does."""
         self._upload_moved_at = 0
@@ -61,12 +60,12 @@ class Deadlines:
         self.upload_blocked_since = 0
         self._upload_moved_at = now
 
-    def next(self, heard_at: int) -> int:
+    def next(self, heard_at: int, *, connected: bool) -> int:
         """When the next timer is due; `heard_at` is when the client was last heard of."""
         limits, exchange = self._limits, self._exchange
         if not exchange.asked:
             return min(heard_at + limits.client_body, self._least())
-        if not self.connected:
+        if not connected:
             return exchange.asked + limits.connect
         if exchange.first_byte:
             return min(self._idle(), self._stall())
@@ -77,12 +76,12 @@ class Deadlines:
         quiet = max(heard_at, exchange.sent, self._upload_moved_at) + limits.client_body
         return min(quiet, self._least() + exchange.sent - exchange.asked)
 
-    def passed(self, now: int) -> tuple[TimedOutError, Phase] | None:
+    def passed(self, now: int, *, connected: bool) -> tuple[TimedOutError, Phase] | None:
         """The timer that has run out, its deadline being past; None: it is only a stall."""
         exchange, limits = self._exchange, self._limits
         if not exchange.asked:
             return ClientBodyTimeoutError(limits.client_body / SECOND), Phase.HEAD
-        if not self.connected:
+        if not connected:
             return ConnectTimeoutError(limits.connect / SECOND), Phase.CONNECT
         if exchange.first_byte:
             if now < self._idle():
@@ -106,7 +105,7 @@ class Deadlines:
     def _least(self) -> int:
         """When the body is too slow on average, if nothing more of it comes; what the upstream held up is left out."""
         coming = self._limits.client_body + self._inbound.size * SECOND // LEAST_RATE
-        return self.begun + self._held_up + coming
+        return self._begun + self._held_up + coming
 
     def _idle(self) -> int:
         since = self._answer.blocked_since or self._answer.quiet_since or self._exchange.first_byte

@@ -11,6 +11,7 @@ from functools import partial
 from sidecar import apis
 from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.facts import RequestFacts
+from sidecar.core.identity import HeadIdentity
 from sidecar.core.outcome import Anomaly, Phase
 from sidecar.errors import (
     DrainingError,
@@ -24,14 +25,12 @@ from sidecar.errors import (
 )
 from sidecar.proxy import wire
 from sidecar.proxy.answer import Answer
-from sidecar.proxy.arrival import Joining
 from sidecar.proxy.deadlines import Deadlines
 from sidecar.proxy.dial import DialError
 from sidecar.proxy.guard import guarded, made, outermost
 from sidecar.proxy.inbound import NO_HEAD, Inbound
-from sidecar.proxy.observer import Observer, observer_for
+from sidecar.proxy.observer import Observer, observer_for, small_read
 from sidecar.proxy.peers import Client
-from sidecar.proxy.routes import upstream_target
 from sidecar.proxy.shared import Shared
 from sidecar.proxy.upload import Upload
 from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
@@ -40,13 +39,24 @@ from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
 class Flow:
     """Drives one exchange. `done` is True from the moment nothing more of it can pass."""
 
+    _side: UpstreamConnection | None = None
+    _task: "asyncio.Task[tuple[UpstreamConnection, ConnectTiming]] | None" = None
+    _replay: bytes | bytearray | None = None
+    _steps: "apis.Steps[RequestFacts] | apis.Steps[None] | None" = None
+    _head: HeadIdentity | None = None
+    _deadlines: Deadlines | None = None
+    _read_at = _begun = 0
+    _slot = _closes = _told = _learnt = done = False
+    working = False
+    """A large body is being read: of the request before it goes on, or of the answer once it has passed."""
+
     def __init__(self, shared: Shared, client: Client, inbound: Inbound) -> None:
         head = inbound.head or NO_HEAD
         self._shared = shared
         self._client = client
         self.inbound = inbound
-        upstream, self._target = shared.routes.find(head.target)
-        route = apis.match(head.method, self._target.partition(b"?")[0].decode("latin-1"))
+        self._target = target = inbound.target or shared.routes.target(head.method, head.target)
+        route, upstream = target.route, target.upstream
         self.exchange = Exchange(
             start=inbound.start,
             head=head,
@@ -57,18 +67,8 @@ class Flow:
             overhead_loop=inbound.waited,
             correction=shared.wall.look(),
         )
-        self._joining = Joining(shared, self.exchange)
         self._upload = Upload(inbound, shared.admission, shared.limits.inspect)
         self._answer = Answer(self.exchange)
-        self._side: UpstreamConnection | None = None
-        self._task: asyncio.Task[tuple[UpstreamConnection, ConnectTiming]] | None = None
-        self._replay: bytes | bytearray | None = None
-        self._deadlines = Deadlines(self.exchange, inbound, self._answer, shared.limits)
-        self._steps: apis.Steps[RequestFacts] | apis.Steps[None] | None = None
-        self._read_at = 0
-        self.working = False
-        """A large body is being read: of the request before it goes on, or of the answer once it has passed."""
-        self._slot = self._closes = self._told = self.done = False
 
     # From the head to the upstream.
 
@@ -78,15 +78,20 @@ class Flow:
         if refusal is not None:
             self.refuse(refusal)
             return
-        self._deadlines.begun = self._client.read_at
-        self._client.expect_body(self.inbound)
+        self._begun = self._client.read_at
+        if self.inbound.expects_continue:
+            self._client.expect_body(self.inbound)
         if self._upload.state == "held":
-            self._joining.try_at_head(self._shared.clock())
+            facts = self._upload.whole(self.exchange.route, self._shared.body_fields, self._shared.digester)
+            if facts is not None:
+                self._body_read(facts, self._client.read_at)
+                return
+            self._head = self._shared.joining.try_at_head(self.exchange, self._shared.clock())
             self.upload()
             if not self.exchange.asked:
                 self._arm()
         else:
-            self._joining.join(self._shared.clock(), inspected=self._upload.state == "none")
+            self._join(inspected=self._upload.state == "none")
             self._connect(self._client.read_at)
 
     def _admit(self) -> SidecarError | None:
@@ -94,9 +99,10 @@ class Flow:
         if admission.draining:
             return DrainingError()
         if self.exchange.upstream is None:
-            return self._shared.routes.unknown(self._target)
-        if not admission.enter():
+            return self._shared.routes.unknown(self._target.path)
+        if admission.active >= self._shared.limits.requests:
             return OverloadError(self._shared.limits.requests)
+        admission.active += 1
         self._slot = True
         return None
 
@@ -118,7 +124,7 @@ class Flow:
         if self.working:
             return
         if not upload.hold():
-            self._joining.join(self._shared.clock(), inspected=False)
+            self._join(inspected=False)
             self._connect(self._client.read_at)
         elif self.inbound.ended:
             steps = upload.read(self.exchange.route, self._shared.body_fields, self._shared.digester)
@@ -130,8 +136,11 @@ class Flow:
     def _body_read(self, facts: RequestFacts, read_at: int) -> None:
         """The body, the last of which came at `read_at`, has told what it can."""
         self.exchange.request = facts
-        self._joining.join(self._shared.clock(), inspected=self._upload.state == "read")
+        self._join(inspected=self._upload.state == "read")
         self._connect(read_at)
+
+    def _join(self, *, inspected: bool) -> None:
+        self._shared.joining.join(self.exchange, self._shared.clock(), self._head, inspected=inspected)
 
     def _in_steps(self, steps: "apis.Steps[RequestFacts] | apis.Steps[None]", read_at: int) -> None:
         """Does in several turns what would hold others up in one."""
@@ -159,7 +168,7 @@ class Flow:
         exchange, now = self.exchange, self._shared.clock()
         exchange.needed, exchange.asked = needed, now
         exchange.overhead_before = now - needed
-        side = self._shared.pool.take(self.exchange.origin)
+        side = self._shared.pool.take(exchange.upstream or exchange.origin)
         if side is None:
             self._dial()
         else:
@@ -193,12 +202,10 @@ class Flow:
         self._send(side)
 
     def _send(self, side: UpstreamConnection) -> None:
-        exchange, origin = self.exchange, self.exchange.origin
+        exchange = self.exchange
         self._side = side
-        self._deadlines.connected = True
         side.begin(self, exchange.head.method)
-        target = upstream_target(origin, self._target)
-        head = wire.request_head(exchange.head, origin, target, exchange.trace.outbound())
+        head = wire.request_head(exchange.head, self._target, exchange.trace.outbound(), self.inbound.passing)
         body = (self._replay or b"") + self._upload.pass_on()
         self._replay = body if side.used and self._upload.again(body) else None
         if len(body) > HIGH_WATER:
@@ -206,12 +213,17 @@ class Flow:
             side.write(body)
         else:
             side.write(head + body)
-        if not self._deadlines.upload_blocked_since:
+        if self._deadlines is None or not self._deadlines.upload_blocked_since:
             self._upload.release()
-            self._client.resume()
-        exchange.sent = self._shared.clock()
-        exchange.request_end = exchange.sent if self._upload.finished else 0
-        self._arm()
+            if self._client.paused:
+                self._client.resume()
+        exchange.sent = sent = self._shared.clock()
+        if self._upload.finished:
+            exchange.request_end = sent
+            self._client.set_deadline(sent + self._shared.limits.first_byte)
+        else:
+            exchange.request_end = 0
+            self._arm()
 
     def _write(self, side: UpstreamConnection) -> None:
         data = self._upload.pass_on()
@@ -229,18 +241,21 @@ class Flow:
     def answer_read(self, at: int) -> None:
         """Something of the answer was read; it is written on first, then watched."""
         side = self._side
-        if self.done or side is None or self._passed:
+        if self.done or side is None or (self.working and self._answer.began):
             return
         exchange, answer, shared = self.exchange, self._answer, self._shared
         exchange.overhead_loop += shared.turn.waited
         if answer.began and not side.ended and side.malformed is None:
             # In the middle of an answer: what most reads of a stream are.
             pieces, side.pieces = side.pieces, []
+            chunk, side.chunk = side.chunk, b""
             if pieces:
-                self._client.write(answer.body(pieces))
+                alike = chunk and answer.chunked and len(pieces) == 1
+                self._client.write(chunk if alike else answer.body(pieces))
                 exchange.overhead_after += shared.clock() - at
                 answer.observe(pieces, at)
-                self._joining.answered()
+                if exchange.response.id is not None and not self._learnt:
+                    self._learn()
             if not self._client.writable:
                 self.client_blocked()
             return
@@ -251,10 +266,11 @@ class Flow:
             self._client.write(out)
         exchange.overhead_after += shared.clock() - at
         if side.head is not None and not began:
-            self._watch(side.head, at)
+            self._watch(side, pieces, at)
         if pieces:
             answer.observe(pieces, at)
-            self._joining.answered()
+            if exchange.response.id is not None and not self._learnt and not side.ended:
+                self._learn()
         if side.malformed:
             self._upstream_failed("malformed", side.malformed)
         elif side.ended:
@@ -262,10 +278,15 @@ class Flow:
             if steps is None:
                 self._answer_over(at)
             else:
-                self._joining.passed(shared.clock())
+                shared.joining.passed(exchange, shared.clock())
                 self._in_steps(steps, at)
         elif not self._client.writable:
             self.client_blocked()
+
+    def _learn(self) -> None:
+        """The answer has told its id."""
+        self._learnt = True
+        self._shared.joining.answered(self.exchange)
 
     @property
     def _passed(self) -> bool:
@@ -277,14 +298,22 @@ class Flow:
         self._answer.ended(at)
         self._finish(self._shared.clock(), partial(self.exchange.answer_ended, at))
 
-    def _watch(self, head: wire.AnswerHead, at: int) -> None:
+    def _watch(self, side: UpstreamConnection, pieces: list[bytes], at: int) -> None:
+        """The answer's head has passed, and so have the pieces of its body that came with it."""
         exchange, shared = self.exchange, self._shared
         exchange.headers_at = shared.clock()
-        if not wire.bodiless(exchange.head.method, head.status):
+        head = side.head
+        if side.ended and pieces and head is not None:
+            read = made(shared.report, partial(small_read, exchange, head.headers, pieces[0], shared))
+            if read is None:
+                exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+            if read is not False:
+                return
+        if head is not None and not wire.bodiless(exchange.head.method, head.status):
             self.watch(observer_for(exchange, head.headers, shared, self))
         if exchange.streams:
             self.streaming(at)
-        if self._side is not None and not self._side.ended:
+        if not side.ended:
             self._arm()
 
     def watch(self, observer: Observer | None) -> None:
@@ -320,7 +349,6 @@ class Flow:
         self.exchange.resends += 1
         self.exchange.anomalies.append(Anomaly.CONNECTION_RESENT)
         self._side = None
-        self._deadlines.connected = False
         side.close()
         self._dial()
 
@@ -342,34 +370,48 @@ class Flow:
 
     def upstream_blocked(self) -> None:
         """The upstream takes no more of the upload."""
-        self._deadlines.upload_blocked_since = self._shared.clock()
+        self._timers.upload_blocked_since = self._shared.clock()
         self._client.pause()
 
     def upstream_ready(self) -> None:
         """The upstream takes more."""
-        self._deadlines.upload_moves(self._shared.clock())
+        self._timers.upload_moves(self._shared.clock())
         self._upload.release()
         self._client.resume()
         self._arm()
 
     # Timers.
 
+    @property
+    def _timers(self) -> Deadlines:
+        """Made when they are asked for: most requests are over before."""
+        timers = self._deadlines
+        if timers is None:
+            timers = Deadlines(self.exchange, self.inbound, self._answer, self._shared.limits, self._begun)
+            self._deadlines = timers
+        return timers
+
+    @property
+    def _due_at(self) -> int:
+        """When the next timer is due."""
+        return self._timers.next(self._client.heard_at, connected=self._side is not None)
+
     def _arm(self) -> None:
         if not self.done and not self.working:
-            self._client.set_deadline(self._deadlines.next(self._client.heard_at))
+            self._client.set_deadline(self._due_at)
 
     def due(self, now: int) -> None:
         """A deadline may have passed at `now`; says which, or waits on. What has come and waits to be read counts."""
         side = self._side
         unread = side is not None and side.working
-        if self.done or unread or now < self._deadlines.next(self._client.heard_at):
+        if self.done or unread or now < self._due_at:
             self._arm()
             return
-        passed = self._deadlines.passed(now)
+        passed = self._timers.passed(now, connected=side is not None)
         if passed is not None:
             self._fail(*passed)
             return
-        if self._deadlines.stalled(now):
+        if self._timers.stalled(now):
             self._shared.telemetry.stalled(self.exchange, now)
         self._arm()
 
@@ -455,13 +497,13 @@ class Flow:
     def _keep(self) -> bool:
         """True when the connection may carry another request after this one."""
         inbound = self.inbound
-        over = inbound.broken or inbound.hesitates or self._closes or self._shared.admission.draining
-        return inbound.keep_alive and not over
+        over = inbound.broken or self._closes or self._shared.admission.draining
+        return inbound.keep_alive and not over and not (inbound.expects_continue and inbound.hesitates)
 
     def _end(self, error: SidecarError, now: int, fact: Callable[[], object]) -> None:
         """Ends with an error of ours: as an answer while there is none, else by cutting it off."""
         self._closes = error.closes
-        guarded(self._tell, self._joining.identify)
+        guarded(self._tell, partial(self._shared.joining.identify, self.exchange))
         if not self._answer.began:
             self.exchange.status = error.status
             self._client.write(self._shared.error_answer(self.exchange, error, close=not self._keep))
@@ -473,7 +515,7 @@ class Flow:
             return
         self.done = True
         if self._slot:
-            self._shared.admission.leave()
+            self._shared.admission.active -= 1
         if self._task is not None:
             self._task.cancel()
         told = self._told
@@ -481,7 +523,8 @@ class Flow:
         guarded(self._stuck, partial(self._client.flow_done, self.inbound, keep=self._keep, cut=cut))
         if self._told is not told:
             fact = self._blame
-        guarded(self.broke, partial(self._close_answer, now, fact))
+        unseen = self._answer.observer is not None or self._answer.blocked_since
+        guarded(self.broke, partial(self._close_answer if unseen else self._settle, now, fact))
 
     def _stuck(self, error: Exception) -> None:
         """A bug keeps the client's connection from going on."""
@@ -491,13 +534,22 @@ class Flow:
     def _close_answer(self, now: int, fact: Callable[[], object]) -> None:
         self._answer.close(now, partial(self._settle, now, fact))
         if not self.exchange.settled:
-            self._joining.passed(now)
+            self._shared.joining.passed(self.exchange, now)
 
     def _settle(self, now: int, fact: Callable[[], object]) -> None:
         """All that has passed has been looked at: `fact` decides if nothing in it has, and the books are closed."""
-        if self in self._shared.flows:
-            self._shared.left(self)
-            guarded(self._tell, fact, self._blame, partial(self._joining.settle, now, self._tell))
+        shared = self._shared
+        if self in shared.flows:
+            shared.flows.discard(self)
+            if shared.admission.draining:
+                shared.drained()
+            guarded(self._tell, fact, *shared.joining.leaving(self.exchange, partial(self._freeze, now)))
+
+    def _freeze(self, now: int) -> None:
+        """The books of this request are closed; if what was to decide has not, a bug of ours does."""
+        if self.exchange.verdict is None:
+            self._blame()
+        self.exchange.settle(now)
 
     def _part_with_upstream(self) -> None:
         side, self._side = self._side, None
@@ -530,7 +582,7 @@ def flow_for(shared: Shared, client: Client, inbound: Inbound) -> Flow | None:
     """
     flow = made(shared.report, partial(Flow, shared, client, inbound))
     if flow is not None:
-        shared.entered(flow)
+        shared.flows.add(flow)
         shared.telemetry.started(flow.exchange)
         return flow
     made(lambda _: None, partial(_settled_by_a_bug, shared, inbound))

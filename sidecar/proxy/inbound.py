@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Field, Headers
 from sidecar.errors import SidecarError
-from sidecar.proxy.wire import UNTOLD, Framing, other_coding
+from sidecar.proxy.routes import Target
+from sidecar.proxy.wire import Lines, other_coding
 
 _SMALL = 1024
 """Bytes of a piece up to which the next one is joined to it: every object that is kept costs memory of its own."""
@@ -18,7 +19,7 @@ _SMALL = 1024
 NO_HEAD = RequestHead("_OTHER", b"", "1.1", Headers([]))
 """What stands for a head that could not be made sense of."""
 
-_HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(:[0-9]*)?")
+HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(:[0-9]*)?")
 """`uri-host [":" port]` (RFC 9110, section 7.2), as far as characters tell."""
 
 
@@ -28,14 +29,16 @@ class Inbound:
 
     `keep_alive` says that the client may send another request after this one; `refusal` is set when it must
     not go on, if need be while its body is read; `ended` when its last byte was read; `broken` when no more of
-    the connection can be read after it; `unwanted` when its body is thrown away.
+    the connection can be read after it; `unwanted` when its body is thrown away. The body has `length` bytes, or is
+    `chunked`, or (neither) is none. A head that went by a plan (`heads.py`) has its `target`, and the lines that go on.
     """
 
     start: int
     read_at: int = 0
     waited: int = 0
     head: RequestHead | None = None
-    framing: Framing = UNTOLD
+    chunked: bool = False
+    length: int | None = None
     pieces: list[bytes] = field(default_factory=list)
     trailers: list[Field] = field(default_factory=list)
     size: int = 0
@@ -45,11 +48,13 @@ class Inbound:
     keep_alive: bool = False
     unwanted: bool = False
     expects_continue: bool = False
+    target: Target | None = None
+    passing: Lines = ()
 
     @property
     def has_body(self) -> bool:
         """True when the head announces a body."""
-        return self.framing.chunked or bool(self.framing.length)
+        return self.chunked or bool(self.length)
 
     @property
     def hesitates(self) -> bool:
@@ -102,7 +107,7 @@ def request_head(
         problem = "the head has more than one Host"
     elif not hosts and version == "1.1":
         problem = "the head has no Host"
-    elif hosts and not _HOST.fullmatch(hosts[0].strip()):
+    elif hosts and not HOST.fullmatch(hosts[0].strip()):
         problem = "the Host names no host"
     address, port = peer or (None, None)
     head = RequestHead(

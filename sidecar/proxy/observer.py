@@ -19,6 +19,7 @@ from sidecar.proxy.decode import Identity, UnreadableCodingError, decoder
 from sidecar.proxy.guard import outermost
 from sidecar.proxy.shared import Shared
 
+_JSON = b"application/json"
 _BOM = b"\xef\xbb\xbf"
 
 _PART = 4096
@@ -501,6 +502,20 @@ def _observer(exchange: Exchange, form: apis.Form, coding: bytes | None, shared:
     if reader is not None:
         return BodyObserver(exchange, reader, coding, shared, shared.limits.inspect)
     return None
+
+
+def small_read(exchange: Exchange, headers: Headers, body: bytes, shared: Shared) -> bool:
+    """Reads a whole answer at once, if it is a small JSON object as its API sends it; False: it was not read."""
+    first, route = headers.first, exchange.route
+    plain = first.get(b"content-type", b"").partition(b";")[0] == _JSON and b"content-encoding" not in first
+    if not plain or body[:1] != b"{" or exchange.verdict is not None or route.streaming:
+        return False
+    if len(body) > min(apis.LARGE, shared.limits.inspect) or not shared.admission.has_room(len(body)):
+        return False
+    reader = apis.body_reader(route, exchange.response)
+    if reader is not None and not reader.body(body):
+        exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
+    return True
 
 
 def observer_for(exchange: Exchange, headers: Headers, shared: Shared, flow: Watching) -> Observer | None:

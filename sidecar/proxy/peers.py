@@ -4,6 +4,7 @@ Owns nothing but the walls: a flow knows its client through `Client`, an upstrea
 through `Reader`. So neither side knows the other, and the arrows run one way.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from sidecar.proxy.inbound import Inbound
@@ -15,6 +16,10 @@ class Client(Protocol):
     @property
     def writable(self) -> bool:
         """False while the client takes no more."""
+
+    @property
+    def paused(self) -> bool:
+        """True while it is not read from."""
 
     @property
     def read_at(self) -> int:
@@ -36,8 +41,9 @@ class Client(Protocol):
     def resume(self) -> None:
         """Reads on."""
 
-    def set_deadline(self, deadline: int) -> None:
-        """When `due` is to be called (ns since the epoch)."""
+    @property
+    def set_deadline(self) -> Callable[[int], None]:
+        """Says when `due` is to be called (ns since the epoch)."""
 
     def flow_done(self, inbound: Inbound, *, keep: bool, cut: bool = False) -> None:
         """The flow has settled."""

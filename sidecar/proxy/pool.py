@@ -68,20 +68,20 @@ class Pool:
         self._loop = loop
         self._clock = clock
         self._idle_limit = idle_limit
-        self._patience: dict[Upstream, Patience] = {}
-        self._idle: defaultdict[Upstream, list[UpstreamConnection]] = defaultdict(list)
+        self._patience: dict[str, Patience] = {}
+        self._idle: defaultdict[str, list[UpstreamConnection]] = defaultdict(list)
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
     def take(self, upstream: Upstream) -> UpstreamConnection | None:
         """The youngest idle connection to `upstream` that is still good, or None."""
-        idle = self._idle.get(upstream)
+        idle = self._idle.get(upstream.name)
         now = self._clock()
         while idle:
             connection = idle.pop()
-            if not connection.usable or now >= connection.idle_until:
+            if now >= connection.idle_until or not connection.usable:
                 connection.close()
-            elif connection.silent:
+            elif not connection.poll(0):
                 connection.idle_for = now - connection.idle_since
                 return connection
             # Otherwise something waits to be read, which will end it, and count it if it is bytes.
@@ -89,21 +89,22 @@ class Pool:
 
     def put(self, connection: UpstreamConnection) -> None:
         """Takes a connection back that has finished its answer and may carry another request."""
-        if self._closed or not connection.usable:
+        if self._closed:
             connection.close()
             return
         now, hint = self._clock(), connection.keep_alive_hint
-        limit = self._patience_of(connection).at(now)
+        patience = self._patience.get(connection.upstream.name)
+        limit = self._idle_limit if patience is None else patience.at(now)
         if hint is not None:
             limit = min(limit, _earlier(hint * SECOND))
         connection.idle_since, connection.idle_until = now, now + limit
-        self._idle[connection.upstream].append(connection)
+        self._idle[connection.upstream.name].append(connection)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
 
     def forget(self, connection: UpstreamConnection) -> None:
         """Takes out a connection that has closed, and learns from it how long its origin waits."""
-        idle = self._idle.get(connection.upstream)
+        idle = self._idle.get(connection.upstream.name)
         if idle and connection in idle:
             idle.remove(connection)
             now = self._clock()
@@ -112,9 +113,9 @@ class Pool:
             self._patience_of(connection).closed(connection.idle_for, self._clock())
 
     def _patience_of(self, connection: UpstreamConnection) -> Patience:
-        known = self._patience.get(connection.upstream)
+        known = self._patience.get(connection.upstream.name)
         if known is None:
-            known = self._patience[connection.upstream] = Patience(self._idle_limit)
+            known = self._patience[connection.upstream.name] = Patience(self._idle_limit)
         return known
 
     def close(self) -> None:
@@ -138,7 +139,7 @@ class Pool:
         for idle in list(self._idle.values()):
             for connection in [one for one in idle if now >= one.idle_until]:
                 idle.remove(connection)
-                if connection.usable and connection.silent:
+                if connection.usable and not connection.poll(0):
                     self._patience_of(connection).held(now - connection.idle_since, now)
                 connection.close()
         if any(self._idle.values()):

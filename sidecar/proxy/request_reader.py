@@ -37,7 +37,8 @@ class RequestReader:
         self.ready: deque[Inbound] = deque()
         self.deaf = False
         """Nothing more of the connection can be read."""
-        self._peer: tuple[str, int] | None = None
+        self.peer: tuple[str, int] | None = None
+        """The address of the connection's other end."""
         self._parser = httptools.HttpRequestParser(self)
         self._max_size = head_size
         self._max_fields = head_fields
@@ -57,47 +58,49 @@ class RequestReader:
         self._oversized: RefusedError | None = None
         self._alone = False
         self._begun = 0
-        self._unparsed = b""
+        self.unparsed = b""
+        """What has been read, parsed up to a point or not at all."""
         self._from = 0
         """How much of that has been parsed."""
 
     def met(self, peer: object) -> None:
         """The connection stands; `peer` is its other end's address."""
-        self._peer = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+        self.peer = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+
+    @property
+    def fresh(self) -> bool:
+        """True where a request may begin, and nothing waits before it."""
+        return self._inbound is None and not (self.deaf or self.ready or self.unparsed)
 
     def feed(self, data: bytes, at: int, waited: int) -> None:
         """Reads bytes that came at `at` (ns since the epoch) and had waited (ns) for their turn, or the first of them."""
         if self.deaf:
             return
         self._at, self._waited = at, waited
-        self._unparsed = self._unparsed[self._from :] + data if self._unparsed else data
+        self.unparsed = self.unparsed[self._from :] + data if self.unparsed else data
         self._from = 0
         self.read_on()
 
     @property
     def behind(self) -> bool:
         """True while some of what has been read could be parsed: `read_on` does."""
-        return bool(self._unparsed) and len(self.ready) < READ_AHEAD
+        return bool(self.unparsed) and len(self.ready) < READ_AHEAD
 
     def read_on(self) -> None:
         """Parses the next piece of what has been read, if there is room for the requests in it."""
-        data, start = self._unparsed, self._from
+        data, start = self.unparsed, self._from
         room = READ_AHEAD - len(self.ready)
         if room > 0 and data and not self.deaf:
             end = self._cut(data, start, room)
             self._feed(data if end - start == len(data) else memoryview(data)[start:end])
             self._from = end
         if self.deaf or self._from == len(data):
-            self._unparsed, self._from = b"", 0
+            self.unparsed, self._from = b"", 0
 
     def _cut(self, data: bytes, start: int, room: int) -> int:
         """Where to stop before more than `room` heads are whole, or when enough has been done."""
         size, inbound = len(data) - start, self._inbound
-        if (
-            inbound is not None
-            and not inbound.unwanted
-            and size <= (inbound.framing.length or 0) - inbound.size
-        ):
+        if inbound is not None and not inbound.unwanted and size <= (inbound.length or 0) - inbound.size:
             return len(data)  # all of it is the body's
         most = min(len(data), start + _PIECE)
         if size < room * _SMALLEST:
@@ -150,7 +153,7 @@ class RequestReader:
     def give_up(self) -> Inbound | None:
         """Reads no more; gives the request whose head was being read, with as much of it as there is."""
         self.deaf = True
-        self._unparsed = b""
+        self.unparsed = b""
         inbound = self.partial
         self._inbound = self._section = None
         if inbound is not None:
@@ -173,7 +176,7 @@ class RequestReader:
 
     def _read_body_of(self, inbound: Inbound) -> None:
         """The parser takes what follows an upgrade's head for another protocol: a fresh one reads it as the body."""
-        length = inbound.framing.length
+        length = inbound.length
         line = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
         self._body_skipped = False
         self._reframing = True
@@ -212,10 +215,11 @@ class RequestReader:
         """Gives the request the head as far as it was read, and what is wrong with it."""
         method = self._parser.get_method() if whole else b"_OTHER"
         version = self._parser.get_http_version() if whole else "1.1"
-        head, problem = request_head(method, self._url, version, self._fields, self._peer)
+        head, problem = request_head(method, self._url, version, self._fields, self.peer)
         inbound.head = head
         inbound.read_at = self._at
-        inbound.framing = framing(head.headers)
+        framed = framing(head.headers)
+        inbound.chunked, inbound.length = framed.chunked, framed.length
         tokens = head.headers.tokens
         # The parser counts both fields, and takes nothing behind a request that closes.
         closes = b"close" in tokens(b"connection") or b"close" in tokens(b"proxy-connection")

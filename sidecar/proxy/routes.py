@@ -6,8 +6,30 @@ put in front; nothing is decoded, merged or normalised.
 
 from collections.abc import Mapping
 
+from sidecar import apis
 from sidecar.core.exchange import Upstream
+from sidecar.core.facts import Route
+from sidecar.core.record import record
 from sidecar.errors import UnknownUpstreamError
+
+_REMEMBERED, _SHORT = 1024, 512
+"""How many request lines are remembered, and the bytes of the longest target among them."""
+
+
+@record
+class Target:
+    """What follows from a request's method and target.
+
+    `path` is the target less the upstream's name, `asked` the target as the upstream is asked for it; `line` the request
+    line towards the upstream, its authority `host`. These are empty where no upstream is for it.
+    """
+
+    upstream: Upstream | None
+    path: bytes
+    route: Route
+    asked: bytes = b""
+    line: bytes = b""
+    host: bytes = b""
 
 
 class Routes:
@@ -16,6 +38,7 @@ class Routes:
     def __init__(self, default: Upstream | None, named: Mapping[str, Upstream]) -> None:
         self._default = default
         self._named = {name.encode("latin-1"): upstream for name, upstream in named.items()}
+        self._known: dict[tuple[str, bytes], Target] = {}
 
     @property
     def names(self) -> list[str]:
@@ -28,7 +51,27 @@ class Routes:
             target.partition(b"?")[0].removeprefix(b"/").partition(b"/")[0].decode("latin-1"), self.names
         )
 
-    def find(self, target: bytes) -> tuple[Upstream | None, bytes]:
+    def target(self, method: str, target: bytes) -> Target:
+        """What follows from a request's method and target, found once for those that are alike."""
+        known = self._known.get((method, target))
+        if known is None:
+            known = self._find(method, target)
+            if len(target) <= _SHORT:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[method, target] = known
+        return known
+
+    def _find(self, method: str, target: bytes) -> Target:
+        upstream, path = self._upstream(target)
+        route = apis.match(method, path.partition(b"?")[0].decode("latin-1"))
+        if upstream is None:
+            return Target(None, path, route)
+        asked = upstream.base_path + path if path.startswith(b"/") else path
+        line = b"%b %b HTTP/1.1" % (method.encode("latin-1"), asked)
+        return Target(upstream, path, route, asked, line, upstream.authority.encode("latin-1"))
+
+    def _upstream(self, target: bytes) -> tuple[Upstream | None, bytes]:
         """The upstream for a request target, and the target less the upstream's name."""
         if self._named and target.startswith(b"/"):
             end = min((at for at in (target.find(b"/", 1), target.find(b"?")) if at > 0), default=len(target))
@@ -37,8 +80,3 @@ class Routes:
                 rest = target[end:]
                 return upstream, rest if rest.startswith(b"/") else b"/" + rest
         return self._default, target
-
-
-def upstream_target(upstream: Upstream, target: bytes) -> bytes:
-    """The target as the upstream is asked for it."""
-    return upstream.base_path + target if target.startswith(b"/") else target

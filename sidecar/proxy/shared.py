@@ -6,7 +6,6 @@ and listens nowhere.
 
 import asyncio
 import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,7 +21,9 @@ from sidecar.core.sessions import SessionManager
 from sidecar.errors import DrainingError, MalformedError, RefusedError, SidecarError, render, shape_of
 from sidecar.proxy import wire
 from sidecar.proxy.admission import Admission
+from sidecar.proxy.arrival import Joining
 from sidecar.proxy.dial import Dialer
+from sidecar.proxy.heads import AnswerPlans, RequestPlans
 from sidecar.proxy.later import Later
 from sidecar.proxy.loop_turn import LoopTurn, StepQueue
 from sidecar.proxy.pool import Pool
@@ -117,10 +118,10 @@ class Shared:
         self.turn = LoopTurn(self.loop, clock)
         self.read_buffer = memoryview(bytearray(READ))
         self.steps = StepQueue(self.loop, clock)
-        self.later = Later(self.loop, clock, report, self._drained)
-        self.admission = Admission(settings.max_requests, settings.inspect_memory)
+        self.later = Later(self.loop, clock, report, self.drained)
+        self.admission = Admission(settings.inspect_memory)
         self.routes = Routes(settings.upstream, settings.upstreams)
-        self.identity_rules = IdentityRules(
+        rules = IdentityRules(
             session_headers=settings.session_headers,
             session_fields=settings.session_fields,
             conversation_headers=settings.conversation_headers,
@@ -128,8 +129,16 @@ class Shared:
         )
         self.digester = None if settings.history == "off" else Digester(os.urandom(32))
         """What histories are digested by; None where nobody looks at them."""
-        self.histories = Histories(self.digester or Digester(b""), settings.history_limit, telemetry.anomaly)
-        self.joins_histories = settings.history == "join"
+        histories = Histories(self.digester or Digester(b""), settings.history_limit, telemetry.anomaly)
+        self.plans = RequestPlans(self.routes, rules, settings.head_limit, settings.head_fields)
+        self.answer_plans = AnswerPlans(settings.head_limit, settings.head_fields)
+        self.joining = Joining(
+            sessions,
+            rules,
+            telemetry,
+            histories if self.digester is not None else None,
+            joins=settings.history == "join",
+        )
         self.body_fields = (*settings.session_fields, *settings.conversation_fields)
         self.pool = Pool(self.loop, clock, round(settings.pool_idle * SECOND))
         self._dialer = Dialer(
@@ -144,26 +153,18 @@ class Shared:
         self.empty = asyncio.Event()
         """Set, while the relay drains, once nothing is under way any more."""
 
-    def entered(self, flow: Running) -> None:
-        """A request is under way."""
-        self.flows.add(flow)
-
-    def left(self, flow: Running) -> None:
-        """It has settled."""
-        self.flows.discard(flow)
-        self._drained()
-
     def disconnected(self, connection: Connected) -> None:
         """A client's connection is gone."""
         self.connections.discard(connection)
-        self._drained()
+        self.drained()
 
     @property
     def busy(self) -> bool:
         """True while a request is under way, or the end of its answer."""
         return bool(self.flows or self.later) or any(connection.flushing for connection in self.connections)
 
-    def _drained(self) -> None:
+    def drained(self) -> None:
+        """Something that was under way is over: perhaps all is."""
         if self.admission.draining and not self.busy:
             self.empty.set()
 
@@ -174,16 +175,6 @@ class Shared:
         if side.bug is not None:
             raise side.bug
         return side, timing
-
-    @property
-    def head_limit(self) -> int:
-        """Bytes of an answer's head."""
-        return self.limits.head_size
-
-    @property
-    def head_fields(self) -> int:
-        """Fields of an answer's head."""
-        return self.limits.head_fields
 
     def upstream_closed(self, connection: UpstreamConnection, *, stray: bool) -> None:
         """A connection has closed; it leaves the pool at once."""
@@ -196,10 +187,6 @@ class Shared:
         if self.admission.draining:
             return DrainingError()
         return MalformedError("it stands behind the last request of its connection")
-
-    def generated_id(self) -> str:
-        """A session id for a request that names none."""
-        return str(uuid.uuid4())
 
     def error_answer(self, exchange: Exchange, error: SidecarError, *, close: bool) -> bytes:
         """A whole answer of our own, in the shape that the caller's client reads."""

@@ -16,6 +16,7 @@ from sidecar.proxy.admission import Admission
 from sidecar.proxy.decode import PIECE, UnreadableCodingError, decoder
 from sidecar.proxy.inbound import Inbound
 
+_JSON = b"application/json"
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 _REPLAYED = 64 * 1024
 """Largest body (bytes) that is kept for a second try."""
@@ -35,32 +36,42 @@ _UNREAD = {
 class Upload:
     """One request's body. `state` is `none`, `held`, `read`, or the reason why it is not read."""
 
-    __slots__ = ("_admission", "_counted", "_held", "_inbound", "_limit", "finished", "passed", "state")
+    __slots__ = (
+        "_admission",
+        "_coding",
+        "_counted",
+        "_held",
+        "_inbound",
+        "_limit",
+        "finished",
+        "passed",
+        "state",
+    )
 
     def __init__(self, inbound: Inbound, admission: Admission, inspect_limit: int) -> None:
         self._inbound = inbound
         self._admission = admission
         self._limit = inspect_limit
-        self._held = bytearray()
+        self._held: bytes | bytearray = b""
         self._counted = 0
         """Bytes of memory that were taken for what is held."""
+        self._coding: bytes | None = None
         self.passed = 0
         """Payload bytes that have gone to the upstream."""
         self.finished = False
         """The body's end has gone to the upstream."""
-        self.state = self._plan()
-
-    def _plan(self) -> str:
-        """Whether the head promises a body that can be read."""
-        framing = self._inbound.framing
-        if not self._inbound.has_body or self._inbound.head is None:
-            return "none"
-        media = (self._inbound.head.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
-        if not (media.endswith((b"/json", b"+json"))):
-            return "not_json"
-        if framing.length is not None and framing.length > self._limit:
-            return "too_large"
-        return "held"
+        self.state = "none"
+        head, length = inbound.head, inbound.length
+        if head is None or not (length or inbound.chunked):
+            return
+        media = head.headers.first.get(b"content-type", b"")
+        if media != _JSON and not media.partition(b";")[0].strip().lower().endswith((b"/json", b"+json")):
+            self.state = "not_json"
+        elif length is not None and length > inspect_limit:
+            self.state = "too_large"
+        else:
+            self.state = "held"
+            self._coding = head.headers.first.get(b"content-encoding")
 
     @property
     def waiting(self) -> int:
@@ -69,11 +80,18 @@ class Upload:
 
     def hold(self) -> bool:
         """Takes what has come while the body is held back; False once it has to go on unread."""
-        for piece in self._inbound.take():
-            self._held += piece
-        if len(self._held) > self._limit:
+        pieces = self._inbound.take()
+        held = self._held
+        if not held and len(pieces) == 1 and self._inbound.ended:
+            held = pieces[0]
+        else:
+            held = held if isinstance(held, bytearray) else bytearray(held)
+            for piece in pieces:
+                held += piece
+        self._held = held
+        if len(held) > self._limit:
             self.state = "too_large"
-        elif not self._hold(sys.getsizeof(self._held) - self._counted):
+        elif not self._hold(sys.getsizeof(held) - self._counted):
             self.state = "memory_full"
         return self.state == "held"
 
@@ -83,10 +101,26 @@ class Upload:
         self._counted += size
         return True
 
-    @property
-    def _coding(self) -> bytes | None:
-        head = self._inbound.head
-        return head.headers.get(b"content-encoding") if head is not None else None
+    def whole(self, route: Route, fields: tuple[str, ...], digester: Digester | None) -> RequestFacts | None:
+        """The facts of a body that has come as a whole and takes no more than a moment; None for any other."""
+        inbound = self._inbound
+        pieces = inbound.pieces
+        if (
+            len(pieces) != 1
+            or not inbound.ended
+            or self._coding is not None
+            or inbound.size > apis.LARGE
+            or fields
+        ):
+            return None
+        body = pieces[0]
+        facts = apis.small_request(route, body, digester)
+        if facts is not None and self._admission.hold(size := sys.getsizeof(body)):
+            inbound.pieces = []
+            self._counted = size
+            self._held, self.state = body, "read"
+            return facts
+        return None
 
     @property
     def large(self) -> bool:
@@ -137,30 +171,30 @@ class Upload:
 
     def pass_on(self) -> bytes | bytearray:
         """What goes to the upstream now: everything that has come, framed as the head said."""
-        pieces: list[bytes | bytearray] = [*self._inbound.take()]
-        if self._held:
-            pieces.insert(0, self._held)
-            self._held = bytearray()
-        self.passed += sum(map(len, pieces))
-        out: list[bytes | bytearray] = []
-        if self._inbound.framing.chunked:
-            if pieces:
-                out.append(wire.chunk(b"".join(pieces)))
-            if self._inbound.ended and not self.finished:
-                out.append(wire.last_chunk(self._inbound.trailers, upward=True))
+        inbound, held = self._inbound, self._held
+        if held:
+            self._held = b""
+            out = held if not inbound.pieces else b"".join((held, *inbound.take()))
         else:
-            out = pieces
-        self.finished = self._inbound.ended
-        return out[0] if len(out) == 1 else b"".join(out)
+            out = b"".join(inbound.take())
+        self.passed += len(out)
+        if inbound.chunked:
+            out = wire.chunk(bytes(out))
+            if inbound.ended and not self.finished:
+                out += wire.last_chunk(inbound.trailers, upward=True)
+        self.finished = inbound.ended
+        return out
 
     def again(self, body: bytes | bytearray) -> bool:
         """True when the request could be sent once more with this much of its body, without harm or much memory."""
         head = self._inbound.head
-        return len(body) <= _REPLAYED and head is not None and head.method in _IDEMPOTENT
+        return head is not None and head.method in _IDEMPOTENT and len(body) <= _REPLAYED
 
     def close(self, exchange: Exchange) -> None:
         """The request has ended: tells what became of its body, and holds nothing more."""
-        self.release()
+        if self._counted:
+            self.release()
+        self._held = b""
         exchange.request_bytes = self.passed
         exchange.body_state = self.state
         if self.state in _UNREAD and exchange.turn is not None:
@@ -168,8 +202,8 @@ class Upload:
 
     def release(self) -> None:
         """Gives the held memory back, once what was passed on has left the process."""
-        self._held = bytearray()
-        self._admission.release(self._counted)
+        self._held = b""
+        self._admission.memory -= self._counted
         self._counted = 0
 
 

@@ -16,6 +16,7 @@ from sidecar.core.exchange import Upstream
 from sidecar.core.headers import Headers
 from sidecar.proxy.answer_reader import AnswerReader
 from sidecar.proxy.guard import outermost
+from sidecar.proxy.heads import AnswerPlans
 from sidecar.proxy.loop_turn import LoopTurn, StepQueue
 from sidecar.proxy.peers import Reader
 
@@ -45,12 +46,8 @@ class Owner(Protocol):
         """`READ` bytes, which everybody may read to and nobody may keep."""
 
     @property
-    def head_limit(self) -> int:
-        """Bytes of an answer's head."""
-
-    @property
-    def head_fields(self) -> int:
-        """Fields of an answer's head."""
+    def answer_plans(self) -> AnswerPlans:
+        """How answers' heads are read."""
 
     @property
     def report(self) -> Callable[[Exception], None]:
@@ -64,7 +61,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
     """An HTTP/1.1 client connection. One request at a time."""
 
     def __init__(self, owner: Owner, upstream: Upstream) -> None:
-        super().__init__(owner.head_limit, owner.head_fields)
+        super().__init__(owner.answer_plans)
         self._owner = owner
         self.upstream = upstream
         self.transport: asyncio.Transport | None = None
@@ -89,6 +86,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self._loss: tuple[Exception | None] | None = None
         """How the connection ended, while bytes from before that are still to be read."""
         self._poll = select.poll()
+        self.poll = self._poll.poll
+        """Called with 0: nothing when the kernel holds nothing that came while nobody asked: no stray bytes, no end."""
 
     # The flow's side.
 
@@ -98,19 +97,18 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         return self.transport is not None and not self._closing and not self.transport.is_closing()
 
     @property
-    def silent(self) -> bool:
-        """True when the kernel holds nothing that came while nobody asked: no stray bytes, no end."""
-        return not self._poll.poll(0)
-
-    @property
     def reusable(self) -> bool:
         """True when the answer has ended and the connection may carry another."""
-        return self.stays and self.usable
+        over = self._closing or self.transport is None or self.transport.is_closing()
+        return self.ended and not over and self.stays
 
     @property
     def keep_alive_hint(self) -> int | None:
         """The seconds of the answer's `Keep-Alive: timeout=`, or None."""
-        return None if self.head is None else _keep_alive_hint(self.head.headers)
+        head = self.head
+        if head is None or b"keep-alive" not in head.headers.first:
+            return None
+        return _keep_alive_hint(head.headers)
 
     def begin(self, reader: Reader, method: str) -> None:
         """Gives the connection to a flow for one exchange."""
@@ -143,7 +141,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         """Takes the connection from its flow."""
         self.reader = None
         self.used = True
-        self.resume()
+        if self._paused:
+            self.resume()
 
     def close(self) -> None:
         """Closes at once; nothing that it could still bring is wanted."""

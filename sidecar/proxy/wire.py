@@ -8,9 +8,13 @@ It knows no socket.
 
 from http import HTTPStatus
 
-from sidecar.core.exchange import RequestHead, Upstream
+from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Field, Headers
 from sidecar.core.record import record
+from sidecar.proxy.routes import Target
+
+Lines = tuple[bytes, ...]
+"""Lines of a head as they were received, the first line among them, without their ends."""
 
 OWN_PREFIX = b"x-sidecar-"
 REQUEST_ID = b"X-Sidecar-Request-Id"
@@ -91,13 +95,32 @@ _KNOWN_NAMES, _KNOWN_LENGTH = 1024, 64
 _UPWARD, _DOWNWARD = _Way(_HOP | _TRACE), _Way(_HOP)
 
 
-def request_head(head: RequestHead, upstream: Upstream, target: bytes, outbound: tuple[Field, ...]) -> bytes:
-    """The head that goes to the upstream. `target` has the upstream's name taken off already."""
-    headers = head.headers
+def passes_up(name: bytes) -> bool:
+    """True for the name (lower case) of a request's field that goes on, if none of its head is unusual."""
+    return name not in _UPWARD.dropped and not name.startswith(OWN_PREFIX)
+
+
+def passes_down(name: bytes) -> bool:
+    """The same of an answer's field; chunks stay chunks."""
+    dropped = name in _DOWNWARD.dropped and name != b"transfer-encoding"
+    return not dropped and not name.startswith(OWN_PREFIX)
+
+
+def request_head(head: RequestHead, target: Target, outbound: tuple[Field, ...], passing: Lines) -> bytes:
+    """The head that goes to the upstream. `passing`: its lines that pass, where they have been found by a plan."""
+    lines = [*passing] if passing else _passing(head.headers, target)
+    for field in outbound:
+        lines.append(b"%b: %b" % field)
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
+
+
+def _passing(headers: Headers, target: Target) -> list[bytes]:
+    """The request line and the fields that pass, each written anew."""
     known, dropped = _UPWARD.known(headers)
-    lines = [b"%b %b HTTP/1.1" % (head.method.encode("latin-1"), target)]
+    lines = [target.line]
     if b"host" not in headers:
-        lines.append(b"Host: " + upstream.authority.encode("latin-1"))
+        lines.append(b"Host: " + target.host)
     for field in headers.fields:
         name, value = field
         if name in known:
@@ -105,7 +128,7 @@ def request_head(head: RequestHead, upstream: Upstream, target: bytes, outbound:
             continue
         lower = name.lower()
         if lower == b"host":
-            lines.append(b"%b: %b" % (name, upstream.authority.encode("latin-1")))
+            lines.append(b"%b: %b" % (name, target.host))
         elif lower == b"transfer-encoding":
             lines.append(b"%b: chunked" % name)
         elif lower == b"expect":
@@ -114,24 +137,37 @@ def request_head(head: RequestHead, upstream: Upstream, target: bytes, outbound:
         elif lower not in dropped and not lower.startswith(OWN_PREFIX):
             lines.append(b"%b: %b" % field)
             _UPWARD.remember(name)
-    for field in outbound:
-        lines.append(b"%b: %b" % field)  # noqa: PERF401 - a generator costs more than the one or two fields it gives
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+    return lines
 
 
 @record
 class AnswerHead:
-    """An answer's head as it was received."""
+    """An answer's head as it was received. `lines` pass, where they have been found by a plan (`heads.py`)."""
 
     status: int
     reason: bytes
     version: str
     headers: Headers
+    lines: Lines = ()
 
 
 def answer_head(head: AnswerHead, *, request_id: str | None, chunked: bool, close: bool) -> bytes:
     """The head that goes to the client: framed with chunks if `chunked`, else as its own length says."""
+    headers = head.headers
+    if head.lines and chunked == (b"transfer-encoding" in headers.first):
+        lines = [*head.lines]
+    else:
+        lines = _passing_down(head, chunked=chunked)
+    if request_id is not None:
+        lines.append(b"%b: %b" % (REQUEST_ID, request_id.encode("latin-1", "replace")))
+    if close:
+        lines.append(b"Connection: close")
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
+
+
+def _passing_down(head: AnswerHead, *, chunked: bool) -> list[bytes]:
+    """The first line and the fields that pass, each written anew."""
     headers = head.headers
     known, dropped = _DOWNWARD.known(headers)
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
@@ -151,12 +187,7 @@ def answer_head(head: AnswerHead, *, request_id: str | None, chunked: bool, clos
             _DOWNWARD.remember(name)
     if chunked and not written:
         lines.append(b"Transfer-Encoding: chunked")
-    if request_id is not None:
-        lines.append(b"%b: %b" % (REQUEST_ID, request_id.encode("latin-1", "replace")))
-    if close:
-        lines.append(b"Connection: close")
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+    return lines
 
 
 def chunk(payload: bytes) -> bytes:

@@ -18,6 +18,7 @@ from sidecar.testing import (
     chat_request,
     exchange,
     json_answer,
+    request_bytes,
     sse,
 )
 from tests.hostility.witness import Witness
@@ -33,32 +34,24 @@ UNMET = None
 MADE = [
     ("proxy.request_reader:RequestReader.met", NOTHING, NOTHING),
     ("proxy.loop_turn:LoopTurn.read", OURS, OURS),
-    ("proxy.request_reader:RequestReader.feed", OURS, OURS),
-    ("proxy.request_reader:RequestReader.read_on", OURS, OURS),
-    ("proxy.request_reader:request_head", OURS, OURS),
-    ("proxy.client_side:ClientConnection._advance", OURS, OURS),
+    ("proxy.heads:RequestPlans.take", OURS, OURS),
     ("proxy.client_side:ClientConnection._start_next", OURS, OURS),
-    ("proxy.client_side:ClientConnection.resume", OURS, OURS),
     ("proxy.flow:Flow", OURS, OURS),
     ("proxy.flow:Flow.__init__", OURS, OURS),
-    ("proxy.flow:Joining", OURS, OURS),
+    ("proxy.arrival:Joining.join", OURS, OURS),
     ("proxy.flow:Upload", OURS, OURS),
     ("proxy.flow:Answer", OURS, OURS),
-    ("proxy.flow:Deadlines", OURS, OURS),
-    ("proxy.routes:Routes.find", OURS, OURS),
-    ("apis:match", OURS, OURS),
+    ("proxy.flow:Deadlines", UNMET, OURS),
 ]
 JOINED = [
     ("proxy.flow:Flow.begin", OURS, OURS),
-    ("proxy.admission:Admission.enter", OURS, OURS),
-    ("proxy.arrival:from_head", OURS, OURS),
-    ("proxy.flow:Upload.hold", OURS, OURS),
-    ("proxy.flow:Upload.read", OURS, OURS),
-    ("apis:request_steps", OURS, OURS),
+    ("proxy.admission:Admission.hold", OURS, OURS),
+    ("core.identity:HeadIdentities.of", OURS, OURS),
+    ("proxy.flow:Upload.whole", OURS, OURS),
+    ("apis:small_request", OURS, OURS),
     ("proxy.arrival:resolve", OURS, OURS),
     ("core.sessions:SessionManager.arrive", OURS, OURS),
     ("core.sessions:Turn", OURS, OURS),
-    ("proxy.arrival:Joining._mark_retry", OURS, OURS),
 ]
 SENT = [
     ("proxy.pool:Pool.take", OURS, OURS),
@@ -66,11 +59,9 @@ SENT = [
     ("proxy.dial:Dialer.dial", OURS, OURS),
     ("proxy.upstream_side:UpstreamConnection.connection_made", OURS, OURS),
     ("proxy.wire:request_head", OURS, OURS),
-    ("proxy.flow:upstream_target", OURS, OURS),
     ("proxy.flow:Upload.pass_on", OURS, OURS),
     ("proxy.upstream_side:UpstreamConnection.begin", OURS, OURS),
     ("proxy.upstream_side:UpstreamConnection.write", OURS, OURS),
-    ("proxy.flow:Deadlines.next", OURS, OURS),
 ]
 ANSWERED = [
     ("proxy.upstream_side:UpstreamConnection.data_received", OURS, OURS),
@@ -79,13 +70,13 @@ ANSWERED = [
     ("proxy.answer:Answer.take", OURS, OURS),
     ("proxy.wire:answer_head", OURS, OURS),
     ("proxy.client_side:ClientConnection.write", OURS, OURS),
-    ("proxy.flow:observer_for", OURS, OURS),
+    ("proxy.flow:observer_for", UNMET, OURS),
+    ("proxy.flow:Deadlines.next", UNMET, OURS),
     ("proxy.answer:Answer.observe", OURS, OURS),
 ]
 WATCHED = [
-    ("proxy.observer:_observer", OVER, OVER),
+    ("proxy.observer:_observer", UNMET, OVER),
     ("apis:body_reader", OVER, UNMET),
-    ("proxy.observer:BodyObserver._keep", OVER, UNMET),
     ("proxy.observer:StreamObserver._read", UNMET, OVER),
     ("core.exchange:Exchange.event_read", UNMET, OVER),
 ]
@@ -98,12 +89,30 @@ PARTED = [
     ("proxy.flow:Upload.close", OURS, OVER),
     ("proxy.client_side:ClientConnection.flow_done", OURS, OVER),
     ("proxy.client_side:ClientConnection._next", OURS, OVER),
-    ("proxy.answer:Answer.close", OURS, OVER),
+    ("proxy.answer:Answer.close", UNMET, OVER),
     ("core.exchange:Exchange.answer_ended", OURS, OVER),
-    ("proxy.arrival:Joining.identify", OVER, OVER),
-    ("proxy.arrival:Joining._count_once", OVER, OVER),
+    ("proxy.arrival:Joining._leave", OVER, OVER),
     ("core.sessions:SessionManager.settle", OVER, OVER),
 ]
+READ_IN_PIECES = [
+    ("proxy.request_reader:RequestReader.feed", OURS),
+    ("proxy.request_reader:RequestReader.read_on", OURS),
+    ("proxy.request_reader:request_head", OURS),
+    ("proxy.client_side:ClientConnection._advance", OURS),
+    ("apis:match", OURS),
+    ("core.identity:from_head", OURS),
+    ("proxy.arrival:resolve", OURS),
+    ("proxy.flow:Upload.hold", OURS),
+    ("proxy.flow:Upload.read", OURS),
+    ("apis:request_steps", OURS),
+    ("proxy.arrival:Joining._mark_retry", OURS),
+    ("proxy.flow:observer_for", OURS),
+    ("proxy.observer:_observer", OVER),
+    ("proxy.observer:BodyObserver._keep", OVER),
+    ("proxy.answer:Answer.close", OURS),
+]
+"""What a request meets whose head goes by no plan, and whose answer is not small and plain."""
+
 ROWS = [*MADE, *JOINED, *SENT, *ANSWERED, *WATCHED, *PARTED]
 TELEMETRY = [
     ("telemetry.trace:Tracer.begin", OVER, OVER),
@@ -122,6 +131,20 @@ TELEMETRY = [
 """Nothing that goes wrong there reaches a request."""
 
 WHOLE = (chat_request(), json_answer(chat_completion()))
+IN_PIECES = (
+    request_bytes(
+        "POST",
+        "/v1/chat/completions?NEVER",
+        body=b"{}",
+        headers=(
+            b"Content-Type: application/json",
+            b"Content-Encoding: identity",
+            b"Connection: close",
+            b"Idempotency-Key: k",
+        ),
+    ),
+    json_answer(chat_completion(), headers=(b"Content-Encoding: identity",)),
+)
 STREAMED = (chat_request(stream=True), sse([chat_chunk("Hi"), chat_chunk(finish_reason="stop")]))
 
 
@@ -193,8 +216,16 @@ def check_end(sidecar: RunningSidecar, sent: bytes, outcome: str) -> None:
     assert (after[0] - outcomes, after[1] - started, after[2]) == (wanted, wanted.total(), 0)
 
 
+def in_pieces() -> list[object]:
+    """The same of `READ_IN_PIECES`."""
+    return [
+        pytest.param(where, *IN_PIECES, outcome, id=f"{where.rpartition(':')[2]}-pieces")
+        for where, outcome in READ_IN_PIECES
+    ]
+
+
 @pytest.mark.parametrize("calls", [1, 1000], ids=["once", "always"])
-@pytest.mark.parametrize("where,sent,answered,outcome", met(ROWS))
+@pytest.mark.parametrize("where,sent,answered,outcome", [*met(ROWS), *in_pieces()])
 def test_a_bug(
     broken: Broken, witness: Witness, where: str, sent: bytes, answered: Script, outcome: str, calls: int
 ) -> None:
@@ -202,6 +233,7 @@ def test_a_bug(
     sidecar, bugs = broken
     witness.answer_always(answered)
     name = bugs.put(calls, f"sidecar.{where}")
+    sent = sent.replace(b"NEVER", name.encode())  # nothing is remembered of it
     check_end(sidecar, sent, outcome)
     sidecar.wait_log("sidecar.bug", error=name)
     bugs.mend()

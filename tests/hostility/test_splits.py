@@ -6,6 +6,7 @@ This asks the readers alone, without a socket, because a socket may join what wa
 import pytest
 
 from sidecar.proxy.answer_reader import AnswerReader
+from sidecar.proxy.heads import AnswerPlans
 from sidecar.proxy.inbound import Inbound
 from sidecar.proxy.request_reader import RequestReader
 from tests.hostility import answers, requests_bodies, requests_fields, requests_lines
@@ -31,7 +32,14 @@ def _described(one: Inbound) -> object:
         return type(one.refusal), one.broken
     assert one.head is not None
     head = (one.head.method, one.head.target, one.head.version, one.head.headers.fields)
-    return head, b"".join(one.pieces), one.trailers, one.framing, (one.ended, one.broken, one.keep_alive)
+    return (
+        head,
+        b"".join(one.pieces),
+        one.trailers,
+        one.chunked,
+        one.length,
+        (one.ended, one.broken, one.keep_alive),
+    )
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -45,7 +53,7 @@ def test_a_request_cut_anywhere(row: Row) -> None:
 
 def read_answer(method: str, *pieces: bytes) -> tuple[object, ...]:
     """What the reader makes of the pieces; of a malformed answer what came before, and that it is one."""
-    reader = AnswerReader(16 * 1024, 64)
+    reader = AnswerReader(AnswerPlans(16 * 1024, 64))
     reader.reset(method)
     for piece in pieces:
         reader.feed(piece)

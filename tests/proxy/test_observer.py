@@ -50,7 +50,7 @@ def test_a_bug_in_reading_an_answer_ends_the_reading_alone() -> None:
     )
     exchange.streams = True
     reported: list[Exception] = []
-    shared = SimpleNamespace(report=reported.append, admission=Admission(1, 1 << 20), clock=time.time_ns)
+    shared = SimpleNamespace(report=reported.append, admission=Admission(1 << 20), clock=time.time_ns)
     observer = StreamObserver(exchange, Stumbling(), None, cast("Shared", shared))
     observer.feed([b"data: {}\n\n"], 2)
     observer.feed([b"data: {}\n\n"], 3)

@@ -38,7 +38,7 @@ def described(requests: list[Inbound]) -> list[object]:
     return [
         (
             one.head and (one.head.method, one.head.target, one.head.version, one.head.headers.fields),
-            (b"".join(one.pieces), one.trailers, one.framing),
+            (b"".join(one.pieces), one.trailers, one.chunked, one.length),
             (one.ended, one.broken, one.keep_alive, str(one.refusal)),
         )
         for one in requests
