@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from sidecar import settings_values as values
 from sidecar.core.exchange import Upstream
-from sidecar.core.identity import DEFAULT_FORMAT
 from sidecar.core.shown import mask
+from sidecar.core.turns import DEFAULT_FORMAT
 from sidecar.settings_values import Address, Kind
 
 __all__ = ["TABLE", "Address", "Problem", "Setting", "Settings", "SettingsError", "load"]

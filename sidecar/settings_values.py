@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from sidecar.apis import provider_of_host
 from sidecar.core.exchange import Upstream
-from sidecar.core.identity import DEFAULT_FORMAT, RequestIdFormat
 from sidecar.core.shown import mask
+from sidecar.core.turns import DEFAULT_FORMAT, RequestIdFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,8 @@ from sidecar import apis, cli, errors, settings
 from sidecar.admin import AdminView, create_admin_app
 from sidecar.core import identity
 from sidecar.core.histories import Relation
-from sidecar.core.identity import DEFAULT_FORMAT, FORMAT_FIELDS
 from sidecar.core.outcome import Anomaly, Outcome, Phase
-from sidecar.core.turns import SessionStats
+from sidecar.core.turns import DEFAULT_FORMAT, FORMAT_FIELDS, SessionStats
 from sidecar.proxy import wire
 from sidecar.telemetry import metrics, otel_table
 from sidecar.telemetry.ledger import State

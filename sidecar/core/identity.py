@@ -1,8 +1,7 @@
 """Who is talking: the session and conversation of a request, by the first rule that gives a valid value.
 
-Owns the order of the rules, which text may be an id, and how a request's own id is composed. Ids are
-unauthenticated hints: nothing is ever allowed or denied by them, and a value that is no valid id is counted and
-passed over. What is too long for an id, or looks like a credential, is replaced by a digest: an id stands on every span.
+Owns the order of the rules, and which text may be an id. Ids are unauthenticated hints: nothing is ever allowed or
+denied by them, and a value that is no valid id is counted and passed over. What is too long for an id, or looks like a credential, is replaced by a digest: an id stands on every span.
 """
 
 import json
@@ -12,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
-from string import Formatter
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -563,59 +561,3 @@ def _baggage(fields: Iterable[bytes]) -> Mapping[str, str]:
                 text = unquote_to_bytes(rest.partition(b";")[0].strip(b" \t"))
                 found.setdefault(key, text.decode("utf-8", "replace"))
     return found
-
-
-DEFAULT_FORMAT = "{session}:{conversation}:{counter}:{timestamp}:{random}"
-
-FORMAT_FIELDS = ("session", "conversation", "counter", "timestamp", "random")
-"""What a format may name. `timestamp` is Unix milliseconds, `random` 8 hex digits, `counter` the sequence."""
-
-_NUMBERS = ("counter", "timestamp")
-_NUMBER_SPEC = re.compile(r"(0[1-9][0-9]?)?d?")
-_LONGEST_FORMAT = 200
-_ALLOWED = f"literal text and the fields {', '.join('{' + name + '}' for name in FORMAT_FIELDS)}; {{random}} is needed"
-
-
-class RequestIdFormatError(ValueError):
-    """A request id format that cannot be used; the text says what is wrong and what is allowed."""
-
-    def __init__(self, template: str, wrong: str) -> None:
-        super().__init__(f"request id format {template[:_LONGEST_FORMAT]!r}: {wrong}; allowed: {_ALLOWED}")
-
-
-class RequestIdFormat:
-    """A checked format. Numbers may be padded (`{counter:04d}`); the literal text is printable ASCII without blanks.
-
-    Raises:
-        RequestIdFormatError: the template names an unknown field, lacks `{random}` or is malformed.
-    """
-
-    __slots__ = ("compose", "template")
-
-    def __init__(self, template: str = DEFAULT_FORMAT) -> None:
-        _check_format(template)
-        self.template = template
-        self.compose: Callable[..., str] = template.format
-        """Gives the id of `FORMAT_FIELDS`, all by name."""
-
-
-def _check_format(template: str) -> None:
-    if len(template) > _LONGEST_FORMAT:
-        raise RequestIdFormatError(template, f"longer than {_LONGEST_FORMAT} characters")
-    try:
-        parts = list(Formatter().parse(template))
-    except ValueError as error:
-        raise RequestIdFormatError(template, str(error)) from None
-    named = set()
-    for literal, name, spec, conversion in parts:
-        if not (literal.isascii() and literal.isprintable()) or " " in literal:
-            raise RequestIdFormatError(template, "its text must be printable ASCII without blanks")
-        if name is None:
-            continue
-        if name not in FORMAT_FIELDS:
-            raise RequestIdFormatError(template, f"unknown field {{{name}}}")
-        if conversion or (spec and not (name in _NUMBERS and _NUMBER_SPEC.fullmatch(spec))):
-            raise RequestIdFormatError(template, f"{{{name}}} cannot be formatted that way")
-        named.add(name)
-    if "random" not in named:
-        raise RequestIdFormatError(template, "without {random} two requests could share an id")

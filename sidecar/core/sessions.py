@@ -11,11 +11,12 @@ from functools import partial
 from random import Random
 
 from sidecar.core.clock import MILLISECOND, STEADY, Clock, SystemWall, Wall
-from sidecar.core.identity import DEFAULT_FORMAT, MADE_UP, Identity, RequestIdFormat, Source, tidy, told
+from sidecar.core.identity import MADE_UP, Identity, Source, tidy, told
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.registry import NEVER, Registry, Session
 from sidecar.core.remembered import Answers, BoundedMap
 from sidecar.core.turns import (
+    DEFAULT_FORMAT,
     ChainEntry,
     ConversationSummary,
     KnownWait,
@@ -24,6 +25,7 @@ from sidecar.core.turns import (
     LiveSession,
     RecentRequest,
     Ref,
+    RequestIdFormat,
     Result,
     Revealed,
     SessionLimits,
@@ -75,7 +77,7 @@ class SessionManager:
 
     `clock` gives ns since the epoch and is asked by the wrapping methods only; `wall` says how far the wall
     clock is ahead of it, for the time in request ids (without a `clock`, both are the system's); `random` gives 32 random
-    bits; `request_id_format` is described in `identity.py`.
+    bits; `request_id_format` is described in `turns.py`.
 
     Raises:
         RequestIdFormatError: the format cannot be used.

@@ -1,13 +1,15 @@
 """One request to the session manager, everything else that it takes and gives, and who is told of it.
 
-Owns the shapes, and the listeners: one that raises is counted and never disturbs a request, the session manager
+Owns the shapes, how a request's own id is composed, and the listeners: one that raises is counted and never disturbs a request, the session manager
 or the other listeners. `sessions.py` re-exports them, and others import them from there. Timestamps are ns since
 the epoch, durations ns.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from sidecar.core.clock import SECOND
@@ -458,3 +460,59 @@ def _raises(call: Callable[..., None], *given: object, **named: object) -> bool:
     except Exception:  # noqa: BLE001 - the guard: whatever a listener does, the request goes on
         return True
     return False
+
+
+DEFAULT_FORMAT = "{session}:{conversation}:{counter}:{timestamp}:{random}"
+
+FORMAT_FIELDS = ("session", "conversation", "counter", "timestamp", "random")
+"""What a format may name. `timestamp` is Unix milliseconds, `random` 8 hex digits, `counter` the sequence."""
+
+_NUMBERS = ("counter", "timestamp")
+_NUMBER_SPEC = re.compile(r"(0[1-9][0-9]?)?d?")
+_LONGEST_FORMAT = 200
+_ALLOWED = f"literal text and the fields {', '.join('{' + name + '}' for name in FORMAT_FIELDS)}; {{random}} is needed"
+
+
+class RequestIdFormatError(ValueError):
+    """A request id format that cannot be used; the text says what is wrong and what is allowed."""
+
+    def __init__(self, template: str, wrong: str) -> None:
+        super().__init__(f"request id format {template[:_LONGEST_FORMAT]!r}: {wrong}; allowed: {_ALLOWED}")
+
+
+class RequestIdFormat:
+    """A checked format. Numbers may be padded (`{counter:04d}`); the literal text is printable ASCII without blanks.
+
+    Raises:
+        RequestIdFormatError: the template names an unknown field, lacks `{random}` or is malformed.
+    """
+
+    __slots__ = ("compose", "template")
+
+    def __init__(self, template: str = DEFAULT_FORMAT) -> None:
+        _check_format(template)
+        self.template = template
+        self.compose: Callable[..., str] = template.format
+        """Gives the id of `FORMAT_FIELDS`, all by name."""
+
+
+def _check_format(template: str) -> None:
+    if len(template) > _LONGEST_FORMAT:
+        raise RequestIdFormatError(template, f"longer than {_LONGEST_FORMAT} characters")
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise RequestIdFormatError(template, str(error)) from None
+    named = set()
+    for literal, name, spec, conversion in parts:
+        if not (literal.isascii() and literal.isprintable()) or " " in literal:
+            raise RequestIdFormatError(template, "its text must be printable ASCII without blanks")
+        if name is None:
+            continue
+        if name not in FORMAT_FIELDS:
+            raise RequestIdFormatError(template, f"unknown field {{{name}}}")
+        if conversion or (spec and not (name in _NUMBERS and _NUMBER_SPEC.fullmatch(spec))):
+            raise RequestIdFormatError(template, f"{{{name}}} cannot be formatted that way")
+        named.add(name)
+    if "random" not in named:
+        raise RequestIdFormatError(template, "without {random} two requests could share an id")

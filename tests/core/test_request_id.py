@@ -3,7 +3,7 @@
 import pytest
 
 from sidecar import SessionManager
-from sidecar.core.identity import RequestIdFormat, RequestIdFormatError
+from sidecar.core.turns import RequestIdFormat, RequestIdFormatError
 
 
 def compose(template: str) -> str:
