@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 LOCKER := .cache/lock
 COMPILE := $(LOCKER)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -53,8 +54,15 @@ ui-test: setup  ## the live page in a headless Chromium; CHROMIUM=... names one 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/ui.lock
 	CHROMIUM='$(CHROMIUM)' $(BIN)/python -m pytest tests/ui $(ARGS)
 
-run: setup  ## the demo; with UPSTREAM=https://... the plain sidecar before that upstream
-	$(BIN)/sidecar $(if $(UPSTREAM),run --upstream '$(UPSTREAM)',demo) $(ARGS)
+$(DEMO): requirements/demo.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.12 run")'
+	@echo "Making $(VENV) for the demo: $$(grep -c '^[a-z].*==' requirements/demo.lock) packages, once. This takes a moment."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/demo.lock
+	@touch $(DEMO)
+
+run: $(if $(wildcard $(STAMP)),setup,$(DEMO))  ## the demo; with UPSTREAM=https://... the plain sidecar before that upstream
+	@$(BIN)/python -m sidecar $(if $(UPSTREAM),run --upstream '$(UPSTREAM)',demo) $(ARGS)
 
 lock: $(LOCKER)/bin/uv  ## resolves the locks again; UPGRADE=1 moves to the newest versions
 	$(COMPILE) --output-file requirements/run.lock pyproject.toml

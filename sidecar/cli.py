@@ -214,6 +214,12 @@ def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str,
     settings = _settings(flags, unknown, environ)
     if settings is None:
         return BAD_SETTINGS
+    if sys.stderr.isatty() and "log_format" not in flags and not environ.get("SIDECAR_LOG_FORMAT"):
+        from sidecar.picture.run import main as lanes
+
+        code = lanes(settings, _as_variables(flags, unknown, environ), sys.stderr)
+        if code is not None:
+            return code
 
     # What libraries say while they are imported may quote the environment: OpenTelemetry's SDK reads it by itself.
     logging.getLogger().addHandler(logging.NullHandler())
@@ -245,6 +251,14 @@ def _settings(
         return None
 
 
+def _as_variables(
+    flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment with every flag as a variable, for a process of its own."""
+    flags = {**flags, "upstream": unknown[0]} if unknown else flags
+    return {**environ, **{one.variable: flags[one.attribute] for one in TABLE if one.attribute in flags}}
+
+
 def _check(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str, str]) -> int:
     as_json, left_out = given.pop("json"), given.pop("no_collector")
     settings = _settings(given, unknown, environ)
@@ -253,8 +267,7 @@ def _check(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str, 
 
     from sidecar import check
 
-    flags = {setting.variable: given[setting.attribute] for setting in TABLE if setting.attribute in given}
-    found = check.check(settings, {**environ, **flags}, collector=not left_out)
+    found = check.check(settings, _as_variables(given, unknown, environ), collector=not left_out)
     try:
         return check.tell(found, as_json=as_json)
     except OSError:

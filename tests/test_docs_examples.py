@@ -22,7 +22,7 @@ import yaml
 from sidecar import settings
 from sidecar.cli import main, read_settings
 from sidecar.demo.conversations import STORIES
-from sidecar.demo.drawing import MARKS
+from sidecar.picture.drawing import MARKS
 from sidecar.testing import (
     OtlpSink,
     RunningSidecar,
@@ -130,6 +130,8 @@ def made(*goals: str) -> list[list[str]]:
 def start(command: list[str], **more: str) -> RunningSidecar:
     """A sidecar by a command of the documents, on ports of its own."""
     program, *arguments = command
+    if arguments[:2] == ["-m", "sidecar"]:
+        program, *arguments = arguments[1:]
     assert Path(program).name == "sidecar"
     return RunningSidecar(arguments=arguments, environ=more)
 
@@ -179,7 +181,7 @@ def test_verbs() -> None:
     verbs = commands(example("verbs"))
     assert verbs == [["make", "run"], ["make", "test"]]
     program, *arguments = made("run")[-1]
-    assert (Path(program).name, arguments) == ("sidecar", ["demo"])
+    assert (Path(program).name, arguments) == ("python", ["-m", "sidecar", "demo"])
     assert "pytest" in made("test")[-1]
 
 

@@ -77,14 +77,15 @@ ROOMS = {
     "app": "core admin errors live proxy record settings telemetry trust version",
     "testing": "core",
     "client": "core version",
-    "demo": "core admin client errors settings settings_values version",
+    "picture": "core settings version",
+    "demo": "core client errors picture settings settings_values version",
     "health": "core settings",
     "record": "admin core errors live settings_values version",
     "check": "core errors health proxy settings telemetry trust",
     "request_text": "core",
     "explain": "apis core proxy request_text settings",
     "stdio": "",
-    "cli": "app check core demo errors explain health proxy record request_text settings settings_values stdio telemetry version",
+    "cli": "app check core demo errors explain health picture proxy record request_text settings settings_values stdio telemetry version",
     "__main__": "cli",
     "__init__": "core client",
 }
@@ -96,6 +97,7 @@ LIBRARIES = {
     "app": "msgspec uvloop",
     "client": "openai opentelemetry",
     "demo": "aiohttp msgspec openai",
+    "picture": "aiohttp msgspec",
     "live": "msgspec",
     "record": "msgspec",
     "proxy": "aiohappyeyeballs backports brotli httptools",
@@ -384,7 +386,7 @@ def test_broad_excepts_stand_in_named_places() -> None:
 KEEPERS = frozenset(
     {"dict", "OrderedDict", "defaultdict", "deque", "set", "BoundedMap", "Counter", "queue.Queue"}
 )
-GUESTS = ("client", "demo", "testing")
+GUESTS = ("client", "demo", "picture", "testing")
 
 
 def kept() -> Iterator[str]:

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-from sidecar.demo.child import Child, ChildError, compose
-from sidecar.demo.ending import Ending
+from sidecar.demo.composed import compose
 from sidecar.demo.provider import ANY_PORT, Provider
-from sidecar.demo.screen import Screen, ScreenError
-from sidecar.demo.watch import Watch, WatchError
 from sidecar.errors import CannotListenError
+from sidecar.picture.child import Child, ChildError
+from sidecar.picture.ending import Ending
+from sidecar.picture.screen import Screen, ScreenError
+from sidecar.picture.watch import Watch, WatchError
 from sidecar.settings import Address, Problem, SettingsError
 from sidecar.settings_values import ADDRESS, read_address
 

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidecar.core.clock import SECOND, system_clock
-from sidecar.demo.child import Child, Composed
 from sidecar.demo.conversations import play
-from sidecar.demo.drawing import Picture
-from sidecar.demo.lanes import Board
-from sidecar.demo.screen import Screen
 from sidecar.demo.traffic import ROUND
-from sidecar.demo.unnamed import LANE
-from sidecar.demo.watch import Snapshot, Stats, Watch, WatchError
+from sidecar.picture.child import Child, Composed
+from sidecar.picture.drawing import Picture
+from sidecar.picture.figures import figures
+from sidecar.picture.lanes import Board
+from sidecar.picture.screen import Screen
+from sidecar.picture.unnamed import LANE
+from sidecar.picture.watch import Snapshot, Watch, WatchError
 
 ABOUT = "one lane per conversation; calls that overlapped stand below one another"
 
@@ -128,32 +129,9 @@ class Show:
             self._screen.print(self.picture)
 
     def _figures(self, snapshot: Snapshot, *, unnamed: bool) -> tuple[tuple[str, str], ...]:
-        requests, sessions = snapshot.stats.requests, snapshot.stats.sessions
-        proof = f"{requests.started} started = {requests.settled} settled + {requests.in_flight} in flight"
-        rows = [
-            ("since start", f"{proof}   {sessions.total} sessions, {sessions.active} live"),
-            ("telemetry", telemetry_line(self._options.environ, snapshot.stats)),
-        ]
+        rows = figures(snapshot.stats, self._options.environ)
         if unnamed:
             rows.insert(0, ("no session", "send X-Sidecar-Session-Id to give such calls a lane"))
         if self._composed.remark is not None:
             rows.insert(0, ("port", self._composed.remark))
         return tuple(rows)
-
-
-def telemetry_line(environ: Mapping[str, str], stats: Stats) -> str:
-    """Where telemetry goes, and what has become of it so far; or how to turn it on."""
-    endpoint = next(
-        (
-            environ[name]
-            for name in sorted(environ)
-            if name.startswith("OTEL_EXPORTER_OTLP") and name.endswith("ENDPOINT") and environ[name]
-        ),
-        None,
-    )
-    chosen = any(name.startswith("OTEL_") and name.endswith("S_EXPORTER") for name in environ)
-    if endpoint is None and not chosen:
-        return "off; OTEL_EXPORTER_OTLP_ENDPOINT=http://... sends it there"
-    spans = stats.telemetry.get("traces", {})
-    lost = sum(spans.get(state, 0) for state in ("rejected", "dropped", "failed", "unknown"))
-    return f"{endpoint or 'on'}   {spans.get('exported', 0)} spans exported, {lost} lost"

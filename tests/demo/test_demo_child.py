@@ -7,8 +7,9 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from sidecar.demo.child import Child, ChildError, Composed, compose
-from sidecar.demo.watch import Watch
+from sidecar.demo.composed import compose
+from sidecar.picture.child import Child, ChildError, Composed
+from sidecar.picture.watch import Watch
 from sidecar.settings import Address, SettingsError
 from sidecar.testing import RunningSidecar
 

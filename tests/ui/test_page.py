@@ -437,7 +437,7 @@ def test_a_file_is_shown_as_a_sidecar_is(
         try:
             assert process.stdout is not None
             sidecar.admin_port = int(process.stdout.readline().strip().rstrip("/").rpartition(":")[2])
-            page = open_page(sidecar)
+            page = open_page(sidecar, expected="net::ERR")
             wait_for(page, "measured.rows().length === 3")
             wait_for(page, "document.getElementById('state').textContent === 'from a file'")
             page.focus("#lanes")

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import TextIO
 
-from sidecar.demo.drawing import Picture, draw, paint, plain
+from sidecar.picture.drawing import Picture, draw, paint, plain
 
 _ENTER = "\x1b[?1049h\x1b[?25l"
 _LEAVE = "\x1b[?25h\x1b[?1049l"

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM, a closed terminal: the first ends the demo in good order, a second ends the sidecar at once.
+"""Ctrl-C, SIGTERM, a closed terminal: the first ends the work in good order, a second ends the sidecar at once.
 
-Owns the signal handlers while the demo runs. It ends no process and prints nothing itself: whoever waits
+Owns the signal handlers meanwhile. It ends no process and prints nothing itself: whoever waits
 through it is told, and cleans up.
 """
 
@@ -24,7 +24,7 @@ class Ending:
             loop.add_signal_handler(number, self.ask)
 
     def ask(self) -> None:
-        """Somebody wishes the demo to end."""
+        """Somebody wishes it to end."""
         if self._asked.is_set() and self.hurry is not None:
             self.hurry()
         self._asked.set()

@@ -2,8 +2,8 @@
 
 import json
 
-from sidecar.demo.lanes import Bar, Seen
-from sidecar.demo.unnamed import LANE, Unnamed
+from sidecar.picture.lanes import Bar, Seen
+from sidecar.picture.unnamed import LANE, Unnamed
 
 S = 1_000_000_000
 NOON = 1_795_435_200 * S

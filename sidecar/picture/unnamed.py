@@ -1,7 +1,7 @@
 """Calls of apps that name no session: the admin port lists no session for them, the sidecar's log tells of each.
 
 Pure: takes log lines, gives one lane for all of them. Like everything that is drawn it comes from the sidecar,
-not from the demo's own knowledge. `child.py` hands the lines over, `show.py` asks for the lane.
+not from what whoever draws knows otherwise. `child.py` hands the lines over, `show.py` asks for the lane.
 """
 
 from collections import deque
@@ -13,8 +13,8 @@ from msgspec import Struct, field
 
 from sidecar.core.clock import SECOND
 from sidecar.core.identity import MAIN
-from sidecar.demo.lanes import MAX_BARS, Bar, Seen
-from sidecar.demo.watch import moment
+from sidecar.picture.lanes import MAX_BARS, Bar, Seen
+from sidecar.picture.watch import moment
 
 LANE = "(no session named)"
 

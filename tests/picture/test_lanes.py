@@ -1,6 +1,6 @@
 """Lanes: which rows requests share, what a queue would have done, and what is remembered of a round."""
 
-from sidecar.demo.lanes import Bar, Board, Lane, Seen, Sums, Tally, queued, sums, tracks
+from sidecar.picture.lanes import Bar, Board, Lane, Seen, Sums, Tally, queued, sums, tracks
 
 S = 1_000_000_000
 
@@ -120,3 +120,19 @@ def test_a_round_remembers_no_more_than_it_may() -> None:
     board = Board(0)
     board.take([Seen(f"s{number}", number, "main", (bar(1, 1, None),)) for number in range(300)])
     assert len(board.lanes()) == 200
+
+
+def test_what_is_long_over_is_forgotten() -> None:
+    """Bars that ended before, and lanes without any; what runs stays, however old, and nothing comes back."""
+    board = Board(0)
+    seen = [
+        Seen("a", 0, "main", (bar(1, 1, 2), bar(2, 3, 9))),
+        Seen("b", 0, "main", (bar(1, 1, 2),)),
+        Seen("c", 0, "main", (bar(1, 1, None),)),
+    ]
+    board.take(seen)
+    board.forget(5 * S)
+    left = {lane.session: [one.sequence for one in lane.bars] for lane in board.lanes()}
+    assert left == {"a": [2], "c": [1]}
+    board.take(seen)
+    assert {lane.session for lane in board.lanes()} == {"a", "c"}

@@ -1,26 +1,20 @@
-"""The real sidecar, as a child process: `python -m sidecar run`, composed, started, watched, drained.
+"""A sidecar as a child process: `python -m sidecar run`, started, watched, drained.
 
 Owns the child's environment and its life. It never reaches into the sidecar: what it knows of it, it reads
 from the admin port.
 """
 
 import asyncio
-import socket
+import json
 import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sidecar import settings
-from sidecar.demo.unnamed import Unnamed
-from sidecar.demo.watch import Watch
+from sidecar.core.shown import shown
+from sidecar.picture.unnamed import Unnamed
+from sidecar.picture.watch import Watch
 from sidecar.settings import Address
-
-SESSION_IDLE = "4s"
-"""How soon a quiet session ends here, so that `session` spans can be seen; `SIDECAR_SESSION_IDLE` wins."""
-
-SHUTDOWN_TIMEOUT = "6s"
-"""How long Ctrl-C may take if the collector does not answer; `SIDECAR_SHUTDOWN_TIMEOUT` wins."""
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
@@ -29,7 +23,6 @@ STOP_TIMEOUT = 30.0
 MAX_LINE = 1024 * 1024
 """Bytes of one line of its output; what comes above is dropped."""
 
-_LOOPBACK = "127.0.0.1,localhost,::1"
 _LISTENING = b'"sidecar.listening"'
 
 
@@ -52,36 +45,6 @@ class Composed:
     remark: str | None
 
 
-def compose(environ: Mapping[str, str], *, listen: str | None, upstream: str) -> Composed:
-    """The settings of a sidecar for the demo. `listen` (a flag) and variables win over the demo's choice.
-
-    Where nobody chose a port and the usual one is taken, any free one will do. `OTEL_*` stays as it is.
-
-    Raises:
-        SettingsError: `listen` or a variable is no valid setting.
-    """
-    child = {name: value for name, value in environ.items() if name != "SIDECAR_UPSTREAMS"}
-    child["SIDECAR_UPSTREAM"] = upstream
-    child["SIDECAR_LOG_FORMAT"] = "json"
-    child.setdefault("SIDECAR_SESSION_IDLE", SESSION_IDLE)
-    child.setdefault("SIDECAR_SHUTDOWN_TIMEOUT", SHUTDOWN_TIMEOUT)
-    for name in ("NO_PROXY", "no_proxy"):
-        child[name] = ",".join(filter(None, (child.get(name), _LOOPBACK)))
-    if listen is not None:
-        child["SIDECAR_LISTEN"] = listen
-    chosen = settings.load({}, child)
-    remark = None
-    if "SIDECAR_LISTEN" not in child or chosen.listen.port == 0:
-        address = _free(chosen.listen)
-        if chosen.listen.port not in (0, address.port):
-            remark = f"{chosen.listen} is taken; listening on {address}"
-        child["SIDECAR_LISTEN"] = str(address)
-    if "SIDECAR_ADMIN_LISTEN" not in child or chosen.admin_listen.port == 0:
-        child["SIDECAR_ADMIN_LISTEN"] = str(_free(chosen.admin_listen))
-    final = settings.load({}, child)
-    return Composed(child, final.listen.reachable, final.admin_listen.reachable, final.admin_token, remark)
-
-
 class Child:
     """A running sidecar."""
 
@@ -90,6 +53,7 @@ class Child:
         self.unnamed = Unnamed()
         self._listening = False
         self._lines: deque[str] = deque(maxlen=50)
+        self._trouble: str | None = None
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
@@ -97,7 +61,7 @@ class Child:
         """Starts the sidecar and returns once it serves. It says so itself: what answers at the admin port until
         then may be somebody else's sidecar, which was quicker to take the port.
 
-        It gets a process group of its own, so that Ctrl-C reaches the demo only, which then drains it.
+        It gets a process group of its own, so that Ctrl-C reaches its parent only, which then drains it.
 
         Raises:
             ChildError: it ended instead, or was not ready in time.
@@ -143,16 +107,26 @@ class Child:
             await self._reading
             raise ChildError(f"the sidecar ended with exit code {self._process.returncode}", self.lines)
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code, once it has ended."""
+        return self._process.returncode
+
+    @property
+    def trouble(self) -> str | None:
+        """The last warning or error that it logged, requests left out."""
+        return self._trouble
+
     def hurry(self) -> None:
         """A second signal: it exits at once."""
         if self._process.returncode is None:
             self._process.terminate()
 
-    async def stop(self) -> None:
+    async def stop(self, seconds: float = STOP_TIMEOUT) -> None:
         """Drains it: running answers finish, sessions end, telemetry leaves. Kills it if that takes too long."""
         self.hurry()
         try:
-            async with asyncio.timeout(STOP_TIMEOUT):
+            async with asyncio.timeout(seconds):
                 await self._process.wait()
         except TimeoutError:
             self._process.kill()
@@ -170,18 +144,19 @@ class Child:
                 self.unnamed.hear(line)
                 self._listening = self._listening or _LISTENING in line
                 self._lines.append(line.decode(errors="replace"))
+                self._trouble = _trouble(line) or self._trouble
         self._lines.extend(rest.decode(errors="replace").splitlines())
 
 
-def _free(address: Address) -> Address:
-    """The address if nobody listens there, else the same host with any free port."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    for port in (address.port, 0):
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address.host, port))
-            except OSError:
-                continue
-            return Address(address.host, probe.getsockname()[1])
-    return address
+def _trouble(line: bytes) -> str | None:
+    """A line of the log as a person reads it, if it is a warning or an error that is no request's."""
+    if b'"level":"warning"' not in line and b'"level":"error"' not in line:
+        return None
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(said, dict) or str(said.get("event", "")).startswith(("sidecar.request.", "gen_ai.")):
+        return None
+    about = next((str(said[name]) for name in ("message", "sidecar.message", "reason") if name in said), "")
+    return shown(f"{said.get('event', '')}: {about}".rstrip(": "), 160)

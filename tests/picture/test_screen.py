@@ -10,9 +10,9 @@ from typing import TextIO
 
 import pytest
 
-from sidecar.demo.drawing import Picture
-from sidecar.demo.lanes import Bar, Lane
-from sidecar.demo.screen import Screen
+from sidecar.picture.drawing import Picture
+from sidecar.picture.lanes import Bar, Lane
+from sidecar.picture.screen import Screen
 
 S = 1_000_000_000
 PICTURE = Picture(

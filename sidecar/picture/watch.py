@@ -1,6 +1,6 @@
 """Reads the sidecar's admin port: the live sessions as lanes see them, and its figures.
 
-Whatever is drawn comes from here, never from the demo's own knowledge of what it does; so other apps that are
+Whatever is drawn comes from here, never from what whoever draws knows otherwise; so apps that are
 pointed at the sidecar get lanes like everybody else. `show.py` asks a few times a second.
 """
 
@@ -15,7 +15,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from msgspec import Struct
 
 from sidecar.core.clock import SECOND
-from sidecar.demo.lanes import Bar, Seen, Tally
+from sidecar.picture.lanes import Bar, Seen, Tally
 
 MAX_SESSIONS = 50
 """Sessions whose details are asked for: the busiest ones, then the youngest."""
@@ -39,7 +39,7 @@ class Sessions(Struct, frozen=True):
 
 
 class Stats(Struct, frozen=True):
-    """What the demo reads of `GET /stats`. `telemetry` is items by state, per signal."""
+    """What is read of `GET /stats`. `telemetry` is items by state, per signal."""
 
     requests: Requests
     sessions: Sessions
@@ -137,7 +137,7 @@ class Watch:
         """The live sessions and the figures.
 
         Raises:
-            WatchError: the sidecar is gone, or is not the one this demo knows.
+            WatchError: the sidecar is gone, or is another one than was asked.
         """
         stats = _decoded(_STATS, await self._get("/stats"))
         listed = _decoded(_LIST, await self._get("/sessions")).sessions

@@ -11,7 +11,7 @@ from unicodedata import east_asian_width
 
 from sidecar.core.clock import SECOND
 from sidecar.core.identity import MAIN
-from sidecar.demo.lanes import Bar, Lane, Sums, queued, sums, tracks
+from sidecar.picture.lanes import Bar, Lane, Sums, queued, sums, tracks
 
 MAX_TRACKS = 6
 """Rows of one lane; what ran beside more than these is told as a number."""
@@ -79,7 +79,7 @@ class Picture:
 def draw(picture: Picture, width: int, height: int | None = None) -> list[Line]:
     """The picture in lines of at most `width` columns, and at most `height` of them if that is given.
 
-    Where height is short the rows of the queue go first, then the oldest lanes, which are counted instead.
+    Where height is short, lanes go in which nothing overlapped, then the queue's rows, then other lanes; they are counted.
     """
     head = [_ends(Span(f" {picture.title}", Tone.STRONG), Span(f"{picture.state} ", Tone.FAINT), width)]
     head += [(Span(f" {picture.about}", Tone.FAINT),), ()]
@@ -163,15 +163,22 @@ def _body(picture: Picture, width: int, room: int | None) -> list[Line]:
             for line in lane_rows(lane, picture, width, nested=lane.session == session, queue=queue)
         ]
 
-    lines = rows(picture.lanes, queue=True)
+    lanes = list(picture.lanes)
+    lines = rows(lanes, queue=True)
     if room is None or len(lines) <= room:
         return lines or [(Span("   waiting for the first request", Tone.FAINT),)]
-    lines = rows(picture.lanes, queue=False)
-    hidden = 0
-    while len(lines) + bool(hidden) > room and hidden < len(picture.lanes):
-        hidden += 1
-        lines = rows(picture.lanes[hidden:], queue=False)
-    if hidden:
+    # First go lanes in which nothing overlapped, the oldest first; then the queue's rows; then the oldest of the rest.
+    dull = [lane for lane in lanes if not lane.tally.overlaps]
+    queue = True
+    while len(lines) + (len(lanes) < len(picture.lanes)) > room and lanes:
+        if dull:
+            lanes.remove(dull.pop(0))
+        elif queue:
+            queue = False
+        else:
+            lanes.pop(0)
+        lines = rows(lanes, queue=queue)
+    if hidden := len(picture.lanes) - len(lanes):
         lines.insert(0, (Span(f"   {hidden} more, in a taller terminal", Tone.FAINT),))
     return lines
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sidecar.demo.drawing import Line, Picture, Span, Tone, axis, draw, lane_rows, paint, plain, seconds
-from sidecar.demo.lanes import Bar, Lane, Tally
+from sidecar.picture.drawing import Line, Picture, Span, Tone, axis, draw, lane_rows, paint, plain, seconds
+from sidecar.picture.lanes import Bar, Lane, Tally
 
 S = 1_000_000_000
 
@@ -90,18 +90,25 @@ def test_every_line_fits(width: int, height: int | None) -> None:
     assert not any("\x1b" in plain(line) or "会" in plain(line) for line in lines)
 
 
-def test_a_low_terminal_gives_up_the_queue_first() -> None:
-    """Then the oldest lanes, which are counted; the youngest and all figures stay."""
+def test_a_low_terminal_gives_up_dull_lanes_first() -> None:
+    """The oldest of them, counted; then the queue's rows; what overlapped and all figures stay longest."""
     lanes = [Lane(f"chat-{number}", "main", (bar(1, number, number + 1),)) for number in range(6)]
     full = draw(picture(*lanes, TRIP), 80)
-    shorter = [plain(line) for line in draw(picture(*lanes, TRIP), 80, len(full) - 1)]
-    assert not any("would queue" in line for line in shorter)
-    assert any(line.startswith(" chat-0") for line in shorter)
-    low = [plain(line) for line in draw(picture(*lanes, TRIP), 80, len(full) - 4)]
-    assert low[3] == "   4 more, in a taller terminal"
-    assert low[4].startswith(" chat-4")
-    assert any(line.startswith(" trip-planner-1") for line in low)
-    assert low[-1] == " your own app  export OPENAI_BASE_URL=http://127.0.0.1:7070/v1"
+
+    def lower(by: int) -> list[str]:
+        return [plain(line) for line in draw(picture(*lanes, TRIP), 80, len(full) - by)]
+
+    shorter = lower(1)
+    assert shorter[3] == "   2 more, in a taller terminal"
+    assert shorter[4].startswith(" chat-2")
+    lowest = lower(5)
+    assert lowest[3] == "   6 more, in a taller terminal"
+    assert lowest[4].startswith(" trip-planner-1")
+    assert lowest[7].startswith("   would queue 7.3 s")
+    beyond = lower(6)
+    assert beyond[4].startswith(" trip-planner-1")
+    assert not any("would queue" in line for line in beyond)
+    assert beyond[-1] == " your own app  export OPENAI_BASE_URL=http://127.0.0.1:7070/v1"
 
 
 def test_wider_terminals_get_finer_lanes() -> None:

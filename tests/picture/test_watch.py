@@ -14,10 +14,10 @@ from sidecar.admin.view import (
     SessionView,
     Stats,
 )
-from sidecar.demo.lanes import Bar, Seen, Tally
-from sidecar.demo.show import telemetry_line
-from sidecar.demo.watch import Requests, Sessions, Watch, WatchError, moment
-from sidecar.demo.watch import Stats as Read
+from sidecar.picture.figures import telemetry_line
+from sidecar.picture.lanes import Bar, Seen, Tally
+from sidecar.picture.watch import Requests, Sessions, Watch, WatchError, moment
+from sidecar.picture.watch import Stats as Read
 from sidecar.settings import Address
 from tests.live.boards import empty_board
 

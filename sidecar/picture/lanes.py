@@ -6,7 +6,7 @@ terminal. Times are ns since the epoch. `drawing.py` draws what this gives.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sidecar.core.clock import SECOND
 from sidecar.core.identity import MAIN
@@ -142,6 +142,18 @@ class Board:
             if bars:
                 self._starts[seen.session] = start
                 self._seen[key] = Seen(*key, tuple(bars.values()), seen.tally)
+
+    def forget(self, before: int) -> None:
+        """Drops bars that ended before that moment (ns), and lanes of which nothing is left."""
+        for key, seen in [*self._seen.items()]:
+            bars = tuple(bar for bar in seen.bars if bar.end is None or bar.end > before)
+            if bars:
+                self._seen[key] = replace(seen, bars=bars)
+            else:
+                del self._seen[key]
+        self._since = max(self._since, before)
+        alive = {session for session, _, _ in self._seen}
+        self._starts = {session: start for session, start in self._starts.items() if session in alive}
 
     def lanes(self) -> list[Lane]:
         """Every lane so far: sessions by their start, conversations of one together, `main` first."""

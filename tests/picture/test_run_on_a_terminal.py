@@ -1,0 +1,199 @@
+"""`sidecar run` on a terminal: lanes in place of lines, and the same sidecar behind them."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+import psutil
+import pytest
+
+from sidecar.testing import (
+    Gate,
+    RawClient,
+    ScriptedUpstream,
+    Wait,
+    chat_completion,
+    chat_request,
+    exchange,
+    json_answer,
+)
+
+LIMIT = 60.0
+
+
+def free() -> int:
+    """A port that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class OnTerminal:
+    """`sidecar run` with its stderr on a terminal; `seen` is what it wrote there."""
+
+    def __init__(self, upstream: str, *arguments: str, environ: dict[str, str] | None = None) -> None:
+        self.port, self.admin = free(), free()
+        self._master, slave = pty.openpty()
+        self.seen = ""
+        ports = (f"--listen=127.0.0.1:{self.port}", f"--admin-listen=127.0.0.1:{self.admin}")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sidecar", "run", upstream, *ports, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm", **(environ or {})},
+            start_new_session=True,
+        )
+        os.close(slave)
+
+    def read_until(self, pattern: str) -> None:
+        """Waits for a text."""
+        self.read_while(lambda: not re.search(pattern, self.seen))
+
+    def read_while(self, condition: Callable[[], bool]) -> None:
+        """Reads on while it holds."""
+        deadline = monotonic() + LIMIT
+        while condition():
+            assert monotonic() < deadline, self.seen[-3000:]
+            assert self._read(), self.seen[-3000:]
+
+    def end(self) -> int:
+        """Reads the rest, and gives the exit code."""
+        while self._read():
+            pass
+        return self.process.wait(LIMIT)
+
+    def _read(self) -> bool:
+        if not select.select([self._master], [], [], LIMIT)[0]:
+            return False
+        try:
+            piece = os.read(self._master, 65536)
+        except OSError:  # how Linux says that nobody has the other end any more
+            return False
+        self.seen += piece.decode(errors="replace")
+        return bool(piece)
+
+    def close(self) -> None:
+        """Ends it, if it has not ended."""
+        if self.process.poll() is None:
+            for one in psutil.Process(self.process.pid).children(recursive=True):
+                one.kill()
+            self.process.kill()
+            self.process.wait()
+        os.close(self._master)
+
+
+@pytest.fixture
+def terminal(upstream: ScriptedUpstream) -> Iterator[Callable[..., OnTerminal]]:
+    """Starts one before the scripted provider."""
+    started: list[OnTerminal] = []
+
+    def start(*arguments: str, environ: dict[str, str] | None = None) -> OnTerminal:
+        started.append(OnTerminal(upstream.url, *arguments, environ=environ))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def test_lanes_and_a_good_end(terminal: Callable[..., OnTerminal], upstream: ScriptedUpstream) -> None:
+    """Overlapping calls in their lane with the queue's row, hostile ids as text; Ctrl-C drains, with 0."""
+    gates = [Gate(), Gate()]
+    running = terminal()
+    running.read_until("waiting for the first request")
+    assert f"http://127.0.0.1:{running.admin}/" in running.seen
+    assert f"export OPENAI_BASE_URL=http://127.0.0.1:{running.port}/v1" in running.seen
+    fields = [b"X-Sidecar-Session-Id: race <b>"]
+    clients = [RawClient(running.port) for _ in gates]
+    for client, gate in zip(clients, gates, strict=True):
+        upstream.answer(Wait(gate), *json_answer(chat_completion("Hi")))
+        client.send(chat_request(headers=fields))
+    running.read_until("race <b>")
+    running.read_until("2 at once")
+    running.read_until("would queue")
+    for client, gate in zip(clients, gates, strict=True):
+        gate.open()
+        client.read_answer()
+        client.close()
+    running.read_until("2 settled")
+    running.process.send_signal(signal.SIGINT)
+    assert running.end() == 0
+    assert running.seen.endswith("\x1b[?25h\x1b[?1049l")
+    assert "{" not in running.seen
+
+
+def test_calls_of_no_session_share_a_lane(
+    terminal: Callable[..., OnTerminal], upstream: ScriptedUpstream
+) -> None:
+    """As they have in the demo."""
+    running = terminal()
+    running.read_until("waiting for the first request")
+    upstream.answer(*json_answer(chat_completion("Hi")))
+    exchange(running.port, chat_request())
+    running.read_until(r"\(no session named\)|\(no session na")
+
+
+@pytest.mark.parametrize(
+    "arguments,environ",
+    [
+        (("--log-format=json",), {}),
+        ((), {"SIDECAR_LOG_FORMAT": "json"}),
+        ((), {"NO_COLOR": "1"}),
+        ((), {"TERM": "dumb"}),
+    ],
+)
+def test_lines_where_they_are_wanted(
+    terminal: Callable[..., OnTerminal], arguments: tuple[str, ...], environ: dict[str, str]
+) -> None:
+    """The same lines as without a terminal: a form was asked for, or nothing can be drawn."""
+    running = terminal(*arguments, environ=environ)
+    running.read_until(r'"event":"sidecar.listening".*\n')
+    assert json.loads(running.seen.splitlines()[0])["event"]
+    running.process.send_signal(signal.SIGTERM)
+    assert running.end() == 0
+
+
+def test_a_port_that_is_taken(terminal: Callable[..., OnTerminal]) -> None:
+    """Told as without a terminal, with 1."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        running = terminal(f"--health-listen=127.0.0.1:{other.getsockname()[1]}")
+        assert running.end() == 1
+    assert "the port is in use" in running.seen
+
+
+def test_a_terminal_that_is_gone(terminal: Callable[..., OnTerminal], upstream: ScriptedUpstream) -> None:
+    """Ends the sidecar too: none is left behind."""
+    running = terminal()
+    running.read_until("waiting for the first request")
+    (child,) = psutil.Process(running.process.pid).children()
+    running.process.send_signal(signal.SIGHUP)
+    running.end()
+    assert psutil.wait_procs([child], timeout=LIMIT)[1] == []
+
+
+def test_a_sidecar_that_is_killed(terminal: Callable[..., OnTerminal]) -> None:
+    """The terminal is given back, and the exit code says that it did not end well."""
+    running = terminal()
+    running.read_until("waiting for the first request")
+    (child,) = psutil.Process(running.process.pid).children()
+    child.kill()
+    assert running.end() != 0
+    assert "\x1b[?1049l" in running.seen
+
+
+def test_what_is_asked_for_passes(terminal: Callable[..., OnTerminal]) -> None:
+    """Flags reach the sidecar behind the lanes."""
+    running = terminal("--admin-token=correct-horse", "--max-requests=7")
+    running.read_until("waiting for the first request")
+    host = f"Host: 127.0.0.1:{running.admin}".encode()
+    answered = exchange(running.admin, b"GET /stats HTTP/1.1\r\n" + host + b"\r\nConnection: close\r\n\r\n")
+    assert answered.status == 401
