@@ -1,7 +1,9 @@
 """When a client leaves, the upstream's connection is closed within 100 ms, whatever was going on."""
 
+import gzip
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -144,6 +146,71 @@ def test_others_are_not_touched(sidecar: RunningSidecar, upstream: ScriptedUpstr
         gate.open()
         assert stays.read_answer().body == b"ok"
     assert exchange(sidecar.port, request_bytes("GET", "/after")).status == 200
+
+
+@pytest.fixture(scope="module")
+def scant(module_upstream: ScriptedUpstream, module_sink: OtlpSink) -> Iterator[RunningSidecar]:
+    """A sidecar that has memory for one large body at a time."""
+    settings = {"INSPECT_MEMORY": str(2 * len(LARGE))}
+    with RunningSidecar(upstream=module_upstream.url, sink=module_sink, settings=settings) as running:
+        yield running
+
+
+LARGE = json.dumps(
+    {"model": "gpt-4o", "messages": [{"role": "user", "content": f"{n} words"} for n in range(60_000)]}
+).encode()
+"""A body that takes many turns to read."""
+
+BODIES: dict[str, tuple[tuple[bytes, ...], bytes]] = {
+    "plain": ((b"Content-Length: %d" % len(LARGE),), LARGE),
+    "chunked": ((b"Transfer-Encoding: chunked",), b"%x\r\n%b\r\n0\r\n\r\n" % (len(LARGE), LARGE)),
+    "gzip": (
+        (b"Content-Encoding: gzip", b"Content-Length: %d" % len(gzip.compress(LARGE, mtime=0))),
+        gzip.compress(LARGE, mtime=0),
+    ),
+}
+
+
+def large(session: str, form: str, *, behind: bytes = b"") -> bytes:
+    """A request with that body."""
+    fields, body = BODIES[form]
+    own = b"X-Sidecar-Session-Id: " + session.encode()
+    fields = (b"Content-Type: application/json", own, *fields)
+    return request_bytes("POST", "/v1/chat/completions", headers=fields) + body + behind
+
+
+@pytest.mark.parametrize("behind", [b"", request_bytes("GET", "/behind")], ids=["alone", "pipelined"])
+@pytest.mark.parametrize("form", BODIES)
+@pytest.mark.parametrize("name,leave", LEAVING)
+def test_while_its_large_body_is_read(
+    scant: RunningSidecar,
+    upstream: ScriptedUpstream,
+    sink: OtlpSink,
+    name: str,
+    leave: Leave,
+    form: str,
+    behind: bytes,
+) -> None:
+    """It has sent all of it and goes: nothing of it goes on, or the upstream is told, and its memory is there again."""
+    gate, session = Gate(), f"read-{name}-{form}-{len(behind)}"
+    upstream.answer_always(Wait(gate), path="/v1/chat/completions")
+    with RawClient(scant.port) as client:
+        client.send(large(session, form, behind=behind))
+        leave(client)
+        span = sink.span(kind="SERVER", attributes={"session.id": session})
+    assert span.attributes["sidecar.outcome"] == "client_left"
+    assert span.attributes["sidecar.outcome.phase"] == "before_headers"
+    scant.wait_until(lambda: scant.stats()["requests"]["in_flight"] == 0)
+    for request in upstream.requests:
+        assert upstream.closed(request).closed in {"eof", "reset"}
+    gate.open()
+    upstream.clear()
+    whole = f"{session}-whole"
+    assert exchange(scant.port, large(whole, form)).status == 200
+    call = sink.span(kind="CLIENT", attributes={"session.id": whole})
+    assert call.attributes["gen_ai.request.model"] == "gpt-4o"
+    requests = scant.stats()["requests"]
+    assert requests["started"] == requests["settled"]
 
 
 def test_while_the_upstream_takes_nothing(

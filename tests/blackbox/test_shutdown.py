@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -129,6 +130,24 @@ def test_what_outlasts_the_drain_is_shut_down(
             assert (span.status, span.attributes["error.type"]) == ("ERROR", "shutdown")
         whole = sink.span(name="session", attributes={"session.id": session})
         assert whole.attributes["sidecar.total.requests.shutdown"] == 1
+
+
+def test_while_large_bodies_are_read(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
+    """The drain ends before all of them have been read: each is told so."""
+    content = [{"role": "user", "content": f"{number} words"} for number in range(60_000)]
+    gate, count = Gate(), 12
+    upstream.answer_always(Wait(gate))
+    sidecar = start_sidecar(settings={"SHUTDOWN_TIMEOUT": "40ms"})
+    with ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(sidecar.port)) for _ in range(count)]
+        for client in clients:
+            client.send(chat_request(messages=content))
+        sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == count)
+        sidecar.signal(signal.SIGTERM)
+        said = [client.read_answer("POST") for client in clients]
+    assert sidecar.wait() == 0
+    gate.open()
+    assert [json.loads(one.body)["error"]["code"] for one in said] == ["shutdown"] * count
 
 
 def test_a_second_signal_exits_at_once(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
