@@ -77,6 +77,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self._given = False
         self.raced = False
         """The upstream ended it before the first byte of an answer."""
+        self._in_pieces = True
+        """Large reads may be taken in pieces; TLS would keep the rest of one to itself."""
         self._closing = False
         self._paused = False
         self._turn = 0.0
@@ -171,6 +173,11 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        if transport.get_extra_info("ssl_object"):
+            # The event loop throws away what is not decrypted once the connection ends, and decrypts nothing while
+            # reading pauses: so nothing more is received meanwhile, neither data nor an end.
+            transport.set_read_buffer_limits(high=1, low=0)  # type: ignore[attr-defined]
+            self._in_pieces = False
 
     @outermost
     def data_received(self, data: bytes) -> None:
@@ -186,7 +193,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             return
         self.feed(data)
         reader.answer_read(at)
-        if len(data) > READ and self.transport is not None:
+        if len(data) > READ and self._in_pieces and self.transport is not None:
             self.transport.set_protocol(_InPieces(self, self._owner.read_buffer))
         if self.unread:
             self._read_later()

@@ -1,13 +1,20 @@
 """A peer that keeps the event loop busy does not keep it for itself."""
 
 import gzip
+import random
+import socket
+import ssl
+import threading
 from collections.abc import Iterator
-from typing import cast
+from contextlib import suppress
+from pathlib import Path
+from typing import Self, cast
 
 import pytest
 
 from sidecar.testing import (
     Bytes,
+    Certificate,
     End,
     Garbage,
     Header,
@@ -21,6 +28,8 @@ from sidecar.testing import (
     Step,
     chat_request,
     exchange,
+    request_bytes,
+    self_signed,
     sse_head,
 )
 from tests.hostility.books import Books
@@ -233,3 +242,113 @@ def test_a_small_answer_that_expands(
     fair(sidecar, lambda: exchange(sidecar.port, chat_request(stream=True)))
     assert books.outcomes() == ["completed"] * 3
     assert [span.attributes.get("sidecar.anomalies") for span in books.spans()] == [anomalies] * 3
+
+
+class TinyRecords:
+    """A provider that speaks TLS in records of so many bytes, as many of them at once as the connection takes.
+
+    Behind its answer it ends the connection; `notified`: TLS is told so before.
+    """
+
+    def __init__(self, certificate: Certificate, size: int, said: bytes, *, notified: bool = False) -> None:
+        self._notified = notified
+        self._context = certificate.server_context()
+        self._size, self._said = size, said
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                held, _ = self._listener.accept()
+                with held, suppress(OSError):
+                    self._answer(held)
+
+    def _answer(self, held: socket.socket) -> None:
+        come, go = ssl.MemoryBIO(), ssl.MemoryBIO()
+        spoken = self._context.wrap_bio(come, go, server_side=True)
+        asked = b""
+        while b"\r\n\r\n" not in asked:
+            try:
+                asked += spoken.read(65536)
+            except ssl.SSLWantReadError:
+                held.sendall(go.read())
+                come.write(held.recv(65536))
+        for start in range(0, len(self._said), self._size):
+            spoken.write(self._said[start : start + self._size])
+        if self._notified:
+            with suppress(ssl.SSLWantReadError):
+                spoken.unwrap()
+        held.sendall(go.read())
+        held.shutdown(socket.SHUT_WR)
+        while held.recv(65536):
+            pass
+
+
+RECORDS = {
+    "a body": (1, b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60_000),
+    "chunks of a byte": (1, CHUNKED + b"1\r\nx\r\n" * 10_000 + LAST),
+    "chunks, one in each": (6, CHUNKED + b"1\r\nx\r\n" * 60_000 + LAST),
+    "events": (
+        1,
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 80014\r\n\r\n"
+        + EVENT * 8000
+        + b"data: [DONE]\n\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_tiny_records(tmp_path: Path, module_sink: OtlpSink, name: str) -> None:
+    """An upstream's TLS in records of a byte or of a chunk: each costs its twenty bytes, and nobody else more time."""
+    size, said = RECORDS[name]
+    made = self_signed(tmp_path)
+    with (
+        TinyRecords(made, size, said) as provider,
+        RunningSidecar(
+            upstream=provider.url,
+            launcher=MEASURED,
+            environ={"SSL_CERT_FILE": str(made.certificate)},
+        ) as sidecar,
+    ):
+        fair(sidecar, lambda: exchange(sidecar.port, chat_request(stream=True)))
+        requests = sidecar.stats()["requests"]
+    assert requests["outcomes"] == {"completed": 3}
+
+
+BODY = random.Random(1).randbytes(3 << 20)
+WHOLE = {
+    "length": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+    "chunks": CHUNKED
+    + b"".join(b"1000\r\n%b\r\n" % BODY[at : at + 4096] for at in range(0, len(BODY), 4096))
+    + LAST,
+    "to the end": b"HTTP/1.1 200 OK\r\n\r\n" + BODY,
+}
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["prompt", "slow"])
+@pytest.mark.parametrize("notified", [False, True], ids=["cut", "notified"])
+@pytest.mark.parametrize("framing", WHOLE)
+def test_an_upstreams_tls_ends_right_behind_its_answer(
+    tmp_path: Path, framing: str, notified: bool, slow: bool
+) -> None:
+    """However its client takes it, all of the answer passes: nothing is lost that was received while reading paused."""
+    made = self_signed(tmp_path)
+    with (
+        TinyRecords(made, 16_384, WHOLE[framing], notified=notified) as provider,
+        RunningSidecar(upstream=provider.url, environ={"SSL_CERT_FILE": str(made.certificate)}) as sidecar,
+    ):
+        for _ in range(4):
+            with RawClient(sidecar.port, receive_buffer=4096 if slow else None) as client:
+                client.send(request_bytes("GET", "/file"))
+                assert client.read_answer().body == BODY
