@@ -88,6 +88,7 @@ TEMPO: tuple[Spans | Row, ...] = (
         (
             n.SEQUENCE,
             n.CONVERSATION,
+            n.TURN_RELATION,
             n.OUTCOME,
             n.STREAMING,
             *_WAITS,

@@ -141,6 +141,22 @@ PANELS: tuple[Panel | Row, ...] = (
         no_data="no turn in this range, or SIDECAR_HISTORY=off",
     ),
     Panel(
+        30,
+        "Races and orphaned answers",
+        "Of the overlaps, those that did harm: turns per second that raced another one, and answers that no later turn has "
+        "although their conversation went on (known when that ends). Overlaps without races do none. Replaces: race "
+        "conditions detected. Metrics: sidecar.turns.related, sidecar.answers.orphaned, sidecar.conversation.overlaps.",
+        (
+            Query(q.at_least_zero(q.rate(metrics.OVERLAPS), _TURNS), "overlaps"),
+            Query(
+                q.at_least_zero(q.rate(metrics.TURNS_RELATED, where=f'{_RELATION}="races"'), _TURNS), "races"
+            ),
+            Query(q.at_least_zero(q.rate(metrics.ORPHANED), _TURNS), "orphaned answers"),
+        ),
+        unit="ops",
+        no_data=NO_TURNS,
+    ),
+    Panel(
         20,
         "How far turns were overtaken",
         "Of the turns out of order: how many later ones had completed before, at the median and at p95. Replaces: race "

@@ -16,6 +16,7 @@ UID = "sidecar-traffic"
 
 FAILED = f'{q.OUTCOME}=~"upstream_failed|error_in_stream|timed_out|internal_error|shutdown"'
 _RATE = q.rate(metrics.REQUESTS)
+_BROKE_AT = label(n.BROKE_AT)
 _IF_TOLD = "only where a provider tells it"
 _ONLY_LATEST = "only with SIDECAR_SEMCONV=latest or both"
 
@@ -267,6 +268,45 @@ PANELS: tuple[Panel | Row, ...] = (
             *_call_tokens("output", metrics.INFERENCE_CALL_OUTPUT_TOKENS),
         ),
         no_data="no usage reported in this range",
+    ),
+    Panel(
+        135,
+        "Input from the provider's cache",
+        "Share of the reported input tokens, by model; those of turns that a provider keeps no cache for count as none. A fall: "
+        "look at Where prompts break. Metrics: sidecar.tokens.details, gen_ai.client.token.usage.",
+        (
+            Query(
+                q.share(
+                    q.rate(metrics.TOKEN_DETAILS, q.MODEL, where=f'{label(n.TOKEN_DETAIL)}="cache_read"'),
+                    q.rate(metrics.TOKEN_USAGE, q.MODEL, "_sum", where=f'{label(n.TOKEN_TYPE)}="input"'),
+                ),
+                f"{{{{{q.MODEL}}}}}",
+                quiet=_IF_TOLD,
+            ),
+        ),
+        unit="percentunit",
+        no_data="no usage reported in this range",
+    ),
+    Panel(
+        136,
+        "Where prompts break",
+        "Turns per second whose prompt is another one than that of the turn before, and where: the provider's cache ends "
+        "there. tools or system: something in them changes from turn to turn. Metric: sidecar.prompt.breaks.",
+        (Query(q.rate(metrics.PROMPT_BREAKS, _BROKE_AT), f"{{{{{_BROKE_AT}}}}}"),),
+        unit="ops",
+        width=12,
+        stacked=True,
+        no_data="no prompt broke in this range",
+    ),
+    Panel(
+        137,
+        "Tokens that were read anew",
+        "Reported input tokens per second that did not come from the provider's cache, where the prompt went on (none), and "
+        "those of the turn before, where it broke. Metric: sidecar.prompt.read_anew.",
+        (Query(q.rate(metrics.READ_ANEW, _BROKE_AT), f"{{{{{_BROKE_AT}}}}}"),),
+        width=12,
+        stacked=True,
+        no_data="no turn with a turn before it told its usage in this range",
     ),
     Panel(
         134,

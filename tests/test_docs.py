@@ -17,8 +17,8 @@ import pytest
 from sidecar import apis, cli, errors, settings
 from sidecar.admin import AdminView, create_admin_app
 from sidecar.core import identity
-from sidecar.core.histories import Relation
 from sidecar.core.outcome import Anomaly, Outcome, Phase
+from sidecar.core.threads import Relation
 from sidecar.core.turns import DEFAULT_FORMAT, FORMAT_FIELDS, SessionStats
 from sidecar.proxy import wire
 from sidecar.telemetry import metrics, otel_table

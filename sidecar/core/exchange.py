@@ -13,11 +13,11 @@ from typing import Protocol
 from sidecar.core.clock import MILLISECOND
 from sidecar.core.facts import NO_FACTS, EventKind, RequestFacts, ResponseFacts, Route
 from sidecar.core.headers import Field, Headers
-from sidecar.core.histories import Past, Relation
 from sidecar.core.identity import Identity
 from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.core.record import record
 from sidecar.core.shown import readable
+from sidecar.core.threads import Past, Relation
 from sidecar.core.turns import Ref, Turn
 
 CHUNK_BOUNDS = tuple(MILLISECOND * 2**k for k in range(14))
@@ -229,6 +229,8 @@ class Exchange:
     """The request of the parent's conversation behind which a sub-agent's first one came."""
     past: Past | None = None
     """What is remembered of it as a turn that carries its history."""
+    read_anew: int | None = None
+    """Input tokens that the provider read anew, as it reported them: of this prompt, or of the one before where it broke."""
     recognised: bool = False
     """It is a turn, and histories are looked at: where it has no `past`, it could not be read."""
     head_at: int = 0
@@ -403,6 +405,9 @@ class Telemetry(Protocol):
 
     def settled(self, exchange: Exchange) -> None:
         """The exchange is frozen; called exactly once, after `exchange.settle`."""
+
+    def orphaned(self) -> None:
+        """Counts an answer that no later turn of its conversation has."""
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Counts something that should not happen and that belongs to no settled exchange."""

@@ -8,14 +8,14 @@ counted. A turn here is one request that carries its history.
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
-from sidecar.core.digests import SHORTEST, SIZE, Digester, History, Point, Said, is_own
+from sidecar.core.digests import SHORTEST, Digester, History, Point, Said, is_own
 from sidecar.core.echo import Echo
 from sidecar.core.identity import MAIN, Identity
 from sidecar.core.outcome import Anomaly
-from sidecar.core.record import record
 from sidecar.core.remembered import BoundedMap
+from sidecar.core.threads import Past, Place, Relation, Thread
+from sidecar.core.turns import ConversationSummary, SessionListener
 
 SIDE = "side:"
 """How the names of lanes begin that are not the main one."""
@@ -29,175 +29,11 @@ PER_THREAD = 64
 _ALIKE = 8
 """Turns that are remembered under one digest; what more of them have in common tells none of them from the others."""
 
-_SYSTEMS = 8
-"""System prompts of a thread that are known."""
-
 _LANES = 32
 """Lanes of one session; what begins after them is in the main one."""
 
 _TITLES = 256
 """System prompts that are known to ask for titles."""
-
-_COMPARED = 256
-"""Messages of a thread's latest request with which the next one is compared."""
-
-
-class Relation(StrEnum):
-    """What a turn is to its past (`sidecar.turn.relation`)."""
-
-    FIRST = "first"
-    """Nothing of a past is known of it."""
-    CONTINUES = "continues"
-    """An earlier turn and its answer are its past."""
-    REPEATS = "repeats"
-    """The same past as an earlier turn's, and nothing new."""
-    BRANCHES = "branches"
-    """It continues a point that has a continuation already."""
-    RACES = "races"
-    """It branches while the other continuation is in flight, or was sent before the answer it should have had was whole."""
-    REWRITTEN = "rewritten"
-    """Its conversation is known, its past is not."""
-    UNREAD = "unread"
-    """Its body was not read, or carries no history."""
-
-
-class Thread:
-    """Turns that follow each other, under the ids that the first of them had."""
-
-    __slots__ = (
-        "_sketch",
-        "_systems",
-        "conversation_id",
-        "conversation_supplied",
-        "digests",
-        "grew",
-        "past",
-        "session_id",
-        "session_supplied",
-        "tools",
-    )
-
-    def __init__(self, identity: Identity, lane: str | None) -> None:
-        self.session_id = identity.session_id
-        self.conversation_id = lane or identity.conversation_id
-        self.session_supplied = identity.session_supplied
-        self.conversation_supplied = identity.conversation_supplied
-        self.past: deque[Past] = deque()
-        """The turns of it that are remembered, the latest last."""
-        self.digests = b""
-        """The messages of the latest one, as far as they are compared."""
-        self.grew = False
-        """One of them had a past."""
-        self.tools = b""
-        self._systems: tuple[bytes, ...] = ()
-        self._sketch: frozenset[int] = frozenset()
-
-    def learn(self, history: History) -> None:
-        """A turn of it has come, under this system prompt and with these tools."""
-        self.digests = history.digests[: _COMPARED * SIZE]
-        self.tools = history.tools
-        if history.system not in self._systems:
-            self._systems = (*self._systems, history.system)[-_SYSTEMS:]
-            self._sketch = history.sketch()
-
-    @property
-    def system(self) -> bytes:
-        """Its latest system prompt."""
-        return self._systems[-1] if self._systems else b""
-
-    def is_under(self, history: History) -> bool:
-        """True if a request has this thread's system prompt, or one of which the greater part is the same."""
-        if history.system in self._systems:
-            return True
-        new = history.sketch() if history.system else frozenset()
-        return 2 * len(new & self._sketch) > len(new | self._sketch) > 0
-
-    def is_beside(self, history: History) -> bool:
-        """True if a request that continues this thread is a call beside it: under another system prompt and other tools.
-
-        Neither alone tells: clients change each within a run.
-        """
-        return history.tools != self.tools and not self.is_under(history)
-
-
-class Past:
-    """One turn that is remembered. `ref` is what links name."""
-
-    __slots__ = (
-        "answer",
-        "continued",
-        "echo",
-        "end",
-        "forgotten",
-        "in_flight",
-        "kept",
-        "keys",
-        "other",
-        "ref",
-        "relation",
-        "rivals",
-        "tails",
-        "thread",
-    )
-
-    def __init__(self, place: "Place", thread: Thread, end: Point, ref: bytes, echo: Echo) -> None:
-        self.relation = place.relation
-        self.other = place.other
-        """The turn that it is in this relation to."""
-        self.kept = place.kept
-        self.thread = thread
-        self.forgotten = False
-        self.end = end
-        self.ref = ref
-        self.in_flight = True
-        self.echo: Echo | None = echo
-        """Its answer, while it passes."""
-        self.tails: tuple[bytes, ...] = ()
-        """Of an answer that broke off: its text as it was after each of the last pieces."""
-        self.answer: frozenset[bytes] | None = None
-        """Of one that is whole: all that it can be known by; None if there was none."""
-        self.continued: tuple[Past, ...] = ()
-        """Turns that continue it, the latest ones."""
-        self.keys: tuple[bytes, ...] = ()
-        """Under which it is found."""
-        self.rivals: tuple[tuple[Past, bytes], ...] = ()
-        """Turns that raced it, and what they had of its answer by then."""
-
-    @property
-    def races(self) -> tuple[bytes, ...]:
-        """The turns that it raced, and that raced it."""
-        races = Relation.RACES
-        raced = (self.other.ref,) if self.relation is races and self.other is not None else ()
-        return (*raced, *(rival.ref for rival, _ in self.rivals if rival.relation is races))
-
-    def begins(self, digest: bytes) -> bool:
-        """True if that is its answer's text so far, or as it broke off, or an id that it has by now."""
-        if self.echo is None:
-            return digest in self.tails
-        return digest in self.echo.tails() or any(digest == known for known, _ in self.echo.ids())
-
-
-@record
-class Place:
-    """What a request was found to be. `thread` is where it belongs, None for one of its own.
-
-    `parent` is the turn whose answer it has, `other` the one that it continues, repeats, branches from or races; `kept` how
-    many messages of its thread's latest request it begins with; `had` what it has of an answer that still passes. `joins` says that nobody named its session, and its history
-    does: `family` is a thread of that session, where `thread` is none. `lane` is the name of a thread that begins with it,
-    beside others of its session, and `spawned_by` the turn whose answer has its first message as a task. `ambiguous` that several sessions could be it.
-    """
-
-    relation: Relation
-    thread: Thread | None = None
-    parent: Past | None = None
-    other: Past | None = None
-    kept: int | None = None
-    had: bytes = b""
-    lane: str | None = None
-    family: Thread | None = None
-    spawned_by: Past | None = None
-    joins: bool = False
-    ambiguous: bool = False
 
 
 class _Lanes:
@@ -230,8 +66,8 @@ class _Echoed:
     confirmed: bool
 
 
-class Histories:
-    """The memory. `limit` bounds the turns in it; `anomaly` is told what a bound drops, and what is ambiguous."""
+class Histories(SessionListener):
+    """The memory. `limit` bounds the turns in it; `anomaly` is told what a bound drops, `orphaned` of each orphaned answer."""
 
     __slots__ = (
         "_anomaly",
@@ -239,14 +75,22 @@ class Histories:
         "_found",
         "_lanes",
         "_limit",
+        "_orphaned",
         "_threads",
         "_titles",
         "_turns",
         "turns",
     )
 
-    def __init__(self, digester: Digester, limit: int, anomaly: Callable[[Anomaly], None]) -> None:
+    def __init__(
+        self,
+        digester: Digester,
+        limit: int,
+        anomaly: Callable[[Anomaly], None],
+        orphaned: Callable[[], None],
+    ) -> None:
         self._digester = digester
+        self._orphaned = orphaned
         self._limit = limit
         self._anomaly = anomaly
         self.turns = 0
@@ -475,6 +319,8 @@ class Histories:
             place.parent.continued = (*place.parent.continued, past)[-_ALIKE:]
         if place.relation is Relation.RACES and place.other is not None:
             place.other.rivals = (*place.other.rivals, (past, place.had))[-_ALIKE:]
+        if thread.past:
+            past.before, past.broke_at = thread.past[-1], thread.breaks(history)
         thread.past.append(past)
         thread.learn(history)
         self._turns.append(past)
@@ -492,8 +338,9 @@ class Histories:
             self._turns.popleft()
         return past
 
-    def answered(self, past: Past, *, whole: bool) -> None:
+    def answered(self, past: Past, *, whole: bool, input_tokens: int | None = None) -> None:
         """Its answer has ended; one that is not whole may come back as far as it went."""
+        past.input_tokens, past.before = input_tokens, None
         echo, past.echo, past.in_flight = past.echo, None, False
         if echo is None or past.forgotten:
             return
@@ -508,6 +355,14 @@ class Histories:
         else:
             past.tails = echo.tails()
             self._find_by(past, tuple(marks.ids))
+
+    def conversation_ended(self, summary: ConversationSummary) -> None:
+        """What is known by now: which of its answers no later turn has."""
+        thread = self._threads.get((summary.session_id, summary.conversation_id))
+        for past in () if thread is None else thread.past:
+            if past.orphaned:
+                self._orphaned()
+                past.answer = frozenset()  # it counts once, also if the conversation goes on after all
 
     def _find_by(self, past: Past, keys: tuple[bytes, ...]) -> None:
         """It is found by these from now on."""
@@ -528,6 +383,8 @@ class Histories:
 
     def _forget(self, past: Past) -> None:
         """It is remembered no more, and its thread neither if it was the last of it."""
+        if past.orphaned:
+            self._orphaned()
         self._lose(past)
         past.forgotten = True
         thread = past.thread

@@ -21,7 +21,7 @@ from sidecar.core.shown import is_credential
 from sidecar.core.turns import ChainEntry
 
 if TYPE_CHECKING:
-    from sidecar.core.histories import Place
+    from sidecar.core.threads import Place
 
 
 class Source(StrEnum):

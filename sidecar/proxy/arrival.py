@@ -11,7 +11,7 @@ from functools import partial
 from sidecar.core.digests import History
 from sidecar.core.echo import Echo
 from sidecar.core.exchange import Exchange, Telemetry
-from sidecar.core.histories import Histories, Place
+from sidecar.core.histories import Histories
 from sidecar.core.identity import (
     CHAIN_FIELD,
     HeadIdentities,
@@ -24,6 +24,7 @@ from sidecar.core.identity import (
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import ChainEntry, Ref, SessionManager, Turn
 from sidecar.core.shown import shown
+from sidecar.core.threads import Past, Place
 
 _RETRY_COUNT, _RETRY_KEY = b"x-stainless-retry-count", b"idempotency-key"
 
@@ -164,7 +165,9 @@ class Joining:
             return
         response = exchange.response
         if exchange.past is not None and self._histories is not None:
-            self._histories.answered(exchange.past, whole=verdict.outcome is Outcome.COMPLETED)
+            whole = verdict.outcome is Outcome.COMPLETED
+            _read_anew(exchange, exchange.past)
+            self._histories.answered(exchange.past, whole=whole, input_tokens=response.tokens.get("input"))
         model = response.model or exchange.request.model or exchange.route.model
         self._sessions.settle(
             turn,
@@ -220,6 +223,16 @@ class Joining:
             exchange.retry = exchange.retry or exchange.retry_of is not None
         if exchange.retry and exchange.retry_of is None and identity.named:
             exchange.retry_of = sessions.last_failed(identity.session_id, identity.conversation_id)
+
+
+def _read_anew(exchange: Exchange, past: Past) -> None:
+    """What the provider read anew, as it reported its input: of this prompt, or of the one before where it broke."""
+    tokens, before = exchange.response.tokens, past.before
+    given, cached = tokens.get("input"), tokens.get("cache_read")
+    if past.broke_at is not None:
+        exchange.read_anew = None if before is None else before.input_tokens
+    elif before is not None and given is not None and cached is not None:
+        exchange.read_anew = given - cached
 
 
 def _generated_id() -> str:

@@ -16,6 +16,7 @@ from sidecar.core.clock import SECOND, Clock
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import Revealed, SessionListener, SessionSummary
+from sidecar.core.threads import Past
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.bounded import Cap, known_method
@@ -364,6 +365,8 @@ class Measures:
             series.finish.add()
         if (relation := exchange.relation) is not None:
             self._word(metrics.TURNS_RELATED, n.TURN_RELATION, relation.value).add()
+        if exchange.past is not None:
+            self._prompt(exchange, exchange.past)
         turn = exchange.turn
         if not shape.completed or turn is None or not turn.concurrency:
             return
@@ -372,6 +375,19 @@ class Measures:
         if turn.distance:
             upstream.out_of_order.add()
             upstream.distance.record(turn.distance, exemplar, exchange.end)
+
+    def _prompt(self, exchange: Exchange, past: Past) -> None:
+        """What became of the prompt before this one, and what the provider read anew."""
+        broke = past.broke_at
+        if broke is not None:
+            self._word(metrics.PROMPT_BREAKS, n.BROKE_AT, broke.value).add()
+        if exchange.read_anew:
+            where = "none" if broke is None else broke.value
+            self._word(metrics.READ_ANEW, n.BROKE_AT, where).add(exchange.read_anew)
+
+    def orphaned(self) -> None:
+        """An answer that no later turn of its conversation has."""
+        self._store.counter(metrics.ORPHANED, ()).add()
 
     def _stream(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
         stream, upstream, at = exchange.stream, self._upstream(exchange), exchange.end

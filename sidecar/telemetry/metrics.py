@@ -286,6 +286,23 @@ TURNS_RELATED = _counter(
     "Turns, by what they are to their past; of sessions that nobody named as well.",
     n.TURN_RELATION,
 )
+ORPHANED = _counter(
+    "sidecar.answers.orphaned",
+    "{response}",
+    "Answers that no later turn of their conversation has, although it went on.",
+)
+PROMPT_BREAKS = _counter(
+    "sidecar.prompt.breaks",
+    "{turn}",
+    "Turns whose prompt does not begin with that of the turn before, by where it is another one.",
+    n.BROKE_AT,
+)
+READ_ANEW = _counter(
+    "sidecar.prompt.read_anew",
+    "{token}",
+    "Reported input tokens that did not come from the provider's cache (`none`), or that a break took out of it.",
+    n.BROKE_AT,
+)
 OVERLAPS = _counter(
     "sidecar.conversation.overlaps", "{turn}", "Turns that arrived while another was in flight.", n.UPSTREAM
 )

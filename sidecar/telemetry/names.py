@@ -95,6 +95,13 @@ THINK_TIME = _name(
     "sidecar.request.think_time", "Seconds since the conversation's last ending, none being in flight."
 )
 TURN_RELATION = _name("sidecar.turn.relation", "What the turn is to its past: a word of a fixed list.")
+BROKE_AT = _name(
+    "sidecar.prompt.broke_at",
+    "Where the prompt is another one than that of the turn before: a word of a fixed list.",
+)
+CACHED_SHARE = _name(
+    "sidecar.prompt.cached", "Share of the input tokens that came from the provider's cache, as reported."
+)
 TURN_KEPT = _name(
     "sidecar.turn.kept", "Messages at its beginning that the conversation's latest request began with too."
 )

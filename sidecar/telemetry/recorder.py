@@ -215,6 +215,11 @@ class Recorder:
         if self._measures is not None:
             self.guard("streaming", self._measures.streaming, exchange)
 
+    def orphaned(self) -> None:
+        """An answer has turned out to be one that no later turn of its conversation has."""
+        if self._measures is not None:
+            self.guard("orphaned", self._measures.orphaned)
+
     def stalled(self, exchange: Exchange, at: int) -> None:
         """Its answer has been silent for too long, since before `at`."""
         self.guard("stalled", self._stalled, exchange, at)

@@ -459,6 +459,11 @@ def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
         attributes[n.TURN_RELATION] = relation.value
         if exchange.past is not None and exchange.past.kept is not None:
             attributes[n.TURN_KEPT] = exchange.past.kept
+        if exchange.past is not None and exchange.past.broke_at is not None:
+            attributes[n.BROKE_AT] = exchange.past.broke_at.value
+        tokens = exchange.response.tokens
+        if (given := tokens.get("input")) and (cached := tokens.get("cache_read")) is not None:
+            attributes[n.CACHED_SHARE] = cached / given
     if identity is not None:
         if identity.agent is not None:
             attributes[n.AGENT] = identity.agent

@@ -10,8 +10,9 @@ from sidecar import apis
 from sidecar.core.digests import Digester, History
 from sidecar.core.echo import Echo
 from sidecar.core.facts import ResponseFacts, Route
-from sidecar.core.histories import Histories, Past, Place
+from sidecar.core.histories import Histories
 from sidecar.core.identity import Identity, Source, placed
+from sidecar.core.threads import Past, Place
 
 CHAT, RESPONSES, MESSAGES, GEMINI = (
     "openai.chat",
@@ -267,8 +268,12 @@ class Memory:
     def __init__(self, limit: int = 20_000) -> None:
         self.anomalies: list[str] = []
         self.digester = Digester(b"a key of some bytes")
-        self.histories = Histories(self.digester, limit, self.anomalies.append)
+        self.histories = Histories(self.digester, limit, self.anomalies.append, self._orphaned)
+        self.orphans = 0
         self._number = count(1)
+
+    def _orphaned(self) -> None:
+        self.orphans += 1
 
     def history(self, api: str, body: object) -> History | None:
         """What is read of a body's past."""

@@ -1,0 +1,220 @@
+"""The turns that are remembered of a thread, and what each is to those before it.
+
+Owns the shapes of the memory of histories (`histories.py`), and what a thread knows of itself: its latest prompt, the
+system prompts it was seen with, and which of its answers nobody went on from. Digests only, and no clock.
+"""
+
+from collections import deque
+from enum import StrEnum
+
+from sidecar.core.digests import SIZE, History, Point
+from sidecar.core.echo import Echo
+from sidecar.core.identity import Identity
+from sidecar.core.record import record
+
+_SYSTEMS = 8
+"""System prompts of a thread that are known."""
+
+_COMPARED = 256
+"""Messages of a thread's latest request with which the next one is compared."""
+
+
+class Relation(StrEnum):
+    """What a turn is to its past (`sidecar.turn.relation`)."""
+
+    FIRST = "first"
+    """Nothing of a past is known of it."""
+    CONTINUES = "continues"
+    """An earlier turn and its answer are its past."""
+    REPEATS = "repeats"
+    """The same past as an earlier turn's, and nothing new."""
+    BRANCHES = "branches"
+    """It continues a point that has a continuation already."""
+    RACES = "races"
+    """It branches while the other continuation is in flight, or was sent before the answer it should have had was whole."""
+    REWRITTEN = "rewritten"
+    """Its conversation is known, its past is not."""
+    UNREAD = "unread"
+    """Its body was not read, or carries no history."""
+
+
+class Break(StrEnum):
+    """Where a prompt is another one than that of the turn before (`sidecar.prompt.broke_at`)."""
+
+    TOOLS = "tools"
+    SYSTEM = "system"
+    MESSAGE = "message"
+
+
+class Thread:
+    """Turns that follow each other, under the ids that the first of them had."""
+
+    __slots__ = (
+        "_sketch",
+        "_systems",
+        "conversation_id",
+        "conversation_supplied",
+        "digests",
+        "grew",
+        "past",
+        "session_id",
+        "session_supplied",
+        "tools",
+    )
+
+    def __init__(self, identity: Identity, lane: str | None) -> None:
+        self.session_id = identity.session_id
+        self.conversation_id = lane or identity.conversation_id
+        self.session_supplied = identity.session_supplied
+        self.conversation_supplied = identity.conversation_supplied
+        self.past: deque[Past] = deque()
+        """The turns of it that are remembered, the latest last."""
+        self.digests = b""
+        """The messages of the latest one, as far as they are compared."""
+        self.grew = False
+        """One of them had a past."""
+        self.tools = b""
+        self._systems: tuple[bytes, ...] = ()
+        self._sketch: frozenset[int] = frozenset()
+
+    def breaks(self, history: History) -> Break | None:
+        """Where a request is another one than the latest, in the order in which a provider reads them; None where it goes on."""
+        if history.tools != self.tools:
+            return Break.TOOLS
+        if history.system != self.system:
+            return Break.SYSTEM
+        latest = self.past[-1].end
+        whole = history.end.full == latest.full or history.begins_with(latest)
+        return None if whole else Break.MESSAGE
+
+    def learn(self, history: History) -> None:
+        """A turn of it has come, under this system prompt and with these tools."""
+        self.digests = history.digests[: _COMPARED * SIZE]
+        self.tools = history.tools
+        if history.system not in self._systems:
+            self._sketch = history.sketch()
+        others = tuple(system for system in self._systems if system != history.system)
+        self._systems = (*others, history.system)[-_SYSTEMS:]
+
+    @property
+    def system(self) -> bytes:
+        """Its latest system prompt."""
+        return self._systems[-1] if self._systems else b""
+
+    def is_under(self, history: History) -> bool:
+        """True if a request has this thread's system prompt, or one of which the greater part is the same."""
+        if history.system in self._systems:
+            return True
+        new = history.sketch() if history.system else frozenset()
+        return 2 * len(new & self._sketch) > len(new | self._sketch) > 0
+
+    def is_beside(self, history: History) -> bool:
+        """True if a request that continues this thread is a call beside it: under another system prompt and other tools.
+
+        Neither alone tells: clients change each within a run.
+        """
+        return history.tools != self.tools and not self.is_under(history)
+
+
+_GOES_ON = frozenset((Relation.CONTINUES, Relation.BRANCHES, Relation.REWRITTEN))
+
+
+class Past:
+    """One turn that is remembered. `ref` is what links name."""
+
+    __slots__ = (
+        "answer",
+        "before",
+        "broke_at",
+        "continued",
+        "echo",
+        "end",
+        "forgotten",
+        "in_flight",
+        "input_tokens",
+        "kept",
+        "keys",
+        "other",
+        "ref",
+        "relation",
+        "rivals",
+        "tails",
+        "thread",
+    )
+
+    def __init__(self, place: "Place", thread: Thread, end: Point, ref: bytes, echo: Echo) -> None:
+        self.relation = place.relation
+        self.other = place.other
+        """The turn that it is in this relation to."""
+        self.kept = place.kept
+        self.broke_at: Break | None = None
+        self.before: Past | None = None
+        """The turn before it in its thread, while it is in flight; None for a first one."""
+        self.input_tokens: int | None = None
+        """Those that its answer reported."""
+        self.thread = thread
+        self.forgotten = False
+        self.end = end
+        self.ref = ref
+        self.in_flight = True
+        self.echo: Echo | None = echo
+        """Its answer, while it passes."""
+        self.tails: tuple[bytes, ...] = ()
+        """Of an answer that broke off: its text as it was after each of the last pieces."""
+        self.answer: frozenset[bytes] | None = None
+        """Of one that is whole: all that it can be known by; None if there was none."""
+        self.continued: tuple[Past, ...] = ()
+        """Turns that continue it, the latest ones."""
+        self.keys: tuple[bytes, ...] = ()
+        """Under which it is found."""
+        self.rivals: tuple[tuple[Past, bytes], ...] = ()
+        """Turns that raced it, and what they had of its answer by then."""
+
+    @property
+    def races(self) -> tuple[bytes, ...]:
+        """The turns that it raced, and that raced it."""
+        races = Relation.RACES
+        raced = (self.other.ref,) if self.relation is races and self.other is not None else ()
+        return (*raced, *(rival.ref for rival, _ in self.rivals if rival.relation is races))
+
+    @property
+    def orphaned(self) -> bool:
+        """No later turn of its thread has its answer, although the thread went on from other ones."""
+        if not self.answer or self.continued:
+            return False
+        later = False
+        for past in self.thread.past:
+            if later and past.relation in _GOES_ON:
+                return True
+            later = later or past is self
+        return False
+
+    def begins(self, digest: bytes) -> bool:
+        """True if that is its answer's text so far, or as it broke off, or an id that it has by now."""
+        if self.echo is None:
+            return digest in self.tails
+        return digest in self.echo.tails() or any(digest == known for known, _ in self.echo.ids())
+
+
+@record
+class Place:
+    """What a request was found to be. `thread` is where it belongs, None for one of its own.
+
+    `parent` is the turn whose answer it has, `other` the one that it continues, repeats, branches from or races; `kept` how
+    many messages of its thread's latest request it begins with; `had` what it has of an answer that still passes. `lane` is
+    the name of a thread that begins with it, beside others of its session, and `spawned_by` the turn whose answer has its
+    first message as a task. `joins` says that nobody named its session, and its history does: `family` is a thread of that
+    session, where `thread` is none; `ambiguous` that several sessions could be it.
+    """
+
+    relation: Relation
+    thread: Thread | None = None
+    parent: Past | None = None
+    other: Past | None = None
+    kept: int | None = None
+    had: bytes = b""
+    lane: str | None = None
+    family: Thread | None = None
+    spawned_by: Past | None = None
+    joins: bool = False
+    ambiguous: bool = False
