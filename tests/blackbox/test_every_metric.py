@@ -83,6 +83,19 @@ def play(port: int, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
     exchange(port, chat_request(path="/v1/messages", headers=named("x" * 300)))
     upstream.answer(json_answer({"data": [{"embedding": [1]}], "usage": {"prompt_tokens": 5}}))
     exchange(port, chat_request(path="/v1/embeddings", headers=named()))
+    go_on(port, upstream)
+
+
+def go_on(port: int, upstream: ScriptedUpstream) -> None:
+    """A conversation goes on from the second of two answers, and its prompt breaks."""
+    question = {"role": "user", "content": "And then?"}
+    for text in ("One of two answers.", "The other one of two."):
+        upstream.answer(json_answer({**chat_completion(text), "usage": USAGE}))
+        exchange(port, chat_request(headers=named("past"), messages=[question]))
+    said = {"role": "assistant", "content": "The other one of two."}
+    upstream.answer(json_answer(chat_completion("Hi")))
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    exchange(port, chat_request(headers=named("past"), messages=[question, said, question], tools=tools))
 
 
 def seen(sink: OtlpSink) -> set[str]:

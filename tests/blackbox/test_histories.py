@@ -194,6 +194,67 @@ def test_a_sub_agent_of_a_session_that_nobody_named(
     assert stranger.attributes["sidecar.session.source"] == "generated"
 
 
+def test_prompts_that_break_and_answers_that_are_orphaned(
+    start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """Where each prompt is another one, what was reported to come from the cache, and the answer that nobody went on from."""
+    sidecar = start_sidecar()
+    named = "X-Sidecar-Session-Id: breaks"
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    system = {"role": "system", "content": "You look into things."}
+    first, again = Answer("An answer that is dropped again."), Answer("An answer that is taken instead.")
+    messages: list[Any] = [system, user("Look.")]
+
+    def ask(said: Answer, given: int, cached: int | None, *, under: Any = None, more: Any = ()) -> Span:
+        details = {} if cached is None else {"prompt_tokens_details": {"cached_tokens": cached}}
+        usage = {"prompt_tokens": given, "completion_tokens": 5, "total_tokens": given + 5, **details}
+        upstream.answer(json_answer({**body_of_chat(said), "usage": usage}))
+        body = request_of(CHAT, [under or system, *messages[1:]], tools=more or tools)
+        kind = (b"Content-Type: application/json", named.encode())
+        request = request_bytes("POST", PATHS[CHAT], headers=kind, body=json.dumps(body).encode())
+        return span_of(sink, exchange(sidecar.port, request))
+
+    spans = [ask(first, 100, 0), ask(again, 100, 80)]
+    messages += [again, user("Go on.")]
+    spans.append(ask(first, 130, 90))
+    messages[1] = user("Look again.")
+    spans.append(ask(first, 140, None))
+    spans.append(ask(first, 140, 0, under={"role": "system", "content": "You look into things at noon."}))
+    spans.append(
+        ask(
+            first,
+            150,
+            0,
+            under={"role": "system", "content": "You look into things at noon."},
+            more=tools * 2,
+        )
+    )
+    sidecar.stop()
+    broke = [span.attributes.get("sidecar.prompt.broke_at") for span in spans]
+    assert broke == [None, None, None, "message", "system", "tools"]
+    shares = [span.attributes.get("sidecar.prompt.cached") for span in spans]
+    assert shares == [0.0, 0.8, 90 / 130, None, 0.0, 0.0]
+    anew = {"none": (100 - 80) + (130 - 90), "message": 130, "system": 140, "tools": 140}
+    assert latest(sink, "sidecar.prompt.read_anew", "sidecar.prompt.broke_at") == anew
+    breaks = {"message": 1, "system": 1, "tools": 1}
+    assert latest(sink, "sidecar.prompt.breaks", "sidecar.prompt.broke_at") == breaks
+    assert sum(point.value or 0 for point in sink.points if point.metric == "sidecar.answers.orphaned") >= 1
+
+
+def body_of_chat(said: Answer) -> dict[str, object]:
+    """A chat completion."""
+    body = body_of(CHAT, said)
+    assert isinstance(body, dict)
+    return body
+
+
+def latest(sink: OtlpSink, metric: str, attribute: str) -> dict[str, float]:
+    """A counter's last values, by an attribute."""
+    return {
+        str(point.attributes[attribute]): point.value or 0 for point in sink.points if point.metric == metric
+    }
+
+
 @pytest.mark.parametrize("mode, relation", [("observe", "continues"), ("off", None)])
 def test_histories_that_join_nothing(
     start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink, mode: str, relation: str | None
