@@ -55,6 +55,8 @@ def _command(argv: Sequence[str] | None, environ: Mapping[str, str] | None) -> i
         return _view(given["path"], given["listen"])
     if command == "replay":
         return _replay(given)
+    if command == "top":
+        return _top(given, environment)
     if command in {"health", "wait"}:
         return _health(command, given, environment)
     if given["through"] is not None and given["listen"] is not None:
@@ -123,12 +125,15 @@ def _parser() -> argparse.ArgumentParser:
     wait.add_argument("--timeout", default="30s", metavar="DURATION", help="how long (default: 30s)")
     _add_where(wait)
     commands.add_parser("settings", help="list every setting")
-    _add_recorded(commands)
+    _add_views(commands)
     return parser
 
 
-def _add_recorded(commands: Any) -> None:
-    """What reads the files of `SIDECAR_RECORD`."""
+def _add_views(commands: Any) -> None:
+    """What shows sessions: those of a running sidecar, and those in the files of `SIDECAR_RECORD`."""
+    top = commands.add_parser("top", help="the sessions of a running sidecar, in a terminal")
+    top.add_argument("--once", action="store_true", help="print the table and end")
+    _add_where(top)
     view = commands.add_parser("view", help="the live page on recorded requests")
     view.add_argument("path", metavar="FILE", help="a file of SIDECAR_RECORD, or the folder")
     view.add_argument(
@@ -292,6 +297,20 @@ def _explain(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str
         _say(f"sidecar: {error}")
         return FAILED
     return _print("\n".join(f"{name:<13} {told}" for name, told in lines))
+
+
+def _top(given: dict[str, Any], environ: Mapping[str, str]) -> int:
+    once, url = given.pop("once"), given.pop("url")
+    try:
+        admin, _ = load_addresses(given, environ)
+    except SettingsError as error:
+        _say(f"sidecar: {error}")
+        return BAD_SETTINGS
+
+    from sidecar import top
+
+    url = (url or f"http://{admin.reachable}").rstrip("/")
+    return top.main(url, environ.get("SIDECAR_ADMIN_TOKEN"), environ, once=once)
 
 
 def _view(path: str, listen: str) -> int:

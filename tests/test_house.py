@@ -80,12 +80,13 @@ ROOMS = {
     "picture": "core settings version",
     "demo": "core client errors picture settings settings_values version",
     "health": "core settings",
+    "top": "core picture",
     "record": "admin core errors live settings_values version",
     "check": "core errors health proxy settings telemetry trust",
     "request_text": "core",
     "explain": "apis core proxy request_text settings",
     "stdio": "",
-    "cli": "app check core demo errors explain health picture proxy record request_text settings settings_values stdio telemetry version",
+    "cli": "app check core demo errors explain health picture proxy record request_text settings settings_values stdio telemetry top version",
     "__main__": "cli",
     "__init__": "core client",
 }
@@ -98,6 +99,7 @@ LIBRARIES = {
     "client": "openai opentelemetry",
     "demo": "aiohttp msgspec openai",
     "picture": "aiohttp msgspec",
+    "top": "aiohttp msgspec",
     "live": "msgspec",
     "record": "msgspec",
     "proxy": "aiohappyeyeballs backports brotli httptools",
@@ -386,7 +388,7 @@ def test_broad_excepts_stand_in_named_places() -> None:
 KEEPERS = frozenset(
     {"dict", "OrderedDict", "defaultdict", "deque", "set", "BoundedMap", "Counter", "queue.Queue"}
 )
-GUESTS = ("client", "demo", "picture", "testing")
+GUESTS = ("client", "demo", "picture", "testing", "top")
 
 
 def kept() -> Iterator[str]:

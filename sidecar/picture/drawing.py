@@ -190,7 +190,7 @@ def _name(lane: Lane, label: int, *, nested: bool) -> Line:
         name = f" {lane.session}" if lane.conversation == MAIN else f" {lane.session}/{lane.conversation}"
     state = " ended" if lane.ended and not nested else ""
     room = label - 1 - len(state)
-    name = _printable(name)
+    name = printable(name)
     name = name if len(name) <= room else f"{name[: room - 1]}…"
     return (Span(name, Tone.FAINT if lane.ended else Tone.PLAIN), Span(state, Tone.FAINT))
 
@@ -304,7 +304,7 @@ def _cut(line: Line, width: int) -> Line:
     return tuple(spans)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text with what would take no column or two replaced, so that lengths are widths."""
     narrow: Callable[[str], bool] = lambda c: c.isprintable() and east_asian_width(c) not in "WF"  # noqa: E731
     return "".join(character if narrow(character) else "·" for character in text)

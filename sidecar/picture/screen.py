@@ -5,10 +5,11 @@ no cursor movement. It decides nothing about what is drawn.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TextIO
 
-from sidecar.picture.drawing import Picture, draw, paint, plain
+from sidecar.picture.drawing import Line, Picture, draw, paint, plain
 
 _ENTER = "\x1b[?1049h\x1b[?25l"
 _LEAVE = "\x1b[?25h\x1b[?1049l"
@@ -33,10 +34,13 @@ class Screen:
 
     def redraw(self, picture: Picture) -> None:
         """Shows the picture in place of the one before; does nothing where that is not possible."""
+        self.show(partial(draw, picture))
+
+    def show(self, lines_of: Callable[[int, int], list[Line]]) -> None:
+        """Shows what `lines_of` gives for a width and a height, in place of what was there before."""
         if not self.live:
             return
-        width, height = self._size()
-        lines = [paint(line) + _REST_OF_LINE for line in draw(picture, width, height)]
+        lines = [paint(line) + _REST_OF_LINE for line in lines_of(*self.size())]
         enter = "" if self._entered else _ENTER
         self._entered = True
         self._write(enter + _HOME + "\r\n".join(lines) + _REST_OF_SCREEN)
@@ -45,7 +49,7 @@ class Screen:
         """Leaves the picture behind, whole, below what was printed before."""
         self.leave()
         finish = paint if self.live else plain
-        width, _ = self._size()
+        width, _ = self.size()
         self._write("".join(f"{finish(line)}\n" for line in draw(picture, width)))
 
     def say(self, text: str) -> None:
@@ -59,7 +63,7 @@ class Screen:
             self._entered = False
             self._write(_LEAVE)
 
-    def _size(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, int]:
         """Columns and rows: the terminal's own, or 80 by 24; `COLUMNS` wins where there is no terminal."""
         try:
             columns, rows = os.get_terminal_size(self._stream.fileno())

@@ -1,0 +1,219 @@
+"""`sidecar top`: what its rows say, what its keys do, and that it fits a terminal of 80 by 24."""
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from sidecar import cli
+from sidecar.picture.drawing import plain
+from sidecar.testing import (
+    RunningSidecar,
+    ScriptedUpstream,
+    chat_completion,
+    chat_request,
+    exchange,
+    json_answer,
+)
+from sidecar.top.main import keys
+from sidecar.top.sessions import HELP, Sessions
+
+S = 1_000_000_000
+NOW = 1_795_971_016 * S
+LIMIT = 60.0
+
+
+def bar(number: int, session: str = "a", **more: Any) -> dict[str, Any]:
+    """A bar of the stream: ended a second ago, unless it says otherwise."""
+    return {
+        "id": f"{number:016x}",
+        "session": session,
+        "conversation": "main",
+        "named": True,
+        "sequence": number,
+        "turn": True,
+        "start": NOW // 1000 - 2_000_000,
+        "end": NOW // 1000 - 1_000_000,
+        "outcome": "completed",
+        "concurrency": 1,
+        "distance": 0,
+        "wait": 0.0,
+        "tokens": 5,
+        **more,
+    }
+
+
+RUNNING: dict[str, Any] = {"end": None, "outcome": None, "tokens": None, "wait": None}
+
+
+def told(*bars: dict[str, Any]) -> Sessions:
+    """A screen that has been told these."""
+    sessions = Sessions()
+    sessions.take("hello", {"limit": 1000, "now": NOW // 1000, "figures": {"in_flight": 1, "errors": 2}}, NOW)
+    sessions.take("bars", {"now": NOW // 1000, "bars": bars}, NOW)
+    return sessions
+
+
+MANY = (
+    bar(1, "quiet"),
+    bar(2, "busy", **RUNNING),
+    bar(3, "race", concurrency=2),
+    bar(4, "race", concurrency=3, distance=1, wait=4.5),
+    bar(5, "broken", outcome="timed_out"),
+    bar(6, "wordy", tokens=900, start=NOW // 1000 - 1_500_000),
+)
+
+
+@pytest.mark.parametrize(
+    "key,first",
+    [("i", "busy"), ("o", "race"), ("e", "broken"), ("t", "wordy"), ("r", "race"), ("l", "wordy")],
+)
+def test_sorting(key: str, first: str) -> None:
+    """Each key puts its session on top."""
+    sessions = told(*MANY)
+    assert sessions.key(key)
+    assert sessions.rows()[0].session == first
+
+
+def test_a_row() -> None:
+    """What is counted of a session."""
+    (row,) = (row for row in told(*MANY).rows() if row.session == "race")
+    assert (row.in_flight, row.requests, row.overlaps, row.errors, row.tokens) == (0, 2, 2, 0, 10)
+    assert row.last == NOW - 2 * S
+
+
+def press(sessions: Sessions, text: str) -> bool:
+    """Several keys; whether it goes on."""
+    going = True
+    for key in keys(text):
+        going = sessions.key(key) and going
+    return going
+
+
+def test_filter_choose_open_and_back() -> None:
+    """By keys alone; the lanes of a session have its overlaps and the queue's row."""
+    sessions = told(*MANY)
+    assert press(sessions, "/xx\x7f\x7frac\r")
+    assert [row.session for row in sessions.rows()] == ["race"]
+    assert press(sessions, "/\rr\x1b[B\x1b[Bkk\r")
+    assert sessions.opened == "race"
+    lanes = [plain(line) for line in sessions.lines(80, 24, NOW)]
+    assert any("3 at once" in line for line in lanes)
+    assert any("would queue 4.5 s" in line for line in lanes)
+    assert press(sessions, "\x1b")
+    assert "session " in plain(sessions.lines(80, 24, NOW)[2])
+    assert not press(sessions, "q")
+    assert not press(told(), "\x03")
+
+
+def test_what_ends_is_updated_and_what_is_old_goes() -> None:
+    """A bar is there once; more than the sidecar keeps are not kept; a new hello begins anew."""
+    sessions = told(bar(1, **RUNNING))
+    sessions.take("bars", {"now": 0, "bars": [bar(1)]}, NOW)
+    sessions.take("bars", {"now": 0, "bars": [bar(1, **RUNNING)]}, NOW)
+    assert [(row.in_flight, row.requests) for row in sessions.rows()] == [(0, 1)]
+    sessions.take("bars", {"now": 0, "bars": [bar(number) for number in range(2, 1500)]}, NOW)
+    assert sessions.rows()[0].requests == 1000
+    sessions.take("hello", {"limit": 5, "now": 0}, NOW)
+    assert sessions.rows() == []
+
+
+HOSTILE = ["\x1b[2J\x1b[31m", "\u202egnp.exe", "<b>", "会話" * 30, "a" * 200, "[red]x[/red]", ""]
+
+
+@pytest.mark.parametrize("session", HOSTILE)
+@pytest.mark.parametrize("size", [(80, 24), (20, 5), (200, 60), (80, 1)])
+def test_every_screen_fits(session: str, size: tuple[int, int]) -> None:
+    """Whatever an id holds: no line is too wide, no screen too high, nothing steers the terminal."""
+    sessions = told(*(bar(number, f"{session}{number}", conversation=session) for number in range(1, 60)))
+    for pressed in ("", "\x1b[B" * 30, "/" + session, "\r", "\r"):
+        press(
+            sessions,
+            "".join(
+                character
+                for character in pressed
+                if character.isprintable() or len(pressed) == 1 or pressed.startswith("\x1b[B")
+            ),
+        )
+        lines = [plain(line) for line in sessions.lines(*size, NOW)]
+        assert len(lines) <= size[1]
+        assert all(len(line) <= size[0] and line.isprintable() for line in lines)
+        assert not any("会" in line or "\u202e" in line for line in lines)
+
+
+def test_an_empty_screen() -> None:
+    """Says so, and which keys there are."""
+    lines = [plain(line) for line in told().lines(80, 24, NOW)]
+    assert "   no session yet" in lines
+    assert lines[-1] == f" {HELP}"
+
+
+@pytest.fixture
+def served(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> str:
+    """The address of a sidecar that had a call."""
+    upstream.answer(*json_answer(chat_completion("Hi")))
+    exchange(sidecar.port, chat_request(headers=[b"X-Sidecar-Session-Id: shown-on-top"]))
+    return f"http://127.0.0.1:{sidecar.admin_port}"
+
+
+def test_once(served: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table, as text, and the end."""
+    assert cli.main(["top", served, "--once"], {}) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^>?shown-on-top +0 +1 +0 +0 +7 ", said, re.MULTILINE)
+
+
+def test_no_sidecar(
+    sidecar: RunningSidecar, start_sidecar: Callable[..., RunningSidecar], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody there, somebody else, and a token that is missing; with the token it is well."""
+    assert cli.main(["top", "http://127.0.0.1:1", "--once"], {}) == 1
+    assert "no sidecar at http://127.0.0.1:1" in capsys.readouterr().err
+    assert cli.main(["top", sidecar.url, "--once"], {}) == 1
+    guarded = start_sidecar(settings={"ADMIN_TOKEN": "correct-horse"})
+    where = f"--admin-listen=127.0.0.1:{guarded.admin_port}"
+    assert cli.main(["top", where, "--once"], {}) == 1
+    assert "SIDECAR_ADMIN_TOKEN" in capsys.readouterr().err
+    assert cli.main(["top", where, "--once"], {"SIDECAR_ADMIN_TOKEN": "correct-horse"}) == 0
+
+
+def test_on_a_terminal(served: str) -> None:
+    """Drawn, opened, and ended by a key; the terminal is given back as it was."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sidecar", "top", served],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**os.environ, "TERM": "xterm"},
+        start_new_session=True,
+    )
+    os.close(slave)
+    seen = ""
+    deadline = monotonic() + LIMIT
+
+    def read_until(text: str) -> None:
+        nonlocal seen
+        while text not in seen:
+            assert monotonic() < deadline, seen[-2000:]
+            if select.select([master], [], [], LIMIT)[0]:
+                seen += os.read(master, 65536).decode(errors="replace")
+
+    try:
+        read_until("shown-on-top")
+        os.write(master, b"/shown\r\r")
+        read_until("the last 60 s of this session")
+        os.write(master, b"q")
+        read_until("\x1b[?1049l")
+        assert process.wait(LIMIT) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
