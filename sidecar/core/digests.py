@@ -254,6 +254,9 @@ class Chain:
         self._last = role
         whole = self.digester.message(role, parts)
         self.full.append(whole)
+        if len(parts) == 1 and parts[0][0] is _TEXT and role is not _SYSTEM:
+            self._add_text(role, parts[0], whole)
+            return
         if role is _SYSTEM:
             if not self.reduced:
                 self.instruct(parts)
@@ -269,6 +272,16 @@ class Chain:
         self.spoken.append(reduced if len(spoken) == len(kept) else self.digester.message(role, spoken))
         if self.task is None and role is _USER:
             self.task = next((token for kind, token in spoken if kind is _TEXT), None)
+
+    def _add_text(self, role: bytes, part: Part, whole: bytes) -> None:
+        """A message that is one text, as most are: what the other forms have of it is the same, or nothing."""
+        if _drops(part):
+            return
+        self.reduced.append(whole)
+        if role is not _TOOL:
+            self.spoken.append(whole)
+            if self.task is None and role is _USER:
+                self.task = part[1]
 
 
 def _drops(part: Part) -> bool:
