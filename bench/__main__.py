@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import machine, profile, results, rounds, rows, table, unary, world
+from bench import histories, machine, profile, results, rounds, rows, table, unary, world
 from bench.processes import StartError
 
 README = Path(__file__).parents[1] / "README.md"
@@ -27,6 +27,9 @@ _FILES = 16384
 def main(argv: Sequence[str] | None = None) -> int:
     """One run; gives the exit code: 0, 1 if nothing could be measured, 130 after Ctrl-C."""
     options = _options(argv)
+    if options.histories:
+        print(table.terminal(histories.measured()))
+        return 0
     plan = rounds.QUICK if options.quick else rounds.FULL
     columns = tuple(options.columns.split(",")) if options.columns else plan.columns
     plan = dataclasses.replace(plan, columns=columns, rounds=options.rounds or plan.rounds)
@@ -56,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     _tell(found)
+    print("\n" + table.terminal(histories.measured()))
     if whole:
         save(found)
     else:
@@ -80,6 +84,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", help=f"some of {','.join(row.name for row in rows.ROWS)}")
     parser.add_argument("--columns", help=f"some of {','.join(rounds.COLUMNS)}")
     parser.add_argument("--rounds", type=int, help="how many")
+    parser.add_argument("--histories", action="store_true", help="only what reading histories costs")
     parser.add_argument("--profile", action="store_true", help="only where the time goes, by room")
     return parser.parse_args(argv)
 

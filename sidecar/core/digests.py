@@ -362,12 +362,10 @@ class History:
 
     def _point(self, count: int, reduced: int, spoken: int) -> Point:
         chain, value = self._chain, self._chain.digester.value
-        return Point(
-            count,
-            value(self.digests[: count * SIZE]),
-            value(b"".join(chain.reduced[:reduced])) if reduced else b"",
-            value(b"".join(chain.spoken[:spoken])) if spoken else b"",
-        )
+        full = value(self.digests[: count * SIZE])
+        kept, texts = b"".join(chain.reduced[:reduced]), b"".join(chain.spoken[:spoken])
+        whole = (value(kept) if count != reduced else full) if kept else b""
+        return Point(count, full, whole, whole if texts == kept else value(texts) if texts else b"")
 
     def begins_with(self, end: Point) -> bool:
         """True if all messages of an earlier request stand at the beginning of this one, and more behind them."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import results, table
+from bench import histories, results, table
 from bench.results import Profile, Results
 
 MACHINE = dict.fromkeys(
@@ -248,3 +248,15 @@ def test_noise_needs_two_rounds() -> None:
     some = found(full=rounds_of("p99_us", 5000.0), dead=rounds_of("p99_us", 9000.0))
     assert verdict(some, "a dead collector adds nothing to p99") == ("-", "not measured")
     assert results.noise_of(found(full=rounds_of("p99_us", 1.0, 4.0)), "full", "p99_us") == 3.0
+
+
+def test_what_histories_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row for each size, and one for an event of a stream."""
+    monkeypatch.setattr(histories, "_BYTES", 1)
+    monkeypatch.setattr(histories, "_ROUNDS", 1)
+    head, *lines = histories.measured()
+    assert [line[0] for line in lines] == [
+        *(f"a request of {name}" for name in histories.SIZES),
+        "an event of a stream",
+    ]
+    assert {len(line) for line in (head, *lines)} == {4}
