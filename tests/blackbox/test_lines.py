@@ -248,9 +248,8 @@ def test_no_stream_is_felt(
         if row not in CLOSED:
             lost = "dropped" if ROWS[row] in STANDING else "failed"
             sidecar.wait_until(lambda: lines_of(sidecar)[lost] > 0)
-        lines = lines_of(sidecar)
-        assert lines["created"] >= REQUESTS
-        assert lines["queued"] <= 2 * WAITING
+        sidecar.wait_until(lambda: lines_of(sidecar)["created"] >= REQUESTS)
+        assert lines_of(sidecar)["queued"] <= 2 * WAITING
         took = end_while_streaming(sidecar, upstream, session)
     assert took < SHUTDOWN
     servers = sink.find_spans(kind="SERVER", attributes={"session.id": session})
@@ -313,8 +312,9 @@ def test_console_exporters_are_not_felt(stdout: str, upstream: ScriptedUpstream,
         ask(sidecar, upstream)
         took = end_while_streaming(sidecar, upstream, "console")
     assert took < SHUTDOWN + 1
-    *_, last = (tmp_path / "lines").read_text().splitlines()
-    ledger = json.loads(json.loads(last)["telemetry"])
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    (stopped,) = (line for line in lines if line["event"] == "sidecar.stopped")
+    ledger = json.loads(stopped["telemetry"])
     for signal_, states in ledger.items():
         assert states["created"] == sum(states.values()) - states["created"], signal_
         if stdout in ("reader leaves", "full") and signal_.startswith("console_"):
