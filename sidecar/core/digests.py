@@ -171,7 +171,7 @@ def string(token: Token) -> str:
 def is_own(identifier: Id) -> bool:
     """True for an id that was made at random, which no other answer has: a run of letters and digits that is no name.
 
-    Counters (`call_0`), times and names (`functions.search:1`) come again in conversations that have nothing in common.
+    Counters (`csaid0`), times and names (`functions.search:1`) come again in conversations that have nothing in common.
     """
     text, name = identifier
     if name and name in text:
@@ -362,10 +362,15 @@ class History:
 
     def _point(self, count: int, reduced: int, spoken: int) -> Point:
         chain, value = self._chain, self._chain.digester.value
-        full = value(self.digests[: count * SIZE])
+        said = self.digests[: count * SIZE]
+        full = value(said)
         kept, texts = b"".join(chain.reduced[:reduced]), b"".join(chain.spoken[:spoken])
-        whole = (value(kept) if count != reduced else full) if kept else b""
-        return Point(count, full, whole, whole if texts == kept else value(texts) if texts else b"")
+        return Point(
+            count,
+            full,
+            full if kept == said else value(kept) if kept else b"",
+            full if texts == said else value(texts) if texts else b"",
+        )
 
     def begins_with(self, end: Point) -> bool:
         """True if all messages of an earlier request stand at the beginning of this one, and more behind them."""
