@@ -45,6 +45,8 @@ def _command(argv: Sequence[str] | None, environ: Mapping[str, str] | None) -> i
         return _run(given, unknown, environment)
     if command == "check":
         return _check(given, unknown, environment)
+    if command == "inject":
+        return _inject(given, unknown)
     if command == "explain":
         return _explain(given, unknown, environment)
     if unknown:
@@ -85,6 +87,16 @@ def _parser() -> argparse.ArgumentParser:
             "demo", help="a simulated provider, the sidecar and conversations, in this terminal"
         )
     )
+    _add_before_traffic(commands)
+    _add_health(commands)
+    commands.add_parser("settings", help="list every setting")
+    _add_views(commands)
+    _add_inject(commands)
+    return parser
+
+
+def _add_before_traffic(commands: Any) -> None:
+    """What looks at settings and requests before there is traffic."""
     check = commands.add_parser(
         "check",
         help="what would keep the sidecar from working, before traffic does",
@@ -109,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
         "request", nargs="?", default="-", metavar="REQUEST", help="a curl line, a file, or -"
     )
     _add_settings(explain)
+
+
+def _add_health(commands: Any) -> None:
+    """What asks a running sidecar how it is."""
     health = commands.add_parser(
         "health",
         help="ask a running sidecar whether it is ready",
@@ -124,9 +140,26 @@ def _parser() -> argparse.ArgumentParser:
     wait.add_argument("--until", choices=("ready", "drained"), default="ready", help="what to wait for")
     wait.add_argument("--timeout", default="30s", metavar="DURATION", help="how long (default: 30s)")
     _add_where(wait)
-    commands.add_parser("settings", help="list every setting")
-    _add_views(commands)
-    return parser
+
+
+def _add_inject(commands: Any) -> None:
+    inject = commands.add_parser(
+        "inject",
+        help="puts the sidecar into Kubernetes manifests",
+        usage="sidecar inject [FILE ...] [--image IMAGE] [--in-place] [--remove] [--setting VALUE ...]",
+        description="Reads manifests (files, or standard input) and gives them back with the sidecar in every pod, and with "
+        "the variables that point the apps there. Settings given as flags, and OTEL_* given with --otel, become the "
+        "sidecar's variables. Twice gives the same; --remove gives back what was there.",
+        allow_abbrev=False,
+    )
+    inject.add_argument("files", nargs="*", metavar="FILE", help="manifests (default: standard input)")
+    inject.add_argument("--image", default=f"session-sidecar:{VERSION}", help="the sidecar's image")
+    inject.add_argument(
+        "--otel", action="append", default=[], metavar="NAME=VALUE", help="an OTEL_* variable of it"
+    )
+    inject.add_argument("--in-place", action="store_true", help="write the files instead of printing them")
+    inject.add_argument("--remove", action="store_true", help="take it out again")
+    _add_settings(inject)
 
 
 def _add_views(commands: Any) -> None:
@@ -277,6 +310,54 @@ def _check(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str, 
         return check.tell(found, as_json=as_json)
     except OSError:
         return FAILED
+
+
+def _inject(given: dict[str, Any], unknown: Sequence[str]) -> int:
+    files, in_place = [Path(name) for name in given.pop("files")], given.pop("in_place")
+    image, otel, removing = given.pop("image"), given.pop("otel"), given.pop("remove")
+    if len(files) > 1 and not in_place:
+        _say("sidecar: several files need --in-place")
+        return BAD_SETTINGS
+    wanted = None
+    if not removing:
+        settings = _settings(given, unknown, {})
+        if settings is None:
+            return BAD_SETTINGS
+        variables = {one.variable: given[one.attribute] for one in TABLE if one.attribute in given}
+        variables |= dict(pair.split("=", 1) for pair in otel if "=" in pair)
+        wanted = (image, variables, settings)
+
+    from sidecar.inject import InjectError
+
+    try:
+        texts = [file.read_bytes() for file in files] or [sys.stdin.buffer.read()]
+        made = [_injected(text.decode(), wanted).encode() for text in texts]
+        if in_place:
+            for file, text in zip(files, made, strict=False):
+                file.write_bytes(text)
+        else:
+            sys.stdout.buffer.write(made[0])
+            sys.stdout.buffer.flush()
+    except (InjectError, OSError, UnicodeDecodeError) as error:
+        _say(f"sidecar: {error}")
+        return FAILED
+    return DONE
+
+
+def _injected(text: str, wanted: tuple[str, dict[str, str], Settings] | None) -> str:
+    from sidecar.inject import inject, remove
+    from sidecar.inject.container import Wanted
+
+    if wanted is None:
+        return remove(text)
+    image, variables, settings = wanted
+    upstreams = tuple((one.name, one.provider) for one in settings.all_upstreams)
+    found = inject(text, Wanted(image, variables, upstreams, settings.listen.port))
+    for note in found.notes:
+        _say(f"sidecar: {note}")
+    if not found.pods:
+        _say("sidecar: no pod to put it into")
+    return found.text
 
 
 def _explain(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str, str]) -> int:

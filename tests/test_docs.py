@@ -47,7 +47,19 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 FLAGS = {setting.flag for setting in settings.TABLE} | {"--once", "--seed", "--version", "--help"}
-FLAGS |= {"--json", "--no-collector", "--until", "--timeout", "--url", "--limit", "--per"}
+FLAGS |= {
+    "--json",
+    "--no-collector",
+    "--until",
+    "--timeout",
+    "--url",
+    "--limit",
+    "--per",
+    "--in-place",
+    "--remove",
+    "--otel",
+    "--image",
+}
 FLAGS |= {"--quick", "--rows", "--columns", "--rounds"}  # of the benchmark, see docs/benchmark.md
 
 Row = tuple[str, ...]

@@ -81,12 +81,13 @@ ROOMS = {
     "demo": "core client errors picture settings settings_values version",
     "health": "core settings",
     "top": "core picture",
+    "inject": "",
     "record": "admin core errors live settings_values version",
     "check": "core errors health proxy settings telemetry trust",
     "request_text": "core",
     "explain": "apis core proxy request_text settings",
     "stdio": "",
-    "cli": "app check core demo errors explain health picture proxy record request_text settings settings_values stdio telemetry top version",
+    "cli": "app check core demo errors explain health inject picture proxy record request_text settings settings_values stdio telemetry top version",
     "__main__": "cli",
     "__init__": "core client",
 }
@@ -100,6 +101,7 @@ LIBRARIES = {
     "demo": "aiohttp msgspec openai",
     "picture": "aiohttp msgspec",
     "top": "aiohttp msgspec",
+    "inject": "yaml",
     "live": "msgspec",
     "record": "msgspec",
     "proxy": "aiohappyeyeballs backports brotli httptools",
@@ -113,6 +115,7 @@ DISTRIBUTIONS = {
     "google": "protobuf",
     "grpc": "grpcio",
     "opentelemetry": "opentelemetry-sdk",
+    "yaml": "pyyaml",
 }
 """The distribution that brings a module, where its name is another."""
 
@@ -255,7 +258,7 @@ def test_rooms_that_are_listed_exist() -> None:
 def test_what_is_imported_is_declared() -> None:
     """A library that is imported is a dependency of its own, not somebody else's."""
     groups = project()
-    declared = {canonicalize_name(one.name) for group in ("run", "demo") for one in groups[group]}
+    declared = {canonicalize_name(one.name) for group in ("run", "demo", "inject") for one in groups[group]}
     for path in CODE:
         for top in {dotted.partition(".")[0] for dotted in imports(path)}:
             if top not in {*sys.stdlib_module_names, "compression", "sidecar"}:
@@ -388,7 +391,7 @@ def test_broad_excepts_stand_in_named_places() -> None:
 KEEPERS = frozenset(
     {"dict", "OrderedDict", "defaultdict", "deque", "set", "BoundedMap", "Counter", "queue.Queue"}
 )
-GUESTS = ("client", "demo", "picture", "testing", "top")
+GUESTS = ("client", "demo", "inject", "picture", "testing", "top")
 
 
 def kept() -> Iterator[str]:

@@ -1,0 +1,205 @@
+"""`sidecar inject` over a corpus of manifests: valid, the same twice, and byte for byte what it was when it is taken out."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from sidecar import cli
+from sidecar.inject import InjectError, inject, remove
+from sidecar.inject.container import Wanted
+from tests.inject.corpus import CORPUS
+
+ROOT = Path(__file__).parents[2]
+WANTED = Wanted(
+    "example/sidecar:1",
+    {"SIDECAR_UPSTREAM": "https://api.openai.com", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"},
+    (("default", "openai"), ("anthropic", "anthropic"), ("gemini", "gcp.gemini"), ("local", None)),
+)
+VARIABLES = {
+    "OPENAI_BASE_URL": "http://127.0.0.1:7070/v1",
+    "ANTHROPIC_BASE_URL": "http://127.0.0.1:7070/anthropic",
+    "GOOGLE_GEMINI_BASE_URL": "http://127.0.0.1:7070/gemini",
+}
+OWN = [*sorted((ROOT / "deploy" / "kubernetes").rglob("*.yaml"))]
+VERSIONS = ("1.29", kubernetes_validate.latest_version())
+
+
+def loaded(text: str) -> list[dict[str, Any]]:
+    """Every object, those of lists too."""
+    found: list[dict[str, Any]] = []
+    for document in yaml.safe_load_all(text):
+        if document is not None:
+            found += document["items"] if document["kind"] == "List" else [document]
+    return found
+
+
+def pod_of(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The spec of its pod, if it has one."""
+    spec: dict[str, Any] = document.get("spec", {})
+    spec = spec.get("jobTemplate", {}).get("spec", spec)
+    spec = spec.get("template", {}).get("spec", spec)
+    return spec if "containers" in spec else None
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("name", CORPUS)
+def test_in_twice_and_out(name: str, ending: str) -> None:
+    """Twice gives the same; out gives what was there; every line that was there is still there, or kept as a comment."""
+    text = CORPUS[name].replace("\n", ending)
+    once = inject(text, WANTED)
+    assert once.pods >= 1
+    assert once.text != text
+    assert inject(once.text, WANTED) == once
+    assert remove(once.text) == text
+    assert remove(text) == text
+    other = inject(once.text, Wanted("example/sidecar:2", {}, (("default", None),)))
+    assert "example/sidecar:1" not in other.text
+    assert remove(other.text) == text
+    left = iter(once.text.splitlines())
+    assert all(any(line in one for one in left) for line in text.splitlines())
+    if ending == "\r\n":
+        assert once.text.count("\n") == once.text.count("\r\n")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", CORPUS)
+def test_valid_and_as_meant(name: str, version: str) -> None:
+    """By the schemas; the sidecar comes first, the apps keep all they had and point at it, and nothing else changes."""
+    before, after = loaded(CORPUS[name]), loaded(inject(CORPUS[name], WANTED).text)
+    assert len(before) == len(after)
+    for was, now in zip(before, after, strict=True):
+        kubernetes_validate.validate(now, version, strict=True)
+        pod, old = pod_of(now), pod_of(was)
+        if pod is None or old is None:
+            assert now == was
+            continue
+        sidecar = pod["initContainers"].pop(0)
+        assert (sidecar["name"], sidecar["image"], sidecar["restartPolicy"]) == (
+            "sidecar",
+            "example/sidecar:1",
+            "Always",
+        )
+        given = {one["name"]: one.get("value") for one in sidecar["env"]}
+        assert given["SIDECAR_UPSTREAM"] == "https://api.openai.com"
+        assert given["OTEL_SERVICE_NAME"] == f"{now['metadata']['name']}-sidecar"
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= sidecar.keys()
+        assert pod["initContainers"] == (old.get("initContainers") or [])
+        assert pod["terminationGracePeriodSeconds"] == old.get("terminationGracePeriodSeconds", 60)
+        for app, was_app in zip(pod["containers"], old["containers"], strict=True):
+            had = {one["name"]: one for one in was_app.get("env") or ()}
+            has = {one["name"]: one for one in app.pop("env")}
+            was_app.pop("env", None)
+            assert app == was_app
+            added = {variable: {"name": variable, "value": url} for variable, url in VARIABLES.items()}
+            assert has == {**added, **had}
+        for spec in (pod, old):
+            for key in ("initContainers", "containers", "terminationGracePeriodSeconds"):
+                spec.pop(key, None)
+        assert pod == old
+
+
+def test_a_variable_of_their_own_stays() -> None:
+    """It is told, and so are pods that are left alone."""
+    notes = inject(CORPUS["many documents"], WANTED).notes
+    assert notes == ("db: container db sets OPENAI_BASE_URL itself, left alone",)
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.name)
+def test_our_own_manifests(path: Path) -> None:
+    """Those that have the sidecar already are left alone; the rest goes in and out."""
+    text = path.read_text()
+    found = inject(text, WANTED)
+    if found.pods == 0:
+        assert found.text == text
+    assert remove(found.text) == text
+
+
+REFUSED = {
+    "{{ .Values.image }}: [": "not YAML",
+    '{"kind": "Pod", "spec": {"containers": [{"name": "a"}]}}': "braces or brackets",
+    "kind: Pod\nspec:\n  containers: [{name: a}]\n": "containers of pod in braces",
+    "kind: Pod\nspec:\n  containers:\n  - name: a\n    env: [{name: x,\n      value: y}]\n": "over several lines",
+    "kind: Pod\nspec:\n  initContainers: [{name: x}]\n  containers:\n  - name: a\n": "initContainers of pod in braces",
+}
+
+
+@pytest.mark.parametrize("text,why", REFUSED.items())
+def test_what_cannot_be_edited(
+    text: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused, with the line, and nothing is written."""
+    with pytest.raises(InjectError, match=why):
+        inject(text, WANTED)
+    path = tmp_path / "manifest.yaml"
+    path.write_text(text)
+    assert cli.main(["inject", "--in-place", "--upstream=http://h", str(path)], {}) == 1
+    assert why in capsys.readouterr().err
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# sidecar-inject: begin\n",
+        "# sidecar-inject: end\n",
+        "# sidecar-inject: begin\n# sidecar-inject: begin\n",
+    ],
+)
+def test_marks_that_lost_their_other_half(text: str) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(InjectError):
+        remove(text)
+
+
+def test_nothing_to_put_it_into(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text as it was, and that is told; empty pods and others' kinds too."""
+    for text in (
+        "",
+        "---\n",
+        "kind: Service\nspec: {}\n",
+        "kind: Pod\nspec:\n  containers: []\n",
+        "just text\n",
+        "[1]\n",
+    ):
+        assert inject(text, WANTED).text == text
+
+        class Stdin:
+            """Standard input with these bytes."""
+
+            buffer = io.BytesIO(text.encode())
+
+        monkeypatch.setattr("sys.stdin", Stdin)
+        assert cli.main(["inject", "--upstream=http://h"], {}) == 0
+        assert "no pod to put it into" in capsys.readouterr().err
+
+
+def test_as_a_command(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Flags become the sidecar's variables; files in place, and out again."""
+    paths = []
+    for number, text in enumerate(CORPUS.values()):
+        paths.append(tmp_path / f"{number}.yaml")
+        paths[-1].write_bytes(text.encode())
+    names = [str(path) for path in paths]
+    flags = ["--image=i:2", "--otel=OTEL_SERVICE_NAME=named", "--listen=127.0.0.1:8080"]
+    upstreams = ["--upstream=https://api.openai.com", "--upstreams=claude=https://api.anthropic.com"]
+    assert cli.main(["inject", names[0], *flags, *upstreams], {"SIDECAR_NONSENSE": "of this machine"}) == 0
+    made = capsysbinary.readouterr().out.decode()
+    sidecar = loaded(made)[0]["spec"]["template"]["spec"]["initContainers"][0]
+    given = {one["name"]: one.get("value") for one in sidecar["env"]}
+    assert (given["SIDECAR_LISTEN"], given["OTEL_SERVICE_NAME"], sidecar["image"]) == (
+        "127.0.0.1:8080",
+        "named",
+        "i:2",
+    )
+    assert "http://127.0.0.1:8080/claude" in made
+    assert cli.main(["inject", *names, *upstreams], {}) == 2
+    assert cli.main(["inject", "--in-place", *names, *upstreams], {}) == 0
+    assert all(b"sidecar-inject" in path.read_bytes() for path in paths)
+    assert cli.main(["inject", "--in-place", "--remove", *names], {}) == 0
+    assert [path.read_bytes().decode() for path in paths] == [*CORPUS.values()]
+    assert cli.main(["inject", names[0]], {}) == 2
+    assert cli.main(["inject", str(tmp_path / "none"), *upstreams], {}) == 1
