@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class Source(StrEnum):
     """Where a session id came from (`sidecar.session.source`)."""
 
+    __hash__ = str.__hash__  # an Enum's own is a call of Python
+
     OWN_HEADER = "own_header"
     CONFIGURED_HEADER = "configured_header"
     KNOWN_HEADER = "known_header"

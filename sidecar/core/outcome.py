@@ -10,6 +10,8 @@ from enum import StrEnum
 class Outcome(StrEnum):
     """The nine ways a request can end."""
 
+    __hash__ = str.__hash__  # an Enum's own is a call of Python
+
     COMPLETED = "completed"
     CLIENT_LEFT = "client_left"
     UPSTREAM_REJECTED = "upstream_rejected"
@@ -23,6 +25,8 @@ class Outcome(StrEnum):
 
 class Phase(StrEnum):
     """Where in its life a request was when its outcome was decided (`sidecar.outcome.phase`)."""
+
+    __hash__ = str.__hash__  # an Enum's own is a call of Python
 
     HEAD = "head"
     """The request's head or body was still being received."""

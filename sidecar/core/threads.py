@@ -22,6 +22,8 @@ _COMPARED = 256
 class Relation(StrEnum):
     """What a turn is to its past (`sidecar.turn.relation`)."""
 
+    __hash__ = str.__hash__  # an Enum's own is a call of Python
+
     FIRST = "first"
     """Nothing of a past is known of it."""
     CONTINUES = "continues"

@@ -168,11 +168,13 @@ class Cap:
     and give them to others of their kind after `UNTRIED`. `report` is called for each name told as `other`.
     """
 
-    __slots__ = ("_earned", "_failed", "_limit", "_report")
+    __slots__ = ("_earned", "_failed", "_limit", "_report", "changes")
 
     def __init__(self, limit: int, report: Callable[[Anomaly], None]) -> None:
         self._limit = limit
         self._report = report
+        self.changes = 0
+        """How often a name has got a place; until the next time all are told as they were, but for those without one."""
         self._earned: dict[str, int] = {}
         """By name, when it last completed a call; the longest ago stands first."""
         self._failed: dict[str, int] = {}
@@ -185,9 +187,11 @@ class Cap:
         if name in earned and not completed:
             return name
         known = earned.pop(name, None) is not None or failed.pop(name, None) is not None
-        if not known and not (self._earn(at) if completed else self._lend(at)):
-            self._report(Anomaly.MODEL_CAP)
-            return OTHER
+        if not known:
+            if not (self._earn(at) if completed else self._lend(at)):
+                self._report(Anomaly.MODEL_CAP)
+                return OTHER
+            self.changes += 1
         (earned if completed else failed)[name] = at
         return name
 

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
+from sidecar.telemetry.metric_store import MetricStore
+
 
 class Signal(StrEnum):
     """What OTLP carries."""
@@ -135,3 +139,18 @@ class Ledger:
         """Signal and how many of its items wait, or are under way, for `sidecar.telemetry.queue`."""
         for signal, account in self._accounts.items():
             yield str(signal), account.queued + account.pending()
+
+
+def observe_ledger(store: MetricStore, ledger: Ledger) -> None:
+    """Lets the store ask the ledger what became of every item, and how many wait."""
+    store.observe(
+        metrics.TELEMETRY_ITEMS,
+        lambda: (
+            (count, ((n.TELEMETRY_SIGNAL, signal), (n.TELEMETRY_STATE, state)))
+            for signal, state, count in ledger.items()
+        ),
+    )
+    store.observe(
+        metrics.TELEMETRY_QUEUE,
+        lambda: ((count, ((n.TELEMETRY_SIGNAL, signal),)) for signal, count in ledger.queues()),
+    )

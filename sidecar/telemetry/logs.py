@@ -163,16 +163,6 @@ class _Bucket:
         self.tokens = float(BURST)
         self.suppressed = 0
 
-    def take(self, at: int) -> bool:
-        """True when a line may pass at `at` (ns); otherwise it is counted."""
-        self.tokens = min(BURST, self.tokens + max(0, at - self.at) / SECOND * LINES_PER_SECOND)
-        self.at = max(self.at, at)
-        if self.tokens < 1:
-            self.suppressed += 1
-            return False
-        self.tokens -= 1
-        return True
-
 
 class Log:
     """Has events written to both ends, by the worker: the lines, and `export` if there is one."""
@@ -221,7 +211,14 @@ class Log:
         bucket = self._buckets.get(name)
         if bucket is None:
             bucket = self._buckets[name] = _Bucket(at)
-        return bucket.take(at)
+        elif at > bucket.at:
+            bucket.tokens = min(BURST, bucket.tokens + (at - bucket.at) / SECOND * LINES_PER_SECOND)
+            bucket.at = at
+        if bucket.tokens < 1:
+            bucket.suppressed += 1
+            return False
+        bucket.tokens -= 1
+        return True
 
     def always(
         self,

@@ -6,7 +6,7 @@ process is (`process.*`, by psutil) is read when a snapshot asks, and nothing of
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -19,8 +19,7 @@ from sidecar.core.sessions import Revealed, SessionListener, SessionSummary
 from sidecar.core.threads import Past
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.bounded import Cap, known_method
-from sidecar.telemetry.ledger import Ledger
+from sidecar.telemetry.bounded import OTHER, Cap, known_method
 from sidecar.telemetry.metric_store import (
     Attributes,
     CounterSeries,
@@ -30,8 +29,7 @@ from sidecar.telemetry.metric_store import (
     Observations,
 )
 from sidecar.telemetry.metrics import Metric
-from sidecar.telemetry.request_attributes import Shape, call_end, provider_of, request_model
-from sidecar.telemetry.trace import ref_ids
+from sidecar.telemetry.request_attributes import Shape, provider_of, request_model
 
 _LATEST_TOKENS = {
     "input": metrics.INFERENCE_INPUT_TOKENS,
@@ -42,6 +40,9 @@ _LATEST_TOKENS = {
 }
 
 _DETAILS = ("cache_read", "cache_write", "reasoning")
+
+
+Pairs = tuple[tuple[str, str | bool | int | None], ...]
 
 
 def attribute_set(*pairs: tuple[str, str | bool | int | None]) -> Attributes:
@@ -69,82 +70,6 @@ class Alike(NamedTuple):
     reason: str
     host: str | None
     port: int | None
-
-
-class RequestSeries:
-    """The series of requests that are alike; those never recorded on cost nothing but their handles."""
-
-    __slots__ = (
-        "between",
-        "details",
-        "duration",
-        "embeddings_duration",
-        "embeddings_input",
-        "finish",
-        "first",
-        "gap",
-        "http",
-        "input",
-        "latest_between",
-        "latest_duration",
-        "latest_first",
-        "latest_input",
-        "latest_output",
-        "latest_tokens",
-        "output",
-        "requests",
-    )
-
-    def __init__(self, store: MetricStore, alike: Alike) -> None:
-        models = (
-            (n.PROVIDER, alike.provider),
-            (n.REQUEST_MODEL, alike.asked),
-            (n.UPSTREAM, alike.upstream),
-        )
-        shared = (*models, (n.OPERATION, alike.operation), (n.STREAMING, alike.streaming))
-        server = (n.SERVER_ADDRESS, alike.host), (n.SERVER_PORT, alike.port)
-        call = (*shared, *server, (n.RESPONSE_MODEL, alike.answered))
-        error = (n.ERROR_TYPE, alike.error)
-        whole, chunks = attribute_set(*call, error), attribute_set(*call)
-        modality = attribute_set(*call, (n.TOKEN_MODALITY, "unknown"))
-        self.requests = store.counter(
-            metrics.REQUESTS,
-            attribute_set(*shared, (n.OUTCOME, alike.outcome), (n.PHASE, alike.phase), error),
-        )
-        self.http = store.histogram(
-            metrics.HTTP_DURATION,
-            attribute_set(
-                (n.METHOD, alike.method),
-                (n.SCHEME, alike.scheme),
-                (n.STATUS, alike.status),
-                (n.ROUTE, alike.template),
-                (n.ERROR_TYPE, alike.error if alike.failed else None),
-            ),
-        )
-        self.finish = store.counter(
-            metrics.FINISH_REASONS,
-            attribute_set(*models, (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)),
-        )
-        self.gap = store.histogram(metrics.STREAM_GAP, attribute_set(*models))
-        self.duration = store.histogram(metrics.OPERATION_DURATION, whole)
-        self.first = store.histogram(metrics.OPERATION_FIRST_CHUNK, chunks)
-        self.between = store.histogram(metrics.OPERATION_PER_CHUNK, chunks)
-        self.input = store.histogram(metrics.TOKEN_USAGE, attribute_set(*call, (n.TOKEN_TYPE, "input")))
-        self.output = store.histogram(metrics.TOKEN_USAGE, attribute_set(*call, (n.TOKEN_TYPE, "output")))
-        self.details = {
-            kind: store.counter(metrics.TOKEN_DETAILS, attribute_set(*call, (n.TOKEN_DETAIL, kind)))
-            for kind in _DETAILS
-        }
-        self.latest_duration = store.histogram(metrics.INFERENCE_DURATION, whole)
-        self.latest_first = store.histogram(metrics.INFERENCE_FIRST_CHUNK, chunks)
-        self.latest_between = store.histogram(metrics.INFERENCE_PER_CHUNK, chunks)
-        self.latest_input = store.histogram(metrics.INFERENCE_CALL_INPUT_TOKENS, whole)
-        self.latest_output = store.histogram(metrics.INFERENCE_CALL_OUTPUT_TOKENS, whole)
-        self.embeddings_duration = store.histogram(metrics.EMBEDDINGS_DURATION, whole)
-        self.embeddings_input = store.histogram(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, chunks)
-        self.latest_tokens = {
-            kind: store.counter(metric, modality) for kind, metric in _LATEST_TOKENS.items()
-        }
 
 
 class UpstreamSeries:
@@ -180,6 +105,95 @@ class UpstreamSeries:
         self.turns = store.counter(metrics.TURNS, attributes)
 
 
+class RequestSeries:
+    """The series of requests that are alike, under the conventions chosen; those never recorded on cost only a handle."""
+
+    __slots__ = (
+        "betweens",
+        "details",
+        "durations",
+        "finish",
+        "firsts",
+        "gap",
+        "http",
+        "requests",
+        "upstream",
+        "usage",
+    )
+
+    def __init__(self, store: MetricStore, alike: Alike, upstream: UpstreamSeries, semconv: str) -> None:
+        self.upstream = upstream
+        models = (
+            (n.PROVIDER, alike.provider),
+            (n.REQUEST_MODEL, alike.asked),
+            (n.UPSTREAM, alike.upstream),
+        )
+        shared = (*models, (n.OPERATION, alike.operation), (n.STREAMING, alike.streaming))
+        self.requests = store.counter(
+            metrics.REQUESTS,
+            attribute_set(
+                *shared, (n.OUTCOME, alike.outcome), (n.PHASE, alike.phase), (n.ERROR_TYPE, alike.error)
+            ),
+        )
+        self.http = store.histogram(
+            metrics.HTTP_DURATION,
+            attribute_set(
+                (n.METHOD, alike.method),
+                (n.SCHEME, alike.scheme),
+                (n.STATUS, alike.status),
+                (n.ROUTE, alike.template),
+                (n.ERROR_TYPE, alike.error if alike.failed else None),
+            ),
+        )
+        self.finish = store.counter(
+            metrics.FINISH_REASONS,
+            attribute_set(*models, (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)),
+        )
+        self.gap = store.histogram(metrics.STREAM_GAP, attribute_set(*models))
+        self.durations: tuple[HistogramSeries, ...] = ()
+        self.firsts: tuple[HistogramSeries, ...] = ()
+        self.betweens: tuple[HistogramSeries, ...] = ()
+        self.usage: dict[str, tuple[HistogramSeries, ...]] = {"input": (), "output": ()}
+        """By the kind of token, where its count is a measurement."""
+        self.details: list[tuple[str, CounterSeries]] = []
+        """Where it is counted."""
+        call = (
+            *shared,
+            (n.SERVER_ADDRESS, alike.host),
+            (n.SERVER_PORT, alike.port),
+            (n.RESPONSE_MODEL, alike.answered),
+        )
+        chunks, whole = attribute_set(*call), attribute_set(*call, (n.ERROR_TYPE, alike.error))
+        if semconv != "latest":
+            self._shipped(store, call, chunks, whole)
+        if semconv != "shipped" and metrics.is_inference(alike.operation or ""):
+            self._inference(store, call, chunks, whole)
+        elif semconv != "shipped":
+            self.durations += (store.histogram(metrics.EMBEDDINGS_DURATION, whole),)
+            self.usage["input"] += (store.histogram(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, chunks),)
+
+    def _shipped(self, store: MetricStore, call: Pairs, chunks: Attributes, whole: Attributes) -> None:
+        self.durations += (store.histogram(metrics.OPERATION_DURATION, whole),)
+        self.firsts += (store.histogram(metrics.OPERATION_FIRST_CHUNK, chunks),)
+        self.betweens += (store.histogram(metrics.OPERATION_PER_CHUNK, chunks),)
+        for kind in ("input", "output"):
+            told = attribute_set(*call, (n.TOKEN_TYPE, kind))
+            self.usage[kind] += (store.histogram(metrics.TOKEN_USAGE, told),)
+        for kind in _DETAILS:
+            told = attribute_set(*call, (n.TOKEN_DETAIL, kind))
+            self.details.append((kind, store.counter(metrics.TOKEN_DETAILS, told)))
+
+    def _inference(self, store: MetricStore, call: Pairs, chunks: Attributes, whole: Attributes) -> None:
+        self.durations += (store.histogram(metrics.INFERENCE_DURATION, whole),)
+        self.firsts += (store.histogram(metrics.INFERENCE_FIRST_CHUNK, chunks),)
+        self.betweens += (store.histogram(metrics.INFERENCE_PER_CHUNK, chunks),)
+        self.usage["input"] += (store.histogram(metrics.INFERENCE_CALL_INPUT_TOKENS, whole),)
+        self.usage["output"] += (store.histogram(metrics.INFERENCE_CALL_OUTPUT_TOKENS, whole),)
+        modality = attribute_set(*call, (n.TOKEN_MODALITY, "unknown"))
+        for kind, metric in _LATEST_TOKENS.items():
+            self.details.append((kind, store.counter(metric, modality)))
+
+
 def series_of(
     shape: Shape, exchange: Exchange, asked: str | None, answered: str | None, operation: str | None
 ) -> Alike:
@@ -210,9 +224,8 @@ _FETCHED = "chat"
 """The operation that made an answer which is asked for by its id: its tokens count there."""
 
 
-class _Flight(NamedTuple):
-    start: int
-    upstream: Attributes
+_AT_HAND = SECOND
+"""For so long a kind of request keeps the series that it has, ns; then its models' places are refreshed."""
 
 
 class Measures:
@@ -224,24 +237,25 @@ class Measures:
         """`anomalies` is what has been counted, by name; what is capped here is added to it."""
         self._store = store
         self._clock = clock
-        self._shipped = semconv != "latest"
-        self._latest = semconv != "shipped"
-        self._request_model = Cap(model_limit, partial(_count, anomalies))
-        self._response_model = Cap(model_limit, partial(_count, anomalies))
+        self._semconv = semconv
+        self._asked = Cap(model_limit, partial(_count, anomalies))
+        self._answered = Cap(model_limit, partial(_count, anomalies))
         store.full = partial(_count, anomalies, Anomaly.SERIES_CAP)
         self._upstreams: dict[str | None, UpstreamSeries] = {}
         self._words: dict[tuple[Metric, str], CounterSeries] = {}
-        self._flights: dict[int, _Flight] = {}
+        self.in_flight: dict[int, Exchange] = {}
+        """By its `id`, what has been started and has not settled."""
         self._streams: dict[int, Attributes] = {}
-        self._active: dict[Attributes, int] = {}
         self._streaming: dict[Attributes, int] = {}
-        self._overheads = tuple(
+        self._before, self._after, self._loop = (
             store.histogram(metrics.OVERHEAD, ((n.OVERHEAD_PART, part),))
             for part in ("before", "after", "loop")
         )
         self._lag = store.histogram(metrics.LOOP_LAG)
-        store.observe(metrics.REQUESTS_ACTIVE, lambda: _levels(self._active))
-        store.observe(metrics.STREAMS_ACTIVE, lambda: _levels(self._streaming))
+        store.observe(metrics.REQUESTS_ACTIVE, self._active)
+        store.observe(
+            metrics.STREAMS_ACTIVE, lambda: ((value, key) for key, value in self._streaming.items())
+        )
         store.observe(metrics.OLDEST_AGE, self._oldest)
         store.observe(
             metrics.ANOMALIES, lambda: ((count, ((n.ANOMALY, word),)) for word, count in anomalies.items())
@@ -249,67 +263,85 @@ class Measures:
 
     # What the relay tells
 
-    def started(self, exchange: Exchange) -> None:
-        """A request is in flight."""
-        upstream = self._upstream(exchange).attributes
-        self._flights[id(exchange)] = _Flight(exchange.start, upstream)
-        self._active[upstream] = self._active.get(upstream, 0) + 1
-
     def arrived(self, exchange: Exchange) -> None:
         """It joined its conversation: who it is, and whom it met there."""
-        identity, turn = exchange.identity, exchange.turn
+        identity, turn, at = exchange.identity, exchange.turn, exchange.arrived
+        counted: list[tuple[CounterSeries, float]] = []
+        measured: list[tuple[HistogramSeries, float, ExemplarContext]] = []
         if identity is not None:
-            source = identity.source.value if exchange.route.turn else metrics.NO_TURN
-            self._word(metrics.IDENTITY, n.SESSION_SOURCE, source).add()
-        upstream = self._upstream(exchange)
+            source: str = identity.source if exchange.route.turn else metrics.NO_TURN
+            known = self._words.get((metrics.IDENTITY, source))
+            counted.append((known or self._word(metrics.IDENTITY, n.SESSION_SOURCE, source), 1))
+        name = None if exchange.upstream is None else exchange.upstream.name
+        upstream = self._upstreams.get(name) or self._upstream(name)
         if exchange.retry:
-            upstream.retries.add()
-        if turn is None or not turn.concurrency:
-            return
-        exemplar, at = _server_exemplar(exchange), exchange.arrived
-        upstream.concurrency.record(turn.concurrency, exemplar, at)
-        if turn.overlaps:
-            upstream.overlaps.add()
-        if turn.think_time is not None:
-            upstream.think_time.record(turn.think_time / SECOND, exemplar, at)
+            counted.append((upstream.retries, 1))
+        if turn is not None and turn.concurrency:
+            trace = exchange.trace
+            span = (trace.trace_id, trace.server_span_id, trace.sampled)
+            measured.append((upstream.concurrency, turn.concurrency, span))
+            if turn.overlaps:
+                counted.append((upstream.overlaps, 1))
+            if turn.think_time is not None:
+                measured.append((upstream.think_time, turn.think_time / SECOND, span))
+        self._store.take(counted, measured, at)
 
     def streaming(self, exchange: Exchange) -> None:
         """Its answer is a stream, until it settles."""
         if id(exchange) not in self._streams:
-            upstream = self._upstream(exchange).attributes
+            upstream = self._upstream_of(exchange).attributes
             self._streams[id(exchange)] = upstream
             self._streaming[upstream] = self._streaming.get(upstream, 0) + 1
 
     def stalled(self, exchange: Exchange) -> None:
         """Its answer is silent."""
-        self._upstream(exchange).stalls.add()
+        self._upstream_of(exchange).stalls.add()
 
     def left(self, exchange: Exchange) -> None:
-        """It is in flight no more."""
-        flight = self._flights.pop(id(exchange), None)
-        if flight is not None:
-            self._active[flight.upstream] -= 1
-        stream = self._streams.pop(id(exchange), None)
-        if stream is not None:
-            self._streaming[stream] -= 1
+        """It is in flight no more, and that is all that is told of it."""
+        self._upstream_of(exchange)
+        self.in_flight.pop(id(exchange), None)
+        if id(exchange) in self._streams:
+            self._stream_left(exchange)
+
+    def _stream_left(self, exchange: Exchange) -> None:
+        self._streaming[self._streams.pop(id(exchange))] -= 1
 
     def settled(self, exchange: Exchange, shape: Shape) -> None:
         """It is frozen."""
-        self.left(exchange)
-        series = self._series(exchange, shape, exchange.route.operation)
-        series.requests.add()
-        server, end = _server_exemplar(exchange), exchange.end
-        series.http.record((end - exchange.start) / SECOND, server, end)
+        self.in_flight.pop(id(exchange), None)
+        if id(exchange) in self._streams:
+            self._stream_left(exchange)
+        at, trace = exchange.end, exchange.trace
+        series = shape.at_hand
+        if (
+            series is None
+            or at >= shape.fresh_until
+            or shape.places != self._asked.changes + self._answered.changes
+        ):
+            series = self._series(exchange, shape, exchange.route.operation)
+        span = (trace.trace_id, trace.server_span_id, trace.sampled)
+        counted: list[tuple[CounterSeries, float]] = [(series.requests, 1)]
+        measured: list[tuple[HistogramSeries, float, ExemplarContext]] = [
+            (series.http, (at - exchange.start) / SECOND, span)
+        ]
         if shape.client is not None:
-            before, after, loop = self._overheads
-            before.record(exchange.overhead_before / SECOND, server, end)
-            after.record(exchange.overhead_after / SECOND, server, end)
-            loop.record(exchange.overhead_loop / SECOND, server, end)
-            self._call(exchange, shape, series)
+            measured += (
+                (self._before, exchange.overhead_before / SECOND, span),
+                (self._after, exchange.overhead_after / SECOND, span),
+                (self._loop, exchange.overhead_loop / SECOND, span),
+            )
+            self._call(exchange, shape, series, counted, measured)
         if exchange.route.turn:
-            self._turn(exchange, shape, series, server)
+            self._turn(exchange, shape, series, counted, measured)
         if exchange.streams:
-            self._stream(exchange, series, server)
+            stream, upstream = exchange.stream, series.upstream
+            counted += ((upstream.events, stream.events), (upstream.bytes, stream.bytes))
+            measured += (
+                (upstream.blocked, stream.blocked / SECOND, span),
+                (series.gap, stream.gap / SECOND, span),
+            )
+        self._store.take(counted, measured, at)
 
     def record_lag(self, lag: int) -> None:
         """How late the event loop ran a timer, ns."""
@@ -317,99 +349,93 @@ class Measures:
 
     # Parts of settling
 
-    def _call(self, exchange: Exchange, shape: Shape, series: RequestSeries) -> None:
+    def _call(
+        self,
+        exchange: Exchange,
+        shape: Shape,
+        series: RequestSeries,
+        counted: list[tuple[CounterSeries, float]],
+        measured: list[tuple[HistogramSeries, float, ExemplarContext]],
+    ) -> None:
         """What the upstream call was, and what it told."""
-        trace = exchange.trace
-        exemplar = ExemplarContext(trace.trace_id, trace.client_span_id, trace.sampled)
+        trace, tokens = exchange.trace, exchange.response.tokens
+        span = (trace.trace_id, trace.client_span_id, trace.sampled)
         if exchange.route.operation is not None:
-            self._operation(exchange, series, exemplar)
-        elif exchange.response.tokens:
-            self._tokens(exchange, self._series(exchange, shape, _FETCHED), exemplar)
-
-    def _operation(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
-        """The GenAI metrics of the upstream call, under the conventions chosen."""
-        at, inference = exchange.end, metrics.is_inference(exchange.route.operation or "")
-        duration = (call_end(exchange) - exchange.asked) / SECOND
-        if self._shipped:
-            series.duration.record(duration, exemplar, at)
-            _chunks(exchange, series.first, series.between, exemplar)
-        if self._latest and inference:
-            series.latest_duration.record(duration, exemplar, at)
-            _chunks(exchange, series.latest_first, series.latest_between, exemplar)
-        elif self._latest:
-            series.embeddings_duration.record(duration, exemplar, at)
-        self._tokens(exchange, series, exemplar)
-
-    def _tokens(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
-        """The tokens that the answer told, under the conventions chosen."""
-        tokens, at = exchange.response.tokens, exchange.end
-        given, made = tokens.get("input"), tokens.get("output")
-        if self._shipped:
-            _record_told(series.input, given, exemplar, at)
-            _record_told(series.output, made, exemplar, at)
-            _add_tokens(tokens, series.details)
-        if self._latest and metrics.is_inference(exchange.route.operation or _FETCHED):
-            _record_told(series.latest_input, given, exemplar, at)
-            _record_told(series.latest_output, made, exemplar, at)
-            _add_tokens(tokens, series.latest_tokens)
-        elif self._latest:
-            _record_told(series.embeddings_input, given, exemplar, at)
+            end = exchange.last_byte if shape.whole and exchange.last_byte else exchange.end
+            duration = (end - exchange.asked) / SECOND
+            for histogram in series.durations:
+                measured.append((histogram, duration, span))  # noqa: PERF401 - a comprehension is one call more
+            if exchange.streams and exchange.stream.first_chunk:
+                _chunks(exchange, series, span)
+        elif tokens:
+            series = self._series(exchange, shape, _FETCHED)
+        if tokens:
+            for kind, histograms in series.usage.items():
+                if (told := tokens.get(kind)) is not None:
+                    for histogram in histograms:
+                        measured.append((histogram, told, span))  # noqa: PERF401 - likewise
+            for kind, counter in series.details:
+                if more := tokens.get(kind):
+                    counted.append((counter, more))
 
     def _turn(
-        self, exchange: Exchange, shape: Shape, series: RequestSeries, exemplar: ExemplarContext
+        self,
+        exchange: Exchange,
+        shape: Shape,
+        series: RequestSeries,
+        counted: list[tuple[CounterSeries, float]],
+        measured: list[tuple[HistogramSeries, float, ExemplarContext]],
     ) -> None:
         """Figures of a request that generates; those of the queue only if somebody named its session."""
         answered = exchange.upstream_status is not None and exchange.upstream_status < 400
         # A caller that left took its own chance to see a reason: that is not the response's omission.
         if exchange.response.finish_reasons or (answered and shape.outcome is not Outcome.CLIENT_LEFT):
-            series.finish.add()
-        if (relation := exchange.relation) is not None:
-            self._word(metrics.TURNS_RELATED, n.TURN_RELATION, relation.value).add()
-        if exchange.past is not None:
-            self._prompt(exchange, exchange.past)
+            counted.append((series.finish, 1))
+        past = exchange.past
+        relation = exchange.relation if past is None else past.relation
+        if relation is not None:
+            known = self._words.get((metrics.TURNS_RELATED, relation))
+            counted.append((known or self._word(metrics.TURNS_RELATED, n.TURN_RELATION, relation), 1))
+        if past is not None and (past.broke_at is not None or exchange.read_anew):
+            self._prompt(exchange, past, counted)
         turn = exchange.turn
         if not shape.completed or turn is None or not turn.concurrency:
             return
-        upstream = self._upstream(exchange)
-        upstream.turns.add()
+        counted.append((series.upstream.turns, 1))
         if turn.distance:
-            upstream.out_of_order.add()
-            upstream.distance.record(turn.distance, exemplar, exchange.end)
+            trace = exchange.trace
+            counted.append((series.upstream.out_of_order, 1))
+            span = (trace.trace_id, trace.server_span_id, trace.sampled)
+            measured.append((series.upstream.distance, turn.distance, span))
 
-    def _prompt(self, exchange: Exchange, past: Past) -> None:
+    def _prompt(self, exchange: Exchange, past: Past, counted: list[tuple[CounterSeries, float]]) -> None:
         """What became of the prompt before this one, and what the provider read anew."""
         broke = past.broke_at
         if broke is not None:
-            self._word(metrics.PROMPT_BREAKS, n.BROKE_AT, broke.value).add()
+            counted.append((self._word(metrics.PROMPT_BREAKS, n.BROKE_AT, broke.value), 1))
         if exchange.read_anew:
             where = "none" if broke is None else broke.value
-            self._word(metrics.READ_ANEW, n.BROKE_AT, where).add(exchange.read_anew)
+            counted.append((self._word(metrics.READ_ANEW, n.BROKE_AT, where), exchange.read_anew))
 
     def orphaned(self) -> None:
         """An answer that no later turn of its conversation has."""
         self._store.counter(metrics.ORPHANED, ()).add()
 
-    def _stream(self, exchange: Exchange, series: RequestSeries, exemplar: ExemplarContext) -> None:
-        stream, upstream, at = exchange.stream, self._upstream(exchange), exchange.end
-        upstream.events.add(stream.events)
-        upstream.bytes.add(stream.bytes)
-        upstream.blocked.record(stream.blocked / SECOND, exemplar, at)
-        series.gap.record(stream.gap / SECOND, exemplar, at)
-
     # Series, each found once
 
-    def _upstream(self, exchange: Exchange) -> UpstreamSeries:
-        name = exchange.upstream.name if exchange.upstream is not None else None
-        found = self._upstreams.get(name)
-        if found is None:
-            found = self._upstreams[name] = UpstreamSeries(self._store, name)
+    def _upstream(self, name: str | None) -> UpstreamSeries:
+        found = self._upstreams[name] = UpstreamSeries(self._store, name)
         return found
+
+    def _upstream_of(self, exchange: Exchange) -> UpstreamSeries:
+        name = None if exchange.upstream is None else exchange.upstream.name
+        return self._upstreams.get(name) or self._upstream(name)
 
     def _word(self, metric: Metric, attribute: str, word: str) -> CounterSeries:
         """The counter of one word of a fixed list."""
         found = self._words.get((metric, word))
         if found is None:
-            found = self._words[metric, word] = self._store.counter(metric, ((attribute, word),))
+            found = self._words[metric, word] = self._store.counter(metric, ((attribute, str(word)),))
         return found
 
     def _series(self, exchange: Exchange, shape: Shape, operation: str | None) -> RequestSeries:
@@ -417,81 +443,61 @@ class Measures:
         asked, answered = request_model(exchange), exchange.response.model
         completed, end = shape.completed, exchange.end
         key = (
-            self._request_model(asked, end, completed=completed) if asked else None,
-            self._response_model(answered, end, completed=completed) if answered else None,
+            self._asked(asked, end, completed=completed) if asked else None,
+            self._answered(answered, end, completed=completed) if answered else None,
             operation,
         )
         found = shape.series.get(key)
         if found is None:
-            found = shape.series[key] = RequestSeries(self._store, series_of(shape, exchange, *key))
+            alike = series_of(shape, exchange, *key)
+            found = RequestSeries(self._store, alike, self._upstream_of(exchange), self._semconv)
+            shape.series[key] = found
+        if operation == exchange.route.operation:
+            # A name that is told as `other` may have a place by the next time.
+            shape.at_hand = None if OTHER in key else found
+            shape.fresh_until, shape.places = end + _AT_HAND, self._places
         return found
 
+    @property
+    def _places(self) -> int:
+        """Another number whenever a model has got or lost its place."""
+        return self._asked.changes + self._answered.changes
+
+    def _active(self) -> Iterator[tuple[int, Attributes]]:
+        """The requests in flight of each upstream that has been asked."""
+        active = dict.fromkeys((series.attributes for series in self._upstreams.values()), 0)
+        for exchange in self.in_flight.values():
+            upstream = self._upstream_of(exchange).attributes
+            active[upstream] = active.get(upstream, 0) + 1
+        return ((value, attributes) for attributes, value in active.items())
+
     def _oldest(self) -> Iterator[tuple[float, Attributes]]:
-        if self._flights:
-            oldest = min(flight.start for flight in self._flights.values())
+        if self.in_flight:
+            oldest = min(exchange.start for exchange in self.in_flight.values())
             yield max(0, self._clock() - oldest) / SECOND, ()
         else:
             yield 0.0, ()
 
 
-def _chunks(
-    exchange: Exchange, first: HistogramSeries, between: HistogramSeries, exemplar: ExemplarContext
-) -> None:
+def _chunks(exchange: Exchange, series: RequestSeries, span: ExemplarContext) -> None:
     """When the first chunk came, and the times between the others."""
     stream = exchange.stream
-    if not exchange.streams or not stream.first_chunk:
-        return
-    first.record((stream.first_chunk - exchange.asked) / SECOND, exemplar, exchange.end)
+    for first in series.firsts:
+        first.record((stream.first_chunk - exchange.asked) / SECOND, span, exchange.end)
     if stream.chunks > 1:
-        between.record_buckets(
-            stream.chunk_counts,
-            stream.chunk_sum / SECOND,
-            stream.chunk_min / SECOND,
-            stream.chunk_max / SECOND,
-            exemplar,
-            exchange.end,
-        )
-
-
-def _record_told(series: HistogramSeries, count: int | None, exemplar: ExemplarContext, at: int) -> None:
-    """A count of tokens, if there was one."""
-    if count is not None:
-        series.record(count, exemplar, at)
-
-
-def _add_tokens(tokens: Mapping[str, int], counters: Mapping[str, CounterSeries]) -> None:
-    """Adds what was told, each count to its own counter."""
-    for kind, counter in counters.items():
-        if count := tokens.get(kind, 0):
-            counter.add(count)
+        for between in series.betweens:
+            between.record_buckets(
+                stream.chunk_counts,
+                stream.chunk_sum / SECOND,
+                stream.chunk_min / SECOND,
+                stream.chunk_max / SECOND,
+                span,
+                exchange.end,
+            )
 
 
 def _count(anomalies: Counter[str], anomaly: Anomaly) -> None:
     anomalies[anomaly.value] += 1
-
-
-def _levels(levels: dict[Attributes, int]) -> Iterator[tuple[int, Attributes]]:
-    return ((value, attributes) for attributes, value in levels.items())
-
-
-def _server_exemplar(exchange: Exchange) -> ExemplarContext:
-    trace = exchange.trace
-    return ExemplarContext(trace.trace_id, trace.server_span_id, trace.sampled)
-
-
-def observe_ledger(store: MetricStore, ledger: Ledger) -> None:
-    """Lets the store ask the ledger what became of every item, and how many wait."""
-    store.observe(
-        metrics.TELEMETRY_ITEMS,
-        lambda: (
-            (count, ((n.TELEMETRY_SIGNAL, signal), (n.TELEMETRY_STATE, state)))
-            for signal, state, count in ledger.items()
-        ),
-    )
-    store.observe(
-        metrics.TELEMETRY_QUEUE,
-        lambda: ((count, ((n.TELEMETRY_SIGNAL, signal),)) for signal, count in ledger.queues()),
-    )
 
 
 class LiveSessions(Protocol):
@@ -552,7 +558,8 @@ class SessionMeasures(SessionListener):
     def wait_avoided(self, revealed: Revealed) -> None:
         """The queue wait that a turn was spared."""
         wait, ref, sampled = revealed
-        self._wait_avoided.record(wait / SECOND, ExemplarContext(*ref_ids(ref), sampled))
+        span = (int.from_bytes(ref[:16], "big"), int.from_bytes(ref[16:], "big"), sampled)
+        self._store.take((), ((self._wait_avoided, wait / SECOND, span),), 0)
 
     def waits_unknown(self, count: int) -> None:
         """Waits that were given up."""

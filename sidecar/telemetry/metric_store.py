@@ -20,7 +20,6 @@ from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
-from sidecar.core.record import record
 from sidecar.telemetry.metrics import Metric, MetricKind
 
 Attributes = tuple[tuple[str, str | bool | int], ...]
@@ -35,14 +34,8 @@ class ExemplarFilter(StrEnum):
     TRACE_BASED = "trace_based"
 
 
-@record
-class ExemplarContext:
-    """The span a measurement belongs to."""
-
-    trace_id: int
-    span_id: int
-    sampled: bool
-
+ExemplarContext = tuple[int, int, bool]
+"""The span a measurement belongs to: trace id, span id, and whether it is sampled."""
 
 HeldExemplar = tuple[int | float, int, ExemplarContext | None, Attributes]
 """Value, time, span, and the attributes of the measurement."""
@@ -101,52 +94,44 @@ class Buckets:
 class CounterSeries:
     """One series of a counter, for whoever counts on it."""
 
-    __slots__ = ("_attributes", "_metric", "_period", "_series", "_store")
+    __slots__ = ("_attributes", "_metric", "_store", "period", "series")
+
+    series: Total
 
     def __init__(self, store: "MetricStore", metric: Metric, attributes: Attributes) -> None:
         self._store = store
         self._metric = metric
         self._attributes = attributes
-        self._period = -1
+        self.period = -1
+        """The period that `series` is good for."""
 
     def add(self, value: float = 1) -> None:
         """Count."""
-        store = self._store
-        if self._period != store.period:
-            self._period = store.period
-            self._series = store.open_total(self._metric, self._attributes)
-        self._series.value += value
+        self._store.take(((self, value),), (), 0)
+
+    def open(self) -> None:
+        """Find the numbers of the open period."""
+        self.period = self._store.period
+        self.series = self._store.open_total(self._metric, self._attributes)
 
 
 class HistogramSeries:
     """One series of a histogram, likewise."""
 
-    __slots__ = ("_always", "_attributes", "_bounds", "_metric", "_period", "_series", "_store", "_traced")
+    __slots__ = ("_metric", "_store", "attributes", "bounds", "period", "series")
+
+    series: Buckets
 
     def __init__(self, store: "MetricStore", metric: Metric, attributes: Attributes) -> None:
         self._store = store
         self._metric = metric
-        self._bounds = metric.bounds
-        self._attributes = attributes
-        self._always = store.exemplar_filter is ExemplarFilter.ALWAYS_ON
-        self._traced = store.exemplar_filter is ExemplarFilter.TRACE_BASED
-        self._period = -1
+        self.bounds = metric.bounds
+        self.attributes = attributes
+        self.period = -1
 
     def record(self, value: float, exemplar: ExemplarContext | None = None, at: int = 0) -> None:
         """One measurement, in the metric's unit; `at` in ns since the epoch, for the exemplar."""
-        store = self._store
-        if self._period != store.period:
-            self._open()
-        series = self._series
-        bucket = bisect_left(self._bounds, value)
-        series.counts[bucket] += 1
-        series.total += value
-        if value < series.minimum:  # noqa: PLR1730 - a third of the cost of calling min()
-            series.minimum = value
-        if value > series.maximum:  # noqa: PLR1730 - likewise
-            series.maximum = value
-        if self._always or (self._traced and exemplar is not None and exemplar.sampled):
-            series.exemplars[bucket] = (value, at or store.clock(), exemplar, self._attributes)
+        self._store.take((), ((self, value, exemplar),), at)
 
     def record_buckets(
         self,
@@ -164,22 +149,28 @@ class HistogramSeries:
         if not any(counts):
             return
         store = self._store
-        if self._period != store.period:
-            self._open()
-        series = self._series
+        if self.period != store.period:
+            self.open()
+        series = self.series
         series.counts = [mine + more for mine, more in zip(series.counts, counts, strict=True)]
         series.total += total
         series.minimum = min(series.minimum, minimum)
         series.maximum = max(series.maximum, maximum)
-        if self._always or (self._traced and exemplar is not None and exemplar.sampled):
-            bucket = bisect_left(self._bounds, maximum)
-            series.exemplars[bucket] = (maximum, at or store.clock(), exemplar, self._attributes)
+        if store.wants(exemplar):
+            bucket = bisect_left(self.bounds, maximum)
+            series.exemplars[bucket] = (maximum, at or store.clock(), exemplar, self.attributes)
 
-    def _open(self) -> None:
-        store = self._store
-        self._period = store.period
-        self._series = store.open_buckets(self._metric, self._attributes)
+    def open(self) -> None:
+        """Find the numbers of the open period."""
+        self.period = self._store.period
+        self.series = self._store.open_buckets(self._metric, self.attributes)
 
+
+Counted = Iterable[tuple[CounterSeries, float]]
+"""What is to be added, and to which counters."""
+
+Measured = Iterable[tuple[HistogramSeries, float, ExemplarContext | None]]
+"""What was measured: for which histogram, in its unit, and by which span."""
 
 Observations = Iterable[tuple[int | float, Attributes]]
 
@@ -242,7 +233,7 @@ class MetricStore:
         self.metrics = tuple(metrics)
         self.clock = clock
         self._wall = wall
-        self.exemplar_filter = ExemplarFilter(exemplar_filter)
+        self._exemplar_filter = ExemplarFilter(exemplar_filter)
         self._limit = cardinality_limit
         self._totals: dict[Metric, dict[Attributes, Total]] = {}
         self._buckets: dict[Metric, dict[Attributes, Buckets]] = {}
@@ -277,6 +268,38 @@ class MetricStore:
     def histogram(self, metric: Metric, attributes: Attributes = ()) -> HistogramSeries:
         """A handle on one series of a histogram."""
         return HistogramSeries(self, metric, attributes)
+
+    def take(self, counted: Counted, measured: Measured, at: int) -> None:
+        """Everything that one moment counts and measures, in one call: what a request costs here is mostly calls.
+
+        `at` (ns since the epoch) is for the exemplars; 0: now.
+        """
+        period = self.period
+        for counter, more in counted:
+            if counter.period != period:
+                counter.open()
+            counter.series.value += more
+        always = self._exemplar_filter is ExemplarFilter.ALWAYS_ON
+        traced = self._exemplar_filter is ExemplarFilter.TRACE_BASED
+        for histogram, value, exemplar in measured:
+            if histogram.period != period:
+                histogram.open()
+            series = histogram.series
+            bucket = bisect_left(histogram.bounds, value)
+            series.counts[bucket] += 1
+            series.total += value
+            if value < series.minimum:  # noqa: PLR1730 - a third of the cost of calling min()
+                series.minimum = value
+            if value > series.maximum:  # noqa: PLR1730 - likewise
+                series.maximum = value
+            if always or (traced and exemplar is not None and exemplar[2]):
+                series.exemplars[bucket] = (value, at or self.clock(), exemplar, histogram.attributes)
+
+    def wants(self, exemplar: ExemplarContext | None) -> bool:
+        """Whether a measurement of this span may become an exemplar."""
+        if self._exemplar_filter is ExemplarFilter.TRACE_BASED:
+            return exemplar is not None and exemplar[2]
+        return self._exemplar_filter is ExemplarFilter.ALWAYS_ON
 
     def add(self, metric: Metric, value: float, attributes: Attributes = ()) -> None:
         """Count on a counter (never down) or an up-down counter."""
@@ -536,7 +559,7 @@ def _again(point: Any, moved: int) -> Buckets:
     buckets.total, buckets.minimum, buckets.maximum = point.sum, point.min, point.max
     for one in point.exemplars:
         traced = one.trace_id is not None
-        context = ExemplarContext(one.trace_id, one.span_id, sampled=True) if traced else None
+        context = (one.trace_id, one.span_id, True) if traced else None
         attributes: Attributes = tuple(one.filtered_attributes.items())
         bucket = bisect_left(point.explicit_bounds, one.value)
         buckets.exemplars[bucket] = (one.value, one.time_unix_nano - moved, context, attributes)
@@ -553,7 +576,8 @@ def _exemplar(held: HeldExemplar, point: dict[str, str | bool | int], moved: int
     dropped = {key: given for key, given in attributes if key not in point}
     if context is None:
         return Exemplar(dropped, value, at + moved)
-    return Exemplar(dropped, value, at + moved, context.span_id, context.trace_id)
+    trace_id, span_id, _ = context
+    return Exemplar(dropped, value, at + moved, span_id, trace_id)
 
 
 def _temporality(delta: bool) -> sdk.AggregationTemporality:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.exchange import Exchange, RequestHead, Trace
 from sidecar.core.facts import Route
-from sidecar.core.outcome import Anomaly
+from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import (
     ConversationSummary,
     Revealed,
@@ -31,9 +31,9 @@ from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
 from sidecar.telemetry.export_queue import Calls
-from sidecar.telemetry.ledger import LINES, Signal, State
+from sidecar.telemetry.ledger import LINES, Signal, State, observe_ledger
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
-from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures, observe_ledger
+from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.request_attributes import (
     OwnAttributes,
@@ -42,7 +42,6 @@ from sidecar.telemetry.request_attributes import (
     Shapes,
     anomalies_of,
     call_end,
-    outcome_of,
     server_failed,
 )
 from sidecar.telemetry.span_factories import SpanAttributes, SpanFactory, WayOut
@@ -55,7 +54,7 @@ from sidecar.telemetry.spans import (
     totals_attributes,
 )
 from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer, ref_ids
-from sidecar.telemetry.worker import Work, Worker
+from sidecar.telemetry.worker import RECORDED_LINE, Work, Worker
 
 _Given = TypeVar("_Given")
 
@@ -90,6 +89,10 @@ class RecorderSettings(Protocol):
         """`GET /path` or `HEAD /path` each; a `*` at the end stands for anything."""
 
 
+PROBED = frozenset({"GET", "HEAD"})
+"""The methods of probes."""
+
+
 class _Quiet:
     """Which requests are only counted: probes, by method and path."""
 
@@ -99,8 +102,6 @@ class _Quiet:
 
     def __call__(self, exchange: Exchange) -> bool:
         head, upstream = exchange.head, exchange.upstream
-        if head.method not in {"GET", "HEAD"}:
-            return False
         path = head.path
         if upstream is not None and path.startswith(f"/{upstream.name}/"):
             path = path.removeprefix(f"/{upstream.name}")
@@ -198,17 +199,29 @@ class Recorder:
 
     def begin(self, head: RequestHead, route: Route, start: int) -> Trace:  # noqa: ARG002 - the port's shape
         """Ids for a request's spans, its parent and the sampler's verdict."""
-        return self.guard("begin", self._tracer.begin, head, route) or self._tracer.bare()
+        try:
+            return self._tracer.begin(head, route)
+        except Exception as error:  # noqa: BLE001 - the guard
+            self._caught("begin", error)
+            return self._tracer.bare()
 
     def started(self, exchange: Exchange) -> None:
         """A request is in flight from now on."""
         self.requests_started += 1
         if self._measures is not None:
-            self.guard("started", self._measures.started, exchange)
+            self._measures.in_flight[id(exchange)] = exchange
 
     def arrived(self, exchange: Exchange) -> None:
         """It has joined its conversation."""
-        self.guard("arrived", self._arrived, exchange)
+        try:
+            if exchange.head.method in PROBED and self._quiet(exchange):
+                return
+            if self._measures is not None:
+                self._measures.arrived(exchange)
+            if self.log.may_pass(n.REQUEST_GENERATED, exchange.arrived):
+                self._generated(exchange)
+        except Exception as error:  # noqa: BLE001 - the guard
+            self._caught("arrived", error)
 
     def streaming(self, exchange: Exchange) -> None:
         """Its answer is a stream."""
@@ -227,22 +240,28 @@ class Recorder:
     def settled(self, exchange: Exchange) -> None:
         """It is frozen: spans, metric points and the wide line are made of it, unless it was a probe that went well."""
         self.requests_settled += 1
-        self.outcomes[outcome_of(exchange)] += 1
-        if self.guard("quiet", self._untold, exchange):
+        self.outcomes[exchange.verdict.outcome if exchange.verdict else Outcome.INTERNAL_ERROR] += 1
+        if exchange.head.method in PROBED and self.guard("quiet", self._untold, exchange):
             self.requests_quiet += 1
             if self._measures is not None:
                 self.guard("left", self._measures.left, exchange)
             return
         if exchange.anomalies or (exchange.identity is not None and exchange.identity.anomalies):
             self.guard("anomalies", self._count_anomalies, exchange)
-        if self._spans is not None:
-            self.guard("links", self._count_links, exchange)
-        shape = self.guard("shape", self._shapes.of, exchange)
-        if shape is None:
+        try:
+            shape = self._shapes.of(exchange)
+        except Exception as error:  # noqa: BLE001 - the guard
+            self._caught("shape", error)
             return
         if self._measures is not None:
-            self.guard("settled", self._measures.settled, exchange, shape)
-        self.guard("put off", self._put_off, exchange, shape)
+            try:
+                self._measures.settled(exchange, shape)
+            except Exception as error:  # noqa: BLE001 - the guard: its spans and its line are made all the same
+                self._caught("settled", error)
+        try:
+            self._put_off(exchange, shape)
+        except Exception as error:  # noqa: BLE001 - the guard
+            self._caught("put off", error)
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Something that should not happen, outside any settled exchange."""
@@ -251,7 +270,10 @@ class Recorder:
     def wait_known(self, revealed: Revealed) -> None:
         """A turn's wait avoided has become known."""
         if self._session_measures is not None:
-            self.guard("wait_known", self._session_measures.wait_avoided, revealed)
+            try:
+                self._session_measures.wait_avoided(revealed)
+            except Exception as error:  # noqa: BLE001 - the guard
+                self._caught("wait_known", error)
 
     def record_lag(self, lag: int) -> None:
         """How late the event loop ran a timer, ns."""
@@ -295,17 +317,7 @@ class Recorder:
     def _count_anomalies(self, exchange: Exchange) -> None:
         self.anomalies.update(anomalies_of(exchange))
 
-    def _count_links(self, exchange: Exchange) -> None:
-        if link_count(exchange) > MAX_LINKS:
-            self.anomaly(Anomaly.LINKS_CAP)
-
-    def _arrived(self, exchange: Exchange) -> None:
-        if self._quiet(exchange):
-            return
-        if self._measures is not None:
-            self._measures.arrived(exchange)
-        if not self.log.may_pass(n.REQUEST_GENERATED, exchange.arrived):
-            return
+    def _generated(self, exchange: Exchange) -> None:
         turn = exchange.turn
         fields: SpanAttributes = {}
         if turn is not None:
@@ -329,13 +341,22 @@ class Recorder:
             self.guard("wide line", self._wide_line, exchange, shape, own)
 
     def _put_off(self, exchange: Exchange, shape: Shape) -> None:
-        spans = 0 if self._spans is None else span_count(exchange)
-        trace = exchange.trace
-        if spans and not (isinstance(trace, RequestTrace) and trace.sampled):
-            self._pipeline.not_made(Signal.TRACES, spans)
-            spans = 0
-        if not self._worker.put(Work(spans, 1), self._make, exchange, shape):
-            self._pipeline.not_made(Signal.TRACES, spans, State.DROPPED)
+        work = shape.work
+        if work is None:
+            work = shape.work = Work(0 if self._spans is None else span_count(exchange), 1)
+        if work.spans:
+            turn, past, trace = exchange.turn, exchange.past, exchange.trace
+            # Without these it has a handful of links.
+            many = (turn is not None and (turn.concurrency > 1 or turn.overlapped_by)) or (
+                past and past.races
+            )
+            if many and link_count(exchange) > MAX_LINKS:
+                self.anomaly(Anomaly.LINKS_CAP)
+            if not (isinstance(trace, RequestTrace) and trace.sampled):
+                self._pipeline.not_made(Signal.TRACES, work.spans)
+                work = RECORDED_LINE
+        if not self._worker.put(work, self._make, exchange, shape):
+            self._pipeline.not_made(Signal.TRACES, work.spans, State.DROPPED)
             self._line_lost()
 
     def _line_lost(self) -> None:

@@ -30,6 +30,7 @@ from sidecar.telemetry.bounded import (
     redact_query,
 )
 from sidecar.telemetry.span_factories import Layer, SpanAttributes
+from sidecar.telemetry.worker import Work
 
 if TYPE_CHECKING:
     from sidecar.telemetry.measures import RequestSeries
@@ -46,6 +47,8 @@ _ERRORS = frozenset(
         *(Outcome.SHUTDOWN, Outcome.INTERNAL_ERROR),
     }
 )
+_WHOLE = frozenset({Outcome.COMPLETED, Outcome.UPSTREAM_REJECTED, Outcome.ERROR_IN_STREAM})
+"""The outcomes of calls that ended with the answer's last byte, if it came."""
 
 
 def outcome_of(exchange: Exchange) -> Outcome:
@@ -81,8 +84,7 @@ def has_client(exchange: Exchange) -> bool:
 
 def call_end(exchange: Exchange) -> int:
     """When the upstream call ended, ns: with the answer's last byte if it came to that, else with the exchange."""
-    outcome = outcome_of(exchange)
-    whole = outcome is Outcome.COMPLETED or outcome in (Outcome.UPSTREAM_REJECTED, Outcome.ERROR_IN_STREAM)
+    whole = outcome_of(exchange) in _WHOLE
     return exchange.last_byte if whole and exchange.last_byte else exchange.end
 
 
@@ -114,19 +116,24 @@ class Shape:
 
     __slots__ = (
         "alike",
+        "at_hand",
         "client",
         "client_failed",
         "client_name",
         "completed",
         "error",
+        "fresh_until",
         "outcome",
         "phase",
+        "places",
         "reason",
         "series",
         "server",
         "server_failed",
         "server_name",
         "streaming",
+        "whole",
+        "work",
     )
 
     def __init__(self, exchange: Exchange, reasons: tuple[str, ...]) -> None:
@@ -134,6 +141,7 @@ class Shape:
         route, verdict, method = exchange.route, exchange.verdict, known_method(exchange.head.method)
         self.outcome = outcome_of(exchange)
         self.completed = self.outcome is Outcome.COMPLETED
+        self.whole = self.outcome in _WHOLE
         self.phase = None if verdict is None or verdict.phase is None else verdict.phase.value
         self.error = None if verdict is None else error_type(verdict)
         self.server_failed, self.client_failed = server_failed(exchange), client_failed(exchange)
@@ -155,6 +163,11 @@ class Shape:
                 self.client_name = f"{route.operation} {model}" if model else route.operation
         self.series: dict[tuple[str | None, str | None, str | None], RequestSeries] = {}
         """By the models asked for and answered, as they may be told, and by the operation."""
+        self.at_hand: RequestSeries | None = None
+        """Those of its own operation, as long as its models' places are the same: until `fresh_until`, at `places`."""
+        self.fresh_until = self.places = 0
+        self.work: Work | None = None
+        """What is made of such a request, for the ledger; found when one is put off."""
 
 
 def _both(server: Layer, client: Layer) -> Layer:
@@ -174,28 +187,28 @@ class Shapes:
     def of(self, exchange: Exchange) -> Shape:
         """The shape of a settled exchange: whatever a `Shape` reads of an exchange is in the key."""
         head, route, upstream, connect = exchange.head, exchange.route, exchange.upstream, exchange.connect
-        request, response, verdict, headers = (
+        request, response, verdict, first = (
             exchange.request,
             exchange.response,
             exchange.verdict,
-            exchange.head.headers,
+            exchange.head.headers.first,
         )
-        reasons = self._reasons(exchange)
         key = (
             *(route.template, route.api, route.operation, route.provider, route.model, route.streaming),
             upstream and (upstream.name, upstream.host, upstream.port, upstream.provider),
-            *(head.method, head.scheme, head.version, headers.get(b"host"), headers.get(b"user-agent")),
+            *(head.method, head.scheme, head.version, first.get(b"host"), first.get(b"user-agent")),
             *(response.service_tier, response.system_fingerprint),
-            *(request.model, request.streaming, response.model, reasons, tuple(response.finish_reasons)),
+            *(request.model, request.streaming, response.model, tuple(response.finish_reasons)),
             verdict and (verdict.outcome, verdict.phase, verdict.error_type),
             *(exchange.status, exchange.upstream_status, exchange.streams, exchange.body_state),
-            *(connect and (connect.kind, connect.address), bool(exchange.asked)),
+            connect and (connect.kind, connect.address),
+            *(bool(exchange.asked), bool(exchange.sent), bool(exchange.first_byte)),
         )
         shape = self._known.get(key)
         if shape is None:
             if len(self._known) >= SHAPES_LIMIT:
                 self._known.clear()
-            shape = self._known[key] = Shape(exchange, reasons)
+            shape = self._known[key] = Shape(exchange, self._reasons(exchange))
         return shape
 
 

@@ -37,6 +37,7 @@ _TRACESTATE = re.compile(r"[ \t,]*(?:[a-z0-9_\-*/@]{1,256}=[\x20-\x2b\x2d-\x3c\x
 _TRACESTATE_LIMIT = 8192
 _ZERO_TRACE = b"0" * 32
 _ZERO_SPAN = b"0" * 16
+_64_BITS = (1 << 64) - 1
 
 FLAGS = tuple(TraceFlags(value) for value in range(4))
 """Trace flags by value: 1 sampled, 2 random trace id."""
@@ -139,11 +140,12 @@ class Tracer:
         propagation = self._propagation
         headers = head.headers
         remote = None
-        if propagation.tracecontext and propagation.incoming != "ignore":
+        if b"traceparent" in headers.first and propagation.tracecontext and propagation.incoming != "ignore":
             remote = read_context(headers)
         parent = remote if propagation.incoming == "parent" else None
+        drawn = self._bits(256)
         trace_id, known = (
-            (self.trace_id(), _RANDOM) if parent is None else (parent.trace_id, parent.trace_flags)
+            (drawn >> 128 or 1, _RANDOM) if parent is None else (parent.trace_id, parent.trace_flags)
         )
         if self._takes_all and (parent is None or parent.trace_flags.sampled):
             sampled, state = True, _NO_STATE if parent is None else parent.trace_state
@@ -154,15 +156,15 @@ class Tracer:
             state, attributes = result.trace_state or _NO_STATE, result.attributes
         return RequestTrace(
             trace_id=trace_id,
-            server_span_id=self.span_id(),
-            client_span_id=self.span_id(),
+            server_span_id=drawn >> 64 & _64_BITS or 1,
+            client_span_id=drawn & _64_BITS or 1,
             sampled=sampled,
             flags=FLAGS[known & _RANDOM | sampled],
             state=state,
             parent=parent,
             caller=remote if parent is None else None,
             attributes=attributes,
-            fields=self._baggage(headers),
+            fields=() if propagation.baggage is None else self._baggage(headers, propagation.baggage),
             forward=propagation.tracecontext and propagation.forward_trace,
         )
 
@@ -191,10 +193,7 @@ class Tracer:
         """A trace that is not sampled and tells nobody: for when beginning one has failed."""
         return RequestTrace(self.trace_id(), self.span_id(), self.span_id(), sampled=False)
 
-    def _baggage(self, headers: Headers) -> tuple[Field, ...]:
-        allowed = self._propagation.baggage
-        if allowed is None:
-            return ()
+    def _baggage(self, headers: Headers, allowed: frozenset[str]) -> tuple[Field, ...]:
         values = headers.get_all(b"baggage")
         if not allowed:
             return tuple((b"baggage", value) for value in values)

@@ -116,13 +116,13 @@ READ_IN_PIECES = [
 ROWS = [*MADE, *JOINED, *SENT, *ANSWERED, *WATCHED, *PARTED]
 TELEMETRY = [
     ("telemetry.trace:Tracer.begin", OVER, OVER),
-    ("telemetry.measures:Measures.started", OVER, OVER),
     ("telemetry.measures:Measures.arrived", OVER, OVER),
     ("telemetry.measures:Measures.streaming", UNMET, OVER),
     ("telemetry.measures:Measures.settled", OVER, OVER),
-    ("telemetry.metric_store:CounterSeries.add", OVER, OVER),
-    ("telemetry.recorder:Recorder._arrived", OVER, OVER),
-    ("telemetry.recorder:_Quiet.__call__", OVER, OVER),
+    ("telemetry.metric_store:MetricStore.take", OVER, OVER),
+    ("telemetry.recorder:Recorder._generated", OVER, OVER),
+    ("telemetry.recorder:Recorder._put_off", OVER, OVER),
+    ("telemetry.request_attributes:Shapes.of", OVER, OVER),
     ("telemetry.recorder:Recorder._make_spans", OVER, OVER),
     ("telemetry.recorder:Recorder._wide_line", OVER, OVER),
     ("telemetry.request_attributes:RequestAttributes.__call__", OVER, OVER),

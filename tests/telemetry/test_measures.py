@@ -146,9 +146,8 @@ def test_refused_and_rejected(world: World) -> None:
 
 
 def test_in_flight_goes_up_and_down(world: World) -> None:
-    """Active, streams and the oldest's age follow; a request settles off where it was counted."""
+    """Active, streams and the oldest's age follow what is in flight, and fall to 0 with it."""
     first, second = world.begin(), world.begin()
-    second.upstream = None
     world.recorder.streaming(first)
     world.recorder.streaming(first)
     assert world.points(metrics.REQUESTS_ACTIVE) == {("default",): 2}

@@ -58,7 +58,7 @@ FILTERS: dict[str, Callable[[], ExemplarFilter]] = {
     "always_off": AlwaysOffExemplarFilter,
     "trace_based": TraceBasedExemplarFilter,
 }
-SAMPLED, UNSAMPLED = ExemplarContext(7, 9, sampled=True), ExemplarContext(8, 10, sampled=False)
+SAMPLED, UNSAMPLED = (7, 9, True), (8, 10, False)
 
 
 class Both:
@@ -133,8 +133,9 @@ class Both:
 def _context(exemplar: ExemplarContext | None) -> Context:
     if exemplar is None:
         return Context()
-    flags = TraceFlags(TraceFlags.SAMPLED if exemplar.sampled else TraceFlags.DEFAULT)
-    span = SpanContext(exemplar.trace_id, exemplar.span_id, is_remote=False, trace_flags=flags)
+    trace_id, span_id, sampled = exemplar
+    flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+    span = SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags)
     return set_span_in_context(NonRecordingSpan(span), Context())
 
 
@@ -377,7 +378,7 @@ def test_readers_do_not_take_from_each_other() -> None:
     reader = store.reader(Temporality.DELTA)
     store.record(DURATION, 0.2, (), SAMPLED)
     scraped = told(store.collect(store.scrape))
-    store.record(DURATION, 0.3, (), ExemplarContext(11, 12, sampled=True))
+    store.record(DURATION, 0.3, (), (11, 12, True))
     store.record(DURATION, 5.0, ())
     exported = told(store.collect(reader))
     assert scraped[0].points[frozenset()][-1] == [(0.2, 7, 9, {})]

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from prometheus_client.samples import Sample
 
 from sidecar.telemetry import metrics
-from sidecar.telemetry.metric_store import ExemplarContext, MetricStore
+from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.telemetry.prometheus import family_name, label_name, prometheus_text
 from tests.telemetry.ticking import Ticking
@@ -28,9 +28,7 @@ AGE = Metric("sidecar.requests.oldest.age", MetricKind.GAUGE, "s", "The oldest",
 def store() -> MetricStore:
     """One metric of each kind, with values."""
     store = MetricStore([DURATION, BYTES, ACTIVE, AGE], clock=Ticking())
-    store.record(
-        DURATION, 0.05, (("a.b", True),), ExemplarContext(0xABC, 0xD, sampled=True), at=5_000_000_000
-    )
+    store.record(DURATION, 0.05, (("a.b", True),), (0xABC, 0xD, True), at=5_000_000_000)
     store.record(DURATION, 5.0, (("a.b", True),))
     store.add(BYTES, 7)
     store.add(ACTIVE, 2, (("sidecar.upstream", 'a"b\\c'),))
