@@ -255,6 +255,7 @@ def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str,
     if sys.stderr.isatty() and "log_format" not in flags and not environ.get("SIDECAR_LOG_FORMAT"):
         from sidecar.picture.run import main as lanes
 
+        stdio.never_wait()  # a terminal that stands still holds up no signal
         code = lanes(settings, _as_variables(flags, unknown, environ), sys.stderr)
         if code is not None:
             return code

@@ -8,7 +8,7 @@ everything anew once it reads again.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Protocol
 
@@ -40,6 +40,9 @@ CHANGES = 100
 
 _HEAD_EVERY = 5
 """Looks between two sets of the head's figures."""
+
+_LATE = 25
+"""Looks after which an ended request is kept, or will not be."""
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -134,6 +137,8 @@ class Board:
         self._ending = threading.Lock()
         """Around what `keep` touches."""
         self._told: dict[str, tuple[int, int, str | None]] = {}
+        self._leaving: dict[str, int] = {}
+        """Told as in flight, in flight no more, and not kept yet: the look that missed it."""
         self._watchers: set[Watcher] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks = 0
@@ -188,6 +193,7 @@ class Board:
             with self._ending:
                 self._fresh.clear()
             self._told.clear()
+            self._leaving.clear()
 
     def close(self) -> None:
         """Ends every browser's look."""
@@ -227,6 +233,7 @@ class Board:
             elif len(changed) < CHANGES:  # further ones come with the next look
                 told[key] = seen
                 changed.append(_bar_running(exchange))
+        missed += self._lost(told, fresh)
         self._told = told
         self._looks += 1
         frames = []
@@ -236,6 +243,17 @@ class Board:
             frames.append(self._bars(changed, missed))
         for watcher in self._watchers:
             watcher.offer(frames, loop.time())
+
+    def _lost(self, told: Collection[str], fresh: Iterable[_Kept | _Shown]) -> int:
+        """How many have ended of which nothing was kept: telemetry had to drop them, and pages must forget them."""
+        for key in self._told.keys() - told:
+            self._leaving[key] = self._looks
+        for kept in fresh:
+            self._leaving.pop(f"{kept.key:016x}", None)
+        late = [key for key, since in self._leaving.items() if self._looks - since > _LATE]
+        for key in late:
+            del self._leaving[key]
+        return len(late)
 
     def _bars(self, bars: list[bytes], missed: int = 0) -> bytes:
         document = b'{"now":%d,"missed":%d,"bars":[%b]}' % (self._now(), missed, b",".join(bars))

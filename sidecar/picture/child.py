@@ -158,5 +158,7 @@ def _trouble(line: bytes) -> str | None:
         return None
     if not isinstance(said, dict) or str(said.get("event", "")).startswith(("sidecar.request.", "gen_ai.")):
         return None
+    if str(said.get("message", "")).startswith("telemetry export is off"):
+        return None  # the figures say so
     about = next((str(said[name]) for name in ("message", "sidecar.message", "reason") if name in said), "")
     return shown(f"{said.get('event', '')}: {about}".rstrip(": "), 160)

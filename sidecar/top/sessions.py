@@ -10,7 +10,7 @@ from typing import Any
 
 from sidecar.core.clock import SECOND
 from sidecar.picture.drawing import Line, Picture, Span, Tone, draw, printable, seconds
-from sidecar.picture.lanes import Bar, Lane, Tally
+from sidecar.picture.lanes import Bar, Lane, Tally, queued
 
 WINDOW = 60
 """Seconds of the lanes of an opened session."""
@@ -174,7 +174,7 @@ class Sessions:
             own = bar["session"] if bar["named"] else UNNAMED
             if own == session and (bar["end"] is None or bar["end"] * 1000 > start):
                 grouped[bar["conversation"] if bar["named"] else "main"].append(bar)
-        lanes = tuple(_lane(session, name, bars) for name, bars in grouped.items())
+        lanes = tuple(_lane(session, name, bars, now) for name, bars in grouped.items())
         picture = Picture(
             title=f"sidecar top · {printable(session)[: max(8, width - 30)]}",
             state=self.state,
@@ -200,7 +200,7 @@ def _row(session: str, bars: list[Mapping[str, Any]]) -> Row:
     )
 
 
-def _lane(session: str, conversation: str, bars: list[Mapping[str, Any]]) -> Lane:
+def _lane(session: str, conversation: str, bars: list[Mapping[str, Any]], now: int) -> Lane:
     drawn = tuple(
         Bar(
             bar["sequence"],
@@ -209,13 +209,15 @@ def _lane(session: str, conversation: str, bars: list[Mapping[str, Any]]) -> Lan
             bar["outcome"],
             turn=bar["turn"],
         )
-        for bar in sorted(bars, key=lambda bar: (bar["start"], bar["id"]))
+        for bar in sorted(bars, key=lambda bar: (bar["start"], bar["sequence"]))
     )
+    turns = [bar for bar in drawn if bar.turn]
+    waits = [late.start - turn.start for late, turn in zip(queued(turns, now), turns, strict=True)]
     tally = Tally(
         sum(bar["concurrency"] > 1 for bar in bars),
         max(bar["concurrency"] for bar in bars),
         sum(bar["distance"] > 0 for bar in bars),
-        round(sum(bar["wait"] or 0 for bar in bars) * SECOND),
+        sum(waits),
     )
     return Lane(session, conversation, drawn, tally)
 

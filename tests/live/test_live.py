@@ -272,6 +272,12 @@ def settled(number: int) -> Ended:
     return ended(one, {}, {})
 
 
+def in_flight(number: int) -> Exchange:
+    """An exchange that has arrived."""
+    head = RequestHead("GET", b"/", "HTTP/1.1", Headers([]))
+    return Exchange(start=number, head=head, trace=Ids(number), route=Route("/"), arrived=number)
+
+
 class Connection:
     """A browser's connection: what was written lies in it until it is read."""
 
@@ -375,6 +381,25 @@ async def test_what_is_too_much_for_a_look_is_counted() -> None:
     assert told.count(b'"id":') == boards.CHANGES
     board._look()
     assert way.read() == b""
+    board.let_go(watcher)
+
+
+async def test_what_was_dropped_on_its_way_is_missed() -> None:
+    """A request in flight that ends and is never kept: pages are told to ask anew, once; one that is kept late is not."""
+    running = [in_flight(1), in_flight(2)]
+    board = Board(limit=9, in_flight=lambda: running, figures=dict, about={}, now=lambda: 0)
+    way = Connection()
+    watcher = board.watch(way)
+    board._look()
+    running.clear()
+    board._look()
+    board.keep(settled(2))
+    told = b""
+    for _ in range(2 * boards._LATE):
+        board._look()
+        told += way.read()
+    assert told.count(b'"missed":1') == 1
+    assert not board._leaving
     board.let_go(watcher)
 
 

@@ -180,6 +180,19 @@ def test_a_terminal_that_is_gone(terminal: Callable[..., OnTerminal], upstream: 
     assert psutil.wait_procs([child], timeout=LIMIT)[1] == []
 
 
+def test_a_terminal_that_stands_still(terminal: Callable[..., OnTerminal]) -> None:
+    """Nobody reads what is drawn, as after Ctrl-S: a signal still ends it, and calls went on."""
+    running = terminal()
+    running.read_until("waiting for the first request")
+    pictures = 0
+    with socket.create_connection(("127.0.0.1", running.admin)) as looking:
+        looking.sendall(b"GET /live/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while pictures < 8:  # some seconds in which nothing of the terminal is read
+            pictures += looking.recv(65536).count(b"event: head")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(LIMIT) == 0
+
+
 def test_a_sidecar_that_is_killed(terminal: Callable[..., OnTerminal]) -> None:
     """The terminal is given back, and the exit code says that it did not end well."""
     running = terminal()

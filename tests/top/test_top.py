@@ -106,7 +106,7 @@ def test_filter_choose_open_and_back() -> None:
     assert sessions.opened == "race"
     lanes = [plain(line) for line in sessions.lines(80, 24, NOW)]
     assert any("3 at once" in line for line in lanes)
-    assert any("would queue 4.5 s" in line for line in lanes)
+    assert any("would queue 1.0 s" in line for line in lanes)
     assert press(sessions, "\x1b")
     assert "session " in plain(sessions.lines(80, 24, NOW)[2])
     assert not press(sessions, "q")
