@@ -312,7 +312,7 @@ class Histories(SessionListener):
             if not thread.conversation_supplied:
                 lanes = self._lanes.setdefault(thread.session_id, _Lanes())
                 lanes.threads[thread.conversation_id] = thread
-        if place.relation is not Relation.FIRST:
+        if place.relation not in (Relation.FIRST, Relation.REPEATS):
             thread.grew = True
         past = Past(place, thread, history.end, ref, echo)
         if place.parent is not None:

@@ -98,3 +98,12 @@ def test_after_a_restart() -> None:
     memory.answer(CHAT, second, answer)
     third = memory.ask(CHAT, request_of(CHAT, [*ASKED, SAID, NEXT, answer, NEXT]))
     assert (third.session, third.past.relation) == (second.session, "continues")
+
+
+def test_turns_without_a_past_that_repeat() -> None:
+    """Calls of a session that carry no history stay in its main thread, also behind one that was tried again."""
+    memory = Memory()
+    asked = [memory.ask(CHAT, request_of(CHAT, [NEXT]), "named") for _ in range(2)]
+    asked.append(memory.ask(CHAT, request_of(CHAT, ASKED), "named"))
+    assert [one.lane for one in asked] == ["main"] * 3
+    assert [one.past.relation for one in asked] == ["first", "repeats", "first"]
