@@ -90,6 +90,12 @@ class Expected:
         """A turn's relation to its past, of which the cells have none; some APIs carry none."""
         return "first" if self.cell.route.endswith(CARRIES_HISTORY) else "unread"
 
+    @property
+    def cached(self) -> float | None:
+        """The share of the input that came from the provider's cache, where both are told."""
+        given, cached = self.told.get("gen_ai.usage.input_tokens"), self.told.get(DETAILS["cache_read"])
+        return None if not given or cached is None else cached / given
+
     # Spans
 
     def _who(self) -> dict[str, Any]:
@@ -134,6 +140,7 @@ class Expected:
                 "sidecar.request.out_of_order.distance": 0,
                 "sidecar.request.wait_avoided": 0.0,
                 "sidecar.turn.relation": self.relation,
+                "sidecar.prompt.cached": self.cached,
             }
         return {name: value for name, value in attributes.items() if value is not None}
 
@@ -281,7 +288,8 @@ class Expected:
         if not self.joined:
             return
         source = {"sidecar.session.source": "own_header"}
-        yield _series("sidecar.identity", **source), 1
+        counted = source if cell.api.turn else {"sidecar.session.source": "no_turn"}
+        yield _series("sidecar.identity", **counted), 1
         yield _series("sidecar.sessions", **source), 1
         yield _series("gen_ai.client.operation.duration", **call, **error), 1
         yield from self._tokens(call)
