@@ -20,6 +20,9 @@ from sidecar.live.request import Ended, bar_of, detail_of, key_of
 EVERY = 0.2
 """Seconds between two looks at what has changed."""
 
+CROWD = 40
+"""Browsers from which on looks become rarer, so that a crowd costs no more than these."""
+
 WATCHERS = 128
 """Browsers that may look at once."""
 
@@ -218,7 +221,7 @@ class Board:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(EVERY, self._look)
+        self._timer = loop.call_later(EVERY * max(1.0, len(self._watchers) / CROWD), self._look)
         with self._ending:
             fresh = [*self._fresh]
             self._fresh.clear()

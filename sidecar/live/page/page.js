@@ -51,7 +51,7 @@ function takeBars({ bars, missed }) {
   }
   requests.trim();
   if (!known.live) fit();
-  if (missed && Date.now() - resynced > 5000) {
+  if (missed && Date.now() - resynced > 10_000) {
     resynced = Date.now();
     feed.again();
   }
