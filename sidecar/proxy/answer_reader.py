@@ -26,6 +26,8 @@ _ODD_SIZE = re.compile(rb"(0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*+)?\r?\n")
 
 _CONTROLS = bytes.maketrans(FORBIDDEN, b" " * len(FORBIDDEN))
 
+_JSON, _SMALL = b"application/json", 64 * 1024
+
 _WORK = 1000
 """What is read in one go, in lines of heads and of chunks: about a millisecond. `unread` keeps the rest."""
 
@@ -91,6 +93,13 @@ class AnswerReader:
     def ends_with_connection(self) -> bool:
         """True while a body is read that has no other end than the connection's."""
         return self.head is not None and not self.ended and not self._chunked and self._left is None
+
+    @property
+    def small_json(self) -> bool:
+        """True for a head that announces a JSON body which may come as a whole, in the next read."""
+        head = self.head
+        plain = head is not None and head.lines and head.headers.first.get(b"content-type", b"")[:16] == _JSON
+        return bool(plain) and not self._chunked and 0 < (self._left or 0) <= _SMALL
 
     def feed(self, data: bytes) -> None:
         """Reads bytes, or as many of them as are done in one go."""

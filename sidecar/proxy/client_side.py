@@ -8,12 +8,14 @@ import asyncio
 from functools import partial
 from typing import cast
 
+from sidecar import apis
 from sidecar.core.clock import MILLISECOND, SECOND
+from sidecar.core.exchange import Exchange
 from sidecar.errors import ClientHeadTimeoutError, InternalError, SidecarError
-from sidecar.proxy.flow import Flow, flow_for
-from sidecar.proxy.guard import outermost
+from sidecar.proxy.flow import Flow, blame
+from sidecar.proxy.guard import made, outermost
 from sidecar.proxy.hangup import HangupWatch
-from sidecar.proxy.inbound import Inbound
+from sidecar.proxy.inbound import NO_HEAD, Inbound
 from sidecar.proxy.request_reader import RequestReader
 from sidecar.proxy.shared import Shared
 from sidecar.proxy.upstream_side import HIGH_WATER
@@ -159,7 +161,7 @@ class ClientConnection(asyncio.Protocol):
             and (whole := self._shared.plans.take(data, at, turn.waited, reader.peer)) is not None
         ):
             self._hearing = False
-            reader.ready.append(whole)
+            reader.add(whole)
             self._start_next()
         else:
             reader.feed(data, at, turn.waited)
@@ -370,3 +372,28 @@ class ClientConnection(asyncio.Protocol):
     def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def flow_for(shared: Shared, client: ClientConnection, inbound: Inbound) -> Flow | None:
+    """The flow of a request that has come, which counts as started.
+
+    None if a bug of ours keeps it from being made: that has been told, and the request has settled by it.
+    """
+    flow = made(shared.report, partial(Flow, shared, client, inbound))
+    if flow is not None:
+        shared.flows.add(flow)
+        shared.telemetry.started(flow.exchange)
+        return flow
+    made(lambda _: None, partial(_settled_by_a_bug, shared, inbound))
+    return None
+
+
+def _settled_by_a_bug(shared: Shared, inbound: Inbound) -> None:
+    """Counts a request that has no flow. What keeps its record from being made as well is the bug that has been told."""
+    head, now = inbound.head or NO_HEAD, shared.clock()
+    trace = shared.telemetry.begin(head, apis.UNKNOWN, inbound.start)
+    exchange = Exchange(start=inbound.start, head=head, trace=trace, route=apis.UNKNOWN)
+    blame(exchange, now)
+    exchange.settle(now)
+    shared.telemetry.started(exchange)
+    shared.telemetry.settled(exchange)

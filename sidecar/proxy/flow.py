@@ -46,7 +46,7 @@ class Flow:
     _head: HeadIdentity | None = None
     _deadlines: Deadlines | None = None
     _read_at = _begun = 0
-    _slot = _closes = _told = _learnt = done = False
+    _slot = _closes = _told = _learnt = _unwatched = done = False
     working = False
     """A large body is being read: of the request before it goes on, or of the answer once it has passed."""
 
@@ -123,7 +123,10 @@ class Flow:
         upload = self._upload
         if self.working:
             return
-        if not upload.hold():
+        facts = upload.whole(self.exchange.route, self._shared.body_fields, self._shared.digester)
+        if facts is not None:
+            self._body_read(facts, self._client.read_at)
+        elif not upload.hold():
             self._join(inspected=False)
             self._connect(self._client.read_at)
         elif self.inbound.ended:
@@ -253,6 +256,8 @@ class Flow:
                 alike = chunk and answer.chunked and len(pieces) == 1
                 self._client.write(chunk if alike else answer.body(pieces))
                 exchange.overhead_after += shared.clock() - at
+                if self._unwatched:
+                    self._choose_watcher(side, pieces, at)
                 answer.observe(pieces, at)
                 if exchange.response.id is not None and not self._learnt:
                     self._learn()
@@ -267,9 +272,11 @@ class Flow:
         exchange.overhead_after += shared.clock() - at
         if side.head is not None and not began:
             self._watch(side, pieces, at)
+        elif self._unwatched:
+            self._choose_watcher(side, pieces, at)
         if pieces:
             answer.observe(pieces, at)
-            if exchange.response.id is not None and not self._learnt and not side.ended:
+            if exchange.response.id is not None and not self._learnt and answer.observer is not None:
                 self._learn()
         if side.malformed:
             self._upstream_failed("malformed", side.malformed)
@@ -300,21 +307,30 @@ class Flow:
 
     def _watch(self, side: UpstreamConnection, pieces: list[bytes], at: int) -> None:
         """The answer's head has passed, and so have the pieces of its body that came with it."""
-        exchange, shared = self.exchange, self._shared
-        exchange.headers_at = shared.clock()
-        head = side.head
-        if side.ended and pieces and head is not None:
+        self.exchange.headers_at = self._shared.clock()
+        if pieces or side.ended or not side.small_json:
+            self._choose_watcher(side, pieces, at)
+        else:
+            self._unwatched = True
+        if not side.ended:
+            self._arm()
+
+    def _choose_watcher(self, side: UpstreamConnection, pieces: list[bytes], at: int) -> None:
+        """Reads the answer if it is there as a whole and small; any other is watched from these pieces on."""
+        exchange, shared, head = self.exchange, self._shared, side.head
+        self._unwatched = False
+        if head is None:
+            return
+        if side.ended and len(pieces) == 1:
             read = made(shared.report, partial(small_read, exchange, head.headers, pieces[0], shared))
             if read is None:
                 exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
             if read is not False:
                 return
-        if head is not None and not wire.bodiless(exchange.head.method, head.status):
+        if not wire.bodiless(exchange.head.method, head.status):
             self.watch(observer_for(exchange, head.headers, shared, self))
         if exchange.streams:
             self.streaming(at)
-        if not side.ended:
-            self._arm()
 
     def watch(self, observer: Observer | None) -> None:
         """What is shown the answer from now on."""
@@ -573,28 +589,3 @@ def blame(exchange: Exchange, at: int) -> None:
     if exchange.verdict is None:
         ours = InternalError()
         exchange.decide(ours.outcome, at, error_type=ours.word, message=ours.message)
-
-
-def flow_for(shared: Shared, client: Client, inbound: Inbound) -> Flow | None:
-    """The flow of a request that has come, which counts as started.
-
-    None if a bug of ours keeps it from being made: that has been told, and the request has settled by it.
-    """
-    flow = made(shared.report, partial(Flow, shared, client, inbound))
-    if flow is not None:
-        shared.flows.add(flow)
-        shared.telemetry.started(flow.exchange)
-        return flow
-    made(lambda _: None, partial(_settled_by_a_bug, shared, inbound))
-    return None
-
-
-def _settled_by_a_bug(shared: Shared, inbound: Inbound) -> None:
-    """Counts a request that has no flow. What keeps its record from being made as well is the bug that has been told."""
-    head, now = inbound.head or NO_HEAD, shared.clock()
-    trace = shared.telemetry.begin(head, apis.UNKNOWN, inbound.start)
-    exchange = Exchange(start=inbound.start, head=head, trace=trace, route=apis.UNKNOWN)
-    blame(exchange, now)
-    exchange.settle(now)
-    shared.telemetry.started(exchange)
-    shared.telemetry.settled(exchange)

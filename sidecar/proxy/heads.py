@@ -1,8 +1,8 @@
 """Plans: what heads of one shape have in common is found once, and each later one of that shape by one look-up.
 
 A plan belongs to a first line and a number of lines, and is verified on every message by the names of all its fields, in
-order; it says where to look, never what stands there. Owns which messages may go by a plan: whole ones, of which nothing
-is unusual, not even a blank, so that what goes on is what the other way would write. All others are read field by field (`request_reader.py`, `answer_reader.py`), from their first byte.
+order; it says where to look, never what stands there. Owns which messages may go by a plan: those whose head came in one
+read, of which nothing is unusual, not even a blank, so that what goes on is what the other way would write. All others are read field by field (`request_reader.py`, `answer_reader.py`), from their first byte.
 """
 
 import re
@@ -115,6 +115,11 @@ class _Plans(Generic[P]):
         return plan
 
 
+def _is_more(length: bytes | None, size: int) -> bool:
+    """True for a length, written as one, that is more than has come."""
+    return length is not None and length.isdigit() and len(length) <= _DIGITS and int(length) > size
+
+
 class RequestPlans(_Plans[_Plan]):
     """The plans of one relay's requests."""
 
@@ -130,7 +135,7 @@ class RequestPlans(_Plans[_Plan]):
         self._parser = httptools.HttpRequestParser(_Ends(self._ended))
 
     def take(self, data: bytes, at: int, waited: int, peer: tuple[str, int] | None) -> Inbound | None:
-        """The one request that these bytes are, whole; None if they are anything else, or nothing usual.
+        """The one request that these bytes are, or begin with its whole head; None if they are anything else or unusual.
 
         They came at `at` (ns since the epoch) and had waited (ns) for their turn. `peer` is who sent them.
         """
@@ -148,7 +153,8 @@ class RequestPlans(_Plans[_Plan]):
             return None
         first = dict(zip(plan.lower, values, strict=True))
         size, length = len(data) - end - 4, first.get(b"content-length")
-        if (length is not None or size) and length != b"%d" % size:
+        whole = length == b"%d" % size or not (length or size)
+        if not (whole or _is_more(length, size)):
             return None
         host, connection = first[b"host"], first.get(b"connection")
         if host != plan.host:
@@ -157,7 +163,7 @@ class RequestPlans(_Plans[_Plan]):
             plan.host = host
         if connection is not None and connection.lower() != b"keep-alive":
             return None
-        if not self._is_http(data):
+        if not self._is_http(data, whole=whole):
             return None
         lines[0], lines[plan.host_at] = plan.target.line, plan.host_line
         head = RequestHead(
@@ -173,26 +179,26 @@ class RequestPlans(_Plans[_Plan]):
             read_at=at,
             waited=waited,
             head=head,
-            length=size if length else None,
+            length=None if length is None else int(length),
             pieces=[data[end + 4 :]] if size else [],
             size=size,
-            ended=True,
+            ended=whole,
             keep_alive=True,
             target=plan.target,
             passing=plan.passing(lines),
         )
 
-    def _is_http(self, data: bytes) -> bool:
-        """True if the parser finds one whole request in the bytes."""
+    def _is_http(self, data: bytes, *, whole: bool) -> bool:
+        """True if the parser finds one whole request in the bytes, or else a head and nothing behind its body."""
         ended = self._ended
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._begin()
             return False
-        if len(ended) != 1:
+        if not whole or len(ended) != 1:
             self._begin()
-            return False
+            return not whole and not ended
         ended.clear()
         return True
 

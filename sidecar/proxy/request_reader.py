@@ -62,6 +62,8 @@ class RequestReader:
         """What has been read, parsed up to a point or not at all."""
         self._from = 0
         """How much of that has been parsed."""
+        self._left = 0
+        """Bytes that the body of a request which went by a plan still has."""
 
     def met(self, peer: object) -> None:
         """The connection stands; `peer` is its other end's address."""
@@ -76,10 +78,32 @@ class RequestReader:
         """Reads bytes that came at `at` (ns since the epoch) and had waited (ns) for their turn, or the first of them."""
         if self.deaf:
             return
+        if self._left and self._inbound is not None:
+            data = self._take_body(self._inbound, data)
+            if not data:
+                return
         self._at, self._waited = at, waited
         self.unparsed = self.unparsed[self._from :] + data if self.unparsed else data
         self._from = 0
         self.read_on()
+
+    def add(self, inbound: Inbound) -> None:
+        """A request that went by a plan; what is left of its body comes by `feed`."""
+        self.ready.append(inbound)
+        if not inbound.ended:
+            self._inbound, self._left = inbound, (inbound.length or 0) - inbound.size
+
+    def _take_body(self, inbound: Inbound, data: bytes) -> bytes:
+        """Takes what is the body's; gives what stands behind it."""
+        left = self._left
+        piece = data[:left]
+        self._left = left - len(piece)
+        if not inbound.unwanted:
+            inbound.gather(piece)
+        if not self._left:
+            inbound.ended = True
+            self._inbound = None
+        return data[left:]
 
     @property
     def behind(self) -> bool:

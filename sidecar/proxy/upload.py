@@ -107,6 +107,7 @@ class Upload:
         pieces = inbound.pieces
         if (
             len(pieces) != 1
+            or self._held
             or not inbound.ended
             or self._coding is not None
             or inbound.size > apis.LARGE
@@ -117,7 +118,7 @@ class Upload:
         facts = apis.small_request(route, body, digester)
         if facts is not None and self._admission.hold(size := sys.getsizeof(body)):
             inbound.pieces = []
-            self._counted = size
+            self._counted += size
             self._held, self.state = body, "read"
             return facts
         return None

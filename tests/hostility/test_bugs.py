@@ -36,7 +36,7 @@ MADE = [
     ("proxy.loop_turn:LoopTurn.read", OURS, OURS),
     ("proxy.heads:RequestPlans.take", OURS, OURS),
     ("proxy.client_side:ClientConnection._start_next", OURS, OURS),
-    ("proxy.flow:Flow", OURS, OURS),
+    ("proxy.client_side:Flow", OURS, OURS),
     ("proxy.flow:Flow.__init__", OURS, OURS),
     ("proxy.arrival:Joining.join", OURS, OURS),
     ("proxy.flow:Upload", OURS, OURS),
