@@ -289,7 +289,10 @@ class Reader(ABC, Generic[E, B]):
 
     def body(self, data: bytes) -> bool:
         """Takes the body; False when it is nothing of an answer of its API, nor an error of any family."""
-        body = self._whole(data) if self._prepared is None else self._prepared[0]
+        try:
+            body = self.shape.decode(data) if self._prepared is None else self._prepared[0]
+        except (ValueError, RecursionError):
+            body = at_once(self._in_steps(self.shape, data))  # as much of it as fits
         if body is None:
             return False
         facts = self.facts
@@ -301,13 +304,6 @@ class Reader(ABC, Generic[E, B]):
     @abstractmethod
     def _answers(self, body: B, data: bytes) -> bool:
         """Takes the facts of a whole body, whose bytes are `data`; True when something of an answer is there."""
-
-    def _whole(self, data: bytes) -> B | None:
-        """A whole body, or as much of it as fits."""
-        try:
-            return self.shape.decode(data)
-        except (ValueError, RecursionError):
-            return at_once(self._in_steps(self.shape, data))
 
     def _event(self, data: bytes) -> E | None:
         """An event, or as much of it as fits."""

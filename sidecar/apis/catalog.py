@@ -112,7 +112,9 @@ class Catalog:
             facts = self._facts.get(kind)
         except (ValueError, RecursionError, TypeError):
             return None
-        if facts is None:
+        if request.previous_response_id is not None:
+            facts = _facts(route, request, {}, (), None)  # it is an attribute as well
+        elif facts is None:
             facts = self._remember(kind, _facts(route, request, {}, (), None))
         history = None if digester is None else at_once(self._history(route, body, digester))
         named = requests.naming(request) != _UNNAMED

@@ -41,7 +41,7 @@ class Answer:
             out.append(self._head(head, at, close=close))
         pieces, side.pieces = side.pieces, []
         if pieces:
-            out.append(self.body(pieces))
+            out.append(pieces[0] if not self.chunked and len(pieces) == 1 else self.body(pieces))
         if side.ended and not side.malformed and self.chunked:
             out.append(wire.last_chunk(side.trailers, upward=False))
         return b"".join(out), pieces
@@ -98,7 +98,6 @@ class Answer:
 
     def ended(self, at: int) -> None:
         """The body ended, cleanly framed."""
-        self._exchange.last_byte = at
         if self.observer is not None:
             self.observer.finish(at)
 

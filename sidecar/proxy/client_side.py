@@ -269,7 +269,6 @@ class ClientConnection(asyncio.Protocol):
                 self._read_ahead()
             if self.paused:
                 self.resume()
-            self._watchdog.set(0)
             flow.begin()
 
     def _read_ahead(self) -> None:

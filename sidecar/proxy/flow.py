@@ -139,7 +139,8 @@ class Flow:
     def _body_read(self, facts: RequestFacts, read_at: int) -> None:
         """The body, the last of which came at `read_at`, has told what it can."""
         self.exchange.request = facts
-        self._join(inspected=self._upload.state == "read")
+        shared = self._shared
+        shared.joining.join(self.exchange, shared.clock(), self._head, inspected=self._upload.state == "read")
         self._connect(read_at)
 
     def _join(self, *, inspected: bool) -> None:
@@ -210,7 +211,8 @@ class Flow:
         side.begin(self, exchange.head.method)
         head = wire.request_head(exchange.head, self._target, exchange.trace.outbound(), self.inbound.passing)
         body = (self._replay or b"") + self._upload.pass_on()
-        self._replay = body if side.used and self._upload.again(body) else None
+        once = not side.used or exchange.head.method == "POST"
+        self._replay = None if once or not self._upload.again(body) else body
         if len(body) > HIGH_WATER:
             side.write(head)
             side.write(body)
@@ -281,7 +283,7 @@ class Flow:
         if side.malformed:
             self._upstream_failed("malformed", side.malformed)
         elif side.ended:
-            steps = answer.reading()
+            steps = None if answer.observer is None else answer.reading()
             if steps is None:
                 self._answer_over(at)
             else:
@@ -302,7 +304,9 @@ class Flow:
 
     def _answer_over(self, at: int) -> None:
         """The answer, the last of which came at `at`, has told what it can."""
-        self._answer.ended(at)
+        if self._answer.observer is not None:
+            self._answer.ended(at)
+        self.exchange.last_byte = at
         self._finish(self._shared.clock(), partial(self.exchange.answer_ended, at))
 
     def _watch(self, side: UpstreamConnection, pieces: list[bytes], at: int) -> None:

@@ -102,7 +102,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
     def reusable(self) -> bool:
         """True when the answer has ended and the connection may carry another."""
         over = self._closing or self.transport is None or self.transport.is_closing()
-        return self.ended and not over and self.stays
+        return not over and self.stays
 
     @property
     def keep_alive_hint(self) -> int | None:

@@ -19,8 +19,37 @@ UNKNOWN = apis.match("POST", "/something/else")
 
 
 def read(route: Route, body: Any, *fields: str) -> RequestFacts:
-    """The facts of a body given as a value."""
-    return apis.read_request(route, json.dumps(body).encode(), fields)
+    """The facts of a body given as a value; the short way tells the same of it, whatever it has seen before."""
+    data = json.dumps(body).encode()
+    facts = apis.read_request(route, data, fields)
+    if not fields:
+        assert apis.small_request(route, data) in (None, facts)
+    return facts
+
+
+def test_bodies_that_differ_in_one_field() -> None:
+    """What is remembered of a request is never told of another, in whichever field they differ."""
+    bodies: list[dict[str, Any]] = [{"model": "m", "input": "x"}]
+    for name, value in (
+        ("previous_response_id", "a"),
+        ("previous_response_id", "b"),
+        ("conversation", "c"),
+        ("metadata", {"user_id": "u"}),
+        ("prompt_cache_key", "k"),
+        ("session_id", "s"),
+        ("stream", True),
+        ("store", True),
+        ("store", False),
+        ("temperature", 0.5),
+        ("max_output_tokens", 3),
+        ("text", {"format": {"type": "json_schema"}}),
+        ("input", [{}, {}]),
+        ("messages", [{}, {}, {}]),
+    ):
+        bodies += [{**bodies[0], name: value}, bodies[0]]
+    for route in (RESPONSES, CHAT, MESSAGES, GEMINI, UNKNOWN):
+        for body in bodies:
+            read(route, body)
 
 
 def test_openai_chat() -> None:
@@ -124,7 +153,11 @@ def test_openai_responses() -> None:
         model="gpt-5",
         streaming=True,
         messages=2,
-        hints={"previous_response_id": "resp_1", "conversation": "conv_1"},
+        hints={
+            "previous_response_id": "resp_1",
+            "conversation": "conv_1",
+            "prompt_cache_key": "not a session",
+        },
         attributes={
             "gen_ai.request.max_tokens": 64,
             "gen_ai.request.temperature": 0.0,
