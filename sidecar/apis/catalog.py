@@ -36,6 +36,9 @@ _NAMING = RequestBody.__struct_fields__
 
 _UNNAMED = (None,) * len(_NAMING)
 
+_COUNTED, _CROWD = 1 << 20, 100_000
+"""Bytes in which brackets are counted between two pauses, and how many a body has at most that is read as a history."""
+
 _REMEMBERED, _LONGEST = 1024, 2048
 """How many kinds of request are remembered (a process asks for the same few again and again), and how long one may be."""
 
@@ -168,8 +171,8 @@ class Catalog:
         read = self._histories.get(route.api or "") if digester is not None and route.turn else None
         if digester is None or read is None:
             return None
-        if len(body) > LARGE:
-            yield
+        if len(body) > LARGE and (yield from _crowded(body)):
+            return None
         try:
             return (yield from read(body, digester))
         except (ValueError, RecursionError):
@@ -228,6 +231,17 @@ def _facts(
         stored=request.asks_store(),
         history=history,
     )
+
+
+def _crowded(body: bytes | bytearray) -> Steps[bool]:
+    """True for a body of more objects and lists than any history has: it would take long to be looked through at once."""
+    found = 0
+    for start in range(0, len(body), _COUNTED):
+        found += body.count(b"{", start, start + _COUNTED) + body.count(b"[", start, start + _COUNTED)
+        if found > _CROWD:
+            return True
+        yield
+    return False
 
 
 def undecided(start: bytes) -> bool:

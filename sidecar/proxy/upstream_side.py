@@ -198,7 +198,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         if self.unread:
             self._read_later()
         elif len(data) > SMALL_READ and self.transport is not None and not self._paused:
-            turn.done(self.transport, self._turn_since, self._go_on)
+            # What TLS has cost before this call is not seen: each such read of it is enough for one turn.
+            turn.done(self.transport, self._turn_since if self._in_pieces else 0, self._go_on)
 
     @outermost
     def _go_on(self) -> None:

@@ -246,7 +246,7 @@ def test_no_record_can_be_made(broken: Broken, witness: Witness, sent: bytes, an
     """What holds an outcome is itself broken: the bug is told, and no request is, as there is nothing to tell it by."""
     sidecar, bugs = broken
     witness.answer_always(answered)
-    name = bugs.put(1000, "sidecar.proxy.flow:Exchange")
+    name = bugs.put(1000, "sidecar.core.exchange:Exchange.__init__")
     check_end(sidecar, sent, NOTHING)
     sidecar.wait_log("sidecar.bug", error=name)
     bugs.mend()
