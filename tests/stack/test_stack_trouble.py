@@ -80,6 +80,7 @@ TURNS, COMPLETED_TURNS, OVERLAPS, INVERSIONS = 24, 15, 2, 2
 TROUBLE: dict[tuple[str, int], tuple[str, list[Expected]]] = {
     (sessions.UID, 4): (SHARE, [{"": 1 - INVERSIONS / COMPLETED_TURNS}]),
     (sessions.UID, 14): (COUNTS, [{"": OVERLAPS}, {"": INVERSIONS}]),
+    (sessions.UID, 30): (COUNTS, [{"": OVERLAPS}, {"": 0}, {"": 0}]),
     (sessions.UID, 19): (SHARE, [{"default": OVERLAPS / (TURNS - 1), "dead": 0}]),
     (sessions.UID, 15): (SHARE, [{"": 0}, {"": 0}]),
     (sessions.UID, 22): (COUNTS, [{"": 0}]),
