@@ -17,8 +17,8 @@ from sidecar.proxy.wire import framing
 READ_AHEAD = 64
 """Requests of one connection that may wait for their turn; what was read beyond them is not parsed yet."""
 
-_PIECE = 8 * 1024
-"""Bytes that are parsed in one go: the dearest of this size, chunks of a byte, take half a millisecond."""
+_PIECE = 4 * 1024
+"""Bytes that are parsed in one go: the dearest of this size, chunks of a byte, take a quarter of a millisecond."""
 
 _SMALLEST = 18
 """Bytes that a request has at least: `GET / HTTP/1.1` and two line ends."""

@@ -83,7 +83,7 @@ WATCHED = [
 """What only watches ends itself."""
 
 PARTED = [
-    ("proxy.answer:Answer.ended", OURS, OVER),
+    ("proxy.answer:Answer.ended", UNMET, OVER),
     ("proxy.flow:Flow._part_with_upstream", OURS, OVER),
     ("proxy.pool:Pool.put", OURS, OVER),
     ("proxy.flow:Upload.close", OURS, OVER),
@@ -109,6 +109,7 @@ READ_IN_PIECES = [
     ("proxy.flow:observer_for", OURS),
     ("proxy.observer:_observer", OVER),
     ("proxy.observer:BodyObserver._keep", OVER),
+    ("proxy.answer:Answer.ended", OURS),
     ("proxy.answer:Answer.close", OURS),
 ]
 """What a request meets whose head goes by no plan, and whose answer is not small and plain."""
