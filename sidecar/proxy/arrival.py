@@ -167,6 +167,7 @@ class Joining:
         if exchange.past is not None and self._histories is not None:
             whole = verdict.outcome is Outcome.COMPLETED
             _read_anew(exchange, exchange.past)
+            response.echo = None  # it holds what was said, and the exchange outlives the request
             self._histories.answered(exchange.past, whole=whole, input_tokens=response.tokens.get("input"))
         model = response.model or exchange.request.model or exchange.route.model
         self._sessions.settle(

@@ -1,0 +1,87 @@
+"""Of what was asked and answered nothing can be reached from a running sidecar once a request is over."""
+
+import asyncio
+import gc
+import socket
+import types
+from collections.abc import Iterator
+
+import pytest
+import uvloop
+
+from sidecar import app
+from sidecar.settings import load
+from sidecar.testing import (
+    Script,
+    ScriptedUpstream,
+    chat_chunk,
+    chat_completion,
+    chat_request,
+    exchange,
+    json_answer,
+    sse,
+)
+
+ASKED, ANSWERED = "what-was-asked", "what-was-answered"
+CODE = (types.ModuleType, types.CodeType, type)
+
+ANSWERS: dict[str, Script] = {
+    "whole": json_answer(chat_completion(ANSWERED)),
+    "streamed": sse([chat_chunk(ANSWERED), chat_chunk(finish_reason="stop")]),
+}
+
+
+def held(one: object) -> list[object]:
+    """What an object holds; of a function, what it was made with."""
+    if isinstance(one, types.FunctionType):
+        return [*(one.__closure__ or ()), *(one.__defaults__ or ())]
+    return gc.get_referents(one)
+
+
+def texts(root: object) -> Iterator[bytes]:
+    """Every text and all bytes that can be reached from there, code left out."""
+    seen, waiting = {id(root)}, [root]
+    while waiting:
+        for one in held(waiting.pop()):
+            if id(one) in seen or isinstance(one, CODE):
+                continue
+            seen.add(id(one))
+            if isinstance(one, str):
+                yield one.encode("utf-8", "surrogatepass")
+            elif isinstance(one, bytes | bytearray | memoryview):
+                yield bytes(one)
+            else:
+                waiting.append(one)
+
+
+async def play(upstream: str, *, streamed: bool) -> list[bytes]:
+    """What can be reached, of what was said, after a call and with nothing else under way."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    given = {
+        "SIDECAR_UPSTREAM": upstream,
+        "SIDECAR_LISTEN": f"127.0.0.1:{port}",
+        "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0",
+    }
+    running = app.Sidecar(load({}, given))
+    await running.start()
+    try:
+        sent = chat_request(messages=[{"role": "user", "content": ASKED}], stream=streamed)
+        await asyncio.to_thread(exchange, port, sent)
+        await asyncio.to_thread(exchange, port, b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.sleep(0.2)  # the worker makes the lines of what has ended
+        said = (ASKED.encode(), ANSWERED.encode())
+        return [text for text in texts(running) if any(one in text for one in said)]
+    finally:
+        await running.stop()
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_nothing_said_stays(name: str) -> None:
+    """Digests and numbers are all that is kept: by the memory of histories, the live page, and whatever else keeps requests."""
+    with ScriptedUpstream() as upstream:
+        upstream.answer(ANSWERS[name])
+        upstream.answer_always(json_answer({}))
+        found = uvloop.run(play(upstream.url, streamed=name == "streamed"))
+    assert found == []
