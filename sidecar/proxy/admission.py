@@ -8,10 +8,10 @@ memory streams through unread.
 class Admission:
     """Requests that hold a slot, and bytes for inspection, which are bounded here."""
 
-    __slots__ = ("_memory_limit", "active", "draining", "memory")
+    __slots__ = ("active", "draining", "memory", "memory_limit")
 
     def __init__(self, memory_limit: int) -> None:
-        self._memory_limit = memory_limit
+        self.memory_limit = memory_limit
         self.active = 0
         """Requests that hold a slot."""
         self.memory = 0
@@ -20,14 +20,10 @@ class Admission:
 
     def hold(self, size: int) -> bool:
         """Takes memory for `size` bytes if there is room."""
-        if self.memory + size > self._memory_limit:
+        if self.memory + size > self.memory_limit:
             return False
         self.memory += size
         return True
-
-    def has_room(self, size: int) -> bool:
-        """Whether there is memory for `size` bytes."""
-        return self.memory + size <= self._memory_limit
 
     def release(self, size: int) -> None:
         """Gives memory back."""

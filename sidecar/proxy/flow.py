@@ -67,7 +67,7 @@ class Flow:
             overhead_loop=inbound.waited,
             correction=shared.wall.look(),
         )
-        self._upload = Upload(inbound, shared.admission, shared.limits.inspect)
+        self._upload = Upload(inbound, shared.admission, shared.limits.inspect, shared.digester)
         self._answer = Answer(self.exchange)
 
     # From the head to the upstream.
@@ -81,18 +81,13 @@ class Flow:
         self._begun = self._client.read_at
         if self.inbound.expects_continue:
             self._client.expect_body(self.inbound)
-        if self._upload.state == "held":
-            facts = self._upload.whole(self.exchange.route, self._shared.body_fields, self._shared.digester)
-            if facts is not None:
-                self._body_read(facts, self._client.read_at)
-                return
+        if self._upload.state != "held":
+            self._go_on(self._client.read_at, inspected=self._upload.state == "none")
+        elif not self._read_whole():
             self._head = self._shared.joining.try_at_head(self.exchange, self._shared.clock())
-            self.upload()
+            self._hold()
             if not self.exchange.asked:
                 self._arm()
-        else:
-            self._join(inspected=self._upload.state == "none")
-            self._connect(self._client.read_at)
 
     def _admit(self) -> SidecarError | None:
         admission = self._shared.admission
@@ -113,38 +108,48 @@ class Flow:
         if self.inbound.refusal is not None:
             self._malformed(self.inbound.refusal)
         elif self._upload.state == "held" and not self.exchange.asked:
-            self._hold()
+            if not self.working and not self._read_whole():
+                self._hold()
         elif self._side is not None:
             self._write(self._side)
         elif self._upload.waiting > HIGH_WATER:
             self._client.pause()
 
-    def _hold(self) -> None:
-        upload = self._upload
-        if self.working:
-            return
-        facts = upload.whole(self.exchange.route, self._shared.body_fields, self._shared.digester)
+    def _read_whole(self) -> bool:
+        """Reads a body that has come as a whole, at once, if that takes no more than a moment."""
+        facts = self._upload.whole(self.exchange.route, self._shared.body_fields)
         if facts is not None:
-            self._body_read(facts, self._client.read_at)
-        elif not upload.hold():
-            self._join(inspected=False)
-            self._connect(self._client.read_at)
+            self._go_on(self._client.read_at, facts, inspected=True)
+        return facts is not None
+
+    def _hold(self) -> None:
+        """What has come of the body is held back until all of it has, and then read."""
+        upload, read_at = self._upload, self._client.read_at
+        if not upload.hold():
+            self._go_on(read_at, inspected=False)
         elif self.inbound.ended:
-            steps = upload.read(self.exchange.route, self._shared.body_fields, self._shared.digester)
+            steps = upload.read(self.exchange.route, self._shared.body_fields)
             if upload.large:
-                self._in_steps(steps, self._client.read_at)
+                self._in_steps(steps, read_at)
             else:
-                self._body_read(apis.at_once(steps), self._client.read_at)
+                facts = apis.at_once(steps)
+                self._go_on(read_at, facts, inspected=upload.state == "read")
 
-    def _body_read(self, facts: RequestFacts, read_at: int) -> None:
-        """The body, the last of which came at `read_at`, has told what it can."""
-        self.exchange.request = facts
-        shared = self._shared
-        shared.joining.join(self.exchange, shared.clock(), self._head, inspected=self._upload.state == "read")
-        self._connect(read_at)
-
-    def _join(self, *, inspected: bool) -> None:
-        self._shared.joining.join(self.exchange, self._shared.clock(), self._head, inspected=inspected)
+    def _go_on(self, needed: int, facts: RequestFacts | None = None, *, inspected: bool) -> None:
+        """It joins its conversation and goes on: head and body, the last of which came at `needed`, have told all."""
+        exchange, shared = self.exchange, self._shared
+        if facts is not None:
+            exchange.request = facts
+        shared.joining.join(exchange, shared.clock(), self._head, inspected=inspected)
+        now = shared.clock()
+        exchange.needed, exchange.asked = needed, now
+        exchange.overhead_before = now - needed
+        side = shared.pool.take(exchange.upstream or exchange.origin)
+        if side is None:
+            self._dial()
+        else:
+            exchange.connect = ConnectTiming("reused", now, now)
+            self._send(side)
 
     def _in_steps(self, steps: "apis.Steps[RequestFacts] | apis.Steps[None]", read_at: int) -> None:
         """Does in several turns what would hold others up in one."""
@@ -164,20 +169,9 @@ class Flow:
         except StopIteration as end:
             self.working = False
             if end.value is not None:
-                self._body_read(end.value, self._read_at)
+                self._go_on(self._read_at, end.value, inspected=self._upload.state == "read")
             else:
                 self._answer_over(self._read_at)
-
-    def _connect(self, needed: int) -> None:
-        exchange, now = self.exchange, self._shared.clock()
-        exchange.needed, exchange.asked = needed, now
-        exchange.overhead_before = now - needed
-        side = self._shared.pool.take(exchange.upstream or exchange.origin)
-        if side is None:
-            self._dial()
-        else:
-            exchange.connect = ConnectTiming("reused", now, now)
-            self._send(side)
 
     def _dial(self) -> None:
         shared = self._shared

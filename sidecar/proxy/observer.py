@@ -510,7 +510,8 @@ def small_read(exchange: Exchange, headers: Headers, body: bytes, shared: Shared
     plain = first.get(b"content-type", b"").partition(b";")[0] == _JSON and b"content-encoding" not in first
     if not plain or body[:1] != b"{" or exchange.verdict is not None or route.streaming:
         return False
-    if len(body) > min(apis.LARGE, shared.limits.inspect) or not shared.admission.has_room(len(body)):
+    room = shared.admission.memory_limit - shared.admission.memory
+    if len(body) > min(apis.LARGE, shared.limits.inspect, room):
         return False
     reader = apis.body_reader(route, exchange.response)
     if reader is not None and not reader.body(body):

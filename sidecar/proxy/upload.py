@@ -24,6 +24,9 @@ _REPLAYED = 64 * 1024
 _DECODED = 512 * 1024
 """Bytes of a compressed body that are decoded in one go."""
 
+_OBJECTS = 512
+"""Objects in a body up to which its history is read in one go: some two microseconds each."""
+
 _UNREAD = {
     "too_large": Anomaly.BODY_TOO_LARGE,
     "not_json": Anomaly.BODY_NOT_JSON,
@@ -40,6 +43,7 @@ class Upload:
         "_admission",
         "_coding",
         "_counted",
+        "_digester",
         "_held",
         "_inbound",
         "_limit",
@@ -48,8 +52,11 @@ class Upload:
         "state",
     )
 
-    def __init__(self, inbound: Inbound, admission: Admission, inspect_limit: int) -> None:
+    def __init__(
+        self, inbound: Inbound, admission: Admission, inspect_limit: int, digester: Digester | None
+    ) -> None:
         self._inbound = inbound
+        self._digester = digester
         self._admission = admission
         self._limit = inspect_limit
         self._held: bytes | bytearray = b""
@@ -101,7 +108,7 @@ class Upload:
         self._counted += size
         return True
 
-    def whole(self, route: Route, fields: tuple[str, ...], digester: Digester | None) -> RequestFacts | None:
+    def whole(self, route: Route, fields: tuple[str, ...]) -> RequestFacts | None:
         """The facts of a body that has come as a whole and takes no more than a moment; None for any other."""
         inbound = self._inbound
         pieces = inbound.pieces
@@ -109,13 +116,11 @@ class Upload:
             len(pieces) != 1
             or self._held
             or not inbound.ended
-            or self._coding is not None
-            or inbound.size > apis.LARGE
             or fields
+            or self._takes_long(body := pieces[0])
         ):
             return None
-        body = pieces[0]
-        facts = apis.small_request(route, body, digester)
+        facts = apis.small_request(route, body, self._digester)
         if facts is not None and self._admission.hold(size := sys.getsizeof(body)):
             inbound.pieces = []
             self._counted += size
@@ -126,19 +131,22 @@ class Upload:
     @property
     def large(self) -> bool:
         """True if reading the held body takes more than a moment."""
-        return len(self._held) > apis.LARGE or self._coding is not None
+        return self._takes_long(self._held)
 
-    def read(
-        self, route: Route, fields: tuple[str, ...], digester: Digester | None
-    ) -> apis.Steps[RequestFacts]:
+    def _takes_long(self, body: bytes | bytearray) -> bool:
+        if self._coding is not None or len(body) > apis.LARGE:
+            return True
+        return self._digester is not None and body.count(b"{") > _OBJECTS
+
+    def read(self, route: Route, fields: tuple[str, ...]) -> apis.Steps[RequestFacts]:
         """The facts of the whole held body; what cannot be read gives none, and `state` says why."""
-        coding = self._coding
+        coding, large = self._coding, self.large
         try:
             body = self._held if coding is None else (yield from self._decoded(coding))
-            if self.large:
+            if large:
                 yield
-            facts = yield from apis.request_steps(route, body, fields, digester)
-            if self.large:
+            facts = yield from apis.request_steps(route, body, fields, self._digester)
+            if large:
                 yield  # writing it on takes its time as well
         except UnreadableCodingError:
             self.state = "encoding"

@@ -71,11 +71,19 @@ def test_a_compressed_request(sidecar: RunningSidecar, witness: Witness, sink: O
     assert told(sink, "gen_ai.request.model") == ["m"] * 3
 
 
-def test_several_at_once(sidecar: RunningSidecar, witness: Witness, sink: OtlpSink) -> None:
-    """Compressed ones, so that all of them come in one turn of the event loop."""
+CROWDS: dict[str, tuple[list[bytes], Callable[[], bytes]]] = {
+    "compressed": ([JSON, GZIP], lambda: gzip.compress(BODIES["mixed messages"]())),
+    "many messages": ([JSON], lambda: b'{"model":"m","messages":[' + b"{}," * 40_000 + b"{}]}"),
+}
+"""Small enough that all of them come in one turn of the event loop."""
+
+
+@pytest.mark.parametrize("name", CROWDS)
+def test_several_at_once(sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, name: str) -> None:
+    """Small bodies that take long to be read."""
     books = Books(sidecar, sink)
-    body = gzip.compress(BODIES["mixed messages"]())
-    sent = request_bytes("POST", "/v1/chat/completions", headers=[JSON, GZIP], body=body)
+    headers, make = CROWDS[name]
+    sent = request_bytes("POST", "/v1/chat/completions", headers=headers, body=make())
 
     def all_at_once() -> None:
         def one() -> None:
