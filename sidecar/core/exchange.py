@@ -7,6 +7,7 @@ The relay (`proxy/`) tells it what happened; what it freezes into is read by `te
 """
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -266,6 +267,11 @@ class Exchange:
         return Relation.UNREAD if self.recognised else None
 
     @property
+    def races(self) -> tuple[Ref, ...]:
+        """The turns that it raced."""
+        return () if self.past is None else self.past.races
+
+    @property
     def request_id(self) -> str | None:
         """The request's own id; None before its identity is known."""
         return self.stray_id if self.turn is None else self.turn.request_id
@@ -383,6 +389,48 @@ class Exchange:
             self.anomalies.append(Anomaly.ANSWER_INVALID)
         if self.streams:
             self.stream.silent_until(self.verdict.at)
+
+
+class Referring(Protocol):
+    """A request, as far as it refers to others."""
+
+    @property
+    def turn(self) -> Turn | None:
+        """What it is to its conversation."""
+
+    @property
+    def retry_of(self) -> Ref | None:
+        """Which it retries."""
+
+    @property
+    def continues(self) -> Ref | None:
+        """Whose answer it names."""
+
+    @property
+    def races(self) -> tuple[Ref, ...]:
+        """Those that it raced."""
+
+    @property
+    def spawned_by(self) -> Ref | None:
+        """Whose answer called it."""
+
+
+def referred(one: Referring) -> Iterator[tuple[str, Ref]]:
+    """All that a request refers to, and why (the values of `sidecar.link`); those that may be many come last."""
+    turn = one.turn
+    if turn is not None and turn.previous is not None:
+        yield "previous", turn.previous
+    if one.retry_of is not None:
+        yield "retry_of", one.retry_of
+    if one.continues is not None:
+        yield "continues", one.continues
+    for ref in one.races:
+        yield "races", ref
+    if one.spawned_by is not None:
+        yield "spawned_by", one.spawned_by
+    if turn is not None:
+        for ref in (*turn.overlaps, *turn.overlapped_by):
+            yield "overlaps", ref
 
 
 class Telemetry(Protocol):

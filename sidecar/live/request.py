@@ -5,11 +5,11 @@ at costs one `Ended`. Times within are ns by the steady clock, in the documents 
 durations in the documents are seconds. `docs/admin.md` has every field.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypedDict
 
 from sidecar.core.clock import SECOND
-from sidecar.core.exchange import ConnectTiming, Exchange, Stream, Trace, Upstream, Verdict
+from sidecar.core.exchange import ConnectTiming, Exchange, Stream, Trace, Upstream, Verdict, referred
 from sidecar.core.facts import RequestFacts, ResponseFacts, Route
 from sidecar.core.identity import Identity
 from sidecar.core.outcome import Outcome
@@ -107,6 +107,8 @@ class Ended:
     verdict: Verdict | None
     retry_of: Ref | None
     continues: Ref | None
+    races: tuple[Ref, ...]
+    spawned_by: Ref | None
     connect: ConnectTiming | None
     start: int
     arrived: int
@@ -138,6 +140,8 @@ def ended(exchange: Exchange, facts: Facts, alike: Facts) -> Ended:
         exchange.verdict,
         exchange.retry_of,
         exchange.continues,
+        exchange.races,
+        exchange.spawned_by,
         exchange.connect,
         exchange.start,
         exchange.arrived,
@@ -201,7 +205,7 @@ def detail_of(one: Ended) -> Detail:
         "steps": _steps(one),
         "gap": one.stream.gap / SECOND if one.streams else None,
         "links": [
-            {"kind": kind, "trace_id": ref[:16].hex(), "id": ref[16:].hex()} for kind, ref in _linked(one)
+            {"kind": kind, "trace_id": ref[:16].hex(), "id": ref[16:].hex()} for kind, ref in referred(one)
         ],
         "facts": {**one.alike, **one.facts},
     }
@@ -209,19 +213,6 @@ def detail_of(one: Ended) -> Detail:
 
 def _outcome(one: Exchange | Ended) -> Outcome:
     return one.verdict.outcome if one.verdict is not None else Outcome.INTERNAL_ERROR
-
-
-def _linked(one: Ended) -> Iterator[tuple[str, Ref]]:
-    turn = one.turn
-    if turn is not None and turn.previous is not None:
-        yield "previous", turn.previous
-    if one.retry_of is not None:
-        yield "retry_of", one.retry_of
-    if one.continues is not None:
-        yield "continues", one.continues
-    if turn is not None:
-        for ref in (*turn.overlaps, *turn.overlapped_by):
-            yield "overlaps", ref
 
 
 def _steps(one: Ended) -> list[Step]:

@@ -6,14 +6,14 @@ own, for a session may last a day; they are always taken, whatever became of the
 `always_off`, and their times are the wall's as it is at their end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceState
 
 from sidecar.core.clock import SECOND, STEADY, Wall
-from sidecar.core.exchange import ConnectTiming, Exchange
+from sidecar.core.exchange import ConnectTiming, Exchange, referred
 from sidecar.core.outcome import Outcome
 from sidecar.core.sessions import ConversationSummary, Ref, SessionListener, SessionSummary, Totals
 from sidecar.core.shown import shown
@@ -181,34 +181,13 @@ def link_count(exchange: Exchange) -> int:
         count += trace.caller is not None
     if turn is not None:
         count += (turn.previous is not None) + turn.overlap_count + turn.overlapped_by_count
-    if exchange.past is not None:
-        count += len(exchange.past.races)
-    count += exchange.spawned_by is not None
-    return count
+    return count + len(exchange.races) + (exchange.spawned_by is not None)
 
 
 def _links(exchange: Exchange, trace: RequestTrace) -> list[Link]:
     links = [(trace.caller, "caller")] if trace.caller is not None else []
-    links += [(ref_context(ref), kind) for kind, ref in islice(_linked(exchange), MAX_LINKS)]
+    links += [(ref_context(ref), kind) for kind, ref in islice(referred(exchange), MAX_LINKS)]
     return links[:MAX_LINKS]
-
-
-def _linked(exchange: Exchange) -> Iterator[tuple[str, Ref]]:
-    turn = exchange.turn
-    if turn is not None and turn.previous is not None:
-        yield "previous", turn.previous
-    if exchange.retry_of is not None:
-        yield "retry_of", exchange.retry_of
-    if exchange.continues is not None:
-        yield "continues", exchange.continues
-    if exchange.past is not None:
-        for ref in exchange.past.races:
-            yield "races", ref
-    if exchange.spawned_by is not None:
-        yield "spawned_by", exchange.spawned_by
-    if turn is not None:
-        for ref in (*turn.overlaps, *turn.overlapped_by):
-            yield "overlaps", ref
 
 
 def ref_context(ref: Ref) -> SpanContext:

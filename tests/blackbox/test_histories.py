@@ -135,6 +135,8 @@ def test_a_race_names_both(sidecar: RunningSidecar, upstream: ScriptedUpstream, 
     for span, other in ((first, second), (second, first)):
         races = [link.span_id for link in span.links if link.attributes["sidecar.link"] == "races"]
         assert races == [other.span_id]
+        _, detail = sidecar.admin("GET", f"/live/requests/{span.span_id}")
+        assert [link["id"] for link in detail["links"] if link["kind"] == "races"] == [other.span_id]
 
 
 def test_lanes_of_a_session(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
