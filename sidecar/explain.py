@@ -12,6 +12,7 @@ from sidecar.core.identity import Identity, IdentityRules, Source, resolve
 from sidecar.core.outcome import Anomaly
 from sidecar.core.shown import readable, shown
 from sidecar.proxy.routes import Routes
+from sidecar.proxy.wire import is_json
 from sidecar.request_text import GivenRequest
 from sidecar.settings import Settings
 
@@ -53,10 +54,9 @@ def explain(request: GivenRequest, settings: Settings) -> list[Line]:
 def _facts(
     request: GivenRequest, route: Route, fields: tuple[str, ...], limit: int
 ) -> tuple[RequestFacts, str]:
-    media = (request.headers.get(b"content-type") or b"").partition(b";")[0].strip().lower()
     if not request.body:
         return NO_FACTS, "none"
-    if not media.endswith((b"/json", b"+json")):
+    if not is_json(request.headers.get(b"content-type") or b""):
         return NO_FACTS, "not read: its Content-Type is not JSON"
     if len(request.body) > limit:
         return NO_FACTS, "not read: larger than SIDECAR_INSPECT_LIMIT"

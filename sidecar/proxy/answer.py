@@ -63,7 +63,7 @@ class Answer:
         chunked = b"transfer-encoding" in first
         if exchange.head.method == "HEAD":
             shown = chunked
-        elif head.status in (204, 304):
+        elif head.status in wire.BODILESS:
             shown = False
         else:
             self.chunked = shown = self._http11 and (chunked or b"content-length" not in first)

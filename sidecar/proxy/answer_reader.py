@@ -9,7 +9,7 @@ import re
 
 from sidecar.core.headers import Field, Headers
 from sidecar.proxy.heads import FORBIDDEN, STRICT_HEAD, TEXT, AnswerPlans
-from sidecar.proxy.wire import AnswerHead, bodiless
+from sidecar.proxy.wire import JSON, AnswerHead, bodiless
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _TEXT_BEGINS = re.compile(rb"[^\r\n]")
@@ -26,7 +26,8 @@ _ODD_SIZE = re.compile(rb"(0*+[0-9A-Fa-f]{1,16}|0++)[ \t]*(?:;[^\r\n]*+)?\r?\n")
 
 _CONTROLS = bytes.maketrans(FORBIDDEN, b" " * len(FORBIDDEN))
 
-_JSON, _SMALL = b"application/json", 64 * 1024
+_SMALL = 64 * 1024
+"""Bytes of a body that may come as a whole in one read."""
 
 _WORK = 1000
 """What is read in one go, in lines of heads and of chunks: about a millisecond. `unread` keeps the rest."""
@@ -98,7 +99,11 @@ class AnswerReader:
     def small_json(self) -> bool:
         """True for a head that announces a JSON body which may come as a whole, in the next read."""
         head = self.head
-        plain = head is not None and head.lines and head.headers.first.get(b"content-type", b"")[:16] == _JSON
+        plain = (
+            head is not None
+            and head.lines
+            and head.headers.first.get(b"content-type", b"")[: len(JSON)] == JSON
+        )
         return bool(plain) and not self._chunked and 0 < (self._left or 0) <= _SMALL
 
     def feed(self, data: bytes) -> None:

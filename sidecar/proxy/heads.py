@@ -18,14 +18,13 @@ from sidecar.core.headers import Headers
 from sidecar.core.identity import IdentityRules, names_who
 from sidecar.proxy.inbound import HOST, Inbound
 from sidecar.proxy.routes import Routes, Target
-from sidecar.proxy.wire import AnswerHead, Lines, passes_down, passes_up
+from sidecar.proxy.wire import BODILESS, AnswerHead, Lines, passes_down, passes_up
 
 _HEAD_END = b"\r\n\r\n"
 
 _PLANS, _FIELDS, _NAMES = 512, 64, 2048
 """How many plans are remembered in each direction, and what one may have: fields, and bytes of first line and names."""
 
-_BODILESS = (204, 304)
 _CONNECTION = (b"keep-alive", b"close")
 _DIGITS = 18
 
@@ -42,44 +41,38 @@ STRICT_HEAD = re.compile(
 FORBIDDEN = bytes((*range(9), *range(10, 32), 127))
 """What no reason phrase and no field's value may hold (RFC 9112, section 4; RFC 9110, section 5.5)."""
 
-P = TypeVar("P", "_Plan", "_AnswerPlan")
+P = TypeVar("P", bound="_Shape")
 
 _starts = bytes.startswith
 _pick_all: Callable[[Sequence[bytes]], Lines] = tuple
 
 
-class _Plan:
-    """What requests of one shape have in common."""
+class _Shape:
+    """The lines of a head whose fields have these names in this order; `passes` says by a name (lower case) which go on."""
 
-    __slots__ = (
-        "before",
-        "host",
-        "host_at",
-        "host_line",
-        "lower",
-        "method",
-        "names",
-        "passing",
-        "path",
-        "prefixes",
-        "target",
-        "told",
-        "who",
-    )
+    __slots__ = ("before", "lower", "names", "passing", "prefixes")
 
-    def __init__(self, lines: list[bytes], target: Target, rules: IdentityRules) -> None:
-        method, path, _ = lines[0].split(b" ")
-        self.method, self.path, self.target = method.decode("latin-1"), path, target
+    def __init__(self, lines: list[bytes], passes: Callable[[bytes], bool]) -> None:
         self.names = tuple(line.partition(b":")[0] for line in lines[1:])
+        self.lower = tuple(name.lower() for name in self.names)
         self.before = tuple(name + b": " for name in self.names)
         self.prefixes = (lines[0], *self.before)
-        self.lower = tuple(name.lower() for name in self.names)
+        self.passing = _pick([0, *(at for at, name in enumerate(self.lower, 1) if passes(name))], len(lines))
+
+
+class _Plan(_Shape):
+    """What requests of one shape have in common."""
+
+    __slots__ = ("host", "host_at", "host_line", "method", "path", "target", "told", "who")
+
+    def __init__(self, lines: list[bytes], target: Target, rules: IdentityRules) -> None:
+        super().__init__(lines, passes_up)
+        method, path, _ = lines[0].split(b" ")
+        self.method, self.path, self.target = method.decode("latin-1"), path, target
         at = self.lower.index(b"host")
         self.host_at, self.host_line = at + 1, self.names[at] + b": " + target.host
         self.host: bytes | None = None
         """The value that has been found good last."""
-        passing = [0, *(at for at, name in enumerate(self.lower, 1) if passes_up(name))]
-        self.passing = _pick(passing, len(lines))
         self.who = tuple(name for name in self.lower if names_who(name, rules))
         """The fields that may say who is talking."""
         self.told: Callable[[Mapping[bytes, bytes]], object] = itemgetter(*self.who) if self.who else len
@@ -218,20 +211,15 @@ class RequestPlans(_Plans[_Plan]):
         return self._remember(lines, _Plan(lines, target, self._rules))
 
 
-class _AnswerPlan:
+class _AnswerPlan(_Shape):
     """What answers of one shape have in common."""
 
-    __slots__ = ("before", "chunked", "lower", "names", "passing", "prefixes", "reason", "status")
+    __slots__ = ("chunked", "reason", "status")
 
     def __init__(self, lines: list[bytes], first: re.Match[bytes]) -> None:
+        super().__init__(lines, passes_down)
         self.status, self.reason = int(first[2]), first[3] or b""
-        self.names = tuple(line.partition(b":")[0] for line in lines[1:])
-        self.before = tuple(name + b": " for name in self.names)
-        self.prefixes = (lines[0], *self.before)
-        self.lower = tuple(name.lower() for name in self.names)
         self.chunked = b"transfer-encoding" in self.lower
-        passing = [0, *(at for at, name in enumerate(self.lower, 1) if passes_down(name))]
-        self.passing = _pick(passing, len(lines))
 
 
 class AnswerPlans(_Plans[_AnswerPlan]):
@@ -284,7 +272,7 @@ class AnswerPlans(_Plans[_AnswerPlan]):
             or not _fit(lines[0], names, self.max_fields)
         ):
             return None
-        if int(strict[2]) < 200 or int(strict[2]) in _BODILESS:
+        if int(strict[2]) < 200 or int(strict[2]) in BODILESS:
             return None
         return self._remember(lines, _AnswerPlan(lines, strict))
 

@@ -18,8 +18,8 @@ from sidecar.core.sse import Event
 from sidecar.proxy.decode import Identity, UnreadableCodingError, decoder
 from sidecar.proxy.guard import outermost
 from sidecar.proxy.shared import Shared
+from sidecar.proxy.wire import JSON
 
-_JSON = b"application/json"
 _BOM = b"\xef\xbb\xbf"
 
 _PART = 4096
@@ -507,7 +507,7 @@ def _observer(exchange: Exchange, form: apis.Form, coding: bytes | None, shared:
 def small_read(exchange: Exchange, headers: Headers, body: bytes, shared: Shared) -> bool:
     """Reads a whole answer at once, if it is a small JSON object as its API sends it; False: it was not read."""
     first, route = headers.first, exchange.route
-    plain = first.get(b"content-type", b"").partition(b";")[0] == _JSON and b"content-encoding" not in first
+    plain = first.get(b"content-type", b"").partition(b";")[0] == JSON and b"content-encoding" not in first
     if not plain or body[:1] != b"{" or exchange.verdict is not None or route.streaming:
         return False
     room = shared.admission.memory_limit - shared.admission.memory

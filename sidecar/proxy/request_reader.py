@@ -12,7 +12,7 @@ from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Field
 from sidecar.errors import FramingError, HeadTooLargeError, MalformedError, RefusedError, UpgradeRefusedError
 from sidecar.proxy.inbound import Inbound, request_head
-from sidecar.proxy.wire import framing
+from sidecar.proxy.wire import body_length
 
 READ_AHEAD = 64
 """Requests of one connection that may wait for their turn; what was read beyond them is not parsed yet."""
@@ -242,8 +242,7 @@ class RequestReader:
         head, problem = request_head(method, self._url, version, self._fields, self.peer)
         inbound.head = head
         inbound.read_at = self._at
-        framed = framing(head.headers)
-        inbound.chunked, inbound.length = framed.chunked, framed.length
+        inbound.chunked, inbound.length = b"transfer-encoding" in head.headers, body_length(head.headers)
         tokens = head.headers.tokens
         # The parser counts both fields, and takes nothing behind a request that closes.
         closes = b"close" in tokens(b"connection") or b"close" in tokens(b"proxy-connection")

@@ -16,7 +16,6 @@ from sidecar.proxy.admission import Admission
 from sidecar.proxy.decode import PIECE, UnreadableCodingError, decoder
 from sidecar.proxy.inbound import Inbound
 
-_JSON = b"application/json"
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 _REPLAYED = 64 * 1024
 """Largest body (bytes) that is kept for a second try."""
@@ -72,7 +71,7 @@ class Upload:
         if head is None or not (length or inbound.chunked):
             return
         media = head.headers.first.get(b"content-type", b"")
-        if media != _JSON and not media.partition(b";")[0].strip().lower().endswith((b"/json", b"+json")):
+        if media != wire.JSON and not wire.is_json(media):
             self.state = "not_json"
         elif length is not None and length > inspect_limit:
             self.state = "too_large"

@@ -23,34 +23,24 @@ _HOP = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"te", b"up
 _TRACE = frozenset((b"traceparent", b"tracestate", b"baggage"))
 _NEVER_TRAILS = _HOP | {b"host", b"content-length"}
 _NEVER_NAMED = frozenset((b"host", b"content-length", b"transfer-encoding"))
-_BODILESS = frozenset((204, 304))
+BODILESS = frozenset((204, 304))
+"""Statuses of answers that have no body."""
+
+JSON = b"application/json"
 
 
-@record
-class Framing:
-    """How a body's end is told: `length` bytes, chunks, or (neither) by closing or by having no body."""
-
-    chunked: bool = False
-    length: int | None = None
-
-    @property
-    def delimited(self) -> bool:
-        """True when the message itself tells where its body ends."""
-        return self.chunked or self.length is not None
-
-
-CHUNKED, UNTOLD = Framing(chunked=True), Framing()
-
-
-def framing(headers: Headers) -> Framing:
-    """The framing a head announces; the parser has refused contradictions before."""
-    if b"transfer-encoding" in headers:
-        return CHUNKED
+def body_length(headers: Headers) -> int | None:
+    """The bytes that a request's head announces, if it does and there are no chunks; the parser has refused contradictions."""
     length = headers.get(b"content-length")
-    if length is None:
-        return UNTOLD
+    if length is None or b"transfer-encoding" in headers:
+        return None
     length = length.strip()  # the parser leaves a tab behind the digits
-    return Framing(length=int(length)) if length.isdigit() else UNTOLD
+    return int(length) if length.isdigit() else None
+
+
+def is_json(content_type: bytes) -> bool:
+    """True for the type of a body that is JSON."""
+    return content_type.partition(b";")[0].strip().lower().endswith((b"/json", b"+json"))
 
 
 def other_coding(headers: Headers) -> bool:
@@ -60,7 +50,7 @@ def other_coding(headers: Headers) -> bool:
 
 def bodiless(method: str, status: int) -> bool:
     """True for answers that have no body whatever their head says."""
-    return method == "HEAD" or status in _BODILESS
+    return method == "HEAD" or status in BODILESS
 
 
 class _Way:

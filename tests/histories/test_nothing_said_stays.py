@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from sidecar import app
+from sidecar.live.request import Ended
 from sidecar.settings import load
 from sidecar.testing import (
     Script,
@@ -38,23 +39,25 @@ def held(one: object) -> list[object]:
     return gc.get_referents(one)
 
 
-def texts(root: object) -> Iterator[bytes]:
-    """Every text and all bytes that can be reached from there, code left out."""
+def reached(root: object) -> Iterator[object]:
+    """Everything that can be reached from there, code left out."""
     seen, waiting = {id(root)}, [root]
     while waiting:
         for one in held(waiting.pop()):
-            if id(one) in seen or isinstance(one, CODE):
-                continue
-            seen.add(id(one))
-            if isinstance(one, str):
-                yield one.encode("utf-8", "surrogatepass")
-            elif isinstance(one, bytes | bytearray | memoryview):
-                yield bytes(one)
-            else:
+            if id(one) not in seen and not isinstance(one, CODE):
+                seen.add(id(one))
                 waiting.append(one)
+                yield one
 
 
-async def play(upstream: str, *, streamed: bool) -> list[bytes]:
+def says(one: object, what: str) -> bool:
+    """True for a text or bytes that hold it."""
+    if isinstance(one, bytes | bytearray | memoryview):
+        return what.encode() in bytes(one)
+    return isinstance(one, str) and what in one
+
+
+async def play(upstream: str, *, streamed: bool) -> list[object]:
     """What can be reached, of what was said, after a call and with nothing else under way."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -70,9 +73,10 @@ async def play(upstream: str, *, streamed: bool) -> list[bytes]:
         sent = chat_request(messages=[{"role": "user", "content": ASKED}], stream=streamed)
         await asyncio.to_thread(exchange, port, sent)
         await asyncio.to_thread(exchange, port, b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n")
-        await asyncio.sleep(0.2)  # the worker makes the lines of what has ended
-        said = (ASKED.encode(), ANSWERED.encode())
-        return [text for text in texts(running) if any(one in text for one in said)]
+        async with asyncio.timeout(10):
+            while sum(isinstance(one, Ended) for one in reached(running)) < 2:  # noqa: ASYNC110 - a worker tells of them
+                await asyncio.sleep(0)
+        return [one for one in reached(running) if says(one, ASKED) or says(one, ANSWERED)]
     finally:
         await running.stop()
 
