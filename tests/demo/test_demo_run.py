@@ -1,14 +1,11 @@
 """The whole demo, started as a person starts it, with the real sidecar and a collector behind it."""
 
 import os
-import pty
 import re
-import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic
 
@@ -16,6 +13,7 @@ import psutil
 from openai import OpenAI
 
 from sidecar.testing import OtlpSink
+from tests.terminals import ALL, OnTerminal
 
 COMMAND = [sys.executable, "-m", "sidecar", "demo"]
 LIMIT = 240.0
@@ -28,55 +26,9 @@ def environ(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONUNBUFFERED": "1", **more}
 
 
-class Terminal:
-    """The demo on a terminal of its own; `seen` is all that it wrote."""
-
-    def __init__(self, *arguments: str, environ: Mapping[str, str]) -> None:
-        self._master, slave = pty.openpty()
-        self.seen = ""
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environ,
-            start_new_session=True,
-        )
-        os.close(slave)
-
-    def read_until(self, pattern: str) -> re.Match[str]:
-        """Waits for a text."""
-        deadline = monotonic() + LIMIT
-        while not (found := re.search(pattern, self.seen)):
-            assert monotonic() < deadline, self.seen[-3000:]
-            if not self._read():
-                raise AssertionError(f"it ended without {pattern}: {self.seen[-3000:]}")
-        return found
-
-    def read_while_not(self, text: str, busy: Callable[[], object]) -> None:
-        """Reads on and does something again and again, until a text is seen."""
-        deadline = monotonic() + LIMIT
-        while text not in self.seen:
-            assert monotonic() < deadline, self.seen[-3000:]
-            busy()
-            assert self._read(), f"it ended without {text}: {self.seen[-3000:]}"
-
-    def end(self) -> int:
-        """Reads the rest and gives the exit code."""
-        while self._read():
-            pass
-        os.close(self._master)
-        return self.process.wait(LIMIT)
-
-    def _read(self) -> bool:
-        if not select.select([self._master], [], [], LIMIT)[0]:
-            return False
-        try:
-            piece = os.read(self._master, 65536)
-        except OSError:  # how Linux says that nobody has the other end any more
-            return False
-        self.seen += piece.decode(errors="replace")
-        return bool(piece)
+def lacks(demo: OnTerminal, text: str) -> bool:
+    """True until a text has been seen."""
+    return text not in demo.seen
 
 
 def one_word(app: OpenAI) -> None:
@@ -129,15 +81,17 @@ def test_one_round() -> None:
 
 def test_on_a_terminal_until_ctrl_c() -> None:
     """Redrawn in place; another app gets its lane; Ctrl-C ends all of it, cleanly, and leaves the picture."""
-    demo = Terminal("--listen", "127.0.0.1:0", environ=environ(TERM="xterm"))
+    command = [*COMMAND, "--listen", "127.0.0.1:0"]
+    demo = OnTerminal(command, streams=ALL, environ=environ(TERM="xterm"), limit=LIMIT)
     url = demo.read_until(r"OPENAI_BASE_URL=(http://\S+?/v1)").group(1)
     assert "\x1b[?1049h" in demo.seen
     for headers, lane in (({"X-Sidecar-Session-Id": "my-own-app"}, "my-own-app"), ({}, "(no session named)")):
         with OpenAI(api_key="x", base_url=url, default_headers=headers) as app:
             # It goes on calling: a call that ends with a round has no place in the next one's picture.
-            demo.read_while_not(lane, partial(one_word, app))
+            demo.read_while(partial(lacks, demo, lane), partial(one_word, app))
     os.kill(demo.process.pid, signal.SIGINT)
     assert demo.end() == 0
+    demo.close()
     final = demo.seen.rpartition("\x1b[?1049l")[2]
     assert "my-own-app" in final
     assert "OPENAI_BASE_URL" in final

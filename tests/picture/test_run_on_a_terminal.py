@@ -2,15 +2,10 @@
 
 import json
 import os
-import pty
-import re
-import select
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from time import monotonic
 
 import psutil
 import pytest
@@ -25,6 +20,7 @@ from sidecar.testing import (
     exchange,
     json_answer,
 )
+from tests.terminals import ERRORS, OnTerminal
 
 LIMIT = 60.0
 
@@ -36,50 +32,18 @@ def free() -> int:
         return int(probe.getsockname()[1])
 
 
-class OnTerminal:
-    """`sidecar run` with its stderr on a terminal; `seen` is what it wrote there."""
+class Running(OnTerminal):
+    """`sidecar run` with its stderr on a terminal."""
 
     def __init__(self, upstream: str, *arguments: str, environ: dict[str, str] | None = None) -> None:
         self.port, self.admin = free(), free()
-        self._master, slave = pty.openpty()
-        self.seen = ""
         ports = (f"--listen=127.0.0.1:{self.port}", f"--admin-listen=127.0.0.1:{self.admin}")
-        self.process = subprocess.Popen(
+        super().__init__(
             [sys.executable, "-m", "sidecar", "run", upstream, *ports, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=slave,
-            env={**os.environ, "TERM": "xterm", **(environ or {})},
-            start_new_session=True,
+            streams=ERRORS,
+            environ={**os.environ, "TERM": "xterm", **(environ or {})},
+            limit=LIMIT,
         )
-        os.close(slave)
-
-    def read_until(self, pattern: str) -> None:
-        """Waits for a text."""
-        self.read_while(lambda: not re.search(pattern, self.seen))
-
-    def read_while(self, condition: Callable[[], bool]) -> None:
-        """Reads on while it holds."""
-        deadline = monotonic() + LIMIT
-        while condition():
-            assert monotonic() < deadline, self.seen[-3000:]
-            assert self._read(), self.seen[-3000:]
-
-    def end(self) -> int:
-        """Reads the rest, and gives the exit code."""
-        while self._read():
-            pass
-        return self.process.wait(LIMIT)
-
-    def _read(self) -> bool:
-        if not select.select([self._master], [], [], LIMIT)[0]:
-            return False
-        try:
-            piece = os.read(self._master, 65536)
-        except OSError:  # how Linux says that nobody has the other end any more
-            return False
-        self.seen += piece.decode(errors="replace")
-        return bool(piece)
 
     def close(self) -> None:
         """Ends it, if it has not ended."""
@@ -88,16 +52,16 @@ class OnTerminal:
                 one.kill()
             self.process.kill()
             self.process.wait()
-        os.close(self._master)
+        super().close()
 
 
 @pytest.fixture
-def terminal(upstream: ScriptedUpstream) -> Iterator[Callable[..., OnTerminal]]:
+def terminal(upstream: ScriptedUpstream) -> Iterator[Callable[..., Running]]:
     """Starts one before the scripted provider."""
-    started: list[OnTerminal] = []
+    started: list[Running] = []
 
-    def start(*arguments: str, environ: dict[str, str] | None = None) -> OnTerminal:
-        started.append(OnTerminal(upstream.url, *arguments, environ=environ))
+    def start(*arguments: str, environ: dict[str, str] | None = None) -> Running:
+        started.append(Running(upstream.url, *arguments, environ=environ))
         return started[-1]
 
     yield start
@@ -105,7 +69,7 @@ def terminal(upstream: ScriptedUpstream) -> Iterator[Callable[..., OnTerminal]]:
         one.close()
 
 
-def test_lanes_and_a_good_end(terminal: Callable[..., OnTerminal], upstream: ScriptedUpstream) -> None:
+def test_lanes_and_a_good_end(terminal: Callable[..., Running], upstream: ScriptedUpstream) -> None:
     """Overlapping calls in their lane with the queue's row, hostile ids as text; Ctrl-C drains, with 0."""
     gates = [Gate(), Gate()]
     running = terminal()
@@ -132,7 +96,7 @@ def test_lanes_and_a_good_end(terminal: Callable[..., OnTerminal], upstream: Scr
 
 
 def test_calls_of_no_session_share_a_lane(
-    terminal: Callable[..., OnTerminal], upstream: ScriptedUpstream
+    terminal: Callable[..., Running], upstream: ScriptedUpstream
 ) -> None:
     """As they have in the demo."""
     running = terminal()
@@ -152,7 +116,7 @@ def test_calls_of_no_session_share_a_lane(
     ],
 )
 def test_lines_where_they_are_wanted(
-    terminal: Callable[..., OnTerminal], arguments: tuple[str, ...], environ: dict[str, str]
+    terminal: Callable[..., Running], arguments: tuple[str, ...], environ: dict[str, str]
 ) -> None:
     """The same lines as without a terminal: a form was asked for, or nothing can be drawn."""
     running = terminal(*arguments, environ=environ)
@@ -162,7 +126,7 @@ def test_lines_where_they_are_wanted(
     assert running.end() == 0
 
 
-def test_a_port_that_is_taken(terminal: Callable[..., OnTerminal]) -> None:
+def test_a_port_that_is_taken(terminal: Callable[..., Running]) -> None:
     """Told as without a terminal, with 1."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         running = terminal(f"--health-listen=127.0.0.1:{other.getsockname()[1]}")
@@ -170,7 +134,7 @@ def test_a_port_that_is_taken(terminal: Callable[..., OnTerminal]) -> None:
     assert "the port is in use" in running.seen
 
 
-def test_a_terminal_that_is_gone(terminal: Callable[..., OnTerminal], upstream: ScriptedUpstream) -> None:
+def test_a_terminal_that_is_gone(terminal: Callable[..., Running], upstream: ScriptedUpstream) -> None:
     """Ends the sidecar too: none is left behind."""
     running = terminal()
     running.read_until("waiting for the first request")
@@ -180,7 +144,7 @@ def test_a_terminal_that_is_gone(terminal: Callable[..., OnTerminal], upstream: 
     assert psutil.wait_procs([child], timeout=LIMIT)[1] == []
 
 
-def test_a_terminal_that_stands_still(terminal: Callable[..., OnTerminal]) -> None:
+def test_a_terminal_that_stands_still(terminal: Callable[..., Running]) -> None:
     """Nobody reads what is drawn, as after Ctrl-S: a signal still ends it, and calls went on."""
     running = terminal()
     running.read_until("waiting for the first request")
@@ -193,7 +157,7 @@ def test_a_terminal_that_stands_still(terminal: Callable[..., OnTerminal]) -> No
     assert running.process.wait(LIMIT) == 0
 
 
-def test_a_sidecar_that_is_killed(terminal: Callable[..., OnTerminal]) -> None:
+def test_a_sidecar_that_is_killed(terminal: Callable[..., Running]) -> None:
     """The terminal is given back, and the exit code says that it did not end well."""
     running = terminal()
     running.read_until("waiting for the first request")
@@ -203,7 +167,7 @@ def test_a_sidecar_that_is_killed(terminal: Callable[..., OnTerminal]) -> None:
     assert "\x1b[?1049l" in running.seen
 
 
-def test_what_is_asked_for_passes(terminal: Callable[..., OnTerminal]) -> None:
+def test_what_is_asked_for_passes(terminal: Callable[..., Running]) -> None:
     """Flags reach the sidecar behind the lanes."""
     running = terminal("--admin-token=correct-horse", "--max-requests=7")
     running.read_until("waiting for the first request")
