@@ -162,7 +162,7 @@ def parsed(text: str) -> object | None:
 def string(token: Token) -> str:
     """What a JSON string says; nothing for what is none."""
     try:
-        text: object = json.loads(bytes(token))
+        text: object = json.loads(bytes(token).decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return ""
     return text if isinstance(text, str) else ""
