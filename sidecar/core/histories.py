@@ -218,6 +218,7 @@ class Histories(SessionListener):
         likely: dict[Past | None, bool] = {}
         text = said.text
         marks = self._marks(text)
+        fits = _is_all if threads is None else _confirms
         for identifier in said.named(text):
             digest = digester.id(identifier[0])
             marks.append(digest)
@@ -227,13 +228,17 @@ class Histories(SessionListener):
             return sure
         for mark in marks:
             known = self._known(mark, threads)
-            fitting = [past for past in known if past is not None and _confirms(past, point)]
+            fitting = [past for past in known if past is not None and fits(past, point)]
             likely.update((past, True) for past in fitting)
-            if fitting and None in known:
-                likely[None] = False
-        for past in self._known(_unanswered(point), threads):
-            if past is not None and any(map(past.begins, marks)):
-                likely[past] = True
+            if fitting:
+                for past in known:
+                    if past is None or _may_be(past, point):
+                        likely.setdefault(past, False)
+        waiting = self._known(_unanswered(point), threads)
+        begun = [past for past in waiting if past is not None and any(map(past.begins, marks))]
+        likely.update((past, True) for past in begun)
+        if begun and None in waiting:
+            likely[None] = False
         return likely
 
     def _known(self, key: bytes, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
@@ -402,9 +407,20 @@ class Histories(SessionListener):
 
 def _confirms(past: Past, point: Point) -> bool:
     """True if a turn's request is all that stands before a point, in one of the three forms."""
+    return _is_all(past, point) or (past.end.spoken == point.spoken and bool(point.spoken))
+
+
+def _is_all(past: Past, point: Point) -> bool:
+    """The same, in texts alone only where the history has nothing else: one that has calls says by them whose it is."""
     end = past.end
     reduced = end.reduced == point.reduced and bool(point.reduced)
-    return end.full == point.full or reduced or (end.spoken == point.spoken and bool(point.spoken))
+    spoken = end.spoken == point.spoken == point.reduced and bool(point.spoken)
+    return end.full == point.full or reduced or spoken
+
+
+def _may_be(past: Past, point: Point) -> bool:
+    """True if what stands before a point cannot rule a turn out: of both nothing is left but what clients move about."""
+    return not (past.end.reduced or point.reduced) and past.end.count == point.count
 
 
 def _unanswered(end: Point) -> bytes:
