@@ -32,6 +32,7 @@ _IN_TEXT = re.compile(r"\b(?:call|toolu|fc)_[0-9A-Za-z_-]{8,128}")
 _SEARCHED = 16 * 1024
 """Characters of a text that are searched for them."""
 
+_REMINDED = re.compile(rb"</(?:system-reminder|session_context|environment_context)>(?: |\\n)*")
 _BEFORE_TAG = frozenset(b"< \\")
 _RUN = re.compile(r"[0-9A-Za-z]{8,}")
 
@@ -261,10 +262,10 @@ class Chain:
             if not self.reduced:
                 self.instruct(parts)
             return
-        kept = [part for part in parts if not _drops(part)]
+        kept = [kept for part in parts if (kept := _lasting(part)) is not None]
         if not kept:
             return
-        reduced = whole if len(kept) == len(parts) else self.digester.message(role, kept)
+        reduced = whole if kept == parts else self.digester.message(role, kept)
         self.reduced.append(reduced)
         spoken = _spoken(role, kept)
         if not spoken:
@@ -275,21 +276,27 @@ class Chain:
 
     def _add_text(self, role: bytes, part: Part, whole: bytes) -> None:
         """A message that is one text, as most are: what the other forms have of it is the same, or nothing."""
-        if _drops(part):
+        kept = _lasting(part)
+        if kept is None:
             return
-        self.reduced.append(whole)
+        reduced = whole if kept is part else self.digester.message(role, [kept])
+        self.reduced.append(reduced)
         if role is not _TOOL:
-            self.spoken.append(whole)
+            self.spoken.append(reduced)
             if self.task is None and role is _USER:
-                self.task = part[1]
+                self.task = kept[1]
 
 
-def _drops(part: Part) -> bool:
-    """True for what the reduced form leaves out."""
+def _lasting(part: Part) -> Part | None:
+    """What the reduced form has of a part: nothing of thinking and of reminders, all of the text behind a reminder."""
     kind, token = part
-    if kind is _TEXT:
-        return token[1] in _BEFORE_TAG and _REMINDER.match(bytes(token[:64])) is not None
-    return kind is _THOUGHT
+    if kind is _THOUGHT:
+        return None
+    if kind is not _TEXT or token[1] not in _BEFORE_TAG or not _REMINDER.match(bytes(token[:64])):
+        return part
+    text = bytes(token)
+    behind = _REMINDED.split(text)[-1]
+    return (kind, b'"' + behind) if len(behind) > 1 and len(behind) < len(text) else None
 
 
 def _spoken(role: bytes, kept: list[Part]) -> list[Part]:
