@@ -400,7 +400,7 @@ def _view(path: str, listen: str) -> int:
     from sidecar.record.view import view
 
     try:
-        view(Path(path), read_address(listen), print)
+        view(Path(path), read_address(listen), _print)
     except (RecordError, CannotListenError) as error:
         _say(f"sidecar: {error}")
         return FAILED

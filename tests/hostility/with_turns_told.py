@@ -37,7 +37,7 @@ class Turns:
         """Tells the longest, and begins anew."""
         self._told += 1
         line = json.dumps({"event": "turns", "number": self._told, "most": self._most})
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(f"\n{line}\n")  # a line of the log may stand there in part
         sys.stderr.flush()
         self._most = 0.0
 
