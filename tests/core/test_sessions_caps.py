@@ -337,8 +337,8 @@ def test_a_listener_that_raises_is_counted_and_disturbs_nobody() -> None:
 
 @pytest.mark.parametrize("source,early", [(Source.GENERATED, False), (Source.OWN_HEADER, True)])
 def test_an_answer_is_remembered_in_few_bytes(source: Source, early: bool) -> None:
-    """300 bytes for each of 20,000 answers, key and map included, with ids and a model as long as they are."""
-    many, dice = 20_000, Random(1)
+    """300 bytes for each of 40,000 answers, key and map included, with ids and a model as long as they are."""
+    many, dice = 40_000, Random(1)
     manager = SessionManager(limits=SessionLimits(sessions=1, response_chain=many))
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
