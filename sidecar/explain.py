@@ -11,8 +11,7 @@ from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity, IdentityRules, Source, resolve
 from sidecar.core.outcome import Anomaly
 from sidecar.core.shown import readable, shown
-from sidecar.proxy.routes import Routes
-from sidecar.proxy.wire import is_json
+from sidecar.proxy.wire import Routes, is_json
 from sidecar.request_text import GivenRequest
 from sidecar.settings import Settings
 

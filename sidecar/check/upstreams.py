@@ -16,7 +16,7 @@ from sidecar.core.egress import EgressRules
 from sidecar.core.exchange import ConnectTiming, Upstream
 from sidecar.core.shown import readable, shown
 from sidecar.errors import ExhaustedError
-from sidecar.proxy.dial import Dialer, DialError
+from sidecar.proxy.connect import Dialer, DialError
 from sidecar.settings import Settings
 from sidecar.trust import Trust
 

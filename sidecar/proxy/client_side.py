@@ -5,6 +5,8 @@ flow, and knows neither HTTP's syntax (`request_reader.py`) nor any upstream. Wh
 """
 
 import asyncio
+import socket
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -13,19 +15,23 @@ from sidecar.core.clock import MILLISECOND, SECOND
 from sidecar.core.exchange import Exchange
 from sidecar.errors import ClientHeadTimeoutError, InternalError, SidecarError
 from sidecar.proxy.flow import Flow, blame
-from sidecar.proxy.guard import made, outermost
-from sidecar.proxy.hangup import HangupWatch
-from sidecar.proxy.inbound import NO_HEAD, Inbound
-from sidecar.proxy.request_reader import RequestReader
+from sidecar.proxy.loop import made, outermost
+from sidecar.proxy.request_reader import NO_HEAD, Inbound, RequestReader
 from sidecar.proxy.shared import Shared
+from sidecar.proxy.timers import Watchdog
 from sidecar.proxy.upstream_side import HIGH_WATER
-from sidecar.proxy.watchdog import Watchdog
 
 _LINGER = 2 * SECOND
 """How long what a client still sends is read and thrown away before its connection closes for good."""
 
 _STEP = MILLISECOND
 """How long (ns) one step of parsing what has been read goes on."""
+
+_LOOK = 0.05
+"""Seconds between two looks whether a client has left that is not read from."""
+
+_LEFT = frozenset((7, 8))
+"""TCP_CLOSE (reset) and TCP_CLOSE_WAIT (the peer has ended its side), as `linux/tcp_states.h` numbers them."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -396,3 +402,43 @@ def _settled_by_a_bug(shared: Shared, inbound: Inbound) -> None:
     exchange.settle(now)
     shared.telemetry.started(exchange)
     shared.telemetry.settled(exchange)
+
+
+class HangupWatch:
+    """Calls `left()` once the peer has ended or reset a paused connection.
+
+    A transport that is paused tells nothing of an end or a reset that waits behind unread bytes. The kernel knows: this
+    asks it for the connection's TCP state, only while reading is paused. Where the kernel offers no such question
+    (outside Linux), the next read or write tells.
+    """
+
+    __slots__ = ("_handle", "_left", "_loop", "_transport")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, left: Callable[[], None]) -> None:
+        self._loop = loop
+        self._left = left
+        self._transport: asyncio.Transport | None = None
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, transport: asyncio.Transport) -> None:
+        """Reading has been paused."""
+        self._transport = transport
+        if self._handle is None and hasattr(socket, "TCP_INFO"):
+            self._handle = self._loop.call_later(_LOOK, self._look)
+
+    def stop(self) -> None:
+        """Reading goes on, or the connection has ended."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _look(self) -> None:
+        self._handle = None
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        state: int = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state in _LEFT:
+            self._left()
+        else:
+            self._handle = self._loop.call_later(_LOOK, self._look)

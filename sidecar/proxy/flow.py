@@ -1,7 +1,7 @@
 """One request on its way through: from its head, by session and upstream, to its one settling.
 
 Owns the order of the steps and what ends them: refusal, departure, failure, timers, shutdown. It moves no
-payload itself (`upload.py`, `answer.py`) and parses nothing.
+payload itself (`bodies.py`) and parses nothing.
 """
 
 import asyncio
@@ -24,15 +24,13 @@ from sidecar.errors import (
     UpstreamWord,
 )
 from sidecar.proxy import wire
-from sidecar.proxy.answer import Answer
-from sidecar.proxy.deadlines import Deadlines
-from sidecar.proxy.dial import DialError
-from sidecar.proxy.guard import guarded, made, outermost
-from sidecar.proxy.inbound import NO_HEAD, Inbound
+from sidecar.proxy.bodies import Answer, Upload
+from sidecar.proxy.connect import DialError
+from sidecar.proxy.loop import guarded, made, outermost
 from sidecar.proxy.observer import Observer, observer_for, small_read
-from sidecar.proxy.peers import Client
-from sidecar.proxy.shared import Shared
-from sidecar.proxy.upload import Upload
+from sidecar.proxy.request_reader import NO_HEAD, Inbound
+from sidecar.proxy.shared import Client, Shared
+from sidecar.proxy.timers import Deadlines
 from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
 
 

@@ -16,9 +16,8 @@ import httptools
 from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Headers
 from sidecar.core.identity import IdentityRules, names_who
-from sidecar.proxy.inbound import HOST, Inbound
-from sidecar.proxy.routes import Routes, Target
-from sidecar.proxy.wire import BODILESS, AnswerHead, Lines, passes_down, passes_up
+from sidecar.proxy.request_reader import HOST, Inbound
+from sidecar.proxy.wire import BODILESS, AnswerHead, Lines, Routes, Target, passes_down, passes_up
 
 _HEAD_END = b"\r\n\r\n"
 

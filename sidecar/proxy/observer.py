@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from sidecar import apis
+from sidecar.codings import Identity, UnreadableCodingError, decoder
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import EventKind
 from sidecar.core.headers import Headers
 from sidecar.core.outcome import Anomaly
 from sidecar.core.sse import Event
-from sidecar.proxy.decode import Identity, UnreadableCodingError, decoder
-from sidecar.proxy.guard import outermost
+from sidecar.proxy.loop import outermost
 from sidecar.proxy.shared import Shared
 from sidecar.proxy.wire import JSON
 

@@ -13,7 +13,7 @@ from sidecar.errors import CannotListenError
 from sidecar.listener import Listener
 from sidecar.proxy.client_side import ClientConnection
 from sidecar.proxy.shared import Shared
-from sidecar.proxy.watchdog import patience
+from sidecar.proxy.timers import patience
 from sidecar.settings import Address
 
 _SPARE = 8

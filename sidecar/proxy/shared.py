@@ -20,17 +20,50 @@ from sidecar.core.outcome import Anomaly
 from sidecar.core.sessions import SessionManager
 from sidecar.errors import DrainingError, MalformedError, RefusedError, SidecarError, render, shape_of
 from sidecar.proxy import wire
-from sidecar.proxy.admission import Admission
 from sidecar.proxy.arrival import Joining
-from sidecar.proxy.dial import Dialer
+from sidecar.proxy.connect import Dialer, Pool
 from sidecar.proxy.heads import AnswerPlans, RequestPlans
-from sidecar.proxy.later import Later
-from sidecar.proxy.loop_turn import LoopTurn, StepQueue
-from sidecar.proxy.pool import Pool
-from sidecar.proxy.routes import Routes
+from sidecar.proxy.loop import Later, LoopTurn, StepQueue
+from sidecar.proxy.request_reader import Inbound
 from sidecar.proxy.upstream_side import READ, UpstreamConnection
+from sidecar.proxy.wire import Routes
 from sidecar.settings import Settings
 from sidecar.trust import Trust
+
+
+class Admission:
+    """Requests that hold a slot, and bytes for inspection, which are bounded here.
+
+    A request that finds no slot is refused by its flow; a body that finds no memory streams through unread.
+    """
+
+    __slots__ = ("active", "draining", "memory", "memory_limit")
+
+    def __init__(self, memory_limit: int) -> None:
+        self.memory_limit = memory_limit
+        self.active = 0
+        """Requests that hold a slot."""
+        self.memory = 0
+        """Bytes held for inspection over all requests."""
+        self.draining = False
+
+    def hold(self, size: int) -> bool:
+        """Takes memory for `size` bytes if there is room."""
+        if self.memory + size > self.memory_limit:
+            return False
+        self.memory += size
+        return True
+
+    def release(self, size: int) -> None:
+        """Gives memory back."""
+        self.memory -= size
+
+    def room(self, change: int) -> bool:
+        """Takes memory for so many bytes if there is room, or gives as many back where the number is negative."""
+        if change > 0:
+            return self.hold(change)
+        self.release(-change)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +100,48 @@ def _limits(settings: Settings) -> Limits:
         inspect=settings.inspect_limit,
         requests=settings.max_requests,
     )
+
+
+class Client(Protocol):
+    """The client's connection, as a flow sees it."""
+
+    @property
+    def writable(self) -> bool:
+        """False while the client takes no more."""
+
+    @property
+    def paused(self) -> bool:
+        """True while it is not read from."""
+
+    @property
+    def read_at(self) -> int:
+        """When the latest bytes came (ns since the epoch)."""
+
+    @property
+    def heard_at(self) -> int:
+        """When the client was last heard of: now, while something of it waits to be parsed."""
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes of the answer."""
+
+    def expect_body(self, inbound: Inbound) -> None:
+        """The body is wanted."""
+
+    def pause(self) -> None:
+        """Stops reading."""
+
+    def resume(self) -> None:
+        """Reads on."""
+
+    @property
+    def set_deadline(self) -> Callable[[int], None]:
+        """Says when `due` is to be called (ns since the epoch)."""
+
+    def flow_done(self, inbound: Inbound, *, keep: bool, cut: bool = False) -> None:
+        """The flow has settled."""
+
+    def drop(self) -> None:
+        """Nothing goes on here: a bug has struck."""
 
 
 class Running(Protocol):

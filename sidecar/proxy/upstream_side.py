@@ -15,10 +15,8 @@ from typing import Protocol, cast
 from sidecar.core.exchange import Upstream
 from sidecar.core.headers import Headers
 from sidecar.proxy.answer_reader import AnswerReader
-from sidecar.proxy.guard import outermost
 from sidecar.proxy.heads import AnswerPlans
-from sidecar.proxy.loop_turn import LoopTurn, StepQueue
-from sidecar.proxy.peers import Reader
+from sidecar.proxy.loop import LoopTurn, StepQueue, outermost
 
 SMALL_READ = 1024
 """Bytes of a read up to which nobody waits for long: whoever floods a connection fills larger ones."""
@@ -28,6 +26,25 @@ HIGH_WATER = 64 * 1024
 
 READ = 64 * 1024
 """Bytes read at once of an answer that comes in large pieces: they are kept if its client takes no more."""
+
+
+class Reader(Protocol):
+    """The flow, as its upstream connection sees it."""
+
+    def answer_read(self, at: int) -> None:
+        """Something of the answer was read; pull it."""
+
+    def upstream_lost(self, error: Exception | None) -> None:
+        """The connection is gone (None: a clean end)."""
+
+    def upstream_blocked(self) -> None:
+        """Its send buffer is full."""
+
+    def upstream_ready(self) -> None:
+        """Its send buffer has drained."""
+
+    def broke(self, error: Exception) -> None:
+        """A bug struck."""
 
 
 class Owner(Protocol):

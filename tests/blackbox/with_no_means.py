@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.cli import main
-from sidecar.proxy import resolver
+from sidecar.proxy import connect
 
 _word = Path(sys.argv[1]).read_text
 _port = int(sys.argv[2])
@@ -46,7 +46,7 @@ class _Thread(threading.Thread):
 
 
 if __name__ == "__main__":
-    resolver.LOOKUPS = _Lookups()  # type: ignore[assignment]
+    connect.LOOKUPS = _Lookups()  # type: ignore[assignment]
     socket.socket = _Socket  # type: ignore[misc]
     threading.Thread = _Thread  # type: ignore[misc]
     sys.argv = ["sidecar", *sys.argv[6:]]

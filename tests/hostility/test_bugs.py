@@ -33,7 +33,7 @@ UNMET = None
 
 MADE = [
     ("proxy.request_reader:RequestReader.met", NOTHING, NOTHING),
-    ("proxy.loop_turn:LoopTurn.read", OURS, OURS),
+    ("proxy.loop:LoopTurn.read", OURS, OURS),
     ("proxy.heads:RequestPlans.take", OURS, OURS),
     ("proxy.client_side:ClientConnection._start_next", OURS, OURS),
     ("proxy.client_side:Flow", OURS, OURS),
@@ -45,7 +45,7 @@ MADE = [
 ]
 JOINED = [
     ("proxy.flow:Flow.begin", OURS, OURS),
-    ("proxy.admission:Admission.hold", OURS, OURS),
+    ("proxy.shared:Admission.hold", OURS, OURS),
     ("core.identity:HeadIdentities.of", OURS, OURS),
     ("proxy.flow:Upload.whole", OURS, OURS),
     ("apis:small_request", OURS, OURS),
@@ -54,9 +54,9 @@ JOINED = [
     ("core.sessions:Turn", OURS, OURS),
 ]
 SENT = [
-    ("proxy.pool:Pool.take", OURS, OURS),
+    ("proxy.connect:Pool.take", OURS, OURS),
     ("proxy.shared:UpstreamConnection", OURS, OURS),
-    ("proxy.dial:Dialer.dial", OURS, OURS),
+    ("proxy.connect:Dialer.dial", OURS, OURS),
     ("proxy.upstream_side:UpstreamConnection.connection_made", OURS, OURS),
     ("proxy.wire:request_head", OURS, OURS),
     ("proxy.flow:Upload.pass_on", OURS, OURS),
@@ -67,12 +67,12 @@ ANSWERED = [
     ("proxy.upstream_side:UpstreamConnection.data_received", OURS, OURS),
     ("proxy.answer_reader:AnswerReader.feed", OURS, OURS),
     ("proxy.flow:Flow.answer_read", OURS, OURS),
-    ("proxy.answer:Answer.take", OURS, OURS),
+    ("proxy.bodies:Answer.take", OURS, OURS),
     ("proxy.wire:answer_head", OURS, OURS),
     ("proxy.client_side:ClientConnection.write", OURS, OURS),
     ("proxy.flow:observer_for", UNMET, OURS),
     ("proxy.flow:Deadlines.next", UNMET, OURS),
-    ("proxy.answer:Answer.observe", OURS, OURS),
+    ("proxy.bodies:Answer.observe", OURS, OURS),
 ]
 WATCHED = [
     ("proxy.observer:_observer", UNMET, OVER),
@@ -83,13 +83,13 @@ WATCHED = [
 """What only watches ends itself."""
 
 PARTED = [
-    ("proxy.answer:Answer.ended", UNMET, OVER),
+    ("proxy.bodies:Answer.ended", UNMET, OVER),
     ("proxy.flow:Flow._part_with_upstream", OURS, OVER),
-    ("proxy.pool:Pool.put", OURS, OVER),
+    ("proxy.connect:Pool.put", OURS, OVER),
     ("proxy.flow:Upload.close", OURS, OVER),
     ("proxy.client_side:ClientConnection.flow_done", OURS, OVER),
     ("proxy.client_side:ClientConnection._next", OURS, OVER),
-    ("proxy.answer:Answer.close", UNMET, OVER),
+    ("proxy.bodies:Answer.close", UNMET, OVER),
     ("core.exchange:Exchange.answer_ended", OURS, OVER),
     ("proxy.arrival:Joining._leave", OVER, OVER),
     ("core.sessions:SessionManager.settle", OVER, OVER),
@@ -109,8 +109,8 @@ READ_IN_PIECES = [
     ("proxy.flow:observer_for", OURS),
     ("proxy.observer:_observer", OVER),
     ("proxy.observer:BodyObserver._keep", OVER),
-    ("proxy.answer:Answer.ended", OURS),
-    ("proxy.answer:Answer.close", OURS),
+    ("proxy.bodies:Answer.ended", OURS),
+    ("proxy.bodies:Answer.close", OURS),
 ]
 """What a request meets whose head goes by no plan, and whose answer is not small and plain."""
 

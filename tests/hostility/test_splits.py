@@ -7,8 +7,7 @@ import pytest
 
 from sidecar.proxy.answer_reader import AnswerReader
 from sidecar.proxy.heads import AnswerPlans
-from sidecar.proxy.inbound import Inbound
-from sidecar.proxy.request_reader import RequestReader
+from sidecar.proxy.request_reader import Inbound, RequestReader
 from tests.hostility import answers, requests_bodies, requests_fields, requests_lines
 from tests.hostility.rows import Row
 

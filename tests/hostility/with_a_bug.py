@@ -12,7 +12,7 @@ import threading
 from functools import reduce
 
 from sidecar.cli import main
-from sidecar.proxy.guard import outermost
+from sidecar.proxy.loop import outermost
 
 
 class _Bug:

@@ -10,9 +10,8 @@ from sidecar.core.exchange import Upstream
 from sidecar.core.headers import Headers
 from sidecar.core.identity import HeadIdentities, HeadIdentity, IdentityRules, from_head, names_who
 from sidecar.proxy.heads import RequestPlans
-from sidecar.proxy.inbound import Inbound
-from sidecar.proxy.request_reader import RequestReader
-from sidecar.proxy.routes import Routes
+from sidecar.proxy.request_reader import Inbound, RequestReader
+from sidecar.proxy.wire import Routes
 from tests.hostility import requests_bodies, requests_fields, requests_lines
 from tests.hostility.rows import Row
 

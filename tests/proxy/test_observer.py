@@ -9,9 +9,8 @@ from sidecar.core.facts import Route
 from sidecar.core.headers import Field, Headers
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sse import Event
-from sidecar.proxy.admission import Admission
 from sidecar.proxy.observer import StreamObserver
-from sidecar.proxy.shared import Shared
+from sidecar.proxy.shared import Admission, Shared
 
 
 class Ids:

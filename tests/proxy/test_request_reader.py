@@ -3,8 +3,7 @@
 import pytest
 
 from sidecar.errors import HeadTooLargeError
-from sidecar.proxy.inbound import Inbound
-from sidecar.proxy.request_reader import RequestReader
+from sidecar.proxy.request_reader import Inbound, RequestReader
 
 LAST = (
     b"GET /last HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n",

@@ -1,7 +1,7 @@
 """How long connections may wait, learnt from what their origin closed; and that it is forgotten again."""
 
 from sidecar.core.clock import SECOND
-from sidecar.proxy.pool import Patience
+from sidecar.proxy.connect import Patience
 
 
 def test_patience_is_learnt_from_two_that_are_alike() -> None:

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from sidecar.core.clock import MILLISECOND
-from sidecar.proxy.loop_turn import LoopTurn
+from sidecar.proxy.loop import LoopTurn
 
 MICROSECOND = 1000
 

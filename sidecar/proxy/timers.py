@@ -1,10 +1,14 @@
-"""Which of the timers is running, by how far a request has come.
+"""Time-outs: the lazy timer of a connection, and which of an exchange's time-outs is running.
 
-Owns the five time-outs and the stall of one exchange: when the next is due, and which one it is then. It sets
-no timer (`watchdog.py`) and ends nothing (`flow.py`). Moments are ns since the epoch.
+Owns when a deadline is due and which one it is then. It ends nothing (`flow.py`), and it looks before it judges: what
+waits in the sockets is read first, and whoever was heard of meanwhile was not silent. Moments are ns since the epoch.
 """
 
-from sidecar.core.clock import SECOND
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from sidecar.core.clock import MILLISECOND, SECOND, Clock
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Phase
 from sidecar.errors import (
@@ -15,9 +19,74 @@ from sidecar.errors import (
     IdleTimeoutError,
     TimedOutError,
 )
-from sidecar.proxy.answer import Answer
-from sidecar.proxy.inbound import Inbound
+from sidecar.proxy.bodies import Answer
+from sidecar.proxy.request_reader import Inbound
 from sidecar.proxy.shared import Limits
+
+_TURN = MILLISECOND
+"""A timer set for this long fires after the event loop has polled its sockets at least once."""
+
+_GRACE = SECOND
+"""The most time (ns) that a peer gets back for the time in which nobody here could hear it."""
+
+
+class Watchdog:
+    """Calls `due(at)` just after a deadline that had passed `at` that moment. All in ns since the epoch; 0 is none.
+
+    Between that moment and the call the event loop has polled its sockets: reads of this time are later than `at`.
+    """
+
+    __slots__ = ("_clock", "_deadline", "_due", "_handle", "_loop", "_scheduled")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, due: Callable[[int], None]) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._due = due
+        self._deadline = 0
+        self._scheduled = 0
+        self._handle: asyncio.TimerHandle | None = None
+
+    def set(self, deadline: int) -> None:
+        """Sets the one deadline; 0 takes it away."""
+        self._deadline = deadline
+        if deadline and (self._handle is None or deadline < self._scheduled):
+            self._schedule(deadline, self._clock())
+
+    def stop(self) -> None:
+        """Ends it for good."""
+        self._deadline = 0
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _schedule(self, deadline: int, now: int) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._scheduled = deadline
+        self._handle = self._loop.call_later(max(0, deadline - now) / SECOND, self._fire)
+
+    def _fire(self, passed_at: int = 0) -> None:
+        self._handle = None
+        if not self._deadline:
+            return
+        now = self._clock()
+        late = now - self._deadline
+        if late < 0:
+            self._schedule(self._deadline, now)
+        elif passed_at >= self._deadline:
+            self._deadline = 0
+            self._due(passed_at)
+        else:
+            self._handle = self._loop.call_later(patience(late) / SECOND, partial(self._fire, now))
+
+
+def patience(late: int) -> int:
+    """How long (ns) to look before a deadline is judged that is `late` ns past: one turn of the loop, or more.
+
+    Whoever stood still has not heard its peers, nor told them anything: they get that time back, up to a second.
+    """
+    return min(max(late, _TURN), _GRACE)
+
 
 LEAST_RATE = 256
 """Bytes a second that a body must have come at, on average and after one `CLIENT_BODY_TIMEOUT`: a slot is not held for

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import brotli
 import pytest
 
-from sidecar.proxy.decode import PIECE, UnreadableCodingError, decoder
+from sidecar.codings import PIECE, UnreadableCodingError, decoder
 
 if sys.version_info >= (3, 14):
     from compression import zstd

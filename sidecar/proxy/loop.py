@@ -1,0 +1,213 @@
+"""The event loop's turns: nobody makes others wait, and a bug ends one request only.
+
+Owns the outermost handler (the one place under `proxy/` with a broad `except`; it wraps what the event loop calls
+directly), how long a read waited behind others of its turn, and the queues of work that is done a little per turn.
+"""
+
+import asyncio
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack
+
+from sidecar.core.clock import MILLISECOND, Clock
+
+
+class Breakable(Protocol):
+    """Something that can say what ends when a bug strikes."""
+
+    def broke(self, error: Exception) -> None:
+        """Ends what was under way as `internal_error`."""
+
+
+Given = TypeVarTuple("Given")
+T = TypeVar("T", bound=Breakable)
+Made = TypeVar("Made")
+
+
+def outermost(method: Callable[[T, Unpack[Given]], None]) -> Callable[[T, Unpack[Given]], None]:
+    """Hands whatever the method raises to its owner's `broke`. Its arguments have places, no names."""
+
+    @functools.wraps(method)
+    def guarded(self: T, /, *given: *Given) -> None:
+        try:
+            method(self, *given)
+        except Exception as error:  # noqa: BLE001 - the outermost handler
+            self.broke(error)
+
+    return guarded
+
+
+def guarded(report: Callable[[Exception], None], *calls: Callable[[], object]) -> None:
+    """Makes all of the calls, whatever one of them raises; that is told."""
+    for call in calls:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - the outermost handler
+            report(error)
+
+
+def made(report: Callable[[Exception], None], make: Callable[[], Made]) -> Made | None:
+    """What `make` gives; None if it raises, and that is told."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - the outermost handler
+        report(error)
+        return None
+
+
+_STAY = 2 * MILLISECOND
+"""How long (ns) the reads of one turn may take before their connection lets others have their turn."""
+
+_SHARE = 5 * MILLISECOND
+"""How long (ns) work in steps may go on in one turn; one step may take longer."""
+
+_PAUSE = 100_000
+"""Nanoseconds since a read after which the next one begins a turn: within a turn, reads follow at once."""
+
+
+class LoopTurn:
+    """Marks the turns of one event loop.
+
+    The loop's time is in milliseconds. Turns that follow one another without a pause within one of them count as one, so
+    a wait may then be told longer than it was, by less than a millisecond.
+    """
+
+    __slots__ = ("_began", "_busy_until", "_clock", "_loop", "time", "waited")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self._loop = loop
+        self._clock = clock
+        self.time = 0.0
+        """The loop's own time at the latest read; it does not change within a turn."""
+        self._began = 0
+        self._busy_until = 0
+        self.waited = 0
+        """How long (ns) the latest read had waited."""
+
+    def read(self) -> int:
+        """The present (ns since the epoch), and in `waited` how long the caller had waited for its turn."""
+        now, time = self._clock(), self._loop.time()
+        if time != self.time or now - self._busy_until > _PAUSE:
+            self.time = time
+            self._began = now
+        self._busy_until = now
+        self.waited = now - self._began
+        return now
+
+    def over(self) -> bool:
+        """Whether the reads of this turn have taken so long that what is dear waits for turns to come."""
+        self._busy_until = now = self._clock()
+        return now - self._began > _STAY
+
+    def done(self, transport: asyncio.Transport, since: int, go_on: Callable[[], None]) -> None:
+        """A connection's reads of some size, since `since` in this turn, have taken so long. If that is much, it pauses.
+
+        The transport would read on in the same turn for as long as there is something, and nobody else would be
+        served meanwhile. `go_on` is called when it may.
+        """
+        self._busy_until = now = self._clock()
+        if now - since > _STAY and not transport.is_closing():
+            transport.pause_reading()
+            self._loop.call_soon(go_on)
+
+
+class Stepwise(Protocol):
+    """Work that is done in steps."""
+
+    working: bool
+    """False once nothing is left to do."""
+
+    def work(self) -> None:
+        """Does the next step. Never raises."""
+
+
+class StepQueue:
+    """Work in steps, a little in each turn and one's after another's, however much of it comes at once."""
+
+    __slots__ = ("_clock", "_due", "_loop", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._waiting: deque[Stepwise] = deque()
+        self._due = False
+
+    def add(self, work: Stepwise) -> None:
+        """Begins with it in a later turn."""
+        self._waiting.append(work)
+        self._go_on()
+
+    def _turn(self) -> None:
+        self._due = False
+        end = self._clock() + _SHARE
+        while self._waiting:
+            first = self._waiting[0]
+            if first.working:
+                first.work()
+            if not first.working:
+                self._waiting.popleft()
+            if self._clock() > end:
+                self._waiting.rotate(-1)
+                break
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._waiting and not self._due:
+            self._due = True
+            self._loop.call_soon(self._turn)
+
+
+class Later:
+    """Calls that are made soon, as many per turn as there is time for. `report` is told what they raise."""
+
+    __slots__ = ("_calls", "_clock", "_done", "_loop", "_report")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        report: Callable[[Exception], None],
+        done: Callable[[], None],
+    ) -> None:
+        """`done` is called whenever nothing waits any more."""
+        self._loop = loop
+        self._clock = clock
+        self._report = report
+        self._done = done
+        self._calls: deque[Callable[[], None]] = deque()
+
+    def __len__(self) -> int:
+        """How many calls wait."""
+        return len(self._calls)
+
+    def add(self, call: Callable[[], None]) -> None:
+        """One more."""
+        if not self._calls:
+            self._loop.call_soon(self._some)
+        self._calls.append(call)
+
+    def _some(self) -> None:
+        until = self._clock() + _SHARE
+        while self._calls:
+            guarded(self._report, self._calls[0])
+            self._calls.popleft()
+            if self._calls and self._clock() > until:
+                self._loop.call_soon(self._some)
+                return
+        self._done()
+
+    async def finish(self) -> None:
+        """Makes all the calls that wait now."""
+        calls, self._calls = self._calls, deque()
+        await self.each(partial(guarded, self._report, call) for call in calls)
+
+    async def each(self, calls: Iterable[Callable[[], None]]) -> None:
+        """Makes all of them, other work in between."""
+        until = self._clock() + _SHARE
+        for call in calls:
+            call()
+            if self._clock() > until:
+                await asyncio.sleep(0)
+                until = self._clock() + _SHARE
