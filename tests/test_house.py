@@ -43,9 +43,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "broad": {
         "sidecar/core/turns.py": "a listener of somebody else must not end a request; it is counted",
         "sidecar/proxy/loop.py": "the relay's outermost handler",
-        "sidecar/telemetry/export_queue.py": "the telemetry guard, around the exporters",
+        "sidecar/telemetry/queues.py": "the outermost handlers of the threads: of calls put off, and around the exporters",
         "sidecar/telemetry/recorder.py": "the telemetry guard, around what the relay reports",
-        "sidecar/telemetry/worker.py": "the outermost handler of the thread that makes spans and lines",
         "sidecar/testing/player.py": "a script that fails is kept for the test to see",
     },
     "environ": {

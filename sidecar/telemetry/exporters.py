@@ -28,9 +28,9 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
+from sidecar.telemetry.queues import Sender, rest
 from sidecar.telemetry.span_factories import SpanFrame
 from sidecar.telemetry.transports import Attempt, HttpTransport
-from sidecar.telemetry.worker import rest
 from sidecar.trust import Trust
 
 MESSAGE_BYTES = 2 << 20
@@ -45,17 +45,6 @@ _LAST_SHARE = 0.25
 """Of the time-out, what must be left for another try: a shorter one would end without an answer."""
 
 _Item = TypeVar("_Item")
-_Item_contra = TypeVar("_Item_contra", contravariant=True)
-
-
-class Sender(Protocol[_Item_contra]):
-    """One way out of one signal. Its methods are called by its worker thread."""
-
-    def send(self, batch: Sequence[_Item_contra], count: int, /) -> Delivery:
-        """Export a batch of `count` items, and say what became of them."""
-
-    def close(self) -> None:
-        """Give up waiting between retries, and let go of connections. From any thread."""
 
 
 class Transport(Protocol):

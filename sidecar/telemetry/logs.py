@@ -33,13 +33,12 @@ from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.outcome import Outcome
 from sidecar.core.record import record
 from sidecar.telemetry import names as n
-from sidecar.telemetry.export_queue import Calls, ExportQueue
 from sidecar.telemetry.exporters import Stream, StreamSender
 from sidecar.telemetry.ledger import LINES, Account, Delivery, State
 from sidecar.telemetry.otel_settings import QueueSettings
+from sidecar.telemetry.queues import LINE, RECORDED_LINE, Calls, ExportQueue, Worker
 from sidecar.telemetry.span_factories import Layer, SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
-from sidecar.telemetry.worker import LINE, RECORDED_LINE, Worker
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs

@@ -17,11 +17,11 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.clock import Clock
-from sidecar.telemetry.export_queue import Calls, ExportQueue, FailureLog
 from sidecar.telemetry.exporters import STDOUT, Stream, make_sender
 from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
 from sidecar.telemetry.metric_store import MetricStore, Temporality
 from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings
+from sidecar.telemetry.queues import Calls, ExportQueue, FailureLog, Work
 from sidecar.telemetry.span_factories import (
     EncodedSpans,
     ReadableSpans,
@@ -30,7 +30,6 @@ from sidecar.telemetry.span_factories import (
     SpanFrame,
     are_limited,
 )
-from sidecar.telemetry.worker import Work
 from sidecar.trust import Trust
 
 

@@ -30,11 +30,11 @@ from sidecar.core.sessions import (
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
-from sidecar.telemetry.export_queue import Calls
 from sidecar.telemetry.ledger import LINES, Signal, State, observe_ledger
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
 from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures
 from sidecar.telemetry.metric_store import MetricStore
+from sidecar.telemetry.queues import RECORDED_LINE, Calls, Work, Worker
 from sidecar.telemetry.request_attributes import (
     OwnAttributes,
     RequestAttributes,
@@ -54,7 +54,6 @@ from sidecar.telemetry.spans import (
     totals_attributes,
 )
 from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer, ref_ids
-from sidecar.telemetry.worker import RECORDED_LINE, Work, Worker
 
 _Given = TypeVar("_Given")
 

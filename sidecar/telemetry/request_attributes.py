@@ -29,8 +29,8 @@ from sidecar.telemetry.bounded import (
     redact_path,
     redact_query,
 )
+from sidecar.telemetry.queues import Work
 from sidecar.telemetry.span_factories import Layer, SpanAttributes
-from sidecar.telemetry.worker import Work
 
 if TYPE_CHECKING:
     from sidecar.telemetry.measures import RequestSeries

@@ -22,7 +22,7 @@ from opentelemetry.util.types import AttributeValue
 
 from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import Ledger, Signal, State
-from sidecar.telemetry.worker import Work
+from sidecar.telemetry.queues import Work
 
 SpanAttributes = dict[str, AttributeValue]
 """Attributes as they are gathered: no value is None."""

@@ -15,8 +15,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import SessionRequest, SessionSummary, Totals
 from sidecar.telemetry.logs import BURST, LINES_PER_SECOND, LibraryHandler, Lines, Log, level_of
+from sidecar.telemetry.queues import Worker
 from sidecar.telemetry.span_factories import Layer
-from sidecar.telemetry.worker import Worker
 from tests.telemetry.world import MakeWorld, World, ms, ref
 
 

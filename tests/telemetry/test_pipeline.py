@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.core.clock import SECOND
-from sidecar.telemetry.export_queue import FailureLog
 from sidecar.telemetry.ledger import Delivery, Signal, State
+from sidecar.telemetry.queues import FailureLog
 from sidecar.testing import OtlpSink, SinkAnswer
 from tests.telemetry.way_out import COUNTER, FAST, SLOW, adds_up, record, started, until, way_out
 

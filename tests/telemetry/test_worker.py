@@ -2,7 +2,7 @@
 
 import threading
 
-from sidecar.telemetry.worker import PIECE, Work, Worker
+from sidecar.telemetry.queues import PIECE, Work, Worker
 
 SOON = 10
 NOTHING = Work()

@@ -22,9 +22,9 @@ from sidecar.core.sessions import Ref, Turn
 from sidecar.telemetry.ledger import Ledger, Signal, State
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import Metric
+from sidecar.telemetry.queues import Work
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.span_factories import Span
-from sidecar.telemetry.worker import Work
 
 T0 = 1_700_000_000_000_000_000
 CHAT = Route("/v1/chat/completions", "openai.chat", "chat", turn=True, provider="openai")
