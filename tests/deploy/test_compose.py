@@ -233,3 +233,20 @@ def test_grafana_is_at_home() -> None:
         (ROOT / "grafana/provisioning/dashboards/dashboards.yaml").read_text(encoding="utf-8")
     )
     assert Path(provider["providers"][0]["options"]["path"]) == home.parent
+
+
+def test_nobody_reports_its_use() -> None:
+    """Of those that would by default: Grafana, Loki and Tempo."""
+    assert environ("grafana")["GF_ANALYTICS_REPORTING_ENABLED"] == "false"
+    assert "-reporting.enabled=false" in services()["loki"]["command"]
+    tempo = yaml.safe_load((ROOT / "deploy/tempo/tempo.yaml").read_text(encoding="utf-8"))
+    assert tempo["usage_report"] == {"reporting_enabled": False}
+
+
+def test_a_first_value_counts() -> None:
+    """Prometheus takes a series' start for its zero, and keeps exemplars."""
+    (features,) = [one for one in services()["prometheus"]["command"] if one.startswith("--enable-feature=")]
+    assert {*features.partition("=")[2].split(",")} == {
+        "exemplar-storage",
+        "created-timestamp-zero-ingestion",
+    }

@@ -107,7 +107,7 @@ class Prometheus:
                 f"--storage.tsdb.path={folder / 'prometheus'}",
                 f"--web.listen-address={listen}",
                 "--web.enable-otlp-receiver",
-                "--enable-feature=exemplar-storage",
+                "--enable-feature=exemplar-storage,created-timestamp-zero-ingestion",
             ],
             folder=folder,
             ready=f"{self.url}/-/ready",

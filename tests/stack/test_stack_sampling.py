@@ -6,9 +6,10 @@ from functools import partial
 
 import pytest
 
+from sidecar.testing import RawClient, RunningSidecar, ScriptedUpstream, chat_request
 from tests.stack.backends import Stack
 from tests.stack.programs import eventually
-from tests.stack.scenario import Scenario
+from tests.stack.scenario import Scenario, rejected, whole
 
 SERVICE = "stack-sampled"
 
@@ -54,7 +55,7 @@ def _all(stack: Stack, name: str) -> bool:
 
 
 def test_sampling_keeps_what_matters(sampled: Stack) -> None:
-    """Errors, overlapping turns, every session and conversation span; the rates are made of every span all the same."""
+    """Errors, overlapping turns, every session and conversation span; nothing else."""
     with Scenario(sampled.environ(SERVICE)) as scenario:
         scenario.play()
         scenario.wait_sessions_ended()
@@ -62,5 +63,27 @@ def test_sampling_keeps_what_matters(sampled: Stack) -> None:
         for name in ("session", "conversation"):
             eventually(partial(_all, sampled, name), timeout=60)
         eventually(lambda: kept(sampled) == KEPT)
-    calls = f'sum(traces_span_metrics_calls_total{{service_name="{SERVICE}",span_kind="SPAN_KIND_SERVER"}})'
-    eventually(lambda: sampled.prometheus.number(calls) == 31, timeout=60)
+
+
+def test_a_trace_that_an_app_began_is_kept(sampled: Stack) -> None:
+    """Its first call is an ordinary one, decided on alone; the next fails when that is long decided, and is there too."""
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+    def statuses() -> set[str]:
+        spans = (sampled.jaeger.trace(trace) or {"spans": []})["spans"]
+        tags = [tag for span in spans for tag in span["tags"]]
+        return {str(tag["value"]) for tag in tags if tag["key"] == "sidecar.outcome"}
+
+    upstream = ScriptedUpstream()
+    environ = sampled.environ("stack-app-traced")
+    with upstream, RunningSidecar(upstream=upstream.url, environ=environ) as sidecar:
+        for script, status, outcome in (
+            (whole(), 200, "completed"),
+            (rejected(503), 503, "upstream_rejected"),
+        ):
+            upstream.answer(*script)
+            client = RawClient(sidecar.port)
+            client.send(chat_request(headers=(f"traceparent: 00-{trace}-00f067aa0ba902b7-01".encode(),)))
+            assert client.read_answer("POST").status == status
+            client.close()
+            eventually(lambda: outcome in statuses(), timeout=60)  # noqa: B023

@@ -133,16 +133,6 @@ def test_an_exemplar_leads_to_its_trace_in_tempo(stack: Stack, tempo: Tempo) -> 
         eventually(partial(tempo.has, exemplar["labels"]["trace_id"]))
 
 
-def test_rates_are_made_of_spans(stack: Stack) -> None:
-    """The Collector's RED metrics of the sidecar's spans arrive, by outcome, with no id among their labels."""
-    series = eventually(
-        lambda: stack.prometheus.query(f'traces_span_metrics_calls_total{{service_name="{SERVICE}"}}')
-    )
-    labels = {label for one in series for label in one["metric"]}
-    assert "sidecar_outcome" in labels
-    assert not {label for label in labels if "session" in label or "request_id" in label}
-
-
 def test_log_lines_leave_for_loki(stack: Stack, traffic: Traffic) -> None:
     """One wide line per request, with its trace, through the Collector to where Loki would be."""
     counted, _ = traffic
