@@ -36,16 +36,22 @@ class Metric:
     """Whether its values are whole numbers and exported as such."""
 
 
-DURATION_BOUNDS = tuple(0.01 * 2**k for k in range(17))
-"""Seconds, 0.01 to 655: a model call may take minutes."""
+DURATION_BOUNDS = (
+    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.45, 0.64, 0.9, 1.28, 1.8, 2.56, 3.6, 5.12, 7.2),
+    *(10.24, 14.5, 20.48, 29.0, 40.96, 81.92, 163.84, 327.68, 655.36),
+)
+"""Seconds, 0.01 to 655: a model call may take minutes. They double, and from 0.3 to 40, where first words and whole
+answers are, in two steps each: a quantile is told by interpolation within one of them."""
+ZERO_DURATION_BOUNDS = (0.0, *DURATION_BOUNDS)
+"""The same for what is mostly nothing at all: without the 0, half of the first bucket would be told of it."""
 CHUNK_SECOND_BOUNDS = tuple(0.001 * 2**k for k in range(14))
 """Seconds, 0.001 to 8.2: the same bounds as `core.exchange.CHUNK_BOUNDS`."""
 TOKEN_BOUNDS = tuple(float(4**k) for k in range(14))
 """Tokens, 1 to 67108864, as the conventions say."""
 COUNT_BOUNDS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 32.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-CONCURRENCY_BOUNDS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0)
-WAIT_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-"""Seconds; 30 and 60 were the deleted queue's time-outs."""
+CONCURRENCY_BOUNDS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0, 64.0)
+WAIT_BOUNDS = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""Seconds; most waits are 0, and 30 and 60 were the deleted queue's time-outs."""
 SESSION_BOUNDS = (
     *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0),
     *(1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 86400.0),
@@ -53,8 +59,8 @@ SESSION_BOUNDS = (
 """Seconds, 1 s to 24 h."""
 THINK_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 """Seconds, 0.1 s to 1 h."""
-OVERHEAD_BOUNDS = tuple(0.00005 * 2**k for k in range(12))
-"""Seconds, 50 us to 102 ms."""
+OVERHEAD_BOUNDS = tuple(0.00005 * 2**k for k in range(19))
+"""Seconds, 50 us to 13 s: what is usual, and what is told of a process that stood still."""
 
 SCHEMA_URLS = {
     "shipped": "https://opentelemetry.io/schemas/1.41.0",
@@ -339,7 +345,7 @@ DISTANCE = _histogram(
 STREAM_GAP = _histogram(
     "sidecar.stream.gap",
     "s",
-    DURATION_BOUNDS,
+    ZERO_DURATION_BOUNDS,
     "The longest silence of each stream.",
     *(n.UPSTREAM, n.PROVIDER, n.REQUEST_MODEL),
 )
@@ -351,7 +357,7 @@ STREAM_BYTES = _counter("sidecar.stream.bytes", "By", "Bytes of streams relayed.
 BACKPRESSURE = _histogram(
     "sidecar.stream.backpressure",
     "s",
-    DURATION_BOUNDS,
+    ZERO_DURATION_BOUNDS,
     "How long a slow client blocked a stream.",
     n.UPSTREAM,
 )

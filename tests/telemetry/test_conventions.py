@@ -404,7 +404,7 @@ def _faults(one: Any, semconv: str = "shipped") -> list[str]:
         ),
         (_faults(POINT, "latest"), ["gen_ai.client.operation.duration: deprecated"]),
         (
-            _faults(replace(POINT, bounds=metrics.DURATION_BOUNDS[:10])),
+            _faults(replace(POINT, bounds=metrics.DURATION_BOUNDS[:15])),
             ["gen_ai.client.operation.duration: buckets without [10.24, 20.48, 40.96, 81.92]"],
         ),
         (

@@ -36,7 +36,7 @@ def test_buckets_are_the_documented_ones() -> None:
         for metric in metrics.metrics_of("shipped")
         if metric.bounds
     }
-    durations, overhead = (0.01, 655.36, 17), (0.00005, 0.1024, 12)
+    durations, from_zero, overhead = (0.01, 655.36, 24), (0, 655.36, 25), (0.00005, 13.1072, 19)
     assert shapes == {
         "gen_ai.client.operation.duration": durations,
         "gen_ai.client.operation.time_to_first_chunk": durations,
@@ -45,12 +45,12 @@ def test_buckets_are_the_documented_ones() -> None:
         "http.server.request.duration": durations,
         "sidecar.session.duration": (1, 86400, 16),
         "sidecar.session.requests": (1, 1000, 13),
-        "sidecar.conversation.concurrency": (1, 64, 11),
-        "sidecar.conversation.wait_avoided": (0.05, 600, 14),
+        "sidecar.conversation.concurrency": (1, 64, 14),
+        "sidecar.conversation.wait_avoided": (0, 600, 15),
         "sidecar.conversation.think_time": (0.1, 3600, 15),
         "sidecar.responses.out_of_order.distance": (1, 1000, 13),
-        "sidecar.stream.gap": durations,
-        "sidecar.stream.backpressure": durations,
+        "sidecar.stream.gap": from_zero,
+        "sidecar.stream.backpressure": from_zero,
         "sidecar.overhead": overhead,
         "sidecar.event_loop.lag": overhead,
     }
