@@ -1,10 +1,10 @@
-"""The results as tables: in the terminal, and between the markers of the README.
+"""The results as tables: in the terminal, and between the markers of the documents.
 
 Owns words and forms; every figure comes from the results, none is typed here. It measures nothing.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from bench.results import DIRECT, Profile, Results, bars
 
@@ -51,11 +51,17 @@ COLUMNS: tuple[tuple[str, str, Cell], ...] = (
 )
 
 
-def figures(results: Results) -> list[list[str]]:
-    """The main table; the first row is its head."""
+IN_SHORT = ("nginx", "aiohttp", "off", "full")
+"""The rows that the README shows."""
+
+
+def figures(results: Results, rows: Collection[str] | None = None) -> list[list[str]]:
+    """The main table, of all rows or of some; the first row is its head."""
     wanted = [one for one in COLUMNS if one[0] in results.settings["columns"]]
     table = [["", *(title for _, title, _ in wanted)]]
     for row, title in results.titles.items():
+        if rows is not None and row not in rows:
+            continue
         cells = [cell(results, row) for _, _, cell in wanted]
         if row in results.missing:
             cells = ["not installed", *("-" for _ in cells[1:])]
@@ -202,15 +208,19 @@ def _block(parts: Sequence[str]) -> str:
 
 
 def summary(results: Results) -> str:
-    """What stands in the README between the markers, these included."""
-    remarks = _list([*results.remarks, *doubts(results)])
-    return _block([markdown(figures(results)), markdown(verdicts(results)), place(results), remarks])
+    """What the README has between the markers, these included."""
+    missed = [bar for bar in bars(results) if bar.held is False]
+    told = ["Goals of our own that it missed:", _list([f"{bar.says} ({bar.found})" for bar in missed])]
+    measured = f"Measured on {results.date}."
+    return _block([markdown(figures(results, IN_SHORT)), measured, *(told if missed else ())])
 
 
 def details(results: Results) -> str:
-    """What stands in docs/benchmark.md between the markers, these included."""
+    """What docs/benchmark.md has between the markers, these included."""
+    remarks = _list([*results.remarks, *doubts(results)])
     profiles = [markdown(profile(one)) for one in results.profiles]
-    return _block([place(results), markdown(spreads(results)), markdown(ledger(results)), *profiles])
+    main = [markdown(figures(results)), markdown(verdicts(results)), place(results), remarks]
+    return _block([*main, markdown(spreads(results)), markdown(ledger(results)), *profiles])
 
 
 def put(document: str, made: str) -> str:

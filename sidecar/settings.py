@@ -2,7 +2,7 @@
 
 Owns names, defaults and meanings. It reads only the mappings it is given and reports all bad values at once.
 Every other room takes the frozen `Settings`. There is no settings library behind it: variables, flags, the
-list of errors, unknown names and the README's table come from the one table.
+list of errors, unknown names and the table in docs/settings.md come from the one table.
 """
 
 import difflib
@@ -240,7 +240,7 @@ TABLE = (
     Setting("RECORD", "", values.FOLDER, "folder for what is known of each request, as lines of JSON"),
     Setting("RECORD_LIMIT", "256MiB", values.RECORD_SIZE, "size of these files together; the oldest go"),
 )
-"""Every setting, in the order of the README's table."""
+"""Every setting, in the order of docs/settings.md."""
 
 
 def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:

@@ -40,6 +40,13 @@ from tests.telemetry import environment
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+SETTINGS = ROOT / "docs" / "settings.md"
+SIGNALS = ROOT / "docs" / "signals.md"
+SESSIONS = ROOT / "docs" / "sessions.md"
+CLIENTS = ROOT / "docs" / "clients.md"
+COMMANDS = ROOT / "docs" / "commands.md"
+LIBRARY = ROOT / "docs" / "library.md"
+INDEX = ROOT / "docs" / "README.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
 ADMIN = ROOT / "docs" / "admin.md"
 WIRE = ROOT / "docs" / "wire.md"
@@ -117,7 +124,7 @@ SETTINGS_HEAD = ("variable", "default", "meaning")
 
 
 def settings_rows() -> list[Row]:
-    """Every setting as the README has it."""
+    """Every setting as the page has it."""
     return [
         (code(setting.variable), code(setting.default), setting.meaning.replace("/metrics", "`/metrics`"))
         for setting in settings.TABLE
@@ -144,7 +151,7 @@ CALL = frozenset(metrics.OPERATION_FIRST_CHUNK.attributes)
 
 
 def metric_rows() -> list[Row]:
-    """Every metric as the README has it."""
+    """Every metric as the page has it."""
     kinds = {MetricKind.UP_DOWN_COUNTER: "up-down counter"}
     rows: list[Row] = []
     for metric in metrics.ALL_METRICS:
@@ -170,33 +177,33 @@ def bounds_rows() -> list[Row]:
 
 
 def test_settings() -> None:
-    """The README lists every `SIDECAR_*` variable with its default and meaning."""
-    same(README, "Settings", SETTINGS_HEAD, settings_rows())
+    """`docs/settings.md` lists every `SIDECAR_*` variable with its default and meaning."""
+    same(SETTINGS, "Settings", SETTINGS_HEAD, settings_rows())
 
 
 def test_otel_settings() -> None:
-    """The README lists every `OTEL_*` variable that holds."""
-    same(README, "OpenTelemetry's own variables", SETTINGS_HEAD, otel_rows())
+    """`docs/settings.md` lists every `OTEL_*` variable that holds."""
+    same(SETTINGS, "OpenTelemetry's own variables", SETTINGS_HEAD, otel_rows())
 
 
 def test_what_is_read_in_depth() -> None:
     """The README names every API by its title."""
-    told = re.search(r"Read in depth \([^)]*\): (.*?); under", " ".join(README.read_text().split()))
+    told = re.search(r"are read in depth \([^)]*\): (.*?); under", " ".join(README.read_text().split()))
     assert told
     assert told[1] == ", ".join(sorted(api.title for api in apis.APIS))
 
 
 def test_metrics() -> None:
-    """The README lists every metric with kind, unit, attributes and sentence; and what "call" stands for."""
-    same(README, "Metrics", METRICS_HEAD, metric_rows())
-    told = re.search(r"\*call\* stands for ([^.]*(?:\.[^.\s][^.]*)*)\.", section(README, "Metrics"))
+    """`docs/signals.md` lists every metric with kind, unit, attributes and sentence; and what "call" stands for."""
+    same(SIGNALS, "Metrics", METRICS_HEAD, metric_rows())
+    told = re.search(r"\*call\* stands for ([^.]*(?:\.[^.\s][^.]*)*)\.", section(SIGNALS, "Metrics"))
     assert told
     assert {*words(told[1])} == CALL
 
 
 def test_log_events() -> None:
-    """The README lists every log event."""
-    same(README, "Log events", ("event", "when"), [(code(name), says) for name, says in ALL_EVENTS.items()])
+    """`docs/signals.md` lists every log event."""
+    same(SIGNALS, "Log events", ("event", "when"), [(code(name), says) for name, says in ALL_EVENTS.items()])
 
 
 def test_attributes() -> None:
@@ -213,8 +220,8 @@ def test_buckets() -> None:
 @pytest.mark.parametrize(
     "path,heading,expected",
     [
-        (README, "Outcomes", Outcome),
-        (README, "Sessions that nobody named", Relation),
+        (SIGNALS, "Outcomes", Outcome),
+        (SESSIONS, "Sessions that nobody named", Relation),
         (TELEMETRY, "Where an outcome is decided", Phase),
         (TELEMETRY, "Anomalies", Anomaly),
         (TELEMETRY, "The ledger", State),
@@ -230,7 +237,7 @@ def test_words(path: Path, heading: str, expected: Iterable[str]) -> None:
 
 def test_identity() -> None:
     """The rules that name a session stand in their order, and each with every name that it looks for."""
-    rows = {words(row[0])[0]: {*words(row[1])} for row in table(README, "Who is talking")[1:]}
+    rows = {words(row[0])[0]: {*words(row[1])} for row in table(SESSIONS, "Who is talking")[1:]}
     assert list(rows) == [source.value for source in identity.Source]
     assert {name.lower().encode() for name in rows["known_header"]} - {b"session_id"} == {
         *identity.KNOWN_SESSION_HEADERS
@@ -241,7 +248,7 @@ def test_identity() -> None:
     named_in_body = {*identity.SESSION_FIELDS, identity.USER_FIELD, identity.CONVERSATION_FIELD}
     assert rows["body"] - {"SIDECAR_SESSION_FIELDS"} == named_in_body
     assert rows["response_chain"] == {identity.CHAIN_FIELD}
-    text = section(README, "Conversations")
+    text = section(SESSIONS, "Conversations")
     for name in (*identity.KNOWN_CONVERSATION_HEADERS, identity.OWN_CONVERSATION_HEADER):
         assert f"`{name.decode()}`" in text.lower()
     for field in (*identity.CONVERSATION_FIELDS, identity.CONVERSATION_BAGGAGE, identity.MAIN):
@@ -250,14 +257,14 @@ def test_identity() -> None:
 
 def test_request_id() -> None:
     """The format, and what it may be made of."""
-    text = section(README, "Request ids")
+    text = section(SESSIONS, "Request ids")
     assert f"`{DEFAULT_FORMAT}`" in text
     assert {f"{{{name}}}" for name in FORMAT_FIELDS} <= {*words(text)}
 
 
 def test_wire() -> None:
     """The header fields that belong to one hop are named, all of them."""
-    text = section(README, "What it changes on the wire")
+    text = section(WIRE, "What it changes on the wire")
     told = re.search(r"belong to one hop \((.*?)\)", text, re.DOTALL)
     assert told
     assert {word.lower().encode() for word in words(told[1])} == wire._HOP
@@ -290,9 +297,8 @@ def test_errors() -> None:
 
 
 def test_admin_paths(start_sidecar: Callable[..., RunningSidecar]) -> None:
-    """The README's short list and `docs/admin.md` have the same paths, and the running ports serve them alone."""
-    short = [words(row[0])[0] for row in table(README, "The admin port")[1:]]
-    assert short == [words(row[0])[0] for row in table(ADMIN, "The admin port")[1:]]
+    """`docs/admin.md` has every path, and the running ports serve them alone."""
+    short = [words(row[0])[0] for row in table(ADMIN, "The admin port")[1:]]
     health = {path for path in short if path in {"GET /startup", "GET /liveness", "GET /readiness"}}
     assert len(health) == 3
     with socket.socket() as probe:
@@ -325,7 +331,7 @@ def test_admin_paths(start_sidecar: Callable[..., RunningSidecar]) -> None:
 
 def test_exit_codes() -> None:
     """Those of the command line."""
-    codes = [int(words(row[0])[0]) for row in table(README, "Exit codes and signals")[1:]]
+    codes = [int(words(row[0])[0]) for row in table(COMMANDS, "Exit codes and signals")[1:]]
     assert codes == [cli.DONE, cli.FAILED, cli.BAD_SETTINGS]
 
 
@@ -336,14 +342,14 @@ def test_clients() -> None:
     expected = {f"`{package}` for Python": version for package, version in versions.items()}
     node = json.loads((ROOT / "tests" / "clients" / "node" / "package.json").read_text(encoding="utf-8"))
     expected["`openai` for Node"] = node["dependencies"]["openai"]
-    rows = {row[0]: row[1] for row in table(README, "Point your tools at it")[1:]}
+    rows = {row[0]: row[1] for row in table(CLIENTS, "Point your tools at it")[1:]}
     assert {tool: version for tool, version in rows.items() if tool.startswith("`")} == expected
 
 
 def test_session_stats() -> None:
     """What `get_session_stats` gives is named whole."""
     fields = {field.name for field in dataclasses.fields(SessionStats)}
-    assert fields <= {*words(section(README, "The session manager as a library"))}
+    assert fields <= {*words(section(LIBRARY, "The session manager as a library"))}
 
 
 def exists(word: str) -> bool:
@@ -390,6 +396,17 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_readme_is_short() -> None:
+    """It can be read in ten minutes: 12 KiB at most. More belongs on a page of its own."""
+    assert README.stat().st_size <= 12 * 1024
+
+
+def test_every_page_is_in_the_index() -> None:
+    """`docs/README.md` leads to every page beside it."""
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {INDEX.name}
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", INDEX.read_text(encoding="utf-8"))) == pages
+
+
 def test_every_decision_is_listed() -> None:
     """`docs/architecture.md` leads to each of them, and each has the four parts."""
     decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
@@ -412,7 +429,7 @@ def test_rooms() -> None:
 
 
 def shape(name: str) -> str:
-    """A span's name as the README has it."""
+    """A span's name as the page has it."""
     if name in {"connect", "wait", "stream", "conversation", "session"}:
         return name
     return "{method} {route}" if name.startswith(("GET ", "POST ", "HEAD ")) else "{operation} {model}"
@@ -433,5 +450,5 @@ def test_spans() -> None:
         seen.add((f"`{shape(span.name)}`", span.kind, parent))
         assert {*span.attributes} <= {*ALL_ATTRIBUTES}
     assert seen == {
-        (row[0], row[1], " ".join(re.findall("`[^`]+`", row[2]))) for row in table(README, "Spans")[1:]
+        (row[0], row[1], " ".join(re.findall("`[^`]+`", row[2]))) for row in table(SIGNALS, "Spans")[1:]
     }

@@ -337,7 +337,7 @@ def test_any_text_is_read_or_named(flags: dict[str, str]) -> None:
 
 
 def test_defaults_are_written_as_values_are() -> None:
-    """The table's defaults are texts a user could give, so that the README can show them."""
+    """The table's defaults are texts a user could give, so that docs/settings.md can show them."""
     for setting in TABLE:
         if setting.default:
             setting.kind.read(setting.default)

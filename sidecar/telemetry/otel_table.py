@@ -1,6 +1,6 @@
 """The table of the standard `OTEL_*` variables that hold here: name, meaning, default, what is allowed.
 
-Owns nothing but the rows: the README's table is made from them, and `otel_settings.py` reads by them.
+Owns nothing but the rows: the table in docs/settings.md is made from them, and `otel_settings.py` reads by them.
 A variable that is not here has no effect, and the start says so.
 """
 

@@ -226,11 +226,11 @@ def test_a_block_is_replaced_and_nothing_else() -> None:
             table.put(wrong, block)
 
 
-def test_remarks_stand_below_the_summary() -> None:
+def test_remarks_stand_below_the_table() -> None:
     """What was not measured is said where the table is."""
     some = dataclasses.replace(found(), remarks=["LiteLLM proxy: not measured, litellm is not installed"])
-    assert "- LiteLLM proxy: not measured, litellm is not installed" in table.summary(some)
-    assert "a collector" in table.summary(some)
+    assert "- LiteLLM proxy: not measured, litellm is not installed" in table.details(some)
+    assert "a collector" in table.details(some)
 
 
 def test_noise_may_be_too_much() -> None:

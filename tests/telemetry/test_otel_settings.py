@@ -136,7 +136,7 @@ def test_every_row_of_the_table_holds(name: str) -> None:
 
 
 def test_rows_say_meaning_default_and_what_is_allowed() -> None:
-    """The README's table can be made from the rows; each name stands once."""
+    """The documents' table can be made from the rows; each name stands once."""
     names = [setting.name for setting in SETTINGS]
     assert len(names) == len(set(names))
     assert all(setting.meaning and setting.default and setting.kind.allowed for setting in SETTINGS)
