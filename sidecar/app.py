@@ -23,9 +23,8 @@ import uvloop
 from sidecar.admin import Port, create_admin_app, create_health_app, serve
 from sidecar.admin.live import LiveView
 from sidecar.core.clock import SECOND, SystemWall
-from sidecar.core.egress import EgressRules
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Anomaly
+from sidecar.core.facts import Anomaly
 from sidecar.core.sessions import SessionLimits, SessionManager
 from sidecar.core.shown import mask
 from sidecar.live import Board, Facts, ended
@@ -44,8 +43,8 @@ from sidecar.telemetry.metrics import SCHEMA_URLS, metrics_of
 from sidecar.telemetry.pipeline import build_pipeline, span_factory
 from sidecar.telemetry.prometheus import prometheus_text
 from sidecar.telemetry.recorder import Recorder
-from sidecar.trust import Trust
 from sidecar.version import VERSION
+from sidecar.ways_out import EgressRules, Trust
 
 FLUSH_RESERVE = 5.0
 """Seconds of `SHUTDOWN_TIMEOUT` that are kept for the telemetry's last flush."""

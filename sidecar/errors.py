@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterable
 from typing import ClassVar, Literal, Self
 
+from sidecar.core.facts import Outcome
 from sidecar.core.headers import Field
-from sidecar.core.outcome import Outcome
 from sidecar.core.shown import REDACTED, is_plain
 
 Shape = Literal["openai", "anthropic", "gemini"]

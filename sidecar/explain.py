@@ -6,10 +6,9 @@ Owns how that is told. Every answer comes from the code that serves requests; no
 from collections.abc import Iterator, Mapping
 
 from sidecar import apis
-from sidecar.core.facts import NO_FACTS, RequestFacts, Route
+from sidecar.core.facts import NO_FACTS, Anomaly, RequestFacts, Route
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity, IdentityRules, Source, resolve
-from sidecar.core.outcome import Anomaly
 from sidecar.core.shown import readable, shown
 from sidecar.proxy.wire import Routes, is_json
 from sidecar.request_text import GivenRequest

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from sidecar import cli
-from sidecar.core.egress import EgressRules
 from sidecar.settings import TABLE, SettingsError
 from sidecar.testing import ScriptedUpstream, exchange, request_bytes
-from sidecar.trust import Trust
 from sidecar.version import VERSION
+from sidecar.ways_out import EgressRules, Trust
 
 
 def test_bad_settings_are_listed_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:

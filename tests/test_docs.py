@@ -17,7 +17,7 @@ import pytest
 from sidecar import apis, cli, errors, settings
 from sidecar.admin import AdminView, create_admin_app
 from sidecar.core import identity
-from sidecar.core.outcome import Anomaly, Outcome, Phase
+from sidecar.core.facts import Anomaly, Outcome, Phase
 from sidecar.core.threads import Relation
 from sidecar.core.turns import DEFAULT_FORMAT, FORMAT_FIELDS, SessionStats
 from sidecar.proxy import wire

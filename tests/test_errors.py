@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sidecar.core.outcome import Outcome
+from sidecar.core.facts import Outcome
 from sidecar.errors import (
     CannotListenError,
     ClientBodyTimeoutError,

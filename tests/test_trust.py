@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.testing import self_signed
-from sidecar.trust import Trust
+from sidecar.ways_out import Trust
 
 
 def subjects(context: ssl.SSLContext) -> set[str]:

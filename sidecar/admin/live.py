@@ -20,7 +20,7 @@ from sidecar.admin.view import (
 )
 from sidecar.core import sessions as core
 from sidecar.core.clock import SECOND, Clock, Wall
-from sidecar.core.outcome import Outcome
+from sidecar.core.facts import Outcome
 from sidecar.version import VERSION
 
 _NO_ERRORS = frozenset({Outcome.COMPLETED, Outcome.CLIENT_LEFT, Outcome.SHUTDOWN})

@@ -8,8 +8,7 @@ know which of the two it feeds, and it never raises, whatever it is fed.
 import re
 from collections.abc import Callable
 
-from sidecar.core.pending import EVENT_LIMIT, STEP, Pending, unbounded
-from sidecar.core.sse import Event, no_gist
+from sidecar.core.sse import EVENT_LIMIT, STEP, Event, Pending, no_gist, unbounded
 
 _REST_OF_TEXT = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _OPENING, _CLOSING = re.compile(rb"[{\[]++"), re.compile(rb"[}\]]++")

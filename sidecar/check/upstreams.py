@@ -12,13 +12,12 @@ from email.utils import parsedate_to_datetime
 
 from sidecar.check.finding import Finding, State
 from sidecar.core.clock import MILLISECOND
-from sidecar.core.egress import EgressRules
 from sidecar.core.exchange import ConnectTiming, Upstream
 from sidecar.core.shown import readable, shown
 from sidecar.errors import ExhaustedError
 from sidecar.proxy.connect import Dialer, DialError
 from sidecar.settings import Settings
-from sidecar.trust import Trust
+from sidecar.ways_out import EgressRules, Trust
 
 _HEAD = 64 * 1024
 """Bytes of an answer that are looked at."""

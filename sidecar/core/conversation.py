@@ -1,19 +1,101 @@
 """One conversation while it lives: who is in flight, in which order they came, what they did to each other.
 
-Owns the sums, and the definitions of overlap, out of order, think time and (through `waits.py`) wait avoided, for
-one conversation. What nobody reported stays None. It keeps no clock and calls no listener.
+Owns the sums, and the definitions of overlap, out of order, think time and wait avoided, for one conversation. What
+nobody reported stays None. It keeps no clock and calls no listener.
 """
 
 from itertools import islice, takewhile
 
-from sidecar.core.outcome import Outcome
-from sidecar.core.turns import ConversationSummary, LiveConversation, Ref, SessionLimits, Totals, Turn
-from sidecar.core.waits import WaitLine
+from sidecar.core.facts import Outcome
+from sidecar.core.turns import (
+    ConversationSummary,
+    LiveConversation,
+    Ref,
+    Revealed,
+    SessionLimits,
+    Totals,
+    Turn,
+)
+
+_SMALL = 64
+
 
 MAX_MODELS = 32
 """Distinct models named by one summary."""
 
 _MODEL_LENGTH = 200
+
+
+class WaitLine:
+    """First come, first served, one at a time: `q(i) = max(a(i), q(i-1) + s(i-1))`, wait = `q(i) - a(i)`.
+
+    The line begins with the oldest turn in flight, whose wait is known, and is empty when none is.
+    At most `cap` unknown waits are kept.
+    """
+
+    __slots__ = ("_cap", "_fold_at", "free_at", "turns", "unknown")
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._fold_at = max(_SMALL, 2 * cap)
+        self.turns: list[Turn] = []
+        self.free_at = 0
+        """When the queue is done with those that have left the line: whoever finds it empty waits until then."""
+        self.unknown = 0
+        """Waits that are still wanted and not known."""
+
+    def join(self, turn: Turn) -> None:
+        """A turn arrives behind others; its wait is not known yet, or given up by the cap.
+
+        One that comes first needs no more than to be put into `turns`: it waits until `free_at`.
+        """
+        turns = self.turns
+        if turn.figures:
+            if self.unknown < self._cap:
+                self.unknown += 1
+                turn.wanted = True
+            else:
+                turn.given_up = True
+        turns.append(turn)
+        if len(turns) > self._fold_at:
+            self._fold()
+
+    def leave(self, turn: Turn, at: int) -> tuple[Revealed, ...]:
+        """A turn ends at `at` (ns); gives the waits that are known from now on, in order of arrival."""
+        turn.took = max(0, at - turn.arrived_at)
+        revealed: list[Revealed] = []
+        passed = 0
+        for head in self.turns:
+            arrived = head.arrived_at
+            if head.wanted:
+                head.wanted = False
+                self.unknown -= 1
+                wait = max(0, self.free_at - arrived)
+                revealed.append((wait, head.ref, head.sampled))
+                if head.ended_at is None:
+                    head.wait = wait
+            if head.took is None:
+                break
+            self.free_at = max(self.free_at, arrived) + head.took
+            passed += 1
+        del self.turns[:passed]
+        return tuple(revealed)
+
+    def _fold(self) -> None:
+        """Joins neighbours that have ended and owe no record.
+
+        An earlier turn is still in flight, so the queue would be free only after both had come: what is
+        left of them is the time they take.
+        """
+        kept: list[Turn] = []
+        for turn in self.turns:
+            last = kept[-1] if kept else None
+            if last is None or last.wanted or last.took is None or turn.wanted or turn.took is None:
+                kept.append(turn)
+            else:
+                last.took += turn.took
+        self.turns = kept
+        self._fold_at = max(_SMALL, 2 * self._cap, 2 * len(kept))
 
 
 class Sums:

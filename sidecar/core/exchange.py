@@ -12,11 +12,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar.core.clock import MILLISECOND
-from sidecar.core.facts import NO_FACTS, EventKind, RequestFacts, ResponseFacts, Route
+from sidecar.core.facts import (
+    NO_FACTS,
+    Anomaly,
+    EventKind,
+    Outcome,
+    Phase,
+    RequestFacts,
+    ResponseFacts,
+    Route,
+    record,
+)
 from sidecar.core.headers import Field, Headers
 from sidecar.core.identity import Identity
-from sidecar.core.outcome import Anomaly, Outcome, Phase
-from sidecar.core.record import record
 from sidecar.core.shown import readable
 from sidecar.core.threads import Past, Relation
 from sidecar.core.turns import Ref, Turn

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from sidecar.core.digests import SHORTEST, Digester, History, Point, Said, is_own
 from sidecar.core.echo import Echo
+from sidecar.core.facts import Anomaly
 from sidecar.core.identity import MAIN, Identity
-from sidecar.core.outcome import Anomaly
-from sidecar.core.remembered import BoundedMap
+from sidecar.core.registry import BoundedMap
 from sidecar.core.threads import Past, Place, Relation, Thread
 from sidecar.core.turns import ConversationSummary, SessionListener
 

@@ -14,9 +14,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
+from sidecar.core.facts import Anomaly, record
 from sidecar.core.headers import Headers
-from sidecar.core.outcome import Anomaly
-from sidecar.core.record import record
 from sidecar.core.shown import is_credential
 from sidecar.core.turns import ChainEntry
 

@@ -11,10 +11,9 @@ from functools import partial
 from random import Random
 
 from sidecar.core.clock import MILLISECOND, STEADY, Clock, SystemWall, Wall
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.identity import MADE_UP, Identity, Source, tidy, told
-from sidecar.core.outcome import Anomaly, Outcome
-from sidecar.core.registry import NEVER, Registry, Session
-from sidecar.core.remembered import Answers, BoundedMap
+from sidecar.core.registry import NEVER, Answers, BoundedMap, Registry, Session
 from sidecar.core.turns import (
     DEFAULT_FORMAT,
     ChainEntry,

@@ -9,8 +9,8 @@ from enum import StrEnum
 
 from sidecar.core.digests import SIZE, History, Point
 from sidecar.core.echo import Echo
+from sidecar.core.facts import record
 from sidecar.core.identity import Identity
-from sidecar.core.record import record
 
 _SYSTEMS = 8
 """System prompts of a thread that are known."""

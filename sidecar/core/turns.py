@@ -13,8 +13,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from sidecar.core.clock import SECOND
-from sidecar.core.outcome import Anomaly, Outcome
-from sidecar.core.record import record
+from sidecar.core.facts import Anomaly, Outcome, record
 
 if TYPE_CHECKING:
     from sidecar.core.conversation import Conversation

@@ -10,10 +10,8 @@ from typing import TypedDict
 
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import ConnectTiming, Exchange, Stream, Trace, Upstream, Verdict, referred
-from sidecar.core.facts import RequestFacts, ResponseFacts, Route
+from sidecar.core.facts import Outcome, RequestFacts, ResponseFacts, Route, record
 from sidecar.core.identity import Identity
-from sidecar.core.outcome import Outcome
-from sidecar.core.record import record
 from sidecar.core.sessions import Ref
 from sidecar.core.shown import shown
 from sidecar.core.turns import Turn

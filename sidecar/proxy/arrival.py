@@ -11,6 +11,7 @@ from functools import partial
 from sidecar.core.digests import History
 from sidecar.core.echo import Echo
 from sidecar.core.exchange import Exchange, Telemetry
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.histories import Histories
 from sidecar.core.identity import (
     CHAIN_FIELD,
@@ -21,7 +22,6 @@ from sidecar.core.identity import (
     placed,
     resolve,
 )
-from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import ChainEntry, Ref, SessionManager, Turn
 from sidecar.core.shown import shown
 from sidecar.core.threads import Past, Place

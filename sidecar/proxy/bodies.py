@@ -13,8 +13,7 @@ from sidecar.apis import Steps
 from sidecar.codings import PIECE, UnreadableCodingError, decoder
 from sidecar.core.digests import Digester
 from sidecar.core.exchange import Exchange
-from sidecar.core.facts import RequestFacts, Route
-from sidecar.core.outcome import Anomaly
+from sidecar.core.facts import Anomaly, RequestFacts, Route
 from sidecar.proxy import wire
 from sidecar.proxy.observer import Observer
 from sidecar.proxy.request_reader import Inbound

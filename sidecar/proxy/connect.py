@@ -20,12 +20,12 @@ import aiohappyeyeballs
 from aiohappyeyeballs import AddrInfoType
 
 from sidecar.core.clock import SECOND, Clock
-from sidecar.core.egress import EgressProxy, EgressRules
 from sidecar.core.exchange import ConnectTiming, Upstream
 from sidecar.core.shown import readable, shown
 from sidecar.errors import ExhaustedError, UpstreamWord
 from sidecar.listener import descriptors
 from sidecar.proxy.upstream_side import UpstreamConnection
+from sidecar.ways_out import EgressProxy, EgressRules
 
 FRESH = 1.0
 """Seconds that an answer, or a failure, is taken without asking again."""

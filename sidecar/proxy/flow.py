@@ -10,9 +10,8 @@ from functools import partial
 
 from sidecar import apis
 from sidecar.core.exchange import ConnectTiming, Exchange
-from sidecar.core.facts import RequestFacts
+from sidecar.core.facts import Anomaly, Phase, RequestFacts
 from sidecar.core.identity import HeadIdentity
-from sidecar.core.outcome import Anomaly, Phase
 from sidecar.errors import (
     DrainingError,
     ExhaustedError,

@@ -12,9 +12,8 @@ from typing import Protocol
 from sidecar import apis
 from sidecar.codings import Identity, UnreadableCodingError, decoder
 from sidecar.core.exchange import Exchange
-from sidecar.core.facts import EventKind
+from sidecar.core.facts import Anomaly, EventKind
 from sidecar.core.headers import Headers
-from sidecar.core.outcome import Anomaly
 from sidecar.core.sse import Event
 from sidecar.proxy.loop import outermost
 from sidecar.proxy.shared import Shared

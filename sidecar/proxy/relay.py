@@ -8,7 +8,7 @@ import contextlib
 
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Anomaly
+from sidecar.core.facts import Anomaly
 from sidecar.errors import CannotListenError
 from sidecar.listener import Listener
 from sidecar.proxy.client_side import ClientConnection

@@ -12,11 +12,10 @@ from typing import Protocol
 
 from sidecar.core.clock import SECOND, Clock, Wall
 from sidecar.core.digests import Digester
-from sidecar.core.egress import EgressRules
 from sidecar.core.exchange import ConnectTiming, Exchange, Telemetry, Upstream
+from sidecar.core.facts import Anomaly
 from sidecar.core.histories import Histories
 from sidecar.core.identity import IdentityRules
-from sidecar.core.outcome import Anomaly
 from sidecar.core.sessions import SessionManager
 from sidecar.errors import DrainingError, MalformedError, RefusedError, SidecarError, render, shape_of
 from sidecar.proxy import wire
@@ -28,7 +27,7 @@ from sidecar.proxy.request_reader import Inbound
 from sidecar.proxy.upstream_side import READ, UpstreamConnection
 from sidecar.proxy.wire import Routes
 from sidecar.settings import Settings
-from sidecar.trust import Trust
+from sidecar.ways_out import EgressRules, Trust
 
 
 class Admission:

@@ -10,7 +10,7 @@ from functools import partial
 
 from sidecar.core.clock import MILLISECOND, SECOND, Clock
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Phase
+from sidecar.core.facts import Phase
 from sidecar.errors import (
     ClientBodyTimeoutError,
     ClientIdleTimeoutError,

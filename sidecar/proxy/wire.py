@@ -13,9 +13,8 @@ from http import HTTPStatus
 
 from sidecar import apis
 from sidecar.core.exchange import RequestHead, Upstream
-from sidecar.core.facts import Route
+from sidecar.core.facts import Route, record
 from sidecar.core.headers import Field, Headers
-from sidecar.core.record import record
 from sidecar.errors import UnknownUpstreamError
 
 _REMEMBERED, _SHORT = 1024, 512

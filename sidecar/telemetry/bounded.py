@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from sidecar.apis import FINISH_REASONS, KNOWN_ERRORS
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Verdict
-from sidecar.core.outcome import Anomaly, Outcome
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.shown import REDACTED, clean, is_credential, is_plain, shown
 
 OTHER = "other"

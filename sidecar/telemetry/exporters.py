@@ -31,7 +31,7 @@ from sidecar.telemetry.otel_settings import OtlpTarget
 from sidecar.telemetry.queues import Sender, rest
 from sidecar.telemetry.span_factories import SpanFrame
 from sidecar.telemetry.transports import Attempt, HttpTransport
-from sidecar.trust import Trust
+from sidecar.ways_out import Trust
 
 MESSAGE_BYTES = 2 << 20
 """Up to which pieces are put into one message: half of what a gRPC receiver takes unless it is told otherwise."""

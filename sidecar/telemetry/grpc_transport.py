@@ -18,7 +18,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from sidecar.telemetry.ledger import Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
 from sidecar.telemetry.transports import AGENT, SERVICES, Attempt, Ground, printable, read_answer, taken
-from sidecar.trust import Trust
+from sidecar.ways_out import Trust
 
 
 class GrpcTransport:

@@ -30,8 +30,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_conte
 from opentelemetry.util.types import AttributeValue
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
-from sidecar.core.outcome import Outcome
-from sidecar.core.record import record
+from sidecar.core.facts import Outcome, record
 from sidecar.telemetry import names as n
 from sidecar.telemetry.exporters import Stream, StreamSender
 from sidecar.telemetry.ledger import LINES, Account, Delivery, State

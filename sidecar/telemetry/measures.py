@@ -14,7 +14,7 @@ import psutil
 
 from sidecar.core.clock import SECOND, Clock
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Anomaly, Outcome
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.sessions import Revealed, SessionListener, SessionSummary
 from sidecar.core.threads import Past
 from sidecar.telemetry import metrics

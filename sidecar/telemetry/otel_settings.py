@@ -15,13 +15,13 @@ from opentelemetry.sdk.trace import SpanLimits, sampling
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.sdk.version import __version__ as sdk_version
 
-from sidecar.core.egress import EgressProxy, EgressRules
 from sidecar.core.shown import mask, shown
 from sidecar.settings import service_links
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.metric_store import ExemplarFilter, Temporality
 from sidecar.telemetry.otel_table import EXPONENTIAL, HISTOGRAM_AGGREGATION, SERVICE_NAME, SETTINGS
 from sidecar.version import VERSION
+from sidecar.ways_out import EgressProxy, EgressRules
 
 _SAMPLERS: dict[str, Callable[[float], sampling.Sampler]] = {
     "always_on": lambda _: sampling.ALWAYS_ON,

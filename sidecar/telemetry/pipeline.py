@@ -30,7 +30,7 @@ from sidecar.telemetry.span_factories import (
     SpanFrame,
     are_limited,
 )
-from sidecar.trust import Trust
+from sidecar.ways_out import Trust
 
 
 class MetricExport:

@@ -18,8 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.exchange import Exchange, RequestHead, Trace
-from sidecar.core.facts import Route
-from sidecar.core.outcome import Anomaly, Outcome
+from sidecar.core.facts import Anomaly, Outcome, Route
 from sidecar.core.sessions import (
     ConversationSummary,
     Revealed,

@@ -14,9 +14,9 @@ from opentelemetry.util.types import AttributeValue
 
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Exchange, Upstream
+from sidecar.core.facts import Outcome
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity
-from sidecar.core.outcome import Outcome
 from sidecar.core.shown import is_credential, readable, shown
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from sidecar.core.clock import SECOND, STEADY, Wall
 from sidecar.core.exchange import ConnectTiming, Exchange, referred
-from sidecar.core.outcome import Outcome
+from sidecar.core.facts import Outcome
 from sidecar.core.sessions import ConversationSummary, Ref, SessionListener, SessionSummary, Totals
 from sidecar.core.shown import shown
 from sidecar.telemetry import names as n

@@ -30,12 +30,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from sidecar.core.clock import STANDSTILL, suspended
-from sidecar.core.egress import EgressProxy
 from sidecar.core.shown import shown
 from sidecar.telemetry.ledger import Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
-from sidecar.trust import Trust
 from sidecar.version import VERSION
+from sidecar.ways_out import EgressProxy, Trust
 
 _ANSWER_LIMIT = 64 * 1024
 """Bytes of a receiver's answer that are read."""

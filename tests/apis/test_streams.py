@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar import apis
 from sidecar.core.facts import EventKind, ResponseFacts, Route
-from sidecar.core.pending import unbounded
+from sidecar.core.sse import unbounded
 from tests.apis.example import facts_of
 from tests.matrix.matrix_apis import EXAMPLES
 

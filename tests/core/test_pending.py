@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.pending import FILLER, STEP, Pending, shorten
+from sidecar.core.sse import FILLER, STEP, Pending, shorten
 
 MIB = 1 << 20
 TEXTS = st.sampled_from(

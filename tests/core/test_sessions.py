@@ -10,8 +10,8 @@ import pytest
 
 from sidecar import SessionManager
 from sidecar.core.clock import MILLISECOND
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.identity import Identity, Source
-from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import (
     ChainEntry,
     ConversationSummary,

@@ -11,8 +11,8 @@ import pytest
 from sidecar import SessionManager
 from sidecar.core.clock import MILLISECOND, SECOND
 from sidecar.core.conversation import MAX_MODELS
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.identity import Identity, Source
-from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import (
     ConversationSummary,
     Result,

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar import SessionManager
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.identity import Identity, Source
-from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sessions import KnownWait, Ref, SessionLimits, SessionListener
 from sidecar.core.sessions import Turn as Told
 

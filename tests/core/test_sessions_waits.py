@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.core.conversation import WaitLine
 from sidecar.core.identity import Identity, Source
 from sidecar.core.sessions import Revealed, Turn
-from sidecar.core.waits import WaitLine
 
 
 def join(line: WaitLine, number: int, at: int, *, wanted: bool = True) -> Turn:

@@ -5,8 +5,8 @@ import sys
 from types import FrameType
 
 from sidecar import SessionManager
+from sidecar.core.facts import Outcome
 from sidecar.core.identity import Identity, Source
-from sidecar.core.outcome import Outcome
 from sidecar.core.sessions import Revealed
 
 
@@ -66,6 +66,6 @@ def test_a_request_keeps_no_other() -> None:
     assert {kind.__module__ for kind in kinds} <= {
         "builtins",
         "sidecar.core.identity",
-        "sidecar.core.outcome",
+        "sidecar.core.facts",
         "enum",
     }

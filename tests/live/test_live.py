@@ -10,9 +10,8 @@ import pytest
 
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Exchange, RequestHead
-from sidecar.core.facts import Route
+from sidecar.core.facts import Outcome, Route
 from sidecar.core.headers import Headers
-from sidecar.core.outcome import Outcome
 from sidecar.live import Board, Ended, WatchersError, ended
 from sidecar.live import board as boards
 from sidecar.testing import (

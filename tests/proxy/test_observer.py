@@ -5,9 +5,8 @@ from types import SimpleNamespace
 from typing import cast
 
 from sidecar.core.exchange import Exchange, RequestHead
-from sidecar.core.facts import Route
+from sidecar.core.facts import Anomaly, Outcome, Route
 from sidecar.core.headers import Field, Headers
-from sidecar.core.outcome import Anomaly, Outcome
 from sidecar.core.sse import Event
 from sidecar.proxy.observer import StreamObserver
 from sidecar.proxy.shared import Admission, Shared

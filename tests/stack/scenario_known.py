@@ -5,7 +5,7 @@ in from what was measured. The outcomes `shutdown` and `internal_error` do not h
 other would be a bug of it.
 """
 
-from sidecar.core.outcome import Anomaly, Outcome, Phase
+from sidecar.core.facts import Anomaly, Outcome, Phase
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.metrics import Metric

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.outcome import Outcome
+from sidecar.core.facts import Outcome
 from sidecar.telemetry import metrics
 from sidecar.testing import OtlpSink, Point
 from tests.stack.facts import Fact, Peak

@@ -15,7 +15,7 @@ import pytest
 from grafana import innocence, queries, sessions, streams, traffic
 from grafana.names import series
 from grafana.panels import Panel
-from sidecar.core.outcome import Anomaly, Outcome
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.telemetry import metrics
 from tests.stack.backends import Stack
 from tests.stack.programs import eventually

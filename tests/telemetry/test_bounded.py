@@ -4,7 +4,7 @@ import pytest
 
 from sidecar.apis import KNOWN_ERRORS, match
 from sidecar.core.exchange import Verdict
-from sidecar.core.outcome import Outcome
+from sidecar.core.facts import Outcome
 from sidecar.telemetry.bounded import error_type, provider_word, redact_path, redact_query
 
 

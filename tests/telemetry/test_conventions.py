@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.facts import Route
-from sidecar.core.outcome import Outcome
+from sidecar.core.facts import Outcome, Route
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.metrics import Metric, MetricKind

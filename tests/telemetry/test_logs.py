@@ -12,7 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from sidecar.core.outcome import Anomaly, Outcome
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.sessions import SessionRequest, SessionSummary, Totals
 from sidecar.telemetry.logs import BURST, LINES_PER_SECOND, LibraryHandler, Lines, Log, level_of
 from sidecar.telemetry.queues import Worker

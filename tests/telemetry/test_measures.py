@@ -9,9 +9,8 @@ from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Exchange
-from sidecar.core.facts import RequestFacts, Route
+from sidecar.core.facts import Anomaly, Outcome, Phase, RequestFacts, Route
 from sidecar.core.identity import Source
-from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.core.sessions import Revealed, SessionSummary, Totals
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n

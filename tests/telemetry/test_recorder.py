@@ -8,7 +8,7 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
 from sidecar.core.exchange import Telemetry
-from sidecar.core.outcome import Anomaly, Outcome
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.sessions import SessionSummary, Totals
 from sidecar.telemetry import metrics
 from sidecar.telemetry.span_factories import Span

@@ -9,10 +9,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from sidecar.core.exchange import ConnectTiming, Exchange
-from sidecar.core.facts import RequestFacts, Route
+from sidecar.core.facts import Anomaly, Outcome, Phase, RequestFacts, Route
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity, Source
-from sidecar.core.outcome import Anomaly, Outcome, Phase
 from sidecar.telemetry.spans import span_count
 from tests.telemetry.world import CHAT, T0, MakeWorld, World, ms, ref
 

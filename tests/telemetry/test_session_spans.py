@@ -6,7 +6,7 @@ import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind
 
-from sidecar.core.outcome import Outcome
+from sidecar.core.facts import Outcome
 from sidecar.core.sessions import ConversationSummary, SessionSummary, Totals
 from tests.telemetry.world import MakeWorld, World, ms, ref
 

@@ -18,7 +18,7 @@ from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.telemetry.otel_settings import read
 from sidecar.testing import OtlpSink, SinkAnswer
-from sidecar.trust import Trust
+from sidecar.ways_out import Trust
 from tests.telemetry.way_out import COUNTER, SLOW, WayOut, exporting, started
 
 

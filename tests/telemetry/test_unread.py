@@ -11,7 +11,7 @@ import pytest
 
 import sidecar
 from sidecar.app import Sidecar
-from sidecar.core.outcome import Anomaly, Outcome
+from sidecar.core.facts import Anomaly, Outcome
 from sidecar.settings import load
 from sidecar.testing import OtlpSink, ScriptedUpstream, chat_completion, chat_request, exchange, json_answer
 from tests.telemetry.world import MakeWorld, World, ms, ref

@@ -20,7 +20,7 @@ from sidecar.telemetry.otel_settings import OtelConfig, read
 from sidecar.telemetry.pipeline import Pipeline, build_pipeline, span_factory
 from sidecar.telemetry.span_factories import EncodedSpans, Span
 from sidecar.testing import OtlpSink
-from sidecar.trust import Trust
+from sidecar.ways_out import Trust
 
 PROTOCOLS = ("http/protobuf", "grpc")
 RESOURCE = Resource({"service.name": "test"})

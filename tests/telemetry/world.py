@@ -14,10 +14,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from sidecar.core.clock import MILLISECOND
 from sidecar.core.exchange import ConnectTiming, Exchange, RequestHead, Upstream
-from sidecar.core.facts import EventKind, RequestFacts, Route
+from sidecar.core.facts import EventKind, Outcome, RequestFacts, Route
 from sidecar.core.headers import Field, Headers
 from sidecar.core.identity import Identity, Source
-from sidecar.core.outcome import Outcome
 from sidecar.core.sessions import Ref, Turn
 from sidecar.telemetry.ledger import Ledger, Signal, State
 from sidecar.telemetry.metric_store import MetricStore

@@ -2,10 +2,10 @@
 
 import pytest
 
-from sidecar.core.egress import EgressRules
 from sidecar.settings_values import read_upstream
 from sidecar.telemetry import otel_settings
 from sidecar.telemetry.ledger import Signal
+from sidecar.ways_out import EgressRules
 
 P, Q = "http://p.test:3128", "http://q.test"
 

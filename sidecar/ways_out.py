@@ -1,14 +1,20 @@
-"""Which way calls go out, as the environment says: directly, or through an HTTP proxy. For upstreams and collectors.
+"""Ways out: through which proxy calls go, and which certificates are trusted; for the upstreams and for the collector.
 
-Owns the grammar of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, read from the mapping it is given.
-Where clients differ it follows what two of curl, requests and Go do; docs/decisions/ways-out.md has the table.
+Owns the grammar of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, and `SSL_CERT_FILE` and `SSL_CERT_DIR` with
+the system's own places behind them, read from the mapping it is given. Where clients differ about proxies it follows what
+two of curl, requests and Go do; docs/decisions/ways-out.md has the table. A path of certificates that is not there is
+passed over and named: OpenSSL would silently trust nobody.
 """
 
 import base64
+import os
 import re
+import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sidecar.core.shown import mask
@@ -153,3 +159,60 @@ def _name(host: str) -> str:
         return plain if plain.isascii() else plain.encode("idna").decode()
     except UnicodeError:
         return plain
+
+
+_PLACES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+"""Where distributions keep the bundle, for a Python whose OpenSSL was built to look elsewhere."""
+
+
+class Trust:
+    """The trust of one process. `ignored` has a sentence for each variable whose path is not there."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        paths = ssl.get_default_verify_paths()
+        self.ignored: tuple[str, ...] = ()
+        own = (paths.openssl_cafile, *_PLACES)
+        system = next((path for path in own if os.path.isfile(path)), None)  # noqa: PTH113 - as OpenSSL has it
+        self._file = self._given(environ, "SSL_CERT_FILE") or system
+        self._folder = self._given(environ, "SSL_CERT_DIR") or paths.openssl_capath
+
+    def _given(self, environ: Mapping[str, str], name: str) -> str | None:
+        path = environ.get(name, "")
+        if path and not os.path.exists(path):  # noqa: PTH110 - OpenSSL takes it as text, too
+            self.ignored += (
+                f"{name}={mask(path)} is ignored: there is no such path, and the system's trust holds",
+            )
+            return None
+        return path or None
+
+    def context(self, only: str | None = None) -> ssl.SSLContext:
+        """For a client that checks the host. `only`: a file of certificates that are trusted in place of all others.
+
+        Raises:
+            OSError, ssl.SSLError: the file cannot be read, or holds no certificate.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if only is not None:
+            context.load_verify_locations(cafile=only)
+        else:
+            context.load_verify_locations(cafile=self._file, capath=self._folder)
+        return context
+
+    def pem(self, only: str | None = None) -> bytes | None:
+        """The same certificates as PEM; None where there are none.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if only is not None:
+            return Path(only).read_bytes()
+        found = [] if self._file is None else [Path(self._file).read_bytes()]
+        for path in sorted(Path(self._folder).glob("*.[0-9]*")):
+            with suppress(OSError):
+                found.append(path.read_bytes())
+        return b"\n".join(dict.fromkeys(found)) or None
