@@ -58,7 +58,8 @@ $(DEMO): requirements/demo.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.12 run")'
 	@echo "Making $(VENV) for the demo: $$(grep -c '^[a-z].*==' requirements/demo.lock) packages, once. This takes a moment."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/demo.lock
+	@# Not compiled: the first start compiles what it imports, which is a small part, and the picture comes sooner.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile -r requirements/demo.lock
 	@touch $(DEMO)
 
 run: $(if $(wildcard $(STAMP)),setup,$(DEMO))  ## the demo; with UPSTREAM=https://... the plain sidecar before that upstream

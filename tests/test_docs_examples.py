@@ -508,7 +508,7 @@ def test_rooms_in_the_picture() -> None:
     picture = example("rooms")
     rooms = re.findall(r"\b([a-z]+)/(?= )", picture)
     assert {*rooms} == {"proxy", "core", "apis", "telemetry", "admin"}
-    for module in ("client_side", "flow", "wire", "pool", "dial", "upstream_side", "answer", "observer"):
+    for module in ("client_side", "flow", "wire", "connect", "upstream_side", "bodies", "observer"):
         assert module in picture
         assert (ROOT / "sidecar" / "proxy" / f"{module}.py").is_file()
     for module in (

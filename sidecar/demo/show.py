@@ -120,7 +120,10 @@ class Show:
             now=now,
             lanes=lanes,
             figures=self._figures(snapshot, unnamed=any(lane.session == LANE for lane in lanes)),
-            footer=(("your own app", f"export OPENAI_BASE_URL=http://{self._composed.listen}/v1"),),
+            footer=(
+                ("in a browser", f"http://{self._composed.admin}/"),
+                ("your own app", f"export OPENAI_BASE_URL=http://{self._composed.listen}/v1"),
+            ),
         )
         self._screen.redraw(self.picture)
 

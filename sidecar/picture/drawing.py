@@ -79,14 +79,18 @@ class Picture:
 def draw(picture: Picture, width: int, height: int | None = None) -> list[Line]:
     """The picture in lines of at most `width` columns, and at most `height` of them if that is given.
 
-    Where height is short, lanes go in which nothing overlapped, then the queue's rows, then other lanes; they are counted.
+    Where height is short, empty lines go, then lanes in which nothing overlapped, then the queue's rows, then other
+    lanes. Lanes that went are counted.
     """
     head = [_ends(Span(f" {picture.title}", Tone.STRONG), Span(f"{picture.state} ", Tone.FAINT), width)]
     head += [(Span(f" {picture.about}", Tone.FAINT),), ()]
     tail = [axis(picture.start, picture.end, *_columns(width)), (), *_counts(picture, width), ()]
     tail += [line for name, text in picture.footer for line in _named(name, text, width, Tone.STRONG)]
-    room = None if height is None else max(1, height - len(head) - len(tail))
-    lines = [*head, *_body(picture, width, room), *tail]
+    body = _body(picture, width, None)
+    if height is not None and len(head) + len(body) + len(tail) > height:
+        head, tail = [line for line in head if line], [line for line in tail if line]
+        body = _body(picture, width, max(1, height - len(head) - len(tail)))
+    lines = [*head, *body, *tail]
     return [_cut(line, width) for line in (lines if height is None else lines[:height])]
 
 

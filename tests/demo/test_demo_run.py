@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from functools import partial
 from time import monotonic
 
@@ -73,7 +74,11 @@ def test_one_round() -> None:
     assert turns, picture
     assert float(turns[1]) > 10
     assert re.search(r"24 started = 24 settled \+ 0 in flight   7 sessions, \d live", picture)
-    assert re.search(r"your own app  export OPENAI_BASE_URL=http://127\.0\.0\.1:\d+/v1\n$", picture)
+    assert re.search(
+        r"in a browser  http://127\.0\.0\.1:\d+/\n"
+        r" your own app  export OPENAI_BASE_URL=http://127\.0\.0\.1:\d+/v1\n$",
+        picture,
+    )
     assert sum(span.kind == "SERVER" for span in spans) == 24
     assert sum(span.name == "session" for span in spans) == 7
     assert sum(span.name == "conversation" for span in spans) == 8
@@ -83,8 +88,11 @@ def test_on_a_terminal_until_ctrl_c() -> None:
     """Redrawn in place; another app gets its lane; Ctrl-C ends all of it, cleanly, and leaves the picture."""
     command = [*COMMAND, "--listen", "127.0.0.1:0"]
     demo = OnTerminal(command, streams=ALL, environ=environ(TERM="xterm"), limit=LIMIT)
+    page = demo.read_until(r"in a browser[^h]+(http://[\d.:]+/)").group(1)
     url = demo.read_until(r"OPENAI_BASE_URL=(http://\S+?/v1)").group(1)
     assert "\x1b[?1049h" in demo.seen
+    with urllib.request.urlopen(page) as live:
+        assert "<title>" in live.read().decode()
     for headers, lane in (({"X-Sidecar-Session-Id": "my-own-app"}, "my-own-app"), ({}, "(no session named)")):
         with OpenAI(api_key="x", base_url=url, default_headers=headers) as app:
             # It goes on calling: a call that ends with a round has no place in the next one's picture.

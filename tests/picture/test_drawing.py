@@ -91,22 +91,27 @@ def test_every_line_fits(width: int, height: int | None) -> None:
 
 
 def test_a_low_terminal_gives_up_dull_lanes_first() -> None:
-    """The oldest of them, counted; then the queue's rows; what overlapped and all figures stay longest."""
+    """After the empty lines: the oldest of them, counted; then the queue's rows; what overlapped stays longest."""
     lanes = [Lane(f"chat-{number}", "main", (bar(1, number, number + 1),)) for number in range(6)]
     full = draw(picture(*lanes, TRIP), 80)
 
     def lower(by: int) -> list[str]:
         return [plain(line) for line in draw(picture(*lanes, TRIP), 80, len(full) - by)]
 
-    shorter = lower(1)
-    assert shorter[3] == "   2 more, in a taller terminal"
-    assert shorter[4].startswith(" chat-2")
-    lowest = lower(5)
-    assert lowest[3] == "   6 more, in a taller terminal"
-    assert lowest[4].startswith(" trip-planner-1")
-    assert lowest[7].startswith("   would queue 7.3 s")
-    beyond = lower(6)
-    assert beyond[4].startswith(" trip-planner-1")
+    without = lower(1)
+    assert "" not in without
+    assert sum(line.startswith(" chat-") for line in without) == 6
+    empty = sum(not plain(line) for line in full)
+    assert empty == 3
+    shorter = lower(empty + 1)
+    assert shorter[2] == "   2 more, in a taller terminal"
+    assert shorter[3].startswith(" chat-2")
+    lowest = lower(empty + 5)
+    assert lowest[2] == "   6 more, in a taller terminal"
+    assert lowest[3].startswith(" trip-planner-1")
+    assert lowest[6].startswith("   would queue 7.3 s")
+    beyond = lower(empty + 6)
+    assert beyond[3].startswith(" trip-planner-1")
     assert not any("would queue" in line for line in beyond)
     assert beyond[-1] == " your own app  export OPENAI_BASE_URL=http://127.0.0.1:7070/v1"
 
