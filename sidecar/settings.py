@@ -1,13 +1,14 @@
 """Every setting of the sidecar: one table, read once, from `SIDECAR_*` variables and flags of the same names.
 
-Owns names, defaults and meanings. It reads only the mappings it is given and reports all bad values at once.
-Every other room takes the frozen `Settings`. There is no settings library behind it: variables, flags, the
-list of errors, unknown names and the table in docs/settings.md come from the one table.
+Owns names, defaults and meanings, and the form of such a table, which OpenTelemetry's variables have too
+(`telemetry/otel_settings.py`). It reads only the mappings it is given and reports all bad values at once. Every other room
+takes the frozen `Settings`. There is no settings library behind it: variables, flags, the list of errors, unknown names
+and the tables in docs/settings.md come from the rows.
 """
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +18,19 @@ from sidecar.core.shown import mask
 from sidecar.core.turns import DEFAULT_FORMAT
 from sidecar.settings_values import Address, Kind
 
-__all__ = ["TABLE", "Address", "Problem", "Setting", "Settings", "SettingsError", "load"]
+__all__ = [
+    "TABLE",
+    "Address",
+    "Kind",
+    "Problem",
+    "Setting",
+    "Settings",
+    "SettingsError",
+    "Values",
+    "load",
+    "read_table",
+    "unknown_names",
+]
 
 PREFIX = "SIDECAR_"
 
@@ -30,15 +43,20 @@ _SERVICE_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One bad value: where it was given, what was given (credentials masked), and what is allowed."""
+    """One bad value: where it was given, what was given (credentials masked), and what is allowed.
+
+    `ignored`: it counts as not set; otherwise the sidecar does not start.
+    """
 
     name: str
     value: str
     allowed: str
+    ignored: bool = False
 
     def __str__(self) -> str:
         """One line for a terminal."""
-        return f"{self.name}={self.value}: {self.allowed}" if self.value else f"{self.name}: {self.allowed}"
+        given = f"{self.name}={self.value}" if self.value else self.name
+        return f"{given} is ignored: {self.allowed}" if self.ignored else f"{given}: {self.allowed}"
 
 
 class SettingsError(Exception):
@@ -110,17 +128,18 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the table. `name` is without the prefix; an empty `default` means "not set"."""
+    """One row of a table.
 
-    name: str
+    `default` is written as a user would; where it is empty, `unset` says in words what holds instead. A bad value is
+    refused; of a `lenient` row it is told, and counts as not set.
+    """
+
+    variable: str
     default: str
     kind: Kind
     meaning: str
-
-    @property
-    def variable(self) -> str:
-        """Its environment variable."""
-        return PREFIX + self.name
+    unset: str = ""
+    lenient: bool = False
 
     @property
     def flag(self) -> str:
@@ -130,115 +149,245 @@ class Setting:
     @property
     def attribute(self) -> str:
         """Its attribute of `Settings`, and its key among the flags."""
-        return self.name.lower()
+        return self.variable.removeprefix(PREFIX).lower()
+
+    def problem(self, name: str, text: object, allowed: str) -> Problem:
+        """What is wrong with this text, given as `name`; no credential is repeated."""
+        shown = "***" if self.kind.secret else mask(str(text))
+        return Problem(name, shown, allowed, ignored=self.lenient)
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What a table was read as, by variable: the value given, else the default. `given` are those that somebody gave."""
+
+    values: Mapping[str, Any]
+    given: frozenset[str]
+    problems: tuple[Problem, ...]
+
+    def __getitem__(self, variable: str) -> Any:
+        """Its value."""
+        return self.values[variable]
+
+
+def read_table(table: Iterable[Setting], flags: Mapping[str, str], environ: Mapping[str, str]) -> Values:
+    """Reads every row. `flags` are keyed by `Setting.attribute` and win; an empty text is not set."""
+    found: dict[str, Any] = {}
+    given: set[str] = set()
+    problems: list[Problem] = []
+    for setting in table:
+        in_flags = setting.attribute in flags
+        name = setting.flag if in_flags else setting.variable
+        text = flags[setting.attribute] if in_flags else environ.get(setting.variable, "")
+        read, bad = _parts(setting, name, text)
+        problems += bad
+        if read:
+            given.add(setting.variable)
+        elif setting.lenient or not bad:
+            read, _ = _parts(setting, name, setting.default)
+        found[setting.variable] = setting.kind.value(read)
+    return Values(found, frozenset(given), tuple(problems))
+
+
+def _parts(setting: Setting, name: str, text: str) -> tuple[list[object], list[Problem]]:
+    """What the parts of a text are read as, and what is wrong with the others."""
+    kind = setting.kind
+    read: list[object] = []
+    bad: list[Problem] = []
+    for part in kind.parts(text):
+        try:
+            read.append(kind.read(part))
+        except (ValueError, OSError) as error:
+            allowed = str(error) if isinstance(error, values.MistypedError) else kind.allowed
+            bad.append(setting.problem(name, part, allowed))
+    return read, bad
+
+
+def unknown_names(table: Iterable[Setting], prefix: str, environ: Mapping[str, str]) -> list[str]:
+    """The names with this prefix that are no row of the table.
+
+    What Kubernetes puts into every pod for its Services is nobody's setting: a Service `sidecar-injector` makes
+    `SIDECAR_INJECTOR_SERVICE_HOST`, `SIDECAR_INJECTOR_PORT_443_TCP` and so on.
+    """
+    own = sorted({name for name in environ if name.startswith(prefix)})
+    services = [name.removesuffix("SERVICE_HOST") for name in own if name.endswith("_SERVICE_HOST")]
+    known = {setting.variable for setting in table}
+    return [
+        name
+        for name in own
+        if name not in known
+        and not any(
+            name.startswith(service) and _SERVICE_LINK.fullmatch(name, len(service)) for service in services
+        )
+    ]
 
 
 TABLE = (
-    Setting("LISTEN", "127.0.0.1:7070", values.ADDRESS, "the data port: where the app sends its calls"),
     Setting(
-        "ADMIN_LISTEN", "127.0.0.1:7071", values.ADDRESS, "the admin port: health, stats, sessions, /metrics"
+        "SIDECAR_LISTEN", "127.0.0.1:7070", values.ADDRESS, "the data port: where the app sends its calls"
     ),
     Setting(
-        "HEALTH_LISTEN", "", values.ADDRESS, "a port of its own for health, for probes that come from outside"
+        "SIDECAR_ADMIN_LISTEN",
+        "127.0.0.1:7071",
+        values.ADDRESS,
+        "the admin port: health, stats, sessions, /metrics",
     ),
     Setting(
-        "ADMIN_TOKEN", "", values.TOKEN, "bearer token of the admin port; needed when that is not on loopback"
+        "SIDECAR_HEALTH_LISTEN",
+        "",
+        values.ADDRESS,
+        "a port of its own for health, for probes that come from outside",
     ),
     Setting(
-        "UPSTREAM", "", values.URL, "the provider that calls go to; its path stands before the request's"
+        "SIDECAR_ADMIN_TOKEN",
+        "",
+        values.TOKEN,
+        "bearer token of the admin port; needed when that is not on loopback",
     ),
-    Setting("UPSTREAMS", "", values.URLS, "further providers, each reached as /name/..."),
-    Setting("CLIENT_HEAD_TIMEOUT", "30s", values.DURATION, "for a request's whole head to come"),
     Setting(
-        "CLIENT_BODY_TIMEOUT",
+        "SIDECAR_UPSTREAM",
+        "",
+        values.URL,
+        "the provider that calls go to; its path stands before the request's",
+    ),
+    Setting("SIDECAR_UPSTREAMS", "", values.URLS, "further providers, each reached as /name/..."),
+    Setting("SIDECAR_CLIENT_HEAD_TIMEOUT", "30s", values.DURATION, "for a request's whole head to come"),
+    Setting(
+        "SIDECAR_CLIENT_BODY_TIMEOUT",
         "60s",
         values.DURATION,
         "between two pieces of a request's body, and what a slow body may lag behind",
     ),
     Setting(
-        "CLIENT_KEEPALIVE", "75s", values.DURATION, "how long a client's connection may rest between requests"
+        "SIDECAR_CLIENT_KEEPALIVE",
+        "75s",
+        values.DURATION,
+        "how long a client's connection may rest between requests",
     ),
     Setting(
-        "POOL_IDLE", "30s", values.DURATION, "how long an upstream connection is kept, unless upstream says"
+        "SIDECAR_POOL_IDLE",
+        "30s",
+        values.DURATION,
+        "how long an upstream connection is kept, unless upstream says",
     ),
-    Setting("HEAD_LIMIT", "64KiB", values.HEAD_SIZE, "size of a head, of requests and of answers"),
-    Setting("HEAD_FIELDS", "256", values.NUMBER, "number of header fields in a head"),
-    Setting("CONNECT_TIMEOUT", "10s", values.DURATION, "for an upstream connection to stand, TLS included"),
+    Setting("SIDECAR_HEAD_LIMIT", "64KiB", values.HEAD_SIZE, "size of a head, of requests and of answers"),
+    Setting("SIDECAR_HEAD_FIELDS", "256", values.NUMBER, "number of header fields in a head"),
     Setting(
-        "FIRST_BYTE_TIMEOUT", "600s", values.DURATION, "for an answer's first byte, from the request's end"
+        "SIDECAR_CONNECT_TIMEOUT", "10s", values.DURATION, "for an upstream connection to stand, TLS included"
     ),
     Setting(
-        "IDLE_TIMEOUT", "300s", values.DURATION, "silence after which an answer that has begun is given up"
+        "SIDECAR_FIRST_BYTE_TIMEOUT",
+        "600s",
+        values.DURATION,
+        "for an answer's first byte, from the request's end",
     ),
-    Setting("STALL_AFTER", "10s", values.DURATION, "silence of a stream that is reported as a stall"),
-    Setting("MAX_REQUESTS", "10000", values.NUMBER, "requests in flight; more get 503"),
-    Setting("INSPECT_LIMIT", "8MiB", values.SIZE, "size up to which a JSON body is read before it goes on"),
     Setting(
-        "INSPECT_MEMORY",
+        "SIDECAR_IDLE_TIMEOUT",
+        "300s",
+        values.DURATION,
+        "silence after which an answer that has begun is given up",
+    ),
+    Setting("SIDECAR_STALL_AFTER", "10s", values.DURATION, "silence of a stream that is reported as a stall"),
+    Setting("SIDECAR_MAX_REQUESTS", "10000", values.NUMBER, "requests in flight; more get 503"),
+    Setting(
+        "SIDECAR_INSPECT_LIMIT", "8MiB", values.SIZE, "size up to which a JSON body is read before it goes on"
+    ),
+    Setting(
+        "SIDECAR_INSPECT_MEMORY",
         "256MiB",
         values.SIZE,
         "memory for such bodies and for their decoders, over all requests",
     ),
     Setting(
-        "SHUTDOWN_TIMEOUT", "25s", values.DURATION, "for the whole drain, the telemetry's last flush included"
+        "SIDECAR_SHUTDOWN_TIMEOUT",
+        "25s",
+        values.DURATION,
+        "for the whole drain, the telemetry's last flush included",
     ),
-    Setting("SESSION_IDLE", "30m", values.DURATION, "quiet after which a session ends"),
-    Setting("SESSION_LIMIT", "100000", values.NUMBER, "sessions tracked at once"),
-    Setting("CONVERSATIONS_PER_SESSION", "1000", values.NUMBER, "conversations tracked in one session"),
+    Setting("SIDECAR_SESSION_IDLE", "30m", values.DURATION, "quiet after which a session ends"),
+    Setting("SIDECAR_SESSION_LIMIT", "100000", values.NUMBER, "sessions tracked at once"),
     Setting(
-        "RESPONSE_CHAIN_LIMIT",
+        "SIDECAR_CONVERSATIONS_PER_SESSION", "1000", values.NUMBER, "conversations tracked in one session"
+    ),
+    Setting(
+        "SIDECAR_RESPONSE_CHAIN_LIMIT",
         "100000",
         values.NUMBER,
         "response ids remembered for what continues or fetches them, some 1.2 KB each",
     ),
     Setting(
-        "HISTORY",
+        "SIDECAR_HISTORY",
         "join",
         values.one_of("join", "observe", "off"),
         "whether turns that name no session join one by their history, are only told what they are, or neither",
     ),
     Setting(
-        "HISTORY_LIMIT",
+        "SIDECAR_HISTORY_LIMIT",
         "20000",
         values.NUMBER,
         "turns remembered by digests of their history, some 2 KB each",
     ),
-    Setting("MODEL_LIMIT", "100", values.NUMBER, "model names in metrics; further ones are counted as other"),
     Setting(
-        "SESSION_HEADERS", "", values.HEADERS, "header fields that name a session, before the known ones"
+        "SIDECAR_MODEL_LIMIT",
+        "100",
+        values.NUMBER,
+        "model names in metrics; further ones are counted as other",
     ),
-    Setting("SESSION_FIELDS", "", values.FIELDS, "body fields that name a session, as dotted paths"),
-    Setting("CONVERSATION_HEADERS", "", values.HEADERS, "header fields that name a conversation"),
     Setting(
-        "CONVERSATION_FIELDS", "", values.FIELDS, "body fields that name a conversation, as dotted paths"
+        "SIDECAR_SESSION_HEADERS",
+        "",
+        values.HEADERS,
+        "header fields that name a session, before the known ones",
     ),
-    Setting("REQUEST_ID_FORMAT", DEFAULT_FORMAT, values.REQUEST_ID, "how a request id is composed"),
+    Setting("SIDECAR_SESSION_FIELDS", "", values.FIELDS, "body fields that name a session, as dotted paths"),
+    Setting("SIDECAR_CONVERSATION_HEADERS", "", values.HEADERS, "header fields that name a conversation"),
     Setting(
-        "INCOMING_TRACE",
+        "SIDECAR_CONVERSATION_FIELDS",
+        "",
+        values.FIELDS,
+        "body fields that name a conversation, as dotted paths",
+    ),
+    Setting("SIDECAR_REQUEST_ID_FORMAT", DEFAULT_FORMAT, values.REQUEST_ID, "how a request id is composed"),
+    Setting(
+        "SIDECAR_INCOMING_TRACE",
         "parent",
         values.one_of("parent", "link", "ignore"),
         "what the caller's traceparent becomes of the request's span",
     ),
-    Setting("FORWARD_TRACE", "on", values.SWITCH, "whether the upstream is told our traceparent"),
-    Setting("FORWARD_BAGGAGE", "none", values.BAGGAGE, "which baggage members the upstream is told"),
+    Setting("SIDECAR_FORWARD_TRACE", "on", values.SWITCH, "whether the upstream is told our traceparent"),
+    Setting("SIDECAR_FORWARD_BAGGAGE", "none", values.BAGGAGE, "which baggage members the upstream is told"),
     Setting(
-        "SEMCONV",
+        "SIDECAR_SEMCONV",
         "shipped",
         values.one_of("shipped", "latest", "both"),
         "which names of the GenAI conventions telemetry uses",
     ),
-    Setting("LOG_FORMAT", "json", values.one_of("json", "console"), "how log lines look on stderr"),
-    Setting("PROMETHEUS", "off", values.SWITCH, "whether the admin port serves /metrics"),
+    Setting("SIDECAR_LOG_FORMAT", "json", values.one_of("json", "console"), "how log lines look on stderr"),
+    Setting("SIDECAR_PROMETHEUS", "off", values.SWITCH, "whether the admin port serves /metrics"),
     Setting(
-        "QUIET_PATHS",
+        "SIDECAR_QUIET_PATHS",
         "/health,/healthz,/livez,/readyz,/liveness,/readiness,/ping,HEAD /,HEAD /api/hello",
         values.QUIET_PATHS,
         "probes (GET and HEAD) that are only counted, unless they fail",
     ),
-    Setting("LIVE_REQUESTS", "1000", values.NUMBER, "ended requests kept for the live page, some 4 KB each"),
-    Setting("TRACE_LINKS", "", values.LINKS, "where the live page opens a trace, such as Jaeger or Grafana"),
-    Setting("RECORD", "", values.FOLDER, "folder for what is known of each request, as lines of JSON"),
-    Setting("RECORD_LIMIT", "256MiB", values.RECORD_SIZE, "size of these files together; the oldest go"),
+    Setting(
+        "SIDECAR_LIVE_REQUESTS",
+        "1000",
+        values.NUMBER,
+        "ended requests kept for the live page, some 4 KB each",
+    ),
+    Setting(
+        "SIDECAR_TRACE_LINKS",
+        "",
+        values.LINKS,
+        "where the live page opens a trace, such as Jaeger or Grafana",
+    ),
+    Setting(
+        "SIDECAR_RECORD", "", values.FOLDER, "folder for what is known of each request, as lines of JSON"
+    ),
+    Setting(
+        "SIDECAR_RECORD_LIMIT", "256MiB", values.RECORD_SIZE, "size of these files together; the oldest go"
+    ),
 )
 """Every setting, in the order of docs/settings.md."""
 
@@ -249,23 +398,11 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
     Raises:
         SettingsError: with every bad value, unknown `SIDECAR_*` name and impossible combination.
     """
-    problems: list[Problem] = list(_unknown(environ))
-    read: dict[str, Any] = {}
-    bad: set[str] = set()
-    for setting in TABLE:
-        name, text = _given(setting, flags, environ)
-        if not text:
-            read[setting.attribute] = _NOT_SET.get(setting.attribute)
-            continue
-        try:
-            read[setting.attribute] = setting.kind.read(text)
-        except ValueError as error:
-            bad.add(setting.attribute)
-            read[setting.attribute] = None
-            allowed = str(error) if isinstance(error, values.MistypedError) else setting.kind.allowed
-            shown = "***" if setting.kind is values.TOKEN else mask(text)
-            problems.append(Problem(name, shown, allowed))
-    problems.extend(_combinations(read, bad))
+    found = read_table(TABLE, flags, environ)
+    read = {setting.attribute: found[setting.variable] for setting in TABLE}
+    named = {one.name for one in found.problems}
+    bad = {setting.attribute for setting in TABLE if not named.isdisjoint((setting.flag, setting.variable))}
+    problems = [*_unknown(environ), *found.problems, *_combinations(read, bad)]
     if problems:
         raise SettingsError(problems)
     visible = {name: value for name, value in environ.items() if PASSED_ON.fullmatch(name)}
@@ -278,59 +415,16 @@ def load_addresses(flags: Mapping[str, str], environ: Mapping[str, str]) -> tupl
     Raises:
         SettingsError: one of the two is not an address.
     """
-    found: dict[str, Address | None] = {}
-    for setting in TABLE:
-        if setting.attribute in {"admin_listen", "health_listen"}:
-            name, text = _given(setting, flags, environ)
-            try:
-                found[setting.attribute] = values.read_address(text) if text else None
-            except ValueError:
-                raise SettingsError([Problem(name, mask(text), setting.kind.allowed)]) from None
-    admin = found["admin_listen"]
-    if admin is None:
-        raise AssertionError("the table has a default for it")
-    return admin, found["health_listen"]
-
-
-_NOT_SET: Mapping[str, object] = {
-    "upstreams": {},
-    "trace_links": {},
-    "session_headers": (),
-    "session_fields": (),
-    "conversation_headers": (),
-    "conversation_fields": (),
-}
-"""What an unset setting is where that is not None."""
-
-
-def service_links(environ: Mapping[str, str], prefix: str) -> frozenset[str]:
-    """The names with this prefix that Kubernetes has put there for its Services, and that are nobody's settings.
-
-    A Service `sidecar-injector` makes `SIDECAR_INJECTOR_SERVICE_HOST`, `SIDECAR_INJECTOR_PORT_443_TCP` and so on.
-    """
-    own = [name for name in environ if name.startswith(prefix)]
-    services = [name.removesuffix("SERVICE_HOST") for name in own if name.endswith("_SERVICE_HOST")]
-    return frozenset(
-        name
-        for name in own
-        for service in services
-        if name.startswith(service) and _SERVICE_LINK.fullmatch(name, len(service))
-    )
-
-
-def _given(setting: Setting, flags: Mapping[str, str], environ: Mapping[str, str]) -> tuple[str, str]:
-    """Where a value comes from (flag, variable or the table's default), and the value."""
-    if setting.attribute in flags:
-        return setting.flag, flags[setting.attribute].strip() or setting.default
-    return setting.variable, environ.get(setting.variable, "").strip() or setting.default
+    admin, health = "SIDECAR_ADMIN_LISTEN", "SIDECAR_HEALTH_LISTEN"
+    found = read_table([setting for setting in TABLE if setting.variable in {admin, health}], flags, environ)
+    if found.problems:
+        raise SettingsError(found.problems)
+    return found[admin], found[health]
 
 
 def _unknown(environ: Mapping[str, str]) -> Iterator[Problem]:
     known = [setting.variable for setting in TABLE]
-    links = service_links(environ, PREFIX)
-    for name in sorted(environ):
-        if not name.startswith(PREFIX) or name in known or name in links:
-            continue
+    for name in unknown_names(TABLE, PREFIX, environ):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "`sidecar settings` lists all there are"
         yield Problem(name, "***", f"there is no such setting; {hint}")

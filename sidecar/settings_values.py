@@ -1,14 +1,17 @@
 """How a setting's value is written: one reader and one sentence ("what is allowed") per kind.
 
-Owns the grammar of addresses, durations, sizes, lists and upstream URLs. It never reads the environment and
-knows no setting by name. Every reader takes the text and raises ValueError for what it does not accept.
+Owns the grammar of addresses, durations, sizes, lists and upstream URLs, and that of OpenTelemetry's variables as its
+specification has it. It never reads the environment and knows no setting by name. A reader takes the text, raises
+ValueError (of a file, OSError) for what it does not accept, and never says the value: it may be a credential.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
 
 from sidecar.apis import provider_of_host
 from sidecar.core.exchange import Upstream
@@ -67,24 +70,35 @@ def _meet(one: _Host, two: _Host) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A way to write values: the reader and the sentence that says what is allowed."""
+    """A way to write values: the reader and the sentence that says what is allowed.
+
+    `unset` is the value of what is not set. `members`: the text is a list, separated by commas; each member is read
+    alone, and one that reads as None stands for nothing. `secret`: the text is never repeated.
+    """
 
     read: Callable[[str], object]
     allowed: str
+    unset: object = None
+    members: bool = False
+    secret: bool = False
+
+    def parts(self, text: str) -> list[str]:
+        """What is read by itself: the whole text, or each member of the list; nothing of an empty text."""
+        parts = text.split(",") if self.members else [text]
+        return [part.strip() for part in parts if part.strip()]
+
+    def value(self, read: Sequence[object]) -> object:
+        """The value, of what its parts were read as."""
+        if self.members:
+            return tuple(dict.fromkeys(one for one in read if one is not None))
+        return read[0] if read else self.unset
 
 
 _DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
 _SIZES = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
-_SWITCH = {
-    "on": True,
-    "true": True,
-    "yes": True,
-    "1": True,
-    "off": False,
-    "false": False,
-    "no": False,
-    "0": False,
-}
+_ON = dict.fromkeys(("on", "true", "yes", "1"), True)
+_OFF = dict.fromkeys(("off", "false", "no", "0"), False)
+_Word = TypeVar("_Word")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_PATH = re.compile(r"[^\s.,]+(\.[^\s.,]+)*")
 _HOST = re.compile(r"[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?")
@@ -123,16 +137,22 @@ def _size_between(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
-def _read_number(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise ValueError("no number in range")
-    return int(text)
+def _number_between(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= most:
+            raise ValueError("no number in range")
+        return int(text)
+
+    return read
 
 
-def _read_switch(text: str) -> bool:
-    if text.lower() not in _SWITCH:
-        raise ValueError("neither on nor off")
-    return _SWITCH[text.lower()]
+def _word_of(words: Mapping[str, _Word]) -> Callable[[str], _Word]:
+    def read(text: str) -> _Word:
+        if text.lower() not in words:
+            raise ValueError("none of the words")
+        return words[text.lower()]
+
+    return read
 
 
 def _read_token(text: str) -> str:
@@ -189,15 +209,16 @@ def _read_quiet_paths(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(quiet))
 
 
-def one_of(*words: str) -> Kind:
-    """A choice between words; case does not matter."""
+def one_of(*words: str, **others: str) -> Kind:
+    """A choice between words; case does not matter. `others` are words that mean one of these."""
+    known = {word: word for word in words} | others
+    return Kind(_word_of(known), f"one of {', '.join(words)}")
 
-    def read(text: str) -> str:
-        if text.lower() not in words:
-            raise ValueError("none of the words")
-        return text.lower()
 
-    return Kind(read, f"one of {', '.join(words)}")
+def any_of(*words: str, **others: str) -> Kind:
+    """A list of such words; `none` stands for none of them."""
+    known: dict[str, str | None] = {word: word for word in words} | others | {"none": None}
+    return Kind(_word_of(known), f"a list of {', '.join(words)}, none", unset=(), members=True)
 
 
 class MistypedError(ValueError):
@@ -285,33 +306,113 @@ def read_request_id(text: str) -> str:
     return RequestIdFormat(text).template
 
 
+_LONGEST = (1 << 31) - 1
+"""Milliseconds that stand for no limit, and the largest whole number of an OpenTelemetry variable that is taken."""
+
+
+def _milliseconds(least: int, *, none: bool = False) -> Callable[[str], float]:
+    """Seconds, 1 ms or more; `none`: a 0 means no limit."""
+    number = _number_between(least, _LONGEST)
+
+    def read(text: str) -> float:
+        return (number(text) or (_LONGEST if none else 1)) / 1000
+
+    return read
+
+
+def _read_share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("not a share")
+    return value
+
+
+def _read_pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    key = unquote(key.strip(), errors="strict")
+    if not equals or not key:
+        raise ValueError("not key=value")
+    return key, unquote(value.strip(), errors="strict")
+
+
+def _read_pairs(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple(_read_pair(member) for member in text.split(",") if member.strip())
+
+
+def _read_header(text: str) -> tuple[str, str]:
+    key, value = _read_pair(text)
+    if not (key.isascii() and value.isascii() and f"{key}{value}".isprintable()) or " " in key:
+        raise ValueError("not a header field")
+    return key.lower(), value
+
+
+def _read_endpoint(text: str) -> str:
+    if text.startswith("unix:"):
+        if not text.removeprefix("unix:").lstrip("/"):
+            raise ValueError("no path")
+        return text
+    parts = urlsplit(text if "://" in text else f"//{text}")
+    if parts.scheme not in {"http", "https", ""} or not parts.hostname or parts.fragment:
+        raise ValueError("not a URL")
+    _ = parts.port  # raises for a port that is none
+    return text
+
+
+def _read_file(text: str) -> str:
+    with Path(text).open("rb"):
+        return text
+
+
 ADDRESS = Kind(read_address, "host:port, such as 127.0.0.1:7070 or [::1]:7070 (port 0: any free one)")
 DURATION = Kind(read_duration, "a duration from 1ms to 30 days, such as 30, 30s, 500ms, 10m or 1h")
 HEAD_SIZE = Kind(_size_between(1024, 16 * 1024**2), "a size from 1KiB to 16MiB, such as 64KiB or 65536")
 SIZE = Kind(_size_between(0, 1024**4), "a size up to 1024GiB, such as 8MiB, 64KiB or 1048576")
-NUMBER = Kind(_read_number, "a whole number from 1 to 999999999")
-SWITCH = Kind(_read_switch, "on or off")
+NUMBER = Kind(_number_between(1, 999_999_999), "a whole number from 1 to 999999999")
+SWITCH = Kind(_word_of(_ON | _OFF), "on or off")
 HEADERS = Kind(
-    _read_id_headers, "names of header fields, separated by commas; none that carries a credential"
+    _read_id_headers, "names of header fields, separated by commas; none that carries a credential", unset=()
 )
-FIELDS = Kind(_list_of(_FIELD_PATH, lower=False), "dotted paths into a JSON body, separated by commas")
+FIELDS = Kind(
+    _list_of(_FIELD_PATH, lower=False), "dotted paths into a JSON body, separated by commas", unset=()
+)
 URL = Kind(
     read_upstream, "http:// or https:// and a host, a port and a path where needed; no user, query, fragment"
 )
 URLS = Kind(
     read_upstreams,
     "name=url, separated by commas; each name once, of letters, digits, '.', '_', '-', not 'default'",
+    unset={},
 )
 FOLDER = Kind(str, "a folder, which is made if it is not there")
 RECORD_SIZE = Kind(_size_between(1 << 20, 1024**4), "a size from 1MiB to 1024GiB, such as 256MiB or 1GiB")
 LINKS = Kind(
     _read_links,
     "name=url, separated by commas (a comma in a URL is %2C); each URL http:// or https:// with {trace_id} in it",
+    unset={},
 )
-TOKEN = Kind(_read_token, "8 or more printable ASCII characters without spaces")
+TOKEN = Kind(_read_token, "8 or more printable ASCII characters without spaces", secret=True)
 BAGGAGE = Kind(_read_baggage, "none, all, or names of baggage members, separated by commas")
 QUIET_PATHS = Kind(
     _read_quiet_paths,
     "paths, separated by commas, or none; a '*' at the end stands for anything, GET or HEAD in front for that one",
 )
 REQUEST_ID = Kind(read_request_id, f"text without blanks and any of {DEFAULT_FORMAT}, {{random}} among them")
+
+TRUE_OR_FALSE = Kind(_word_of({"true": True, "false": False}), "true or false")
+COUNT = Kind(_number_between(1, _LONGEST), "a whole number of 1 or more")
+LIMIT = Kind(_number_between(0, _LONGEST), "a whole number of 0 or more")
+MILLISECONDS = Kind(_milliseconds(0), "a whole number of milliseconds")
+INTERVAL = Kind(_milliseconds(1), "a whole number of milliseconds, 1 or more")
+TIMEOUT = Kind(_milliseconds(0, none=True), "a whole number of milliseconds; 0: no limit")
+SHARE = Kind(_read_share, "a number from 0 to 1")
+ENDPOINT = Kind(
+    _read_endpoint, "an http:// or https:// URL with a host; for grpc also host:port or unix:path"
+)
+HEADER_PAIRS = Kind(
+    _read_header, "key=value pairs, separated by commas, percent-encoded", unset=(), members=True, secret=True
+)
+PAIRS = Kind(_read_pairs, "key=value pairs, separated by commas, percent-encoded", unset=())
+FILE = Kind(_read_file, "the path of a file that can be read")
+KEY_FILE = replace(FILE, secret=True)
+"""The file of a key is easily mistaken for the key."""
+TEXT = Kind(str, "any text")

@@ -21,7 +21,7 @@ from sidecar.core.facts import Anomaly, Outcome, Phase
 from sidecar.core.threads import Relation
 from sidecar.core.turns import DEFAULT_FORMAT, FORMAT_FIELDS, SessionStats
 from sidecar.proxy import wire
-from sidecar.telemetry import metrics, otel_table
+from sidecar.telemetry import metrics, otel_settings
 from sidecar.telemetry.ledger import State
 from sidecar.telemetry.metrics import MetricKind
 from sidecar.telemetry.names import ALL_ATTRIBUTES, ALL_EVENTS
@@ -134,14 +134,14 @@ def settings_rows() -> list[Row]:
 def otel_rows() -> list[Row]:
     """Every `OTEL_*` variable; where each signal has one of its own, one row stands for the four."""
     rows: list[Row] = []
-    for setting in otel_table.SETTINGS:
+    names = {one.variable for one in otel_settings.TABLE}
+    for setting in otel_settings.TABLE:
         if setting.meaning.startswith("the same, for "):
             continue
-        own = setting.name.replace("_OTLP_", "_OTLP_TRACES_")
-        shared = own != setting.name and own in {one.name for one in otel_table.SETTINGS}
-        plain = setting.default == "none" or " " in setting.default or "`" in setting.default
-        default = setting.default if plain else code(setting.default)
-        rows.append((code(setting.name) + (" †" if shared else ""), default, setting.meaning))
+        own = setting.variable.replace("_OTLP_", "_OTLP_TRACES_")
+        shared = own != setting.variable and own in names
+        default = code(setting.default) or setting.unset
+        rows.append((code(setting.variable) + (" †" if shared else ""), default, setting.meaning))
     return rows
 
 
@@ -357,7 +357,7 @@ def exists(word: str) -> bool:
     name = word.partition("=")[0]
     if re.fullmatch(r"(SIDECAR|OTEL)_[A-Z_]+[A-Z]", name):
         known = {setting.variable for setting in settings.TABLE}
-        return name in known | {one.name for one in otel_table.SETTINGS} | {*environment.UNHELD}
+        return name in known | {one.variable for one in otel_settings.TABLE} | {*environment.UNHELD}
     if re.fullmatch(r"--[a-z-]+", name):
         return name in FLAGS
     if re.fullmatch(r"(sidecar|gen_ai|process)\.(?!py$)[a-z_.]+[a-z]", word):

@@ -189,7 +189,7 @@ def test_base_url(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
     """The line points the official client at the default data port, and nothing else is needed."""
     ((export, assignment),) = commands(example("base url"))
     name, _, value = assignment.partition("=")
-    listen = next(row for row in settings.TABLE if row.name == "LISTEN").default
+    listen = next(row for row in settings.TABLE if row.variable == "SIDECAR_LISTEN").default
     assert (export, value) == ("export", f"http://{listen}/v1")
     upstream.answer(json_answer(chat_completion("Hello")))
     ask = (
@@ -350,7 +350,7 @@ def test_variables(upstream: ScriptedUpstream) -> None:
 
 def test_agents() -> None:
     """The files are what the agents read: TOML and JSON, with the default data port in the place that was seen to work."""
-    listen = next(row for row in settings.TABLE if row.name == "LISTEN").default
+    listen = next(row for row in settings.TABLE if row.variable == "SIDECAR_LISTEN").default
     codex = tomllib.loads(example("codex"))
     provider = codex["model_providers"][codex["model_provider"]]
     opencode = json.loads(example("opencode"))
@@ -461,7 +461,7 @@ def test_to_a_back_end(
 def test_by_prometheus() -> None:
     """The address that is asked is the admin port's."""
     (scraped,) = yaml.safe_load(example("by prometheus"))["scrape_configs"]
-    listen = next(row for row in settings.TABLE if row.name == "ADMIN_LISTEN").default
+    listen = next(row for row in settings.TABLE if row.variable == "SIDECAR_ADMIN_LISTEN").default
     assert scraped["static_configs"] == [{"targets": [listen]}]
 
 

@@ -73,7 +73,7 @@ ROOMS = {
     "proxy": "apis codings core errors listener settings ways_out",
     "live": "core",
     "admin": "core errors listener live settings settings_values version",
-    "telemetry": "apis core settings version ways_out",
+    "telemetry": "apis core settings settings_values version ways_out",
     "app": "admin core errors live proxy record settings telemetry version ways_out",
     "testing": "core",
     "client": "core version",

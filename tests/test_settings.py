@@ -231,7 +231,7 @@ def test_upstreams() -> None:
 def test_bad_values(name: str, text: str) -> None:
     """A bad value is one problem, with its name, itself, and what is allowed."""
     [problem] = problems(UPSTREAM | {f"SIDECAR_{name}": text})
-    allowed = next(setting.kind.allowed for setting in TABLE if setting.name == name)
+    allowed = next(setting.kind.allowed for setting in TABLE if setting.variable == f"SIDECAR_{name}")
     assert problem == Problem(f"SIDECAR_{name}", text, allowed)
     assert str(problem) == f"SIDECAR_{name}={text}: {allowed}"
 
@@ -341,7 +341,7 @@ def test_defaults_are_written_as_values_are() -> None:
     for setting in TABLE:
         if setting.default:
             setting.kind.read(setting.default)
-        assert re.fullmatch(r"[A-Z_]+", setting.name)
+        assert re.fullmatch(r"SIDECAR_[A-Z_]+", setting.variable)
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,8 @@ def test_the_default_is_the_sidecar() -> None:
     assert list(stages())[-1] == "sidecar"
     assert json.loads(values("sidecar", "CMD")[-1]) == ["run"]
     ports = {address.rpartition(":")[2] for address in ("127.0.0.1:7070", "127.0.0.1:7071")}
-    defaults = {row.name: row.default for row in settings.TABLE}
-    assert {defaults["LISTEN"][-4:], defaults["ADMIN_LISTEN"][-4:]} == ports
+    defaults = {row.variable: row.default for row in settings.TABLE}
+    assert {defaults["SIDECAR_LISTEN"][-4:], defaults["SIDECAR_ADMIN_LISTEN"][-4:]} == ports
     assert {*values("sidecar", "EXPOSE")[0].split()} >= ports
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from sidecar.telemetry import otel_values as v
+from sidecar import settings_values as v
 from sidecar.telemetry.ledger import Signal
-from sidecar.telemetry.otel_settings import OtelConfig, read
-from sidecar.telemetry.otel_table import SETTINGS
+from sidecar.telemetry.otel_settings import TABLE, OtelConfig, read
 
 PAGE = Path(__file__).parents[2] / "docs" / "environment.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
@@ -42,11 +41,12 @@ ALONG = {
 }
 """What is set beside the variable that is tried."""
 
+_FILES = ((str(Path(v.__file__)),), ("/nowhere/ca.pem",), ("/", "\0"))
 VALUES: dict[v.Kind, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    v.SWITCH: (("true",), ("1", "yes"), ("maybe",)),
+    v.TRUE_OR_FALSE: (("true",), ("1", "yes"), ("maybe",)),
     v.COUNT: (("7",), ("0", "1_000"), ("-1", "9" * 40)),
     v.LIMIT: (("7",), ("1.5", "none"), ("-1", "9" * 40)),
-    v.DURATION: (("250",), ("5s", "0"), ("-1", "9" * 40)),
+    v.MILLISECONDS: (("250",), ("5s", "0"), ("-1", "9" * 40)),
     v.INTERVAL: (("250",), ("5s", "0"), ("-1", "9" * 40)),
     v.TIMEOUT: (("250",), ("10s", "0"), ("-1", "9" * 40)),
     v.SHARE: (("0.25",), ("25%", "2"), ("nan", "-1")),
@@ -55,17 +55,20 @@ VALUES: dict[v.Kind, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] =
         ("collector", "ftp://c"),
         ("http://", "http://c:port"),
     ),
-    v.HEADERS: (("a=b",), ("a=b,c", "a"), ("=", "a=%00")),
-    v.ATTRIBUTES: (("team=a",), ("team=a,prod",), ("=", "a=%ff")),
-    v.FILE: ((str(Path(v.__file__)),), ("/nowhere/ca.pem",), ("/", "\0")),
+    v.HEADER_PAIRS: (("a=b",), ("a=b,c", "a"), ("=", "a=%00")),
+    v.PAIRS: (("team=a",), ("team=a,prod",), ("=", "a=%ff")),
+    v.FILE: _FILES,
+    v.KEY_FILE: _FILES,
     v.TEXT: (("front",), (" front ",), ("x" * 300,)),
-    v.PROPAGATORS: (("baggage",), ("tracecontext,b3", "b3"), (",", "none,none")),
-    v.EXPORTERS: (("console",), ("otlp,console", "logging", "zipkin"), (",", "console,none")),
-    v.PROTOCOL: (("grpc",), ("http/json", "GRPC"), ("pigeon",)),
 }
 """For each kind: valid values, odd ones, absurd ones."""
 
+_EXPORTERS = (("console",), ("otlp,console", "logging", "zipkin"), (",", "console,none"))
 OWN_VALUES = {
+    "OTEL_PROPAGATORS": (("baggage",), ("tracecontext,b3", "b3"), (",", "none,none")),
+    "OTEL_TRACES_EXPORTER": _EXPORTERS,
+    "OTEL_LOGS_EXPORTER": _EXPORTERS,
+    "OTEL_EXPORTER_OTLP_PROTOCOL": (("grpc",), ("http/json", "GRPC"), ("pigeon",)),
     "OTEL_TRACES_SAMPLER": (("always_off",), ("xray", "jaeger_remote"), ("sometimes",)),
     "OTEL_METRICS_EXPORTER": (("console",), ("otlp,console", "prometheus"), (",", "console,none")),
     "OTEL_METRICS_EXEMPLAR_FILTER": (("always_off",), ("all",), ("?",)),
@@ -108,12 +111,12 @@ def outcome(name: str, value: str) -> str:
 
 def cases() -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
     """Every variable, with the values to try: valid, empty, odd, absurd."""
-    for setting in SETTINGS:
-        common = setting.name
+    for setting in TABLE:
+        common = setting.variable
         for signal in Signal:
             common = common.replace(f"_OTLP_{signal.name}_", "_OTLP_") if common not in OWN_VALUES else common
         valid, odd, absurd = OWN_VALUES.get(common) or VALUES[setting.kind]
-        yield setting.name, (valid, ("", " "), odd, absurd)
+        yield setting.variable, (valid, ("", " "), odd, absurd)
     for name in UNHELD:
         yield name, (("1",), ("",), ("x",), ("\0",))
 

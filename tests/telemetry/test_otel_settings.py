@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import SpanLimits, sampling
 
+from sidecar.settings import TABLE as OURS
+from sidecar.settings import read_table
+from sidecar.settings_values import ENDPOINT as ENDPOINT_KIND
 from sidecar.telemetry.ledger import Signal
-from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings, read
-from sidecar.telemetry.otel_table import SETTINGS
-from sidecar.telemetry.otel_values import ENDPOINT as ENDPOINT_KIND
+from sidecar.telemetry.otel_settings import TABLE, OtelConfig, QueueSettings, read
 from tests.telemetry import environment
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
@@ -124,7 +125,7 @@ def _row(name: str) -> tuple[str, Callable[[OtelConfig], Any], Any, dict[str, st
     return value, _own(signal, common.removeprefix("OTEL_EXPORTER_OTLP_").lower()), one, ALONG.get(common, {})
 
 
-@pytest.mark.parametrize("name", [setting.name for setting in SETTINGS])
+@pytest.mark.parametrize("name", [setting.variable for setting in TABLE])
 def test_every_row_of_the_table_holds(name: str) -> None:
     """A variable that is in the table changes what it says it changes, and nothing without it does."""
     value, shown, wanted, along = _row(name)
@@ -137,9 +138,26 @@ def test_every_row_of_the_table_holds(name: str) -> None:
 
 def test_rows_say_meaning_default_and_what_is_allowed() -> None:
     """The documents' table can be made from the rows; each name stands once."""
-    names = [setting.name for setting in SETTINGS]
+    names = [setting.variable for setting in TABLE]
     assert len(names) == len(set(names))
-    assert all(setting.meaning and setting.default and setting.kind.allowed for setting in SETTINGS)
+    assert all(setting.meaning and setting.kind.allowed for setting in TABLE)
+    assert all(bool(setting.default) != bool(setting.unset) for setting in TABLE)
+
+
+def test_defaults_are_written_as_values_are() -> None:
+    """A default is a text that an operator could give, with the same result; what has none says in words what holds."""
+    written = {setting.variable: setting.default for setting in TABLE if setting.default}
+    given, silent = read_table(TABLE, {}, written), read_table(TABLE, {}, {})
+    assert not given.problems
+    assert given.given == {*written}
+    assert not silent.given
+    assert given.values == silent.values
+
+
+def test_nothing_of_the_table_can_stop_a_start() -> None:
+    """These variables are shared by everything in a namespace."""
+    assert all(setting.lenient for setting in TABLE)
+    assert not any(setting.lenient for setting in OURS)
 
 
 def test_nothing_set_means_off() -> None:
