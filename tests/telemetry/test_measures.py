@@ -16,7 +16,7 @@ from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.bounded import Cap, finish_reason
 from sidecar.telemetry.ledger import Signal
-from sidecar.telemetry.measures import observe_process
+from sidecar.telemetry.session_measures import observe_process
 from tests.telemetry.world import CHAT, MakeWorld, World, ms, ref
 
 SERVER = ("api.openai.com", 443)
