@@ -117,6 +117,9 @@ class Sidecar:
         self.sessions = sessions or self._session_manager()
         self.sessions.add_listener(self.recorder.listener)
         self.recorder.attach(self.sessions)
+        self.recorder.expect(
+            (upstream.name for upstream in settings.all_upstreams), histories=settings.history != "off"
+        )
         if self._store is not None:
             observe_process(self._store)
         self._libraries = LibraryHandler(self.recorder.log)

@@ -22,7 +22,9 @@ from sidecar.core.threads import Relation
 from sidecar.core.turns import DEFAULT_FORMAT, FORMAT_FIELDS, SessionStats
 from sidecar.proxy import wire
 from sidecar.telemetry import metrics, otel_settings
+from sidecar.telemetry.bounded import RESULTS
 from sidecar.telemetry.ledger import State
+from sidecar.telemetry.measures import PHASES
 from sidecar.telemetry.metrics import MetricKind
 from sidecar.telemetry.names import ALL_ATTRIBUTES, ALL_EVENTS
 from sidecar.testing import (
@@ -223,6 +225,8 @@ def test_buckets() -> None:
         (SIGNALS, "Outcomes", Outcome),
         (SESSIONS, "Sessions that nobody named", Relation),
         (TELEMETRY, "Where an outcome is decided", Phase),
+        (TELEMETRY, "What became of a request", RESULTS),
+        (TELEMETRY, "What the time of a request went to", PHASES),
         (TELEMETRY, "Anomalies", Anomaly),
         (TELEMETRY, "The ledger", State),
     ],

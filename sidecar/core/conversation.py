@@ -71,7 +71,7 @@ class WaitLine:
                 head.wanted = False
                 self.unknown -= 1
                 wait = max(0, self.free_at - arrived)
-                revealed.append((wait, head.ref, head.sampled))
+                revealed.append((wait, head.ref, head.sampled, head.upstream))
                 if head.ended_at is None:
                     head.wait = wait
             if head.took is None:
@@ -308,7 +308,7 @@ class Conversation:
         if self._last_turn_end is None or at > self._last_turn_end:
             self._last_turn_end = at
         turn.revealed = revealed = self._line.leave(turn, at)
-        for wait, _, _ in revealed:
+        for wait, *_ in revealed:
             sums.waits_known += 1
             sums.wait_avoided += wait
 

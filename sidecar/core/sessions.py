@@ -192,6 +192,7 @@ class SessionManager:
         turn: bool,
         sampled: bool = True,
         continues: ChainEntry | None = None,
+        upstream: str | None = None,
     ) -> Turn:
         """A request joins its conversation at `at` (ns). `ref` is the context of its SERVER span, and what links name.
 
@@ -210,7 +211,7 @@ class SessionManager:
             if conversation is not None:
                 conversation.sequence = sequence = conversation.sequence + 1
         request_id = self.new_request_id(identity, sequence, at)
-        arrived = Turn(request_id, identity, sequence, at, ref, sampled, streaming, turn, not named)
+        arrived = Turn(request_id, identity, sequence, at, ref, sampled, streaming, turn, not named, upstream)
         self._active[request_id] = arrived
         self._arrived += 1
         self._untracked += not sequence
@@ -232,7 +233,7 @@ class SessionManager:
             self._waits_known += 1
             self._wait_avoided += arrived.wait
             if self._hears_waits is not None:
-                self._hears_waits((arrived.wait, ref, sampled))
+                self._hears_waits((arrived.wait, ref, sampled, upstream))
         if arrived.given_up or self._listeners.arrivals or self._listeners.waits:
             self._tell_arrival(arrived)
         return arrived
@@ -505,11 +506,12 @@ class SessionManager:
         if turn.distance:
             self._out_of_order += 1
             listeners.tell(SessionListener.response_out_of_order, turn.request(), turn.distance)
-        for wait, ref, sampled in turn.revealed:
+        for revealed in turn.revealed:
+            wait, ref, sampled, _ = revealed
             self._waits_known += 1
             self._wait_avoided += wait
             if self._hears_waits is not None:
-                self._hears_waits((wait, ref, sampled))
+                self._hears_waits(revealed)
             if listeners.waits:
                 listeners.tell(SessionListener.wait_known, KnownWait(ref, wait, sampled))
 

@@ -45,8 +45,8 @@ class SessionLimits:
 Ref = bytes
 """What links lead to: the context of a request's SERVER span, its trace id and span id, as the caller wrote them."""
 
-Revealed = tuple[int, Ref, bool]
-"""A wait avoided that has become known (ns), and of which turn: its reference, and whether it is sampled."""
+Revealed = tuple[int, Ref, bool, str | None]
+"""A wait avoided that has become known (ns), and of which turn: its reference, whether it is sampled, its upstream."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -68,6 +68,8 @@ class Turn:
     """It generates; the figures of a conversation are those of its turns."""
     generated: bool
     """Its session id was made up, and no other request has continued it yet."""
+    upstream: str | None = None
+    """The name of the upstream that it goes to."""
 
     # What its arrival meant.
     previous: Ref | None = None

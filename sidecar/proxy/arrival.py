@@ -90,6 +90,7 @@ class Joining:
             turn=route.turn,
             sampled=trace.sampled,
             continues=chain,
+            upstream=None if exchange.upstream is None else exchange.upstream.name,
         )
         if history is not None and histories is not None and place is not None:
             self._remember(exchange, histories, history, place)

@@ -76,6 +76,22 @@ def error_type(verdict: Verdict) -> str | None:
     return word or outcome.value
 
 
+RESULTS = (
+    *("completed", "client_left", "client_error", "rate_limited", "server_error", "upstream_failed"),
+    *("error_in_stream", "timed_out", "refused", "shutdown", "internal_error"),
+)
+"""The words of `sidecar.result`: the outcomes, and in place of `upstream_rejected` which kind of answer it was."""
+
+
+def result(outcome: Outcome, status: int | None) -> str:
+    """What became of a request, by its outcome and the status that the client was told."""
+    if outcome is not Outcome.UPSTREAM_REJECTED:
+        return outcome.value
+    if status == 429:
+        return "rate_limited"
+    return "server_error" if (status or 0) >= 500 else "client_error"
+
+
 def provider_word(word: str | None) -> str | None:
     """A provider's error code as an attribute: only if it is one short word, so that no prose can pass."""
     if (

@@ -5,17 +5,18 @@ others choose (models, error words) is bounded first. It only adds to the accumu
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 from sidecar.core.clock import SECOND, Clock
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Anomaly, Outcome
-from sidecar.core.threads import Past
+from sidecar.core.identity import Source
+from sidecar.core.threads import Break, Past, Relation
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.bounded import OTHER, Cap, known_method
+from sidecar.telemetry.bounded import OTHER, RESULTS, Cap, known_method, result
 from sidecar.telemetry.metric_store import (
     Attributes,
     CounterSeries,
@@ -35,6 +36,9 @@ _LATEST_TOKENS = {
 }
 
 _DETAILS = ("cache_read", "cache_write", "reasoning")
+
+PHASES = ("body", "connect", "wait", "stream")
+"""What a request's time goes to (`sidecar.request.phase`), in their order."""
 
 
 Pairs = tuple[tuple[str, str | bool | int | None], ...]
@@ -59,6 +63,7 @@ class Alike(NamedTuple):
     scheme: str
     status: int | None
     outcome: str
+    result: str
     phase: str | None
     error: str | None
     failed: bool
@@ -73,16 +78,21 @@ class UpstreamSeries:
     __slots__ = (
         "attributes",
         "blocked",
+        "body",
         "bytes",
         "concurrency",
+        "connect",
         "distance",
         "events",
         "out_of_order",
         "overlaps",
+        "results",
         "retries",
         "stalls",
+        "stream",
         "think_time",
         "turns",
+        "wait",
     )
 
     def __init__(self, store: MetricStore, name: str | None) -> None:
@@ -98,6 +108,32 @@ class UpstreamSeries:
         self.stalls = store.counter(metrics.STREAM_STALLS, attributes)
         self.think_time = store.histogram(metrics.THINK_TIME, attributes)
         self.turns = store.counter(metrics.TURNS, attributes)
+        self.body, self.connect, self.wait, self.stream = (
+            store.histogram(
+                metrics.PHASE_DURATION, attribute_set((n.REQUEST_PHASE, phase), (n.UPSTREAM, name))
+            )
+            for phase in PHASES
+        )
+        self.results = {
+            word: store.counter(metrics.RESULTS, attribute_set((n.RESULT, word), (n.UPSTREAM, name)))
+            for word in RESULTS
+        }
+
+    def begin(self) -> None:
+        """What is counted is told from now on, as 0: whoever looks for more than there was sees the first one too."""
+        for counter in (
+            *(
+                self.bytes,
+                self.events,
+                self.out_of_order,
+                self.overlaps,
+                self.retries,
+                self.stalls,
+                self.turns,
+            ),
+            *self.results.values(),
+        ):
+            counter.add(0)
 
 
 class RequestSeries:
@@ -112,6 +148,7 @@ class RequestSeries:
         "gap",
         "http",
         "requests",
+        "result",
         "upstream",
         "usage",
     )
@@ -138,8 +175,10 @@ class RequestSeries:
                 (n.STATUS, alike.status),
                 (n.ROUTE, alike.template),
                 (n.ERROR_TYPE, alike.error if alike.failed else None),
+                (n.UPSTREAM, alike.upstream),
             ),
         )
+        self.result = upstream.results[alike.result]
         self.finish = store.counter(
             metrics.FINISH_REASONS,
             attribute_set(*models, (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)),
@@ -206,6 +245,7 @@ def series_of(
         head.scheme,
         exchange.status,
         shape.outcome.value,
+        result(shape.outcome, exchange.status),
         shape.phase,
         shape.error,
         shape.server_failed,
@@ -214,6 +254,9 @@ def series_of(
         None if upstream is None else upstream.port,
     )
 
+
+_NO_BREAK = "none"
+"""Where nothing broke, in `sidecar.prompt.read_anew`."""
 
 _FETCHED = "chat"
 """The operation that made an answer which is asked for by its id: its tokens count there."""
@@ -251,10 +294,31 @@ class Measures:
         store.observe(
             metrics.STREAMS_ACTIVE, lambda: ((value, key) for key, value in self._streaming.items())
         )
-        store.observe(metrics.OLDEST_AGE, self._oldest)
+        store.observe(metrics.OLDEST_AGE, lambda: self._longest(_begun))
+        store.observe(metrics.SILENCE, lambda: self._longest(_heard))
         store.observe(
-            metrics.ANOMALIES, lambda: ((count, ((n.ANOMALY, word),)) for word, count in anomalies.items())
+            metrics.ANOMALIES,
+            lambda: ((anomalies[word.value], ((n.ANOMALY, word.value),)) for word in Anomaly),
         )
+
+    def begin(self, upstreams: Iterable[str], *, histories: bool) -> None:
+        """Whatever is counted by fixed words is told from now on, as 0; `histories`: turns are looked at for their past."""
+        for name in upstreams:
+            upstream = self._upstream(name)
+            upstream.begin()
+            self._streaming.setdefault(upstream.attributes, 0)
+        self._store.add(metrics.RESULTS, 0, ((n.RESULT, Outcome.REFUSED.value),))
+        for word in (*Source, metrics.NO_TURN):
+            self._word(metrics.IDENTITY, n.SESSION_SOURCE, word).add(0)
+        if not histories:
+            return
+        self._store.add(metrics.ORPHANED, 0)
+        for relation in Relation:
+            self._word(metrics.TURNS_RELATED, n.TURN_RELATION, relation).add(0)
+        for place in Break:
+            self._word(metrics.PROMPT_BREAKS, n.BROKE_AT, place.value).add(0)
+        for where in (*(place.value for place in Break), _NO_BREAK):
+            self._word(metrics.READ_ANEW, n.BROKE_AT, where).add(0)
 
     # What the relay tells
 
@@ -316,7 +380,7 @@ class Measures:
         ):
             series = self._series(exchange, shape, exchange.route.operation)
         span = (trace.trace_id, trace.server_span_id, trace.sampled)
-        counted: list[tuple[CounterSeries, float]] = [(series.requests, 1)]
+        counted: list[tuple[CounterSeries, float]] = [(series.requests, 1), (series.result, 1)]
         measured: list[tuple[HistogramSeries, float, ExemplarContext]] = [
             (series.http, (at - exchange.start) / SECOND, span)
         ]
@@ -355,11 +419,29 @@ class Measures:
         """What the upstream call was, and what it told."""
         trace, tokens = exchange.trace, exchange.response.tokens
         span = (trace.trace_id, trace.client_span_id, trace.sampled)
+        end = exchange.last_byte if shape.whole and exchange.last_byte else exchange.end
+        upstream, connect, sent, first = series.upstream, exchange.connect, exchange.sent, exchange.first_byte
+        body = exchange.needed - exchange.start
+        if connect is None:
+            connecting = end - exchange.asked
+        else:
+            connecting = 0 if connect.kind == "reused" else connect.end - connect.start
+        if sent:
+            # As its `wait` span: an answer may begin before the request's body has ended.
+            until = first or end
+            since = exchange.request_end if sent < exchange.request_end <= until else sent
+            body += since - sent
+            measured.append((upstream.wait, (until - since) / SECOND, span))
+            if first:
+                measured.append((upstream.stream, ((exchange.last_byte or end) - first) / SECOND, span))
+        measured += (
+            (upstream.body, body / SECOND, span),
+            (upstream.connect, connecting / SECOND, span),
+        )
         if exchange.route.operation is not None:
-            end = exchange.last_byte if shape.whole and exchange.last_byte else exchange.end
             duration = (end - exchange.asked) / SECOND
             for histogram in series.durations:
-                measured.append((histogram, duration, span))  # noqa: PERF401 - a comprehension is one call more
+                measured.append((histogram, duration, span))
             if exchange.streams and exchange.stream.first_chunk:
                 _chunks(exchange, series, span)
         elif tokens:
@@ -368,7 +450,7 @@ class Measures:
             for kind, histograms in series.usage.items():
                 if (told := tokens.get(kind)) is not None:
                     for histogram in histograms:
-                        measured.append((histogram, told, span))  # noqa: PERF401 - likewise
+                        measured.append((histogram, told, span))
             for kind, counter in series.details:
                 if more := tokens.get(kind):
                     counted.append((counter, more))
@@ -409,7 +491,7 @@ class Measures:
         if broke is not None:
             counted.append((self._word(metrics.PROMPT_BREAKS, n.BROKE_AT, broke.value), 1))
         if exchange.read_anew:
-            where = "none" if broke is None else broke.value
+            where = _NO_BREAK if broke is None else broke.value
             counted.append((self._word(metrics.READ_ANEW, n.BROKE_AT, where), exchange.read_anew))
 
     def orphaned(self) -> None:
@@ -466,12 +548,25 @@ class Measures:
             active[upstream] = active.get(upstream, 0) + 1
         return ((value, attributes) for attributes, value in active.items())
 
-    def _oldest(self) -> Iterator[tuple[float, Attributes]]:
-        if self.in_flight:
-            oldest = min(exchange.start for exchange in self.in_flight.values())
-            yield max(0, self._clock() - oldest) / SECOND, ()
-        else:
-            yield 0.0, ()
+    def _longest(self, since: Callable[[Exchange], int]) -> Iterator[tuple[float, Attributes]]:
+        """By upstream, the longest time since something, of the requests in flight; 0 where there are none."""
+        now = self._clock()
+        found = dict.fromkeys((series.attributes for series in self._upstreams.values()), now)
+        for exchange in self.in_flight.values():
+            upstream = self._upstream_of(exchange).attributes
+            found[upstream] = min(found.get(upstream, now), since(exchange) or now)
+        return (((now - at) / SECOND, attributes) for attributes, at in found.items())
+
+
+def _begun(exchange: Exchange) -> int:
+    return exchange.start
+
+
+def _heard(exchange: Exchange) -> int:
+    """When the upstream was last heard of, or was to begin; 0: it has not been asked."""
+    return (
+        exchange.last_byte or exchange.first_byte or exchange.request_end or exchange.sent or exchange.asked
+    )
 
 
 def _chunks(exchange: Exchange, series: RequestSeries, span: ExemplarContext) -> None:

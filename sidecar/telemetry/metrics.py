@@ -231,6 +231,7 @@ HTTP_DURATION = _histogram(
     "s",
     DURATION_BOUNDS,
     "The whole request as the app sees it.",
+    n.UPSTREAM,
     n.METHOD,
     n.SCHEME,
     n.STATUS,
@@ -243,12 +244,33 @@ REQUESTS = _counter(
     "Requests settled, by outcome.",
     *(n.OUTCOME, n.PHASE, n.UPSTREAM, n.OPERATION, n.PROVIDER, n.REQUEST_MODEL, n.STREAMING, n.ERROR_TYPE),
 )
+RESULTS = _counter(
+    "sidecar.results",
+    "{request}",
+    "Requests settled, by what became of them: every word of every upstream from the start.",
+    *(n.RESULT, n.UPSTREAM),
+)
+PHASE_DURATION = _histogram(
+    "sidecar.request.phase.duration",
+    "s",
+    ZERO_DURATION_BOUNDS,
+    "What the time of a request that asked its upstream went to: its body, connecting, waiting, the answer.",
+    *(n.REQUEST_PHASE, n.UPSTREAM),
+)
 REQUESTS_ACTIVE = _level("sidecar.requests.active", "{request}", "Requests in flight.", n.UPSTREAM)
 STREAMS_ACTIVE = _level("sidecar.streams.active", "{stream}", "Answers that stream, in flight.", n.UPSTREAM)
 REQUESTS_OVERLAPPING = _gauge(
     "sidecar.requests.overlapping", "{request}", "Turns in flight that the old queue would be holding."
 )
-OLDEST_AGE = _gauge("sidecar.requests.oldest.age", "s", "The age of the oldest request in flight.")
+OLDEST_AGE = _gauge(
+    "sidecar.requests.oldest.age", "s", "The age of the oldest request in flight; 0: none is.", n.UPSTREAM
+)
+SILENCE = _gauge(
+    "sidecar.requests.silence",
+    "s",
+    "Of the requests in flight, the longest time without a byte from the upstream; 0: none has asked.",
+    n.UPSTREAM,
+)
 RETRIES = _counter("sidecar.retries", "{request}", "Arrivals marked as a retry.", n.UPSTREAM)
 FINISH_REASONS = _counter(
     "sidecar.finish_reasons",
@@ -317,6 +339,7 @@ WAIT_AVOIDED = _histogram(
     "s",
     WAIT_BOUNDS,
     "The queue wait that did not happen, one record per turn, 0 included.",
+    n.UPSTREAM,
 )
 WAIT_UNKNOWN = _counter(
     "sidecar.conversation.wait_unknown", "{turn}", "Waits that a cap or a shutdown left open."

@@ -264,6 +264,12 @@ TOKEN_MODALITY = _name(
     "gen_ai.token.modality", "Always `unknown`: providers' reports do not tell it in one form."
 )
 FINISH_REASON = _name("sidecar.finish_reason", "A known finish reason, `other`, or `missing`.")
+RESULT = _name(
+    "sidecar.result", "How the request ended, the provider's answer by its kind: a word of a fixed list."
+)
+REQUEST_PHASE = _name(
+    "sidecar.request.phase", "`body`, `connect`, `wait` or `stream`: what its time went to, or goes to now."
+)
 OVERHEAD_PART = _name("sidecar.overhead.part", "`before`, `after` or `loop`.")
 ANOMALY = _name("sidecar.anomaly", "What should not have happened: a word of a fixed list.")
 TELEMETRY_SIGNAL = _name("sidecar.telemetry.signal", "`traces`, `metrics`, `logs`, or `lines` (on stderr).")

@@ -159,7 +159,12 @@ TABLE: tuple[Setting, ...] = (
     ),
     *_batch("OTEL_BSP", "spans", "5000"),
     *_batch("OTEL_BLRP", "log records", "1000"),
-    _row("OTEL_METRIC_EXPORT_INTERVAL", "60000", kinds.INTERVAL, "ms between two exports of the metrics"),
+    _row(
+        "OTEL_METRIC_EXPORT_INTERVAL",
+        "10000",
+        kinds.INTERVAL,
+        "ms between two exports of the metrics, the first of which is at the start",
+    ),
     _row("OTEL_METRIC_EXPORT_TIMEOUT", "30000", kinds.TIMEOUT, "ms that one export of the metrics may take"),
     _row(
         "OTEL_METRICS_EXEMPLAR_FILTER",

@@ -55,12 +55,15 @@ class MetricExport:
         self._resource = resource
         self._scope = scope
         self._interval = interval
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take the first snapshot an interval from now, and one per interval after that."""
+        """Take the first snapshot at once, and one per interval after that.
+
+        What is told as 0 at the start is what the first of anything is more than.
+        """
         self._loop = loop
-        self._timer = loop.call_later(self._interval, self._tick, loop, loop.time() + self._interval)
+        self._timer = loop.call_soon(self._tick, loop, loop.time())
 
     def stop(self) -> None:
         """Take no more snapshots."""
@@ -173,14 +176,14 @@ class Pipeline:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        queues: list[ExportQueue[Any]] = [*self._traces, *self._logs]
         started, self._started = self._started, False
         if started:
-            # Flushed first, and closed only with the metrics: a last log line may still tell of the flush.
-            await Calls([queue.flush for queue in queues]).done(timeout * _FIRST_SHARE)
-            await self._snapshot()
             for export in self._metrics:
                 export.stop()
+            # Flushed first, and closed only with the metrics: a last log line may still tell of the flush. An export of
+            # metrics that is under way too, or there would be no last snapshot.
+            await Calls([queue.flush for queue in self._queues()]).done(timeout * _FIRST_SHARE)
+            await self._snapshot()
             closing = Calls([queue.close for queue in self._queues()])
             grace = min(_GRACE, timeout / 10)
             if await closing.done(deadline - grace - loop.time()):

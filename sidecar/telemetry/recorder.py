@@ -7,7 +7,7 @@ each event to the spans, the measures and the log. Called on the event loop only
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -185,6 +185,12 @@ class Recorder:
         if self._session_measures is not None:
             self._session_measures.observe(sessions)
             sessions.hear_waits(self.wait_known)
+
+    def expect(self, upstreams: Iterable[str], *, histories: bool) -> None:
+        """Has what is counted by fixed words told as 0 from now on, of these upstreams, and of turns' pasts if they are read."""
+        if self._measures is not None and self._session_measures is not None:
+            self._measures.begin(upstreams, histories=histories)
+            self._session_measures.begin()
 
     def start(self) -> None:
         """Makes spans and lines in a thread of their own from now on."""

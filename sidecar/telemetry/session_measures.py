@@ -10,10 +10,11 @@ from typing import Protocol
 import psutil
 
 from sidecar.core.clock import SECOND
+from sidecar.core.identity import MADE_UP, Source
 from sidecar.core.sessions import Revealed, SessionListener, SessionSummary
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.metric_store import Attributes, MetricStore, Observations
+from sidecar.telemetry.metric_store import Attributes, HistogramSeries, MetricStore, Observations
 from sidecar.telemetry.metrics import Metric
 
 
@@ -49,7 +50,8 @@ class SessionMeasures(SessionListener):
 
     def __init__(self, store: MetricStore) -> None:
         self._store = store
-        self._wait_avoided = store.histogram(metrics.WAIT_AVOIDED)
+        self._waits: dict[str | None, HistogramSeries] = {}
+        """By upstream."""
 
     def observe(self, sessions: LiveSessions) -> None:
         """Lets the store ask `sessions` for its gauges at each snapshot."""
@@ -59,6 +61,13 @@ class SessionMeasures(SessionListener):
         observe(metrics.CONVERSATIONS_BUSY, lambda: [(sessions.conversations_busy, ())])
         observe(metrics.REQUESTS_OVERLAPPING, lambda: [(sessions.overlapping, ())])
         observe(metrics.CONCURRENCY_MAX, lambda: [(sessions.most_concurrent, ())])
+
+    def begin(self) -> None:
+        """What is counted by fixed words is told from now on, as 0."""
+        for source in Source:
+            if source not in MADE_UP:
+                self._store.add(metrics.SESSIONS, 0, _source(source))
+        self._store.add(metrics.WAIT_UNKNOWN, 0)
 
     def session_started(self, session_id: str, source: str, at: int) -> None:  # noqa: ARG002
         """One more session, by the rule that named it."""
@@ -74,9 +83,13 @@ class SessionMeasures(SessionListener):
 
     def wait_avoided(self, revealed: Revealed) -> None:
         """The queue wait that a turn was spared."""
-        wait, ref, sampled = revealed
+        wait, ref, sampled, upstream = revealed
+        series = self._waits.get(upstream)
+        if series is None:
+            key: Attributes = () if upstream is None else ((n.UPSTREAM, upstream),)
+            series = self._waits[upstream] = self._store.histogram(metrics.WAIT_AVOIDED, key)
         span = (int.from_bytes(ref[:16], "big"), int.from_bytes(ref[16:], "big"), sampled)
-        self._store.take((), ((self._wait_avoided, wait / SECOND, span),), 0)
+        self._store.take((), ((series, wait / SECOND, span),), 0)
 
     def waits_unknown(self, count: int) -> None:
         """Waits that were given up."""

@@ -1,8 +1,14 @@
-"""Every metric that is defined is recorded: one scenario, and a point above zero of each."""
+"""Every metric that is defined is recorded: one scenario, and a point above zero of each. And what is told before that."""
 
 from typing import Any
 
+import pytest
+
+from sidecar.core.facts import Anomaly
+from sidecar.core.identity import MADE_UP, Source
+from sidecar.core.threads import Break, Relation
 from sidecar.telemetry import metrics
+from sidecar.telemetry.bounded import RESULTS
 from sidecar.testing import (
     Chunk,
     Gate,
@@ -114,3 +120,95 @@ def test_every_metric_is_recorded(start_sidecar: Any, upstream: ScriptedUpstream
     defined = {metric.name for metric in metrics.ALL_METRICS}
     assert defined - seen(sink) == set(UNSEEN)
     assert seen(sink) <= defined
+
+
+def told(sink: OtlpSink) -> dict[str, set[tuple[str, ...]]]:
+    """The series of the first export, each with its attributes' values, of the metrics that are counted; all are 0."""
+    first = sink.snapshot(after=0)
+    counted = [point for point in first if point.monotonic and not point.metric.startswith("process.")]
+    own = [point for point in counted if point.metric != "sidecar.telemetry.items"]
+    assert {point.value for point in own} == {0}
+    return {
+        name: {
+            tuple(str(value) for _, value in sorted(point.attributes.items()))
+            for point in own
+            if point.metric == name
+        }
+        for name in {point.metric for point in own}
+    }
+
+
+def each(*words: object) -> set[tuple[str, ...]]:
+    """One series of each word."""
+    return {(str(word),) for word in words}
+
+
+@pytest.mark.parametrize("history", ["join", "off"])
+def test_fixed_words_are_told_from_the_start(start_sidecar: Any, sink: OtlpSink, history: str) -> None:
+    """At once and without a request: what is counted by them is 0, so that the first of anything is an increase."""
+    sink.clear()
+    environ = {"OTEL_METRIC_EXPORT_INTERVAL": "600000"}
+    settings = {"HISTORY": history, "UPSTREAMS": "other=http://127.0.0.1:9"}
+    sidecar = start_sidecar(settings=settings, environ=environ)
+    sink.wait_for(lambda: sink.points)
+    upstreams = each("default", "other")
+    by_result = {(word, *upstream) for word in RESULTS for upstream in upstreams}
+    expected = {
+        "sidecar.results": by_result | each("refused"),
+        **dict.fromkeys(
+            (
+                *("sidecar.turns", "sidecar.retries", "sidecar.conversation.overlaps"),
+                *("sidecar.responses.out_of_order", "sidecar.stream.stalls"),
+                *("sidecar.stream.events", "sidecar.stream.bytes"),
+            ),
+            upstreams,
+        ),
+        "sidecar.sessions": each(*(source for source in Source if source not in MADE_UP)),
+        "sidecar.identity": each(*Source, "no_turn"),
+        "sidecar.anomalies": each(*Anomaly),
+        "sidecar.conversation.wait_unknown": {()},
+    }
+    pasts = {
+        "sidecar.answers.orphaned": {()},
+        "sidecar.turns.related": each(*Relation),
+        "sidecar.prompt.breaks": each(*Break),
+        "sidecar.prompt.read_anew": each(*Break, "none"),
+    }
+    assert told(sink) == expected | (pasts if history == "join" else {})
+    levels = {
+        (point.metric, *point.attributes.values()): point.value
+        for point in sink.points
+        if point.metric.startswith(("sidecar.requests.", "sidecar.streams."))
+    }
+    each_upstream = ("requests.active", "streams.active", "requests.oldest.age", "requests.silence")
+    assert levels == {
+        ("sidecar.requests.overlapping",): 0,
+        **{(f"sidecar.{name}", *upstream): 0 for name in each_upstream for upstream in upstreams},
+    }
+    sidecar.stop()
+
+
+def test_the_first_of_its_kind_is_an_increase(
+    start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """What became of each request, by the upstream and from 0 on; of a model that nobody has asked for before as well."""
+    sink.clear()
+    sidecar = start_sidecar(settings={"UPSTREAMS": "gone=http://127.0.0.1:9"})
+    sink.wait_for(lambda: sink.points)
+    for status in (200, 404, 429, 503):
+        upstream.answer(json_answer(chat_completion("Hi"), status=status))
+        exchange(sidecar.port, chat_request(model=f"new-{status}"))
+    exchange(sidecar.port, chat_request(path="/gone/v1/chat/completions"))
+    sidecar.stop()
+    found: dict[tuple[object, ...], list[float | None]] = {}
+    for point in sink.points:
+        if point.metric == "sidecar.results":
+            found.setdefault(tuple(point.attributes.values()), []).append(point.value)
+    assert {key for key, values in found.items() if values[-1]} == {
+        ("completed", "default"),
+        ("client_error", "default"),
+        ("rate_limited", "default"),
+        ("server_error", "default"),
+        ("upstream_failed", "gone"),
+    }
+    assert all((values[0], values[-1]) == (0, 1) for values in found.values() if values[-1])

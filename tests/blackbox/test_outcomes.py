@@ -274,8 +274,14 @@ def test_completed(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: Ot
                 ("http.response.status_code", 200),
                 ("http.route", "/v1/chat/completions"),
                 ("url.scheme", "http"),
+                *UPSTREAM,
             ),
         ): 1,
+        ("sidecar.results", _key(("sidecar.result", "completed"), *UPSTREAM)): 1,
+        **{
+            ("sidecar.request.phase.duration", _key(("sidecar.request.phase", phase), *UPSTREAM)): 1
+            for phase in ("body", "connect", "wait", "stream")
+        },
         (
             "sidecar.requests",
             _key(
@@ -296,7 +302,7 @@ def test_completed(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: Ot
         ("sidecar.turns", UPSTREAM): 1,
         ("sidecar.turns.related", (("sidecar.turn.relation", "first"),)): 1,
         ("sidecar.conversation.concurrency", UPSTREAM): 1,
-        ("sidecar.conversation.wait_avoided", ()): 1,
+        ("sidecar.conversation.wait_avoided", UPSTREAM): 1,
     }
     assert measured.figures() == figures
     tokens = {
@@ -965,6 +971,11 @@ def test_refused(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: Otlp
     assert {change.metric for change in measured.changes} == {
         "http.server.request.duration",
         "sidecar.requests",
+        "sidecar.results",
+    }
+    assert measured.one("sidecar.results").attributes == {
+        "sidecar.result": "refused",
+        "sidecar.upstream": "default",
     }
     assert measured.one("sidecar.requests").attributes["sidecar.outcome"] == "refused"
 

@@ -149,7 +149,7 @@ class Driver:
 
 def waits(turn: Turn) -> dict[int, int]:
     """Number to milliseconds, of the waits that became known by an ending."""
-    return {number(ref): wait // MILLISECOND for wait, ref, _ in turn.revealed}
+    return {number(ref): wait // MILLISECOND for wait, ref, *_ in turn.revealed}
 
 
 def test_three_turns_that_end_three_one_two() -> None:
@@ -211,8 +211,8 @@ def test_every_wait_is_reported_once() -> None:
     one, two = driver.arrive(0), driver.arrive(10)
     assert (one.wait, two.wait) == (0, None)
     assert [waits(driver.end(one, 50)), waits(driver.end(two, 60))] == [{2: 40}, {}]
-    assert heard == [(0, ref(1), True), (40 * MILLISECOND, ref(2), True)]
-    assert [(known.wait, known.request, known.sampled) for known in driver.told.waits] == heard
+    assert heard == [(0, ref(1), True, None), (40 * MILLISECOND, ref(2), True, None)]
+    assert [(known.wait, known.request, known.sampled, None) for known in driver.told.waits] == heard
 
 
 def test_failed_turns_neither_are_nor_make_others_out_of_order() -> None:

@@ -169,7 +169,7 @@ def test_figures_equal_the_slow_reference(actions: list[tuple[int, str | tuple[i
         assert [of(ref) - 1 for ref in turn.told.overlapped_by] == overlapped_by[:LINKS]
         assert turn.told.overlapped_by_rest == max(0, len(overlapped_by) - LINKS)
         assert turn.told.wait in (None, known.get(turn.told.sequence))
-    revealed = {of(ref): wait for turn in run.turns for wait, ref, _ in turn.told.revealed}
+    revealed = {of(ref): wait for turn in run.turns for wait, ref, *_ in turn.told.revealed}
     at_arrival = {sequence: wait for sequence, wait in known.items() if not run.overlapping[sequence - 1]}
     assert sum(len(turn.told.revealed) for turn in run.turns) == len(revealed)
     assert not revealed.keys() & at_arrival.keys()

@@ -35,7 +35,7 @@ def join(line: WaitLine, number: int, at: int, *, wanted: bool = True) -> Turn:
 
 def numbers(revealed: Sequence[Revealed]) -> list[int]:
     """Whose waits became known."""
-    return [int.from_bytes(ref, "big", signed=True) for _, ref, _ in revealed]
+    return [int.from_bytes(ref, "big", signed=True) for _, ref, *_ in revealed]
 
 
 def test_a_long_line_behind_one_slow_turn_stays_small_and_exact() -> None:
@@ -93,7 +93,7 @@ def test_folding_changes_no_wait(turns: list[tuple[int, int, bool]]) -> None:
                 found[number] = turn.wait
         else:
             revealed = line.leave(places[number], at)
-            found |= zip(numbers(revealed), [wait for wait, _, _ in revealed], strict=True)
+            found |= zip(numbers(revealed), [wait for wait, *_ in revealed], strict=True)
     assert found == expected
     assert line.unknown == 0
     assert line.turns == []
@@ -105,5 +105,5 @@ def test_a_turn_that_wants_no_record_still_takes_its_time() -> None:
     one, unwanted, three = join(line, 1, 0), join(line, 2, 1, wanted=False), join(line, 3, 2)
     assert line.unknown == 1
     assert line.leave(unwanted, 101) == ()
-    assert line.leave(one, 10) == ((108, three.ref, True),)
+    assert line.leave(one, 10) == ((108, three.ref, True, None),)
     assert three.wait == 108

@@ -43,7 +43,7 @@ def test_an_everyday_request_is_eight_calls() -> None:
         "turn_passed",
         "leave",
     ]
-    assert heard == [(0, one, True)] * 2
+    assert heard == [(0, one, True, None)] * 2
 
 
 def test_a_request_keeps_no_other() -> None:

@@ -68,6 +68,16 @@ class Expected:
                 return None
 
     @property
+    def result(self) -> str:
+        """`sidecar.result`."""
+        ending = self.cell.ending
+        if ending.outcome != "upstream_rejected":
+            return ending.outcome
+        return {429: "rate_limited"}.get(
+            ending.status, f"{'server' if ending.status >= 500 else 'client'}_error"
+        )
+
+    @property
     def server_failed(self) -> bool:
         """The SERVER span is an error."""
         rejected = self.cell.ending.outcome == "upstream_rejected"
@@ -281,10 +291,15 @@ class Expected:
                     "http.route": cell.route,
                     "url.scheme": "http",
                     "error.type": self.error if self.server_failed else None,
+                    **upstream,
                 },
             ),
             1,
         )
+        yield _series("sidecar.results", **{"sidecar.result": self.result}, **upstream), 1
+        for phase in self._phases():
+            series = {"sidecar.request.phase": phase, **upstream}
+            yield _series("sidecar.request.phase.duration", **series), 1
         if not self.joined:
             return
         source = {"sidecar.session.source": "own_header"}
@@ -303,6 +318,14 @@ class Expected:
                 yield _series("sidecar.stream.events", **upstream), cell.events
             yield _series("sidecar.stream.bytes", **upstream), sum(map(len, cell.pieces()))
             yield _series("sidecar.stream.backpressure", **upstream), 1
+
+    def _phases(self) -> list[str]:
+        """What its time went to."""
+        ending = self.cell.ending
+        if not self.asked:
+            return []
+        answered = ["stream"] if self.sent and ending.begins else []
+        return ["body", "connect", *(["wait"] if self.sent else []), *answered]
 
     def _chunks(self, call: dict[str, Any]) -> Iterable[tuple[Series, float]]:
         outputs = self.cell.outputs
@@ -325,7 +348,7 @@ class Expected:
             return
         yield _series("sidecar.turns.related", **{"sidecar.turn.relation": self.relation}), 1
         yield _series("sidecar.conversation.concurrency", **upstream), 1
-        yield _series("sidecar.conversation.wait_avoided"), 1
+        yield _series("sidecar.conversation.wait_avoided", **upstream), 1
         if ending.outcome == "completed":
             yield _series("sidecar.turns", **upstream), 1
         reasons = self.told.get("gen_ai.response.finish_reasons")

@@ -8,13 +8,13 @@ import pytest
 from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.core.clock import SECOND
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.facts import Anomaly, Outcome, Phase, RequestFacts, Route
 from sidecar.core.identity import Source
 from sidecar.core.sessions import Revealed, SessionSummary, Totals
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.bounded import Cap, finish_reason
+from sidecar.telemetry.bounded import RESULTS, Cap, finish_reason, result
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.session_measures import observe_process
 from tests.telemetry.world import CHAT, MakeWorld, World, ms, ref
@@ -40,7 +40,9 @@ def test_a_completed_stream(world: World) -> None:
     assert world.points(metrics.TOKEN_DETAILS) == {
         (*CALL[:-1], detail, CALL[-1]): count for detail, count in details.items()
     }
-    assert world.points(metrics.HTTP_DURATION) == {("POST", 200, "/v1/chat/completions", "http"): (1, 0.5)}
+    assert world.points(metrics.HTTP_DURATION) == {
+        ("POST", 200, "/v1/chat/completions", "default", "http"): (1, 0.5)
+    }
     assert world.points(metrics.REQUESTS) == {
         ("chat", "openai", "gpt-4o", "completed", "end", True, "default"): 1
     }
@@ -138,9 +140,11 @@ def test_refused_and_rejected(world: World) -> None:
         ("429", "chat", "openai", *SERVER, False, "default"): (1, 0.1)
     }
     assert world.points(metrics.HTTP_DURATION) == {
-        ("draining", "POST", 503, "/v1/chat/completions", "http"): (1, 0.005),
-        ("POST", 429, "/v1/chat/completions", "http"): (1, 0.11),
+        ("draining", "POST", 503, "/v1/chat/completions", "default", "http"): (1, 0.005),
+        ("POST", 429, "/v1/chat/completions", "default", "http"): (1, 0.11),
     }
+    assert world.points(metrics.RESULTS) == {("refused", "default"): 1, ("rate_limited", "default"): 1}
+    assert phases(world) == {"body": 0.003, "connect": 0.006, "wait": 0.09, "stream": 0.003}
     assert world.points(metrics.FINISH_REASONS) == world.points(metrics.TURNS) == {}
 
 
@@ -151,12 +155,79 @@ def test_in_flight_goes_up_and_down(world: World) -> None:
     world.recorder.streaming(first)
     assert world.points(metrics.REQUESTS_ACTIVE) == {("default",): 2}
     assert world.points(metrics.STREAMS_ACTIVE) == {("default",): 1}
-    assert world.points(metrics.OLDEST_AGE) == {(): 1.0}
+    world.send(second)
+    ages = {("default",): 1.0}
+    assert world.points(metrics.OLDEST_AGE) == ages
+    assert world.points(metrics.SILENCE) == {("default",): 0.99}
+    world.answer(second, at=100)
+    second.last_byte = ms(600)
+    assert world.points(metrics.SILENCE) == {("default",): 0.4}
     for exchange in (first, second):
         exchange.decide(Outcome.CLIENT_LEFT, ms(5), phase=Phase.BEFORE_HEADERS)
         world.settle(exchange, 5)
     assert world.points(metrics.REQUESTS_ACTIVE) == world.points(metrics.STREAMS_ACTIVE) == {("default",): 0}
-    assert world.points(metrics.OLDEST_AGE) == {(): 0.0}
+    assert world.points(metrics.OLDEST_AGE) == world.points(metrics.SILENCE) == {("default",): 0.0}
+    world.begin().upstream = None
+    assert world.points(metrics.OLDEST_AGE) == {("default",): 0.0, (): 1.0}
+    assert world.points(metrics.SILENCE) == {("default",): 0.0, (): 0.0}
+
+
+def phases(world: World) -> dict[str, float]:
+    """What the time of requests to the default upstream went to, summed."""
+    (metric,) = [
+        one for one in world.store.collect(world.store.scrape) if one.name == metrics.PHASE_DURATION.name
+    ]
+    found = {}
+    for point in metric.data.data_points:
+        assert isinstance(point, sdk.HistogramDataPoint)
+        attributes = dict(point.attributes or {})
+        assert attributes.pop(n.UPSTREAM) == "default"
+        (phase,) = attributes.values()
+        found[str(phase)] = round(point.sum, 6)
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, {"body": 0.003, "connect": 0.006, "wait": 0.09, "stream": 0.35}),
+        ({"connect": ConnectTiming("reused", ms(3), ms(3))}, {"connect": 0.0}),
+        ({"connect": ConnectTiming("waited", ms(3), ms(8))}, {"connect": 0.005}),
+        ({"request_end": ms(60)}, {"body": 0.053, "wait": 0.04}),
+        ({"request_end": ms(200)}, {"body": 0.002, "wait": 0.091}),
+        ({"last_byte": 0}, {"stream": 0.4}),
+        ({"first_byte": 0, "last_byte": 0}, {"wait": 0.49, "stream": None}),
+        (
+            {"connect": None, "sent": 0, "request_end": 0, "first_byte": 0, "last_byte": 0},
+            {"body": 0.002, "connect": 0.497, "wait": None, "stream": None},
+        ),
+    ],
+    ids=str,
+)
+def test_what_the_time_went_to(
+    world: World, changes: dict[str, object], expected: dict[str, float | None]
+) -> None:
+    """Each phase that was reached, 0 included: body and upload, connecting, the wait, the answer."""
+    exchange = world.begin()
+    world.send(exchange)
+    exchange.first_byte, exchange.last_byte = ms(100), ms(450)
+    for name, value in changes.items():
+        setattr(exchange, name, value)
+    exchange.decide(Outcome.CLIENT_LEFT, ms(450))
+    world.settle(exchange, 500)
+    usual = {"body": 0.003, "connect": 0.006, "wait": 0.09, "stream": 0.35}
+    assert phases(world) == {phase: took for phase, took in {**usual, **expected}.items() if took is not None}
+
+
+def test_a_result_is_one_of_a_fixed_list() -> None:
+    """Every outcome has a word, and a rejection one by its kind."""
+    words = {400: "client_error", 408: "client_error", 429: "rate_limited", 499: "client_error"}
+    words |= {500: "server_error", 503: "server_error", 529: "server_error"}
+    assert {status: result(Outcome.UPSTREAM_REJECTED, status) for status in words} == words
+    others = [outcome for outcome in Outcome if outcome is not Outcome.UPSTREAM_REJECTED]
+    assert [result(outcome, 503) for outcome in others] == [outcome.value for outcome in others]
+    rejected = {"client_error", "rate_limited", "server_error"}
+    assert {*RESULTS} == {outcome.value for outcome in others} | rejected
 
 
 def test_conversation_figures(world: World) -> None:
@@ -244,7 +315,7 @@ def test_models_are_capped(make_world: MakeWorld) -> None:
         _called(world, model)
     by_model = {key[2]: count for key, count in world.points(metrics.REQUESTS).items()}
     assert by_model == {"a": 2, "b": 1, "other": 4}
-    assert world.points(metrics.ANOMALIES) == {("model_cap",): 4}
+    assert world.points(metrics.ANOMALIES)["model_cap",] == 4
 
 
 HOUR = 3600 * SECOND
@@ -318,10 +389,9 @@ def test_anomalies_count_once_each(world: World) -> None:
     world.settle(exchange, 1)
     world.recorder.anomaly(Anomaly.BYTES_AFTER_END)
     world.recorder.listener.anomaly(Anomaly.SESSION_EVICTED)
+    once = {"body_invalid", "bytes_after_end", "session_evicted"}
     assert world.points(metrics.ANOMALIES) == {
-        ("body_invalid",): 1,
-        ("bytes_after_end",): 1,
-        ("session_evicted",): 1,
+        (anomaly.value,): int(anomaly.value in once) for anomaly in Anomaly
     }
 
 
@@ -360,8 +430,9 @@ def test_sessions(world: World) -> None:
     listener.session_started("s1", Source.BODY, ms(0))
     totals = Totals({Outcome.COMPLETED: 3, Outcome.TIMED_OUT: 2}, 5, None, None, 0, 1, 0, 0, 0, 0, 0, 0, ())
     listener.session_ended(SessionSummary("s1", Source.BODY, ms(0), ms(2500), 1, totals))
-    live.told((31_000_000_000, ref(7), True))
-    live.told((0, ref(8), True))
+    live.told((31_000_000_000, ref(7), True, "default"))
+    live.told((0, ref(8), True, "default"))
+    live.told((0, ref(9), True, None))
     listener.waits_unknown(4)
     assert world.points(metrics.SESSIONS) == {("body",): 1}
     assert world.points(metrics.SESSION_DURATION) == {("body",): (1, 2.5)}
@@ -377,22 +448,13 @@ def test_sessions(world: World) -> None:
     assert [world.points(gauge) for gauge in gauges] == [{(): n} for n in range(1, 6)]
     live.overlapping = 9
     assert world.points(metrics.REQUESTS_OVERLAPPING) == {(): 9}
-    point = histogram_point(world, "sidecar.conversation.wait_avoided")
-    assert (point.count, point.sum) == (2, 31.0)
-
-
-def histogram_point(world: World, name: str) -> sdk.HistogramDataPoint:
-    """The one point of a histogram, by a reader of its own."""
-    (metric,) = [metric for metric in world.store.collect(world.store.scrape) if metric.name == name]
-    (point,) = metric.data.data_points
-    assert isinstance(point, sdk.HistogramDataPoint)
-    return point
+    assert world.points(metrics.WAIT_AVOIDED) == {("default",): (2, 31.0), (): (1, 0.0)}
 
 
 def test_exemplars_lead_to_the_trace(world: World) -> None:
     """The call's to the CLIENT span, the request's to the SERVER span, a wait's to its turn's."""
     exchange = world.stream()
-    world.recorder.wait_known((5, ref(7), True))
+    world.recorder.wait_known((5, ref(7), True, "default"))
     trace = exchange.trace
     collected = {metric.name: metric for metric in world.store.collect(world.store.scrape)}
 
@@ -432,5 +494,7 @@ def test_unknown_methods_do_not_become_labels(world: World) -> None:
         exchange: Exchange = world.begin(route=CHAT, method=f"BREW{number}")
         exchange.decide(Outcome.COMPLETED, ms(1))
         world.settle(exchange, 1)
-    assert world.points(metrics.HTTP_DURATION) == {("_OTHER", "/v1/chat/completions", "http"): (3, 0.003)}
+    assert world.points(metrics.HTTP_DURATION) == {
+        ("_OTHER", "/v1/chat/completions", "default", "http"): (3, 0.003)
+    }
     assert n.METHOD in metrics.HTTP_DURATION.attributes

@@ -42,6 +42,17 @@ async def test_totals_leave_by_the_interval(sink: OtlpSink) -> None:
     assert out.states("metrics")["exported"] == len(sink.points)
 
 
+async def test_the_first_leaves_at_once(sink: OtlpSink) -> None:
+    """Before the interval is over, with what is told as 0; what comes later leaves with the next one, or at the end."""
+    out = started({**sink.environ(), **EVERY, "OTEL_METRIC_EXPORT_INTERVAL": "600000"})
+    out.store.add(COUNTER, 0)
+    await until(lambda: len(sink.points) == 1)
+    assert sink.points[0].value == 0
+    out.store.add(COUNTER, 2)
+    assert await out.pipeline.shutdown(5)
+    assert [point.value for point in sink.points] == [0, 2]
+
+
 async def test_differences_add_up_to_the_total(sink: OtlpSink) -> None:
     """Each export says what came since the one before, and nothing when nothing came."""
     out = started({**sink.environ(), **EVERY, "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"})

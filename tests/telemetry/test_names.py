@@ -49,6 +49,7 @@ def test_buckets_are_the_documented_ones() -> None:
         "sidecar.conversation.wait_avoided": (0, 600, 15),
         "sidecar.conversation.think_time": (0.1, 3600, 15),
         "sidecar.responses.out_of_order.distance": (1, 1000, 13),
+        "sidecar.request.phase.duration": from_zero,
         "sidecar.stream.gap": from_zero,
         "sidecar.stream.backpressure": from_zero,
         "sidecar.overhead": overhead,

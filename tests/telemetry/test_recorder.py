@@ -146,7 +146,7 @@ def test_links_over_the_cap_are_an_anomaly_even_unsampled(world: World) -> None:
     exchange.decide(Outcome.COMPLETED, ms(3))
     world.settle(exchange, 3)
     assert world.pipeline.spans == []
-    assert world.points(metrics.ANOMALIES) == {(Anomaly.LINKS_CAP.value,): 1}
+    assert world.points(metrics.ANOMALIES)[Anomaly.LINKS_CAP.value,] == 1
 
 
 def test_everything_passes_the_official_encoders(
