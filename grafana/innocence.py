@@ -5,7 +5,7 @@ Written by `write.py`.
 """
 
 from grafana import queries as q
-from grafana.names import label
+from grafana.names import label, series
 from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
 from grafana.variables import variables
 from sidecar.telemetry import metrics
@@ -22,7 +22,12 @@ LOST = f'{_STATE}=~"rejected|dropped|failed|unconfirmed|unknown"'
 _TURNS = f'{_SOURCE}!="no_turn"'
 _UNNAMED = f'{_SOURCE}=~"generated|uninspected"'
 _NO_EXPORT = "nothing was exported in this range"
-_HTTP = q.rate(metrics.HTTP_DURATION, "", "_count")
+
+
+def _http(part: str) -> str:
+    """Of all upstreams: what the process costs is not told by them."""
+    return f"sum (rate({series(metrics.HTTP_DURATION, part)}{{{q.WHO}}}[$__rate_interval]))"
+
 
 PANELS: tuple[Panel | Row, ...] = (
     Row(405, "Overview"),
@@ -110,7 +115,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Metrics: sidecar.overhead, http.server.request.duration.",
         (
             Query(
-                q.share(q.rate(metrics.OVERHEAD, "", "_sum"), q.rate(metrics.HTTP_DURATION, "", "_sum")),
+                q.share(q.rate(metrics.OVERHEAD, "", "_sum"), _http("_sum")),
                 "share",
             ),
         ),
@@ -132,7 +137,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "CPU of a request",
         "CPU time of the process by requests settled; idle time is in it too. "
         "Metrics: process.cpu.time, http.server.request.duration (its count).",
-        (Query(q.share(q.rate(metrics.PROCESS_CPU), _HTTP), "per request"),),
+        (Query(q.share(q.rate(metrics.PROCESS_CPU), _http("_count")), "per request"),),
         unit="s",
     ),
     Row(407, "What it needs"),
