@@ -296,10 +296,7 @@ class Expected:
             ),
             1,
         )
-        yield _series("sidecar.results", **{"sidecar.result": self.result}, **upstream), 1
-        for phase in self._phases():
-            series = {"sidecar.request.phase": phase, **upstream}
-            yield _series("sidecar.request.phase.duration", **series), 1
+        yield from self._ended(upstream)
         if not self.joined:
             return
         source = {"sidecar.session.source": "own_header"}
@@ -319,13 +316,14 @@ class Expected:
             yield _series("sidecar.stream.bytes", **upstream), sum(map(len, cell.pieces()))
             yield _series("sidecar.stream.backpressure", **upstream), 1
 
-    def _phases(self) -> list[str]:
-        """What its time went to."""
-        ending = self.cell.ending
-        if not self.asked:
-            return []
-        answered = ["stream"] if self.sent and ending.begins else []
-        return ["body", "connect", *(["wait"] if self.sent else []), *answered]
+    def _ended(self, upstream: dict[str, Any]) -> Iterable[tuple[Series, float]]:
+        """What became of it, and what its time went to."""
+        yield _series("sidecar.results", **{"sidecar.result": self.result}, **upstream), 1
+        reached = [self.asked, self.asked, self.sent, self.sent and self.cell.ending.begins]
+        for phase, was in zip(("body", "connect", "wait", "stream"), reached, strict=True):
+            if was:
+                series = {"sidecar.request.phase": phase, **upstream}
+                yield _series("sidecar.request.phase.duration", **series), 1
 
     def _chunks(self, call: dict[str, Any]) -> Iterable[tuple[Series, float]]:
         outputs = self.cell.outputs
