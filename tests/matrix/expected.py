@@ -299,10 +299,9 @@ class Expected:
         yield from self._ended(upstream)
         if not self.joined:
             return
-        source = {"sidecar.session.source": "own_header"}
-        counted = source if cell.api.turn else {"sidecar.session.source": "no_turn"}
-        yield _series("sidecar.identity", **counted), 1
-        yield _series("sidecar.sessions", **source), 1
+        counted = "own_header" if cell.api.turn else "no_turn"
+        yield _series("sidecar.identity", **{"sidecar.session.source": counted}), 1
+        yield _series("sidecar.sessions", **{"sidecar.session.source": "own_header"}), 1
         yield _series("gen_ai.client.operation.duration", **call, **error), 1
         yield from self._tokens(call)
         yield from self._turn(models, upstream)
