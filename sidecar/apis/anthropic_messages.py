@@ -20,10 +20,11 @@ from sidecar.apis.history import (
     asks_title,
     content,
     echoed,
-    listed,
+    instruct,
+    parts_of,
     plain,
-    structs,
     there,
+    tools_of,
     walk,
     word,
 )
@@ -163,7 +164,7 @@ class _Said(msgspec.Struct, gc=False):
 
 
 class _Past(msgspec.Struct, gc=False):
-    messages: Raw = NOTHING
+    messages: list[Raw] = []
     system: Raw = NOTHING
     tools: Raw = NOTHING
     output_config: Raw = NOTHING
@@ -172,15 +173,16 @@ class _Past(msgspec.Struct, gc=False):
 
 _past = msgspec.json.Decoder(_Past)
 _message = msgspec.json.Decoder(_Said)
-_messages = msgspec.json.Decoder(list[_Said])
 
 
-def _said(message: _Said | Raw) -> Said:
+def _said(raw: Raw) -> Said:
     """One message of a history."""
     parts: list[Part] = []
     ids: list[Id] = []
-    if isinstance(message, Raw):
-        return USER, [(OTHER, plain(message))], ids
+    try:
+        message = _message.decode(raw)
+    except (ValueError, RecursionError):
+        return USER, [(OTHER, plain(raw))], ids
     content(message.content, parts, ids)
     return _ROLES.get(message.role or "", USER), parts, ids
 
@@ -191,16 +193,15 @@ _ROLES = {"assistant": MODEL, "system": SYSTEM}
 def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
     """The past of a message."""
     past = _past.decode(body)
-    if not len(past.messages):
+    if not past.messages:
         return None
-    chain = yield from walk(map(_said, structs(_messages, _message, past.messages)), digester)
-    if chain is None:
+    history = yield from walk(past.messages, _said, digester, b"messages")
+    if history is None:
         return None
-    instructions: list[Part] = []
-    content(past.system, instructions, [])
-    chain.instruct(instructions)
+    if past.system:
+        instruct(history, past.system, parts_of)
     titles = asks_title(past.output_config) or asks_title(past.output_format)
-    return History(chain, listed(past.tools, digester), titles=titles)
+    return history.close(tools_of(past.tools, digester), titles=titles)
 
 
 _EVENT = Shape(_Event)

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -98,6 +98,10 @@ class Path:
         return "{" in self.end
 
 
+ReadHistory: TypeAlias = Callable[[bytes | bytearray, Digester], Steps[History | None]]
+"""Reads the past that a request carries."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
     """One API, whole: all that is known of it hangs on this record, in which its module ends.
@@ -117,7 +121,7 @@ class Api:
     request: type["RequestBody"]
     body: Callable[[ResponseFacts], BodyReader]
     stream: Callable[[ResponseFacts], StreamReader] | None = None
-    history: Callable[[bytes | bytearray, Digester], Steps[History | None]] | None = None
+    history: ReadHistory | None = None
     finish_reasons: str = ""
     others: tuple[str, ...] = ()
     own_ids: str = ""

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import msgspec
 
 from sidecar.apis.base import Api, BodyReader, EventParser, RequestBody, StreamReader
+from sidecar.apis.history import MOST_MESSAGES
 from sidecar.apis.json_array import JsonArrayParser
 from sidecar.apis.routes import Routes
 from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, at_once
@@ -36,8 +37,11 @@ _NAMING = RequestBody.__struct_fields__
 
 _UNNAMED = (None,) * len(_NAMING)
 
-_COUNTED, _CROWD = 1 << 20, 100_000
+_COUNTED, _CROWD = 4 << 20, 100_000
 """Bytes in which brackets are counted between two pauses, and how many a body has at most that is read as a history."""
+
+_STRIDE = 7
+"""Of so many bytes one is looked at for it."""
 
 _REMEMBERED, _LONGEST = 1024, 2048
 """How many kinds of request are remembered (a process asks for the same few again and again), and how long one may be."""
@@ -119,7 +123,7 @@ class Catalog:
             facts = _facts(route, request, {}, (), None)  # it is an attribute as well
         elif facts is None:
             facts = self._remember(kind, _facts(route, request, {}, (), None))
-        history = None if digester is None else at_once(self._history(route, body, digester))
+        history = None if digester is None else at_once(self._history(route, body, kind[-1], digester))
         named = requests.naming(request) != _UNNAMED
         if history is None and not named:
             return facts
@@ -162,16 +166,19 @@ class Catalog:
             own, unfit = yield from _read_fields(body, fields)
             hints.update(own)
             ignored += tuple(path for path in unfit if path not in ignored)
-        return _facts(route, request, hints, ignored, (yield from self._history(route, body, digester)))
+        history = None
+        if digester is not None:
+            history = yield from self._history(route, body, request.message_count(), digester)
+        return _facts(route, request, hints, ignored, history)
 
     def _history(
-        self, route: Route, body: bytes | bytearray, digester: Digester | None
+        self, route: Route, body: bytes | bytearray, messages: int | None, digester: Digester
     ) -> Steps[History | None]:
-        """A request's past, if there is a digester; none of a body that cannot be read as a history."""
-        read = self._histories.get(route.api or "") if digester is not None and route.turn else None
-        if digester is None or read is None:
+        """A request's past; none of a body in which no messages were found, or too many, or too much beside them."""
+        read = self._histories.get(route.api or "") if route.turn else None
+        if read is None or messages is None or messages > MOST_MESSAGES:
             return None
-        if len(body) > LARGE and (yield from _crowded(body)):
+        if len(body) > LARGE and (yield from _crowded(body, digester.salt[0])):
             return None
         try:
             return (yield from read(body, digester))
@@ -233,12 +240,16 @@ def _facts(
     )
 
 
-def _crowded(body: bytes | bytearray) -> Steps[bool]:
-    """True for a body of more objects and lists than any history has: it would take long to be looked through at once."""
+def _crowded(body: bytes | bytearray, secret: int) -> Steps[bool]:
+    """True for a body of more objects and lists than any history has: it would take long to be looked through at once.
+
+    Counting takes as long as reading, so they are counted in a sample, of which nobody else knows where it begins.
+    """
     found = 0
     for start in range(0, len(body), _COUNTED):
-        found += body.count(b"{", start, start + _COUNTED) + body.count(b"[", start, start + _COUNTED)
-        if found > _CROWD:
+        sample = body[start + secret % _STRIDE : start + _COUNTED : _STRIDE]
+        found += sample.count(b"{") + sample.count(b"[")
+        if found * _STRIDE > _CROWD:
             return True
         yield
     return False

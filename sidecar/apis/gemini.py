@@ -25,12 +25,13 @@ from sidecar.apis.history import (
     asks_title,
     call,
     echoed,
-    listed,
+    instruct,
     plain,
     raws,
     result,
     structs,
     there,
+    tools_of,
     walk,
     word,
 )
@@ -216,7 +217,7 @@ class _Said(msgspec.Struct, gc=False):
 
 
 class _Past(msgspec.Struct, gc=False):
-    contents: Raw = NOTHING
+    contents: list[Raw] = []
     system: Raw = msgspec.field(name="systemInstruction", default=NOTHING)
     system_instruction: Raw = NOTHING
     tools: Raw = NOTHING
@@ -225,19 +226,20 @@ class _Past(msgspec.Struct, gc=False):
 
 _past = msgspec.json.Decoder(_Past)
 _content = msgspec.json.Decoder(_Said)
-_contents = msgspec.json.Decoder(list[_Said])
 _piece = msgspec.json.Decoder(_Piece)
 _pieces = msgspec.json.Decoder(list[_Piece])
 
 _ROLES = {"model": MODEL, "function": TOOL, "system": SYSTEM}
 
 
-def _said(message: _Said | Raw) -> Said:
+def _said(raw: Raw) -> Said:
     """One content of a history."""
     parts: list[Part] = []
     ids: list[Id] = []
-    if isinstance(message, Raw):
-        return USER, [(OTHER, plain(message))], ids
+    try:
+        message = _content.decode(raw)
+    except (ValueError, RecursionError):
+        return USER, [(OTHER, plain(raw))], ids
     if len(message.parts):
         for piece, whole in zip(structs(_pieces, _piece, message.parts), raws(message.parts), strict=True):
             _part(piece, whole, parts, ids)
@@ -269,15 +271,15 @@ def _part(piece: _Piece | Raw, whole: Raw, parts: list[Part], ids: list[Id]) -> 
 def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
     """The past of what is to be generated."""
     past = _past.decode(body)
-    if not len(past.contents):
+    if not past.contents:
         return None
-    chain = yield from walk(map(_said, structs(_contents, _content, past.contents)), digester)
-    if chain is None:
+    history = yield from walk(past.contents, _said, digester, b"contents")
+    if history is None:
         return None
-    system = past.system if len(past.system) else past.system_instruction
-    if there(system):
-        chain.instruct([(TEXT, plain(system))])
-    return History(chain, listed(past.tools, digester), titles=asks_title(past.config))
+    system = past.system or past.system_instruction
+    if system and there(system):
+        instruct(history, system, lambda raw: [(TEXT, plain(raw))])
+    return history.close(tools_of(past.tools, digester), titles=asks_title(past.config))
 
 
 _CHUNK = Shape(_Chunk)

@@ -10,14 +10,17 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from sidecar.apis.shapes import Steps
-from sidecar.core.digests import Chain, Digester, Id, Kind, Part, Role, string
+from sidecar.core.digests import Digester, History, Id, Kind, Message, Part, Role, string
 from sidecar.core.echo import Echo
 
 MOST_MESSAGES = 10_000
 """Messages of one request that are read; a longer history is not."""
 
-_STEP = 64 * 1024
+_STEP = 256 * 1024
 """Bytes that are digested between two pauses."""
+
+_PLAIN = 64 * 1024
+"""Bytes of a value up to which it is brought into its normal form, and of a list whose elements are made without counting."""
 
 _BRACES = 100_000
 """Opening braces of a long list above which its elements are not made."""
@@ -26,7 +29,7 @@ _BLOCKS = 2048
 """The same of one message's content, which is then one part."""
 
 _MESSAGE = 1024
-"""What a message costs beside them, in bytes that are digested."""
+"""What a message that is known costs beside them, in bytes that are digested."""
 
 _VOLATILE = frozenset(("cache_control", "cachePoint", "id", "status", "annotations", "logprobs", "index"))
 """Members that clients change, add or leave out from call to call."""
@@ -61,7 +64,7 @@ def word(raw: Raw) -> str:
 
 def plain(raw: Raw) -> bytes:
     """Any value in its normal form: members in order, without those that are volatile or empty; a large one as it came."""
-    if len(raw) > _STEP:
+    if len(raw) > _PLAIN:
         return bytes(raw)
     try:
         return msgspec.json.encode(_stripped(msgspec.json.decode(raw)), order="sorted")
@@ -117,7 +120,7 @@ def content(raw: Raw, parts: list[Part], ids: list[Id]) -> None:
 
 def few(raw: Raw, most: int) -> bool:
     """True for a list that is short, or has no more than so many opening braces."""
-    return len(raw) <= _STEP or bytes(raw).count(b"{") <= most
+    return len(raw) <= _PLAIN or bytes(raw).count(b"{") <= most
 
 
 def _each(raw: Raw) -> Iterable[tuple[Block | None, Raw]]:
@@ -187,35 +190,103 @@ def _titles(value: object, deep: int) -> bool:
     return any(_titles(member, deep - 1) for member in value.values())
 
 
-def listed(tools: Raw, digester: Digester) -> bytes:
+Reads = Callable[[Raw], Said]
+"""How an API reads a message."""
+
+
+def tools_of(tools: Raw, digester: Digester) -> bytes:
     """The digest of a list of tools; empty where there are none."""
-    if len(tools) < 3:
-        return b""
     token = bytes(tools)
     if token in _EMPTY:
         return b""
-    return digester.value(plain(tools) if b'"cache_control"' in token else token)
+    if b'"cache_control"' not in token:
+        return digester.value(token)
+    key = hash(b"".join((digester.salt, b"tools", token)))
+    known = digester.known(key)
+    if known is None:
+        digester.learn(key, known := Message(digester, OTHER, [(OTHER, plain(tools))], []))
+    return known.full
 
 
-def walk(said: Iterable[Said], digester: Digester) -> Steps[Chain | None]:
-    """The chain of a history's messages, in steps where they are long; None if there are too many."""
-    chain = Chain(digester)
-    add, since, room = chain.add, 0, MOST_MESSAGES
-    for role, parts, ids in said:
-        room -= 1
-        if room < 0:
-            return None
-        for at, (kind, token) in enumerate(parts):
-            size = len(token)
-            since += size
+def parts_of(raw: Raw) -> list[Part]:
+    """A content's parts."""
+    parts: list[Part] = []
+    content(raw, parts, [])
+    return parts
+
+
+def instruct(history: History, system: Raw, read: Callable[[Raw], list[Part]]) -> None:
+    """Adds a system prompt that stands beside the messages."""
+    digester = history.digester
+    key = hash(b"".join((digester.salt, b"system", system)))
+    known = digester.known(key)
+    if known is None:
+        parts = [(TEXT, token) for _, token in read(system)]
+        digester.learn(key, known := Message(digester, SYSTEM, parts, []))
+    if known.sketch:
+        history.instruct(known)
+
+
+def walk(
+    messages: list[Raw], read: Reads, digester: Digester, api: bytes, before: Iterable[Said] = ()
+) -> Steps[History | None]:
+    """The history of these messages, with those `before` them, in steps where they are long; None if there are too many.
+
+    `api` stands for how they are read: what is written the same may mean another thing elsewhere.
+    """
+    if len(messages) > MOST_MESSAGES:
+        return None
+    history, salt = History(digester), digester.salt + api
+    add, recent, since, task = history.add, digester.recent, 0, False
+    for said in before:
+        role, parts, ids = said
+        parts = yield from _shortened(parts, digester)
+        given = Message(digester, role, parts, ids)
+        given.learn_task(digester, parts)
+        add(given)
+        if role is USER and given.task:
+            task, history.task = True, given.task
+    for raw in messages:
+        size = len(raw)
+        since += size // 4 + _MESSAGE
+        if size > _STEP:
+            key = yield from _key(raw, salt)
+        else:
+            key = hash(b"".join((salt, raw)))
+        message = recent.get(key) or digester.known(key)
+        if message is None or (message.task is None and message.role is USER and not task):
+            role, parts, ids = read(raw)
             if size > _STEP:
-                parts[at] = (kind, (yield from digester.in_steps(token, _STEP)))
-        add(role, parts, ids)
-        since += _MESSAGE
+                parts = yield from _shortened(parts, digester)
+            message = Message(digester, role, parts, ids)
+            if role is USER and not task:
+                message.learn_task(digester, parts)
+            digester.learn(key, message)
+            since += size + 4 * _MESSAGE
+        if not task and message.task:
+            task, history.task = True, message.task
+        add(message)
         if since > _STEP:
             since = 0
             yield
-    return chain
+    return history
+
+
+def _key(raw: Raw, salt: bytes) -> Steps[int]:
+    """What a large message is found by."""
+    view, found = memoryview(raw), []
+    for start in range(0, len(view), _STEP):
+        found.append(hash(b"".join((salt, view[start : start + _STEP]))))
+        yield
+    return hash((salt, *found))
+
+
+def _shortened(parts: list[Part], digester: Digester) -> Steps[list[Part]]:
+    """A message's parts, of which large ones have become digests."""
+    for at, (kind, token) in enumerate(parts):
+        if len(token) > _STEP:
+            parts[at] = (kind, (yield from digester.in_steps(token, _STEP)))
+    return parts
 
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -24,11 +24,10 @@ from sidecar.apis.history import (
     call,
     content,
     echoed,
-    listed,
     plain,
     result,
-    structs,
     there,
+    tools_of,
     walk,
     word,
 )
@@ -193,7 +192,7 @@ class _Message(msgspec.Struct, gc=False):
 
 
 class _Past(msgspec.Struct, gc=False):
-    messages: Raw = NOTHING
+    messages: list[Raw] = []
     tools: Raw = NOTHING
     functions: Raw = NOTHING
     response_format: Raw = NOTHING
@@ -202,7 +201,6 @@ class _Past(msgspec.Struct, gc=False):
 _function = msgspec.json.Decoder(_Function)
 _past = msgspec.json.Decoder(_Past)
 _message = msgspec.json.Decoder(_Message)
-_messages = msgspec.json.Decoder(list[_Message])
 
 _ROLES = {
     "system": SYSTEM,
@@ -214,12 +212,14 @@ _ROLES = {
 }
 
 
-def _said(message: _Message | Raw) -> Said:
+def _said(raw: Raw) -> Said:
     """One message of a history."""
     parts: list[Part] = []
     ids: list[Id] = []
-    if isinstance(message, Raw):
-        return USER, [(OTHER, plain(message))], ids
+    try:
+        message = _message.decode(raw)
+    except (ValueError, RecursionError):
+        return USER, [(OTHER, plain(raw))], ids
     role = _ROLES.get(message.role or "", USER)
     if role is TOOL:
         result(message.tool_call_id, message.content, parts, ids)
@@ -247,13 +247,14 @@ def _said(message: _Message | Raw) -> Said:
 def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
     """The past of a chat completion."""
     past = _past.decode(body)
-    if not len(past.messages):
+    if not past.messages:
         return None
-    chain = yield from walk(map(_said, structs(_messages, _message, past.messages)), digester)
-    if chain is None:
+    history = yield from walk(past.messages, _said, digester, b"chat")
+    if history is None:
         return None
-    tools = past.tools if len(past.tools) else past.functions
-    return History(chain, listed(tools, digester), titles=asks_title(past.response_format))
+    tools = past.tools or past.functions
+    form = past.response_format
+    return history.close(tools_of(tools, digester) if tools else b"", titles=bool(form) and asks_title(form))
 
 
 _EVENT, _OUTPUT = EventKind.EVENT, EventKind.CHUNK
@@ -326,8 +327,7 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
         usage, echo = body.usage, self.facts.echo
         for choice in body.choices or ():
             if echo is not None and len(choice.message):
-                for message in structs(_messages, _message, Raw(b"[%b]" % choice.message)):
-                    echoed(echo, choice.index, _said(message))
+                echoed(echo, choice.index, _said(choice.message))
             if error := self._choice_ended(choice.index, choice.finish_reason, choice.error):
                 self._failed(error)
             usage = usage or choice.usage

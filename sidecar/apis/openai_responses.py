@@ -5,8 +5,6 @@ status (`completed`, `cancelled`) or, when it is incomplete, the reason it gives
 Shapes: https://platform.openai.com/docs/api-reference/responses
 """
 
-from itertools import chain as chain_of
-
 import msgspec
 
 from sidecar.apis.base import Api, ModelRequest, Path, Reader, holds, present, tier
@@ -18,7 +16,6 @@ from sidecar.apis.history import (
     OTHER,
     RESULT,
     SYSTEM,
-    TEXT,
     THOUGHT,
     TOOL,
     USER,
@@ -28,12 +25,13 @@ from sidecar.apis.history import (
     call,
     content,
     echoed,
-    listed,
+    instruct,
+    parts_of,
     plain,
     raws,
     result,
-    structs,
     there,
+    tools_of,
     walk,
     word,
 )
@@ -125,16 +123,8 @@ class _Item(msgspec.Struct):
             echo.id(word(made))
         if len(self.call_id):
             arguments = self.arguments if len(self.arguments) else self.input
-            echoed(
-                echo,
-                0,
-                _said(
-                    (
-                        _Given("function_call", call_id=self.call_id, name=self.name, arguments=arguments),
-                        NOTHING,
-                    )
-                ),
-            )
+            called = _Given("function_call", call_id=self.call_id, name=self.name, arguments=arguments)
+            echoed(echo, 0, _of(called, NOTHING))
 
 
 class _Event(msgspec.Struct):
@@ -165,8 +155,7 @@ class _Given(msgspec.Struct, gc=False):
     encrypted_content: Raw = NOTHING
 
 
-class _Past(msgspec.Struct, gc=False):
-    input: Raw = NOTHING
+class _Rest(msgspec.Struct, gc=False):
     instructions: Raw = NOTHING
     tools: Raw = NOTHING
     text: Raw = NOTHING
@@ -174,20 +163,34 @@ class _Past(msgspec.Struct, gc=False):
     conversation: Raw = NOTHING
 
 
+class _Past(_Rest, gc=False):
+    input: list[Raw] = []
+
+
+class _Asked(msgspec.Struct, gc=False):
+    input: Raw = NOTHING
+
+
 _past = msgspec.json.Decoder(_Past)
+_rest_of_past = msgspec.json.Decoder(_Rest)
+_asked = msgspec.json.Decoder(_Asked)
 _item = msgspec.json.Decoder(_Given)
-_items = msgspec.json.Decoder(list[_Given])
 
 _ROLES = {"system": SYSTEM, "developer": SYSTEM, "assistant": MODEL}
 
 
-def _said(pair: tuple[_Given | Raw, Raw]) -> Said:
+def _said(whole: Raw) -> Said:
     """One item of a history."""
-    item, whole = pair
+    try:
+        item = _item.decode(whole)
+    except (ValueError, RecursionError):
+        return USER, [(OTHER, plain(whole))], []
+    return _of(item, whole)
+
+
+def _of(item: _Given, whole: Raw) -> Said:
     parts: list[Part] = []
     ids: list[Id] = []
-    if isinstance(item, Raw):
-        return USER, [(OTHER, plain(whole))], ids
     kind = item.type or "message"
     if made := word(item.id):
         ids.append((made, ""))
@@ -215,25 +218,28 @@ def _said(pair: tuple[_Given | Raw, Raw]) -> Said:
 
 def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
     """The past of a response, which a `conversation` keeps from being sent."""
-    past = _past.decode(body)
-    given = past.input
-    if there(past.conversation) or not len(given):
+    said: list[Said] = []
+    given: list[Raw] = []
+    past: _Rest
+    try:
+        past = listed = _past.decode(body)
+        given = listed.input
+    except msgspec.ValidationError:  # the input is one text
+        past = _rest_of_past.decode(body)
+        if parts := parts_of(_asked.decode(body).input):
+            said.append((USER, parts, []))
+    if there(past.conversation) or not (given or said):
         return None
     previous = word(past.previous_response_id)
-    said: list[Said] = [(MODEL, [(RESULT, previous.encode())], [(previous, "")])] if previous else []
-    if bytes(memoryview(given)[:1]) == b'"':
-        said.append((USER, [(TEXT, memoryview(given))], []))
-        given = NOTHING
-    items = zip(structs(_items, _item, given), raws(given), strict=True) if len(given) else ()
-    chain = yield from walk(chain_of(said, map(_said, items)), digester)
-    if chain is None:
+    if previous:
+        said.insert(0, (MODEL, [(RESULT, previous.encode())], [(previous, "")]))
+    history = yield from walk(given, _said, digester, b"responses", said)
+    if history is None:
         return None
-    instructions: list[Part] = []
-    content(past.instructions, instructions, [])
-    chain.instruct(instructions)
-    return History(
-        chain, listed(past.tools, digester), previous=previous or None, titles=asks_title(past.text)
-    )
+    if past.instructions:
+        instruct(history, past.instructions, parts_of)
+    tools = tools_of(past.tools, digester)
+    return history.close(tools, previous=previous or None, titles=asks_title(past.text))
 
 
 _EVENT = Shape(_Event)
@@ -266,8 +272,7 @@ class ResponsesReader(Reader[_Event, _Response]):
         if error := self._response(body):
             self._failed(error)
         if self.facts.echo is not None and holds(body.output):
-            items = zip(structs(_items, _item, body.output), raws(body.output), strict=True)
-            for at, item in enumerate(items):
+            for at, item in enumerate(raws(body.output)):
                 echoed(self.facts.echo, at, _said(item))
         return body.status in _STATUSES or holds(body.output)
 

@@ -7,8 +7,9 @@ tokens they came as, and keeps no text once the history has been looked at. What
 
 import json
 import re
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from hashlib import blake2b
+from json.decoder import scanstring  # type: ignore[attr-defined] # C, and what `json` itself calls
 
 SIZE = 12
 """Bytes of a digest."""
@@ -18,6 +19,9 @@ SHORTEST = 16
 
 LONGEST_JSON = 64 * 1024
 """Characters of an answer, and of a call's arguments, that are parsed as JSON."""
+
+_GENERATION = 8192
+"""Messages that are known by how they are written, the latest; as many older ones beside them, until so many more have come."""
 
 _LONGEST_ID = 1024
 _SKETCH = 16
@@ -33,6 +37,7 @@ _SEARCHED = 16 * 1024
 """Characters of a text that are searched for them."""
 
 _REMINDED = re.compile(rb"</(?:system-reminder|session_context|environment_context)>(?: |\\n)*")
+_JSON = "{[`"
 _BEFORE_TAG = frozenset(b"< \\")
 _RUN = re.compile(r"[0-9A-Za-z]{8,}")
 
@@ -68,9 +73,13 @@ _SYSTEM, _USER, _MODEL, _TOOL = Role.SYSTEM, Role.USER, Role.MODEL, Role.TOOL
 
 
 class Digester:
-    """BLAKE2b under one key, which never leaves the process."""
+    """BLAKE2b under one key, which never leaves the process; and what was made of messages that come again.
 
-    __slots__ = ("_calls", "_fresh", "_ids", "_one", "_texts", "_values")
+    An agent sends the same messages with each turn. Each is found by a keyed hash of how it is written, and is digested
+    only once.
+    """
+
+    __slots__ = ("_calls", "_fresh", "_ids", "_older", "_one", "_values", "begin_text", "recent", "salt")
 
     def __init__(self, key: bytes) -> None:
         def kind(word: bytes) -> "blake2b":
@@ -84,7 +93,26 @@ class Digester:
             begun.update(role + _TEXT)
             self._one[role, _TEXT] = begun.copy
         words = (b"id", b"text", b"value", b"task")
-        self._ids, self._texts, self._values, self._calls = (kind(word).copy for word in words)
+        self._ids, self.begin_text, self._values, self._calls = (kind(word).copy for word in words)
+        """`begin_text` begins a text that comes in pieces."""
+        self.salt = kind(b"written").digest()
+        """What goes before a text that is to be found by its `hash`."""
+        self.recent: dict[int, Message] = {}
+        """The latest messages that are known, by those hashes."""
+        self._older: dict[int, Message] = {}
+
+    def known(self, key: int) -> "Message | None":
+        """What was made of that message, if it is still known."""
+        message = self.recent.get(key)
+        if message is None and (message := self._older.get(key)) is not None:
+            self.learn(key, message)
+        return message
+
+    def learn(self, key: int, message: "Message") -> None:
+        """It may come again."""
+        if len(self.recent) >= _GENERATION:
+            self._older, self.recent = self.recent, {}
+        self.recent[key] = message
 
     def message(self, role: bytes, parts: list[Part]) -> bytes:
         """A message."""
@@ -118,7 +146,7 @@ class Digester:
 
     def text(self, text: str) -> bytes:
         """A text, without blanks around it."""
-        return _of(self._texts(), text.strip())
+        return _of(self.begin_text(), text.strip())
 
     def task(self, text: str) -> bytes:
         """A text that starts a sub-agent."""
@@ -130,10 +158,6 @@ class Digester:
         if value is None:
             return None
         return _of(self._values(), json.dumps(value, sort_keys=True, separators=(",", ":")))
-
-    def begin_text(self) -> "blake2b":
-        """A text that comes in pieces."""
-        return self._texts()
 
 
 def _of(made: "blake2b", text: str) -> bytes:
@@ -163,10 +187,11 @@ def parsed(text: str) -> object | None:
 def string(token: Token) -> str:
     """What a JSON string says; nothing for what is none."""
     try:
-        text: object = json.loads(bytes(token).decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError):
+        written = str(token, "utf-8", "surrogatepass")
+        text: str = scanstring(written, 1)[0] if written[:1] == '"' else ""
+    except ValueError:
         return ""
-    return text if isinstance(text, str) else ""
+    return text
 
 
 def is_own(identifier: Id) -> bool:
@@ -184,107 +209,96 @@ def is_own(identifier: Id) -> bool:
 
 
 class Said:
-    """A message in a history that may be the echo of an answer. `point` is where in the history that answer begins."""
-
-    __slots__ = ("ids", "point", "tokens")
-
-    def __init__(self, point: int, ids: list[Id], parts: list[Part]) -> None:
-        self.point = point
-        self.ids = ids
-        self.tokens = [token for kind, token in parts if kind is _TEXT]
-
-    @property
-    def text(self) -> str:
-        """Its whole text."""
-        return "".join(map(string, self.tokens))
-
-    def named(self, text: str) -> list[Id]:
-        """Its ids, and those that stand inside its text."""
-        if self.ids or "_" not in text:
-            return self.ids
-        return [(found, "") for found in _IN_TEXT.findall(text[:_SEARCHED])]
-
-
-class Point:
-    """A place in a history where an answer follows, or its end: what was said before it, in three forms.
-
-    `full` is of all `count` messages; `reduced` without system prompts, thinking and reminders; `spoken` of the texts alone,
-    as an app keeps them that drops calls and their results. The latter two are empty where nothing is left.
+    """What a message may be the echo of. `ids` are digests, each with whether no other answer can have it; `marks` what its
+    text is found by where it is long enough; `text` is the digest of its text, empty where it has none.
     """
 
-    __slots__ = ("count", "full", "reduced", "spoken")
+    __slots__ = ("ids", "marks", "text")
 
-    def __init__(self, count: int, full: bytes, reduced: bytes, spoken: bytes) -> None:
-        self.count = count
-        self.full = full
-        self.reduced = reduced
-        self.spoken = spoken
+    def __init__(self, digester: Digester, ids: list[Id], text: str = "", digest: bytes = b"") -> None:
+        if not ids and "_" in text:
+            ids = [(found, "") for found in _IN_TEXT.findall(text[:_SEARCHED])]
+        self.ids = [(digester.id(one[0]), is_own(one)) for one in ids] if ids else []
+        self.marks: list[bytes] = []
+        self.text = digest
+        if len(text) >= SHORTEST:
+            self.marks.append(self.text)
+            if text[0] in _JSON and (value := digester.json(text)) is not None:
+                self.marks.append(value)
+
+    @property
+    def had(self) -> bytes:
+        """What shows that it is the whole of an answer, once that is known: its text, else its last id."""
+        return self.text or (self.ids[-1][0] if self.ids else b"")
 
 
-class Chain:
-    """Takes a history's messages one after another, and keeps the digest of each, in the three forms of a point."""
+class Message:
+    """One message of a history, as digests in three forms: whole; without thinking and reminders; its texts alone.
 
-    __slots__ = ("_last", "digester", "full", "points", "reduced", "said", "spoken", "systems", "task")
+    The latter two are empty where nothing is left. `said` is what it may be the echo of, `task` the digest of a user's text,
+    where it was asked for, and `sketch` some of what a system prompt consists of.
+    """
 
-    def __init__(self, digester: Digester) -> None:
-        self.digester = digester
-        self._last = _SYSTEM
-        self.full: list[bytes] = []
-        self.reduced: list[bytes] = []
-        self.spoken: list[bytes] = []
-        self.points: list[tuple[int, int, int]] = []
-        """How many of each stand before an answer."""
-        self.said: list[Said] = []
-        self.systems: list[Token] = []
-        """The system prompts at its beginning."""
-        self.task: Token | None = None
-        """The first text of a user."""
+    __slots__ = ("full", "reduced", "role", "said", "sketch", "spoken", "task")
 
-    def instruct(self, parts: Iterable[Part]) -> None:
-        """A system prompt, of the messages or beside them."""
-        self.systems += [token for _, token in parts]
-
-    def add(self, role: bytes, parts: list[Part], ids: list[Id]) -> None:
-        """The next message."""
+    def __init__(self, digester: Digester, role: bytes, parts: list[Part], ids: list[Id]) -> None:
+        self.role = role
+        self.said: Said | None = None
         if role is _MODEL:
-            if self._last is not _MODEL:
-                self.points.append((len(self.full), len(self.reduced), len(self.spoken)))
-            self.said.append(Said(len(self.points) - 1, ids, parts))
-        elif ids and self.points:
-            self.said.append(Said(len(self.points) - 1, ids, []))
-        self._last = role
-        whole = self.digester.message(role, parts)
-        self.full.append(whole)
-        if len(parts) == 1 and parts[0][0] is _TEXT and role is not _SYSTEM:
-            self._add_text(role, parts[0], whole)
-            return
+            parts, text, digest = _told(digester, parts)
+            self.said = Said(digester, ids, text, digest)
+        elif ids:
+            self.said = Said(digester, ids)
+        self.full = whole = digester.message(role, parts)
+        self.reduced = self.spoken = b""
+        self.task: bytes | None = None
+        self.sketch: frozenset[int] = frozenset()
         if role is _SYSTEM:
-            if not self.reduced:
-                self.instruct(parts)
+            self.sketch = _sketch([token for _, token in parts])
+            return
+        if len(parts) == 1 and parts[0][0] is _TEXT and parts[0][1][1] not in _BEFORE_TAG:
+            self.reduced = whole  # as most are
+            self.spoken = b"" if role is _TOOL else whole
             return
         kept = [kept for part in parts if (kept := _lasting(part)) is not None]
         if not kept:
             return
-        reduced = whole if kept == parts else self.digester.message(role, kept)
-        self.reduced.append(reduced)
+        self.reduced = reduced = whole if kept == parts else digester.message(role, kept)
         spoken = _spoken(role, kept)
-        if not spoken:
-            return
-        self.spoken.append(reduced if len(spoken) == len(kept) else self.digester.message(role, spoken))
-        if self.task is None and role is _USER:
-            self.task = next((token for kind, token in spoken if kind is _TEXT), None)
+        if spoken:
+            self.spoken = reduced if len(spoken) == len(kept) else digester.message(role, spoken)
 
-    def _add_text(self, role: bytes, part: Part, whole: bytes) -> None:
-        """A message that is one text, as most are: what the other forms have of it is the same, or nothing."""
-        kept = _lasting(part)
-        if kept is None:
-            return
-        reduced = whole if kept is part else self.digester.message(role, [kept])
-        self.reduced.append(reduced)
-        if role is not _TOOL:
-            self.spoken.append(reduced)
-            if self.task is None and role is _USER:
-                self.task = kept[1]
+    def learn_task(self, digester: Digester, parts: list[Part]) -> None:
+        """It is the first one of a user: its text, if it has any, may have begun a sub-agent."""
+        spoken = _spoken(_USER, [kept for part in parts if (kept := _lasting(part)) is not None])
+        text = next((token for kind, token in spoken if kind is _TEXT), None)
+        self.task = b"" if text is None else digester.task(string(text))
+
+
+def _told(digester: Digester, parts: list[Part]) -> tuple[list[Part], str, bytes]:
+    """A model's message: its parts with digests in place of texts, all of its text, and the digest of that."""
+    made: list[Part] = []
+    texts: list[str] = []
+    digest = b""
+    for part in parts:
+        text = string(part[1]) if part[0] is _TEXT else ""
+        if text:
+            texts.append(text)
+            digest = digester.text(text)
+            made.append((_TEXT, digest))
+        else:
+            made.append(part)
+    whole = "".join(texts).strip()
+    return made, whole, digest if len(texts) < 2 else digester.text(whole)
+
+
+def _sketch(tokens: list[Token]) -> frozenset[int]:
+    """Some of what a system prompt consists of: two that were changed in places have much of it in common."""
+    whole = b"\n".join(tokens)
+    pieces = set(whole.split(b"\\n"))
+    if len(pieces) < _SKETCH:
+        pieces = set(whole.split())
+    return frozenset(sorted(map(hash, pieces))[:_SKETCH])
 
 
 def _lasting(part: Part) -> Part | None:
@@ -308,81 +322,135 @@ def _spoken(role: bytes, kept: list[Part]) -> list[Part]:
     return [part for part in kept if part[0] is not _RESULT]
 
 
-class History:
-    """What a request's body says of its past. `system` and `tools` are digests, empty where there are none.
+class Point:
+    """A place in a history where an answer follows, or its end: what was said before it, in three forms.
 
-    `previous` is the answer that it names in place of its past, `titles` that it asks for a title and nothing else.
+    `full` is of all `count` messages; `reduced` without system prompts, thinking and reminders; `spoken` of the texts alone,
+    as an app keeps them that drops calls and their results. The latter two are empty where nothing is left. `key` is what
+    it has in common with another one that says the same.
     """
 
-    __slots__ = ("_chain", "_points", "digests", "end", "previous", "system", "titles", "tools")
+    __slots__ = ("count", "full", "key", "reduced", "spoken")
 
-    def __init__(
-        self, chain: Chain, tools: bytes, *, previous: str | None = None, titles: bool = False
-    ) -> None:
-        self._chain = chain
+    def __init__(self, count: int, full: bytes, reduced: bytes, spoken: bytes) -> None:
+        self.count = count
+        self.full = full
+        self.reduced = reduced
+        self.spoken = spoken
+        self.key = reduced or full
+
+
+class History:
+    """What a request's body says of its past: it takes its messages one after another, then is `closed`.
+
+    `system` and `tools` are digests, empty where there are none. `previous` is the answer that it names in place of its
+    past, `titles` that it asks for a title and nothing else.
+    """
+
+    __slots__ = (
+        "_full",
+        "_last",
+        "_points",
+        "_reduced",
+        "_spoken",
+        "_stands",
+        "_systems",
+        "digester",
+        "digests",
+        "end",
+        "previous",
+        "said",
+        "system",
+        "task",
+        "titles",
+        "tools",
+    )
+
+    digests: bytes
+    """Those of its messages."""
+    end: Point
+    system: bytes
+    tools: bytes
+    previous: str | None
+    titles: bool
+
+    def __init__(self, digester: Digester) -> None:
+        self.digester = digester
+        self._last = _SYSTEM
+        self._full: list[bytes] = []
+        self._reduced: list[bytes] = []
+        self._spoken: list[bytes] = []
+        self._stands: list[tuple[int, int, int]] = []
+        """How many of each stand before an answer."""
         self._points: dict[int, Point] = {}
-        self.digests = b"".join(chain.full)
-        """Those of its messages."""
-        self.end = self._point(len(chain.full), len(chain.reduced), len(chain.spoken))
-        systems = chain.systems
-        self.system = (
-            chain.digester.message(_SYSTEM, [(_TEXT, token) for token in systems]) if systems else b""
-        )
-        self.tools = tools
-        self.previous = previous
-        self.titles = titles
+        self._systems: list[Message] = []
+        """The system prompts at its beginning, and beside it."""
+        self.said: list[tuple[int, Said]] = []
+        """What may be the echo of an answer, and at which of the places where one follows."""
+        self.task = b""
+        """The digest of a user's first text, as one that starts a sub-agent; empty where there is none."""
 
-    @property
-    def digester(self) -> Digester:
-        """What made its digests."""
-        return self._chain.digester
+    def add(self, message: Message) -> None:
+        """The next message."""
+        role, said = message.role, message.said
+        if role is _MODEL and self._last is not _MODEL:
+            self._stands.append((len(self._full), len(self._reduced), len(self._spoken)))
+        if said is not None and self._stands:
+            self.said.append((len(self._stands) - 1, said))
+        if role is _SYSTEM and not self._reduced:
+            self._systems.append(message)
+        self._last = role
+        self._full.append(message.full)
+        if message.reduced:
+            self._reduced.append(message.reduced)
+        if message.spoken:
+            self._spoken.append(message.spoken)
 
-    @property
-    def said(self) -> list[Said]:
-        """What may be the echo of an answer."""
-        return self._chain.said
+    def instruct(self, message: Message) -> None:
+        """A system prompt beside the messages."""
+        self._systems.append(message)
 
-    @property
-    def task(self) -> str:
-        """The first text of a user, or nothing."""
-        task = self._chain.task
-        return "" if task is None else string(task)
+    def close(self, tools: bytes, *, previous: str | None = None, titles: bool = False) -> "History":
+        """All has come."""
+        self.tools, self.previous, self.titles = tools, previous, titles
+        self.digests = b"".join(self._full)
+        self.end = self._point(len(self._full), len(self._reduced), len(self._spoken))
+        systems = self._systems
+        self.system = systems[0].full if len(systems) == 1 else b""
+        if len(systems) > 1:
+            self.system = self.digester.value(b"".join([system.full for system in systems]))
+        return self
 
     def sketch(self) -> frozenset[int]:
-        """Some of what the system prompt consists of: two that were changed in places have much of it in common."""
-        whole = b"\n".join(self._chain.systems)
-        pieces = set(whole.split(b"\\n"))
-        if len(pieces) < _SKETCH:
-            pieces = set(whole.split())
-        return frozenset(sorted(map(hash, pieces))[:_SKETCH])
+        """Some of what the system prompt consists of."""
+        systems = self._systems
+        if len(systems) == 1:
+            return systems[0].sketch
+        return frozenset(sorted({piece for system in systems for piece in system.sketch})[:_SKETCH])
 
     def point(self, at: int) -> Point:
         """One of the places where an answer follows."""
         point = self._points.get(at)
         if point is None:
-            point = self._points[at] = self._point(*self._chain.points[at])
+            point = self._points[at] = self._point(*self._stands[at])
         return point
 
     def point_behind(self, count: int) -> int | None:
         """Which of the places stands behind so many messages."""
-        return next((at for at, counts in enumerate(self._chain.points) if counts[0] == count), None)
+        return next((at for at, counts in enumerate(self._stands) if counts[0] == count), None)
 
     def _point(self, count: int, reduced: int, spoken: int) -> Point:
-        chain, value = self._chain, self._chain.digester.value
+        value = self.digester.value
         said = self.digests[: count * SIZE]
         full = value(said)
-        kept, texts = b"".join(chain.reduced[:reduced]), b"".join(chain.spoken[:spoken])
-        return Point(
-            count,
-            full,
-            full if kept == said else value(kept) if kept else b"",
-            full if texts == said else value(texts) if texts else b"",
-        )
+        kept, texts = b"".join(self._reduced[:reduced]), b"".join(self._spoken[:spoken])
+        lasting = full if kept == said else value(kept) if kept else b""
+        return Point(count, full, lasting, lasting if texts == kept else value(texts) if texts else b"")
 
     def begins_with(self, end: Point) -> bool:
         """True if all messages of an earlier request stand at the beginning of this one, and more behind them."""
         size = end.count * SIZE
-        return size < len(self.digests) and self._chain.digester.value(self.digests[:size]) == end.full
+        return size < len(self.digests) and self.digester.value(self.digests[:size]) == end.full
 
     def kept(self, before: bytes) -> int:
         """How many messages of an earlier request, given its digests, stand at this one's beginning."""
@@ -395,5 +463,6 @@ class History:
         )
 
     def forget(self) -> None:
-        """Lets go of what came, of which the digests remain."""
-        self._chain = Chain(self._chain.digester)
+        """Lets go of what a long one takes, once it has been recognised."""
+        self._full, self._reduced, self._spoken = [], [], []
+        self._stands, self._systems, self.said = [], [], []

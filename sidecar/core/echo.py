@@ -4,7 +4,6 @@ Owns the marks of an answer: its texts, the ids in it and what it says to sub-ag
 wait to be digested, or to be parsed where it is JSON; nothing of it is kept afterwards.
 """
 
-from dataclasses import dataclass
 from hashlib import blake2b
 
 from sidecar.core.digests import LONGEST_JSON, SHORTEST, Digester, encoded, is_own, parsed
@@ -20,6 +19,12 @@ _TAILS = 16
 
 _LONGEST_ID = 4096
 
+_JSON = ("{", "[", "```")
+"""How a text begins that may be JSON."""
+
+Marks = tuple[list[bytes], list[bytes], list[bytes], list[bytes]]
+"""What is remembered of an answer: its ids, its texts, those too short to be told from others, and its tasks."""
+
 _TASKS = ("prompt", "task", "message")
 """The arguments of a call that give a sub-agent its first message."""
 
@@ -29,17 +34,20 @@ class _Text:
 
     __slots__ = ("_digest", "_digested", "_size", "pieces")
 
-    def __init__(self, digest: "blake2b") -> None:
+    def __init__(self, digest: "blake2b", first: str) -> None:
         self._digest = digest
         self._digested = 0
-        self._size = 0
-        self.pieces: list[str] = []
+        self._size = len(first)
+        self.pieces = [first]
         """What is not digested yet."""
 
     @property
-    def whole(self) -> str | None:
-        """All of it, while it is still there."""
-        return None if self._digested else "".join(self.pieces)
+    def json(self) -> str | None:
+        """All of it, where it may be JSON."""
+        if self._digested:
+            return None
+        text = "".join(self.pieces)
+        return text if text.lstrip().startswith(_JSON) else None
 
     def add(self, piece: str) -> None:
         self.pieces.append(piece)
@@ -51,7 +59,7 @@ class _Text:
         text = "".join(self.pieces)
         if not self._digested:
             text = text.lstrip()
-            if self._size <= LONGEST_JSON and text.startswith(("{", "[", "```")):
+            if self._size <= LONGEST_JSON and text.startswith(_JSON):
                 self.pieces = [text]
                 return
         stem = text.rstrip()
@@ -60,21 +68,12 @@ class _Text:
         self.pieces = [text[len(stem) :]]
         self._size = len(self.pieces[0])
 
-    def _rest(self) -> str:
+    def close(self) -> tuple[bytes, bool]:
+        """The whole text's digest, and whether it is long enough to be told from others."""
         rest = "".join(self.pieces)
-        return rest.rstrip() if self._digested else rest.strip()
-
-    @property
-    def digest(self) -> bytes:
-        """The whole text's digest."""
-        so_far = self._digest.copy()
-        so_far.update(encoded(self._rest()))
-        return so_far.digest()
-
-    @property
-    def long(self) -> bool:
-        """It can be told from others."""
-        return self._digested + len(self._rest()) >= SHORTEST
+        rest = rest.rstrip() if self._digested else rest.strip()
+        self._digest.update(rest.encode("utf-8", "surrogatepass"))
+        return self._digest.digest(), self._digested + len(rest) >= SHORTEST
 
     def tails(self) -> list[bytes]:
         """Digests of the text as it was after each of its latest pieces, the longest first."""
@@ -110,7 +109,8 @@ class Echo:
         if text is None:
             if len(self._texts) >= _MOST:
                 return
-            text = self._texts[choice] = _Text(self._digester.begin_text())
+            self._texts[choice] = _Text(self._digester.begin_text(), piece)
+            return
         text.add(piece)
 
     def id(self, identifier: str | None, name: str = "") -> None:
@@ -134,15 +134,16 @@ class Echo:
         return tuple(digest for text in self._texts.values() for digest in text.tails())[:_MOST]
 
     def marks(self) -> "Marks":
-        """What is remembered of it, once all of it has passed."""
-        digester = self._digester
+        """What is remembered of it, once all of it has passed; nothing can be added to it then."""
         texts: list[bytes] = []
         short: list[bytes] = []
         for text in self._texts.values():
-            (texts if text.long else short).append(text.digest)
-            if text.long and (whole := text.whole) and (value := digester.json(whole)) is not None:
+            digest, long = text.close()
+            (texts if long else short).append(digest)
+            if long and (whole := text.json) and (value := self._digester.json(whole)) is not None:
                 texts.append(value)
-        return Marks([digest for digest, _ in self.ids()], texts, short, self._tasks())
+        ids = [digest for digest, _ in self.ids()] if self._ids else []
+        return ids, texts, short, self._tasks() if self._arguments else []
 
     def _tasks(self) -> list[bytes]:
         """What its calls say to sub-agents."""
@@ -152,13 +153,3 @@ class Echo:
             if isinstance(value, dict):
                 found += [task for name in _TASKS if isinstance(task := value.get(name), str)]
         return [self._digester.task(task) for task in found[:_MOST] if len(task.strip()) >= SHORTEST]
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """What is remembered of an answer: its ids, its texts, those too short to be told from others, and its tasks."""
-
-    ids: list[bytes]
-    texts: list[bytes]
-    short: list[bytes]
-    tasks: list[bytes]

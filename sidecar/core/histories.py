@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from sidecar.core.digests import SHORTEST, Digester, History, Point, Said, is_own
+from sidecar.core.digests import History, Point, Said
 from sidecar.core.echo import Echo
 from sidecar.core.facts import Anomaly
-from sidecar.core.identity import MAIN, Identity
+from sidecar.core.identity import MADE_UP, MAIN, Identity
 from sidecar.core.registry import BoundedMap
 from sidecar.core.threads import Past, Place, Relation, Thread
 from sidecar.core.turns import ConversationSummary, SessionListener
@@ -62,6 +62,7 @@ class _Echoed:
     """Whose answer a history has at one of its points, and whether that turn's request is what stands before it there."""
 
     past: Past
+    at: int
     said: Said
     confirmed: bool
 
@@ -71,7 +72,6 @@ class Histories(SessionListener):
 
     __slots__ = (
         "_anomaly",
-        "_digester",
         "_found",
         "_lanes",
         "_limit",
@@ -84,12 +84,10 @@ class Histories(SessionListener):
 
     def __init__(
         self,
-        digester: Digester,
         limit: int,
         anomaly: Callable[[Anomaly], None],
         orphaned: Callable[[], None],
     ) -> None:
-        self._digester = digester
         self._orphaned = orphaned
         self._limit = limit
         self._anomaly = anomaly
@@ -108,19 +106,19 @@ class Histories(SessionListener):
 
     def recognise(self, history: History, identity: Identity) -> Place:
         """What a request of that identity is, by its history."""
-        if not identity.named:
+        if identity.source in MADE_UP:
             return self._unnamed(history)
         if not identity.conversation_supplied:
             return self._in_lanes(history, identity.session_id)
-        spawned = self._spawned(history, identity.session_id)
         thread = self._threads.get((identity.session_id, identity.conversation_id))
         if thread is None:
-            return Place(Relation.FIRST, spawned_by=spawned)
-        return self._relate(history, thread, self._echoed(history, (thread,)))
+            return Place(Relation.FIRST, spawned_by=self._spawned(history, identity.session_id))
+        echoed = self._echoed(history, (thread,)) if history.said else None
+        return self._relate(history, thread, echoed)
 
     def _unnamed(self, history: History) -> Place:
-        for said in reversed(history.said):
-            found = self._candidates(history, said, None)
+        for at, said in reversed(history.said):
+            found = self._candidates(history.point(at), said, None)
             if not found:
                 continue
             if len({None if past is None else past.thread.session_id for past in found}) > 1:
@@ -128,7 +126,7 @@ class Histories(SessionListener):
             past = next((past for past, confirmed in found.items() if confirmed), None) or next(iter(found))
             if past is None:
                 return _UNKNOWN
-            return replace(self._beside(history, _Echoed(past, said, found[past])), joins=True)
+            return replace(self._beside(history, _Echoed(past, at, said, found[past])), joins=True)
         parents = self._parents(history)
         if len({past.thread.session_id for past in parents}) > 1:
             return _AMBIGUOUS
@@ -187,10 +185,7 @@ class Histories(SessionListener):
 
     def _parents(self, history: History) -> list[Past]:
         """The turns whose answer gives a sub-agent this request's first text, and no other turn has begun by it."""
-        task = history.task
-        if len(task.strip()) < SHORTEST:
-            return []
-        return [past for past in self._known(self._digester.task(task), None) if past is not None]
+        return [past for past in self._found.get(history.task, ()) if past is not None]
 
     def _spawned(self, history: History, session_id: str) -> Past | None:
         """The turn of a session by whose answer a request has been begun."""
@@ -199,33 +194,29 @@ class Histories(SessionListener):
 
     def _echoed(self, history: History, threads: Collection[Thread]) -> _Echoed | None:
         """Whose answer of some threads the history has, the last one first."""
-        for said in reversed(history.said):
-            for past, confirmed in self._candidates(history, said, threads).items():
+        for at, said in reversed(history.said):
+            for past, confirmed in self._candidates(history.point(at), said, threads).items():
                 if past is not None:
-                    return _Echoed(past, said, confirmed)
+                    return _Echoed(past, at, said, confirmed)
         return None
 
     def _candidates(
-        self, history: History, said: Said, threads: Collection[Thread] | None
+        self, point: Point, said: Said, threads: Collection[Thread] | None
     ) -> dict[Past | None, bool]:
         """Whose answer that message can be, in some threads or in all, and whether that turn's request is the past of it.
 
         An id that only one answer can have is enough. An id of another kind, or a text, is not: several answers may have
         it, and what was said before must be the same. None stands among them for turns that are no longer known.
         """
-        point, digester = history.point(said.point), self._digester
         sure: dict[Past | None, bool] = {}
         likely: dict[Past | None, bool] = {}
-        text = said.text
-        marks = self._marks(text)
         fits = _is_all if threads is None else _confirms
-        for identifier in said.named(text):
-            digest = digester.id(identifier[0])
-            marks.append(digest)
-            if is_own(identifier):
+        for digest, own in said.ids:
+            if own:
                 sure.update((past, _confirms(past, point)) for past in self._known(digest, threads) if past)
         if sure:
             return sure
+        marks = [*said.marks, *(digest for digest, _ in said.ids)]
         for mark in marks:
             known = self._known(mark, threads)
             fitting = [past for past in known if past is not None and fits(past, point)]
@@ -234,7 +225,7 @@ class Histories(SessionListener):
                 for past in known:
                     if past is None or _may_be(past, point):
                         likely.setdefault(past, False)
-        waiting = self._known(_unanswered(point), threads)
+        waiting = self._known(point.key, threads)
         begun = [past for past in waiting if past is not None and any(map(past.begins, marks))]
         likely.update((past, True) for past in begun)
         if begun and None in waiting:
@@ -250,22 +241,15 @@ class Histories(SessionListener):
             return tuple(past for past in known if past is not None and past.thread in threads)
         return known
 
-    def _marks(self, text: str) -> list[bytes]:
-        """What a message's text is found by."""
-        if len(text.strip()) < SHORTEST:
-            return []
-        value = self._digester.json(text)
-        return [self._digester.text(text)] if value is None else [self._digester.text(text), value]
-
     def _relate(self, history: History, thread: Thread, echoed: _Echoed | None) -> Place:
         """What a request is within its thread."""
         kept = history.kept(thread.digests)
-        for past in reversed(thread.past):
-            if _same(past.end, history.end):
-                return Place(Relation.REPEATS, thread, None, past, kept)
+        same = thread.ends.get(history.end.key)
+        if same is not None:
+            return Place(Relation.REPEATS, thread, None, same, kept)
         parent, reached = None, -1
         if echoed is not None and (echoed.confirmed or history.previous is not None):
-            parent, reached = echoed.past, history.point(echoed.said.point).count
+            parent, reached = echoed.past, history.point(echoed.at).count
         extended = self._extended(history, thread, reached)
         if extended is not None and extended.in_flight:
             return Place(Relation.RACES, thread, parent, extended, kept)
@@ -276,7 +260,7 @@ class Histories(SessionListener):
                 return Place(Relation.FIRST, thread)
             return Place(Relation.REWRITTEN, thread, None if echoed is None else echoed.past, None, kept)
         if parent.in_flight:
-            had = b"" if echoed is None else self._had(echoed.said)
+            had = b"" if echoed is None else echoed.said.had
             return Place(Relation.RACES, thread, parent, parent, kept, had)
         others = parent.continued
         if not others:
@@ -297,14 +281,9 @@ class Histories(SessionListener):
         """True if what stands behind a turn's request is its answer, or the turn had none."""
         if past.answer is None:
             return True
-        at = history.point_behind(past.end.count)
-        texts = [said.text for said in history.said if said.point == at]
-        return self._digester.text("".join(texts)) in past.answer
-
-    def _had(self, said: Said) -> bytes:
-        """What shows that a message is the whole of an answer, once that is known: its text, else its last id."""
-        text = said.text
-        return self._digester.text(text) if text or not said.ids else self._digester.id(said.ids[-1][0])
+        behind = history.point_behind(past.end.count)
+        texts = [said.text for at, said in history.said if at == behind and said.text]
+        return bool(texts) and past.answer.issuperset(texts)
 
     # What is remembered.
 
@@ -324,13 +303,12 @@ class Histories(SessionListener):
             place.parent.continued = (*place.parent.continued, past)[-_ALIKE:]
         if place.relation is Relation.RACES and place.other is not None:
             place.other.rivals = (*place.other.rivals, (past, place.had))[-_ALIKE:]
-        if thread.past:
-            past.before, past.broke_at = thread.past[-1], thread.breaks(history)
-        thread.past.append(past)
-        thread.learn(history)
+        thread.add(past, history)
         self._turns.append(past)
         self.turns += 1
-        self._find_by(past, (_unanswered(history.end),))
+        key = history.end.key
+        past.keys, known = (key,), self._found.get(key, ())
+        self._found[key] = (past, *known) if len(known) < _ALIKE else (past, *known[: _ALIKE - 1], None)
         if len(thread.past) > PER_THREAD:
             self._anomaly(Anomaly.HISTORY_CONVERSATION_CAP)
             self._forget(thread.past[0])
@@ -339,7 +317,7 @@ class Histories(SessionListener):
             if not oldest.forgotten:
                 self._anomaly(Anomaly.HISTORY_EVICTED)
                 self._forget(oldest)
-        while self._turns and self._turns[0].forgotten:
+        while self._turns[0].forgotten:
             self._turns.popleft()
         return past
 
@@ -349,17 +327,17 @@ class Histories(SessionListener):
         echo, past.echo, past.in_flight = past.echo, None, False
         if echo is None or past.forgotten:
             return
-        marks = echo.marks()
         if whole:
+            ids, texts, short, tasks = echo.marks()
             self._lose(past)
-            past.answer = answer = frozenset((*marks.ids, *marks.texts, *marks.short))
-            self._find_by(past, (*marks.ids, *marks.texts, *marks.tasks))
+            past.answer = answer = frozenset((*ids, *texts, *short))
+            self._find_by(past, (*ids, *texts, *tasks))
             for rival, had in past.rivals:
                 if had in answer:
-                    rival.relation = Relation.CONTINUES
+                    rival.thread.clear(rival)
         else:
             past.tails = echo.tails()
-            self._find_by(past, tuple(marks.ids))
+            self._find_by(past, tuple(digest for digest, _ in echo.ids()))
 
     def conversation_ended(self, summary: ConversationSummary) -> None:
         """What is known by now: which of its answers no later turn has."""
@@ -378,12 +356,14 @@ class Histories(SessionListener):
 
     def _lose(self, past: Past) -> None:
         """It is found no more."""
+        found, alone = self._found, (past,)
         for key in past.keys:
-            left = tuple(None if known is past else known for known in self._found.get(key, ()))
-            if any(left):
-                self._found[key] = left
+            known = found.get(key, alone)
+            left = known if known == alone else tuple([None if one is past else one for one in known])
+            if left == alone or not any(left):
+                found.pop(key, None)
             else:
-                self._found.pop(key, None)
+                found[key] = left
         past.keys = ()
 
     def _forget(self, past: Past) -> None:
@@ -393,7 +373,7 @@ class Histories(SessionListener):
         self._lose(past)
         past.forgotten = True
         thread = past.thread
-        thread.past.remove(past)
+        thread.drop(past)
         past.continued = past.rivals = ()
         self.turns -= 1
         if not thread.past:
@@ -421,13 +401,3 @@ def _is_all(past: Past, point: Point) -> bool:
 def _may_be(past: Past, point: Point) -> bool:
     """True if what stands before a point cannot rule a turn out: of both nothing is left but what clients move about."""
     return not (past.end.reduced or point.reduced) and past.end.count == point.count
-
-
-def _unanswered(end: Point) -> bytes:
-    """Under which a turn is found whose answer is not whole."""
-    return end.reduced or end.full
-
-
-def _same(one: Point, other: Point) -> bool:
-    """True if two requests say the same."""
-    return one.full == other.full or (one.reduced == other.reduced and bool(one.reduced))

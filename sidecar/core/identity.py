@@ -499,6 +499,9 @@ def placed(identity: Identity, place: "Place") -> Identity:
     if not supplied:
         conversation_id = place.lane or MAIN if thread is None else thread.conversation_id
         supplied = thread is not None and thread.conversation_supplied
+    same = conversation_id == identity.conversation_id and supplied is identity.conversation_supplied
+    if same and not joins and parent is identity.parent_conversation:
+        return identity
     return Identity(
         family.session_id if joins and family is not None else identity.session_id,
         Source.HISTORY if joins else identity.source,

@@ -332,8 +332,7 @@ class SessionManager:
 
     def remember_unnamed(self, turn: Turn) -> None:
         """A later request may be found to continue this one, whose session id was made up: then both belong to that id."""
-        if turn.generated:
-            self._unnamed.learn(turn.session_id, turn)
+        self._unnamed.learn(turn.session_id, turn)
 
     def chain(self, previous_response_id: str) -> ChainEntry | None:
         """Whose answer that is, if it is still remembered."""

@@ -57,11 +57,13 @@ class Thread:
         "conversation_id",
         "conversation_supplied",
         "digests",
+        "ends",
         "grew",
         "past",
         "session_id",
         "session_supplied",
         "tools",
+        "went_on",
     )
 
     def __init__(self, identity: Identity, lane: str | None) -> None:
@@ -71,32 +73,56 @@ class Thread:
         self.conversation_supplied = identity.conversation_supplied
         self.past: deque[Past] = deque()
         """The turns of it that are remembered, the latest last."""
+        self.ends: dict[bytes, Past] = {}
+        """They, by what each says; the latest of those that say the same."""
         self.digests = b""
         """The messages of the latest one, as far as they are compared."""
+        self.went_on = 0
+        """The number of the latest one that went on from others."""
         self.grew = False
         """One of them had a past."""
         self.tools = b""
         self._systems: tuple[bytes, ...] = ()
         self._sketch: frozenset[int] = frozenset()
 
-    def breaks(self, history: History) -> Break | None:
+    def _breaks(self, history: History) -> Break | None:
         """Where a request is another one than the latest, in the order in which a provider reads them; None where it goes on."""
         if history.tools != self.tools:
             return Break.TOOLS
-        if history.system != self.system:
+        if history.system != self._systems[-1]:
             return Break.SYSTEM
         latest = self.past[-1].end
         whole = history.end.full == latest.full or history.begins_with(latest)
         return None if whole else Break.MESSAGE
 
-    def learn(self, history: History) -> None:
-        """A turn of it has come, under this system prompt and with these tools."""
+    def add(self, past: "Past", history: History) -> None:
+        """A turn of it has come: that request."""
+        if self.past:
+            past.before, past.broke_at = self.past[-1], self._breaks(history)
+        past.number = self.past[-1].number + 1 if self.past else 1
+        self.past.append(past)
+        if past.relation in _GOES_ON:
+            self.went_on = past.number
+        self.ends[past.end.key] = past
         self.digests = history.digests[: _COMPARED * SIZE]
         self.tools = history.tools
-        if history.system not in self._systems:
-            self._sketch = history.sketch()
-        others = tuple(system for system in self._systems if system != history.system)
-        self._systems = (*others, history.system)[-_SYSTEMS:]
+        systems = self._systems
+        if not systems or systems[-1] != history.system:
+            if history.system not in systems:
+                self._sketch = history.sketch()
+            others = tuple([system for system in systems if system != history.system])
+            self._systems = (*others, history.system)[-_SYSTEMS:]
+
+    def clear(self, past: "Past") -> None:
+        """A turn that seemed to race another one had the whole of its answer."""
+        past.relation = Relation.CONTINUES
+        self.went_on = max(self.went_on, past.number)
+
+    def drop(self, past: "Past") -> None:
+        """One of them is remembered no more."""
+        self.past.remove(past)
+        if self.ends.get(past.end.key) is past:
+            del self.ends[past.end.key]
 
     @property
     def system(self) -> bytes:
@@ -136,6 +162,7 @@ class Past:
         "input_tokens",
         "kept",
         "keys",
+        "number",
         "other",
         "ref",
         "relation",
@@ -155,6 +182,8 @@ class Past:
         self.input_tokens: int | None = None
         """Those that its answer reported."""
         self.thread = thread
+        self.number = 0
+        """Its number there."""
         self.forgotten = False
         self.end = end
         self.ref = ref
@@ -176,20 +205,15 @@ class Past:
     def races(self) -> tuple[bytes, ...]:
         """The turns that it raced, and that raced it."""
         races = Relation.RACES
+        if not self.rivals and self.relation is not races:
+            return ()
         raced = (self.other.ref,) if self.relation is races and self.other is not None else ()
         return (*raced, *(rival.ref for rival, _ in self.rivals if rival.relation is races))
 
     @property
     def orphaned(self) -> bool:
         """No later turn of its thread has its answer, although the thread went on from other ones."""
-        if not self.answer or self.continued:
-            return False
-        later = False
-        for past in self.thread.past:
-            if later and past.relation in _GOES_ON:
-                return True
-            later = later or past is self
-        return False
+        return bool(self.answer) and not self.continued and self.number < self.thread.went_on
 
     def begins(self, digest: bytes) -> bool:
         """True if that is its answer's text so far, or as it broke off, or an id that it has by now."""

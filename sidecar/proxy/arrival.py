@@ -112,7 +112,8 @@ class Joining:
             exchange.anomalies.append(Anomaly.HISTORY_AMBIGUOUS)
         if place.spawned_by is not None:
             exchange.spawned_by = place.spawned_by.ref
-        return placed(identity, place) if self._joins else identity, place
+        told = identity.conversation_supplied and not place.joins and place.spawned_by is None
+        return identity if told or not self._joins else placed(identity, place), place
 
     def _remember(self, exchange: Exchange, histories: Histories, history: History, place: Place) -> None:
         """Its answer is watched for what may come back."""
@@ -121,7 +122,8 @@ class Joining:
             return
         exchange.response.echo = echo = Echo(history.digester)
         exchange.past = histories.remember(place, history, turn.ref, echo, turn.identity)
-        self._sessions.remember_unnamed(turn)
+        if turn.generated:
+            self._sessions.remember_unnamed(turn)
         history.forget()
 
     def answered(self, exchange: Exchange) -> None:

@@ -203,9 +203,7 @@ class Shared:
         )
         self.digester = None if settings.history == "off" else Digester(os.urandom(32))
         """What histories are digested by; None where nobody looks at them."""
-        histories = Histories(
-            self.digester or Digester(b""), settings.history_limit, telemetry.anomaly, telemetry.orphaned
-        )
+        histories = Histories(settings.history_limit, telemetry.anomaly, telemetry.orphaned)
         sessions.add_listener(histories)
         self.plans = RequestPlans(self.routes, rules, settings.head_limit, settings.head_fields)
         self.answer_plans = AnswerPlans(settings.head_limit, settings.head_fields)

@@ -268,7 +268,7 @@ class Memory:
     def __init__(self, limit: int = 20_000) -> None:
         self.anomalies: list[str] = []
         self.digester = Digester(b"a key of some bytes")
-        self.histories = Histories(self.digester, limit, self.anomalies.append, self._orphaned)
+        self.histories = Histories(limit, self.anomalies.append, self._orphaned)
         self.orphans = 0
         self._number = count(1)
 
