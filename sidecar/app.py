@@ -206,7 +206,7 @@ class Sidecar:
             url = f"{upstream.scheme}://{Address(upstream.host, upstream.port)}"
             if upstream.base_path.endswith((b"/v1", b"/v1beta")):
                 path = upstream.base_path.decode()
-                note = f"the upstream's path {path} stands before the request's: {path}/... is asked for as {path * 2}/..."
+                note = f"the upstream's path {path} is put before the request's: {path}/... is asked for as {path * 2}/..."
                 self._say(n.WAY_OUT, WARNING, upstream=upstream.name, message=note)
             self._say(n.WAY_OUT, INFO, upstream=upstream.name, to=url, by=str(proxy or "direct"))
         for endpoint, way in self._config.ways_out().items():

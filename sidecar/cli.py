@@ -102,11 +102,11 @@ def _add_before_traffic(commands: Any) -> None:
         help="what would keep the sidecar from working, before traffic does",
         usage="sidecar check [UPSTREAM] [--json] [--no-collector] [--setting VALUE ...]",
         description="Looks at settings, ports, upstreams, collector, clock and limits, as `sidecar run` with the same "
-        "flags and variables would find them. Ends with 0, with 1 if something has to be mended, with 2 if the "
+        "flags and variables would find them. Exits with 0, with 1 if something has to be fixed, with 2 if the "
         "settings are not valid.",
         allow_abbrev=False,
     )
-    check.add_argument("--json", action="store_true", help="tell it as JSON")
+    check.add_argument("--json", action="store_true", help="print the findings as JSON")
     check.add_argument("--no-collector", action="store_true", help="send no telemetry")
     _add_settings(check)
     explain = commands.add_parser(
@@ -128,13 +128,13 @@ def _add_health(commands: Any) -> None:
     health = commands.add_parser(
         "health",
         help="ask a running sidecar whether it is ready",
-        description="Ends with 0 if it is ready, else with 1 and the reason; for the health check of a container.",
+        description="Exits with 0 if it is ready, else with 1 and the reason; for the health check of a container.",
     )
     _add_where(health)
     wait = commands.add_parser(
         "wait",
         help="wait until a sidecar is ready, or drained",
-        description="Ends with 0 once it is so, else with 1 and what is missing. Drained: it has been told to stop, and "
+        description="Exits with 0 once it is, else with 1 and what is missing. Drained: it has been told to stop, and "
         "nothing is in flight any more.",
     )
     wait.add_argument("--until", choices=("ready", "drained"), default="ready", help="what to wait for")
@@ -192,7 +192,7 @@ def _add_views(commands: Any) -> None:
     replay.add_argument(
         "--timeout", metavar="DURATION", help="how long a request would have waited (default: for ever)"
     )
-    replay.add_argument("--json", action="store_true", help="tell it as JSON")
+    replay.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,7 @@ class CannotListenError(Exception):
             return cls(address, setting, "the port is in use")
         if error.errno in {errno.EACCES, errno.EPERM}:
             return cls(address, setting, "not allowed; ports below 1024 need a privilege")
-        return cls(address, setting, "the host is no address of this machine")
+        return cls(address, setting, "the host is not an address of this machine")
 
 
 class SidecarError(Exception):

@@ -19,7 +19,7 @@ Line = tuple[str, str]
 
 _MADE_UP = "(made up for each request)"
 _WRONG = {
-    Anomaly.ID_INVALID: "no id: 1 to 200 printable ASCII characters are one",
+    Anomaly.ID_INVALID: "not an id, which is 1 to 200 printable ASCII characters",
     Anomaly.ID_HASHED: "is replaced by its hash: too long, or it looks like a credential",
 }
 
@@ -77,7 +77,7 @@ def _who(
     named = found.named or found.source is Source.RESPONSE_CHAIN
     yield "session", f"{found.session_id if named else _MADE_UP}   by {found.source.value}"
     told = found.conversation_supplied
-    yield "conversation", f"{found.conversation_id}   {'named' if told else 'nobody names one'}"
+    yield "conversation", f"{found.conversation_id}   {'named' if told else 'nobody named one'}"
     if hints.get("previous_response_id"):
         yield "continues", "the request whose answer had that id, if it is remembered; nothing is, here"
     for where, alone in _each(headers, hints, rules):

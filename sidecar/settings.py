@@ -248,33 +248,31 @@ TABLE = (
         "SIDECAR_UPSTREAM",
         "",
         values.URL,
-        "the provider that calls go to; its path stands before the request's",
+        "the provider that calls go to; its path is put before the request's",
     ),
     Setting("SIDECAR_UPSTREAMS", "", values.URLS, "further providers, each reached as /name/..."),
-    Setting("SIDECAR_CLIENT_HEAD_TIMEOUT", "30s", values.DURATION, "for a request's whole head to come"),
+    Setting("SIDECAR_CLIENT_HEAD_TIMEOUT", "30s", values.DURATION, "for a request's whole head to arrive"),
     Setting(
         "SIDECAR_CLIENT_BODY_TIMEOUT",
         "60s",
         values.DURATION,
-        "between two pieces of a request's body, and what a slow body may lag behind",
+        "between two pieces of a request's body, and how far a slow body may fall behind",
     ),
     Setting(
         "SIDECAR_CLIENT_KEEPALIVE",
         "75s",
         values.DURATION,
-        "how long a client's connection may rest between requests",
+        "how long a client's connection may stay idle between requests",
     ),
     Setting(
         "SIDECAR_POOL_IDLE",
         "30s",
         values.DURATION,
-        "how long an upstream connection is kept, unless upstream says",
+        "how long an idle upstream connection is kept, unless the upstream says",
     ),
     Setting("SIDECAR_HEAD_LIMIT", "64KiB", values.HEAD_SIZE, "size of a head, of requests and of answers"),
     Setting("SIDECAR_HEAD_FIELDS", "256", values.NUMBER, "number of header fields in a head"),
-    Setting(
-        "SIDECAR_CONNECT_TIMEOUT", "10s", values.DURATION, "for an upstream connection to stand, TLS included"
-    ),
+    Setting("SIDECAR_CONNECT_TIMEOUT", "10s", values.DURATION, "for connecting to an upstream, TLS included"),
     Setting(
         "SIDECAR_FIRST_BYTE_TIMEOUT",
         "600s",
@@ -304,7 +302,7 @@ TABLE = (
         values.DURATION,
         "for the whole drain, the telemetry's last flush included",
     ),
-    Setting("SIDECAR_SESSION_IDLE", "30m", values.DURATION, "quiet after which a session ends"),
+    Setting("SIDECAR_SESSION_IDLE", "30m", values.DURATION, "idle time after which a session ends"),
     Setting("SIDECAR_SESSION_LIMIT", "100000", values.NUMBER, "sessions tracked at once"),
     Setting(
         "SIDECAR_CONVERSATIONS_PER_SESSION", "1000", values.NUMBER, "conversations tracked in one session"
@@ -313,19 +311,19 @@ TABLE = (
         "SIDECAR_RESPONSE_CHAIN_LIMIT",
         "100000",
         values.NUMBER,
-        "response ids remembered for what continues or fetches them, some 1.2 KB each",
+        "response ids remembered for requests that continue or fetch them, about 1.2 KB each",
     ),
     Setting(
         "SIDECAR_HISTORY",
         "join",
         values.one_of("join", "observe", "off"),
-        "whether turns that name no session join one by their history, are only told what they are, or neither",
+        "whether turns that name no session join one by their history, are only labelled, or neither",
     ),
     Setting(
         "SIDECAR_HISTORY_LIMIT",
         "20000",
         values.NUMBER,
-        "turns remembered by digests of their history, some 2 KB each",
+        "turns remembered by digests of their history, about 2 KB each",
     ),
     Setting(
         "SIDECAR_MODEL_LIMIT",
@@ -354,8 +352,10 @@ TABLE = (
         values.one_of("parent", "link", "ignore"),
         "what the caller's traceparent becomes of the request's span",
     ),
-    Setting("SIDECAR_FORWARD_TRACE", "on", values.SWITCH, "whether the upstream is told our traceparent"),
-    Setting("SIDECAR_FORWARD_BAGGAGE", "none", values.BAGGAGE, "which baggage members the upstream is told"),
+    Setting(
+        "SIDECAR_FORWARD_TRACE", "on", values.SWITCH, "whether the upstream gets the sidecar's traceparent"
+    ),
+    Setting("SIDECAR_FORWARD_BAGGAGE", "none", values.BAGGAGE, "which baggage members the upstream gets"),
     Setting(
         "SIDECAR_SEMCONV",
         "shipped",
@@ -374,7 +374,7 @@ TABLE = (
         "SIDECAR_LIVE_REQUESTS",
         "1000",
         values.NUMBER,
-        "ended requests kept for the live page, some 4 KB each",
+        "ended requests kept for the live page, about 4 KB each",
     ),
     Setting(
         "SIDECAR_TRACE_LINKS",
@@ -383,7 +383,7 @@ TABLE = (
         "where the live page opens a trace, such as Jaeger or Grafana",
     ),
     Setting(
-        "SIDECAR_RECORD", "", values.FOLDER, "folder for what is known of each request, as lines of JSON"
+        "SIDECAR_RECORD", "", values.FOLDER, "folder for a JSON line about each request, without content"
     ),
     Setting(
         "SIDECAR_RECORD_LIMIT", "256MiB", values.RECORD_SIZE, "size of these files together; the oldest go"

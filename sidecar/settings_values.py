@@ -122,7 +122,7 @@ def read_duration(text: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([a-z]*)", text)
     seconds = float(match[1]) * _DURATIONS.get(match[2], 0.0) if match else 0.0
     if not 0.001 <= seconds <= 30 * 86400:
-        raise ValueError("no duration in range")
+        raise ValueError("not a duration in range")
     return seconds
 
 
@@ -131,7 +131,7 @@ def _size_between(least: int, most: int) -> Callable[[str], int]:
         match = re.fullmatch(r"([0-9]{1,13}) ?([A-Za-z]*)", text)
         size = int(match[1]) * _SIZES.get(match[2].lower(), -1) if match else -1
         if not least <= size <= most:
-            raise ValueError("no size in range")
+            raise ValueError("not a size in range")
         return size
 
     return read
@@ -140,7 +140,7 @@ def _size_between(least: int, most: int) -> Callable[[str], int]:
 def _number_between(least: int, most: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= most:
-            raise ValueError("no number in range")
+            raise ValueError("not a number in range")
         return int(text)
 
     return read
@@ -149,7 +149,7 @@ def _number_between(least: int, most: int) -> Callable[[str], int]:
 def _word_of(words: Mapping[str, _Word]) -> Callable[[str], _Word]:
     def read(text: str) -> _Word:
         if text.lower() not in words:
-            raise ValueError("none of the words")
+            raise ValueError("not one of the words")
         return words[text.lower()]
 
     return read

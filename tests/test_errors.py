@@ -140,7 +140,7 @@ def test_gemini_body() -> None:
     [
         (errno.EADDRINUSE, "in use"),
         (errno.EACCES, "privilege"),
-        (errno.EADDRNOTAVAIL, "no address of this machine"),
+        (errno.EADDRNOTAVAIL, "not an address of this machine"),
     ],
 )
 def test_cannot_listen(number: int, reason: str) -> None:

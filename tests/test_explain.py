@@ -70,7 +70,7 @@ def test_a_call(capsys: pytest.CaptureFixture[str]) -> None:
             {"session_id": "b"},
             "b   by body",
             "main",
-            ["X-Sidecar-Session-Id: no id"],
+            ["X-Sidecar-Session-Id: not an id"],
         ),
         (
             ["thread-id: t"],

@@ -60,7 +60,7 @@ def _request(board: Board) -> Callable[[web.Request], Any]:
     async def one(request: web.Request) -> web.Response:
         detail = board.detail(request.match_info["id"])
         if detail is None:
-            raise web.HTTPNotFound(text="no ended request of this id is kept")
+            raise web.HTTPNotFound(text="no ended request with this id is kept")
         return document(detail)
 
     return one
@@ -71,7 +71,7 @@ def _events(board: Board) -> Callable[[web.Request], Any]:
         if request.version < HttpVersion11:
             raise web.HTTPVersionNotSupported(text="the stream needs HTTP/1.1")
         if board.full:
-            raise web.HTTPServiceUnavailable(text="as many browsers look as may")
+            raise web.HTTPServiceUnavailable(text="too many browsers are looking")
         # It is silent for as long as somebody looks, and has a bound of its own.
         cast("Any", request.protocol).set_aside()
         response = web.StreamResponse(headers={**GUARDING, "Content-Type": "text/event-stream"})

@@ -100,7 +100,7 @@ class _Documents:
     async def _session(self, request: web.Request) -> web.Response:
         session = self._view.session(request.match_info["id"])
         if session is None:
-            raise web.HTTPNotFound(text="no session of this id is alive; ended ones are in the traces")
+            raise web.HTTPNotFound(text="no session with this id is alive; ended ones are in the traces")
         return document(session)
 
     async def _metrics(self, request: web.Request) -> web.Response:

@@ -24,7 +24,7 @@ CONNECTIONS = 16
 """Connections of one port. For one more, the one that said nothing for the longest has to go."""
 
 SILENCE = 30.0
-"""Seconds for a request's whole head to come, from the connection's beginning or from the last answer."""
+"""Seconds for a request's whole head to arrive, from the connection's beginning or from the last answer."""
 
 _AT_A_TIME = 4
 """Connections taken in one go: those above `CONNECTIONS` hold a file descriptor until they are closed."""

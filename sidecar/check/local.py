@@ -82,6 +82,6 @@ def check_clock(ahead: Sequence[float]) -> Finding:
     return Finding(
         State.WARN,
         "clock",
-        f"{abs(least):.0f} s {side} the upstreams'; spans will stand at the wrong time",
-        "let this machine's clock be set (NTP)",
+        f"{abs(least):.0f} s {side} the upstreams'; spans will have the wrong time",
+        "set this machine's clock (NTP)",
     )

@@ -96,7 +96,14 @@ async def _asked(upstream: Upstream, dialer: Dialer, rules: EgressRules, setting
     except DialError as error:
         return Asked(Finding(State.FAIL, what, f"{way}: {error}", _FIXES.get(error.word, "")))
     except ExhaustedError as error:
-        return Asked(Finding(State.FAIL, what, f"{way}: {error}", "this machine has no means left for it"))
+        return Asked(
+            Finding(
+                State.FAIL,
+                what,
+                f"{way}: {error}",
+                "this machine has no file descriptor, port, memory or thread left for it",
+            )
+        )
     except TimeoutError:
         took = f"within SIDECAR_CONNECT_TIMEOUT ({settings.connect_timeout:g} s)"
         missing = "no answer" if reading.transport is not None else "no connection"
@@ -116,11 +123,11 @@ def _answered(what: str, way: str, head: bytes, timing: ConnectTiming, upstream:
     took = f"connected in {(timing.end - timing.start) / MILLISECOND:.0f} ms"
     told = f"{way}: {took}, answers {status[:3]} to a request without a key"
     if status[0] == "5":
-        finding = Finding(State.WARN, what, told, "the upstream, or a gateway before it, is not well")
+        finding = Finding(State.WARN, what, told, "the upstream, or a gateway in front of it, is failing")
     elif upstream.base_path.endswith((b"/v1", b"/v1beta")):
         base = upstream.base_path.decode()
         fix = f"leave {base} out of the URL, unless clients leave it out of their paths"
-        finding = Finding(State.WARN, what, f"{told}; its path {base} stands before the request's", fix)
+        finding = Finding(State.WARN, what, f"{told}; its path {base} is put before the request's", fix)
     else:
         finding = Finding(State.OK, what, told)
     return Asked(finding, _ahead(head))

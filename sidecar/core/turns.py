@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class SessionLimits:
     """The caps of the session manager.
 
-    `session_idle` (ns) is the quiet after which a session ends. `sessions` and `conversations_per_session`
+    `session_idle` (ns) is the idle time after which a session ends. `sessions` and `conversations_per_session`
     bound what is tracked, `response_chain` and `retry_keys` what is remembered of answers and of
     `Idempotency-Key`s, `unnamed` what is remembered of turns that a later one's history may make a session, `pending_waits` the unknown waits per conversation, `links` the requests that one
     request or conversation refers to, `recent` the ended requests kept per session for the live view.

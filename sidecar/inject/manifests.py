@@ -235,7 +235,7 @@ class _Pod:
 
     def _app(self, app: Node) -> None:
         if not isinstance(app, MappingNode):
-            raise InjectError(f"line {app.start_mark.line + 1}: a container of {self._name} is no mapping")
+            raise InjectError(f"line {app.start_mark.line + 1}: a container of {self._name} is not a mapping")
         name = _text(_get(app, "name"))
         environ, key = _get(app, "env"), _key(app, "env")
         present = (
@@ -288,7 +288,7 @@ class _Pod:
     def _whole_line(self, node: Node) -> None:
         if node.end_mark.line != node.start_mark.line:
             raise InjectError(
-                f"line {node.start_mark.line + 1}: brackets of {self._name} that go over several lines: write one item a line"
+                f"line {node.start_mark.line + 1}: brackets of {self._name} that go over several lines: write one item per line"
             )
 
     def _slice(self, node: Node) -> str:

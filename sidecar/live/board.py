@@ -179,7 +179,7 @@ class Board:
             WatchersError: there are `WATCHERS` already.
         """
         if self.full:
-            raise WatchersError(f"{WATCHERS} browsers look already")
+            raise WatchersError(f"{WATCHERS} browsers are looking already")
         watcher = Watcher(self, way)
         self._watchers.add(watcher)
         if self._timer is None:

@@ -398,7 +398,7 @@ def _framed_in_one_way(headers: Headers, *, empty: bool) -> Headers:
             raise _MalformedError("the answer has a transfer coding that is not known here")
         codings = []
     if codings and headers.tokens(b"transfer-encoding")[-1] != b"chunked":
-        raise _MalformedError("the answer has a transfer coding behind its chunks")
+        raise _MalformedError("the answer has a transfer coding after its chunks")
     lengths = [
         part.strip(b" \t") for value in headers.get_all(b"content-length") for part in value.split(b",")
     ]

@@ -261,7 +261,7 @@ class Shared:
         """Why requests that were read ahead are not answered: their connection ends from our side."""
         if self.admission.draining:
             return DrainingError()
-        return MalformedError("it stands behind the last request of its connection")
+        return MalformedError("it follows the last request of its connection")
 
     def error_answer(self, exchange: Exchange, error: SidecarError, *, close: bool) -> bytes:
         """A whole answer of our own, in the shape that the caller's client reads."""

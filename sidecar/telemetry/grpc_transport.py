@@ -106,7 +106,7 @@ class GrpcTransport:
                 if not self._target.insecure and "Socket closed" in details:
                     # With TLS 1.3 a receiver refuses a client's certificate only after the handshake.
                     details = (
-                        "the connection was closed behind the handshake: is the client's certificate known?"
+                        "the connection was closed after the handshake: is the client's certificate known?"
                     )
                     return Attempt(State.FAILED, f"TLS failed: {details}", again=0)
                 return Attempt(State.FAILED, f"cannot connect: {details}", again=0)

@@ -322,7 +322,7 @@ ORPHANED = _counter(
 PROMPT_BREAKS = _counter(
     "sidecar.prompt.breaks",
     "{turn}",
-    "Turns whose prompt does not begin with that of the turn before, by where it is another one.",
+    "Turns whose prompt does not begin with that of the turn before, by where it differs.",
     n.BROKE_AT,
 )
 READ_ANEW = _counter(

@@ -64,7 +64,7 @@ SERVER_PORT = _name("server.port", "The port that goes with `server.address`.")
 CLIENT_ADDRESS = _name("client.address", "The address of the app.")
 CLIENT_PORT = _name("client.port", "The port of the app.")
 PEER_ADDRESS = _name("network.peer.address", "The upstream address a connection was made to.")
-USER_AGENT = _name("user_agent.original", "The app's User-Agent field, read as UTF-8 where it is that.")
+USER_AGENT = _name("user_agent.original", "The app's User-Agent field, read as UTF-8 if it is UTF-8.")
 REQUEST_SIZE = _name("http.request.body.size", "Bytes of the request's body, as they passed.")
 RESPONSE_SIZE = _name("http.response.body.size", "Bytes of the answer's body, as they passed.")
 RESEND_COUNT = _name(
@@ -97,7 +97,7 @@ THINK_TIME = _name(
 TURN_RELATION = _name("sidecar.turn.relation", "What the turn is to its past: a word of a fixed list.")
 BROKE_AT = _name(
     "sidecar.prompt.broke_at",
-    "Where the prompt is another one than that of the turn before: a word of a fixed list.",
+    "Where the prompt first differs from that of the turn before: a word of a fixed list.",
 )
 CACHED_SHARE = _name(
     "sidecar.prompt.cached", "Share of the input tokens that came from the provider's cache, as reported."
@@ -197,9 +197,9 @@ CONNECTION = _name("sidecar.connection", "`new`, `waited` (for a pooled one) or 
 CONNECT_DNS = _name("sidecar.connect.dns", "Seconds of name resolution.")
 CONNECT_DNS_KEPT = _name(
     "sidecar.connect.dns.kept",
-    "True where the addresses are of an earlier look-up, because a fresh one is slow or failed; else absent.",
+    "True if the addresses come from an earlier look-up, because a fresh one is slow or failed; else absent.",
 )
-CONNECT_TCP = _name("sidecar.connect.tcp", "Seconds until the TCP connection stood.")
+CONNECT_TCP = _name("sidecar.connect.tcp", "Seconds of the TCP connect.")
 CONNECT_TLS = _name("sidecar.connect.tls", "Seconds of the TLS handshake.")
 STREAM_BYTES = _name("sidecar.stream.bytes", "Bytes of the stream.")
 STREAM_EVENTS = _name("sidecar.stream.events", "Events of the stream, pings not counted.")
@@ -316,7 +316,7 @@ REQUEST_STALLED = _event(
     "An answer has been silent for SIDECAR_STALL_AFTER; also an event on its stream span.",
 )
 TELEMETRY_FAILED = _event(
-    "sidecar.telemetry.failed", "A mistake inside telemetry was caught; the call was not touched."
+    "sidecar.telemetry.failed", "A bug inside telemetry was caught; the call was not affected."
 )
 EXPORT_FAILING = _event("sidecar.telemetry.failing", "Exports of a signal began to fail; why.")
 EXPORT_STILL_FAILING = _event(
@@ -327,7 +327,7 @@ EXPORT_RECOVERED = _event(
     "Exports work again, or stderr takes lines again; how much was lost meanwhile.",
 )
 EXPORT_WARNING = _event(
-    "sidecar.telemetry.warning", "What a collector says of an export that it took, once for each text."
+    "sidecar.telemetry.warning", "What a collector said about an export that it took, once for each text."
 )
 LIBRARY = _event(
     "sidecar.library", "A warning or error from a library below: whose, where and of what kind, not its text."
@@ -336,11 +336,11 @@ LISTENING = _event("sidecar.listening", "The ports are open; where.")
 WAY_OUT = _event(
     "sidecar.way_out", "How an upstream or a collector is reached: directly, or through which proxy."
 )
-TELEMETRY_NOTE = _event("sidecar.telemetry", "What an operator should know of the telemetry's way out.")
+TELEMETRY_NOTE = _event("sidecar.telemetry", "What an operator should know about where telemetry goes.")
 CLOCK_JUMPED = _event(
     "sidecar.clock.jumped",
-    "The wall clock was set, or the machine stood still; what begins now has its time.",
+    "The wall clock was set, or the machine stood still; what begins now has the new time.",
 )
 DRAINING = _event("sidecar.draining", "Nothing new is taken; running requests may end.")
 STOPPED = _event("sidecar.stopped", "The end, with the ledger of what became of all telemetry.")
-BUG = _event("sidecar.bug", "A mistake of the sidecar's ended a request; its kind and where.")
+BUG = _event("sidecar.bug", "A bug in the sidecar ended a request; its kind and where.")

@@ -145,7 +145,12 @@ class Sessions:
             lines.append((Span(text, Tone.STRONG if number == chosen else Tone.BAD if row.errors else busy),))
         if not rows:
             lines.append(
-                (Span("   no session yet" if not self._filter else "   no session of that name", Tone.FAINT),)
+                (
+                    Span(
+                        "   no session yet" if not self._filter else "   no session with that name",
+                        Tone.FAINT,
+                    ),
+                )
             )
         return [_cut(line, width) for line in [*lines, (), (Span(f" {HELP}", Tone.FAINT),)][:height]]
 

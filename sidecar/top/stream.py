@@ -54,7 +54,7 @@ async def _once(
         async for piece in answer.content.iter_any():
             *frames, text = (text + piece).split(b"\n\n")
             if len(text) > MAX_FRAME:
-                raise StreamError(f"{url} sends what is no stream of a sidecar's")
+                raise StreamError(f"{url} does not send a sidecar's stream")
             for frame in frames:
                 event, _, data = frame.partition(b"\n")
                 if event.startswith(b"event: "):
@@ -67,5 +67,5 @@ def _document(data: bytes, url: str) -> dict[str, Any]:
     except msgspec.DecodeError:
         found = None
     if not isinstance(found, dict):
-        raise StreamError(f"{url} sends what is no stream of a sidecar's")
+        raise StreamError(f"{url} does not send a sidecar's stream")
     return found

@@ -185,7 +185,7 @@ async def test_errors_are_json(admin: Admin) -> None:
     """Unknown session, unknown path, wrong method: each says so in JSON."""
     status, body = await admin.ask("/sessions/none")
     assert status == 404
-    assert "no session of this id" in str(body["error"])
+    assert "no session with this id" in str(body["error"])
     assert (await admin.ask("/nothing"))[0] == 404
     async with admin.client.get(f"http://{admin.port.address}/shutdown") as answer:
         assert (answer.status, answer.headers["Allow"]) == (405, "POST")

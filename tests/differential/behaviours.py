@@ -26,7 +26,7 @@ from sidecar.testing import (
 )
 from tests.differential.four_clients import Ask
 
-RACED = "ends a kept connection as a POST, or over 64 KiB, is sent on it"
+RACED = "closes a kept connection just as a POST, or a body over 64 KiB, is sent on it"
 NOT_EXPECTED = "answers `Expect: 100-continue` with 417"
 
 

@@ -96,9 +96,7 @@ FORMS: list[Form] = [
     Form("fold length", m(b"Content-Length:\r\n 3")),
     Form("fold chunked", m(b"Transfer-Encoding:\r\n chunked", body=ABC)),
     Form("fold LF", b"HTTP/1.1 200 OK\nX-A: 1\n 2\nContent-Length: 3\n\nabc"),
-    Form(
-        "space first name", m(b" X-A: 1", THREE), but="a line with a blank in front, behind the status line"
-    ),
+    Form("space first name", m(b" X-A: 1", THREE), but="a line with a blank in front, after the status line"),
     Form("chunk space behind", ch(b"3 \r\nabc\r\n0 \r\n\r\n")),
     Form("chunk spaces behind", ch(b"3   \r\nabc\r\n0   \r\n\r\n")),
     Form("chunk tab behind", ch(b"3\t\r\nabc\r\n0\r\n\r\n")),
