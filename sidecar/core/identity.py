@@ -17,7 +17,6 @@ from urllib.parse import unquote_to_bytes
 from sidecar.core.facts import Anomaly, record
 from sidecar.core.headers import Headers
 from sidecar.core.shown import is_credential
-from sidecar.core.turns import ChainEntry
 
 if TYPE_CHECKING:
     from sidecar.core.threads import Place
@@ -152,6 +151,23 @@ class Identity:
     def named(self) -> bool:
         """True when a caller named the session; False for ids made up by the sidecar."""
         return self.source not in MADE_UP
+
+
+@record
+class ChainEntry:
+    """Whose answer a response id is: what `previous_response_id` leads to.
+
+    `generated` says that its session id was made up and that no request has continued it yet;
+    `session_supplied` that somebody named it, for good. `ref` is what links name.
+    """
+
+    response_id: str
+    session_id: str
+    conversation_id: str
+    conversation_supplied: bool
+    generated: bool
+    ref: bytes
+    session_supplied: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,10 @@ from random import Random
 
 from sidecar.core.clock import MILLISECOND, STEADY, Clock, SystemWall, Wall
 from sidecar.core.facts import Anomaly, Outcome
-from sidecar.core.identity import MADE_UP, Identity, Source, tidy, told
+from sidecar.core.identity import MADE_UP, ChainEntry, Identity, Source, tidy, told
 from sidecar.core.registry import NEVER, Answers, BoundedMap, Registry, Session
 from sidecar.core.turns import (
     DEFAULT_FORMAT,
-    ChainEntry,
     ConversationSummary,
     KnownWait,
     Listeners,
@@ -38,7 +37,6 @@ from sidecar.core.turns import (
 )
 
 __all__ = [
-    "ChainEntry",
     "ConversationSummary",
     "KnownWait",
     "LiveConversation",

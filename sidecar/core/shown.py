@@ -1,11 +1,14 @@
 """What of a text that others chose may be shown in a span, a metric, a line or a document.
 
 Owns three rules: what looks like a credential is replaced, characters that steer a terminal or reorder a line
-are too, and a text has a bound. Each is linear in the text. docs/decisions/credentials-in-text.md has the reasons.
+are too, and a text has a bound. Each is linear in the text. Paths and queries are shown by the same rules, part by part:
+what is not known to be harmless is replaced, not passed. docs/decisions/credentials-in-text.md has the reasons.
 """
 
 import re
+from functools import lru_cache
 from unicodedata import category
+from urllib.parse import unquote
 
 REDACTED = "REDACTED"
 """Stands for what looks like a credential."""
@@ -48,6 +51,20 @@ _HUMP = re.compile(r"[a-z][A-Z]")
 _STRETCH = re.compile(r"[A-Za-z0-9+_=-]{16,}")
 _MASKED = "***"
 _NUMBERED = re.compile(r"[0-9]+:")
+
+_SHORT_PATH = 256
+_PATH_LIMIT = 1024
+_QUERY_LIMIT = 1024
+_NAME_LIMIT = 40
+
+HARMLESS_QUERY = frozenset(
+    {
+        *("alt", "api-version", "api_version", "beta", "limit", "order", "stream", "pageSize", "page_size"),
+        *("purpose", "include", "include[]", "include_obfuscation", "starting_after"),
+    }
+)
+"""Names in a query whose values are shown, if they are one plain word: behind a `;` there may be another member."""
+_HARMLESS_VALUE = re.compile(r"[0-9A-Za-z._-]{0,64}")
 
 
 def is_credential(text: str) -> bool:
@@ -111,3 +128,71 @@ def mask(text: str) -> str:
     plain = clean(_CREDENTIAL.sub(_MASKED, plain))
     masked = (f"{_MASKED}@" if at else "") + plain + (mark and mark + _MASKED)
     return masked if len(masked) <= 200 else masked[:200] + "..."
+
+
+def redact_path(path: str, template: str = "", upstream: str | None = None) -> str:
+    """The path as it may be shown: without the authority of an absolute-form target, shortened.
+
+    What `template` names by a parameter (an id, a model) is shown unless it looks like a credential; of all
+    other segments those of plain words. `upstream` is a name that may stand in front.
+    """
+    if len(path) <= _SHORT_PATH:
+        return _remembered_path(path, template, upstream)
+    return _redact_path(path[: 2 * _PATH_LIMIT], template, upstream)[:_PATH_LIMIT]
+
+
+def _redact_path(path: str, template: str, upstream: str | None) -> str:
+    if not path.startswith("/") and "://" in path:
+        path = "/" + path.split("://", 1)[1].partition("/")[2]
+    front, slash, kept = path, "", ""
+    if path.endswith("/"):
+        front, slash = path[:-1], "/"
+    segments = front.split("/")
+    wanted = template.split("/")
+    while len(segments) > 1 < len(wanted) and (segments[-1] == wanted[-1] or _is_parameter(wanted[-1])):
+        kept = f"/{_redact_id(segments.pop())}{kept}"
+        wanted.pop()
+    return (
+        "/".join(segment if segment == upstream else _redact_segment(segment) for segment in segments)
+        + kept
+        + slash
+    )
+
+
+_remembered_path = lru_cache(maxsize=1024)(_redact_path)
+"""An app asks for a few paths again and again."""
+
+
+def _is_parameter(segment: str) -> bool:
+    """Whether a template's segment stands for one of the path's own, not for any number of them."""
+    return "{" in segment and segment not in {"{prefix}", "{provider path}"}
+
+
+def _redact_id(segment: str) -> str:
+    return REDACTED if is_credential(_decoded(segment)) else clean(segment)
+
+
+def _redact_segment(segment: str) -> str:
+    base, parameters, _ = segment.partition(";")
+    if not all(map(is_plain, _decoded(base).split("/"))):
+        return REDACTED
+    return f"{base};{REDACTED}" if parameters else base
+
+
+def _decoded(text: str) -> str:
+    return unquote(text) if "%" in text else text
+
+
+def redact_query(query: str) -> str:
+    """The query as it may be shown: plain names kept, values only of `HARMLESS_QUERY`, the rest `REDACTED`."""
+    return "&".join(_redact_member(member) for member in query[:_QUERY_LIMIT].split("&"))
+
+
+def _redact_member(member: str) -> str:
+    name, _, value = member.partition("=")
+    if name in HARMLESS_QUERY and _HARMLESS_VALUE.fullmatch(value) and is_plain(value):
+        return member
+    # What has nothing but padding behind it is no name: a token in base64 ends so.
+    if not value.strip("=") or len(name) > _NAME_LIMIT or not is_plain(_decoded(name).strip("$[]")):
+        return REDACTED if member else ""
+    return f"{name}={REDACTED}"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from sidecar.core.clock import SECOND
 from sidecar.core.facts import Anomaly, Outcome, record
+from sidecar.core.identity import Identity
 
 if TYPE_CHECKING:
     from sidecar.core.conversation import Conversation
-    from sidecar.core.identity import Identity
     from sidecar.core.registry import Session
 
 
@@ -57,7 +57,7 @@ class Turn:
     """
 
     request_id: str
-    identity: "Identity"
+    identity: Identity
     sequence: int
     """Its number in the conversation; 0 for a request that passes untracked."""
     arrived_at: int
@@ -193,23 +193,6 @@ class KnownWait:
     request: Ref
     wait: int
     sampled: bool = True
-
-
-@record
-class ChainEntry:
-    """Whose answer a response id is: what `previous_response_id` leads to.
-
-    `generated` says that its session id was made up and that no request has continued it yet;
-    `session_supplied` that somebody named it, for good.
-    """
-
-    response_id: str
-    session_id: str
-    conversation_id: str
-    conversation_supplied: bool
-    generated: bool
-    ref: Ref
-    session_supplied: bool = True
 
 
 @dataclass(frozen=True, slots=True)

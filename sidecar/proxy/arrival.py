@@ -15,6 +15,7 @@ from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.histories import Histories
 from sidecar.core.identity import (
     CHAIN_FIELD,
+    ChainEntry,
     HeadIdentities,
     HeadIdentity,
     Identity,
@@ -22,7 +23,7 @@ from sidecar.core.identity import (
     placed,
     resolve,
 )
-from sidecar.core.sessions import ChainEntry, Ref, SessionManager, Turn
+from sidecar.core.sessions import Ref, SessionManager, Turn
 from sidecar.core.shown import shown
 from sidecar.core.threads import Past, Place
 

@@ -1,19 +1,15 @@
-"""Keeps what others send within bounds before it becomes a label, a span's name or an attribute.
+"""Keeps the words that others send within bounds before they become a label, a span's name or an attribute.
 
-Owns the list of known methods, the cap on models, and what of a query may
-be shown. It never lets a credential through: what is not known to be harmless is replaced, not passed.
+Owns the list of known methods, the words for errors and finish reasons, and the cap on models.
 """
 
-import re
 from collections.abc import Callable
-from functools import lru_cache
-from urllib.parse import unquote
 
 from sidecar.apis import FINISH_REASONS, KNOWN_ERRORS
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Verdict
 from sidecar.core.facts import Anomaly, Outcome
-from sidecar.core.shown import REDACTED, clean, is_credential, is_plain, shown
+from sidecar.core.shown import is_credential, shown
 
 OTHER = "other"
 """Stands for every value beyond a cap or outside a list."""
@@ -29,22 +25,9 @@ UNUSED = 3600 * SECOND
 UNTRIED = 24 * UNUSED
 """After so long a name that only failed may be followed by another one, ns: each may be a series that stays."""
 
-_PATH_LIMIT = 1024
-_QUERY_LIMIT = 1024
-_NAME_LIMIT = 40
-
 KNOWN_METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"}
 )
-
-HARMLESS_QUERY = frozenset(
-    {
-        *("alt", "api-version", "api_version", "beta", "limit", "order", "stream", "pageSize", "page_size"),
-        *("purpose", "include", "include[]", "include_obfuscation", "starting_after"),
-    }
-)
-"""Names in a query whose values are shown, if they are one plain word: behind a `;` there may be another member."""
-_HARMLESS_VALUE = re.compile(r"[0-9A-Za-z._-]{0,64}")
 
 
 def known_method(method: str) -> str:
@@ -103,77 +86,6 @@ def provider_word(word: str | None) -> str | None:
     ):
         return None
     return word
-
-
-_SHORT = 256
-
-
-def redact_path(path: str, template: str = "", upstream: str | None = None) -> str:
-    """The path as it may be shown: without the authority of an absolute-form target, shortened.
-
-    What `template` names by a parameter (an id, a model) is shown unless it looks like a credential; of all
-    other segments those of plain words. `upstream` is a name that may stand in front.
-    """
-    if len(path) <= _SHORT:
-        return _remembered_path(path, template, upstream)
-    return _redact_path(path[: 2 * _PATH_LIMIT], template, upstream)[:_PATH_LIMIT]
-
-
-def _redact_path(path: str, template: str, upstream: str | None) -> str:
-    if not path.startswith("/") and "://" in path:
-        path = "/" + path.split("://", 1)[1].partition("/")[2]
-    front, slash, kept = path, "", ""
-    if path.endswith("/"):
-        front, slash = path[:-1], "/"
-    segments = front.split("/")
-    wanted = template.split("/")
-    while len(segments) > 1 < len(wanted) and (segments[-1] == wanted[-1] or _is_parameter(wanted[-1])):
-        kept = f"/{_redact_id(segments.pop())}{kept}"
-        wanted.pop()
-    return (
-        "/".join(segment if segment == upstream else _redact_segment(segment) for segment in segments)
-        + kept
-        + slash
-    )
-
-
-_remembered_path = lru_cache(maxsize=1024)(_redact_path)
-"""An app asks for a few paths again and again."""
-
-
-def _is_parameter(segment: str) -> bool:
-    """Whether a template's segment stands for one of the path's own, not for any number of them."""
-    return "{" in segment and segment not in {"{prefix}", "{provider path}"}
-
-
-def _redact_id(segment: str) -> str:
-    return REDACTED if is_credential(_decoded(segment)) else clean(segment)
-
-
-def _redact_segment(segment: str) -> str:
-    base, parameters, _ = segment.partition(";")
-    if not all(map(is_plain, _decoded(base).split("/"))):
-        return REDACTED
-    return f"{base};{REDACTED}" if parameters else base
-
-
-def _decoded(text: str) -> str:
-    return unquote(text) if "%" in text else text
-
-
-def redact_query(query: str) -> str:
-    """The query as it may be shown: plain names kept, values only of `HARMLESS_QUERY`, the rest `REDACTED`."""
-    return "&".join(_redact_member(member) for member in query[:_QUERY_LIMIT].split("&"))
-
-
-def _redact_member(member: str) -> str:
-    name, _, value = member.partition("=")
-    if name in HARMLESS_QUERY and _HARMLESS_VALUE.fullmatch(value) and is_plain(value):
-        return member
-    # What has nothing but padding behind it is no name: a token in base64 ends so.
-    if not value.strip("=") or len(name) > _NAME_LIMIT or not is_plain(_decoded(name).strip("$[]")):
-        return REDACTED if member else ""
-    return f"{name}={REDACTED}"
 
 
 class Cap:

@@ -17,7 +17,7 @@ from sidecar.core.exchange import Exchange, Upstream
 from sidecar.core.facts import Outcome
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity
-from sidecar.core.shown import is_credential, readable, shown
+from sidecar.core.shown import is_credential, readable, redact_path, redact_query, shown
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.bounded import (
@@ -26,8 +26,6 @@ from sidecar.telemetry.bounded import (
     finish_reason,
     known_method,
     provider_word,
-    redact_path,
-    redact_query,
 )
 from sidecar.telemetry.queues import Work
 from sidecar.telemetry.span_factories import Layer, SpanAttributes

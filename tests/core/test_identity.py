@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 
 from sidecar.core.facts import Anomaly
 from sidecar.core.headers import Headers
-from sidecar.core.identity import HeadIdentity, Identity, IdentityRules, Source, from_head, resolve, tidy
-from sidecar.core.sessions import ChainEntry
+from sidecar.core.identity import (
+    ChainEntry,
+    HeadIdentity,
+    Identity,
+    IdentityRules,
+    Source,
+    from_head,
+    resolve,
+    tidy,
+)
 
 UUID = "0198c0de-1234-7abc-8def-0123456789ab"
 RULES = IdentityRules(

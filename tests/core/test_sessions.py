@@ -11,9 +11,8 @@ import pytest
 from sidecar import SessionManager
 from sidecar.core.clock import MILLISECOND
 from sidecar.core.facts import Anomaly, Outcome
-from sidecar.core.identity import Identity, Source
+from sidecar.core.identity import ChainEntry, Identity, Source
 from sidecar.core.sessions import (
-    ChainEntry,
     ConversationSummary,
     KnownWait,
     Ref,
