@@ -37,12 +37,12 @@ from sidecar.telemetry import otel_settings
 from sidecar.telemetry.exporters import STDERR, Stream
 from sidecar.telemetry.ledger import LINES, Ledger, Signal
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler, LineQueue
+from sidecar.telemetry.measures import observe_process
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import SCHEMA_URLS, metrics_of
 from sidecar.telemetry.pipeline import build_pipeline, span_factory
 from sidecar.telemetry.prometheus import prometheus_text
 from sidecar.telemetry.recorder import Recorder
-from sidecar.telemetry.session_measures import observe_process
 from sidecar.version import VERSION
 from sidecar.ways_out import EgressRules, Trust
 

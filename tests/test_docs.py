@@ -22,11 +22,10 @@ from sidecar.core.threads import Relation
 from sidecar.core.turns import DEFAULT_FORMAT, FORMAT_FIELDS, SessionStats
 from sidecar.proxy import wire
 from sidecar.telemetry import metrics, otel_settings
-from sidecar.telemetry.bounded import RESULTS
 from sidecar.telemetry.ledger import State
-from sidecar.telemetry.measures import PHASES
 from sidecar.telemetry.metrics import MetricKind
 from sidecar.telemetry.names import ALL_ATTRIBUTES, ALL_EVENTS
+from sidecar.telemetry.series import PHASES, RESULTS
 from sidecar.testing import (
     OtlpSink,
     RunningSidecar,

@@ -13,6 +13,9 @@ from urllib.parse import unquote
 REDACTED = "REDACTED"
 """Stands for what looks like a credential."""
 
+OTHER_HTTP = "_OTHER"
+"""Stands for a word that is not on a list, as OpenTelemetry's conventions for HTTP and errors have it."""
+
 TEXT_LIMIT = 256
 """Characters kept of a text that the other side chose."""
 
@@ -65,6 +68,10 @@ HARMLESS_QUERY = frozenset(
 )
 """Names in a query whose values are shown, if they are one plain word: behind a `;` there may be another member."""
 _HARMLESS_VALUE = re.compile(r"[0-9A-Za-z._-]{0,64}")
+
+KNOWN_METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"}
+)
 
 
 def is_credential(text: str) -> bool:
@@ -128,6 +135,11 @@ def mask(text: str) -> str:
     plain = clean(_CREDENTIAL.sub(_MASKED, plain))
     masked = (f"{_MASKED}@" if at else "") + plain + (mark and mark + _MASKED)
     return masked if len(masked) <= 200 else masked[:200] + "..."
+
+
+def known_method(method: str) -> str:
+    """The method, or `_OTHER`."""
+    return method if method in KNOWN_METHODS else OTHER_HTTP
 
 
 def redact_path(path: str, template: str = "", upstream: str | None = None) -> str:

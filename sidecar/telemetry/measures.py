@@ -1,231 +1,37 @@
-"""The metrics of a request's life, from arrival to settling.
+"""The metrics of a request's life, from arrival to settling; of sessions; and of the process itself.
 
-Owns which numbers are recorded when. The series they go to are found once for all requests that are alike; what
-others choose (models, error words) is bounded first. It only adds to the accumulators of `metric_store.py`.
+Owns which numbers are recorded when; where they go is in `series.py`. It only adds to the accumulators of
+`metric_store.py`. How many sessions live, what is in flight, and what the process is (`process.*`, by psutil) is asked
+when a snapshot is taken, and nothing of another process ever is.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Protocol
+
+import psutil
 
 from sidecar.core.clock import SECOND, Clock
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Anomaly, Outcome
-from sidecar.core.identity import Source
+from sidecar.core.identity import MADE_UP, Source
+from sidecar.core.sessions import Revealed, SessionListener, SessionSummary
+from sidecar.core.shown import known_method
 from sidecar.core.threads import Break, Past, Relation
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.bounded import OTHER, RESULTS, Cap, known_method, result
 from sidecar.telemetry.metric_store import (
     Attributes,
     CounterSeries,
     ExemplarContext,
     HistogramSeries,
     MetricStore,
+    Observations,
 )
 from sidecar.telemetry.metrics import Metric
 from sidecar.telemetry.request_attributes import Shape, provider_of, request_model
-
-_LATEST_TOKENS = {
-    "input": metrics.INFERENCE_INPUT_TOKENS,
-    "output": metrics.INFERENCE_OUTPUT_TOKENS,
-    "cache_read": metrics.INFERENCE_CACHE_READ_TOKENS,
-    "cache_write": metrics.INFERENCE_CACHE_WRITE_TOKENS,
-    "reasoning": metrics.INFERENCE_REASONING_TOKENS,
-}
-
-_DETAILS = ("cache_read", "cache_write", "reasoning")
-
-PHASES = ("body", "connect", "wait", "stream")
-"""What a request's time goes to (`sidecar.request.phase`), in their order."""
-
-
-Pairs = tuple[tuple[str, str | bool | int | None], ...]
-
-
-def attribute_set(*pairs: tuple[str, str | bool | int | None]) -> Attributes:
-    """The pairs whose value is known, sorted by name: the key of one series."""
-    return tuple(sorted((name, value) for name, value in pairs if value is not None))
-
-
-class Alike(NamedTuple):
-    """What requests have in common that are counted on the same series."""
-
-    upstream: str | None
-    template: str
-    operation: str | None
-    provider: str | None
-    asked: str | None
-    answered: str | None
-    streaming: bool
-    method: str
-    scheme: str
-    status: int | None
-    outcome: str
-    result: str
-    phase: str | None
-    error: str | None
-    failed: bool
-    reason: str
-    host: str | None
-    port: int | None
-
-
-class UpstreamSeries:
-    """The series of requests to one upstream."""
-
-    __slots__ = (
-        "attributes",
-        "blocked",
-        "body",
-        "bytes",
-        "concurrency",
-        "connect",
-        "distance",
-        "events",
-        "out_of_order",
-        "overlaps",
-        "results",
-        "retries",
-        "stalls",
-        "stream",
-        "think_time",
-        "turns",
-        "wait",
-    )
-
-    def __init__(self, store: MetricStore, name: str | None) -> None:
-        self.attributes = attributes = attribute_set((n.UPSTREAM, name))
-        self.blocked = store.histogram(metrics.BACKPRESSURE, attributes)
-        self.bytes = store.counter(metrics.STREAM_BYTES, attributes)
-        self.concurrency = store.histogram(metrics.CONCURRENCY, attributes)
-        self.distance = store.histogram(metrics.DISTANCE, attributes)
-        self.events = store.counter(metrics.STREAM_EVENTS, attributes)
-        self.out_of_order = store.counter(metrics.OUT_OF_ORDER, attributes)
-        self.overlaps = store.counter(metrics.OVERLAPS, attributes)
-        self.retries = store.counter(metrics.RETRIES, attributes)
-        self.stalls = store.counter(metrics.STREAM_STALLS, attributes)
-        self.think_time = store.histogram(metrics.THINK_TIME, attributes)
-        self.turns = store.counter(metrics.TURNS, attributes)
-        self.body, self.connect, self.wait, self.stream = (
-            store.histogram(
-                metrics.PHASE_DURATION, attribute_set((n.REQUEST_PHASE, phase), (n.UPSTREAM, name))
-            )
-            for phase in PHASES
-        )
-        self.results = {
-            word: store.counter(metrics.RESULTS, attribute_set((n.RESULT, word), (n.UPSTREAM, name)))
-            for word in RESULTS
-        }
-
-    def begin(self) -> None:
-        """What is counted is told from now on, as 0: whoever looks for more than there was sees the first one too."""
-        for counter in (
-            *(
-                self.bytes,
-                self.events,
-                self.out_of_order,
-                self.overlaps,
-                self.retries,
-                self.stalls,
-                self.turns,
-            ),
-            *self.results.values(),
-        ):
-            counter.add(0)
-
-
-class RequestSeries:
-    """The series of requests that are alike, under the conventions chosen; those never recorded on cost only a handle."""
-
-    __slots__ = (
-        "betweens",
-        "details",
-        "durations",
-        "finish",
-        "firsts",
-        "gap",
-        "http",
-        "requests",
-        "result",
-        "upstream",
-        "usage",
-    )
-
-    def __init__(self, store: MetricStore, alike: Alike, upstream: UpstreamSeries, semconv: str) -> None:
-        self.upstream = upstream
-        models = (
-            (n.PROVIDER, alike.provider),
-            (n.REQUEST_MODEL, alike.asked),
-            (n.UPSTREAM, alike.upstream),
-        )
-        shared = (*models, (n.OPERATION, alike.operation), (n.STREAMING, alike.streaming))
-        self.requests = store.counter(
-            metrics.REQUESTS,
-            attribute_set(
-                *shared, (n.OUTCOME, alike.outcome), (n.PHASE, alike.phase), (n.ERROR_TYPE, alike.error)
-            ),
-        )
-        self.http = store.histogram(
-            metrics.HTTP_DURATION,
-            attribute_set(
-                (n.METHOD, alike.method),
-                (n.SCHEME, alike.scheme),
-                (n.STATUS, alike.status),
-                (n.ROUTE, alike.template),
-                (n.ERROR_TYPE, alike.error if alike.failed else None),
-                (n.UPSTREAM, alike.upstream),
-            ),
-        )
-        self.result = upstream.results[alike.result]
-        self.finish = store.counter(
-            metrics.FINISH_REASONS,
-            attribute_set(*models, (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)),
-        )
-        self.gap = store.histogram(metrics.STREAM_GAP, attribute_set(*models))
-        self.durations: tuple[HistogramSeries, ...] = ()
-        self.firsts: tuple[HistogramSeries, ...] = ()
-        self.betweens: tuple[HistogramSeries, ...] = ()
-        self.usage: dict[str, tuple[HistogramSeries, ...]] = {"input": (), "output": ()}
-        """By the kind of token, where its count is a measurement."""
-        self.details: list[tuple[str, CounterSeries]] = []
-        """Where it is counted."""
-        call = (
-            *shared,
-            (n.SERVER_ADDRESS, alike.host),
-            (n.SERVER_PORT, alike.port),
-            (n.RESPONSE_MODEL, alike.answered),
-        )
-        chunks, whole = attribute_set(*call), attribute_set(*call, (n.ERROR_TYPE, alike.error))
-        if semconv != "latest":
-            self._shipped(store, call, chunks, whole)
-        if semconv != "shipped" and metrics.is_inference(alike.operation or ""):
-            self._inference(store, call, chunks, whole)
-        elif semconv != "shipped":
-            self.durations += (store.histogram(metrics.EMBEDDINGS_DURATION, whole),)
-            self.usage["input"] += (store.histogram(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, chunks),)
-
-    def _shipped(self, store: MetricStore, call: Pairs, chunks: Attributes, whole: Attributes) -> None:
-        self.durations += (store.histogram(metrics.OPERATION_DURATION, whole),)
-        self.firsts += (store.histogram(metrics.OPERATION_FIRST_CHUNK, chunks),)
-        self.betweens += (store.histogram(metrics.OPERATION_PER_CHUNK, chunks),)
-        for kind in ("input", "output"):
-            told = attribute_set(*call, (n.TOKEN_TYPE, kind))
-            self.usage[kind] += (store.histogram(metrics.TOKEN_USAGE, told),)
-        for kind in _DETAILS:
-            told = attribute_set(*call, (n.TOKEN_DETAIL, kind))
-            self.details.append((kind, store.counter(metrics.TOKEN_DETAILS, told)))
-
-    def _inference(self, store: MetricStore, call: Pairs, chunks: Attributes, whole: Attributes) -> None:
-        self.durations += (store.histogram(metrics.INFERENCE_DURATION, whole),)
-        self.firsts += (store.histogram(metrics.INFERENCE_FIRST_CHUNK, chunks),)
-        self.betweens += (store.histogram(metrics.INFERENCE_PER_CHUNK, chunks),)
-        self.usage["input"] += (store.histogram(metrics.INFERENCE_CALL_INPUT_TOKENS, whole),)
-        self.usage["output"] += (store.histogram(metrics.INFERENCE_CALL_OUTPUT_TOKENS, whole),)
-        modality = attribute_set(*call, (n.TOKEN_MODALITY, "unknown"))
-        for kind, metric in _LATEST_TOKENS.items():
-            self.details.append((kind, store.counter(metric, modality)))
+from sidecar.telemetry.series import OTHER, Alike, Cap, RequestSeries, UpstreamSeries, result
 
 
 def series_of(
@@ -588,3 +394,110 @@ def _chunks(exchange: Exchange, series: RequestSeries, span: ExemplarContext) ->
 
 def _count(anomalies: Counter[str], anomaly: Anomaly) -> None:
     anomalies[anomaly.value] += 1
+
+
+class LiveSessions(Protocol):
+    """What is asked of the session manager at each snapshot."""
+
+    @property
+    def sessions_active(self) -> int:
+        """Sessions live now."""
+
+    @property
+    def conversations_active(self) -> int:
+        """Conversations live now."""
+
+    @property
+    def conversations_busy(self) -> int:
+        """Conversations with a request in flight."""
+
+    @property
+    def overlapping(self) -> int:
+        """Turns in flight that a queue would hold: over conversations, the sum of those beyond the first."""
+
+    @property
+    def most_concurrent(self) -> int:
+        """Turns in flight in the busiest conversation."""
+
+    def hear_waits(self, told: Callable[[Revealed], object]) -> None:
+        """Calls `told`, which never raises, with every wait that becomes known."""
+
+
+class SessionMeasures(SessionListener):
+    """Records what happens to sessions."""
+
+    def __init__(self, store: MetricStore) -> None:
+        self._store = store
+        self._waits: dict[str | None, HistogramSeries] = {}
+        """By upstream."""
+
+    def observe(self, sessions: LiveSessions) -> None:
+        """Lets the store ask `sessions` for its gauges at each snapshot."""
+        observe = self._store.observe
+        observe(metrics.SESSIONS_ACTIVE, lambda: [(sessions.sessions_active, ())])
+        observe(metrics.CONVERSATIONS_ACTIVE, lambda: [(sessions.conversations_active, ())])
+        observe(metrics.CONVERSATIONS_BUSY, lambda: [(sessions.conversations_busy, ())])
+        observe(metrics.REQUESTS_OVERLAPPING, lambda: [(sessions.overlapping, ())])
+        observe(metrics.CONCURRENCY_MAX, lambda: [(sessions.most_concurrent, ())])
+
+    def begin(self) -> None:
+        """What is counted by fixed words is told from now on, as 0."""
+        for source in Source:
+            if source not in MADE_UP:
+                self._store.add(metrics.SESSIONS, 0, _source(source))
+        self._store.add(metrics.WAIT_UNKNOWN, 0)
+
+    def session_started(self, session_id: str, source: str, at: int) -> None:  # noqa: ARG002
+        """One more session, by the rule that named it."""
+        self._store.add(metrics.SESSIONS, 1, _source(source))
+
+    def session_ended(self, summary: SessionSummary) -> None:
+        """How long it was and how many requests it had."""
+        source = _source(summary.source)
+        duration = (summary.ended_at - summary.started_at) / SECOND
+        self._store.record(metrics.SESSION_DURATION, duration, source, None, summary.ended_at)
+        requests = sum(summary.totals.requests.values())
+        self._store.record(metrics.SESSION_REQUESTS, requests, source, None, summary.ended_at)
+
+    def wait_avoided(self, revealed: Revealed) -> None:
+        """The queue wait that a turn was spared."""
+        wait, ref, sampled, upstream = revealed
+        series = self._waits.get(upstream)
+        if series is None:
+            key: Attributes = () if upstream is None else ((n.UPSTREAM, upstream),)
+            series = self._waits[upstream] = self._store.histogram(metrics.WAIT_AVOIDED, key)
+        span = (int.from_bytes(ref[:16], "big"), int.from_bytes(ref[16:], "big"), sampled)
+        self._store.take((), ((series, wait / SECOND, span),), 0)
+
+    def waits_unknown(self, count: int) -> None:
+        """Waits that were given up."""
+        self._store.add(metrics.WAIT_UNKNOWN, count)
+
+
+def _source(source: str) -> Attributes:
+    return ((n.SESSION_SOURCE, str(source)),)
+
+
+def observe_process(store: MetricStore, process: psutil.Process | None = None) -> None:
+    """Lets the store ask for this process's CPU time, memory, open files (Unix) and threads."""
+    own = process or psutil.Process()
+
+    def cpu() -> Observations:
+        times = own.cpu_times()
+        return ((times.user, ((n.CPU_MODE, "user"),)), (times.system, ((n.CPU_MODE, "system"),)))
+
+    def observe(metric: Metric, read: Callable[[], Observations]) -> None:
+        def callback() -> Observations:
+            try:
+                return read()
+            except (OSError, psutil.Error):
+                # Reading takes a file descriptor: without one, this is not known, and all else goes out.
+                return ()
+
+        store.observe(metric, callback)
+
+    observe(metrics.PROCESS_CPU, cpu)
+    observe(metrics.PROCESS_MEMORY, lambda: [(own.memory_info().rss, ())])
+    observe(metrics.PROCESS_THREADS, lambda: [(own.num_threads(), ())])
+    if psutil.POSIX:
+        observe(metrics.PROCESS_FILES, lambda: [(own.num_fds(), ())])

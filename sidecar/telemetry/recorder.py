@@ -31,7 +31,7 @@ from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import LINES, Signal, State, observe_ledger
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
-from sidecar.telemetry.measures import Measures
+from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.queues import RECORDED_LINE, Calls, Work, Worker
 from sidecar.telemetry.request_attributes import (
@@ -43,7 +43,6 @@ from sidecar.telemetry.request_attributes import (
     call_end,
     server_failed,
 )
-from sidecar.telemetry.session_measures import LiveSessions, SessionMeasures
 from sidecar.telemetry.span_factories import SpanAttributes, SpanFactory, WayOut
 from sidecar.telemetry.spans import (
     MAX_LINKS,

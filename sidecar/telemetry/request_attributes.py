@@ -8,7 +8,7 @@ absent. No text of a prompt or an answer, and no credential.
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from opentelemetry.util.types import AttributeValue
 
@@ -17,21 +17,25 @@ from sidecar.core.exchange import Exchange, Upstream
 from sidecar.core.facts import Outcome
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity
-from sidecar.core.shown import is_credential, readable, redact_path, redact_query, shown
+from sidecar.core.shown import (
+    OTHER_HTTP,
+    is_credential,
+    known_method,
+    readable,
+    redact_path,
+    redact_query,
+    shown,
+)
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.bounded import (
-    OTHER_HTTP,
+from sidecar.telemetry.queues import Work
+from sidecar.telemetry.series import (
+    RequestSeries,
     error_type,
     finish_reason,
-    known_method,
     provider_word,
 )
-from sidecar.telemetry.queues import Work
 from sidecar.telemetry.span_factories import Layer, SpanAttributes
-
-if TYPE_CHECKING:
-    from sidecar.telemetry.measures import RequestSeries
 
 _OPENAI_APIS = {"openai.chat": "chat_completions", "openai.responses": "responses"}
 """`openai.api.type` by the reader's name; other APIs of OpenAI have no value."""

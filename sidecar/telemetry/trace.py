@@ -26,9 +26,8 @@ from sidecar.core.exchange import RequestHead
 from sidecar.core.facts import Route
 from sidecar.core.headers import Field, Headers
 from sidecar.core.sessions import Ref
-from sidecar.core.shown import is_credential, redact_path
+from sidecar.core.shown import is_credential, known_method, redact_path
 from sidecar.telemetry import names as n
-from sidecar.telemetry.bounded import known_method
 
 Attributes = Mapping[str, object]
 

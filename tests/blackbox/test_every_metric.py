@@ -8,7 +8,7 @@ from sidecar.core.facts import Anomaly
 from sidecar.core.identity import MADE_UP, Source
 from sidecar.core.threads import Break, Relation
 from sidecar.telemetry import metrics
-from sidecar.telemetry.bounded import RESULTS
+from sidecar.telemetry.series import RESULTS
 from sidecar.testing import (
     Chunk,
     Gate,

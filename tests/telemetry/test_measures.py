@@ -14,9 +14,9 @@ from sidecar.core.identity import Source
 from sidecar.core.sessions import Revealed, SessionSummary, Totals
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.bounded import RESULTS, Cap, finish_reason, result
 from sidecar.telemetry.ledger import Signal
-from sidecar.telemetry.session_measures import observe_process
+from sidecar.telemetry.measures import observe_process
+from sidecar.telemetry.series import RESULTS, Cap, finish_reason, result
 from tests.telemetry.world import CHAT, MakeWorld, World, ms, ref
 
 SERVER = ("api.openai.com", 443)

@@ -5,7 +5,7 @@ import pytest
 from sidecar.apis import KNOWN_ERRORS
 from sidecar.core.exchange import Verdict
 from sidecar.core.facts import Outcome
-from sidecar.telemetry.bounded import error_type, provider_word
+from sidecar.telemetry.series import error_type, provider_word
 
 
 def test_prose_is_not_an_error_word() -> None:

@@ -1,0 +1,342 @@
+"""The series that a request counts on, and the words that their labels may have.
+
+Owns the attributes of these series, and the bounds on what others choose: the words for errors, results and finish
+reasons, and the cap on models. A series is found once for all requests that are alike.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sidecar.apis import FINISH_REASONS, KNOWN_ERRORS
+from sidecar.core.clock import SECOND
+from sidecar.core.exchange import Verdict
+from sidecar.core.facts import Anomaly, Outcome
+from sidecar.core.shown import OTHER_HTTP, is_credential, shown
+from sidecar.telemetry import metrics
+from sidecar.telemetry import names as n
+from sidecar.telemetry.metric_store import Attributes, CounterSeries, HistogramSeries, MetricStore
+
+OTHER = "other"
+"""Stands for every value beyond a cap or outside a list."""
+MISSING = "missing"
+"""The finish reason of a response that gave none."""
+
+_NO_ERRORS = (Outcome.COMPLETED, Outcome.CLIENT_LEFT)
+
+UNUSED = 3600 * SECOND
+"""After so long without use a place may be taken by somebody who has earned it, ns."""
+UNTRIED = 24 * UNUSED
+"""After so long a name that only failed may be followed by another one, ns: each may be a series that stays."""
+
+
+def finish_reason(reasons: list[str]) -> str:
+    """One word for a response: its first choice's reason if it is known (any case), `other`, or `missing`."""
+    if not reasons:
+        return MISSING
+    reason = reasons[0]
+    if reason in FINISH_REASONS:
+        return reason
+    lower = reason.lower()
+    return lower if lower in FINISH_REASONS else OTHER
+
+
+def error_type(verdict: Verdict) -> str | None:
+    """Why it went wrong, from a fixed set; None for what did not.
+
+    Only an error inside a stream brings words that are not ours; without any word, the outcome is the word.
+    """
+    word, outcome = verdict.error_type, verdict.outcome
+    if outcome in _NO_ERRORS:
+        return None
+    if outcome is Outcome.ERROR_IN_STREAM and word is not None and word not in KNOWN_ERRORS:
+        return OTHER_HTTP
+    return word or outcome.value
+
+
+RESULTS = (
+    *("completed", "client_left", "client_error", "rate_limited", "server_error", "upstream_failed"),
+    *("error_in_stream", "timed_out", "refused", "shutdown", "internal_error"),
+)
+"""The words of `sidecar.result`: the outcomes, and in place of `upstream_rejected` which kind of answer it was."""
+
+
+def result(outcome: Outcome, status: int | None) -> str:
+    """What became of a request, by its outcome and the status that the client was told."""
+    if outcome is not Outcome.UPSTREAM_REJECTED:
+        return outcome.value
+    if status == 429:
+        return "rate_limited"
+    return "server_error" if (status or 0) >= 500 else "client_error"
+
+
+def provider_word(word: str | None) -> str | None:
+    """A provider's error code as an attribute: only if it is one short word, so that no prose can pass."""
+    if (
+        not word
+        or len(word) > 64
+        or not word.isascii()
+        or not word.replace("_", "").replace(".", "").isalnum()
+        or is_credential(word)
+    ):
+        return None
+    return word
+
+
+class Cap:
+    """Which names are told: at most `limit` have a place of their own, every other is `other`.
+
+    A call that completed earns its name a place, from one that only failed if need be, else from one that has not
+    completed a call for `UNUSED`. Names that only failed have at most half of the places, as long as nobody earns them,
+    and give them to others of their kind after `UNTRIED`. `report` is called for each name told as `other`.
+    """
+
+    __slots__ = ("_earned", "_failed", "_limit", "_report", "changes")
+
+    def __init__(self, limit: int, report: Callable[[Anomaly], None]) -> None:
+        self._limit = limit
+        self._report = report
+        self.changes = 0
+        """How often a name has got a place; until the next time all are told as they were, but for those without one."""
+        self._earned: dict[str, int] = {}
+        """By name, when it last completed a call; the longest ago stands first."""
+        self._failed: dict[str, int] = {}
+        """The names that only failed: when they were last tried, likewise."""
+
+    def __call__(self, value: str, at: int, *, completed: bool) -> str:
+        """The name as it may be shown, or `other`, for a call that ended at `at` (ns)."""
+        earned, failed = self._earned, self._failed
+        name = value if value in earned or value in failed else shown(value)
+        if name in earned and not completed:
+            return name
+        known = earned.pop(name, None) is not None or failed.pop(name, None) is not None
+        if not known:
+            if not (self._earn(at) if completed else self._lend(at)):
+                self._report(Anomaly.MODEL_CAP)
+                return OTHER
+            self.changes += 1
+        (earned if completed else failed)[name] = at
+        return name
+
+    def _earn(self, at: int) -> bool:
+        """Whether there is a place for one more name that completed a call."""
+        if len(self._earned) + len(self._failed) < self._limit:
+            return True
+        return _yields(self._failed, at, 0) or _yields(self._earned, at, UNUSED)
+
+    def _lend(self, at: int) -> bool:
+        """Whether there is one for a name that failed."""
+        free = self._limit - len(self._earned) - len(self._failed)
+        if free > 0 and len(self._failed) < (self._limit + 1) // 2:
+            return True
+        return _yields(self._failed, at, UNTRIED)
+
+
+def _yields(places: dict[str, int], at: int, after: int) -> bool:
+    """Whether the place used longest ago has been unused for so long (ns); then it is given up."""
+    for name, used in places.items():
+        if at - used < after:
+            return False
+        del places[name]
+        return True
+    return False
+
+
+_LATEST_TOKENS = {
+    "input": metrics.INFERENCE_INPUT_TOKENS,
+    "output": metrics.INFERENCE_OUTPUT_TOKENS,
+    "cache_read": metrics.INFERENCE_CACHE_READ_TOKENS,
+    "cache_write": metrics.INFERENCE_CACHE_WRITE_TOKENS,
+    "reasoning": metrics.INFERENCE_REASONING_TOKENS,
+}
+
+_DETAILS = ("cache_read", "cache_write", "reasoning")
+
+PHASES = ("body", "connect", "wait", "stream")
+"""What a request's time goes to (`sidecar.request.phase`), in their order."""
+
+
+Pairs = tuple[tuple[str, str | bool | int | None], ...]
+
+
+def attribute_set(*pairs: tuple[str, str | bool | int | None]) -> Attributes:
+    """The pairs whose value is known, sorted by name: the key of one series."""
+    return tuple(sorted((name, value) for name, value in pairs if value is not None))
+
+
+class Alike(NamedTuple):
+    """What requests have in common that are counted on the same series."""
+
+    upstream: str | None
+    template: str
+    operation: str | None
+    provider: str | None
+    asked: str | None
+    answered: str | None
+    streaming: bool
+    method: str
+    scheme: str
+    status: int | None
+    outcome: str
+    result: str
+    phase: str | None
+    error: str | None
+    failed: bool
+    reason: str
+    host: str | None
+    port: int | None
+
+
+class UpstreamSeries:
+    """The series of requests to one upstream."""
+
+    __slots__ = (
+        "attributes",
+        "blocked",
+        "body",
+        "bytes",
+        "concurrency",
+        "connect",
+        "distance",
+        "events",
+        "out_of_order",
+        "overlaps",
+        "results",
+        "retries",
+        "stalls",
+        "stream",
+        "think_time",
+        "turns",
+        "wait",
+    )
+
+    def __init__(self, store: MetricStore, name: str | None) -> None:
+        self.attributes = attributes = attribute_set((n.UPSTREAM, name))
+        self.blocked = store.histogram(metrics.BACKPRESSURE, attributes)
+        self.bytes = store.counter(metrics.STREAM_BYTES, attributes)
+        self.concurrency = store.histogram(metrics.CONCURRENCY, attributes)
+        self.distance = store.histogram(metrics.DISTANCE, attributes)
+        self.events = store.counter(metrics.STREAM_EVENTS, attributes)
+        self.out_of_order = store.counter(metrics.OUT_OF_ORDER, attributes)
+        self.overlaps = store.counter(metrics.OVERLAPS, attributes)
+        self.retries = store.counter(metrics.RETRIES, attributes)
+        self.stalls = store.counter(metrics.STREAM_STALLS, attributes)
+        self.think_time = store.histogram(metrics.THINK_TIME, attributes)
+        self.turns = store.counter(metrics.TURNS, attributes)
+        self.body, self.connect, self.wait, self.stream = (
+            store.histogram(
+                metrics.PHASE_DURATION, attribute_set((n.REQUEST_PHASE, phase), (n.UPSTREAM, name))
+            )
+            for phase in PHASES
+        )
+        self.results = {
+            word: store.counter(metrics.RESULTS, attribute_set((n.RESULT, word), (n.UPSTREAM, name)))
+            for word in RESULTS
+        }
+
+    def begin(self) -> None:
+        """What is counted is told from now on, as 0: whoever looks for more than there was sees the first one too."""
+        for counter in (
+            *(
+                self.bytes,
+                self.events,
+                self.out_of_order,
+                self.overlaps,
+                self.retries,
+                self.stalls,
+                self.turns,
+            ),
+            *self.results.values(),
+        ):
+            counter.add(0)
+
+
+class RequestSeries:
+    """The series of requests that are alike, under the conventions chosen; those never recorded on cost only a handle."""
+
+    __slots__ = (
+        "betweens",
+        "details",
+        "durations",
+        "finish",
+        "firsts",
+        "gap",
+        "http",
+        "requests",
+        "result",
+        "upstream",
+        "usage",
+    )
+
+    def __init__(self, store: MetricStore, alike: Alike, upstream: UpstreamSeries, semconv: str) -> None:
+        self.upstream = upstream
+        models = (
+            (n.PROVIDER, alike.provider),
+            (n.REQUEST_MODEL, alike.asked),
+            (n.UPSTREAM, alike.upstream),
+        )
+        shared = (*models, (n.OPERATION, alike.operation), (n.STREAMING, alike.streaming))
+        self.requests = store.counter(
+            metrics.REQUESTS,
+            attribute_set(
+                *shared, (n.OUTCOME, alike.outcome), (n.PHASE, alike.phase), (n.ERROR_TYPE, alike.error)
+            ),
+        )
+        self.http = store.histogram(
+            metrics.HTTP_DURATION,
+            attribute_set(
+                (n.METHOD, alike.method),
+                (n.SCHEME, alike.scheme),
+                (n.STATUS, alike.status),
+                (n.ROUTE, alike.template),
+                (n.ERROR_TYPE, alike.error if alike.failed else None),
+                (n.UPSTREAM, alike.upstream),
+            ),
+        )
+        self.result = upstream.results[alike.result]
+        self.finish = store.counter(
+            metrics.FINISH_REASONS,
+            attribute_set(*models, (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)),
+        )
+        self.gap = store.histogram(metrics.STREAM_GAP, attribute_set(*models))
+        self.durations: tuple[HistogramSeries, ...] = ()
+        self.firsts: tuple[HistogramSeries, ...] = ()
+        self.betweens: tuple[HistogramSeries, ...] = ()
+        self.usage: dict[str, tuple[HistogramSeries, ...]] = {"input": (), "output": ()}
+        """By the kind of token, where its count is a measurement."""
+        self.details: list[tuple[str, CounterSeries]] = []
+        """Where it is counted."""
+        call = (
+            *shared,
+            (n.SERVER_ADDRESS, alike.host),
+            (n.SERVER_PORT, alike.port),
+            (n.RESPONSE_MODEL, alike.answered),
+        )
+        chunks, whole = attribute_set(*call), attribute_set(*call, (n.ERROR_TYPE, alike.error))
+        if semconv != "latest":
+            self._shipped(store, call, chunks, whole)
+        if semconv != "shipped" and metrics.is_inference(alike.operation or ""):
+            self._inference(store, call, chunks, whole)
+        elif semconv != "shipped":
+            self.durations += (store.histogram(metrics.EMBEDDINGS_DURATION, whole),)
+            self.usage["input"] += (store.histogram(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, chunks),)
+
+    def _shipped(self, store: MetricStore, call: Pairs, chunks: Attributes, whole: Attributes) -> None:
+        self.durations += (store.histogram(metrics.OPERATION_DURATION, whole),)
+        self.firsts += (store.histogram(metrics.OPERATION_FIRST_CHUNK, chunks),)
+        self.betweens += (store.histogram(metrics.OPERATION_PER_CHUNK, chunks),)
+        for kind in ("input", "output"):
+            told = attribute_set(*call, (n.TOKEN_TYPE, kind))
+            self.usage[kind] += (store.histogram(metrics.TOKEN_USAGE, told),)
+        for kind in _DETAILS:
+            told = attribute_set(*call, (n.TOKEN_DETAIL, kind))
+            self.details.append((kind, store.counter(metrics.TOKEN_DETAILS, told)))
+
+    def _inference(self, store: MetricStore, call: Pairs, chunks: Attributes, whole: Attributes) -> None:
+        self.durations += (store.histogram(metrics.INFERENCE_DURATION, whole),)
+        self.firsts += (store.histogram(metrics.INFERENCE_FIRST_CHUNK, chunks),)
+        self.betweens += (store.histogram(metrics.INFERENCE_PER_CHUNK, chunks),)
+        self.usage["input"] += (store.histogram(metrics.INFERENCE_CALL_INPUT_TOKENS, whole),)
+        self.usage["output"] += (store.histogram(metrics.INFERENCE_CALL_OUTPUT_TOKENS, whole),)
+        modality = attribute_set(*call, (n.TOKEN_MODALITY, "unknown"))
+        for kind, metric in _LATEST_TOKENS.items():
+            self.details.append((kind, store.counter(metric, modality)))
