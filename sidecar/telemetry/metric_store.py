@@ -8,10 +8,12 @@ It must never grow past its cardinality limit; a series that is not used any mor
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import repeat
 from math import inf
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -20,18 +22,10 @@ from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
-from sidecar.telemetry.metrics import Metric, MetricKind
+from sidecar.telemetry.metrics import ExemplarFilter, Metric, MetricKind
 
 Attributes = tuple[tuple[str, str | bool | int], ...]
 """Sorted by the caller; the key of one series."""
-
-
-class ExemplarFilter(StrEnum):
-    """The values of OTEL_METRICS_EXEMPLAR_FILTER."""
-
-    ALWAYS_ON = "always_on"
-    ALWAYS_OFF = "always_off"
-    TRACE_BASED = "trace_based"
 
 
 ExemplarContext = tuple[int, int, bool]
@@ -62,9 +56,9 @@ class Total:
 
 
 class Buckets:
-    """A histogram's numbers, and the last exemplar of each bucket."""
+    """A histogram's numbers, and the last exemplar of each bucket. What has just been measured waits to be summed up."""
 
-    __slots__ = ("counts", "exemplars", "maximum", "minimum", "start", "total", "used")
+    __slots__ = ("counts", "exemplars", "maximum", "minimum", "start", "total", "used", "waiting")
 
     def __init__(self, start: int, buckets: int) -> None:
         self.start = start
@@ -74,6 +68,20 @@ class Buckets:
         self.minimum: int | float = inf
         self.maximum: int | float = -inf
         self.exemplars: dict[int, HeldExemplar] = {}
+        self.waiting: list[HeldExemplar] = []
+
+    def sum_up(self, bounds: Sequence[float], wants: Callable[["ExemplarContext | None"], bool]) -> None:
+        """Counts what waits: many at once cost a fraction of what each would alone."""
+        waiting = self.waiting
+        values = [one[0] for one in waiting]
+        buckets = [*map(bisect_left, repeat(bounds), values)]
+        for bucket, count in Counter(buckets).items():
+            self.counts[bucket] += count
+        self.total = sum(values, self.total)
+        self.minimum = min(self.minimum, *values)
+        self.maximum = max(self.maximum, *values)
+        self.exemplars |= {bucket: one for bucket, one in zip(buckets, waiting, strict=True) if wants(one[2])}
+        waiting.clear()
 
     def begun(self) -> "Buckets":
         """An empty one that begins where this does."""
@@ -118,14 +126,14 @@ class CounterSeries:
 class HistogramSeries:
     """One series of a histogram, likewise."""
 
-    __slots__ = ("_metric", "_store", "attributes", "bounds", "period", "series")
+    __slots__ = ("_metric", "_store", "attributes", "period", "series", "waiting")
 
     series: Buckets
+    waiting: list[HeldExemplar]
 
     def __init__(self, store: "MetricStore", metric: Metric, attributes: Attributes) -> None:
         self._store = store
         self._metric = metric
-        self.bounds = metric.bounds
         self.attributes = attributes
         self.period = -1
 
@@ -152,18 +160,21 @@ class HistogramSeries:
         if self.period != store.period:
             self.open()
         series = self.series
+        if series.waiting:
+            series.sum_up(self._metric.bounds, store.wants)
         series.counts = [mine + more for mine, more in zip(series.counts, counts, strict=True)]
         series.total += total
         series.minimum = min(series.minimum, minimum)
         series.maximum = max(series.maximum, maximum)
         if store.wants(exemplar):
-            bucket = bisect_left(self.bounds, maximum)
+            bucket = bisect_left(self._metric.bounds, maximum)
             series.exemplars[bucket] = (maximum, at or store.clock(), exemplar, self.attributes)
 
     def open(self) -> None:
         """Find the numbers of the open period."""
         self.period = self._store.period
         self.series = self._store.open_buckets(self._metric, self.attributes)
+        self.waiting = self.series.waiting
 
 
 Counted = Iterable[tuple[CounterSeries, float]]
@@ -175,6 +186,9 @@ Measured = Iterable[tuple[HistogramSeries, float, ExemplarContext | None]]
 Observations = Iterable[tuple[int | float, Attributes]]
 
 _Series = TypeVar("_Series", Total, Buckets)
+
+_TOGETHER = 256
+"""How many moments' measurements wait to be summed up, at most."""
 
 OVERFLOW: Attributes = (("otel.metric.overflow", True),)
 CARDINALITY_LIMIT = 2000
@@ -247,6 +261,7 @@ class MetricStore:
         """The number of the open period: what a handle has found is good for one."""
         self._begin = clock()
         self._readers: list[Reader] = []
+        self._taken = 0
         self.full: Callable[[], object] = lambda: None
         """Called for each series that found no place of its own, and for each that gave up its place."""
 
@@ -279,21 +294,21 @@ class MetricStore:
             if counter.period != period:
                 counter.open()
             counter.series.value += more
-        always = self._exemplar_filter is ExemplarFilter.ALWAYS_ON
-        traced = self._exemplar_filter is ExemplarFilter.TRACE_BASED
+        at = at or self.clock()
         for histogram, value, exemplar in measured:
             if histogram.period != period:
                 histogram.open()
-            series = histogram.series
-            bucket = bisect_left(histogram.bounds, value)
-            series.counts[bucket] += 1
-            series.total += value
-            if value < series.minimum:  # noqa: PLR1730 - a third of the cost of calling min()
-                series.minimum = value
-            if value > series.maximum:  # noqa: PLR1730 - likewise
-                series.maximum = value
-            if always or (traced and exemplar is not None and exemplar[2]):
-                series.exemplars[bucket] = (value, at or self.clock(), exemplar, histogram.attributes)
+            histogram.waiting.append((value, at, exemplar, histogram.attributes))
+        self._taken += 1
+        if self._taken == _TOGETHER:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        self._taken = 0
+        for metric, histograms in self._buckets.items():
+            for buckets in histograms.values():
+                if buckets.waiting:
+                    buckets.sum_up(metric.bounds, self.wants)
 
     def wants(self, exemplar: ExemplarContext | None) -> bool:
         """Whether a measurement of this span may become an exemplar."""
@@ -404,6 +419,7 @@ class MetricStore:
 
     def _fold(self) -> None:
         """Close the open period: every reader gets it, and the next one begins empty."""
+        self._sum_up()
         self.period += 1
         for metric, totals in self._totals.items():
             self._hand_over(

@@ -20,6 +20,14 @@ class MetricKind(StrEnum):
     HISTOGRAM = "histogram"
 
 
+class ExemplarFilter(StrEnum):
+    """The values of OTEL_METRICS_EXEMPLAR_FILTER."""
+
+    ALWAYS_ON = "always_on"
+    ALWAYS_OFF = "always_off"
+    TRACE_BASED = "trace_based"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Metric:
     """One metric's identity. Compared by identity: the store is asked about it on every record."""

@@ -20,7 +20,8 @@ from sidecar import settings_values as kinds
 from sidecar.core.shown import mask, shown
 from sidecar.settings import Kind, Setting, Values, read_table, unknown_names
 from sidecar.telemetry.ledger import Signal
-from sidecar.telemetry.metric_store import ExemplarFilter, Temporality
+from sidecar.telemetry.metric_store import Temporality
+from sidecar.telemetry.metrics import ExemplarFilter
 from sidecar.version import VERSION
 from sidecar.ways_out import EgressProxy, EgressRules
 
