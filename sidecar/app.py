@@ -61,6 +61,7 @@ _FILES = 1 << 16
 """Open files that are enough for the default `MAX_REQUESTS` three times over. More would only cost memory."""
 
 _EXPIRE_AT_MOST_EVERY = 1.0
+_LONG_AT_MOST_EVERY = 5.0
 _END_AT_MOST = 50
 """Sessions and conversations ended at a time, so that the event loop goes on turning."""
 _AT_ONCE = 0.001
@@ -191,6 +192,7 @@ class Sidecar:
         self.recorder.start()
         self._sample_lag(self._clock())
         self._expire()
+        self._look_for_long(round(settings.long_running * SECOND))
         # What stands now stays: the collector of garbage need not walk through it again and again.
         gc.collect()
         gc.freeze()
@@ -271,6 +273,7 @@ class Sidecar:
         view = LiveView(
             manager=self.sessions,
             counts=self.recorder,
+            in_flight=relay.exchanges,
             ledger=self._pipeline.ledger,
             text=self._metrics_text,
             stop=self.request_stop,
@@ -350,6 +353,13 @@ class Sidecar:
         self._timers["lag"] = asyncio.get_running_loop().call_later(
             _LAG_EVERY / SECOND, self._sample_lag, now + _LAG_EVERY
         )
+
+    def _look_for_long(self, after: int) -> None:
+        """Has requests told that have been running for `after` ns, again and again."""
+        if self._relay is not None:
+            self.recorder.long_running(self._relay.exchanges(), after)
+        every = min(_LONG_AT_MOST_EVERY, after / SECOND / 4)
+        self._timers["long"] = asyncio.get_running_loop().call_later(every, self._look_for_long, after)
 
     def _expire(self) -> None:
         """Ends the sessions whose time has come; first it looks whether that time was theirs."""

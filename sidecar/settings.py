@@ -91,6 +91,7 @@ class Settings:
     first_byte_timeout: float
     idle_timeout: float
     stall_after: float
+    long_running: float
     max_requests: int
     inspect_limit: int
     inspect_memory: int
@@ -286,6 +287,12 @@ TABLE = (
         "silence after which an answer that has begun is given up",
     ),
     Setting("SIDECAR_STALL_AFTER", "10s", values.DURATION, "silence of a stream that is reported as a stall"),
+    Setting(
+        "SIDECAR_LONG_RUNNING",
+        "60s",
+        values.DURATION,
+        "age at which a request in flight is reported in the log, and again after each such time",
+    ),
     Setting("SIDECAR_MAX_REQUESTS", "10000", values.NUMBER, "requests in flight; more get 503"),
     Setting(
         "SIDECAR_INSPECT_LIMIT", "8MiB", values.SIZE, "size up to which a JSON body is read before it goes on"

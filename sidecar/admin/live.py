@@ -7,6 +7,7 @@ changes nothing.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Protocol
 
 from sidecar.admin.view import (
@@ -14,16 +15,22 @@ from sidecar.admin.view import (
     ConversationView,
     Figures,
     RecentRequest,
+    Running,
+    RunningRequest,
     SessionDetail,
     SessionView,
     Stats,
 )
 from sidecar.core import sessions as core
 from sidecar.core.clock import SECOND, Clock, Wall
+from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Outcome
+from sidecar.core.shown import shown
 from sidecar.version import VERSION
 
 _NO_ERRORS = frozenset({Outcome.COMPLETED, Outcome.CLIENT_LEFT, Outcome.SHUTDOWN})
+_MOST = 1000
+"""Requests in flight that are shown by age."""
 _LOST = ("rejected", "dropped", "failed", "unknown")
 
 
@@ -64,6 +71,7 @@ class LiveView:
 
     manager: core.SessionManager
     counts: Counts
+    in_flight: Callable[[], list[Exchange]]
     ledger: Ledger
     text: Callable[[str], tuple[bytes, str]]
     stop: Callable[[], None]
@@ -122,6 +130,17 @@ class LiveView:
         """Sessions alive now."""
         now, moved = self.clock(), self.wall.look()
         return [_session(session, now, moved) for session in self.manager.live_sessions()]
+
+    def running(self) -> Running:
+        """What is in flight, by age."""
+        exchanges = sorted(self.in_flight(), key=attrgetter("start"))[:_MOST]
+        now, moved = self.clock(), self.wall.look()
+        ids = dict.fromkeys(one.identity.session_id for one in exchanges if one.identity is not None)
+        views = map(self.manager.live_session, ids)
+        return {
+            "sessions": [_session(view.session, now, moved) for view in views if view is not None],
+            "requests": [_running(one, now, moved) for one in exchanges],
+        }
 
     def session(self, session_id: str) -> SessionDetail | None:
         """One session that is alive, or None."""
@@ -190,6 +209,25 @@ def _active(request: core.SessionRequest, now: int, moved: int) -> ActiveRequest
         "started_at": _moment(request.arrived_at + moved),
         "age_s": (now - request.arrived_at) / SECOND,
         "trace_id": request.ref[:16].hex(),
+    }
+
+
+def _running(exchange: Exchange, now: int, moved: int) -> RunningRequest:
+    identity, upstream, turn = exchange.identity, exchange.upstream, exchange.turn
+    model = exchange.request.model or exchange.route.model
+    return {
+        "request_id": exchange.request_id,
+        "session_id": None if identity is None else identity.session_id,
+        "conversation_id": None if identity is None else identity.conversation_id,
+        "sequence": None if turn is None else turn.sequence,
+        "upstream": None if upstream is None else upstream.name,
+        "model": shown(model) if model else None,
+        "streaming": exchange.streams or exchange.request.streaming or exchange.route.streaming,
+        "phase": exchange.doing,
+        "age_s": (now - exchange.start) / SECOND,
+        "silence_s": (now - exchange.heard) / SECOND if exchange.heard else None,
+        "started_at": _moment(exchange.start + moved),
+        "trace_id": f"{exchange.trace.trace_id:032x}",
     }
 
 

@@ -7,6 +7,7 @@ Owns the mapping from paths to an `AdminView`; `page.py` has those of the live p
     GET  /readiness    200, and 503 from the beginning of the drain
     GET  /stats        `view.Stats`
     GET  /sessions     `{"sessions": [view.SessionView, ...]}`
+                       with `?sort=age` what is in flight, `view.Running`
     GET  /sessions/ID  `view.SessionDetail`; 404 for an id that is not alive
     GET  /metrics      OpenMetrics or Prometheus text; 404 unless SIDECAR_PROMETHEUS is on
     POST /shutdown     202; begins the drain, as SIGTERM does
@@ -94,7 +95,12 @@ class _Documents:
     async def _stats(self, _request: web.Request) -> web.Response:
         return document(self._view.stats())
 
-    async def _sessions(self, _request: web.Request) -> web.Response:
+    async def _sessions(self, request: web.Request) -> web.Response:
+        by = request.query.get("sort")
+        if by == "age":
+            return document(self._view.running())
+        if by is not None:
+            raise web.HTTPBadRequest(text="sort: age, or nothing")
         return document({"sessions": self._view.sessions()})
 
     async def _session(self, request: web.Request) -> web.Response:

@@ -108,6 +108,35 @@ class ActiveRequest(TypedDict):
     """32 hex digits."""
 
 
+class RunningRequest(TypedDict):
+    """A request in flight, oldest first; null is what it has not told yet."""
+
+    request_id: str | None
+    session_id: str | None
+    conversation_id: str | None
+    sequence: int | None
+    upstream: str | None
+    model: str | None
+    streaming: bool
+    phase: str
+    """`body`, `connect`, `wait` or `stream`."""
+    age_s: float
+    """Since its first byte."""
+    silence_s: float | None
+    """Since its upstream was last heard of, or could have begun to answer; null before it was asked."""
+    started_at: str
+    trace_id: str
+    """32 hex digits."""
+
+
+class Running(TypedDict):
+    """`GET /sessions?sort=age`: both lists have what has been running longest first, and 1000 at most."""
+
+    sessions: list[SessionView]
+    """Those with a request in flight."""
+    requests: list[RunningRequest]
+
+
 class RecentRequest(TypedDict):
     """A request that has ended, newest first."""
 
@@ -146,6 +175,9 @@ class AdminView(Protocol):
 
     def sessions(self) -> list[SessionView]:
         """Sessions alive now."""
+
+    def running(self) -> Running:
+        """What is in flight, by age."""
 
     def session(self, session_id: str) -> SessionDetail | None:
         """One session that is alive, or None."""

@@ -285,6 +285,20 @@ class Exchange:
         return self.stray_id if self.turn is None else self.turn.request_id
 
     @property
+    def doing(self) -> str:
+        """What its time goes to while it is in flight: `body`, `connect`, `wait` or `stream`."""
+        if self.first_byte:
+            return "stream"
+        if self.sent:
+            return "wait" if self.request_end else "body"
+        return "connect" if self.asked else "body"
+
+    @property
+    def heard(self) -> int:
+        """When the upstream was last heard of, else when it could have begun to answer; 0: it has not been asked."""
+        return self.last_byte or self.first_byte or self.request_end or self.sent or self.asked
+
+    @property
     def origin(self) -> Upstream:
         """Where it goes.
 

@@ -218,6 +218,10 @@ class Log:
         bucket.tokens -= 1
         return True
 
+    def left_out(self, name: str, count: int, at: int) -> None:
+        """Lines of this name that others kept within a bound of their own: the next one tells them."""
+        self._buckets.setdefault(name, _Bucket(at)).suppressed += count
+
     def always(
         self,
         name: str,

@@ -8,6 +8,7 @@ when a snapshot is taken, and nothing of another process ever is.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from operator import attrgetter
 from typing import Protocol
 
 import psutil
@@ -100,8 +101,8 @@ class Measures:
         store.observe(
             metrics.STREAMS_ACTIVE, lambda: ((value, key) for key, value in self._streaming.items())
         )
-        store.observe(metrics.OLDEST_AGE, lambda: self._longest(_begun))
-        store.observe(metrics.SILENCE, lambda: self._longest(_heard))
+        store.observe(metrics.OLDEST_AGE, lambda: self._longest(attrgetter("start")))
+        store.observe(metrics.SILENCE, lambda: self._longest(attrgetter("heard")))
         store.observe(
             metrics.ANOMALIES,
             lambda: ((anomalies[word.value], ((n.ANOMALY, word.value),)) for word in Anomaly),
@@ -362,17 +363,6 @@ class Measures:
             upstream = self._upstream_of(exchange).attributes
             found[upstream] = min(found.get(upstream, now), since(exchange) or now)
         return (((now - at) / SECOND, attributes) for attributes, at in found.items())
-
-
-def _begun(exchange: Exchange) -> int:
-    return exchange.start
-
-
-def _heard(exchange: Exchange) -> int:
-    """When the upstream was last heard of, or was to begin; 0: it has not been asked."""
-    return (
-        exchange.last_byte or exchange.first_byte or exchange.request_end or exchange.sent or exchange.asked
-    )
 
 
 def _chunks(exchange: Exchange, series: RequestSeries, span: ExemplarContext) -> None:

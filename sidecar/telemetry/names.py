@@ -123,7 +123,13 @@ OVERHEAD_BEFORE = _name(
 OVERHEAD_AFTER = _name("sidecar.overhead.after", "Seconds from reading to writing the answer's pieces.")
 OVERHEAD_LOOP = _name("sidecar.overhead.loop", "Seconds of waiting for the event loop.")
 ANOMALIES = _name("sidecar.anomalies", "What should not have happened to this request, each word once.")
-LINKS_DROPPED = _name("sidecar.links.dropped", "Links beyond the 32 that are kept.")
+LINKS_DROPPED = _name(
+    "sidecar.links.dropped", "Links beyond the 32 that are kept, those within the trace among them."
+)
+LINKS_WITHIN = _name(
+    "sidecar.links.same_trace",
+    "What would be links to spans of the same trace: why, a colon, the span's id. A viewer would take such links for parents.",
+)
 LINK = _name("sidecar.link", "On a link: why it is there.")
 
 # The CLIENT span
@@ -268,7 +274,7 @@ RESULT = _name(
     "sidecar.result", "How the request ended, the provider's answer by its kind: a word of a fixed list."
 )
 REQUEST_PHASE = _name(
-    "sidecar.request.phase", "`body`, `connect`, `wait` or `stream`: what its time went to, or goes to now."
+    "sidecar.request.phase", "What its time went to, or goes to now: `body`, `connect`, `wait` or `stream`."
 )
 OVERHEAD_PART = _name("sidecar.overhead.part", "`before`, `after` or `loop`.")
 ANOMALY = _name("sidecar.anomaly", "What should not have happened: a word of a fixed list.")
@@ -279,6 +285,11 @@ CPU_MODE = _name("cpu.mode", "`user` or `system`.")
 # Log lines only
 DURATION = _name(
     "sidecar.duration", "Seconds from the request's first byte to its end; of a session or conversation."
+)
+AGE = _name("sidecar.request.age", "Seconds that a request in flight has been running.")
+SILENCE = _name(
+    "sidecar.request.silence",
+    "Seconds since its upstream was last heard of, or could have begun; absent before it was asked.",
 )
 MESSAGE = _name("sidecar.message", "What went wrong, in the sidecar's own words.")
 SUPPRESSED = _name("sidecar.suppressed", "How many lines like this one were left out before it.")
@@ -314,6 +325,10 @@ REQUEST_OUT_OF_ORDER = _event("sidecar.request.out_of_order", "A turn completed 
 REQUEST_STALLED = _event(
     "sidecar.request.stalled",
     "An answer has been silent for SIDECAR_STALL_AFTER; also an event on its stream span.",
+)
+REQUEST_LONG_RUNNING = _event(
+    "sidecar.request.long_running",
+    "A request in flight has been running for SIDECAR_LONG_RUNNING, or for that long again.",
 )
 TELEMETRY_FAILED = _event(
     "sidecar.telemetry.failed", "A bug inside telemetry was caught; the call was not affected."

@@ -29,6 +29,7 @@ from sidecar.core.sessions import (
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
+from sidecar.telemetry.in_flight import LongRunning
 from sidecar.telemetry.ledger import LINES, Signal, State, observe_ledger
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
 from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures
@@ -113,6 +114,11 @@ class Recorder:
     keep: Callable[[Exchange, Mapping[str, object], Mapping[str, object]], object] | None = None
     """Is given every settled exchange with the fields of its wide line, in two parts; by the worker."""
 
+    requests_started = requests_settled = requests_quiet = 0
+    """Settled requests on quiet paths (`requests_quiet`) are among the settled, and nothing else is told of them."""
+    failures = 0
+    """How often the guard caught something, in either thread."""
+
     def __init__(
         self,
         *,
@@ -155,6 +161,7 @@ class Recorder:
             lost=self._line_lost,
             export=pipeline.log if export_logs else None,
         )
+        self._long_running = LongRunning(self.log, clock, _request)
         pipeline.wait_for(self._worker.waiting)
         parts: list[SessionListener] = [_SessionLines(self.log, clock)]
         self._measures, self._session_measures = None, None
@@ -166,12 +173,8 @@ class Recorder:
         if spans is not None:
             parts.append(SessionSpans(spans, self._tracer, pipeline, sampler, wall))
         self.listener: SessionListener = _Listener(self, parts)
-        self.requests_started = self.requests_settled = self.requests_quiet = 0
-        """Settled requests on quiet paths (`requests_quiet`) are among the settled, and nothing else is told of them."""
         self.outcomes: Counter[str] = Counter()
         """Settled requests by outcome."""
-        self.failures = 0
-        """How often the guard caught something, in either thread."""
         self._failing = threading.Lock()
 
     @property
@@ -266,6 +269,10 @@ class Recorder:
             self._put_off(exchange, shape)
         except Exception as error:  # noqa: BLE001 - the guard
             self._caught("put off", error)
+
+    def long_running(self, exchanges: Iterable[Exchange], after: int) -> None:
+        """Says which requests in flight have been running for `after` ns, or for that long again since the last call."""
+        self.guard("long running", self._long_running.look, exchanges, after)
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """Something that should not happen, outside any settled exchange."""

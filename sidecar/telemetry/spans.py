@@ -44,6 +44,9 @@ class RequestSpans:
         common = (own.who, own.ids)
         attributes: Layers = (*common, shape.server, Layer(own.server))
         count = link_count(exchange)
+        links, within = _links(exchange, trace) if count else ([], [])
+        if within:
+            attributes = (*attributes, Layer({n.LINKS_WITHIN: within}))
         if count > MAX_LINKS:
             attributes = (*attributes, Layer({n.LINKS_DROPPED: count - MAX_LINKS}))
         span = self._build(
@@ -55,7 +58,7 @@ class RequestSpans:
             parent=trace.parent,
             kind=SpanKind.SERVER,
             status=_status(exchange, shape.server_failed),
-            links=_links(exchange, trace) if count else (),
+            links=links,
         )
         if shape.client is None:
             return [span]
@@ -184,10 +187,21 @@ def link_count(exchange: Exchange) -> int:
     return count + len(exchange.races) + (exchange.spawned_by is not None)
 
 
-def _links(exchange: Exchange, trace: RequestTrace) -> list[Link]:
+def _links(exchange: Exchange, trace: RequestTrace) -> tuple[list[Link], list[str]]:
+    """The links that are kept; and, as texts, those that stay within the trace.
+
+    A viewer takes a link within a trace for the parent where that is missing, and draws calls that ran at once one
+    inside the other.
+    """
     links = [(trace.caller, "caller")] if trace.caller is not None else []
-    links += [(ref_context(ref), kind) for kind, ref in islice(referred(exchange), MAX_LINKS)]
-    return links[:MAX_LINKS]
+    within: list[str] = []
+    own = trace.trace_id.to_bytes(16, "big")
+    for kind, ref in islice(referred(exchange), MAX_LINKS - len(links)):
+        if ref[:16] == own:
+            within.append(f"{kind}:{ref[16:].hex()}")
+        else:
+            links.append((ref_context(ref), kind))
+    return links, within
 
 
 def ref_context(ref: Ref) -> SpanContext:

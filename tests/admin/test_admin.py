@@ -21,6 +21,8 @@ from sidecar.admin import (
     Port,
     RecentRequest,
     RequestCounts,
+    Running,
+    RunningRequest,
     SessionCounts,
     SessionDetail,
     SessionView,
@@ -51,6 +53,8 @@ DOCUMENTS = (
     ConversationView,
     ActiveRequest,
     RecentRequest,
+    Running,
+    RunningRequest,
     Figures,
     Bar,
     Detail,
@@ -94,6 +98,10 @@ class Scripted(AdminView):
     def sessions(self) -> list[SessionView]:
         """The one session."""
         return [ROW]
+
+    def running(self) -> Running:
+        """Nothing."""
+        return Running(sessions=[], requests=[])
 
     def session(self, session_id: str) -> SessionDetail | None:
         """The one session, by its id."""

@@ -10,6 +10,7 @@ from sidecar.admin.view import (
     ActiveRequest,
     ConversationView,
     RecentRequest,
+    Running,
     SessionDetail,
     SessionView,
     Stats,
@@ -117,6 +118,10 @@ class View:
     def sessions(self) -> list[SessionView]:
         """The list."""
         return [listed(session_id) for session_id in self.ids]
+
+    def running(self) -> Running:
+        """Nothing."""
+        return Running(sessions=[], requests=[])
 
     def session(self, session_id: str) -> SessionDetail | None:
         """One of them."""

@@ -321,7 +321,27 @@ def test_links_say_why_and_are_capped(world: World) -> None:
     assert said["sidecar.request.overlaps"] == said["sidecar.request.overlapped_by"] == 20
     assert (said["sidecar.request.out_of_order.distance"], said["sidecar.request.wait_avoided"]) == (2, 1.5)
     assert (said["sidecar.request.retry"], said["sidecar.request.retry_count"]) == (True, 2)
-    assert world.points_of("sidecar.anomalies") == {("links_cap",): 1}
+    assert world.points_of("sidecar.anomalies")["links_cap",] == 1
+
+
+def test_what_stays_within_the_trace_is_no_link(world: World) -> None:
+    """A viewer would draw it as a child of what it ran beside: it is told as text, in every kind, and counts as a link."""
+    exchange = world.begin([(b"traceparent", b"00-%032x-%016x-01" % (0x1005, 0xDEF))])
+    assert exchange.trace.trace_id == 0x1005
+    exchange.retry_of, exchange.continues, exchange.spawned_by = ref(5), ref(2), ref(5)
+    others = (0x1005).to_bytes(16, "big") + (0xABC).to_bytes(8, "big"), ref(4)
+    world.arrive(exchange, previous=ref(5), overlaps=others)
+    exchange.decide(Outcome.COMPLETED, ms(5))
+    world.settle(exchange, 5, overlapped_by=[ref(5), *(ref(n) for n in range(10, 40))])
+    (span,) = world.pipeline.spans
+    said = dict(span.attributes or {})
+    assert said["sidecar.links.same_trace"] == [
+        *("previous:0000000000002005", "retry_of:0000000000002005", "spawned_by:0000000000002005"),
+        *("overlaps:0000000000000abc", "overlaps:0000000000002005"),
+    ]
+    assert len(span.links) == 32 - 5
+    assert {link.context.trace_id for link in span.links[:2]} == {0x1002, 0x1004}
+    assert said["sidecar.links.dropped"] == 5
 
 
 def test_a_linked_caller(make_world: MakeWorld) -> None:
