@@ -13,6 +13,8 @@ Json = dict[str, Any]
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 FOLDER = "Sidecar"
 INTERVAL = "1m"
+LOOKBACK = 300
+"""Seconds that a rule without a window looks back: as long as Prometheus does for a value."""
 SOURCE = "prometheus"
 """The data source's uid, as `provisioning/datasources` gives it."""
 
@@ -37,7 +39,7 @@ def provisioned(groups: list[Json]) -> Json:
 def _rule(rule: Json) -> Json:
     uid, panel = re.findall(r"/d/([\w-]+)\?viewPanel=(\d+)", rule["annotations"]["dashboard"])[0]
     windows = re.findall(r"\[(\d+)([smhd])\]", rule["expr"])
-    longest = max(int(number) * SECONDS[unit] for number, unit in windows)
+    longest = max((int(number) * SECONDS[unit] for number, unit in windows), default=LOOKBACK)
     return {
         "uid": re.sub(r"(?<!^)(?=[A-Z])", "-", rule["alert"]).lower(),
         "title": rule["alert"],

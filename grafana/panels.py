@@ -16,8 +16,15 @@ SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 
 NO_DATA = "no traffic in this range"
 
+COLOURS = {"p50": "blue", "median": "blue", "p95": "orange", "p99": "red", "average": "green"}
+"""Words that stand in many legends have one colour everywhere."""
+
 SOFT_MAXIMA = {"percentunit": 0.05, "reqps": 0.1, "ops": 0.1, "short": 1}
 """Up to where an axis goes at least, so that a line of zeros lies on the ground of a scale that means something."""
+
+
+NEUTRAL = "blue"
+"""Of a figure that is neither good nor bad."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +42,31 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A heading; what follows it stands below."""
+    """A heading; what follows it stands below, and inside of it where it is collapsed."""
 
     number: int
     title: str
+    collapsed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its title, unit and steps, as a panel has them."""
+
+    title: str
+    unit: str = "short"
+    steps: tuple[tuple[str, float], ...] = ()
+    decimals: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
     """One panel. `number` is its id for good, since runbooks link to it; `width` of 24, `height` in rows.
 
-    `steps` are (colour, from this value on) of a stat; `colours` those of series by their legend; `says` ends with the
-    metrics' names.
+    `steps` are (colour, from this value on) of a stat, which fills its tile; without any it is neutral. `calc` is how a
+    stat sums up the range. `colours` are those of series by their legend; `says` ends with the metrics' names. `columns`
+    are those of a table, the first of which is the label that its queries have in common; `chosen` is the address that a
+    click there leads to. `links` are titles and addresses.
     """
 
     number: int
@@ -62,12 +82,25 @@ class Panel:
     decimals: int | None = None
     no_data: str = NO_DATA
     colours: Mapping[str, str] = field(default_factory=dict)
+    calc: str = "lastNotNull"
+    logarithmic: bool = False
+    label: str = ""
+    columns: tuple[Column, ...] = ()
+    chosen: str = ""
+    links: tuple[tuple[str, str], ...] = ()
 
 
 def _options(panel: Panel) -> Json:
-    reduced = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+    reduced = {"calcs": [panel.calc], "fields": "", "values": False}
     if panel.kind == "stat":
-        return {"reduceOptions": reduced, "graphMode": "area", "colorMode": "value", "textMode": "auto"}
+        return {
+            "reduceOptions": reduced,
+            "graphMode": "area",
+            "colorMode": "background" if panel.steps else "value",
+            "textMode": "value_and_name" if panel.queries[0].legend else "value",
+            "wideLayout": False,
+            "justifyMode": "center",
+        }
     if panel.kind == "bargauge":
         return {
             "reduceOptions": reduced,
@@ -76,20 +109,45 @@ def _options(panel: Panel) -> Json:
             "showUnfilled": True,
             "valueMode": "text",
         }
-    legend = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
+    if panel.kind == "heatmap":
+        return {
+            "calculate": False,
+            "cellGap": 1,
+            "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64, "exponent": 0.5, "fill": "orange"},
+            "yAxis": {"unit": panel.unit, "axisPlacement": "left", "reverse": False},
+            "rowsFrame": {"layout": "auto"},
+            "legend": {"show": True},
+            "tooltip": {"mode": "single", "yHistogram": False, "showColorScale": False},
+            "exemplars": {"color": "rgba(255,0,255,0.7)"},
+            "filterValues": {"le": 1e-9},
+        }
+    if panel.kind == "table":
+        return {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
+    legend = {
+        "displayMode": "list",
+        "placement": "bottom",
+        "showLegend": True,
+        "calcs": ["lastNotNull", "max"],
+    }
     return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
 
 
+def _thresholds(steps: tuple[tuple[str, float], ...], base: str) -> Json:
+    first: list[Json] = [{"color": base, "value": None}]
+    return {
+        "mode": "absolute",
+        "steps": first + [{"color": colour, "value": value} for colour, value in steps],
+    }
+
+
 def _defaults(panel: Panel) -> Json:
-    steps = [{"color": "green", "value": None}] + [
-        {"color": colour, "value": value} for colour, value in panel.steps
-    ]
+    by_step = panel.kind in ("stat", "bargauge", "table")
     defaults: Json = {
         "unit": panel.unit,
         "noValue": panel.no_data,
         "min": 0,
-        "color": {"mode": "thresholds" if panel.kind in ("stat", "bargauge") else "palette-classic"},
-        "thresholds": {"mode": "absolute", "steps": steps},
+        "color": {"mode": "thresholds" if by_step else "palette-classic-by-name"},
+        "thresholds": _thresholds(panel.steps, "green" if panel.steps else NEUTRAL),
     }
     if panel.decimals is not None:
         defaults["decimals"] = panel.decimals
@@ -98,30 +156,71 @@ def _defaults(panel: Panel) -> Json:
             "drawStyle": "line",
             "lineInterpolation": "linear",
             "lineWidth": 1,
-            "fillOpacity": 30 if panel.stacked else 10,
+            "fillOpacity": 30 if panel.stacked else 0,
             "showPoints": "auto",
             "spanNulls": False,
             "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
         }
         if panel.unit in SOFT_MAXIMA:
             defaults["custom"]["axisSoftMax"] = SOFT_MAXIMA[panel.unit]
+        if panel.logarithmic:
+            defaults["custom"]["scaleDistribution"] = {"type": "log", "log": 10}
+            del defaults["min"]
+    if panel.kind == "table":
+        # A word for no data would stand in every cell that has none.
+        del defaults["noValue"]
+        defaults["custom"] = {"align": "auto", "cellOptions": {"type": "auto"}}
     return defaults
 
 
+def _fixed(word: str, colour: str) -> Json:
+    return {
+        "matcher": {"id": "byName", "options": word},
+        "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+    }
+
+
+def _column(column: Column) -> Json:
+    properties: list[Json] = [{"id": "unit", "value": column.unit}]
+    if column.decimals is not None:
+        properties.append({"id": "decimals", "value": column.decimals})
+    if column.steps:
+        properties.append({"id": "thresholds", "value": _thresholds(column.steps, "transparent")})
+        properties.append(
+            {"id": "custom.cellOptions", "value": {"type": "color-background", "mode": "basic"}}
+        )
+    return {"matcher": {"id": "byName", "options": column.title}, "properties": properties}
+
+
 def _overrides(panel: Panel) -> list[Json]:
-    """A fixed colour for each series that is named by a word which has one."""
-    return [
-        {
-            "matcher": {"id": "byName", "options": word},
-            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
-        }
-        for word, colour in panel.colours.items()
-    ]
+    """A fixed colour for each series that is named by a word which has one; units and steps of columns."""
+    found = [_fixed(word, colour) for word, colour in (COLOURS | dict(panel.colours)).items()]
+    if panel.kind != "table":
+        return found if panel.kind == "timeseries" else []
+    found = [_column(column) for column in panel.columns]
+    link = {"title": "Narrow every panel to it", "url": panel.chosen}
+    found[0]["properties"].append({"id": "links", "value": [link]})
+    return found
+
+
+def _arranged(panel: Panel) -> list[Json]:
+    """One row for each value of the label, one column for each query, in their order."""
+    values = [f"Value #{chr(ord('A') + number)}" for number in range(len(panel.queries))]
+    names = [panel.label, *values]
+    organised = {
+        "excludeByName": {"Time": True},
+        "indexByName": {name: place for place, name in enumerate(names)},
+        "renameByName": {name: column.title for name, column in zip(names, panel.columns, strict=True)},
+    }
+    return [{"id": "merge", "options": {}}, {"id": "organize", "options": organised}]
+
+
+_FORMS = {"table": "table", "heatmap": "heatmap"}
 
 
 def _panel(panel: Panel) -> Json:
-    instant = panel.kind in ("stat", "bargauge")
-    return {
+    instant = panel.kind in ("bargauge", "table")
+    made: Json = {
         "id": panel.number,
         "type": panel.kind,
         "title": panel.title,
@@ -136,6 +235,7 @@ def _panel(panel: Panel) -> Json:
                 "editorMode": "code",
                 "expr": query.expression,
                 "legendFormat": query.legend or "__auto",
+                "format": _FORMS.get(panel.kind, "time_series"),
                 "exemplar": query.exemplars,
                 "instant": instant,
                 "range": not instant,
@@ -143,21 +243,41 @@ def _panel(panel: Panel) -> Json:
             for number, query in enumerate(panel.queries)
         ],
     }
+    if panel.kind == "table":
+        made["transformations"] = _arranged(panel)
+    if panel.links:
+        made["links"] = [{"title": title, "url": url} for title, url in panel.links]
+    return made
 
 
-def row(heading: Row) -> Json:
-    """A heading across the page."""
-    return {"id": heading.number, "type": "row", "title": heading.title, "collapsed": False, "panels": []}
+def row(heading: Row, inside: list[Json] | None = None) -> Json:
+    """A heading across the page, with the panels inside of it where it is collapsed."""
+    return {
+        "id": heading.number,
+        "type": "row",
+        "title": heading.title,
+        "collapsed": heading.collapsed,
+        "panels": inside or [],
+    }
 
 
 def placed(parts: Iterable[tuple[Json, int, int]]) -> list[Json]:
-    """Panels with their width and height, from left to right and from top to bottom; a row begins anew."""
+    """Panels with their width and height, from left to right and from top to bottom; a row begins anew.
+
+    What follows a collapsed row stands inside of it, and takes no place.
+    """
     laid: list[Json] = []
     x, y, deepest = 0, 0, 0
+    into = laid
     for panel, width, height in parts:
         if panel["type"] == "row" or x + width > WIDTH:
             x, y, deepest = 0, y + deepest, 0
-        laid.append(panel | {"gridPos": {"h": height, "w": width, "x": x, "y": y}})
+        set_down = panel | {"gridPos": {"h": height, "w": width, "x": x, "y": y}}
+        if panel["type"] == "row":
+            laid.append(set_down)
+            into = set_down["panels"] if panel["collapsed"] else laid
+        else:
+            into.append(set_down)
         x, deepest = x + width, max(deepest, height)
     return laid
 
@@ -175,8 +295,8 @@ def data_source(name: str, kind: str, title: str) -> Json:
     return {"name": name, "label": title, "type": "datasource", "query": kind, "refresh": 1}
 
 
-def chosen(name: str, title: str, of: str, within: str = "") -> Json:
-    """A variable with every value of a label of the series `of`."""
+def chosen(name: str, title: str, of: str, within: str = "", *, every: str = ".*") -> Json:
+    """A variable with every value of a label of the series `of`; `every` is what all of them are asked by."""
     query = f"label_values({of}{{{within}}}, {name})"
     return {
         "name": name,
@@ -189,12 +309,33 @@ def chosen(name: str, title: str, of: str, within: str = "") -> Json:
         "sort": 1,
         "multi": True,
         "includeAll": True,
-        "allValue": ".*",
+        "allValue": every,
         "current": {"text": "All", "value": "$__all"},
     }
 
 
-def dashboard(uid: str, title: str, about: str, *, panels: list[Json], variables: list[Json]) -> Json:
+def annotation(name: str, expression: str, title: str, colour: str) -> Json:
+    """Marks in every panel's time, from a PromQL expression: one for each series and step where it has a value."""
+    return {
+        "name": name,
+        "datasource": SOURCE,
+        "enable": True,
+        "expr": expression,
+        "titleFormat": title,
+        "step": "60s",
+        "iconColor": colour,
+    }
+
+
+def dashboard(
+    uid: str,
+    title: str,
+    about: str,
+    *,
+    panels: list[Json],
+    variables: list[Json],
+    annotations: Iterable[Json] = (),
+) -> Json:
     """A dashboard. Its links keep the time and whatever variables the others have as well."""
     return {
         "uid": uid,
@@ -202,7 +343,7 @@ def dashboard(uid: str, title: str, about: str, *, panels: list[Json], variables
         "description": about,
         "schemaVersion": SCHEMA,
         "version": 1,
-        "editable": True,
+        "editable": False,
         "tags": ["sidecar"],
         "time": {"from": "now-1h", "to": "now"},
         "refresh": "30s",
@@ -218,6 +359,6 @@ def dashboard(uid: str, title: str, about: str, *, panels: list[Json], variables
             }
         ],
         "templating": {"list": variables},
-        "annotations": {"list": []},
+        "annotations": {"list": [*annotations]},
         "panels": panels,
     }

@@ -4,7 +4,10 @@ Owns the forms, so that every panel is empty where there was no traffic, and 0 w
 happened. Variables stand in raw strings and are escaped as regular expressions, so that no value can break a query.
 """
 
+from dataclasses import replace
+
 from grafana.names import label, series
+from grafana.panels import Panel, Query, Row
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.metrics import Metric
@@ -42,6 +45,31 @@ STATES = {
 """And each state of the loss ledger."""
 
 
+RESULT = label(n.RESULT)
+RESULTS = {
+    "completed": "green",
+    "client_left": "blue",
+    "client_error": "light-blue",
+    "rate_limited": "yellow",
+    "server_error": "dark-red",
+    "upstream_failed": "red",
+    "error_in_stream": "light-red",
+    "timed_out": "orange",
+    "refused": "purple",
+    "shutdown": "text",
+    "internal_error": "super-light-red",
+}
+"""Each kind of answer has the colour of its outcome."""
+BAD = f'{RESULT}=~"rate_limited|server_error|upstream_failed|error_in_stream|timed_out|internal_error"'
+"""What nobody wanted: neither a client's own mistakes nor its departure."""
+
+POD = "k8s_pod_name, instance"
+
+FRESH = 90
+"""Seconds after which a gauge's last value is that of a process that is gone. Prometheus keeps it for five minutes where
+the process could not say that it ended; one export a minute is still shown."""
+
+
 def within(metric: Metric) -> str:
     """The variables as far as the metric has their labels."""
     if n.UPSTREAM not in metric.attributes:
@@ -65,9 +93,15 @@ def grown(metric: Metric, by: str = "", part: str = "", *, where: str = "") -> s
     return f"sum{_grouped(by)} (increase({series(metric, part)}{{{matchers}}}[$__range]))"
 
 
+def fresh(metric: Metric) -> str:
+    """A level or a gauge of every process that lives."""
+    chosen = f"{series(metric)}{{{within(metric)}}}"
+    return f"({chosen} and time() - timestamp({chosen}) < {FRESH})"
+
+
 def now(metric: Metric, by: str = "", *, how: str = "sum") -> str:
-    """A level or a gauge."""
-    return f"{how}{_grouped(by)} ({series(metric)}{{{within(metric)}}})"
+    """A level or a gauge, over all processes that live."""
+    return f"{how}{_grouped(by)} ({fresh(metric)})"
 
 
 def at_least_zero(part: str, whole: str) -> str:
@@ -92,3 +126,40 @@ def quantile(share_below: float, metric: Metric, by: str = "") -> str:
     if metric.integer and metric.unit != "{token}":
         found = f"ceil({found})"
     return f"{found} and ({rate(metric, by, '_count')} > 0)"
+
+
+def either(expression: str, shipped: Metric, latest: Metric) -> str:
+    """The expression on the shipped metric, or on the one that the latest conventions have in its place."""
+    return f"({expression}) or ({expression.replace(series(shipped), series(latest))})"
+
+
+def cells(metric: Metric) -> str:
+    """A histogram's buckets, as a heatmap wants them."""
+    return f"sum by (le) (increase({series(metric, '_bucket')}{{{within(metric)}}}[$__rate_interval]))"
+
+
+def worst(expression: str) -> str:
+    """Of what is by upstream, the course of the one that is highest at the end of the range."""
+    at_the_end = expression.replace("[$__rate_interval]", "[$__rate_interval] @ end()")
+    return f"({expression}) and on ({UPSTREAM}) topk(1, {at_the_end})"
+
+
+def by_pod(expression: str) -> str:
+    """What is by `POD`, named by its pod; where nobody says which, by the first part of the instance's id."""
+    short = f'label_replace({expression}, "pod", "$1", "instance", "([^-]*).*")'
+    return f'label_replace({short}, "pod", "$1", "k8s_pod_name", "(.+)")'
+
+
+def widened(parts: tuple[Panel | Row, ...], narrow: str, wide: str) -> tuple[Panel | Row, ...]:
+    """The panels without the choice of something that few of their metrics know: there it is not offered.
+
+    `narrow` is one of `WHICH` and `WHERE`, `wide` the next wider one.
+    """
+
+    def asked(query: Query) -> Query:
+        return replace(query, expression=query.expression.replace(narrow, wide))
+
+    return tuple(
+        part if isinstance(part, Row) else replace(part, queries=tuple(map(asked, part.queries)))
+        for part in parts
+    )

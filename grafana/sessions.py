@@ -1,13 +1,14 @@
 """Sessions and concurrency: the dashboard that stands in for the deleted queue's monitoring.
 
-Owns its panels: each says which signal of the queue it replaces, what it means, and what to do. General ones stand
-on top. Written by `write.py`.
+Owns its panels: each says what it means, and what to do; docs/dashboards.md says which signal of the
+queue it stands in for. General ones stand on top. Written by `write.py`.
 """
 
 from grafana import queries as q
 from grafana.names import label
+from grafana.overview import start
 from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
-from grafana.variables import variables
+from grafana.variables import annotations, variables
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 
@@ -26,279 +27,195 @@ def _waited_over(seconds: int) -> str:
     return f"clamp_min(1 - {q.share(below, _WAITED)}, 0)"
 
 
-PANELS: tuple[Panel | Row, ...] = (
-    Row(5, "The four figures"),
-    Panel(
-        1,
-        "Most at once in one conversation",
-        "Turns in flight in the busiest conversation now. More than 1 is what the queue forbade. If it keeps growing, "
-        "an app starts turns without waiting. Replaces: longest queue. Metric: sidecar.conversation.concurrency.max.",
-        (Query(q.now(metrics.CONCURRENCY_MAX, how="max")),),
-        kind="stat",
-        width=6,
-        height=5,
-        no_data=NO_SESSIONS,
-    ),
-    Panel(
-        2,
-        "Requests the queue would be holding",
-        "Turns in flight that the deleted queue would be making wait. Many for long: look at Queue wait avoided; the app "
-        "gains that much by running at once. Replaces: total pending requests. Metric: sidecar.requests.overlapping.",
-        (Query(q.now(metrics.REQUESTS_OVERLAPPING)),),
-        kind="stat",
-        width=6,
-        height=5,
-    ),
-    Panel(
-        3,
-        "Queue wait avoided in the range",
-        "How long turns would have waited in all, one at a time. Near 0: nothing runs at once, so nothing is gained. "
-        "Replaces: average wait time (its sum). Metric: sidecar.conversation.wait_avoided.",
-        (Query(q.grown(metrics.WAIT_AVOIDED, "", "_sum")),),
-        unit="s",
-        kind="stat",
-        width=6,
-        height=5,
-        decimals=1,
-        no_data=NO_TURNS,
-    ),
-    Panel(
-        4,
-        "In-order share in the range",
-        "Completed turns that no later turn had overtaken. Below 99 %: look at Races, and whether the app relies on "
-        "order. Replaces: sequence accuracy. Metrics: sidecar.responses.out_of_order, sidecar.turns.",
-        (Query(f"1 - ({q.share(q.grown(metrics.OUT_OF_ORDER), q.grown(metrics.TURNS))})"),),
-        unit="percentunit",
-        kind="stat",
-        width=6,
-        height=5,
-        decimals=1,
-        no_data=NO_TURNS,
-    ),
-    Row(6, "Conversations"),
-    Panel(
-        10,
-        "Live conversations",
-        "Conversations that are alive, and those with a request in flight. Alive and never busy: sessions are opened and "
-        "left. Replaces: total queues. Metrics: sidecar.conversations.active, sidecar.conversations.busy.",
-        (
-            Query(q.now(metrics.CONVERSATIONS_ACTIVE), "alive"),
-            Query(q.now(metrics.CONVERSATIONS_BUSY), "with a request in flight"),
+PANELS: tuple[Panel | Row, ...] = q.widened(
+    (
+        *start(UID),
+        Row(6, "Conversations"),
+        Panel(
+            10,
+            "Live sessions and conversations",
+            "Those that are alive, and conversations with a request in flight. Alive and never busy: sessions are opened and "
+            "left. Metrics: sidecar.sessions.active, sidecar.conversations.active, sidecar.conversations.busy.",
+            (
+                Query(q.now(metrics.SESSIONS_ACTIVE), "sessions"),
+                Query(q.now(metrics.CONVERSATIONS_ACTIVE), "conversations"),
+                Query(q.now(metrics.CONVERSATIONS_BUSY), "with a request in flight"),
+            ),
         ),
-    ),
-    Panel(
-        13,
-        "Most at once in one conversation, over time",
-        "The busiest conversation, and how many turns half and nearly all arrivals found in flight, themselves included. "
-        "Replaces: longest queue. Metrics: sidecar.conversation.concurrency.max, sidecar.conversation.concurrency.",
-        (
-            Query(q.now(metrics.CONCURRENCY_MAX, how="max"), "busiest"),
-            Query(q.quantile(0.5, metrics.CONCURRENCY), "median arrival", exemplars=True),
-            Query(q.quantile(0.95, metrics.CONCURRENCY), "p95 arrival"),
+        Panel(
+            13,
+            "Most at once in one conversation, over time",
+            "The busiest conversation, and how many turns half and nearly all arrivals found in flight, themselves included. "
+            "Metrics: sidecar.conversation.concurrency.max, sidecar.conversation.concurrency.",
+            (
+                Query(q.now(metrics.CONCURRENCY_MAX, how="max"), "busiest"),
+                Query(q.quantile(0.5, metrics.CONCURRENCY), "median arrival", exemplars=True),
+                Query(q.quantile(0.95, metrics.CONCURRENCY), "p95 arrival"),
+            ),
+            no_data=NO_SESSIONS,
         ),
-        no_data=NO_SESSIONS,
-    ),
-    Panel(
-        14,
-        "Races: overlaps and inversions",
-        "Turns per second that arrived while another was in flight, and that completed after a later one. Inversions in an "
-        "app that shows answers in order: it must sort them itself now. Replaces: race conditions detected. "
-        "Metrics: sidecar.conversation.overlaps, sidecar.responses.out_of_order.",
-        (
-            Query(q.at_least_zero(q.rate(metrics.OVERLAPS), _TURNS), "overlaps"),
-            Query(q.at_least_zero(q.rate(metrics.OUT_OF_ORDER), _TURNS), "out of order"),
+        Panel(
+            14,
+            "Races: overlaps and inversions",
+            "Turns per second that arrived while another was in flight, and that completed after a later one. Inversions in an "
+            "app that shows answers in order: it must sort them itself now. "
+            "Metrics: sidecar.conversation.overlaps, sidecar.responses.out_of_order.",
+            (
+                Query(q.at_least_zero(q.rate(metrics.OVERLAPS), _TURNS), "overlaps"),
+                Query(q.at_least_zero(q.rate(metrics.OUT_OF_ORDER), _TURNS), "out of order"),
+            ),
+            unit="ops",
+            no_data=NO_TURNS,
         ),
-        unit="ops",
-        no_data=NO_TURNS,
-    ),
-    Panel(
-        19,
-        "Overlap share by upstream",
-        "Of the turns that arrived, those that met another in flight. A jump: an app has begun to run turns at once, or "
-        "repeats them. Replaces: race conditions detected. Metrics: sidecar.conversation.overlaps, "
-        "sidecar.conversation.concurrency.",
-        (
-            Query(
-                q.share(
-                    q.rate(metrics.OVERLAPS, q.UPSTREAM), q.rate(metrics.CONCURRENCY, q.UPSTREAM, "_count")
+        Panel(
+            19,
+            "Overlap share by upstream",
+            "Of the turns that arrived, those that met another in flight. A jump: an app has begun to run turns at once, or "
+            "repeats them. Metrics: sidecar.conversation.overlaps, "
+            "sidecar.conversation.concurrency.",
+            (
+                Query(
+                    q.share(
+                        q.rate(metrics.OVERLAPS, q.UPSTREAM),
+                        q.rate(metrics.CONCURRENCY, q.UPSTREAM, "_count"),
+                    ),
+                    f"{{{{{q.UPSTREAM}}}}}",
                 ),
-                f"{{{{{q.UPSTREAM}}}}}",
             ),
+            unit="percentunit",
+            no_data=NO_TURNS,
         ),
-        unit="percentunit",
-        no_data=NO_TURNS,
-    ),
-    Panel(
-        29,
-        "What turns are to their past",
-        "Turns per second by what their history shows them to be. Overlaps do harm only where turns race: they continue the "
-        "same point of a conversation, one sent while the other was in flight. Many races: the app sends before it has the "
-        "answer; each has a link to the other on its span. Replaces: race conditions detected. "
-        "Metric: sidecar.turns.related.",
-        (Query(q.rate(metrics.TURNS_RELATED, _RELATION), f"{{{{{_RELATION}}}}}"),),
-        unit="ops",
-        stacked=True,
-        no_data="no turn in this range, or SIDECAR_HISTORY=off",
-    ),
-    Panel(
-        30,
-        "Races and orphaned answers",
-        "Of the overlaps, those that did harm: turns per second that raced another one, and answers that no later turn has "
-        "although their conversation went on (known when that ends). Overlaps without races do none. Replaces: race "
-        "conditions detected. Metrics: sidecar.turns.related, sidecar.answers.orphaned, sidecar.conversation.overlaps.",
-        (
-            Query(q.at_least_zero(q.rate(metrics.OVERLAPS), _TURNS), "overlaps"),
-            Query(
-                q.at_least_zero(q.rate(metrics.TURNS_RELATED, where=f'{_RELATION}="races"'), _TURNS), "races"
+        Panel(
+            29,
+            "What turns are to their past",
+            "Turns per second by what their history shows them to be. Overlaps do harm only where turns race: they continue the "
+            "same point of a conversation, one sent while the other was in flight. Many races: the app sends before it has the "
+            "answer; each has a link to the other on its span. "
+            "Metric: sidecar.turns.related.",
+            (Query(q.rate(metrics.TURNS_RELATED, _RELATION), f"{{{{{_RELATION}}}}}"),),
+            unit="ops",
+            stacked=True,
+            no_data="no turn in this range, or SIDECAR_HISTORY=off",
+        ),
+        Panel(
+            30,
+            "Races and orphaned answers",
+            "The overlaps that did harm: turns per second that raced another one, and answers that no later turn has "
+            "although their conversation went on (known when that ends). Overlaps without races do none. "
+            "Metrics: sidecar.turns.related, sidecar.answers.orphaned.",
+            (
+                Query(
+                    q.at_least_zero(q.rate(metrics.TURNS_RELATED, where=f'{_RELATION}="races"'), _TURNS),
+                    "races",
+                ),
+                Query(q.at_least_zero(q.rate(metrics.ORPHANED), _TURNS), "orphaned answers"),
             ),
-            Query(q.at_least_zero(q.rate(metrics.ORPHANED), _TURNS), "orphaned answers"),
+            unit="ops",
+            no_data=NO_TURNS,
         ),
-        unit="ops",
-        no_data=NO_TURNS,
-    ),
-    Panel(
-        20,
-        "How far turns were overtaken",
-        "Of the turns out of order: how many later ones had completed before, at the median and at p95. Replaces: race "
-        "conditions detected. Metric: sidecar.responses.out_of_order.distance.",
-        (
-            Query(
-                q.quantile(0.5, metrics.DISTANCE), "median", quiet="only what is out of order has a distance"
+        Panel(
+            20,
+            "How far turns were overtaken",
+            "Of the turns out of order: how many later ones had completed before, at the median and at p95. "
+            "Metric: sidecar.responses.out_of_order.distance.",
+            (
+                Query(
+                    q.quantile(0.5, metrics.DISTANCE),
+                    "median",
+                    quiet="only what is out of order has a distance",
+                ),
+                Query(q.quantile(0.95, metrics.DISTANCE), "p95", exemplars=True, quiet="likewise"),
             ),
-            Query(q.quantile(0.95, metrics.DISTANCE), "p95", exemplars=True, quiet="likewise"),
+            no_data="no turn out of order, or none at all, in this range",
         ),
-        no_data="no turn out of order, or none at all, in this range",
-    ),
-    Panel(
-        21,
-        "Think time",
-        "From a conversation's last ending to its next arrival, when nothing was in flight: people reading, or tools at "
-        "work. Metric: sidecar.conversation.think_time.",
-        (
-            Query(q.quantile(0.5, metrics.THINK_TIME), "median", quiet="needs a second turn after a pause"),
-            Query(q.quantile(0.95, metrics.THINK_TIME), "p95", exemplars=True, quiet="likewise"),
-        ),
-        unit="s",
-        no_data="no second turn in this range",
-    ),
-    Row(7, "The wait that did not happen"),
-    Panel(
-        12,
-        "Queue wait avoided",
-        "What one turn would have waited: average and p95. Replaces: average wait time. "
-        "Metric: sidecar.conversation.wait_avoided.",
-        (
-            Query(q.mean(metrics.WAIT_AVOIDED), "average"),
-            Query(q.quantile(0.95, metrics.WAIT_AVOIDED), "p95", exemplars=True),
-        ),
-        unit="s",
-        no_data=NO_TURNS,
-    ),
-    Panel(
-        15,
-        "Would have timed out in the queue",
-        "Share of turns whose wait would have been over 30 s, the queue's time-out, and over 60 s, the request's. Replaces: "
-        "queue-wait time-out, forced clean-up, deadlocks. Metric: sidecar.conversation.wait_avoided.",
-        (Query(_waited_over(30), "over 30 s"), Query(_waited_over(60), "over 60 s")),
-        unit="percentunit",
-        no_data=NO_TURNS,
-    ),
-    Panel(
-        22,
-        "Waits left open",
-        "Turns whose wait could not be known: a cap was reached, or the sidecar stopped first. More than a few: the figures "
-        "above are too low. Metric: sidecar.conversation.wait_unknown.",
-        (Query(q.at_least_zero(q.rate(metrics.WAIT_UNKNOWN), _WAITED), "unknown"),),
-        unit="ops",
-        no_data=NO_TURNS,
-    ),
-    Panel(
-        18,
-        "Oldest request in flight",
-        "How long the oldest has been running. Hours: nothing ends it; look at the admin port's sessions. "
-        "Replaces: request time-out. Metric: sidecar.requests.oldest.age.",
-        (Query(q.now(metrics.OLDEST_AGE, how="max"), "age"),),
-        unit="s",
-    ),
-    Row(8, "Requests"),
-    Panel(
-        11,
-        "Outcomes",
-        "Settled requests per second by outcome. Much of anything but completed: look at LLM traffic. "
-        "Replaces: completed requests; requests started, completed, failed. Metric: sidecar.requests.",
-        (Query(q.rate(metrics.REQUESTS, q.OUTCOME), f"{{{{{q.OUTCOME}}}}}"),),
-        unit="reqps",
-        width=8,
-        stacked=True,
-        colours=q.OUTCOMES,
-    ),
-    Panel(
-        16,
-        "Traffic",
-        "Requests settled per second, those in flight, and how long one takes on average. Replaces: sequence total, "
-        "completed, failed, average processing time. Metrics: sidecar.requests, sidecar.requests.active, "
-        "gen_ai.client.operation.duration.",
-        (
-            Query(q.rate(metrics.REQUESTS), "settled per second"),
-            Query(q.now(metrics.REQUESTS_ACTIVE), "in flight"),
-            Query(q.mean(metrics.OPERATION_DURATION), "average seconds"),
-        ),
-        width=8,
-    ),
-    Panel(
-        17,
-        "Finish-reason coverage",
-        "Share of turns' responses that said why they ended. Low: a provider leaves it out, or answers break off. "
-        "Replaces: finish-reason coverage. Metric: sidecar.finish_reasons.",
-        (
-            Query(
-                "1 - ("
-                + q.share(
-                    q.rate(metrics.FINISH_REASONS, where=f'{label(n.FINISH_REASON)}="missing"'),
-                    q.rate(metrics.FINISH_REASONS),
-                )
-                + ")",
-                "told",
+        Panel(
+            21,
+            "Think time",
+            "From a conversation's last ending to its next arrival, when nothing was in flight: people reading, or tools at "
+            "work. Metric: sidecar.conversation.think_time.",
+            (
+                Query(
+                    q.quantile(0.5, metrics.THINK_TIME), "median", quiet="needs a second turn after a pause"
+                ),
+                Query(q.quantile(0.95, metrics.THINK_TIME), "p95", exemplars=True, quiet="likewise"),
             ),
+            unit="s",
+            no_data="no second turn in this range",
         ),
-        unit="percentunit",
-        width=8,
-    ),
-    Row(9, "Sessions"),
-    Panel(
-        23,
-        "Live sessions, and sessions started",
-        "Sessions that are alive, and new ones per minute. Metrics: sidecar.sessions.active, sidecar.sessions.",
-        (
-            Query(q.now(metrics.SESSIONS_ACTIVE), "alive"),
-            Query(f"60 * {q.rate(metrics.SESSIONS)}", "started per minute"),
+        Row(7, "The wait that did not happen"),
+        Panel(
+            2,
+            "Requests the queue would be holding",
+            "Turns in flight that the deleted queue would be making wait. Many for long: look at Queue wait avoided; the app "
+            "gains that much by running at once. Metric: sidecar.requests.overlapping.",
+            (Query(q.now(metrics.REQUESTS_OVERLAPPING), "held"),),
         ),
-        width=8,
-    ),
-    Panel(
-        24,
-        "Length of sessions",
-        "From the first arrival to the last ending, of sessions that ended. Metric: sidecar.session.duration.",
-        (
-            Query(q.quantile(0.5, metrics.SESSION_DURATION), "median", quiet="told when a session ends"),
-            Query(q.quantile(0.95, metrics.SESSION_DURATION), "p95", quiet="likewise"),
+        Panel(
+            12,
+            "Queue wait avoided",
+            "What one turn would have waited: average and p95. Metric: sidecar.conversation.wait_avoided.",
+            (
+                Query(q.mean(metrics.WAIT_AVOIDED), "average"),
+                Query(q.quantile(0.95, metrics.WAIT_AVOIDED), "p95", exemplars=True),
+            ),
+            unit="s",
+            no_data=NO_TURNS,
         ),
-        unit="s",
-        width=8,
-        no_data="no session ended in this range",
-    ),
-    Panel(
-        25,
-        "Requests of a session",
-        "How many requests sessions had that ended. One each: the app names every request a session of its own. "
-        "Metric: sidecar.session.requests.",
-        (
-            Query(q.quantile(0.5, metrics.SESSION_REQUESTS), "median", quiet="told when a session ends"),
-            Query(q.quantile(0.95, metrics.SESSION_REQUESTS), "p95", quiet="likewise"),
+        Row(9, "Sessions"),
+        Panel(
+            23,
+            "Sessions started",
+            "New ones per minute. Many more than the app has users or runs: it names each request a session of its own. "
+            "Metric: sidecar.sessions.",
+            (Query(f"60 * {q.rate(metrics.SESSIONS)}", "per minute"),),
+            width=8,
         ),
-        width=8,
-        no_data="no session ended in this range",
+        Panel(
+            24,
+            "Length of sessions",
+            "From the first arrival to the last ending, of sessions that ended. Metric: sidecar.session.duration.",
+            (
+                Query(q.quantile(0.5, metrics.SESSION_DURATION), "median", quiet="told when a session ends"),
+                Query(q.quantile(0.95, metrics.SESSION_DURATION), "p95", quiet="likewise"),
+            ),
+            unit="s",
+            width=8,
+            no_data="no session ended in this range",
+        ),
+        Panel(
+            25,
+            "Requests of a session",
+            "How many requests sessions had that ended. One each: the app names every request a session of its own. "
+            "Metric: sidecar.session.requests.",
+            (
+                Query(q.quantile(0.5, metrics.SESSION_REQUESTS), "median", quiet="told when a session ends"),
+                Query(q.quantile(0.95, metrics.SESSION_REQUESTS), "p95", quiet="likewise"),
+            ),
+            width=8,
+            no_data="no session ended in this range",
+        ),
+        Row(5, "Nothing wrong here", collapsed=True),
+        Panel(
+            15,
+            "Would have timed out in the queue",
+            "Share of turns whose wait would have been over 30 s, the queue's time-out, and over 60 s, the request's. "
+            "Metric: sidecar.conversation.wait_avoided.",
+            (Query(_waited_over(30), "over 30 s"), Query(_waited_over(60), "over 60 s")),
+            unit="percentunit",
+            no_data=NO_TURNS,
+        ),
+        Panel(
+            22,
+            "Waits left open",
+            "Turns whose wait could not be known: a cap was reached, or the sidecar stopped first. More than a few: the figures "
+            "above are too low. Metric: sidecar.conversation.wait_unknown.",
+            (Query(q.at_least_zero(q.rate(metrics.WAIT_UNKNOWN), _WAITED), "unknown"),),
+            unit="ops",
+            no_data=NO_TURNS,
+        ),
     ),
+    q.WHICH,
+    q.WHERE,
 )
 
 
@@ -306,4 +223,6 @@ def sessions() -> Json:
     """The dashboard."""
     about = "What happens inside conversations now that their requests run at the same time."
     title = "Sidecar: sessions and concurrency"
-    return dashboard(UID, title, about, panels=laid_out(PANELS), variables=variables(model=True))
+    return dashboard(
+        UID, title, about, panels=laid_out(PANELS), variables=variables(), annotations=annotations()
+    )

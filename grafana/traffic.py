@@ -5,17 +5,16 @@ their metrics. Written by `write.py`.
 """
 
 from grafana import queries as q
-from grafana.names import label, series
+from grafana.names import label
+from grafana.overview import start
 from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
-from grafana.variables import variables
+from grafana.variables import annotations, variables
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.metrics import Metric
 
 UID = "sidecar-traffic"
 
-FAILED = f'{q.OUTCOME}=~"upstream_failed|error_in_stream|timed_out|internal_error|shutdown"'
-_RATE = q.rate(metrics.REQUESTS)
 _BROKE_AT = label(n.BROKE_AT)
 _IF_TOLD = "only where a provider tells it"
 _ONLY_LATEST = "only with SIDECAR_SEMCONV=latest or both"
@@ -25,18 +24,13 @@ def _named(attribute: str) -> str:
     return f"{{{{{label(attribute)}}}}}"
 
 
-def _either(expression: str, shipped: Metric, latest: Metric) -> str:
-    """The expression on the shipped metric, or on the one that the latest conventions have in its place."""
-    return f"({expression}) or ({expression.replace(series(shipped), series(latest))})"
-
-
 def _latency(share: float, shipped: Metric, latest: Metric, by: str = "") -> str:
-    return _either(q.quantile(share, shipped, by), shipped, latest)
+    return q.either(q.quantile(share, shipped, by), shipped, latest)
 
 
 def _tokens(kind: str, latest: Metric) -> str:
-    shipped = q.rate(metrics.TOKEN_USAGE, "", "_sum", where=f'{label(n.TOKEN_TYPE)}="{kind}"')
-    return f"({shipped}) or ({q.rate(latest)})"
+    shipped = q.rate(metrics.TOKEN_USAGE, q.UPSTREAM, "_sum", where=f'{label(n.TOKEN_TYPE)}="{kind}"')
+    return f"({shipped}) or ({q.rate(latest, q.UPSTREAM)})"
 
 
 def _details(detail: str, latest: Metric) -> str:
@@ -59,77 +53,52 @@ def _three(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
     )
 
 
+_UPSTREAM = _named(n.UPSTREAM)
+_NO_MODEL = "no request named a model in this range"
+
+
+def _of_each(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
+    return (
+        Query(_latency(0.5, shipped, latest, q.UPSTREAM), f"{_UPSTREAM}, p50", exemplars=True),
+        Query(_latency(0.95, shipped, latest, q.UPSTREAM), f"{_UPSTREAM}, p95"),
+    )
+
+
 PANELS: tuple[Panel | Row, ...] = (
-    Row(105, "Overview"),
-    Panel(
-        101,
-        "Requests per second",
-        "Requests that settled, whatever their outcome. Metric: sidecar.requests.",
-        (Query(_RATE),),
-        unit="reqps",
-        kind="stat",
-        width=6,
-        height=5,
-    ),
-    Panel(
-        102,
-        "Failed share",
-        "Requests that failed by nobody's choice: upstream failed, error in the stream, timed out, shut down. Rejections and "
-        "departures are not among them. Over 1 %: look at Errors by type. Metric: sidecar.requests.",
-        (Query(q.share(q.rate(metrics.REQUESTS, where=FAILED), _RATE)),),
-        unit="percentunit",
-        kind="stat",
-        width=6,
-        height=5,
-        decimals=2,
-        steps=(("orange", 0.01), ("red", 0.05)),
-    ),
-    Panel(
-        103,
-        "Duration of a call, p95",
-        "From asking for a connection to the answer's end; of streams that is the whole stream. "
-        "Metric: gen_ai.client.operation.duration.",
-        (Query(_latency(0.95, metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION)),),
-        unit="s",
-        kind="stat",
-        width=6,
-        height=5,
-    ),
-    Panel(
-        104,
-        "Output tokens per second",
-        "As the providers reported them. Metric: gen_ai.client.token.usage.",
-        (Query(_tokens("output", metrics.INFERENCE_OUTPUT_TOKENS)),),
-        kind="stat",
-        width=6,
-        height=5,
-        no_data="no usage reported in this range",
-    ),
+    *start(UID),
     Row(106, "Requests and errors"),
     Panel(
-        110,
-        "Requests by operation",
-        "Settled per second, by what was asked for. Metric: sidecar.requests.",
-        (Query(q.rate(metrics.REQUESTS, label(n.OPERATION)), _named(n.OPERATION)),),
-        unit="reqps",
-        stacked=True,
+        150,
+        "Bad answers by upstream",
+        "Share of each upstream's answers: failed, timed out, an error in the stream, 5xx, 429. Over 25 % it is critical in "
+        "minutes, over 3 % after an hour. Metric: sidecar.results.",
+        (
+            Query(
+                q.share(
+                    q.rate(metrics.RESULTS, q.UPSTREAM, where=q.BAD), q.rate(metrics.RESULTS, q.UPSTREAM)
+                ),
+                _UPSTREAM,
+            ),
+        ),
+        unit="percentunit",
+        links=(("Session explorer", "/d/sidecar-explorer?${__url_time_range}"),),
     ),
     Panel(
         111,
-        "Outcomes other than completed",
-        "Settled per second, by outcome. upstream_rejected: the provider said no (4xx, 5xx); client_left: the app went away. "
-        "Metric: sidecar.requests.",
+        "Answers other than completed",
+        "Per second, by what they were. client_error: 4xx but 429, the app's own; client_left: the app went away. Choose an "
+        "upstream to see its own. Metric: sidecar.results.",
         (
             Query(
-                q.rate(metrics.REQUESTS, q.OUTCOME, where=f'{q.OUTCOME}!="completed"'),
-                f"{{{{{q.OUTCOME}}}}}",
+                f"{q.rate(metrics.RESULTS, q.RESULT, where=f'{q.RESULT}!=' + chr(34) + 'completed' + chr(34))} > 0",
+                f"{{{{{q.RESULT}}}}}",
                 quiet="nothing ended otherwise",
             ),
         ),
         unit="reqps",
         stacked=True,
         no_data="nothing but completed requests, or none at all",
-        colours=q.OUTCOMES,
+        colours=q.RESULTS,
     ),
     Panel(
         112,
@@ -144,16 +113,10 @@ PANELS: tuple[Panel | Row, ...] = (
             ),
         ),
         kind="bargauge",
+        unit="none",
+        steps=(("red", 1),),
         no_data="no error, or no traffic, in this range",
         decimals=0,
-    ),
-    Panel(
-        113,
-        "Retries",
-        "Arrivals per second that their client marked as a retry, and their share of all. Much: the provider is rate "
-        "limiting or failing; see Errors by type. Metrics: sidecar.retries, sidecar.identity.",
-        (Query(q.at_least_zero(q.rate(metrics.RETRIES), q.rate(metrics.IDENTITY)), "retries per second"),),
-        unit="reqps",
     ),
     Panel(
         114,
@@ -163,34 +126,123 @@ PANELS: tuple[Panel | Row, ...] = (
         stacked=True,
     ),
     Panel(
+        163,
+        "Longest running, and longest silent",
+        "By upstream: the oldest request in flight, and the longest that one has heard nothing. Both grow: it hangs; old and "
+        "not silent: a long stream. Metrics: sidecar.requests.oldest.age, sidecar.requests.silence.",
+        (
+            Query(q.now(metrics.OLDEST_AGE, q.UPSTREAM, how="max"), f"{_UPSTREAM}, running"),
+            Query(q.now(metrics.SILENCE, q.UPSTREAM, how="max"), f"{_UPSTREAM}, silent"),
+        ),
+        unit="s",
+        links=(("Session explorer", "/d/sidecar-explorer?${__url_time_range}"),),
+    ),
+    Panel(
+        110,
+        "Requests by upstream and operation",
+        "Settled per second, by what was asked for, and of whom. Metric: sidecar.requests.",
+        (
+            Query(
+                q.rate(metrics.REQUESTS, f"{q.UPSTREAM}, {label(n.OPERATION)}"),
+                f"{_UPSTREAM} {_named(n.OPERATION)}",
+            ),
+        ),
+        unit="reqps",
+        stacked=True,
+    ),
+    Panel(
         115,
         "Finish reasons",
         "Why generation stopped, per second. length: answers are cut by a token limit; missing: nobody said. "
         "Metric: sidecar.finish_reasons.",
-        (Query(q.rate(metrics.FINISH_REASONS, label(n.FINISH_REASON)), _named(n.FINISH_REASON)),),
-        unit="ops",
+        (
+            Query(
+                q.rate(metrics.FINISH_REASONS, f"{q.UPSTREAM}, {label(n.FINISH_REASON)}"),
+                f"{_UPSTREAM}: {_named(n.FINISH_REASON)}",
+            ),
+        ),
+        unit="cps",
         stacked=True,
     ),
     Row(107, "Latency"),
     Panel(
+        121,
+        "Time to first chunk",
+        "Of streams, by upstream: how long a reader waits for the first word. Rising alone: the provider queues; rising with "
+        "the duration: longer prompts, or a slower model. Read to the bounds of its buckets, 40 % apart. "
+        "Metric: gen_ai.client.operation.time_to_first_chunk.",
+        _of_each(metrics.OPERATION_FIRST_CHUNK, metrics.INFERENCE_FIRST_CHUNK),
+        unit="s",
+        no_data="no stream in this range",
+    ),
+    Panel(
         120,
         "Duration of a call",
-        "From asking for a connection to the answer's end. Dots are requests: they lead to their traces. "
-        "Metric: gen_ai.client.operation.duration.",
+        "By upstream, from asking for a connection to the answer's end; of streams that is the whole stream. Dots are requests: "
+        "they lead to their traces. Metric: gen_ai.client.operation.duration.",
         (
-            *_three(metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION),
-            Query(q.quantile(0.95, metrics.EMBEDDINGS_DURATION), "embeddings, p95", quiet=_ONLY_LATEST),
+            *_of_each(metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION),
+            Query(
+                q.quantile(0.95, metrics.EMBEDDINGS_DURATION, q.UPSTREAM),
+                f"{_UPSTREAM}, embeddings, p95",
+                quiet=_ONLY_LATEST,
+            ),
         ),
         unit="s",
     ),
     Panel(
-        121,
-        "Time to first chunk",
-        "Of streams: how long a reader waits for the first word. Rising alone: the provider queues; rising with the duration: "
-        "longer prompts, or a slower model. Metric: gen_ai.client.operation.time_to_first_chunk.",
-        _three(metrics.OPERATION_FIRST_CHUNK, metrics.INFERENCE_FIRST_CHUNK),
+        160,
+        "First words",
+        "How many streams began after how long: two bands are two kinds of answers, which a p95 hides. "
+        "Metric: gen_ai.client.operation.time_to_first_chunk.",
+        (
+            Query(
+                q.either(
+                    q.cells(metrics.OPERATION_FIRST_CHUNK),
+                    metrics.OPERATION_FIRST_CHUNK,
+                    metrics.INFERENCE_FIRST_CHUNK,
+                ),
+                "{{le}}",
+            ),
+        ),
         unit="s",
+        kind="heatmap",
         no_data="no stream in this range",
+    ),
+    Panel(
+        161,
+        "Durations",
+        "How many calls took how long. Metric: gen_ai.client.operation.duration.",
+        (
+            Query(
+                q.either(
+                    q.cells(metrics.OPERATION_DURATION),
+                    metrics.OPERATION_DURATION,
+                    metrics.INFERENCE_DURATION,
+                ),
+                "{{le}}",
+            ),
+        ),
+        unit="s",
+        kind="heatmap",
+    ),
+    Panel(
+        162,
+        "Where the time goes",
+        "Mean time of a request, by phase: body is the app sending, connect the way to the provider, wait the provider thinking, "
+        "stream the answer. Metric: sidecar.request.phase.duration.",
+        (Query(q.mean(metrics.PHASE_DURATION, label(n.REQUEST_PHASE)), _named(n.REQUEST_PHASE)),),
+        unit="s",
+        stacked=True,
+        colours={"body": "purple", "connect": "yellow", "wait": "orange", "stream": "green"},
+    ),
+    Panel(
+        123,
+        "Duration as the app sees it, by route",
+        "The whole request at the sidecar's door, p95. Far above the call's own: look at Sidecar health and cost. "
+        "Metric: http.server.request.duration.",
+        (Query(q.quantile(0.95, metrics.HTTP_DURATION, label(n.ROUTE)), _named(n.ROUTE), exemplars=True),),
+        unit="s",
     ),
     Panel(
         122,
@@ -200,14 +252,6 @@ PANELS: tuple[Panel | Row, ...] = (
         unit="s",
         no_data="no stream in this range",
     ),
-    Panel(
-        123,
-        "Duration as the app sees it, by route",
-        "The whole request at the sidecar's door, p95. Far above the call's own: look at Is the sidecar innocent? "
-        "Metric: http.server.request.duration.",
-        (Query(q.quantile(0.95, metrics.HTTP_DURATION, label(n.ROUTE)), _named(n.ROUTE), exemplars=True),),
-        unit="s",
-    ),
     Row(108, "Models and tokens"),
     Panel(
         130,
@@ -216,7 +260,7 @@ PANELS: tuple[Panel | Row, ...] = (
         (Query(q.rate(metrics.REQUESTS, q.MODEL, where=f'{q.MODEL}!=""'), f"{{{{{q.MODEL}}}}}"),),
         unit="reqps",
         stacked=True,
-        no_data="no request named a model in this range",
+        no_data=_NO_MODEL,
     ),
     Panel(
         131,
@@ -230,15 +274,17 @@ PANELS: tuple[Panel | Row, ...] = (
             ),
         ),
         unit="s",
+        logarithmic=True,
     ),
     Panel(
         132,
         "Tokens per second",
-        "As the providers reported them. Metrics: gen_ai.client.token.usage and sidecar.tokens.details; "
+        "As the providers reported them, by upstream; details of all together. Metrics: gen_ai.client.token.usage and "
+        "sidecar.tokens.details; "
         "gen_ai.client.inference.usage.input_tokens and its siblings.",
         (
-            Query(_tokens("input", metrics.INFERENCE_INPUT_TOKENS), "input"),
-            Query(_tokens("output", metrics.INFERENCE_OUTPUT_TOKENS), "output"),
+            Query(_tokens("input", metrics.INFERENCE_INPUT_TOKENS), f"{_UPSTREAM}, input"),
+            Query(_tokens("output", metrics.INFERENCE_OUTPUT_TOKENS), f"{_UPSTREAM}, output"),
             Query(
                 q.rate(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, "", "_sum"),
                 "input of embeddings",
@@ -293,7 +339,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Turns per second whose prompt is another one than that of the turn before, and where: the provider's cache ends "
         "there. tools or system: something in them changes from turn to turn. Metric: sidecar.prompt.breaks.",
         (Query(q.rate(metrics.PROMPT_BREAKS, _BROKE_AT), f"{{{{{_BROKE_AT}}}}}"),),
-        unit="ops",
+        unit="cps",
         width=12,
         stacked=True,
         no_data="no prompt broke in this range",
@@ -315,7 +361,7 @@ PANELS: tuple[Panel | Row, ...] = (
         (
             Query(
                 "topk(10, "
-                + _either(
+                + q.either(
                     q.grown(
                         metrics.OPERATION_DURATION,
                         label(n.RESPONSE_MODEL),
@@ -330,9 +376,19 @@ PANELS: tuple[Panel | Row, ...] = (
             ),
         ),
         kind="bargauge",
+        unit="none",
         width=24,
         height=6,
         decimals=0,
+    ),
+    Row(105, "Nothing wrong here", collapsed=True),
+    Panel(
+        113,
+        "Retries",
+        "Arrivals per second that their client marked as a retry, and their share of all. Much: the provider is rate "
+        "limiting or failing; see Errors by type. Metrics: sidecar.retries, sidecar.identity.",
+        (Query(q.at_least_zero(q.rate(metrics.RETRIES), q.rate(metrics.IDENTITY)), "retries per second"),),
+        unit="reqps",
     ),
 )
 
@@ -346,4 +402,5 @@ def traffic() -> Json:
         about,
         panels=laid_out(PANELS),
         variables=variables(model=True),
+        annotations=annotations(),
     )

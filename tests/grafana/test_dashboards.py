@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 METRICS = [one for one in vars(metrics).values() if isinstance(one, Metric)]
 LABELS = {label(attribute) for metric in METRICS for attribute in metric.attributes}
-OF_PROMETHEUS = {"job", "instance", "le", "severity"}
+OF_PROMETHEUS = {"job", "instance", "le", "severity", "k8s_pod_name"}
 
 
 def defined() -> set[str]:
@@ -35,8 +35,9 @@ def dashboards(*, of_metrics: bool = True) -> list[dict[str, Any]]:
 
 
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
-    """The panels that ask Prometheus."""
-    return [panel for panel in board["panels"] if panel["type"] != "row"]
+    """Those that ask for something, in collapsed rows as well."""
+    every = [one for panel in board["panels"] for one in (panel, *panel.get("panels", ()))]
+    return [panel for panel in every if panel["type"] != "row"]
 
 
 def expressions() -> list[str]:
@@ -55,9 +56,7 @@ def used_in(expression: str) -> set[str]:
     return {*re.findall(r"\b((?:sidecar|gen_ai|http|process)_\w+)(?=\{|\[)", expression)}
 
 
-UNCHARTED = {
-    *("sidecar.results", "sidecar.request.phase.duration", "sidecar.requests.silence"),
-}
+UNCHARTED: set[str] = set()
 """Metrics that no panel has."""
 
 
@@ -87,12 +86,16 @@ def test_names_are_defined(expression: str) -> None:
 @pytest.mark.parametrize("board", dashboards(), ids=lambda one: str(one["uid"]))
 def test_panels_say_what_they_mean(board: dict[str, Any]) -> None:
     """Title, unit, description with the metric's name, words for no data, an id of its own, a templated source."""
-    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    ids = [
+        panel["id"] for panel in (*panels(board), *(one for one in board["panels"] if one["type"] == "row"))
+    ]
+    assert len({*ids}) == len(ids)
     for panel in panels(board):
         defaults = panel["fieldConfig"]["defaults"]
         assert panel["title"]
         assert defaults["unit"]
-        assert defaults["noValue"]
+        # In a table these words would stand in every cell that has nothing.
+        assert bool(defaults.get("noValue")) == (panel["type"] != "table")
         assert "Metric" in panel["description"]
         told = re.findall(r"\b(?:sidecar|gen_ai|http|process)\.[\w.]*\w", panel["description"])
         assert told
@@ -107,7 +110,7 @@ def test_panels_say_what_they_mean(board: dict[str, Any]) -> None:
 def test_nothing_overlaps(board: dict[str, Any]) -> None:
     """No two panels share a place, and none is wider than the page."""
     taken: set[tuple[int, int]] = set()
-    for panel in board["panels"]:
+    for panel in [*board["panels"], *(one for one in panels(board) if one not in board["panels"])]:
         grid = panel["gridPos"]
         cells = {
             (x, y)
@@ -119,32 +122,53 @@ def test_nothing_overlaps(board: dict[str, Any]) -> None:
         taken |= cells
 
 
-STAND_INS = {
-    "total queues": "Live conversations",
-    "total pending requests": "Requests the queue would be holding",
-    "average wait time": "Queue wait avoided",
-    "longest queue": "Most at once in one conversation",
-    "completed requests": "Outcomes",
-    "requests started, completed, failed": "Outcomes",
-    "request time-out": "Oldest request in flight",
-    "queue-wait time-out": "Would have timed out in the queue",
-    "forced clean-up": "Would have timed out in the queue",
-    "deadlocks": "Would have timed out in the queue",
-    "sequence total": "Traffic",
-    "average processing time": "Traffic",
-    "sequence accuracy": "In-order share in the range",
-    "finish-reason coverage": "Finish-reason coverage",
-    "race conditions detected": "Races: overlaps and inversions",
-}
-"""What the queue's monitoring had, and the panel that has it now. What it had of one conversation, the explorer has."""
+def test_what_was_deleted_is_found_again() -> None:
+    """What the queue's monitoring had: the document says which panel has it now, by its title."""
+    text = (ROOT / "docs/dashboards.md").read_text(encoding="utf-8")
+    section = text.partition("## What the queue's monitoring showed")[2].partition("\n## ")[0]
+    titles = {panel["title"] for board in dashboards(of_metrics=False) for panel in panels(board)}
+    titles |= {"Session explorer"}
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 11
+    for _, question, answered, *_ in rows:
+        named = {one.strip() for one in answered.split(";")}
+        assert named <= titles, question
 
 
-@pytest.mark.parametrize("deleted,panel", STAND_INS.items())
-def test_what_was_deleted_is_found_again(deleted: str, panel: str) -> None:
-    """By the name it had, in the description of the panel that stands in for it."""
-    (board,) = [one for one in dashboards() if one["uid"] == "sidecar-sessions"]
-    (found,) = [one for one in panels(board) if one["title"] == panel]
-    assert deleted in found["description"].partition("Replaces: ")[2]
+START = (901, 902, 903, 904, 905, 906, 907, 908, 910)
+
+
+@pytest.mark.parametrize("uid", ["sidecar-sessions", "sidecar-traffic", "sidecar-streams"])
+def test_a_way_in_begins_with_what_turns_red(uid: str) -> None:
+    """The same row and table, each figure over the range (an instant one has no course), its steps told with a reason."""
+    (board,) = [one for one in dashboards() if one["uid"] == uid]
+    first = board["panels"][: len(START)]
+    assert tuple(panel["id"] for panel in first) == START
+    for panel in first[:-1]:
+        assert panel["gridPos"]["y"] == 0
+        assert not panel["targets"][0]["instant"]
+        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        assert (len(steps) > 1) == ("Orange from" in panel["description"])
+        assert (len(steps) > 1) == (panel["options"]["colorMode"] == "background")
+        assert steps[0]["color"] == ("green" if len(steps) > 1 else "blue")
+    (link,) = [
+        one["value"][0]
+        for one in first[-1]["fieldConfig"]["overrides"][0]["properties"]
+        if one["id"] == "links"
+    ]
+    assert link["url"].startswith(f"/d/{uid}?var-sidecar_upstream=${{__value.text:percentencode}}&")
+
+
+def test_no_panel_twice() -> None:
+    """No expression stands on two panels, but for what each way in begins with."""
+    asked: dict[str, str] = {}
+    for board in dashboards():
+        for panel in panels(board):
+            if panel["id"] not in START:
+                for target in panel["targets"]:
+                    place = f"{board['uid']}: {panel['title']}"
+                    other = asked.setdefault(target["expr"], place)
+                    assert other == place, target["expr"]
 
 
 @pytest.mark.parametrize("board", dashboards(), ids=lambda one: str(one["uid"]))
@@ -174,7 +198,7 @@ def test_the_linter_has_nothing_to_say(board: dict[str, Any]) -> None:
 def test_variables_are_defined(board: dict[str, Any]) -> None:
     """Whatever a query names is there to choose, in the same dashboard, and what is there is named somewhere."""
     offered = {one["name"] for one in board["templating"]["list"]}
-    text = json.dumps([board["panels"], board["templating"]])
+    text = json.dumps([board["panels"], board["templating"], board["annotations"]])
     used = {*re.findall(r"\$\{(?!__)(\w+)[:}]", text)}
     assert used == offered
 

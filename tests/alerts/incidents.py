@@ -1,0 +1,434 @@
+"""Incidents as their metrics tell them, minute by minute: which alert fires when, and which panel shows it first.
+
+Owns the table `INCIDENTS` and the figures behind it; `test_incidents.py` asks promtool. Each incident comes after a
+healthy time (a day where an alert compares with the day before), lasts for `LASTS` minutes, and is over. Traffic is ten
+requests a second unless it says otherwise, a fifth of them to `beta`. docs/alerts.md has the table for readers.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+WELL, DAY, LASTS, AFTER = 90, 1500, 60, 40
+"""Minutes of health before (a day and an hour where the past matters), of the incident, and of health after."""
+
+Segments = tuple[tuple[float, int], ...]
+"""What a series does for how many minutes: a counter's growth per minute, or a gauge's value."""
+
+WORDS = (
+    *("completed", "client_left", "client_error", "rate_limited", "server_error", "upstream_failed"),
+    *("error_in_stream", "timed_out", "refused", "shutdown", "internal_error"),
+)
+DEFAULT, BETA = 480, 120
+"""Requests per minute to each upstream."""
+
+
+def number(value: float) -> str:
+    """A number as promtool reads it."""
+    return f"{value:.10g}"
+
+
+def counter(segments: Segments) -> str:
+    """A counter that grows so; a negative growth is silence."""
+    total, parts = 0.0, []
+    for growth, minutes in segments:
+        if growth < 0:
+            parts.append(f"_x{minutes}")
+            continue
+        parts.append(f"{number(total)}+{number(growth)}x{minutes - 1}")
+        total += growth * minutes
+    return " ".join(parts)
+
+
+def gauge(segments: Segments) -> str:
+    """A gauge that has these values; a negative one is silence."""
+    return " ".join(
+        f"_x{minutes}" if value < 0 else f"{number(value)}x{minutes - 1}" for value, minutes in segments
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """`series` by name with labels; `fires`: alert to the minutes after the beginning from and until which it fires."""
+
+    title: str
+    series: Mapping[str, str]
+    fires: Mapping[str, tuple[int, int]]
+    past: int = WELL
+    seen: tuple[str, int, float] = ("", 0, 0)
+    """The panel that shows it first, by dashboard and number, and the highest value of its first query five minutes into it
+    (0: nothing). Number 0 is the mark of a process that begins, a minute into it."""
+
+
+def _labels(**labels: str) -> str:
+    return ",".join(f'{name}="{value}"' for name, value in labels.items())
+
+
+@dataclass(slots=True)
+class Story:
+    """The series of one incident. `incident` gives a line with another value for the time of the trouble."""
+
+    past: int = WELL
+    lasts: int = LASTS
+    series: dict[str, str] = field(default_factory=dict)
+
+    def incident(self, well: float, trouble: float) -> Segments:
+        """Well, trouble, well again."""
+        return ((well, self.past), (trouble, self.lasts), (well, AFTER + LASTS - self.lasts))
+
+    def counter(self, name: str, segments: Segments, **labels: str) -> None:
+        """Adds a counter."""
+        self.series[f"{name}{{{_labels(**labels)}}}"] = counter(segments)
+
+    def gauge(self, name: str, segments: Segments, **labels: str) -> None:
+        """Adds a gauge."""
+        self.series[f"{name}{{{_labels(**labels)}}}"] = gauge(segments)
+
+    def upstream(
+        self,
+        upstream: str,
+        results: Mapping[str, Segments],
+        *,
+        job: str = "app",
+        instance: str = "1",
+        active: Segments = (),
+        silence: Segments = (),
+    ) -> None:
+        """An upstream's results, zeros for those that do not happen, and what is in flight."""
+        where = {"job": job, "instance": instance, "sidecar_upstream": upstream}
+        length = sum(minutes for _, minutes in next(iter(results.values())))
+        active = active or ((2, length),)
+        silence = silence or ((1, length),)
+        shape = [(0.0 if growth >= 0 else -1.0, minutes) for growth, minutes in active]
+        for word in WORDS:
+            self.counter(
+                "sidecar_results_total", results.get(word, tuple(shape)), **where, sidecar_result=word
+            )
+        self.gauge("sidecar_requests_active", active, **where)
+        self.gauge("sidecar_requests_silence_seconds", silence, **where)
+        self.gauge("sidecar_requests_oldest_age_seconds", silence, **where)
+        threads = tuple((-1 if value < 0 else 9, minutes) for value, minutes in active)
+        self.gauge("process_thread_count", threads, job=job, instance=instance)
+
+    def healthy(self, upstream: str = "beta", per_minute: float = BETA, *, job: str = "app") -> None:
+        """An upstream that is well all the time."""
+        self.upstream(upstream, {"completed": self.incident(per_minute, per_minute)}, job=job)
+
+    def histogram(self, name: str, buckets: Mapping[str, Segments], **labels: str) -> None:
+        """Buckets with how much each grows, cumulative as they are told; `+Inf` is the count as well."""
+        where = {"job": "app", "instance": "1", "sidecar_upstream": "default", **labels}
+        for bound, segments in buckets.items():
+            self.counter(f"{name}_bucket", segments, **where, le=bound)
+        self.counter(f"{name}_count", buckets["+Inf"], **where)
+
+
+def broken(**results: float) -> Story:
+    """The default upstream answers otherwise for the time of the incident: per minute by word."""
+    story = Story()
+    worse = {word: story.incident(0, often) for word, often in results.items()}
+    well = story.incident(DEFAULT, DEFAULT - sum(results.values()))
+    story.upstream("default", {"completed": well, **worse})
+    story.healthy()
+    return story
+
+
+def hanging(*, leave: bool) -> Story:
+    """Forty agents ask and hear nothing: they wait for ten minutes and are timed out, or leave after one."""
+    story = Story()
+    past, lasts = story.past, story.lasts
+    active: Segments = ((2, past), (40, lasts), (2, AFTER))
+    silence: tuple[tuple[float, int], ...]
+    ending: dict[str, Segments]
+    if leave:
+        silence = ((1, past), (55, lasts), (1, AFTER))
+        ending = {"client_left": ((0, past + 1), (40, lasts - 1), (0, AFTER))}
+    else:
+        grows = tuple((60.0 * minute, 1) for minute in range(10))
+        silence = ((1, past), *grows, (590, lasts - 10), (1, AFTER))
+        ending = {"timed_out": ((0, past + 10), (4, lasts - 10), (0, AFTER))}
+    ending["completed"] = story.incident(DEFAULT, 0)
+    story.upstream("default", ending, active=active, silence=silence)
+    story.healthy()
+    return story
+
+
+def slow(
+    name: str, usual: str, then: str, bounds: Iterable[str], *, per_minute: float, **labels: str
+) -> Story:
+    """A latency whose records move from below one bound to below another for the time of the incident."""
+    story = Story(past=DAY)
+    story.healthy("default", DEFAULT)
+    limits = [*bounds]
+    buckets = {
+        bound: story.incident(
+            per_minute if limits.index(bound) >= limits.index(usual) else 0,
+            per_minute if limits.index(bound) >= limits.index(then) else 0,
+        )
+        for bound in limits
+    }
+    story.histogram(name, buckets, **labels)
+    return story
+
+
+BOUNDS = ("0.45", "0.64", "2.56", "3.6", "7.2", "10.24", "14.5", "40.96", "81.92", "+Inf")
+FIRST_CHUNK = "gen_ai_client_operation_time_to_first_chunk_seconds"
+DURATION = "gen_ai_client_operation_duration_seconds"
+
+
+def killed() -> Story:
+    """The only sidecar is killed and stays dead until somebody starts another."""
+    story = Story()
+    gone: Segments = ((DEFAULT, story.past), (-1, LASTS))
+    gone_gauge: Segments = ((2, story.past), (-1, LASTS))
+    story.upstream("default", {"completed": gone}, active=gone_gauge, silence=((1, story.past), (-1, LASTS)))
+    late: Segments = ((-1, story.past + LASTS), (DEFAULT, AFTER))
+    late_gauge: Segments = ((-1, story.past + LASTS), (2, AFTER))
+    story.upstream("default", {"completed": late}, instance="2", active=late_gauge, silence=late_gauge)
+    return story
+
+
+def restarted() -> Story:
+    """One of two is killed with three requests in flight, and another starts in its place at once."""
+    story = Story()
+    story.healthy("default", DEFAULT)
+    end = LASTS + AFTER
+    story.upstream(
+        "default",
+        instance="2",
+        results={"completed": ((DEFAULT, story.past), (-1, end))},
+        active=((3, story.past), (-1, end)),
+        silence=((1, story.past), (-1, end)),
+    )
+    story.upstream(
+        "default",
+        instance="3",
+        results={"completed": ((-1, story.past), (DEFAULT, end))},
+        active=((-1, story.past), (3, end)),
+        silence=((-1, story.past), (1, end)),
+    )
+    return story
+
+
+def collector_dead() -> Story:
+    """Nothing of two services arrives; when it does again, both tell that some spans did not."""
+    story = Story()
+    for job in ("app", "other"):
+        story.upstream(
+            "default",
+            job=job,
+            results={"completed": story.incident(DEFAULT, -1)},
+            active=story.incident(2, -1),
+            silence=story.incident(1, -1),
+        )
+        story.counter(
+            "sidecar_telemetry_items_total",
+            ((0, story.past), (-1, LASTS - 1), (500, 1), (0, AFTER)),
+            job=job,
+            instance="1",
+            sidecar_telemetry_signal="traces",
+            sidecar_telemetry_state="failed",
+        )
+    return story
+
+
+def blocked() -> Story:
+    """The event loop runs half a second late for five minutes."""
+    story = Story(lasts=5)
+    story.healthy("default", DEFAULT)
+    story.histogram(
+        "sidecar_event_loop_lag_seconds",
+        {
+            "0.0016": story.incident(60, 0),
+            "0.4096": story.incident(60, 0),
+            "0.8192": story.incident(60, 60),
+            "+Inf": story.incident(60, 60),
+        },
+    )
+    return story
+
+
+def conversations(before: float, during: float) -> Story:
+    """Twenty turns a minute; of them so many are overtaken, overlap and race, before and for the time of the incident."""
+    story = Story(past=DAY)
+    story.healthy("default", DEFAULT)
+    where = {"job": "app", "instance": "1", "sidecar_upstream": "default"}
+    every = story.incident(20, 20)
+    some = story.incident(before, during)
+    story.counter("sidecar_turns_total", every, **where)
+    story.counter("sidecar_conversation_concurrency_count", every, **where)
+    story.counter("sidecar_responses_out_of_order_total", some, **where)
+    story.counter("sidecar_conversation_overlaps_total", some, **where)
+    for relation, segments in (("races", some), ("continues", every)):
+        story.counter(
+            "sidecar_turns_related_total",
+            segments,
+            job="app",
+            instance="1",
+            sidecar_turn_relation=relation,
+        )
+    return story
+
+
+def nameless() -> Story:
+    """An app stops naming its sessions."""
+    story = Story()
+    story.healthy("default", DEFAULT)
+    for source, segments in (
+        ("own_header", story.incident(DEFAULT, 0)),
+        ("generated", story.incident(0, DEFAULT)),
+    ):
+        story.counter(
+            "sidecar_identity_total", segments, job="app", instance="1", sidecar_session_source=source
+        )
+    return story
+
+
+def one_hangs() -> Story:
+    """One request among many that complete hears nothing for ten minutes."""
+    story = Story(lasts=10)
+    grows = tuple((60.0 * minute, 1) for minute in range(10))
+    story.upstream(
+        "default",
+        results={"completed": story.incident(DEFAULT, DEFAULT)},
+        silence=((1, story.past), *grows, (1, AFTER + LASTS - 10)),
+    )
+    return story
+
+
+def one_of_three() -> Story:
+    """`gamma` answers 503 to everything; the others are well."""
+    story = broken()
+    story.upstream("gamma", {"completed": story.incident(BETA, 0), "server_error": story.incident(0, BETA)})
+    return story
+
+
+def _made(
+    title: str, story: Story, fires: Mapping[str, tuple[int, int]], uid: str, panel: int, value: float
+) -> Incident:
+    return Incident(title, story.series, fires, story.past, (f"sidecar-{uid}", panel, value))
+
+
+INCIDENTS: tuple[Incident, ...] = (
+    _made(
+        "the provider answers 503 to everything",
+        broken(server_error=DEFAULT),
+        {"SidecarBadAnswers": (4, 62)},
+        "traffic",
+        901,
+        0.8,
+    ),
+    _made(
+        "the provider answers 429 to 60 %",
+        broken(rate_limited=0.6 * DEFAULT),
+        {"SidecarRateLimited": (4, 62)},
+        "traffic",
+        901,
+        0.48,
+    ),
+    _made(
+        "connections are refused",
+        broken(upstream_failed=DEFAULT),
+        {"SidecarBadAnswers": (4, 62)},
+        "traffic",
+        901,
+        0.8,
+    ),
+    _made(
+        "the provider hangs, and clients wait",
+        hanging(leave=False),
+        {"SidecarNothingCompletes": (5, 14), "SidecarBadAnswers": (14, 60)},
+        "traffic",
+        904,
+        300,
+    ),
+    _made(
+        "the provider hangs, and clients leave after a minute",
+        hanging(leave=True),
+        {"SidecarNothingCompletes": (5, 60)},
+        "traffic",
+        114,
+        40,
+    ),
+    _made(
+        "5 % fail for an hour",
+        broken(upstream_failed=0.05 * DEFAULT),
+        {"SidecarBadAnswersSlow": (46, 68)},
+        "traffic",
+        901,
+        0.04,
+    ),
+    _made(
+        "the first word comes after 9.5 s instead of 0.5 s",
+        slow(FIRST_CHUNK, "0.64", "10.24", BOUNDS, per_minute=60),
+        {"SidecarFirstByteLatency": (3, 68)},
+        "traffic",
+        903,
+        10.088,
+    ),
+    _made(
+        "the first word comes after 12 s instead of 0.5 s",
+        slow(FIRST_CHUNK, "0.64", "14.5", BOUNDS, per_minute=60),
+        {"SidecarFirstByteLatency": (3, 68)},
+        "traffic",
+        903,
+        14.287,
+    ),
+    _made(
+        "answers that do not stream take 60 s instead of 3 s",
+        slow(DURATION, "3.6", "81.92", BOUNDS, per_minute=60, sidecar_streaming="false"),
+        {"SidecarSlowAnswers": (3, 68)},
+        "traffic",
+        120,
+        61.44,
+    ),
+    _made(
+        "one of three upstreams answers 503",
+        one_of_three(),
+        {"SidecarBadAnswers": (4, 62)},
+        "traffic",
+        902,
+        1,
+    ),
+    _made("the only sidecar is killed", killed(), {"SidecarGone": (5, 57)}, "innocence", 440, 0),
+    _made(
+        "a sidecar restarts with requests in flight",
+        restarted(),
+        {"SidecarRestartedInFlight": (4, 13)},
+        "innocence",
+        0,
+        1,
+    ),
+    _made(
+        "the Collector is dead",
+        collector_dead(),
+        {"SidecarGone": (5, 57), "SidecarTelemetryLoss": (61, 68)},
+        "innocence",
+        440,
+        0,
+    ),
+    _made("the event loop is blocked", blocked(), {"SidecarEventLoopLag": (4, 8)}, "innocence", 403, 0.8151),
+    _made(
+        "answers come jumbled as never before",
+        conversations(0.4, 8),
+        {"SidecarOutOfOrderSurge": (20, 79), "SidecarRaceSurge": (21, 78), "SidecarOverlapSurge": (29, 99)},
+        "sessions",
+        907,
+        0.4,
+    ),
+    _made(
+        "traffic stops naming its sessions",
+        nameless(),
+        {"SidecarTrafficWithoutSession": (25, 74)},
+        "innocence",
+        404,
+        0,
+    ),
+    _made(
+        "one request hangs among many that complete",
+        one_hangs(),
+        {"SidecarRequestHung": (6, 9)},
+        "traffic",
+        904,
+        300,
+    ),
+    _made("a healthy day of an agent with parallel tools", conversations(12, 12), {}, "sessions", 907, 0.6),
+)
