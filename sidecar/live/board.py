@@ -8,7 +8,7 @@ everything anew once it reads again.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -40,6 +40,9 @@ PORTION = 200
 
 CHANGES = 100
 """Bars of one look; further ones are only counted, and a page that wants them asks anew."""
+
+SLICE = 16
+"""Browsers that get their frames in one turn of the event loop; those beyond get them in turns of their own."""
 
 _HEAD_EVERY = 5
 """Looks between two sets of the head's figures."""
@@ -244,8 +247,17 @@ class Board:
             frames.append(_frame("head", _encode({"now": self._now(), "figures": self._figures()})))
         if changed or missed:
             frames.append(self._bars(changed, missed))
-        for watcher in self._watchers:
+        if frames:
+            frames = [b"".join(frames)]
+        self._tell([*self._watchers], frames)
+
+    def _tell(self, watchers: Sequence["Watcher"], frames: list[bytes]) -> None:
+        """Gives frames to a slice of the browsers; requests have their turn before the next slice."""
+        loop = asyncio.get_running_loop()
+        for watcher in watchers[:SLICE]:
             watcher.offer(frames, loop.time())
+        if beyond := watchers[SLICE:]:
+            loop.call_soon(self._tell, beyond, frames)
 
     def _lost(self, told: Collection[str], fresh: Iterable[_Kept | _Shown]) -> int:
         """How many have ended of which nothing was kept: telemetry had to drop them, and pages must forget them."""
@@ -272,6 +284,8 @@ class Watcher:
         self._waiting: deque[bytes] = deque()
         self._rest: Iterator[bytes] = iter(())
         self._behind = True
+        self._more = False
+        """The next portion of everything has its turn soon."""
         self._full_since: float | None = None
         self.gone = asyncio.Event()
 
@@ -293,16 +307,25 @@ class Watcher:
             self._way.abort()
 
     def push(self) -> None:
-        """Writes what waits, as far as the browser keeps up."""
-        while self._way.get_write_buffer_size() < UNREAD:
+        """Writes what waits, as far as the browser keeps up; of everything, one portion in each turn of the loop."""
+        while self._way.get_write_buffer_size() < UNREAD and not self._way.is_closing():
             if self._behind:
                 self._behind = False
                 self._waiting.clear()
                 self._rest = self._board.everything()
-            frame = next(self._rest, None) or (self._waiting.popleft() if self._waiting else None)
-            if frame is None:
+            if (portion := next(self._rest, None)) is not None:
+                self._way.write(portion)
+                if not self._more:
+                    self._more = True
+                    asyncio.get_running_loop().call_soon(self._next_portion)
                 return
-            self._way.write(frame)
+            if not self._waiting:
+                return
+            self._way.write(self._waiting.popleft())
+
+    def _next_portion(self) -> None:
+        self._more = False
+        self.push()
 
 
 def _bar_kept(kept: _Kept | _Shown) -> bytes:

@@ -1,5 +1,6 @@
 """The live page's stream over real sockets: the same facts as the spans, within bounds, to whoever may see them."""
 
+import asyncio
 import re
 import socket
 from collections.abc import Callable
@@ -307,6 +308,12 @@ class Connection:
         return text
 
 
+async def loop_turns(number: int) -> None:
+    """Lets the event loop turn."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
 async def test_a_slow_browser_is_told_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies and waits for it is bounded; others have their frames, and it gets everything once it reads."""
     monkeypatch.setattr(boards, "UNREAD", 1000)
@@ -372,6 +379,7 @@ async def test_what_is_too_much_for_a_look_is_counted() -> None:
     board = empty_board()
     way = Connection()
     watcher = board.watch(way)
+    await loop_turns(3)
     for number in range(1, boards.CHANGES + 4):
         board.keep(settled(number))
     board._look()
@@ -410,6 +418,47 @@ async def test_browsers_have_a_bound() -> None:
         board.watch(Connection())
     board.let_go(watchers[0])
     board.let_go(board.watch(Connection()))
+    for watcher in watchers:
+        board.let_go(watcher)
+
+
+async def test_a_crowd_is_told_a_slice_in_each_turn() -> None:
+    """Requests have their turns between slices; each browser gets one piece, and all the same."""
+    board = empty_board()
+    ways = [Connection() for _ in range(2 * boards.SLICE + 1)]
+    watchers = [board.watch(way) for way in ways]
+    await loop_turns(3)
+    for way in ways:
+        way.unread.clear()
+    board.keep(settled(1))
+    board._looks = boards._HEAD_EVERY - 1
+    board._look()
+    for reached in (boards.SLICE, 2 * boards.SLICE, len(ways)):
+        assert sum(bool(way.unread) for way in ways) == reached
+        await loop_turns(1)
+    (piece,) = {*(b"".join(way.unread) for way in ways)}
+    assert {len(way.unread) for way in ways} == {1}
+    assert (piece.count(b"event: head"), piece.count(b"event: bars")) == (1, 1)
+    for watcher in watchers:
+        board.let_go(watcher)
+
+
+async def test_a_browser_is_told_everything_a_portion_in_each_turn() -> None:
+    """So a long past holds nobody up, and what changes meanwhile comes behind it; a browser that leaves is told no more."""
+    board = Board(limit=2000, in_flight=list, figures=dict, about={}, now=lambda: 0)
+    for number in range(1, 2 * boards.PORTION + 1):
+        board.keep(settled(number))
+    way, leaves = Connection(), Connection()
+    watchers = [board.watch(way), board.watch(leaves)]
+    leaves.closing = True
+    board.keep(settled(9999))
+    board._look()
+    seen = [way.read().count(b'"id":')]
+    for _ in range(4):
+        await loop_turns(1)
+        seen.append(way.read().count(b'"id":'))
+    assert seen == [boards.PORTION, boards.PORTION, 1, 1, 0]
+    assert len(leaves.unread) == 1
     for watcher in watchers:
         board.let_go(watcher)
 
