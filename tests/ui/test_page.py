@@ -448,3 +448,75 @@ def test_a_file_is_shown_as_a_sidecar_is(
             assert page.locator("text=Copy as curl").count() == 0
         finally:
             process.terminate()
+
+
+STALL = """(session) => {
+  const { requests, picture, frame, rows } = measured, now = frame();
+  const bar = [...requests.bars.values()].find((one) => one.session === session);
+  const row = rows().find((one) => one.lane === bar.lane);
+  const [, top, , height] = picture.place(bar, row, now);
+  const [[since, length]] = bar.stalls;
+  const pixels = (from, to) => {
+    const [left, right] = [from, to].map((at) => Math.round(picture.x(at, now.from, now.to) * devicePixelRatio));
+    const y = Math.round((top + height / 2) * devicePixelRatio), wide = Math.max(1, right - left - 2);
+    const { data } = picture.context.getImageData(left + 1, y, wide, 1);
+    return Array.from({ length: wide }, (_, at) => [...data.slice(4 * at, 4 * at + 3)].join());
+  };
+  return { length, silent: pixels(since, since + length), after: pixels(since + length, bar.end) };
+}"""
+
+
+def test_a_stall_is_a_gap_in_its_bar(
+    start_sidecar: StartSidecar, upstream: ScriptedUpstream, open_page: OpenPage
+) -> None:
+    """While the request still runs, and as long as the silence was when it was noted."""
+    over = Gate()
+    end = (Chunk(sse_event(chat_chunk(finish_reason="stop"))), Chunk(b"data: [DONE]\n\n"), LastChunk())
+    upstream.answer(*sse_head(), Chunk(sse_event(chat_chunk("Hi"))), Wait(over), *end)
+    sidecar = start_sidecar(settings={"STALL_AFTER": "400ms"})
+    page = open_page(sidecar)
+    page.select_option("#span", "15")
+    bar = "[...measured.requests.bars.values()].find((bar) => bar.session === 'silent')"
+    with RawClient(sidecar.port) as client:
+        client.send(chat_request(headers=[b"X-Sidecar-Session-Id: silent"], stream=True))
+        wait_for(page, f"{bar}?.stalls.length === 1 && {bar}.end === null")
+        wait_for(page, f"measured.frame().now > {bar}.stalls[0][0] + 1200")
+        over.open()
+        wait_for(page, f"{bar}.outcome === 'completed'")
+    page.keyboard.press("p")
+    wait_for(page, "measured.rows().length === 1")
+    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    seen = page.evaluate(STALL, "silent")
+    back, full = "255,255,255", ",".join(map(str, GREEN))
+    assert 400 <= seen["length"] < 1200
+    assert seen["silent"].count(back) > len(seen["silent"]) / 2, seen
+    assert seen["after"].count(full) > len(seen["after"]) / 2, seen
+    assert back not in seen["after"]
+
+
+def test_pause_and_go_back(sidecar: RunningSidecar, open_page: OpenPage) -> None:
+    """What comes meanwhile is known and not drawn; the past can be left and found again; then time goes on."""
+    shown = "measured.rows().map((row) => row.label).join()"
+    one(sidecar, "old")
+    page = open_page(sidecar)
+    page.select_option("#span", "15")
+    wait_for(page, f"{shown} === 'old'")
+    page.click("#pause")
+    assert page.inner_text("#pause") == "Resume"
+    stands = page.evaluate("measured.frame().to")
+    one(sidecar, "new")
+    wait_for(page, "measured.requests.bars.size === 2")
+    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    assert (page.evaluate(shown), page.evaluate("measured.frame().to")) == ("old", stands)
+    for _ in range(2):
+        page.click("#back")
+    wait_for(page, f"{shown} === ''")
+    assert page.evaluate("measured.frame().to") == stands - 15_000
+    for _ in range(2):
+        page.click("#forward")
+    wait_for(page, f"{shown} === 'old'")
+    assert page.inner_text("#state") == "paused"
+    page.click("#pause")
+    wait_for(page, f"{shown} === 'new,old'")
+    wait_for(page, f"measured.frame().to > {stands} + 200")
+    assert page.inner_text("#state") == "live"
