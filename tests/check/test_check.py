@@ -165,10 +165,16 @@ def test_the_clock(
         assert ("ahead of" if ahead > 0 else "behind") in found["clock"]["says"]
 
 
-def test_a_collector_that_takes_it(upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str]) -> None:
+PROTOCOLS = ("http/protobuf", "grpc")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_collector_that_takes_it(
+    upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str], protocol: str
+) -> None:
     """One line for each signal, with the version of the conventions; what was sent is found by its session."""
     upstream.answer_always(*answer(status=401))
-    with OtlpSink() as sink:
+    with OtlpSink(protocol) as sink:
         environ = sink.environ() | {"OTEL_LOGS_EXPORTER": "otlp"}
         code, found = checked(capsys, *FREE, upstream.url, environ=environ, collector=True)
         assert sink.span(kind="SERVER").attributes["session.id"] == "sidecar-check"
@@ -180,16 +186,78 @@ def test_a_collector_that_takes_it(upstream: ScriptedUpstream, capsys: pytest.Ca
         )
 
 
-def test_a_collector_that_refuses(upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str]) -> None:
-    """Why is told, and what to look at."""
+@pytest.mark.parametrize(
+    "protocol,signal,said,told",
+    [
+        ("http/protobuf", "traces", SinkAnswer(status=401), ("failed", "401")),
+        ("http/protobuf", "metrics", SinkAnswer(status=404), ("failed", "404")),
+        ("http/protobuf", "logs", SinkAnswer(rejected=1, message="too old"), ("rejected", "too old")),
+        (
+            "http/protobuf",
+            "traces",
+            SinkAnswer(garbage=b"<html>", headers={"Content-Type": "text/html"}),
+            ("unconfirmed", "not from an OTLP receiver"),
+        ),
+        ("grpc", "traces", SinkAnswer(code="UNAUTHENTICATED", message="no key"), ("failed", "no key")),
+        ("grpc", "metrics", SinkAnswer(code="UNIMPLEMENTED"), ("failed", "UNIMPLEMENTED")),
+        ("grpc", "logs", SinkAnswer(rejected=1, message="too old"), ("rejected", "too old")),
+    ],
+)
+def test_a_collector_that_refuses(
+    upstream: ScriptedUpstream,
+    capsys: pytest.CaptureFixture[str],
+    protocol: str,
+    signal: str,
+    said: SinkAnswer,
+    told: tuple[str, ...],
+) -> None:
+    """One signal alone: why is told, and what to look at; the other two are well."""
     upstream.answer_always(*answer(status=401))
-    with OtlpSink() as sink:
-        sink.answer_always("traces", SinkAnswer(status=401))
+    with OtlpSink(protocol) as sink:
+        sink.answer_always(signal, said)
         code, found = checked(capsys, *FREE, upstream.url, environ=sink.environ(), collector=True)
     assert code == 1
-    assert found["collector, traces"]["state"] == "fail"
-    assert "401" in found["collector, traces"]["says"]
-    assert "OTEL_EXPORTER_OTLP_HEADERS" in found["collector, traces"]["fix"]
+    states = {name: found[f"collector, {name}"]["state"] for name in ("traces", "metrics", "logs")}
+    assert states == {name: "fail" if name == signal else "ok" for name in states}, found
+    assert all(word in found[f"collector, {signal}"]["says"] for word in told), found
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in found[f"collector, {signal}"]["fix"]
+
+
+@pytest.mark.parametrize("spoken,served", [PROTOCOLS, PROTOCOLS[::-1]], ids=["http to grpc", "grpc to http"])
+def test_a_collector_of_the_other_protocol(
+    upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str], spoken: str, served: str
+) -> None:
+    """The port is open and nothing arrives; the protocol is one of the things to look at."""
+    upstream.answer_always(*answer(status=401))
+    with OtlpSink(served) as sink:
+        environ = sink.environ() | {
+            "OTEL_EXPORTER_OTLP_PROTOCOL": spoken,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint.replace("grpc://", "http://"),
+        }
+        code, found = checked(capsys, *FREE, upstream.url, environ=environ, collector=True)
+    assert code == 1
+    for name in ("traces", "metrics", "logs"):
+        assert found[f"collector, {name}"]["state"] == "fail"
+        assert "OTEL_EXPORTER_OTLP_PROTOCOL" in found[f"collector, {name}"]["fix"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_collector_that_is_not_there(
+    upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str], protocol: str
+) -> None:
+    """Nobody listens: each signal is lost, in bounded time, and it is told that it could not connect."""
+    upstream.answer_always(*answer(status=401))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{probe.getsockname()[1]}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        }
+        code, found = checked(capsys, *FREE, upstream.url, environ=environ, collector=True)
+    assert code == 1
+    for name in ("traces", "metrics"):
+        assert found[f"collector, {name}"]["state"] == "fail"
+        assert "OTEL_EXPORTER_OTLP_ENDPOINT" in found[f"collector, {name}"]["fix"]
 
 
 def test_no_collector(upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str]) -> None:

@@ -494,8 +494,9 @@ def test_a_stall_is_a_gap_in_its_bar(
     assert back not in seen["after"]
 
 
-def test_pause_and_go_back(sidecar: RunningSidecar, open_page: OpenPage) -> None:
+def test_pause_and_go_back(start_sidecar: StartSidecar, open_page: OpenPage) -> None:
     """What comes meanwhile is known and not drawn; the past can be left and found again; then time goes on."""
+    sidecar = start_sidecar()
     shown = "measured.rows().map((row) => row.label).join()"
     one(sidecar, "old")
     page = open_page(sidecar)
