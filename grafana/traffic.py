@@ -334,6 +334,18 @@ PANELS: tuple[Panel | Row, ...] = (
         no_data="no usage reported in this range",
     ),
     Panel(
+        138,
+        "Input of a turn from the provider's cache",
+        "Median and tenth percentile of the turns' shares, by model. A low tenth beside a high median: some turns lose the cache "
+        "and the rest keep it. Metric: sidecar.prompt.cached.",
+        (
+            Query(q.quantile(0.5, metrics.CACHED_SHARE, q.MODEL), f"{{{{{q.MODEL}}}}}, median"),
+            Query(q.quantile(0.1, metrics.CACHED_SHARE, q.MODEL), f"{{{{{q.MODEL}}}}}, lowest tenth"),
+        ),
+        unit="percentunit",
+        no_data="no usage reported in this range",
+    ),
+    Panel(
         136,
         "Where prompts break",
         "Turns per second whose prompt is another one than that of the turn before, and where: the provider's cache ends "

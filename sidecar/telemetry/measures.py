@@ -275,6 +275,11 @@ class Measures:
         # A caller that left took its own chance to see a reason: that is not the response's omission.
         if exchange.response.finish_reasons or (answered and shape.outcome is not Outcome.CLIENT_LEFT):
             counted.append((series.finish, 1))
+        tokens = exchange.response.tokens
+        if (cached := tokens.get("cache_read")) is not None and (given := tokens.get("input")):
+            trace = exchange.trace
+            span = (trace.trace_id, trace.client_span_id, trace.sampled)
+            measured.append((series.cached, cached / given, span))
         past = exchange.past
         relation = exchange.relation if past is None else past.relation
         if relation is not None:

@@ -70,6 +70,9 @@ THINK_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 30
 OVERHEAD_BOUNDS = tuple(0.00005 * 2**k for k in range(19))
 """Seconds, 50 us to 13 s: what is usual, and what is told of a process that stood still."""
 
+SHARE_BOUNDS = tuple(tenth / 10 for tenth in range(11))
+"""Shares: nothing, a tenth, and so on up to all of it."""
+
 SCHEMA_URLS = {
     "shipped": "https://opentelemetry.io/schemas/1.41.0",
     "latest": "https://opentelemetry.io/schemas/1.44.0",
@@ -102,7 +105,13 @@ def _gauge(name: str, unit: str, says: str, *attributes: str) -> Metric:
 
 def _histogram(name: str, unit: str, bounds: tuple[float, ...], says: str, *attributes: str) -> Metric:
     return Metric(
-        name, MetricKind.HISTOGRAM, unit, says, tuple(sorted(attributes)), bounds, integer=unit != "s"
+        name,
+        MetricKind.HISTOGRAM,
+        unit,
+        says,
+        tuple(sorted(attributes)),
+        bounds,
+        integer=unit not in ("s", "1"),
     )
 
 
@@ -338,6 +347,13 @@ READ_ANEW = _counter(
     "{token}",
     "Reported input tokens that did not come from the provider's cache (`none`), or that a break took out of it.",
     n.BROKE_AT,
+)
+CACHED_SHARE = _histogram(
+    "sidecar.prompt.cached",
+    "1",
+    SHARE_BOUNDS,
+    "Share of a turn's reported input tokens that came from the provider's cache.",
+    *(n.PROVIDER, n.REQUEST_MODEL, n.UPSTREAM),
 )
 OVERLAPS = _counter(
     "sidecar.conversation.overlaps", "{turn}", "Turns that arrived while another was in flight.", n.UPSTREAM

@@ -255,6 +255,7 @@ class RequestSeries:
 
     __slots__ = (
         "betweens",
+        "cached",
         "details",
         "durations",
         "finish",
@@ -298,6 +299,7 @@ class RequestSeries:
             attribute_set(*models, (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)),
         )
         self.gap = store.histogram(metrics.STREAM_GAP, attribute_set(*models))
+        self.cached = store.histogram(metrics.CACHED_SHARE, attribute_set(*models))
         self.durations: tuple[HistogramSeries, ...] = ()
         self.firsts: tuple[HistogramSeries, ...] = ()
         self.betweens: tuple[HistogramSeries, ...] = ()

@@ -237,7 +237,11 @@ def test_prompts_that_break_and_answers_that_are_orphaned(
     shares = [span.attributes.get("sidecar.prompt.cached") for span in spans]
     assert shares == [0.0, 0.8, 90 / 130, None, 0.0, 0.0]
     anew = {"none": (100 - 80) + (130 - 90), "message": 130, "system": 140, "tools": 140}
-    assert latest(sink, "sidecar.prompt.read_anew", "sidecar.prompt.broke_at") == anew
+    sink.wait_for(lambda: latest(sink, "sidecar.prompt.read_anew", "sidecar.prompt.broke_at") == anew)
+    cached = [point for point in sink.points if point.metric == "sidecar.prompt.cached"][-1]
+    assert cached.count == 5
+    assert cached.sum == pytest.approx(0.8 + 90 / 130)
+    assert cached.attributes["gen_ai.request.model"] == "m"
     breaks = {"message": 1, "system": 1, "tools": 1}
     assert latest(sink, "sidecar.prompt.breaks", "sidecar.prompt.broke_at") == breaks
     assert sum(point.value or 0 for point in sink.points if point.metric == "sidecar.answers.orphaned") >= 1
