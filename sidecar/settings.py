@@ -330,7 +330,7 @@ TABLE = (
         "SIDECAR_HISTORY_LIMIT",
         "20000",
         values.NUMBER,
-        "turns remembered by digests of their history, about 2 KB each",
+        "turns remembered by digests of their history, about 3 KB each",
     ),
     Setting(
         "SIDECAR_MODEL_LIMIT",

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import tracemalloc
 from contextlib import suppress
 from random import Random
 from time import process_time
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.core import digests
 from sidecar.core.identity import Identity, Source
 from tests.histories.captured import NAMES, captured
 from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, request_of
@@ -127,6 +129,25 @@ def test_memory_is_bounded() -> None:
     assert memory.anomalies == ["history_evicted"] * 900
     sizes = [len(getattr(memory.histories, name)) for name in ("_found", "_threads", "_turns")]
     assert max(sizes) <= 200
+
+
+def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversations that come and go leave nothing: three times as many take no more, and each turn less than 3 KB."""
+    monkeypatch.setattr(digests, "_GENERATION", 100)
+    memory, held = Memory(limit=500), []
+    tracemalloc.start()
+    for number in range(3000):
+        question = {"role": "user", "content": f"Question {number:05}"}
+        shown = memory.ask(CHAT, request_of(CHAT, [question]))
+        memory.answer(CHAT, shown, Answer(f"An answer to question number {number:05}."))
+        memory.anomalies.clear()
+        if number in (999, 2999):
+            del shown
+            gc.collect()
+            held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert held[1] < 1.05 * held[0]
+    assert held[1] < 500 * 3072 + 200 * 1024
 
 
 def test_a_long_conversation_is_bounded() -> None:
