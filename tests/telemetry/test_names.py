@@ -46,6 +46,7 @@ def test_buckets_are_the_documented_ones() -> None:
         "sidecar.session.duration": (1, 86400, 16),
         "sidecar.session.requests": (1, 1000, 13),
         "sidecar.conversation.concurrency": (1, 64, 14),
+        "sidecar.prompt.cached": (0, 1, 11),
         "sidecar.conversation.wait_avoided": (0, 600, 15),
         "sidecar.conversation.think_time": (0.1, 3600, 15),
         "sidecar.responses.out_of_order.distance": (1, 1000, 13),
