@@ -11,15 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from sidecar.core.facts import Anomaly, record
 from sidecar.core.headers import Headers
 from sidecar.core.shown import is_credential
-
-if TYPE_CHECKING:
-    from sidecar.core.threads import Place
 
 
 class Source(StrEnum):
@@ -502,36 +498,6 @@ def _side_agent(prompt_id: str) -> str | None:
     """Who asks, by Qwen Code's prompt id; None for the main thread."""
     found = _SIDE_AGENT.search(prompt_id[-_LONGEST_ID:])
     return None if found is None else found.group(1)
-
-
-def placed(identity: Identity, place: "Place") -> Identity:
-    """The identity of a request by its history: its session if nobody named it, and its conversation likewise."""
-    family, thread, spawned = place.thread or place.family, place.thread, place.spawned_by
-    joins = place.joins and family is not None
-    parent = identity.parent_conversation
-    if parent is None and spawned is not None:
-        parent = spawned.thread.conversation_id
-    conversation_id, supplied = identity.conversation_id, identity.conversation_supplied
-    if not supplied:
-        conversation_id = place.lane or MAIN if thread is None else thread.conversation_id
-        supplied = thread is not None and thread.conversation_supplied
-    same = conversation_id == identity.conversation_id and supplied is identity.conversation_supplied
-    if same and not joins and parent is identity.parent_conversation:
-        return identity
-    return Identity(
-        family.session_id if joins and family is not None else identity.session_id,
-        Source.HISTORY if joins else identity.source,
-        conversation_id,
-        supplied,
-        identity.agent,
-        identity.parent_agent,
-        identity.request_kind,
-        identity.anomalies,
-        family.session_supplied if joins and family is not None else identity.session_supplied,
-        parent,
-        identity.agent_kind,
-        identity.initiator,
-    )
 
 
 def told(session_id: str, conversation_id: str | None, *, generate: Callable[[], str]) -> Identity:

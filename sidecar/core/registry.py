@@ -197,27 +197,27 @@ class Registry:
         self._listeners.tell(started, session_id, named.conversation_id, at)
         return conversation
 
-    def adopt(self, session: Session, first: Turn) -> None:
-        """Takes in the request that began a made-up session, as the first of its conversation.
+    def adopt(self, session: Session, first: Turn) -> Conversation | None:
+        """Takes in the request that began a made-up session, as the first of its conversation, which is given if there is room.
 
         One that has ended brings its result along; one in flight joins and will leave like any other.
         """
         conversation = self.conversation_for(session, first.identity, first.arrived_at)
         if conversation is None:
-            return
+            return None
         first.generated = False
         conversation.sequence += 1
         session.requests += 1
         conversation.join(first)
         if first.outcome is None or first.ended_at is None:
-            first.session, first.conversation = session, conversation
             session.in_flight += 1
             self.busy.add(conversation)
-            return
+            return conversation
         conversation.leave(first, first.outcome, first.ended_at)
         session.last_ended_at = first.ended_at
         session.completed += first.outcome is Outcome.COMPLETED
         session.failed += first.outcome is not Outcome.COMPLETED
+        return conversation
 
     def put_off(self, by: int, at: int) -> None:
         """The process stood still for `by` ns until `at`: all that are idle end as much later, from now on at the most."""

@@ -11,6 +11,7 @@ from functools import partial
 from random import Random
 
 from sidecar.core.clock import MILLISECOND, STEADY, Clock, SystemWall, Wall
+from sidecar.core.conversation import Conversation
 from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.identity import MADE_UP, ChainEntry, Identity, Source, tidy, told
 from sidecar.core.registry import NEVER, Answers, BoundedMap, Registry, Session
@@ -100,7 +101,8 @@ class SessionManager:
         self._limits = limits
         self._listeners = Listeners()
         self._registry = Registry(limits, self._listeners)
-        self._active: dict[str, Turn] = {}
+        self._active: dict[str, tuple[Turn, Session | None, Conversation | None]] = {}
+        """The requests in flight, each with what it counts in."""
         self._arrived = self._completed = self._failed = self._untracked = 0
         self._turns = self._overlaps = self._out_of_order = 0
         self._waits_known = self._wait_avoided = 0
@@ -170,7 +172,7 @@ class SessionManager:
         wanted = None if conversation_id is None else tidy(conversation_id)
         return [
             turn.request()
-            for turn in self._active.values()
+            for turn, _, _ in self._active.values()
             if turn.session_id == session and (conversation_id is None or turn.conversation_id == wanted)
         ]
 
@@ -210,7 +212,7 @@ class SessionManager:
                 conversation.sequence = sequence = conversation.sequence + 1
         request_id = self.new_request_id(identity, sequence, at)
         arrived = Turn(request_id, identity, sequence, at, ref, sampled, streaming, turn, not named, upstream)
-        self._active[request_id] = arrived
+        self._active[request_id] = (arrived, session, conversation)
         self._arrived += 1
         self._untracked += not sequence
         if session is not None:
@@ -219,7 +221,6 @@ class SessionManager:
                 session.expires = NEVER
             session.in_flight += 1
             session.requests += 1
-            arrived.session, arrived.conversation = session, conversation
             if conversation is not None:
                 arrived.figures = turn
                 registry.busy.add(conversation)
@@ -268,11 +269,11 @@ class SessionManager:
         if turn.ended_at is not None:
             self._listeners.anomaly(Anomaly.UNKNOWN_ID_ENDED)
             return False
-        del self._active[turn.request_id]
+        _, session, conversation = self._active.pop(turn.request_id)
         turn.ended_at = at = max(at, turn.arrived_at)
         turn.outcome, turn.model = outcome, model
         turn.input_tokens, turn.output_tokens = input_tokens, output_tokens
-        session, conversation, completed = turn.session, turn.conversation, outcome is Outcome.COMPLETED
+        completed = outcome is Outcome.COMPLETED
         if session is not None:
             if conversation is not None and not conversation.ended:
                 if not conversation.leave(turn, outcome, at):
@@ -304,7 +305,7 @@ class SessionManager:
         self._failed += not completed
         if turn.distance or turn.revealed or self._listeners.endings:
             self._tell_ending(turn, outcome, finish_reason, error)
-        turn.session, turn.conversation, turn.overtakes = None, None, ()
+        turn.overtakes = ()
         return True
 
     def passed(self, turn: Turn, at: int) -> None:
@@ -312,8 +313,10 @@ class SessionManager:
 
         A turn that arrives from now on does not overlap it.
         """
-        conversation = turn.conversation
-        if turn.turn and not turn.passed and conversation is not None and not conversation.ended:
+        if not turn.turn or turn.passed or turn.ended_at is not None:
+            return
+        _, _, conversation = self._active[turn.request_id]
+        if conversation is not None and not conversation.ended:
             conversation.turn_passed(turn, max(at, turn.arrived_at))
 
     # What one answer or attempt says about the next request.
@@ -469,7 +472,9 @@ class SessionManager:
                 first = None
         session = self._registry.session_for(identity, at, first)
         if session is not None and first is not None and not session.requests:
-            self._registry.adopt(session, first)
+            conversation = self._registry.adopt(session, first)
+            if conversation is not None and first.ended_at is None:
+                self._active[first.request_id] = (first, session, conversation)
             answers.amend(key, first)
         return session
 
@@ -516,11 +521,11 @@ class SessionManager:
         self, request_id: str, outcome: Outcome, *, finish_reason: str | None = None, error: str | None = None
     ) -> None:
         at = self._clock()
-        turn = self._active.get(request_id)
-        if turn is None:
+        active = self._active.get(request_id)
+        if active is None:
             self._listeners.anomaly(Anomaly.UNKNOWN_ID_ENDED)
             _log.warning("request ended twice or never begun: %.200r", request_id)
         else:
             self.settle(
-                turn, outcome, at=at, finish_reason=finish_reason, error=error and error[:_ERROR_LENGTH]
+                active[0], outcome, at=at, finish_reason=finish_reason, error=error and error[:_ERROR_LENGTH]
             )

@@ -10,7 +10,7 @@ from enum import StrEnum
 from sidecar.core.digests import SIZE, History, Point
 from sidecar.core.echo import Echo
 from sidecar.core.facts import record
-from sidecar.core.identity import Identity
+from sidecar.core.identity import MAIN, Identity, Source
 
 _SYSTEMS = 8
 """System prompts of a thread that are known."""
@@ -244,3 +244,33 @@ class Place:
     spawned_by: Past | None = None
     joins: bool = False
     ambiguous: bool = False
+
+
+def placed(identity: Identity, place: Place) -> Identity:
+    """The identity of a request by its history: its session if nobody named it, and its conversation likewise."""
+    family, thread, spawned = place.thread or place.family, place.thread, place.spawned_by
+    joins = place.joins and family is not None
+    parent = identity.parent_conversation
+    if parent is None and spawned is not None:
+        parent = spawned.thread.conversation_id
+    conversation_id, supplied = identity.conversation_id, identity.conversation_supplied
+    if not supplied:
+        conversation_id = place.lane or MAIN if thread is None else thread.conversation_id
+        supplied = thread is not None and thread.conversation_supplied
+    same = conversation_id == identity.conversation_id and supplied is identity.conversation_supplied
+    if same and not joins and parent is identity.parent_conversation:
+        return identity
+    return Identity(
+        family.session_id if joins and family is not None else identity.session_id,
+        Source.HISTORY if joins else identity.source,
+        conversation_id,
+        supplied,
+        identity.agent,
+        identity.parent_agent,
+        identity.request_kind,
+        identity.anomalies,
+        family.session_supplied if joins and family is not None else identity.session_supplied,
+        parent,
+        identity.agent_kind,
+        identity.initiator,
+    )

@@ -10,15 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from string import Formatter
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec
 
 from sidecar.core.clock import SECOND
 from sidecar.core.facts import Anomaly, Outcome, record
 from sidecar.core.identity import Identity
-
-if TYPE_CHECKING:
-    from sidecar.core.conversation import Conversation
-    from sidecar.core.registry import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +96,6 @@ class Turn:
     """The waits that became known by its ending; one that is known at its turn's arrival is not among them."""
 
     # What the session manager alone needs, while it is in flight or stands in the line of waits.
-    session: "Session | None" = None
-    conversation: "Conversation | None" = None
     answers: tuple[bytes, ...] = ()
     """The keys under which its answers are remembered."""
     usage_told: bool = False

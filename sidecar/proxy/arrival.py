@@ -20,12 +20,11 @@ from sidecar.core.identity import (
     HeadIdentity,
     Identity,
     IdentityRules,
-    placed,
     resolve,
 )
 from sidecar.core.sessions import Ref, SessionManager, Turn
 from sidecar.core.shown import shown
-from sidecar.core.threads import Past, Place
+from sidecar.core.threads import Past, Place, placed
 
 _RETRY_COUNT, _RETRY_KEY = b"x-stainless-retry-count", b"idempotency-key"
 

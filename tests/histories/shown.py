@@ -11,8 +11,8 @@ from sidecar.core.digests import Digester, History
 from sidecar.core.echo import Echo
 from sidecar.core.facts import ResponseFacts, Route
 from sidecar.core.histories import Histories
-from sidecar.core.identity import Identity, Source, placed
-from sidecar.core.threads import Past, Place
+from sidecar.core.identity import Identity, Source
+from sidecar.core.threads import Past, Place, placed
 
 CHAT, RESPONSES, MESSAGES, GEMINI = (
     "openai.chat",
