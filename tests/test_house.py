@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 MODULE_LINES, TEST_MODULE_LINES = 600, 600
 FUNCTION_LINES = 60
+FILES = {"core": 16, "proxy": 16, "telemetry": 20}
+"""How many files the three great rooms may have: a story is told whole, in one of those there are."""
 POSITIONAL, PARAMETERS = 6, 10
 
 EXCEPTIONS: dict[str, dict[str, str]] = {
@@ -249,6 +252,30 @@ def test_arrows(path: Path) -> None:
             assert top in libraries, f"{name(path)} imports {dotted}"
         if here == "testing" and top == "opentelemetry":
             assert dotted.startswith("opentelemetry.proto."), f"{name(path)} imports {dotted}"
+
+
+def test_rooms_have_few_files() -> None:
+    """Whoever opens one of the great rooms can look over it."""
+    counts = {where: len([path for path in CODE if room(path) == where]) for where in FILES}
+    assert {where: count for where, count in counts.items() if count > FILES[where]} == {}
+
+
+def needs(path: Path) -> set[str]:
+    """The modules that a module imports, be it for a type only; what a package's own file hands on is not followed."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom):
+            for dotted in [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]:
+                file = ROOT / f"{dotted.replace('.', '/')}.py"
+                if dotted.startswith("sidecar.") and file.is_file():
+                    found.add(name(file))
+    return found
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not even for a type: two files that need each other are one, or a third is missing."""
+    order = TopologicalSorter({name(path): needs(path) for path in CODE}).static_order()
+    assert {*order} >= {name(path) for path in CODE}
 
 
 def test_rooms_that_are_listed_exist() -> None:

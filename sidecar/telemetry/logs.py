@@ -2,8 +2,9 @@
 
 Owns the form of a line, the level of an outcome, and the limit on lines that repeat because of traffic: each
 event's name has a bucket of tokens, and the next line that passes says how many were left out. The one wide
-line of a request is never left out. No text of a prompt or an answer. The event loop only queues lines: it must
-never write, because the stream may stand still.
+line of a request is never left out. A request that runs for long is told once in each time that is long, the oldest first,
+so many and no more. No text of a prompt or an answer. The event loop only queues lines: it must never write, because the
+stream may stand still.
 """
 
 import asyncio
@@ -12,8 +13,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import PurePath
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, TextIO, cast
@@ -30,12 +32,15 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_conte
 from opentelemetry.util.types import AttributeValue
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
+from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Outcome, record
+from sidecar.core.shown import shown
 from sidecar.telemetry import names as n
 from sidecar.telemetry.exporters import Stream, StreamSender
 from sidecar.telemetry.ledger import LINES, Account, Delivery, State
 from sidecar.telemetry.otel_settings import QueueSettings
 from sidecar.telemetry.queues import LINE, RECORDED_LINE, Calls, ExportQueue, Worker
+from sidecar.telemetry.request_attributes import request_model
 from sidecar.telemetry.span_factories import Layer, SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
 
@@ -47,6 +52,8 @@ Fields = Mapping[str, AttributeValue]
 
 DEBUG, INFO, WARNING, ERROR = "debug", "info", "warning", "error"
 
+_LONG_RUNNING = 20
+"""Lines of requests that run for long, in each time that is long."""
 LINES_PER_SECOND = 20
 """Lines of one event's name that may pass each second, in the long run."""
 BURST = 100
@@ -469,3 +476,48 @@ class LineQueue:
         self._told += lost
         self._told_at = now
         self.lines.logger.warning(n.EXPORT_RECOVERED, signal=LINES, lost=lost)
+
+
+class LongRunning:
+    """Tells which requests have been running for long; it keeps nothing of them. `context` gives what every line of a request carries."""
+
+    def __init__(self, log: Log, clock: Clock, context: Callable[[Exchange], RequestContext]) -> None:
+        self._log = log
+        self._clock = clock
+        self._context = context
+        self._looked = self._since = clock()
+        self._left = _LONG_RUNNING
+
+    def look(self, exchanges: Iterable[Exchange], after: int) -> None:
+        """Tells those that have been running for `after` ns, or for that long again since the last call."""
+        now, looked = self._clock(), self._looked
+        self._looked = now
+        if now - self._since >= after:
+            self._since, self._left = now, _LONG_RUNNING
+        due = [
+            one
+            for one in exchanges
+            if not one.end and (now - one.start) // after > max(0, looked - one.start) // after
+        ]
+        due.sort(key=attrgetter("start"))
+        told, more = due[: self._left], due[self._left :]
+        self._left -= len(told)
+        for exchange in told:
+            fields = _fields_in_flight(exchange, now)
+            self._log.always(n.REQUEST_LONG_RUNNING, WARNING, now, fields, self._context(exchange))
+        if more:
+            self._log.left_out(n.REQUEST_LONG_RUNNING, len(more), now)
+
+
+def _fields_in_flight(exchange: Exchange, now: int) -> SpanAttributes:
+    """What is told of a request that is still running at `now` (ns)."""
+    fields: SpanAttributes = {n.AGE: (now - exchange.start) / SECOND, n.REQUEST_PHASE: exchange.doing}
+    if exchange.heard:
+        fields[n.SILENCE] = (now - exchange.heard) / SECOND
+    if exchange.upstream is not None:
+        fields[n.UPSTREAM] = exchange.upstream.name
+    if model := request_model(exchange):
+        fields[n.REQUEST_MODEL] = shown(model)
+    if exchange.turn is not None:
+        fields[n.SEQUENCE] = exchange.turn.sequence
+    return fields

@@ -29,9 +29,8 @@ from sidecar.core.sessions import (
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
-from sidecar.telemetry.in_flight import LongRunning
 from sidecar.telemetry.ledger import LINES, Signal, State, observe_ledger
-from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, RequestContext, level_of
+from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, LongRunning, RequestContext, level_of
 from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.queues import RECORDED_LINE, Calls, Work, Worker
