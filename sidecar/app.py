@@ -375,7 +375,7 @@ class Sidecar:
         self._timers["expiry"] = asyncio.get_running_loop().call_later(every, self._expire)
 
     def _report(self, error: Exception) -> None:
-        """A bug has struck, which is no reason to fail if it cannot be said."""
+        """A bug has struck, and failing to report it must not do more harm."""
         self.recorder.guard("bug", self._say_bug, error)
 
     def _say_bug(self, error: Exception) -> None:

@@ -178,7 +178,7 @@ def _add_views(commands: Any) -> None:
     replay = commands.add_parser(
         "replay",
         help="what a queue would have made of recorded requests",
-        description="Lets the recorded turns arrive as they did, and run so many at a time. Says who would have waited, "
+        description="Lets the recorded turns arrive as they did, and runs at most that many at a time. Says who would have waited, "
         "and for how long.",
     )
     replay.add_argument("path", metavar="FILE", help="a file of SIDECAR_RECORD, or the folder")

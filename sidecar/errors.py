@@ -180,7 +180,7 @@ _UPSTREAM_HINTS: dict[UpstreamWord, str] = {
     "dns": "is the host in SIDECAR_UPSTREAM right, and does DNS work here?",
     "tls": "SSL_CERT_FILE names the authorities that are trusted",
     "proxy": "HTTPS_PROXY, HTTP_PROXY and NO_PROXY choose the proxy",
-    "malformed": "is SIDECAR_UPSTREAM an HTTP/1.1 server, and http or https as it should be?",
+    "malformed": "is SIDECAR_UPSTREAM an HTTP/1.1 server, and is its scheme (http or https) right?",
     "cut_short": "the upstream or something before it broke off",
     "unreachable": "is there a route to the host in SIDECAR_UPSTREAM?",
 }

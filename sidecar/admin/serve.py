@@ -70,7 +70,7 @@ class _Connection(web.RequestHandler):
                 oldest.transport.abort()
 
     def set_aside(self) -> None:
-        """It is no longer among those of which the one longest silent has to go: what it serves has a bound of its own."""
+        """It no longer counts among those of which the longest silent one is closed: what it serves has a bound of its own."""
         self._held.discard(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:

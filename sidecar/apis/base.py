@@ -70,7 +70,7 @@ class BodyReader(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Path:
-    """One end of a path, and what a request means whose path ends so, whatever prefix stands before it.
+    """One end of a path, and what a request with such a path means, whatever its prefix.
 
     `end` is literal (`/chat/completions`), has the id of an answer that is asked for again (`/responses/{response}`), or is
     a verb behind the model in the path (`:generateContent`), of the models of one `publisher` if it is named.
@@ -363,7 +363,7 @@ class Reader(ABC, Generic[E, B]):
 
 
 def _mended(data: bytes) -> bytes:
-    """The same with what is no UTF-8 replaced, and null for what is no number in JSON, unless it is large."""
+    """The same with what is not UTF-8 replaced, and null for what is not a number in JSON, unless it is large."""
     if len(data) > LARGE:
         return data
     if not data.isascii():

@@ -86,7 +86,7 @@ class Usage(msgspec.Struct):
     """SGLang's place for reasoning."""
     citation_tokens: Count | None = None
     num_search_queries: Count | None = None
-    """Perplexity's; where one of them is told, `reasoning_tokens` is no part of the completion."""
+    """Perplexity's; where one of them is told, `reasoning_tokens` is not part of the completion."""
 
     def tokens(self) -> dict[str, int]:
         """The counts that are told, by the words of the facts."""

@@ -254,7 +254,7 @@ _FINISHED = frozenset(("completed", "cancelled"))
 _ITEM_DONE = "response.output_item.done"
 _NO_RESULT = frozenset((b"", b"null", b'""'))
 _PENDING = frozenset(("in_progress", "queued"))
-"""Of a response that is not over: what it says of its usage is no count yet."""
+"""Of a response that is not over: what it says about its usage does not count yet."""
 _STATUSES = _FINISHED | _PENDING | {"failed", "incomplete"}
 _PING = "keepalive"
 

@@ -28,7 +28,7 @@ _GOOGLE = re.compile(
     r"/(?P<kind>models|tunedModels|dynamic|endpoints)/(?P<model>.+)",
     re.DOTALL,
 )
-"""What stands before a verb's colon, which is the last one: a model's name may hold slashes and colons."""
+"""What precedes a verb's colon, which is the last one: a model's name may hold slashes and colons."""
 
 _WRITTEN_DOWN = """
     /v1 /v2 /v3 /v4 /v1alpha /v1beta /v1beta1 /beta /api /api/v1 /api/v3 /api/anthropic /api/anthropic/v1
@@ -112,7 +112,7 @@ class Routes:
         return UNKNOWN if text else Route(template="/")
 
     def _by_end(self, found: re.Match[str]) -> Route | None:
-        """The route of a path that ends as one of an API; None when what stands before it speaks against it."""
+        """The route of a path that ends as one of an API; None if what precedes it rules that out."""
         api, path = self._ends[found.lastgroup or ""]
         prefix = found["prefix"]
         template = _prefix_template(prefix) + path.end

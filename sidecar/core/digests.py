@@ -381,7 +381,7 @@ class History:
         self._reduced: list[bytes] = []
         self._spoken: list[bytes] = []
         self._stands: list[tuple[int, int, int]] = []
-        """How many of each stand before an answer."""
+        """How many of each precede an answer."""
         self._points: dict[int, Point] = {}
         self._systems: list[Message] = []
         """The system prompts at its beginning, and beside it."""
@@ -436,7 +436,7 @@ class History:
         return point
 
     def point_behind(self, count: int) -> int | None:
-        """Which of the places stands behind so many messages."""
+        """Which of the places follows so many messages."""
         return next((at for at, counts in enumerate(self._stands) if counts[0] == count), None)
 
     def _point(self, count: int, reduced: int, spoken: int) -> Point:

@@ -63,7 +63,7 @@ class Headers:
         return None if value is None else value.decode("latin-1")
 
     def readable(self, name: bytes) -> str | None:
-        """The first value as a person should read it (UTF-8 where it is that, else latin-1), or None."""
+        """The first value as a person should read it (as UTF-8 if it is that, else as latin-1), or None."""
         value = self.first.get(name)
         return None if value is None else readable(value)
 

@@ -59,7 +59,7 @@ _AMBIGUOUS = Place(Relation.FIRST, ambiguous=True)
 
 @dataclass(slots=True)
 class _Echoed:
-    """Whose answer a history has at one of its points, and whether that turn's request is what stands before it there."""
+    """Whose answer a history has at one of its points, and whether that turn's request is what precedes it there."""
 
     past: Past
     at: int
@@ -278,7 +278,7 @@ class Histories(SessionListener):
         return None
 
     def _follows(self, history: History, past: Past) -> bool:
-        """True if what stands behind a turn's request is its answer, or the turn had none."""
+        """True if what follows a turn's request is its answer, or the turn had none."""
         if past.answer is None:
             return True
         behind = history.point_behind(past.end.count)
@@ -386,7 +386,7 @@ class Histories(SessionListener):
 
 
 def _confirms(past: Past, point: Point) -> bool:
-    """True if a turn's request is all that stands before a point, in one of the three forms."""
+    """True if a turn's request is all that precedes a point, in one of the three forms."""
     return _is_all(past, point) or (past.end.spoken == point.spoken and bool(point.spoken))
 
 
@@ -399,5 +399,5 @@ def _is_all(past: Past, point: Point) -> bool:
 
 
 def _may_be(past: Past, point: Point) -> bool:
-    """True if what stands before a point cannot rule a turn out: of both nothing is left but what clients move about."""
+    """True if what precedes a point cannot rule a turn out: of both nothing is left but what clients move about."""
     return not (past.end.reduced or point.reduced) and past.end.count == point.count

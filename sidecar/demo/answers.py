@@ -51,7 +51,7 @@ class Reply:
         return " ".join(self.words)
 
     def piece(self, index: int) -> str:
-        """Word `index` as a stream carries it: with the space that stands before it."""
+        """Word `index` as a stream carries it: with the space before it."""
         return self.words[index] if index == 0 else f" {self.words[index]}"
 
 

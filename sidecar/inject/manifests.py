@@ -45,7 +45,7 @@ class Injected:
 
 @dataclass(frozen=True, slots=True)
 class _Edit:
-    """Lines that stand before line `at`, or in place of it."""
+    """Lines that go before line `at`, or in its place."""
 
     at: int
     lines: tuple[str, ...]

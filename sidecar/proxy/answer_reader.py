@@ -133,7 +133,7 @@ class AnswerReader:
     # Heads.
 
     def _read_heads(self, data: bytes) -> bytes:
-        """Reads heads up to the final one; gives what stands behind it."""
+        """Reads heads up to the final one; gives what follows it."""
         at, size = 0, len(data)
         searched, self._searched = self._searched, 0
         while self.head is None and at < size:

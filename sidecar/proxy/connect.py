@@ -322,7 +322,7 @@ _SHORTEST = SECOND // 10
 """What was closed sooner had not waited too long."""
 
 _RENEWAL = 60 * SECOND
-"""After each such time what was learnt counts twice as long: an origin that was restarted is no impatient one."""
+"""After each such time what was learnt counts twice as long: an origin that was restarted is not an impatient one."""
 
 
 def _earlier(seen: int) -> int:

@@ -480,7 +480,7 @@ class Flow:
 
     @outermost
     def give_up(self) -> None:
-        """There is no more time to read what has passed: it settles by what is known."""
+        """No time is left to read what has passed: it settles by what is known."""
         self._answer.stop_watching()
         self._fail(ShutdownError(), Phase.MID_STREAM)
 

@@ -436,7 +436,7 @@ class _Beginning:
 
     @outermost
     def finish(self, at: int) -> None:
-        """There is no more to go by."""
+        """There is nothing more to go by."""
         chosen = self._choose(at)
         if chosen is not None:
             chosen.feed(self._pieces, at)

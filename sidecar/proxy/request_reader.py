@@ -210,7 +210,7 @@ class RequestReader:
             self._inbound, self._left = inbound, (inbound.length or 0) - inbound.size
 
     def _take_body(self, inbound: Inbound, data: bytes) -> bytes:
-        """Takes what is the body's; gives what stands behind it."""
+        """Takes the body's bytes; gives what follows them."""
         left = self._left
         piece = data[:left]
         self._left = left - len(piece)
@@ -307,7 +307,7 @@ class RequestReader:
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                # An upgrade that is not offered is no end of HTTP/1.1 (RFC 9110, section 7.8): read on.
+                # An upgrade that is not offered does not end HTTP/1.1 (RFC 9110, section 7.8): read on.
                 data = data[upgrade.args[0] :]
                 if self._body_skipped and self._inbound is not None:
                     self._read_body_of(self._inbound)
@@ -435,7 +435,7 @@ class RequestReader:
         inbound, self._inbound, self._section = self._inbound, None, None
         if inbound is not None:
             inbound.ended = True
-            # What follows a request that closes the connection is no request (RFC 9112, section 9.6).
+            # What follows a request that closes the connection is not a request (RFC 9112, section 9.6).
             self.deaf = self.deaf or not inbound.keep_alive
 
 

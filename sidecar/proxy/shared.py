@@ -152,7 +152,7 @@ class Running(Protocol):
         """The drain has ended and this request has not; it settles once what it has passed on has been read."""
 
     def give_up(self) -> None:
-        """There is no more time for that: it settles at once."""
+        """No time is left for that: it settles at once."""
 
 
 class Connected(Protocol):

@@ -81,7 +81,7 @@ class Watchdog:
 
 
 def patience(late: int) -> int:
-    """How long (ns) to look before a deadline is judged that is `late` ns past: one turn of the loop, or more.
+    """How long (ns) to look before a deadline that is `late` ns past counts as missed: one turn of the loop, or more.
 
     Whoever stood still has not heard its peers, nor told them anything: they get that time back, up to a second.
     """

@@ -73,7 +73,7 @@ _RAW = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
 
 
 def level_of(outcome: Outcome) -> str:
-    """The level of a settled request's line: what others did is no error of ours, but may be a warning."""
+    """The level of a settled request's line: what others did is not an error of ours, but may be a warning."""
     return _LEVELS.get(outcome, ERROR)
 
 

@@ -230,7 +230,7 @@ class ExportQueue(Generic[_Item]):
         self._thread.start()
 
     def offer(self, items: Sequence[_Item], count: int = 1) -> None:
-        """Queue items (each stands for `count` of the ledger's); those for which there is no room are dropped."""
+        """Queue items (each counts as `count` in the ledger); those that do not fit are dropped."""
         account, waiting = self._account, self._waiting
         with account.lock:
             before = len(waiting)

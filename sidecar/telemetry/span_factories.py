@@ -253,7 +253,7 @@ def _varint(number: int) -> bytes:
 
 
 def _text(tag: bytes, text: str) -> bytes:
-    """A string field; what is no text in UTF-8 is replaced."""
+    """A string field; what is not UTF-8 is replaced."""
     if not text:
         return b""
     body = text.encode("utf-8", "replace")
@@ -411,7 +411,7 @@ class EncodedSpans:
         return encoded
 
     def _key(self, key: str) -> bytes:
-        """A key as it stands before its value, with the value's tag."""
+        """A key as it precedes its value, with the value's tag."""
         try:
             name = key.encode()
         except UnicodeEncodeError:

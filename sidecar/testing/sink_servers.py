@@ -126,7 +126,7 @@ class HttpServer(ThreadingHTTPServer):
                 one.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """An exporter that hangs up is no event of the test."""
+        """An exporter that hangs up is not an event of the test."""
 
 
 class _HttpHandler(BaseHTTPRequestHandler):

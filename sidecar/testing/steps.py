@@ -88,7 +88,7 @@ class Bytes:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One chunk of a chunked body, framed; `extension` stands behind the size, with its semicolon."""
+    """One chunk of a chunked body, framed; `extension` follows the size, with its semicolon."""
 
     data: bytes
     extension: bytes = b""
