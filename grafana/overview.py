@@ -14,6 +14,8 @@ _ALL = q.rate(metrics.RESULTS)
 _BY = q.rate(metrics.RESULTS, q.UPSTREAM)
 _BAD_BY = q.share(q.rate(metrics.RESULTS, q.UPSTREAM, where=q.BAD), _BY)
 _NAMED = f"{{{{{q.UPSTREAM}}}}}"
+_KNOWN = f'{q.UPSTREAM}!=""'
+"""What is refused before an upstream is known has none, and no row."""
 _FIRST_WORD = (("orange", 5.0), ("red", 10.0))
 _SHARE_BAD = (("orange", 0.01), ("red", 0.05))
 
@@ -23,8 +25,12 @@ def _first_word(share: float) -> str:
     return q.either(found, metrics.OPERATION_FIRST_CHUNK, metrics.INFERENCE_FIRST_CHUNK)
 
 
-def _grown(word: str) -> str:
-    return q.grown(metrics.RESULTS, q.UPSTREAM, where=f'{q.RESULT}="{word}"')
+def _grown(where: str) -> str:
+    return q.grown(metrics.RESULTS, q.UPSTREAM, where=f"{where}, {_KNOWN}")
+
+
+def _word(word: str) -> str:
+    return _grown(f'{q.RESULT}="{word}"')
 
 
 _tile = partial(Panel, kind="stat", width=3, height=4)
@@ -66,7 +72,7 @@ def start(uid: str) -> tuple[Panel | Row, ...]:
         ),
         _tile(
             904,
-            "Longest running now",
+            "Longest running",
             "The oldest request in flight. Orange from a minute, when the sidecar logs it; red from five: look at Longest "
             "running, and longest silent on LLM traffic. Metric: sidecar.requests.oldest.age.",
             (Query(q.now(metrics.OLDEST_AGE, how="max")),),
@@ -76,7 +82,7 @@ def start(uid: str) -> tuple[Panel | Row, ...]:
         ),
         _tile(
             905,
-            "Clients' own errors",
+            "Client errors",
             "4xx but 429, of all that settled: the app asks for what the provider does not grant. "
             "Metric: sidecar.results.",
             (Query(q.share(q.rate(metrics.RESULTS, where=f'{q.RESULT}="client_error"'), _ALL)),),
@@ -95,7 +101,7 @@ def start(uid: str) -> tuple[Panel | Row, ...]:
         ),
         _tile(
             907,
-            "Answers overtaken",
+            "Overtaken",
             "Completed turns that a later turn of their conversation had overtaken. By design where tools run in parallel; a "
             "fault where an app shows answers in order. Metrics: sidecar.responses.out_of_order, sidecar.turns.",
             (Query(q.share(q.rate(metrics.OUT_OF_ORDER), q.rate(metrics.TURNS))),),
@@ -106,7 +112,7 @@ def start(uid: str) -> tuple[Panel | Row, ...]:
         ),
         _tile(
             908,
-            "Wait avoided per day",
+            "Wait avoided/day",
             "How long turns would have waited in all, one at a time, at the range's pace. Near 0: nothing runs at once, so "
             "nothing is gained. Metric: sidecar.conversation.wait_avoided.",
             (Query(f"86400 * {q.rate(metrics.WAIT_AVOIDED, '', '_sum')}"),),
@@ -122,17 +128,12 @@ def start(uid: str) -> tuple[Panel | Row, ...]:
             "gen_ai.client.operation.time_to_first_chunk, sidecar.requests.active, sidecar.conversation.overlaps, "
             "sidecar.conversation.concurrency.",
             (
-                Query(_BY),
-                Query(
-                    q.share(
-                        q.grown(metrics.RESULTS, q.UPSTREAM, where=q.BAD),
-                        q.grown(metrics.RESULTS, q.UPSTREAM),
-                    )
-                ),
-                Query(_grown("server_error")),
-                Query(_grown("rate_limited")),
-                Query(_grown("timed_out")),
-                Query(_grown("client_left")),
+                Query(q.rate(metrics.RESULTS, q.UPSTREAM, where=_KNOWN)),
+                Query(q.share(_grown(q.BAD), q.grown(metrics.RESULTS, q.UPSTREAM, where=_KNOWN))),
+                Query(_word("server_error")),
+                Query(_word("rate_limited")),
+                Query(_word("timed_out")),
+                Query(_word("client_left")),
                 Query(_first_word(0.5), quiet="of streams"),
                 Query(_first_word(0.95), quiet="of streams"),
                 Query(q.now(metrics.REQUESTS_ACTIVE, q.UPSTREAM)),
@@ -150,7 +151,7 @@ def start(uid: str) -> tuple[Panel | Row, ...]:
             label=q.UPSTREAM,
             columns=(
                 Column("Upstream"),
-                Column("Requests per second", "reqps"),
+                Column("Rate", "reqps", (), 2),
                 Column("Bad", "percentunit", _SHARE_BAD, 1),
                 Column("5xx", "none", (("red", 1),), 0),
                 Column("429", "none", (("orange", 1),), 0),

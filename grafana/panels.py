@@ -169,7 +169,7 @@ def _defaults(panel: Panel) -> Json:
     if panel.kind == "table":
         # A word for no data would stand in every cell that has none.
         del defaults["noValue"]
-        defaults["custom"] = {"align": "auto", "cellOptions": {"type": "auto"}}
+        defaults["custom"] = {"align": "auto", "minWidth": 80, "cellOptions": {"type": "auto"}}
     return defaults
 
 

@@ -163,6 +163,7 @@ PANELS: tuple[Panel | Row, ...] = (
         ),
         unit="cps",
         stacked=True,
+        width=24,
     ),
     Row(107, "Latency"),
     Panel(
@@ -251,6 +252,7 @@ PANELS: tuple[Panel | Row, ...] = (
         _three(metrics.OPERATION_PER_CHUNK, metrics.INFERENCE_PER_CHUNK),
         unit="s",
         no_data="no stream in this range",
+        width=24,
     ),
     Row(108, "Models and tokens"),
     Panel(
@@ -332,6 +334,7 @@ PANELS: tuple[Panel | Row, ...] = (
         ),
         unit="percentunit",
         no_data="no usage reported in this range",
+        width=8,
     ),
     Panel(
         138,
@@ -352,9 +355,9 @@ PANELS: tuple[Panel | Row, ...] = (
         "there. tools or system: something in them changes from turn to turn. Metric: sidecar.prompt.breaks.",
         (Query(q.rate(metrics.PROMPT_BREAKS, _BROKE_AT), f"{{{{{_BROKE_AT}}}}}"),),
         unit="cps",
-        width=12,
         stacked=True,
         no_data="no prompt broke in this range",
+        width=8,
     ),
     Panel(
         137,
@@ -362,9 +365,9 @@ PANELS: tuple[Panel | Row, ...] = (
         "Reported input tokens per second that did not come from the provider's cache, where the prompt went on (none), and "
         "those of the turn before, where it broke. Metric: sidecar.prompt.read_anew.",
         (Query(q.rate(metrics.READ_ANEW, _BROKE_AT), f"{{{{{_BROKE_AT}}}}}"),),
-        width=12,
         stacked=True,
         no_data="no turn with a turn before it told its usage in this range",
+        width=8,
     ),
     Panel(
         134,

@@ -27,17 +27,16 @@ def test_attributes_are_defined(query: str) -> None:
     assert named
     assert named <= ATTRIBUTES
     assert re.fullmatch(
-        r"\{ [^{}]+ \} \| select\((?:span\.[\w.]+(?:, )?)+\)",
-        query.replace("${session:", "$session:").replace("doublequote}", ""),
+        r"\{ [^{}]+ \} \| select\((?:span\.[\w.]+(?:, )?)+\) with \(most_recent=true\)",
+        re.sub(r"\$\{(\w+):doublequote\}", r"\1", query),
     ), query
 
 
 def test_jaegers_tags_are_defined() -> None:
     """Likewise."""
     for part in explorer.JAEGER:
-        if not isinstance(part, Row) and part.tags:
-            tags = {pair.partition("=")[0] for pair in part.tags.split(" ")}
-            assert tags <= ATTRIBUTES | {"error"}
+        for tags in part.tags:
+            assert {pair.partition("=")[0] for pair in tags.split(" ")} <= ATTRIBUTES
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda one: str(one["uid"]))
@@ -46,11 +45,13 @@ def test_panels_say_what_they_mean(board: dict[str, Any]) -> None:
     ids = [panel["id"] for panel in board["panels"]]
     assert len({*ids}) == len(ids)
     for panel in board["panels"]:
-        if panel["type"] == "row":
+        if panel["type"] in ("row", "text"):
             continue
         assert panel["title"]
         assert re.search(r"(Spans|Logs): ", panel["description"])
-        assert panel["fieldConfig"]["defaults"]["noValue"].startswith("no ")
+        # In a table these words would stand in every cell that has nothing: there they stand beside it.
+        says = panel["fieldConfig"]["defaults"].get("noValue", "")
+        assert says.startswith("no ") if panel["type"] == "logs" else not says
         assert re.fullmatch(r"\$\{(tempo|jaeger|loki)\}", panel["datasource"]["uid"])
 
 
@@ -59,19 +60,53 @@ def test_panels_say_what_they_mean(board: dict[str, Any]) -> None:
 )
 def test_a_hostile_id_stays_a_text(value: str) -> None:
     """Quotes in it are escaped, and nothing else means anything inside of a quoted text."""
-    for query in (*QUERIES, explorer._LOGS):
-        replaced = query.replace("${session:doublequote}", quoted(value))
-        outside = re.sub(r'"(?:[^"\\]|\\.)*"', '""', replaced)
-        assert outside == re.sub(r'"(?:[^"\\]|\\.)*"', '""', query.replace("${session:doublequote}", '""'))
+    for query in (*QUERIES, explorer._LOGS, explorer._ENDED, explorer._RUNNING):
+        replaced = re.sub(r"\$\{\w+:doublequote\}", lambda _: quoted(value), query)
+        plain = re.sub(r"\$\{\w+:doublequote\}", '""', query)
+        assert re.sub(r'"(?:[^"\\]|\\.)*"', '""', replaced) == re.sub(r'"(?:[^"\\]|\\.)*"', '""', plain)
 
 
 def test_an_id_in_a_table_chooses_its_session() -> None:
-    """A link to the same dashboard that keeps the time."""
+    """A link to the same dashboard that keeps the time and the service."""
     tables = [panel for panel in BOARDS[0]["panels"] if panel["type"] == "table"]
-    (override,) = tables[0]["fieldConfig"]["overrides"]
-    assert override["matcher"] == {"id": "byName", "options": "session.id"}
-    (link,) = override["properties"][0]["value"]
-    assert link["url"] == "/d/sidecar-explorer?var-session=${__value.text:percentencode}&${__url_time_range}"
+    chosen = [one for one in tables[0]["fieldConfig"]["overrides"] if one["matcher"]["options"] == "Session"]
+    (link,) = chosen[0]["properties"][0]["value"]
+    where = "/d/sidecar-explorer?var-session=${__value.text:percentencode}"
+    assert link["url"] == f"{where}&${{service:queryparam}}&${{__url_time_range}}"
+
+
+def test_columns_are_in_the_order_of_reading() -> None:
+    """Each attribute under a title of its own, numbers as numbers; what says nothing is hidden; all spans of a trace."""
+    for panel in explorer.TEMPO:
+        if isinstance(panel, Row) or panel.kind != "table":
+            continue
+        (made,) = [one for one in BOARDS[0]["panels"] if one["id"] == panel.number]
+        assert made["targets"][0]["spss"] >= 100
+        convert, organise, sort = (one["options"] for one in made["transformations"])
+        order = sorted(organise["indexByName"], key=organise["indexByName"].__getitem__)
+        assert order == ["Start time", *panel.columns, "Duration", "Span ID"]
+        titles = [explorer.TITLES[name][0] for name in panel.columns]
+        assert len({*titles}) == len(titles)
+        assert organise["renameByName"] == dict(zip(panel.columns, titles, strict=True))
+        assert {one["targetField"] for one in convert["conversions"]} == {
+            name for name in panel.columns if explorer.TITLES[name][1]
+        }
+        (by,) = sort["sort"]
+        assert by["field"] in ("#", "Start time")
+
+
+def test_only_our_own_are_asked_for() -> None:
+    """Spans and lines of the sidecar: others carry a session's id as well."""
+    assert all('instrumentation:name = "sidecar"' in query for query in QUERIES)
+    lines = [
+        target["expr"]
+        for board in BOARDS
+        for panel in board["panels"]
+        if panel["type"] == "logs"
+        for target in panel["targets"]
+    ]
+    ours = '{service_name=~${service:doublequote}} | scope_name = "sidecar" |'
+    assert [line for line in lines if not line.startswith(ours)] == []
 
 
 def test_every_query_is_in_the_file() -> None:

@@ -161,13 +161,11 @@ class Tempo:
         config = (ROOT / "deploy/tempo/tempo.yaml").read_text()
         config = config.replace("/var/tempo", str(folder / "tempo")).replace("0.0.0.0:4317", self.otlp)
         config = config.replace("3200", str(port)).replace("0.0.0.0", "127.0.0.1")
+        # By default it answers about what is half a minute old. Tempo 3 knows this in its file only.
+        config += "\nquery_frontend:\n  query_end_cutoff: 0s\n"
         (folder / "tempo.yaml").write_text(config)
         self.backend = Backend(
-            [
-                str(binary("tempo")),
-                f"-config.file={folder / 'tempo.yaml'}",
-                "-query-frontend.query-end-cutoff=0s",
-            ],
+            [str(binary("tempo")), f"-config.file={folder / 'tempo.yaml'}"],
             folder=folder,
             ready=f"{self.url}/ready",
         )
