@@ -25,7 +25,7 @@ from sidecar.telemetry import metrics, otel_settings
 from sidecar.telemetry.ledger import State
 from sidecar.telemetry.metrics import MetricKind
 from sidecar.telemetry.names import ALL_ATTRIBUTES, ALL_EVENTS
-from sidecar.telemetry.series import PHASES, RESULTS
+from sidecar.telemetry.series import KINDS, PHASES, RESULTS
 from sidecar.testing import (
     OtlpSink,
     RunningSidecar,
@@ -226,6 +226,7 @@ def test_buckets() -> None:
         (TELEMETRY, "Where an outcome is decided", Phase),
         (TELEMETRY, "What became of a request", RESULTS),
         (TELEMETRY, "What the time of a request went to", PHASES),
+        (TELEMETRY, "What is left before the 429", KINDS),
         (TELEMETRY, "Anomalies", Anomaly),
         (TELEMETRY, "The ledger", State),
     ],

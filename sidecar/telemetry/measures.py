@@ -32,7 +32,7 @@ from sidecar.telemetry.metric_store import (
 )
 from sidecar.telemetry.metrics import Metric
 from sidecar.telemetry.request_attributes import Shape, provider_of, request_model
-from sidecar.telemetry.series import OTHER, Alike, Cap, RequestSeries, UpstreamSeries, result
+from sidecar.telemetry.series import MOST, OTHER, Alike, Cap, Headroom, RequestSeries, UpstreamSeries, result
 
 
 def series_of(
@@ -103,6 +103,7 @@ class Measures:
         )
         store.observe(metrics.OLDEST_AGE, lambda: self._longest(attrgetter("start")))
         store.observe(metrics.SILENCE, lambda: self._longest(attrgetter("heard")))
+        self._headroom = Headroom(store, clock, self.in_flight, self._asked, request_model)
         store.observe(
             metrics.ANOMALIES,
             lambda: ((anomalies[word.value], ((n.ANOMALY, word.value),)) for word in Anomaly),
@@ -233,6 +234,12 @@ class Measures:
             connecting = end - exchange.asked
         else:
             connecting = 0 if connect.kind == "reused" else connect.end - connect.start
+        key, headers = series.headroom, exchange.upstream_headers
+        if key is not None and headers is not None:
+            heard = self._headroom.heard
+            before = heard.get(key)
+            if len(heard) < MOST if before is None else before[0] < first:
+                heard[key] = (first, headers, exchange.correction)
         if sent:
             # As its `wait` span: an answer may begin before the request's body has ended.
             until = first or end

@@ -288,6 +288,24 @@ SILENCE = _gauge(
     "Of the requests in flight, the longest time without a byte from the upstream; 0: none has asked.",
     n.UPSTREAM,
 )
+RATELIMIT_REMAINING = _gauge(
+    "sidecar.ratelimit.remaining",
+    "{unit}",
+    "What is left before the provider answers 429, as its latest answer said, for two minutes.",
+    *(n.UPSTREAM, n.REQUEST_MODEL, n.RATELIMIT_KIND),
+)
+RATELIMIT_LIMIT = _gauge(
+    "sidecar.ratelimit.limit",
+    "{unit}",
+    "What that is out of, likewise.",
+    *(n.UPSTREAM, n.REQUEST_MODEL, n.RATELIMIT_KIND),
+)
+RETRY_AFTER = _gauge(
+    "sidecar.ratelimit.retry_after",
+    "s",
+    "How long the provider still asks to be left alone; absent once that has passed.",
+    *(n.UPSTREAM, n.REQUEST_MODEL),
+)
 RETRIES = _counter("sidecar.retries", "{request}", "Arrivals marked as a retry.", n.UPSTREAM)
 FINISH_REASONS = _counter(
     "sidecar.finish_reasons",

@@ -276,6 +276,9 @@ RESULT = _name(
 REQUEST_PHASE = _name(
     "sidecar.request.phase", "What its time went to, or goes to now: `body`, `connect`, `wait` or `stream`."
 )
+RATELIMIT_KIND = _name(
+    "sidecar.ratelimit.kind", "What is limited: `requests`, `tokens`, `input_tokens` or `output_tokens`."
+)
 OVERHEAD_PART = _name("sidecar.overhead.part", "`before`, `after` or `loop`.")
 ANOMALY = _name("sidecar.anomaly", "What should not have happened: a word of a fixed list.")
 TELEMETRY_SIGNAL = _name("sidecar.telemetry.signal", "`traces`, `metrics`, `logs`, or `lines` (on stderr).")

@@ -1,20 +1,31 @@
 """The series that a request counts on, and the words that their labels may have.
 
 Owns the attributes of these series, and the bounds on what others choose: the words for errors, results and finish
-reasons, and the cap on models. A series is found once for all requests that are alike.
+reasons, and the cap on models. A series is found once for all requests that are alike. And the gauges of what a provider
+says is left, with the names of the header fields that say it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from sidecar.apis import FINISH_REASONS, KNOWN_ERRORS
-from sidecar.core.clock import SECOND
-from sidecar.core.exchange import Verdict
+from sidecar.core.clock import MILLISECOND, SECOND, Clock
+from sidecar.core.exchange import Exchange, Verdict
 from sidecar.core.facts import Anomaly, Outcome
+from sidecar.core.headers import Headers
 from sidecar.core.shown import OTHER_HTTP, is_credential, shown
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
-from sidecar.telemetry.metric_store import Attributes, CounterSeries, HistogramSeries, MetricStore
+from sidecar.telemetry.metric_store import (
+    Attributes,
+    CounterSeries,
+    HistogramSeries,
+    MetricStore,
+    Observations,
+)
 
 OTHER = "other"
 """Stands for every value beyond a cap or outside a list."""
@@ -116,6 +127,10 @@ class Cap:
             self.changes += 1
         (earned if completed else failed)[name] = at
         return name
+
+    def has(self, value: str) -> bool:
+        """Whether this name has a place."""
+        return value in self._earned or value in self._failed
 
     def _earn(self, at: int) -> bool:
         """Whether there is a place for one more name that completed a call."""
@@ -261,6 +276,7 @@ class RequestSeries:
         "finish",
         "firsts",
         "gap",
+        "headroom",
         "http",
         "requests",
         "result",
@@ -270,6 +286,9 @@ class RequestSeries:
 
     def __init__(self, store: MetricStore, alike: Alike, upstream: UpstreamSeries, semconv: str) -> None:
         self.upstream = upstream
+        told = alike.upstream is not None and alike.asked != OTHER
+        self.headroom = (alike.upstream or "", alike.asked) if told else None
+        """Whose headroom its answers tell."""
         models = (
             (n.PROVIDER, alike.provider),
             (n.REQUEST_MODEL, alike.asked),
@@ -342,3 +361,171 @@ class RequestSeries:
         modality = attribute_set(*call, (n.TOKEN_MODALITY, "unknown"))
         for kind, metric in _LATEST_TOKENS.items():
             self.details.append((kind, store.counter(metric, modality)))
+
+
+Key = tuple[str, str | None]
+"""An upstream's name, and a model as it may be told."""
+Head = tuple[int, Headers, int]
+"""When an answer's head came (ns), its fields, and what makes that the wall's time (ns)."""
+
+STALE = 120 * SECOND
+"""So long a figure is told, ns; the windows of rate limits are mostly a minute."""
+MOST = 500
+"""Pairs of upstream and model of which figures are kept."""
+_LONGEST = 24 * 3600 * SECOND
+"""The longest time to wait that is believed, ns."""
+_DIGITS = 15
+
+KINDS = ("requests", "tokens", "input_tokens", "output_tokens")
+"""The values of `sidecar.ratelimit.kind`."""
+
+
+def _fields(which: str) -> dict[str, tuple[bytes, ...]]:
+    """Where `remaining` or `limit` stands, by kind; the first that is there counts.
+
+    OpenAI's names are also Azure's and Groq's; behind them Mistral's, Cerebras' and Fireworks', which name a window or a side;
+    then Anthropic's; and last those that name no kind.
+    """
+    own, anthropic = f"x-ratelimit-{which}-", "anthropic-ratelimit-"
+    names = {
+        "requests": (
+            *(f"{own}requests", f"{own}req-minute", f"{own}requests-minute", f"{own}requests-day"),
+            *(f"{anthropic}requests-{which}", f"x-ratelimit-{which}", f"ratelimit-{which}"),
+        ),
+        "tokens": (f"{own}tokens", f"{own}tokens-minute", f"{anthropic}tokens-{which}"),
+        "input_tokens": (f"{own}input-tokens", f"{own}tokens-prompt", f"{anthropic}input-tokens-{which}"),
+        "output_tokens": (
+            *(f"{own}output-tokens", f"{own}tokens-generated", f"{anthropic}output-tokens-{which}"),
+        ),
+    }
+    return {kind: tuple(name.encode() for name in names[kind]) for kind in KINDS}
+
+
+_REMAINING, _LIMIT = _fields("remaining"), _fields("limit")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the latest answers said. Times in ns; `at` is that of the figures, `until` when the wait is over."""
+
+    at: int = 0
+    remaining: Mapping[str, int] = field(default_factory=dict)
+    limit: Mapping[str, int] = field(default_factory=dict)
+    until: int = 0
+
+
+class Headroom:
+    """What a provider says is left before it answers 429: read from the heads of its answers, by upstream, model and kind.
+
+    A request costs it one entry in a map. Heads are read when a snapshot is taken, the latest of each upstream and model alone,
+    and those of answers that still stream with them; of models with a place of their own in `places`. What was said too long
+    ago is not told: a window of the provider's has passed since.
+    """
+
+    def __init__(
+        self,
+        store: MetricStore,
+        clock: Clock,
+        in_flight: Mapping[int, Exchange],
+        places: Cap,
+        model_of: Callable[[Exchange], str | None],
+    ) -> None:
+        self._clock = clock
+        self._in_flight = in_flight
+        self._places = places
+        self._model_of = model_of
+        self.heard: dict[Key, Head] = {}
+        """The latest heads that nobody has read, of requests that have ended; `MOST` at most."""
+        self._told: dict[Key, Told] = {}
+        store.observe(metrics.RATELIMIT_REMAINING, lambda: self._figures("remaining"))
+        store.observe(metrics.RATELIMIT_LIMIT, lambda: self._figures("limit"))
+        store.observe(metrics.RETRY_AFTER, self._waits)
+
+    def _figures(self, which: str) -> Observations:
+        now = self._read()
+        for key, told in self._told.items():
+            if now - told.at < STALE:
+                for kind, value in getattr(told, which).items():
+                    yield value, _attributes(key, kind)
+
+    def _waits(self) -> Observations:
+        now = self._read()
+        for key, told in self._told.items():
+            if told.until > now:
+                yield (told.until - now) / SECOND, _attributes(key)
+
+    def _read(self) -> int:
+        """Reads what has come, forgets what is too old; gives the time."""
+        for key, head in (*self.heard.items(), *self._streaming()):
+            self._learn(key, head)
+        self.heard.clear()
+        now = self._clock()
+        for key in [key for key, told in self._told.items() if now >= max(told.at + STALE, told.until)]:
+            del self._told[key]
+        return now
+
+    def _streaming(self) -> Iterator[tuple[Key, Head]]:
+        """The latest head of each pair whose answer has begun and not ended."""
+        latest: dict[Key, Exchange] = {}
+        for exchange in self._in_flight.values():
+            if exchange.upstream is None or exchange.upstream_headers is None:
+                continue
+            model = self._model_of(exchange)
+            if model is None or self._places.has(model):
+                key = exchange.upstream.name, model
+                if key not in latest or latest[key].first_byte < exchange.first_byte:
+                    latest[key] = exchange
+        for key, one in latest.items():
+            if one.upstream_headers is not None:
+                yield key, (one.first_byte, one.upstream_headers, one.correction)
+
+    def _learn(self, key: Key, head: Head) -> None:
+        at, headers, correction = head
+        before = self._told.get(key, Told())
+        if at <= before.at or (key not in self._told and len(self._told) >= MOST):
+            return
+        remaining, limit = _numbers(headers, _REMAINING), _numbers(headers, _LIMIT)
+        wait = _wait(headers, at, correction)
+        if remaining or limit:
+            self._told[key] = Told(at, remaining, limit, at + wait if wait else 0)
+        elif wait:
+            self._told[key] = Told(before.at, before.remaining, before.limit, at + wait)
+
+
+def _attributes(key: Key, kind: str | None = None) -> Attributes:
+    upstream, model = key
+    return attribute_set((n.UPSTREAM, upstream), (n.REQUEST_MODEL, model), (n.RATELIMIT_KIND, kind))
+
+
+def _numbers(headers: Headers, fields: Mapping[str, tuple[bytes, ...]]) -> dict[str, int]:
+    """By kind, the first whole number; a field that holds none is passed over."""
+    found: dict[str, int] = {}
+    for kind, names in fields.items():
+        for name in names:
+            value = headers.first.get(name)
+            if value is not None and value.isdigit() and len(value) <= _DIGITS:
+                found[kind] = int(value)
+                break
+    return found
+
+
+def _wait(headers: Headers, at: int, correction: int) -> int:
+    """How long (ns) the client is to wait: by `retry-after-ms`, else `retry-after` in seconds or as a date; 0: not told."""
+    exact, plain = headers.text(b"retry-after-ms"), headers.text(b"retry-after")
+    wait = 0
+    if exact is not None and _is_number(exact):
+        wait = round(float(exact) * MILLISECOND)
+    elif plain is not None and _is_number(plain):
+        wait = round(float(plain) * SECOND)
+    elif plain is not None:
+        try:
+            date = parsedate_to_datetime(plain)
+        except ValueError:
+            return 0
+        wait = round(date.replace(tzinfo=date.tzinfo or UTC).timestamp()) * SECOND - at - correction
+    return min(max(0, wait), _LONGEST)
+
+
+def _is_number(text: str) -> bool:
+    whole, _, part = text.partition(".")
+    return text.isascii() and whole.isdigit() and (part.isdigit() or not part) and len(text) <= _DIGITS

@@ -1,5 +1,6 @@
 """Every metric that is defined is recorded: one scenario, and a point above zero of each. And what is told before that."""
 
+import time
 from typing import Any
 
 import pytest
@@ -87,7 +88,8 @@ def play(port: int, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
     exchange(port, chat_request(headers=(*named(), b"x-stainless-retry-count: 1")))
     upstream.answer(json_answer(MESSAGE))
     exchange(port, chat_request(path="/v1/messages", headers=named("x" * 300)))
-    upstream.answer(json_answer({"data": [{"embedding": [1]}], "usage": {"prompt_tokens": 5}}))
+    left = (b"x-ratelimit-remaining-requests: 5", b"x-ratelimit-limit-requests: 9", b"retry-after: 60")
+    upstream.answer(json_answer({"data": [{"embedding": [1]}], "usage": {"prompt_tokens": 5}}, headers=left))
     exchange(port, chat_request(path="/v1/embeddings", headers=named()))
     go_on(port, upstream)
 
@@ -186,6 +188,41 @@ def test_fixed_words_are_told_from_the_start(start_sidecar: Any, sink: OtlpSink,
         **{(f"sidecar.{name}", *upstream): 0 for name in each_upstream for upstream in upstreams},
     }
     sidecar.stop()
+
+
+def test_what_is_left_before_a_rejection(
+    start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """By upstream and model, as soon as the head of an answer has come from a model that is known; and how long to wait."""
+    sidecar = start_sidecar(settings={"UPSTREAMS": f"other={upstream.url}"})
+    upstream.answer(json_answer(chat_completion("Hi")))
+    exchange(sidecar.port, chat_request(model="slow"))
+    gate = Gate()
+    openai = (b"x-ratelimit-limit-tokens: 900", b"x-ratelimit-remaining-tokens: 30")
+    upstream.answer((*sse_head(headers=openai), Chunk(sse_event(chat_chunk("a"))), Wait(gate), LastChunk()))
+    anthropic = (b"anthropic-ratelimit-requests-limit: 50", b"anthropic-ratelimit-requests-remaining: 0")
+    upstream.answer(json_answer(MESSAGE, status=429, headers=(*anthropic, b"retry-after: 17")))
+    with RawClient(sidecar.port) as client:
+        client.send(chat_request(stream=True, model="slow"))
+        client.read_until(b'"a"')
+        exchange(sidecar.port, chat_request(path="/other/v1/messages", model="claude"))
+        told = [
+            point
+            for point in sink.snapshot(after=time.time_ns())
+            if point.metric.startswith("sidecar.ratelimit.")
+        ]
+        gate.open()
+        client.read_until(b"0\r\n\r\n")
+    found = {(point.metric, *map(str, point.attributes.values())): point.value for point in told}
+    wait = found.pop(("sidecar.ratelimit.retry_after", "claude", "other"))
+    assert wait is not None
+    assert 0 < wait <= 17
+    assert found == {
+        ("sidecar.ratelimit.remaining", "slow", "tokens", "default"): 30,
+        ("sidecar.ratelimit.limit", "slow", "tokens", "default"): 900,
+        ("sidecar.ratelimit.remaining", "claude", "requests", "other"): 0,
+        ("sidecar.ratelimit.limit", "claude", "requests", "other"): 50,
+    }
 
 
 def test_the_first_of_its_kind_is_an_increase(

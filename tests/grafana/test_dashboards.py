@@ -56,7 +56,9 @@ def used_in(expression: str) -> set[str]:
     return {*re.findall(r"\b((?:sidecar|gen_ai|http|process)_\w+)(?=\{|\[)", expression)}
 
 
-UNCHARTED: set[str] = set()
+UNCHARTED = {
+    *("sidecar.ratelimit.remaining", "sidecar.ratelimit.limit", "sidecar.ratelimit.retry_after"),
+}
 """Metrics that no panel has."""
 
 
