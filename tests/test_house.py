@@ -278,6 +278,19 @@ def test_no_modules_import_each_other() -> None:
     assert {*order} >= {name(path) for path in CODE}
 
 
+@pytest.mark.parametrize("where", ["core", "telemetry"])
+def test_the_inside_of_rooms_is_as_told(where: str) -> None:
+    """docs/architecture.md names every file of the room, and each above all that it needs."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    table = text.partition(f"| `{where}/` | |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines() if row.startswith("| `")]
+    floors = {f"sidecar/{where}/{file}.py": -at for at, row in enumerate(rows) for file in row}
+    files = {name(path): needs(path) for path in CODE if room(path) == where and path.stem != "__init__"}
+    assert {*floors} == {*files}
+    below = {file: {one for one in needed if one in floors} for file, needed in files.items()}
+    assert [(file, one) for file in files for one in below[file] if floors[one] >= floors[file]] == []
+
+
 def test_rooms_that_are_listed_exist() -> None:
     """The lists above name rooms that are there."""
     assert {*ROOMS, *LIBRARIES} <= {room(path) for path in CODE}
