@@ -98,6 +98,7 @@ class Catalog:
         self._bodies = {api.name: api.body for api in apis}
         self._streams = {api.name: api.stream for api in apis if api.stream is not None}
         self._histories = {api.name: api.history for api in apis if api.history is not None}
+        self._prompts = frozenset(api.name for api in apis if api.prompts)
         self._objects = frozenset(api.name for api in apis if api.objects)
 
     def read_request(self, route: Route, body: bytes, fields: tuple[str, ...] = ()) -> RequestFacts:
@@ -176,6 +177,8 @@ class Catalog:
     ) -> Steps[History | None]:
         """A request's past; none of a body in which no messages were found, or too many, or too much beside them."""
         read = self._histories.get(route.api or "") if route.turn else None
+        if messages is None and route.api in self._prompts:
+            messages = 1
         if read is None or messages is None or messages > MOST_MESSAGES:
             return None
         if len(body) > LARGE and (yield from _crowded(body, digester.salt[0])):

@@ -9,7 +9,8 @@ import msgspec
 from sidecar.apis.base import Api, Path, Reader, present
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.openai_common import DONE, SamplingRequest, Timings, Usage, ended, name_answer, name_service
-from sidecar.apis.shapes import Count, Ident, Shape, Word
+from sidecar.apis.shapes import Count, Ident, Shape, Steps, Word
+from sidecar.core.digests import Digester, History, Prompt
 from sidecar.core.facts import EventKind
 
 
@@ -78,11 +79,29 @@ class CompletionReader(Reader[_Completion, _Completion]):
         for choice in part.choices or ():
             if choice.text:
                 kind = EventKind.CHUNK
+                if self.facts.echo is not None:
+                    self.facts.echo.text(choice.index, choice.text)
             error = self._choice_ended(choice.index, choice.finish_reason, choice.error) or error
         usage = part.usage or part.timings
         if usage:
             self._tokens(usage.tokens())
         return kind if error is None else self._failed(error)
+
+
+class _Past(msgspec.Struct):
+    prompt: str | None = None
+
+
+_past = msgspec.json.Decoder(_Past)
+
+
+def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
+    """The past of a text completion: a prompt that is one text."""
+    prompt = _past.decode(body).prompt
+    if not prompt:
+        return None
+    yield
+    return Prompt(digester, prompt)
 
 
 API = Api(
@@ -92,5 +111,7 @@ API = Api(
     request=CompletionRequest,
     stream=CompletionReader,
     body=CompletionReader,
+    history=_history,
+    prompts=True,
     finish_reasons="stop length content_filter",
 )

@@ -23,6 +23,9 @@ LONGEST_JSON = 64 * 1024
 _GENERATION = 8192
 """Messages that are known by how they are written, the latest; as many older ones beside them, until so many more have come."""
 
+_BLOCK, _BLOCKS = 32, 512
+"""Bytes of a prompt after each of which it is digested, and how many of these digests are looked for, the last ones."""
+
 _LONGEST_ID = 1024
 _SKETCH = 16
 """Pieces of a system prompt that it is compared by."""
@@ -452,7 +455,7 @@ class History:
         size = end.count * SIZE
         return size < len(self.digests) and self.digester.value(self.digests[:size]) == end.full
 
-    def kept(self, before: bytes) -> int:
+    def kept(self, before: bytes) -> int | None:
         """How many messages of an earlier request, given its digests, stand at this one's beginning."""
         mine = self.digests
         most = min(len(mine), len(before))
@@ -466,3 +469,97 @@ class History:
         """Lets go of what a long one takes, once it has been recognised."""
         self._full, self._reduced, self._spoken = [], [], []
         self._stands, self._systems, self.said = [], [], []
+
+
+class Prompt(History):
+    """A past that is one text, and grows: it is that of the turn before, the answer to it, and more.
+
+    Sizes are bytes.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, digester: Digester, text: str) -> None:
+        super().__init__(digester)
+        self._text = encoded(text)
+        whole = self.digest(len(self._text))
+        self._full.append(whole)
+        self.close(b"")
+        self.end = Point(self.size, whole, b"", b"")
+
+    @property
+    def size(self) -> int:
+        """How long it is."""
+        return len(self._text)
+
+    def digest(self, size: int) -> bytes:
+        """That of its beginning."""
+        return self._begun(size).digest()
+
+    def _begun(self, size: int) -> "blake2b":
+        made = self.digester.begin_text()
+        made.update(self._text[:size])
+        return made
+
+    @property
+    def grown(self) -> "Grown":
+        """What its answer adds to."""
+        stem = self.size // _BLOCK * _BLOCK
+        return Grown(stem, self._begun(stem), self._text[stem:])
+
+    def kept(self, before: bytes) -> None:
+        """None: it has no messages."""
+
+    def stems(self) -> list[bytes]:
+        """What turns are found by whose prompt and answer it begins with, the longest first: digests at every so many bytes."""
+        last = self.size // _BLOCK
+        first = max(1, last - _BLOCKS)
+        made = self._begun((first - 1) * _BLOCK)
+        keys = []
+        for at in range(first - 1, last):
+            made.update(self._text[at * _BLOCK : (at + 1) * _BLOCK])
+            keys.append(made.copy().digest())
+        return keys[::-1]
+
+    def begins_with(self, end: Point) -> bool:
+        """True if an earlier prompt stands at its beginning, and more behind it."""
+        return end.count < self.size and self.digest(end.count) == end.full
+
+    def forget(self) -> None:
+        """Lets go of the text."""
+        super().forget()
+        self._text = b""
+
+
+class Grown:
+    """A prompt with its answer behind it, as that comes."""
+
+    __slots__ = ("_digest", "_stem", "_tail")
+
+    def __init__(self, stem: int, digest: "blake2b", tail: bytes) -> None:
+        """`digest` is of as many whole blocks as there are, of `stem` bytes in all, and `tail` is the rest."""
+        self._stem = stem
+        self._digest = digest
+        self._tail = tail
+
+    def copy(self) -> "Grown":
+        """Another one that goes on from here."""
+        return Grown(self._stem, self._digest.copy(), self._tail)
+
+    def add(self, piece: str) -> None:
+        """More of the answer."""
+        data = self._tail + encoded(piece)
+        cut = len(data) // _BLOCK * _BLOCK
+        self._digest.update(data[:cut])
+        self._stem += cut
+        self._tail = data[cut:]
+
+    def stem(self) -> bytes:
+        """What it is found by; empty where it is too short to be told from others."""
+        return self._digest.digest() if self._stem else b""
+
+    def whole(self) -> tuple[int, bytes]:
+        """How long it is, and what it is."""
+        made = self._digest.copy()
+        made.update(self._tail)
+        return self._stem + len(self._tail), made.digest()

@@ -6,7 +6,7 @@ wait to be digested, or to be parsed where it is JSON; nothing of it is kept aft
 
 from hashlib import blake2b
 
-from sidecar.core.digests import LONGEST_JSON, SHORTEST, Digester, encoded, is_own, parsed
+from sidecar.core.digests import LONGEST_JSON, SHORTEST, Digester, Grown, encoded, is_own, parsed
 
 _PIECE = 4096
 """Characters of an answer that wait to be digested."""
@@ -94,10 +94,14 @@ class _Text:
 class Echo:
     """Gathers what will be recognised of one answer."""
 
-    __slots__ = ("_arguments", "_digester", "_ids", "_size", "_texts")
+    __slots__ = ("_arguments", "_digester", "_ids", "_prompt", "_size", "_texts", "grown")
 
-    def __init__(self, digester: Digester) -> None:
+    def __init__(self, digester: Digester, prompt: Grown | None = None) -> None:
+        """`prompt` is what the answer goes on from, where that is one text."""
         self._digester = digester
+        self._prompt = prompt
+        self.grown: dict[int, Grown] = {}
+        """The prompt with each choice's answer behind it."""
         self._texts: dict[int, _Text] = {}
         self._ids: dict[str, str] = {}
         self._arguments: dict[tuple[int, int], list[str]] = {}
@@ -105,6 +109,9 @@ class Echo:
 
     def text(self, choice: int, piece: str) -> None:
         """A piece of a choice's text."""
+        if self._prompt is not None:
+            self._grow(choice, piece, self._prompt)
+            return
         text = self._texts.get(choice)
         if text is None:
             if len(self._texts) >= _MOST:
@@ -112,6 +119,14 @@ class Echo:
             self._texts[choice] = _Text(self._digester.begin_text(), piece)
             return
         text.add(piece)
+
+    def _grow(self, choice: int, piece: str, prompt: Grown) -> None:
+        grown = self.grown.get(choice)
+        if grown is None:
+            if len(self.grown) >= _MOST:
+                return
+            grown = self.grown[choice] = prompt.copy()
+        grown.add(piece)
 
     def id(self, identifier: str | None, name: str = "") -> None:
         """An id that the provider made, of a call to the tool of that name if it calls one."""

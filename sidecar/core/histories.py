@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from sidecar.core.digests import History, Point, Said
+from sidecar.core.digests import History, Point, Prompt, Said
 from sidecar.core.echo import Echo
 from sidecar.core.facts import Anomaly
 from sidecar.core.identity import MADE_UP, MAIN, Identity
@@ -63,7 +63,7 @@ class _Echoed:
 
     past: Past
     at: int
-    said: Said
+    said: Said | None
     confirmed: bool
 
 
@@ -113,10 +113,31 @@ class Histories(SessionListener):
         thread = self._threads.get((identity.session_id, identity.conversation_id))
         if thread is None:
             return Place(Relation.FIRST, spawned_by=self._spawned(history, identity.session_id))
-        echoed = self._echoed(history, (thread,)) if history.said else None
+        grows = isinstance(history, Prompt)
+        echoed = self._echoed(history, (thread,)) if history.said or grows else None
         return self._relate(history, thread, echoed)
 
+    def _grown(self, prompt: Prompt, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
+        """The turns whose prompt and answer stand at the beginning of a prompt, the latest ones."""
+        for key in prompt.stems():
+            known = self._known(key, threads)
+            found = tuple([past for past in known if past is not None and _begins(prompt, past)])
+            if found:
+                return (*found, None) if None in known else found
+        return ()
+
+    def _unnamed_prompt(self, prompt: Prompt) -> Place:
+        found = self._grown(prompt, None)
+        if len({None if past is None else past.thread.session_id for past in found}) > 1:
+            return _AMBIGUOUS
+        past = found[0] if found else None
+        if past is None:
+            return _UNKNOWN
+        return replace(self._relate(prompt, past.thread, _Echoed(past, 0, None, confirmed=True)), joins=True)
+
     def _unnamed(self, history: History) -> Place:
+        if isinstance(history, Prompt):
+            return self._unnamed_prompt(history)
         for at, said in reversed(history.said):
             found = self._candidates(history.point(at), said, None)
             if not found:
@@ -194,6 +215,9 @@ class Histories(SessionListener):
 
     def _echoed(self, history: History, threads: Collection[Thread]) -> _Echoed | None:
         """Whose answer of some threads the history has, the last one first."""
+        if isinstance(history, Prompt):
+            past = next(iter(self._grown(history, threads)), None)
+            return None if past is None else _Echoed(past, 0, None, confirmed=True)
         for at, said in reversed(history.said):
             for past, confirmed in self._candidates(history.point(at), said, threads).items():
                 if past is not None:
@@ -249,7 +273,8 @@ class Histories(SessionListener):
             return Place(Relation.REPEATS, thread, None, same, kept)
         parent, reached = None, -1
         if echoed is not None and (echoed.confirmed or history.previous is not None):
-            parent, reached = echoed.past, history.point(echoed.at).count
+            parent = echoed.past
+            reached = parent.end.count if isinstance(history, Prompt) else history.point(echoed.at).count
         extended = self._extended(history, thread, reached)
         if extended is not None and extended.in_flight:
             return Place(Relation.RACES, thread, parent, extended, kept)
@@ -260,7 +285,7 @@ class Histories(SessionListener):
                 return Place(Relation.FIRST, thread)
             return Place(Relation.REWRITTEN, thread, None if echoed is None else echoed.past, None, kept)
         if parent.in_flight:
-            had = b"" if echoed is None else echoed.said.had
+            had = b"" if echoed is None or echoed.said is None else echoed.said.had
             return Place(Relation.RACES, thread, parent, parent, kept, had)
         others = parent.continued
         if not others:
@@ -327,6 +352,11 @@ class Histories(SessionListener):
         echo, past.echo, past.in_flight = past.echo, None, False
         if echo is None or past.forgotten:
             return
+        if echo.grown:
+            past.grown = tuple([grown.whole() for grown in echo.grown.values()])
+            self._find_by(past, tuple({stem for grown in echo.grown.values() if (stem := grown.stem())}))
+            past.answer = frozenset(digest for _, digest in past.grown) if whole else None
+            return
         if whole:
             ids, texts, short, tasks = echo.marks()
             self._lose(past)
@@ -383,6 +413,11 @@ class Histories(SessionListener):
                 del lanes.threads[thread.conversation_id]
                 if not lanes.threads:
                     del self._lanes[thread.session_id]
+
+
+def _begins(prompt: Prompt, past: Past) -> bool:
+    """True if a turn's prompt, with an answer to it, stands at the beginning of a prompt."""
+    return any(size <= prompt.size and prompt.digest(size) == digest for size, digest in past.grown)
 
 
 def _confirms(past: Past, point: Point) -> bool:

@@ -158,6 +158,7 @@ class Past:
         "echo",
         "end",
         "forgotten",
+        "grown",
         "in_flight",
         "input_tokens",
         "kept",
@@ -182,6 +183,8 @@ class Past:
         self.input_tokens: int | None = None
         """Those that its answer reported."""
         self.thread = thread
+        self.grown: tuple[tuple[int, bytes], ...] = ()
+        """Of a prompt that is one text: how long it is with its answer, and what that is."""
         self.number = 0
         """Its number there."""
         self.forgotten = False

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from sidecar.core.digests import History
+from sidecar.core.digests import History, Prompt
 from sidecar.core.echo import Echo
 from sidecar.core.exchange import Exchange, Telemetry
 from sidecar.core.facts import Anomaly, Outcome
@@ -120,7 +120,8 @@ class Joining:
         turn = exchange.turn
         if turn is None:
             return
-        exchange.response.echo = echo = Echo(history.digester)
+        prompt = history.grown if isinstance(history, Prompt) else None
+        exchange.response.echo = echo = Echo(history.digester, prompt)
         exchange.past = histories.remember(place, history, turn.ref, echo, turn.identity)
         if turn.generated:
             self._sessions.remember_unnamed(turn)

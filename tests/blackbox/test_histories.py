@@ -26,6 +26,7 @@ from sidecar.testing import (
 )
 from tests.histories.shown import (
     CHAT,
+    COMPLETIONS,
     GEMINI,
     MESSAGES,
     PATHS,
@@ -94,6 +95,27 @@ def test_a_turn_joins_the_session_of_the_seenit_has(
     assert second.attributes["sidecar.request.sequence"] == 2
     assert "gen_ai.conversation.id" not in second.attributes
     assert stranger.attributes["sidecar.session.source"] == "generated"
+
+
+def test_a_prompt_that_grows(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """A text completion joins the turn whose prompt and answer its own begins with; of another answer it does not."""
+    prompt = "A conversation with an assistant, who is helpful.\n\nHuman: What of the grown prompt?\nAI:"
+    spans = []
+    for asked_for in (
+        prompt,
+        f"{prompt} It grew.\nHuman: And now?\nAI:",
+        f"{prompt} It shrank.\nHuman: And now?\nAI:",
+    ):
+        body = json.dumps({"model": "m", "prompt": asked_for}).encode()
+        request = request_bytes(
+            "POST", PATHS[COMPLETIONS], headers=(b"Content-Type: application/json",), body=body
+        )
+        spans.append(told(sidecar, upstream, sink, request, body_of(COMPLETIONS, Answer(" It grew."))))
+    first, second, other = (span.attributes for span in spans)
+    assert second["session.id"] == first["session.id"] != other["session.id"]
+    assert second["sidecar.session.source"] == "history"
+    relations = [one["sidecar.turn.relation"] for one in (first, second, other)]
+    assert relations == ["first", "continues", "first"]
 
 
 def test_several_sessions_could_be_it(

@@ -7,13 +7,14 @@ from itertools import count
 from typing import Any
 
 from sidecar import apis
-from sidecar.core.digests import Digester, History
+from sidecar.core.digests import Digester, History, Prompt
 from sidecar.core.echo import Echo
 from sidecar.core.facts import ResponseFacts, Route
 from sidecar.core.histories import Histories
 from sidecar.core.identity import Identity, Source
 from sidecar.core.threads import Past, Place, placed
 
+COMPLETIONS = "openai.completions"
 CHAT, RESPONSES, MESSAGES, GEMINI = (
     "openai.chat",
     "openai.responses",
@@ -101,6 +102,12 @@ def _messages(answer: Answer, size: int) -> Iterator[object]:
     yield {"type": "message_stop"}
 
 
+def _completion(answer: Answer, size: int) -> Iterator[object]:
+    for piece in _pieces(answer.text, size):
+        yield {"id": "cmpl-1", "model": "m", "choices": [{"index": 0, "text": piece}]}
+    yield {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}
+
+
 def _gemini(answer: Answer, size: int) -> Iterator[object]:
     for piece in _pieces(answer.text, size):
         yield {"candidates": [{"content": {"role": "model", "parts": [{"text": piece}]}}]}
@@ -113,10 +120,11 @@ def _gemini(answer: Answer, size: int) -> Iterator[object]:
     yield {"candidates": [{"finishReason": "STOP"}]}
 
 
-_EVENTS = {CHAT: _chat, RESPONSES: _responses, MESSAGES: _messages, GEMINI: _gemini}
+_EVENTS = {COMPLETIONS: _completion, CHAT: _chat, RESPONSES: _responses, MESSAGES: _messages, GEMINI: _gemini}
 
 
 PATHS = {
+    COMPLETIONS: "/v1/completions",
     CHAT: "/v1/chat/completions",
     RESPONSES: "/v1/responses",
     MESSAGES: "/v1/messages",
@@ -243,7 +251,17 @@ def _gemini_body(answer: Answer) -> object:
     return {"candidates": [{"content": content, "finishReason": "STOP"}]}
 
 
-_BODIES = {CHAT: _chat_body, RESPONSES: _response_body, MESSAGES: _message_body, GEMINI: _gemini_body}
+def _completion_body(answer: Answer) -> object:
+    return {"id": "cmpl-1", "choices": [{"index": 0, "text": answer.text, "finish_reason": "stop"}]}
+
+
+_BODIES = {
+    COMPLETIONS: _completion_body,
+    CHAT: _chat_body,
+    RESPONSES: _response_body,
+    MESSAGES: _message_body,
+    GEMINI: _gemini_body,
+}
 
 
 @dataclass
@@ -294,7 +312,8 @@ class Memory:
             identity = Identity(named, source, session_supplied=session is not None)
         place = self.histories.recognise(history, identity)
         identity = placed(identity, place)
-        facts = ResponseFacts(echo=(echo := Echo(self.digester)))
+        prompt = history.grown if isinstance(history, Prompt) else None
+        facts = ResponseFacts(echo=(echo := Echo(self.digester, prompt)))
         ref = number.to_bytes(24, "big")
         past = self.histories.remember(
             place,
