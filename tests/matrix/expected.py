@@ -15,7 +15,7 @@ JOINED_VOLATILE = ("sidecar.request.body.read_time",)
 ASKED_VOLATILE = ("sidecar.overhead.before", "sidecar.overhead.after", "sidecar.overhead.loop")
 
 CARRIES_HISTORY = (
-    *("/chat/completions", "/agents/completions", "/fim/completions", "/responses", "/messages"),
+    *("/completions", "/responses", "/messages"),
     *(":generateContent", ":streamGenerateContent", ":rawPredict", ":streamRawPredict"),
 )
 """How routes end whose requests carry their past."""
@@ -344,6 +344,8 @@ class Expected:
         if not cell.api.turn:
             return
         yield _series("sidecar.turns.related", **{"sidecar.turn.relation": self.relation}), 1
+        if self.cached is not None:
+            yield _series("sidecar.prompt.cached", **models), 1
         yield _series("sidecar.conversation.concurrency", **upstream), 1
         yield _series("sidecar.conversation.wait_avoided", **upstream), 1
         if ending.outcome == "completed":
