@@ -199,7 +199,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "Who named the sessions",
             "Arrivals per second, by the rule that found their session. generated: nobody named one; history: the turn's past did; "
             "uninspected: the body could not be read; no_turn: requests that generate nothing. Metric: sidecar.identity.",
-            (Query(q.rate(metrics.IDENTITY, _SOURCE), f"{{{{{_SOURCE}}}}}"),),
+            (Query(q.happening(q.rate(metrics.IDENTITY, _SOURCE)), f"{{{{{_SOURCE}}}}}"),),
             unit="reqps",
             stacked=True,
         ),
@@ -226,7 +226,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "Metric: sidecar.anomalies.",
             (
                 Query(
-                    f"60 * {q.rate(metrics.ANOMALIES, _WORD)}",
+                    q.happening(f"60 * {q.rate(metrics.ANOMALIES, _WORD)}"),
                     f"{{{{{_WORD}}}}}",
                     quiet="nothing of this happened",
                 ),

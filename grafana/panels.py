@@ -25,6 +25,8 @@ SOFT_MAXIMA = {"percentunit": 0.05, "reqps": 0.1, "ops": 0.1, "short": 1}
 
 NEUTRAL = "blue"
 """Of a figure that is neither good nor bad."""
+UNKNOWN = "#4b5058"
+"""Of a tile that has none: no traffic is not well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ class Column:
 class Panel:
     """One panel. `number` is its id for good, since runbooks link to it; `width` of 24, `height` in rows.
 
-    `steps` are (colour, from this value on) of a stat, which fills its tile; without any it is neutral. `calc` is how a
+    `steps` are (colour, from this value on) of a stat, which fills its tile, green below the first unless that is 0; without any
+    it is neutral. `calc` is how a
     stat sums up the range. `colours` are those of series by their legend; `says` ends with the metrics' names. `columns`
     are those of a table, the first of which is the label that its queries have in common; `chosen` is the address that a
     click there leads to. `links` are titles and addresses.
@@ -147,7 +150,11 @@ def _defaults(panel: Panel) -> Json:
         "noValue": panel.no_data,
         "min": 0,
         "color": {"mode": "thresholds" if by_step else "palette-classic-by-name"},
-        "thresholds": _thresholds(panel.steps, "green" if panel.steps else NEUTRAL),
+        "thresholds": _thresholds(
+            panel.steps if panel.steps[0][1] == 0 else (("green", 0.0), *panel.steps), UNKNOWN
+        )
+        if panel.steps
+        else _thresholds((), NEUTRAL),
     }
     if panel.decimals is not None:
         defaults["decimals"] = panel.decimals

@@ -12,7 +12,8 @@ from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.metrics import Metric
 
-WHO = "job=~`${job:regex}`, instance=~`${instance:regex}`"
+JOB = "job=~`${job:regex}`"
+WHO = f"{JOB}, instance=~`${{instance:regex}}`"
 UPSTREAM = label(n.UPSTREAM)
 WHERE = f"{WHO}, {UPSTREAM}=~`${{sidecar_upstream:regex}}`"
 MODEL = label(n.REQUEST_MODEL)
@@ -107,6 +108,11 @@ def now(metric: Metric, by: str = "", *, how: str = "sum") -> str:
 def at_least_zero(part: str, whole: str) -> str:
     """The part, or 0 where only the whole has something to show: counters begin when they first count."""
     return f"({part}) or 0 * ({whole})"
+
+
+def happening(expression: str) -> str:
+    """Only what is not 0: of words that are all told from the start, a legend names those that occur."""
+    return f"{expression} > 0"
 
 
 def share(part: str, whole: str) -> str:

@@ -90,7 +90,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "upstream to see its own. Metric: sidecar.results.",
         (
             Query(
-                f"{q.rate(metrics.RESULTS, q.RESULT, where=f'{q.RESULT}!=' + chr(34) + 'completed' + chr(34))} > 0",
+                q.happening(q.rate(metrics.RESULTS, q.RESULT, where=f'{q.RESULT}!="completed"')),
                 f"{{{{{q.RESULT}}}}}",
                 quiet="nothing ended otherwise",
             ),
@@ -353,7 +353,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Where prompts break",
         "Turns per second whose prompt is another one than that of the turn before, and where: the provider's cache ends "
         "there. tools or system: something in them changes from turn to turn. Metric: sidecar.prompt.breaks.",
-        (Query(q.rate(metrics.PROMPT_BREAKS, _BROKE_AT), f"{{{{{_BROKE_AT}}}}}"),),
+        (Query(q.happening(q.rate(metrics.PROMPT_BREAKS, _BROKE_AT)), f"{{{{{_BROKE_AT}}}}}"),),
         unit="cps",
         stacked=True,
         no_data="no prompt broke in this range",
@@ -364,7 +364,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Tokens that were read anew",
         "Reported input tokens per second that did not come from the provider's cache, where the prompt went on (none), and "
         "those of the turn before, where it broke. Metric: sidecar.prompt.read_anew.",
-        (Query(q.rate(metrics.READ_ANEW, _BROKE_AT), f"{{{{{_BROKE_AT}}}}}"),),
+        (Query(q.happening(q.rate(metrics.READ_ANEW, _BROKE_AT)), f"{{{{{_BROKE_AT}}}}}"),),
         stacked=True,
         no_data="no turn with a turn before it told its usage in this range",
         width=8,

@@ -5,20 +5,21 @@ Owns their lists. Named by the labels they choose, so that links carry them from
 
 from grafana.names import series
 from grafana.panels import Json, annotation, chosen, data_source
-from grafana.queries import MODEL, REQUESTS, UPSTREAM, WHO
+from grafana.queries import JOB, MODEL, REQUESTS, UPSTREAM, WHO
 from sidecar.telemetry import metrics
 
 ANY = series(metrics.REQUESTS_ACTIVE)
 """A series that every sidecar has from its start on."""
 
 
-def variables(*, upstream: bool = True, model: bool = False) -> list[Json]:
+def variables(*, instance: bool = True, upstream: bool = True, model: bool = False) -> list[Json]:
     """Those that a dashboard's metrics can be narrowed down by."""
     found = [
         data_source("datasource", "prometheus", "Data source"),
         chosen("job", "Service", ANY, every=".+"),
-        chosen("instance", "Instance", ANY, "job=~`${job:regex}`", every=".+"),
     ]
+    if instance:
+        found.append(chosen("instance", "Instance", ANY, JOB, every=".+"))
     if upstream:
         found.append(chosen(UPSTREAM, "Upstream", series(metrics.RESULTS), WHO))
     if model:

@@ -17,6 +17,7 @@ from grafana.panels import Json
 from grafana.sessions import sessions
 from grafana.streams import streams
 from grafana.traffic import traffic
+from grafana.value import value
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "dashboards"
@@ -29,6 +30,7 @@ DASHBOARDS: dict[str, Callable[[], Json]] = {
     "explorer": explorer,
     "explorer-jaeger": explorer_jaeger,
     "innocence": innocence,
+    "value": value,
 }
 
 

@@ -133,7 +133,11 @@ def test_a_rule_is_seen_to_fire_and_to_be_silent(rule: dict[str, Any]) -> None:
 def test_promtool_agrees() -> None:
     """The rules load, and every unit test holds."""
     promtool = str(at_hand("promtool"))
-    for arguments in (("check", "rules", "--lint=all", str(RULES)), ("test", "rules", str(TESTS))):
+    daily = RULES.with_name("sidecar-daily.rules.yaml")
+    for arguments in (
+        ("check", "rules", "--lint=all", str(RULES), str(daily)),
+        ("test", "rules", str(TESTS), str(TESTS.with_name("daily.test.yaml"))),
+    ):
         done = subprocess.run((promtool, *arguments), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from grafana.names import label, series
 from grafana.write import files
@@ -29,9 +30,12 @@ def defined() -> set[str]:
 
 
 def dashboards(*, of_metrics: bool = True) -> list[dict[str, Any]]:
-    """The dashboards as they stand in their files; those on traces (`test_explorer.py`) only where they are wanted."""
+    """The dashboards as they stand in their files; those on traces (`test_explorer.py`) and on recorded
+    sums only where they are wanted.
+    """
     every = [json.loads(path.read_text(encoding="utf-8")) for path in files() if path.suffix == ".json"]
-    return [one for one in every if not (of_metrics and one["uid"].startswith("sidecar-explorer"))]
+    others = ("sidecar-explorer", "sidecar-value")
+    return [one for one in every if not (of_metrics and one["uid"].startswith(others))]
 
 
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
@@ -152,7 +156,8 @@ def test_a_way_in_begins_with_what_turns_red(uid: str) -> None:
         steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
         assert (len(steps) > 1) == ("Orange from" in panel["description"])
         assert (len(steps) > 1) == (panel["options"]["colorMode"] == "background")
-        assert steps[0]["color"] == ("green" if len(steps) > 1 else "blue")
+        # A tile without a figure is grey: no traffic is not well.
+        assert [one["color"] for one in steps[:2]] == (["#4b5058", "green"] if len(steps) > 1 else ["blue"])
     (link,) = [
         one["value"][0]
         for one in first[-1]["fieldConfig"]["overrides"][0]["properties"]
@@ -231,3 +236,16 @@ def test_a_hostile_value_breaks_no_query(value: str) -> None:
 
 def _outside_strings(expression: str) -> str:
     return re.sub(r'`[^`]*`|"(?:[^"\\]|\\.)*"', "", expression)
+
+
+def test_the_page_for_those_who_pay_reads_what_is_recorded() -> None:
+    """Each of its series is one that a rule records, each rule is read, and rules name what the code defines."""
+    (board,) = [one for one in dashboards(of_metrics=False) if one["uid"] == "sidecar-value"]
+    text = (ROOT / "grafana/alerts/sidecar-daily.rules.yaml").read_text(encoding="utf-8")
+    (group,) = yaml.safe_load(text)["groups"]
+    recorded = {rule["record"] for rule in group["rules"]}
+    asked = " ".join(target["expr"] for panel in panels(board) for target in panel["targets"])
+    assert {*re.findall(r"sidecar:\w+:\w+", asked)} == recorded
+    for rule in group["rules"]:
+        assert used_in(rule["expr"])
+        assert used_in(rule["expr"]) <= defined()
