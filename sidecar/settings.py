@@ -115,6 +115,7 @@ class Settings:
     log_format: Literal["json", "console"]
     prometheus: bool
     quiet_paths: tuple[str, ...]
+    replay_limit: int
     live_requests: int
     trace_links: Mapping[str, str]
     record: str | None
@@ -376,6 +377,12 @@ TABLE = (
         "/health,/healthz,/livez,/readyz,/liveness,/readiness,/ping,HEAD /,HEAD /api/hello",
         values.QUIET_PATHS,
         "probes (GET and HEAD) that are only counted, unless they fail",
+    ),
+    Setting(
+        "SIDECAR_REPLAY_LIMIT",
+        "0",
+        values.LIMIT,
+        "ended requests remembered for a replay trace of each session, some 1 KB each; 0: no such traces",
     ),
     Setting(
         "SIDECAR_LIVE_REQUESTS",

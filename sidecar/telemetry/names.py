@@ -126,6 +126,9 @@ ANOMALIES = _name("sidecar.anomalies", "What should not have happened to this re
 LINKS_DROPPED = _name(
     "sidecar.links.dropped", "Links beyond the 32 that are kept, those within the trace among them."
 )
+REPLAY_OMITTED = _name(
+    "sidecar.replay.omitted", "Requests of the session that its replay has no span of; absent if it has all."
+)
 LINKS_WITHIN = _name(
     "sidecar.links.same_trace",
     "What would be links to spans of the same trace: why, a colon, the span's id. A viewer would take such links for parents.",

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
-from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
@@ -46,6 +46,7 @@ from sidecar.telemetry.request_attributes import (
 from sidecar.telemetry.span_factories import SpanAttributes, SpanFactory, WayOut
 from sidecar.telemetry.spans import (
     MAX_LINKS,
+    Replays,
     RequestSpans,
     SessionSpans,
     link_count,
@@ -83,6 +84,10 @@ class RecorderSettings(Protocol):
         """Distinct models kept apart in metrics."""
 
     @property
+    def replay_limit(self) -> int:
+        """Requests remembered for the replays of sessions; 0: there are none."""
+
+    @property
     def quiet_paths(self) -> Collection[str]:
         """`GET /path` or `HEAD /path` each; a `*` at the end stands for anything."""
 
@@ -115,6 +120,7 @@ class Recorder:
 
     requests_started = requests_settled = requests_quiet = 0
     """Settled requests on quiet paths (`requests_quiet`) are among the settled, and nothing else is told of them."""
+    _replays: Replays | None = None
     failures = 0
     """How often the guard caught something, in either thread."""
 
@@ -171,10 +177,16 @@ class Recorder:
             observe_ledger(store, pipeline.ledger)
         if spans is not None:
             parts.append(SessionSpans(spans, self._tracer, pipeline, sampler, wall))
+            if settings.replay_limit and sampler.get_description() != ALWAYS_OFF.get_description():
+                parts.append(self._replay(spans, settings.replay_limit))
         self.listener: SessionListener = _Listener(self, parts)
         self.outcomes: Counter[str] = Counter()
         """Settled requests by outcome."""
         self._failing = threading.Lock()
+
+    def _replay(self, spans: SpanFactory, limit: int) -> Replays:
+        self._replays = Replays(spans, self._tracer, self._worker, self._pipeline.span, limit)
+        return self._replays
 
     @property
     def requests_in_flight(self) -> int:
@@ -349,6 +361,8 @@ class Recorder:
             if self._spans is not None:
                 self.guard("spans", self._make_spans, self._spans, exchange, shape, own)
             self.guard("wide line", self._wide_line, exchange, shape, own)
+        if self._replays is not None:
+            self.guard("replay", self._replays.keep, exchange, shape)
 
     def _put_off(self, exchange: Exchange, shape: Shape) -> None:
         work = shape.work

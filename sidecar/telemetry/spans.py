@@ -6,7 +6,9 @@ own, for a session may last a day; they are always taken, whatever became of the
 `always_off`, and their times are the wall's as it is at their end.
 """
 
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
@@ -19,10 +21,13 @@ from sidecar.core.sessions import ConversationSummary, Ref, SessionListener, Ses
 from sidecar.core.shown import shown
 from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import Signal
+from sidecar.telemetry.queues import LINE, Worker
 from sidecar.telemetry.request_attributes import OwnAttributes, Shape, call_end, client_failed, has_client
 from sidecar.telemetry.span_factories import UNSET, Layer, Layers, Span, SpanAttributes, SpanFactory, WayOut
 from sidecar.telemetry.trace import FLAGS, RequestTrace, Tracer, ref_ids
 
+MOST_REPLAYED = 100
+"""Requests of one session that have a span in its replay."""
 MAX_LINKS = 32
 """Links kept on a SERVER span; further ones are counted in `sidecar.links.dropped`."""
 
@@ -342,4 +347,156 @@ def totals_attributes(totals: Totals) -> SpanAttributes:
         attributes[n.TOTAL_OUTPUT_TOKENS] = totals.output_tokens
     if totals.models:
         attributes[n.MODELS] = totals.models
+    return attributes
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A request that has ended. Times in ns, by the wall."""
+
+    conversation: str
+    request_id: str
+    sequence: int
+    name: str
+    start: int
+    end: int
+    outcome: str
+    failed: bool
+    overlaps: int
+    distance: int
+    wait: int | None
+
+
+class Replays(SessionListener):
+    """The replay of a session that has ended: one small trace, so that any store of traces draws its lanes by itself.
+
+    The session, its conversations, and a span for each of the first `MOST_REPLAYED` requests with its final figures and a link to its real
+    span. All of it is done in the worker, behind the requests' own spans; the event loop only says that a session has ended.
+    `give` takes the spans; `limit` bounds the requests remembered of all sessions together.
+    """
+
+    def __init__(
+        self, factory: SpanFactory, tracer: Tracer, worker: Worker, give: Callable[..., object], limit: int
+    ) -> None:
+        self._factory = factory
+        self._tracer = tracer
+        self._worker = worker
+        self._give = give
+        self._limit = limit
+        self._size = 0
+        self._kept: dict[str, dict[Ref, _Kept]] = {}
+        """By session, by the reference of the request."""
+        self._first: OrderedDict[str, tuple[Ref, _Kept]] = OrderedDict()
+        """By a made-up session's id its one request, until another one continues it."""
+        self._late: deque[SessionSummary] = deque()
+        """Sessions that ended while the worker had no room."""
+
+    def session_ended(self, summary: SessionSummary) -> None:
+        """Has its replay made, behind what its requests still have waiting."""
+        if not self._worker.put(LINE, self._end, summary):
+            self._late.append(summary)
+
+    def keep(self, exchange: Exchange, shape: Shape) -> None:
+        """Remembers a settled request, and what its ending said of the waits of others. In the worker."""
+        while self._late:
+            self._end(self._late.popleft())
+        turn = exchange.turn
+        if turn is None or not turn.tracked or (turn.generated and not turn.turn):
+            return
+        one = _Kept(
+            turn.conversation_id,
+            turn.request_id,
+            turn.sequence,
+            f"replay {shape.server_name if shape.client is None else shape.client_name}",
+            exchange.start + exchange.correction,
+            exchange.end + exchange.correction,
+            shape.outcome.value,
+            shape.server_failed,
+            turn.overlap_count,
+            turn.distance,
+            turn.wait,
+        )
+        if turn.generated:
+            if self._has_room():
+                self._first[turn.session_id] = turn.ref, one
+                self._size += 1
+            return
+        session = self._kept.setdefault(turn.session_id, {})
+        first = self._first.pop(turn.session_id, None)
+        if first is not None:
+            session[first[0]] = first[1]
+        for wait, ref, *_ in turn.revealed:
+            if ref in session:
+                session[ref].wait = wait
+        if len(session) < MOST_REPLAYED and self._has_room():
+            session[turn.ref] = one
+            self._size += 1
+
+    def _has_room(self) -> bool:
+        """Whether one more can be kept; the oldest of a session that nobody has continued makes room."""
+        if self._size >= self._limit and self._first:
+            self._first.popitem(last=False)
+            self._size -= 1
+        return self._size < self._limit
+
+    def _end(self, summary: SessionSummary) -> None:
+        session = self._kept.pop(summary.session_id, {})
+        self._size -= len(session)
+        if session:
+            self._give(*self._spans(summary, session))
+
+    def _spans(self, summary: SessionSummary, session: dict[Ref, _Kept]) -> list[Span]:
+        build, trace = self._factory.build, _OwnTrace(self._tracer)
+        who: SpanAttributes = {n.SESSION_ID: summary.session_id, n.SESSION_SOURCE: str(summary.source)}
+        omitted = sum(summary.totals.requests.values()) - len(session)
+        told = {**who, n.REPLAY_OMITTED: omitted} if omitted > 0 else who
+        times = _span_of(list(session.values()))
+        spans = [build("replay session", trace, trace.span_id, times=times, attributes=(Layer(told),))]
+        conversations: dict[str, list[tuple[Ref, _Kept]]] = {}
+        for ref, one in session.items():
+            conversations.setdefault(one.conversation, []).append((ref, one))
+        for conversation, requests in conversations.items():
+            lane, thread = Layer({**who, n.CONVERSATION: conversation}), self._tracer.span_id()
+            times = _span_of([one for _, one in requests])
+            spans.append(
+                build(
+                    "replay conversation",
+                    trace,
+                    thread,
+                    times=times,
+                    attributes=(lane,),
+                    parent=trace.span_id,
+                )
+            )
+            spans += [
+                build(
+                    one.name,
+                    trace,
+                    self._tracer.span_id(),
+                    times=(one.start, one.end),
+                    attributes=(lane, Layer(_attributes(one))),
+                    parent=thread,
+                    status=_ERROR if one.failed else UNSET,
+                    links=[(ref_context(ref), "request")],
+                )
+                for ref, one in requests
+            ]
+        return spans
+
+
+def _span_of(requests: list[_Kept]) -> tuple[int, int]:
+    """From the first beginning to the last ending."""
+    return min(one.start for one in requests), max(one.end for one in requests)
+
+
+def _attributes(one: _Kept) -> SpanAttributes:
+    attributes: SpanAttributes = {
+        n.REQUEST_ID: one.request_id,
+        n.SEQUENCE: one.sequence,
+        n.OUTCOME: one.outcome,
+        n.OVERLAPS: one.overlaps,
+        n.DISTANCE: one.distance,
+    }
+    if one.wait is not None:
+        attributes[n.WAIT_AVOIDED] = one.wait / SECOND
     return attributes

@@ -46,6 +46,7 @@ class Wishes:
 
     semconv: str = "shipped"
     quiet_paths: tuple[str, ...] = ()
+    replay_limit: int = 0
     incoming_trace: str = "parent"
     forward_trace: bool = True
     forward_baggage: str | tuple[str, ...] = "none"
