@@ -54,6 +54,7 @@ def _three(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
 
 
 _UPSTREAM = _named(n.UPSTREAM)
+_LIMIT = f"{q.UPSTREAM}, {q.MODEL}, {label(n.RATELIMIT_KIND)}"
 _NO_MODEL = "no request named a model in this range"
 
 
@@ -164,6 +165,36 @@ PANELS: tuple[Panel | Row, ...] = (
         unit="cps",
         stacked=True,
         width=24,
+    ),
+    Panel(
+        165,
+        "What the provider says is left",
+        "Share of its limit, by upstream, model and kind, as its latest answers said. Below a tenth: the 429s are near. "
+        "Metrics: sidecar.ratelimit.remaining, sidecar.ratelimit.limit.",
+        (
+            Query(
+                f"min by ({_LIMIT}) ({q.fresh(metrics.RATELIMIT_REMAINING)} / ({q.fresh(metrics.RATELIMIT_LIMIT)} > 0))",
+                f"{_UPSTREAM}, {_named(n.REQUEST_MODEL)}, {_named(n.RATELIMIT_KIND)}",
+                quiet=_IF_TOLD,
+            ),
+        ),
+        unit="percentunit",
+        no_data="no provider said what is left in this range",
+    ),
+    Panel(
+        166,
+        "Wait that the provider asks for",
+        "By upstream and model, what is left of its latest retry-after. While it lasts, every try is refused. "
+        "Metric: sidecar.ratelimit.retry_after.",
+        (
+            Query(
+                q.now(metrics.RETRY_AFTER, f"{q.UPSTREAM}, {q.MODEL}", how="max"),
+                f"{_UPSTREAM}, {_named(n.REQUEST_MODEL)}",
+                quiet="only where a provider asks for it",
+            ),
+        ),
+        unit="s",
+        no_data="no provider asked to wait in this range",
     ),
     Row(107, "Latency"),
     Panel(

@@ -294,6 +294,22 @@ def one_hangs() -> Story:
     return story
 
 
+def headroom() -> Story:
+    """The provider says that five of a hundred requests are left."""
+    story = Story()
+    story.healthy("default", DEFAULT)
+    where = {
+        "job": "app",
+        "instance": "1",
+        "sidecar_upstream": "default",
+        "gen_ai_request_model": "m",
+        "sidecar_ratelimit_kind": "requests",
+    }
+    story.gauge("sidecar_ratelimit_remaining", story.incident(80, 5), **where)
+    story.gauge("sidecar_ratelimit_limit", story.incident(100, 100), **where)
+    return story
+
+
 def one_of_three() -> Story:
     """`gamma` answers 503 to everything; the others are well."""
     story = broken()
@@ -429,6 +445,14 @@ INCIDENTS: tuple[Incident, ...] = (
         "traffic",
         904,
         300,
+    ),
+    _made(
+        "the provider says that little is left",
+        headroom(),
+        {"SidecarHeadroomLow": (1, 59)},
+        "traffic",
+        165,
+        0.05,
     ),
     _made("a healthy day of an agent with parallel tools", conversations(12, 12), {}, "sessions", 907, 0.6),
 )

@@ -56,7 +56,7 @@ def defined() -> set[str]:
 def test_names_are_defined(rule: dict[str, Any]) -> None:
     """Each metric and each label is one that the code defines."""
     expression = rule["expr"]
-    used = {*re.findall(r"\b((?:sidecar|gen_ai)_\w+?)(?=\{|\[|\))", expression)} - LABELS
+    used = {*re.findall(r"\b((?:sidecar|gen_ai)_\w+?)(?=\{|\[|\)| [/>])", expression)} - LABELS
     assert used
     assert used <= defined()
     grouped = {one.strip() for by in re.findall(r"by \(([^)]*)\)", expression) for one in by.split(",")}
