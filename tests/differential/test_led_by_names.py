@@ -46,7 +46,7 @@ NAMES: list[tuple[str, str, str]] = [
 ]
 """Name, where it is listened, and its addresses."""
 
-LATE = {"late": 0.3, "later-than-patience": 0.8, "late-and-dead": 0.6}
+LATE = {"late": 0.3, "later-than-patience": 0.6, "late-and-dead": 0.6}
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_names(tmp_path: Path, ports: dict[str, int]) -> None:
     """Where a client gets an answer directly, it gets the same through the sidecar."""
     with NameServer(tmp_path, {f"{name}.test": addresses for name, _, addresses in NAMES}) as names:
         names.late = {f"{name}.test": seconds for name, seconds in LATE.items()}
-        names.patience = 2
+        names.patience = 1
         urls = {name: f"http://{name}.test:{ports[where]}" for name, where, _ in NAMES}
         program = (sys.executable, "-m", "tests.differential.elsewhere")
         called = subprocess.run(
