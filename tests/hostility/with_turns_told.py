@@ -6,6 +6,8 @@ the signal before: `{"event": "turns", "number": 2, "most": 0.004}`. Everything 
 
 import asyncio
 import json
+import os
+import select
 import signal
 import sys
 import time
@@ -37,9 +39,19 @@ class Turns:
         """Tells the longest, and begins anew."""
         self._told += 1
         line = json.dumps({"event": "turns", "number": self._told, "most": self._most})
-        sys.stderr.write(f"\n{line}\n")  # a line of the log may stand there in part
-        sys.stderr.flush()
+        _say(f"\n{line}\n".encode())  # a line of the log may stand there in part
         self._most = 0.0
+
+
+def _say(line: bytes) -> None:
+    """Writes it to stderr as a whole, also where that is full and does not block."""
+    while True:
+        try:
+            os.write(2, line)
+        except BlockingIOError:
+            select.select([], [2], [])
+        else:
+            return
 
 
 def measure() -> None:
