@@ -32,7 +32,17 @@ from sidecar.telemetry.metric_store import (
 )
 from sidecar.telemetry.metrics import Metric
 from sidecar.telemetry.request_attributes import Shape, provider_of, request_model
-from sidecar.telemetry.series import MOST, OTHER, Alike, Cap, Headroom, RequestSeries, UpstreamSeries, result
+from sidecar.telemetry.series import (
+    MOST,
+    OTHER,
+    TELLING,
+    Alike,
+    Cap,
+    Headroom,
+    RequestSeries,
+    UpstreamSeries,
+    result,
+)
 
 
 def series_of(
@@ -235,7 +245,7 @@ class Measures:
         else:
             connecting = 0 if connect.kind == "reused" else connect.end - connect.start
         key, headers = series.headroom, exchange.upstream_headers
-        if key is not None and headers is not None:
+        if key is not None and headers is not None and not TELLING.isdisjoint(headers.first):
             heard = self._headroom.heard
             before = heard.get(key)
             if len(heard) < MOST if before is None else before[0] < first:

@@ -402,6 +402,13 @@ def _fields(which: str) -> dict[str, tuple[bytes, ...]]:
 
 
 _REMAINING, _LIMIT = _fields("remaining"), _fields("limit")
+TELLING = frozenset(
+    (
+        *(b"retry-after", b"retry-after-ms"),
+        *(name for table in (_REMAINING, _LIMIT) for names in table.values() for name in names),
+    )
+)
+"""The fields of a head that say something of it: one without any does not take the place of one that has not been read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,10 @@ def test_what_is_left_before_a_rejection(
         client.send(chat_request(stream=True, model="slow"))
         client.read_until(b'"a"')
         exchange(sidecar.port, chat_request(path="/other/v1/messages", model="claude"))
+        upstream.answer(
+            json_answer({"error": {"message": "no gateway"}}, status=502)
+        )  # and says nothing of it
+        exchange(sidecar.port, chat_request(path="/other/v1/messages", model="claude"))
         told = [
             point
             for point in sink.snapshot(after=time.time_ns())
