@@ -21,7 +21,7 @@ from bench.processes import StartError
 
 README = Path(__file__).parents[1] / "README.md"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmark.md"
-_FILES = 16384
+MOST_FILES = 2 * rounds.FULL.most_streams + 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, hard), hard))
+    files = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     os.sched_setaffinity(0, machine.cores()[1])
     folder = Path(tempfile.mkdtemp(prefix="sidecar-bench-"))
     whole = not (options.quick or options.rows or options.columns or options.rounds)
@@ -153,7 +154,7 @@ def _tell(found: results.Results) -> None:
     for one in found.profiles:
         print("\n" + table.terminal(table.profile(one)))
     print(f"\n{table.place(found)}\nlive collector: {found.collector}")
-    for line in (*found.remarks, *table.doubts(found)):
+    for line in (*table.most_streams(found), *found.remarks, *table.doubts(found)):
         print(line)
 
 

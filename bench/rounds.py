@@ -10,6 +10,7 @@ import dataclasses
 import http.client
 import json
 import math
+import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from pathlib import Path
 
 from bench import machine, openloop, streams, unary
 from bench.processes import Running, StartError
-from bench.results import BASE
-from bench.rows import ROWS, Row, World
+from bench.results import BASE, MEASURED
+from bench.rows import ROWS, Row, World, populate
 
 COLUMNS = ("unary", "streams", "latency", "memory")
 NEED_WRK = {"unary", "latency"}
@@ -33,8 +34,13 @@ TOLD = (
     "cpu_us_per_event",
     "idle_mb",
     "streams_mb",
+    "most_streams",
+    "most_streams_mb",
 )
 """The figures that are said while a run goes on."""
+
+_OTHER_FILES = 1200
+"""Files that a process may have open beside the connections of streams; some the sidecar keeps for its upstreams."""
 
 _SETTLE = 0.5
 """Seconds before a look at something that shall be at rest."""
@@ -56,11 +62,14 @@ class Plan:
     many_streams: int = 1000
     many_every_ms: int = 1000
     many_rounds: int = 3
-    """The rounds that open so many: memory differs little between them, and opening takes its time."""
+    """The rounds that open so many: memory differs little between them, and opening takes its time. Those with a crowd, too."""
+    most_every_ms: int = 10_000
+    most_streams: int = 10_000
+    """How many are opened once, in the first round, through the sidecar, or as many as there may be files open."""
 
 
 QUICK = Plan(rounds=3, columns=("unary", "streams"), stream_seconds=2.0)
-FULL = Plan(rounds=5, columns=COLUMNS)
+FULL = Plan(rounds=3, columns=COLUMNS)
 
 Figures = dict[str, float]
 
@@ -97,8 +106,10 @@ class Guest:
                 time.sleep(_SETTLE)
                 self.figures["idle_mb"] = self._proxy.memory()
             self._proxy.answers(verbatim=self.row.verbatim)
+            if self.row.sessions and self._number < self._bench.plan.many_rounds:
+                populate(self._proxy.port, self.row.sessions)
             self._proxy.pause()
-        except (StartError, OSError) as error:
+        except (StartError, OSError, ValueError) as error:
             self._fail(error)
             self.stop()
 
@@ -129,6 +140,8 @@ class Guest:
             ValueError: not every request was answered with 200.
         """
         plan, requests = self._bench.plan, self._bench.requests
+        if self.row.sessions and self._number >= plan.many_rounds:
+            return {}
         unary.load(proxy.url, requests, plan.warm_seconds)
         before = proxy.cpu()
         said = unary.load(proxy.url, requests, plan.unary_seconds)
@@ -171,7 +184,18 @@ class Guest:
         plan = self._bench.plan
         if self._number >= plan.many_rounds:
             return {}
-        return asyncio.run(stream_memory(proxy, plan, self.row.stream_path))
+        memory = stream_memory(proxy, plan.many_streams, plan.many_every_ms, self.row.stream_path)
+        return {"streams_mb": asyncio.run(memory)}
+
+    def most_streams(self, proxy: Running) -> Figures:
+        """What is resident with as many streams as one process can have, once; raises as `many_streams` does."""
+        plan = self._bench.plan
+        if self._number or self.row.name != MEASURED:
+            return {}
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        count = min(plan.most_streams, (limit - _OTHER_FILES) // 2)
+        memory = asyncio.run(stream_memory(proxy, count, plan.most_every_ms, self.row.stream_path))
+        return {"most_streams": count, "most_streams_mb": memory}
 
     def ledger(self, proxy: Running) -> Figures:
         """What became of the telemetry so far, where the proxy is a sidecar."""
@@ -196,6 +220,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("latency", Guest.latency),
     ("streams", Guest.streams),
     ("memory", Guest.many_streams),
+    ("memory", Guest.most_streams),
 )
 """In this order, each for all rows one after the other before the next: so what is compared lies close together."""
 
@@ -261,12 +286,12 @@ async def stream_events(proxy: Running, plan: Plan, path: str) -> Figures:
         return {"cpu_us_per_event": used / events * 1e6, "events_per_s": events / seconds}
 
 
-async def stream_memory(proxy: Running, plan: Plan, path: str) -> Figures:
-    """Memory with all streams open; raises what `Guest.many_streams` says."""
-    async with streams.Streams(proxy.port, plan.many_streams, plan.many_every_ms, path) as clients:
+async def stream_memory(proxy: Running, count: int, every: int, path: str) -> float:
+    """Memory (MB) with so many streams open, an event in each `every` ms; raises what `Guest.many_streams` says."""
+    async with streams.Streams(proxy.port, count, every, path) as clients:
         await asyncio.sleep(1.0)
-        _all_there(clients, plan.many_streams)
-        return {"streams_mb": proxy.memory()}
+        _all_there(clients, count)
+        return proxy.memory()
 
 
 def _all_there(clients: streams.Streams, wanted: int) -> None:

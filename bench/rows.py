@@ -3,6 +3,8 @@
 Owns the table of rows and their commands; each gets a fresh process per round. It measures nothing.
 """
 
+import contextlib
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ class Row:
     stream_path: str = traffic.STREAM_PATH
     verbatim: bool = True
     """Whether the provider's answer comes through byte for byte."""
+    sessions: int = 0
+    """How many sessions are there already when the load comes."""
 
     @property
     def missing(self) -> bool:
@@ -62,6 +66,12 @@ def _aiohttp(loop: str) -> Start:
         return Running(command, port, folder / "log", world.cores)
 
     return start
+
+
+def _floor(world: World, folder: Path) -> Running:
+    port = free_port()
+    command = [sys.executable, "-m", "bench.floor", str(port), world.unary, world.streams]
+    return Running(command, port, folder / "log", world.cores)
 
 
 _LITELLM = """\
@@ -139,8 +149,37 @@ def _sidecar_process(world: World, folder: Path, module: str, environ: Mapping[s
     )
 
 
+CROWD = 100_000
+"""Live sessions of the row that has many."""
+
+_AT_ONCE = 16
+
+
+def populate(port: int, sessions: int) -> None:
+    """Has so many sessions ask once each, some at a time.
+
+    Raises:
+        ValueError: one of them had no answer with 200.
+    """
+    with contextlib.ExitStack() as stack:
+        clients = [
+            (stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)), traffic.AnswerEnd())
+            for _ in range(_AT_ONCE)
+        ]
+        for first in range(0, sessions, _AT_ONCE):
+            asked = clients[: sessions - first]
+            for number, (connection, _) in enumerate(asked):
+                connection.sendall(traffic.request(traffic.SESSIONS + first + number))
+            for connection, end in asked:
+                while not end.feed(connection.recv(65536)):
+                    pass
+    if not all(end.ok for _, end in clients):
+        raise ValueError(f"not all of {sessions} sessions were answered with 200")
+
+
 ROWS = (
     Row("nginx", "nginx `proxy_pass`", _nginx, "nginx"),
+    Row("floor", "a relay that only passes bytes on", _floor),
     Row("aiohttp", "aiohttp pass-through", _aiohttp("asyncio")),
     Row("aiohttp-uvloop", "aiohttp pass-through on uvloop", _aiohttp("uvloop")),
     Row("off", "sidecar, telemetry off", _sidecar(None)),
@@ -150,6 +189,12 @@ ROWS = (
         "logs",
         "sidecar, full telemetry and logs by OTLP",
         _sidecar(lambda world: world.live, OTEL_LOGS_EXPORTER="otlp"),
+    ),
+    Row(
+        "crowded",
+        f"sidecar, full telemetry and {CROWD:,} live sessions",
+        _sidecar(lambda world: world.live, SIDECAR_SESSION_LIMIT=str(2 * CROWD)),
+        sessions=CROWD,
     ),
     Row("dead", "sidecar, collector dead", _sidecar(lambda world: world.dead)),
     Row("hanging", "sidecar, collector hanging", _sidecar(lambda world: world.hanging)),

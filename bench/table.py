@@ -6,7 +6,7 @@ Owns words and forms; every figure comes from the results, none is typed here. I
 import re
 from collections.abc import Callable, Collection, Sequence
 
-from bench.results import DIRECT, Profile, Results, bars
+from bench.results import DIRECT, MEASURED, Profile, Results, bars
 
 BEGIN, END = "<!-- written by make bench -->", "<!-- until here -->"
 
@@ -51,7 +51,7 @@ COLUMNS: tuple[tuple[str, str, Cell], ...] = (
 )
 
 
-IN_SHORT = ("nginx", "aiohttp", "off", "full")
+IN_SHORT = ("nginx", "floor", "aiohttp", "off", "full")
 """The rows that the README shows."""
 
 
@@ -195,6 +195,15 @@ def doubts(results: Results) -> list[str]:
     return told
 
 
+def most_streams(results: Results) -> list[str]:
+    """How many streams there were at once, and what that took, in a sentence; none where it was not measured."""
+    count = results.median(MEASURED, "most_streams")
+    memory = results.median(MEASURED, "most_streams_mb")
+    if count is None or memory is None:
+        return []
+    return [f"Most streams at once through one sidecar: {count:,.0f}, with {memory:.0f} MB resident."]
+
+
 def _below(value: float | None, least: float) -> bool:
     return value is not None and value < least
 
@@ -217,7 +226,7 @@ def summary(results: Results) -> str:
 
 def details(results: Results) -> str:
     """What docs/benchmark.md has between the markers, these included."""
-    remarks = _list([*results.remarks, *doubts(results)])
+    remarks = _list([*most_streams(results), *results.remarks, *doubts(results)])
     profiles = [markdown(profile(one)) for one in results.profiles]
     main = [markdown(figures(results)), markdown(verdicts(results)), place(results), remarks]
     return _block([*main, markdown(spreads(results)), markdown(ledger(results)), *profiles])

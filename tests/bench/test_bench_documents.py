@@ -51,4 +51,4 @@ def test_the_amounts_are_those_of_the_plan() -> None:
     assert f"some {round(len(body[2]), -2)} bytes of JSON and {body[0].count(b': ')} header fields" in text
     assert f"about {len(traffic.answer_body()) / 1000:.1f} kB of JSON" in text
     assert f"every {int(rows.TELEMETRY['OTEL_METRIC_EXPORT_INTERVAL']) // 1000} s instead of every 10" in text
-    assert {7: "seven", 5: "five"}[plan.rounds] + " rounds" in text
+    assert {3: "three", 5: "five"}[plan.rounds] + " rounds" in text

@@ -5,12 +5,14 @@ nginx and wrk are taken where they are installed; without them their tests say t
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -243,6 +245,7 @@ def test_a_round_of_one_row(around: World, tmp_path: Path) -> None:
         streams=4,
         many_streams=8,
         many_every_ms=20,
+        most_streams=12,
     )
     bench = rounds.Bench(around, plan, unary.write_requests(tmp_path), 50.0)
     guest, lost = rounds.one_round(bench, 0, [full, gone], tmp_path / "round")
@@ -251,6 +254,29 @@ def test_a_round_of_one_row(around: World, tmp_path: Path) -> None:
     assert lost.figures == {}
     assert lost.failures[0].startswith("a row that ends at once, round 1: ")
     assert set(rounds.direct(bench)) >= {"requests_per_s", "p50_us", "p99_us"}
+
+
+def test_the_floor_passes_what_it_gets(provider: Running, tmp_path: Path) -> None:
+    """Answers and streams come through byte for byte, over one connection or over some."""
+    port = free_port()
+    address = f"127.0.0.1:{provider.port}"
+    command = [sys.executable, "-m", "bench.floor", str(port), address, address]
+    with Running(command, port, tmp_path / "log", EVERYWHERE) as running:
+        running.answers()
+        asked = traffic.request(1)
+        assert ask(port, asked, traffic.answer_body()) == traffic.answer()
+        stream = ask(port, traffic.request(1, every=4, path=traffic.STREAM_PATH), b"data: ")
+        assert stream.startswith(traffic.STREAM_HEAD)
+
+
+def test_a_crowd_of_sessions(around: World, tmp_path: Path) -> None:
+    """Each of them has asked once when the load comes."""
+    (full,) = [row for row in rows.ROWS if row.name == "full"]
+    with full.start(around, tmp_path) as proxy:
+        proxy.answers()
+        rows.populate(proxy.port, 50)
+        with urllib.request.urlopen(f"http://127.0.0.1:{proxy.admin}/stats", timeout=30) as stats:
+            assert json.load(stats)["sessions"]["active"] >= 50
 
 
 def test_without_wrk_less_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
