@@ -214,7 +214,7 @@ def _active(request: core.SessionRequest, now: int, moved: int) -> ActiveRequest
 
 def _running(exchange: Exchange, now: int, moved: int) -> RunningRequest:
     identity, upstream, turn = exchange.identity, exchange.upstream, exchange.turn
-    model = exchange.request.model or exchange.route.model
+    model = exchange.asked_model
     return {
         "request_id": exchange.request_id,
         "session_id": None if identity is None else identity.session_id,

@@ -285,6 +285,11 @@ class Exchange:
         return self.stray_id if self.turn is None else self.turn.request_id
 
     @property
+    def asked_model(self) -> str | None:
+        """The model asked for, by the body or the path."""
+        return self.request.model or self.route.model
+
+    @property
     def doing(self) -> str:
         """What its time goes to while it is in flight: `body`, `connect`, `wait` or `stream`."""
         if self.first_byte:

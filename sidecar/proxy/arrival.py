@@ -173,7 +173,7 @@ class Joining:
             _read_anew(exchange, exchange.past)
             response.echo = None  # it holds what was said, and the exchange outlives the request
             self._histories.answered(exchange.past, whole=whole, input_tokens=response.tokens.get("input"))
-        model = response.model or exchange.request.model or exchange.route.model
+        model = response.model or exchange.asked_model
         self._sessions.settle(
             turn,
             verdict.outcome,

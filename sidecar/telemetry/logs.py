@@ -40,7 +40,6 @@ from sidecar.telemetry.exporters import Stream, StreamSender
 from sidecar.telemetry.ledger import LINES, Account, Delivery, State
 from sidecar.telemetry.otel_settings import QueueSettings
 from sidecar.telemetry.queues import LINE, RECORDED_LINE, Calls, ExportQueue, Worker
-from sidecar.telemetry.request_attributes import request_model
 from sidecar.telemetry.span_factories import Layer, SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
 
@@ -516,7 +515,7 @@ def _fields_in_flight(exchange: Exchange, now: int) -> SpanAttributes:
         fields[n.SILENCE] = (now - exchange.heard) / SECOND
     if exchange.upstream is not None:
         fields[n.UPSTREAM] = exchange.upstream.name
-    if model := request_model(exchange):
+    if model := exchange.asked_model:
         fields[n.REQUEST_MODEL] = shown(model)
     if exchange.turn is not None:
         fields[n.SEQUENCE] = exchange.turn.sequence

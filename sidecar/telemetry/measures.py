@@ -31,7 +31,7 @@ from sidecar.telemetry.metric_store import (
     Observations,
 )
 from sidecar.telemetry.metrics import Metric
-from sidecar.telemetry.request_attributes import Shape, provider_of, request_model
+from sidecar.telemetry.request_attributes import Shape, provider_of
 from sidecar.telemetry.series import (
     MOST,
     OTHER,
@@ -113,7 +113,7 @@ class Measures:
         )
         store.observe(metrics.OLDEST_AGE, lambda: self._longest(attrgetter("start")))
         store.observe(metrics.SILENCE, lambda: self._longest(attrgetter("heard")))
-        self._headroom = Headroom(store, clock, self.in_flight, self._asked, request_model)
+        self._headroom = Headroom(store, clock, self.in_flight, self._asked)
         store.observe(
             metrics.ANOMALIES,
             lambda: ((anomalies[word.value], ((n.ANOMALY, word.value),)) for word in Anomaly),
@@ -346,7 +346,7 @@ class Measures:
 
     def _series(self, exchange: Exchange, shape: Shape, operation: str | None) -> RequestSeries:
         """The series of requests like this one, whose models are told as far as there is room for them."""
-        asked, answered = request_model(exchange), exchange.response.model
+        asked, answered = exchange.asked_model, exchange.response.model
         completed, end = shape.completed, exchange.end
         key = (
             self._asked(asked, end, completed=completed) if asked else None,

@@ -101,11 +101,6 @@ def provider_of(exchange: Exchange) -> str | None:
     return (upstream.provider if upstream else None) or exchange.route.provider
 
 
-def request_model(exchange: Exchange) -> str | None:
-    """The model asked for, by the body or the path."""
-    return exchange.request.model or exchange.route.model
-
-
 Reasons = Callable[[Exchange], tuple[str, ...]]
 
 
@@ -271,7 +266,7 @@ def _client_shared(exchange: Exchange) -> SpanAttributes:
         attributes[n.PROVIDER] = provider
     if exchange.upstream_status is not None:
         attributes[n.STATUS] = exchange.upstream_status
-    if model := request_model(exchange):
+    if model := exchange.asked_model:
         attributes[n.REQUEST_MODEL] = shown(model)
     if request.streaming or route.streaming:
         attributes[n.REQUEST_STREAM] = True

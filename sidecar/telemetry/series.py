@@ -435,12 +435,10 @@ class Headroom:
         clock: Clock,
         in_flight: Mapping[int, Exchange],
         places: Cap,
-        model_of: Callable[[Exchange], str | None],
     ) -> None:
         self._clock = clock
         self._in_flight = in_flight
         self._places = places
-        self._model_of = model_of
         self.heard: dict[Key, Head] = {}
         """The latest heads that nobody has read, of requests that have ended; `MOST` at most."""
         self._told: dict[Key, Told] = {}
@@ -477,7 +475,7 @@ class Headroom:
         for exchange in self._in_flight.values():
             if exchange.upstream is None or exchange.upstream_headers is None:
                 continue
-            model = self._model_of(exchange)
+            model = exchange.asked_model
             if model is None or self._places.has(model):
                 key = exchange.upstream.name, model
                 if key not in latest or latest[key].first_byte < exchange.first_byte:
