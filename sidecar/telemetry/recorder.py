@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
+from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
@@ -49,6 +49,7 @@ from sidecar.telemetry.spans import (
     Replays,
     RequestSpans,
     SessionSpans,
+    is_off,
     link_count,
     span_count,
     totals_attributes,
@@ -177,7 +178,7 @@ class Recorder:
             observe_ledger(store, pipeline.ledger)
         if spans is not None:
             parts.append(SessionSpans(spans, self._tracer, pipeline, sampler, wall))
-            if settings.replay_limit and sampler.get_description() != ALWAYS_OFF.get_description():
+            if settings.replay_limit and not is_off(sampler):
                 parts.append(self._replay(spans, settings.replay_limit))
         self.listener: SessionListener = _Listener(self, parts)
         self.outcomes: Counter[str] = Counter()

@@ -442,38 +442,43 @@ class Headroom:
         self.heard: dict[Key, Head] = {}
         """The latest heads that nobody has read, of requests that have ended; `MOST` at most."""
         self._told: dict[Key, Told] = {}
-        store.observe(metrics.RATELIMIT_REMAINING, lambda: self._figures("remaining"))
+        # A snapshot asks in this order: what has come is read once for all three.
+        store.observe(metrics.RATELIMIT_REMAINING, self._remaining)
         store.observe(metrics.RATELIMIT_LIMIT, lambda: self._figures("limit"))
         store.observe(metrics.RETRY_AFTER, self._waits)
 
+    def _remaining(self) -> Observations:
+        self._read()
+        return self._figures("remaining")
+
     def _figures(self, which: str) -> Observations:
-        now = self._read()
+        now = self._clock()
         for key, told in self._told.items():
             if now - told.at < STALE:
                 for kind, value in getattr(told, which).items():
                     yield value, _attributes(key, kind)
 
     def _waits(self) -> Observations:
-        now = self._read()
+        now = self._clock()
         for key, told in self._told.items():
             if told.until > now:
                 yield (told.until - now) / SECOND, _attributes(key)
 
-    def _read(self) -> int:
-        """Reads what has come, forgets what is too old; gives the time."""
+    def _read(self) -> None:
+        """Reads what has come, forgets what is too old."""
         for key, head in (*self.heard.items(), *self._streaming()):
             self._learn(key, head)
         self.heard.clear()
         now = self._clock()
         for key in [key for key, told in self._told.items() if now >= max(told.at + STALE, told.until)]:
             del self._told[key]
-        return now
 
     def _streaming(self) -> Iterator[tuple[Key, Head]]:
         """The latest head of each pair whose answer has begun and not ended."""
         latest: dict[Key, Exchange] = {}
         for exchange in self._in_flight.values():
-            if exchange.upstream is None or exchange.upstream_headers is None:
+            headers = exchange.upstream_headers
+            if exchange.upstream is None or headers is None or TELLING.isdisjoint(headers.first):
                 continue
             model = exchange.asked_model
             if model is None or self._places.has(model):

@@ -33,6 +33,12 @@ MAX_LINKS = 32
 
 _ERROR = Status(StatusCode.ERROR)
 
+
+def is_off(sampler: Sampler) -> bool:
+    """Whether a sampler takes no span at all, of sessions neither."""
+    return sampler.get_description() == ALWAYS_OFF.get_description()
+
+
 Link = tuple[SpanContext, str]
 
 
@@ -237,7 +243,7 @@ class SessionSpans(SessionListener):
         self._tracer = tracer
         self._pipeline = pipeline
         self._wall = wall
-        self._off = sampler.get_description() == ALWAYS_OFF.get_description()
+        self._off = is_off(sampler)
         self._ended: dict[str, tuple[list[SpanContext], int]] = {}
         """By session: the spans of its ended conversations, at most `MAX_LINKS`, and how many more there were."""
 

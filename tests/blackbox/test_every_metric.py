@@ -202,10 +202,14 @@ def test_what_is_left_before_a_rejection(
     upstream.answer((*sse_head(headers=openai), Chunk(sse_event(chat_chunk("a"))), Wait(gate), LastChunk()))
     anthropic = (b"anthropic-ratelimit-requests-limit: 50", b"anthropic-ratelimit-requests-remaining: 0")
     upstream.answer(json_answer(MESSAGE, status=429, headers=(*anthropic, b"retry-after: 17")))
-    with RawClient(sidecar.port) as client:
+    silent = (*sse_head(), Chunk(sse_event(chat_chunk("b"))), Wait(gate), LastChunk())
+    with RawClient(sidecar.port) as client, RawClient(sidecar.port) as later:
         client.send(chat_request(stream=True, model="slow"))
         client.read_until(b'"a"')
         exchange(sidecar.port, chat_request(path="/other/v1/messages", model="claude"))
+        upstream.answer(silent)
+        later.send(chat_request(stream=True, model="slow"))
+        later.read_until(b'"b"')
         upstream.answer(
             json_answer({"error": {"message": "no gateway"}}, status=502)
         )  # and says nothing of it
@@ -216,7 +220,8 @@ def test_what_is_left_before_a_rejection(
             if point.metric.startswith("sidecar.ratelimit.")
         ]
         gate.open()
-        client.read_until(b"0\r\n\r\n")
+        for one in (client, later):
+            one.read_until(b"0\r\n\r\n")
     found = {(point.metric, *map(str, point.attributes.values())): point.value for point in told}
     wait = found.pop(("sidecar.ratelimit.retry_after", "claude", "other"))
     assert wait is not None
