@@ -101,7 +101,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "Overhead by part",
             "p99 of before (from the last byte needed to asking for a connection), after (from reading to writing) and loop "
             "(waiting for the event loop). Metric: sidecar.overhead.",
-            (Query(q.quantile(0.99, metrics.OVERHEAD, _PART), f"{{{{{_PART}}}}}", exemplars=True),),
+            (Query(q.quantile(0.99, metrics.OVERHEAD, _PART), q.named(_PART), exemplars=True),),
             unit="s",
         ),
         Panel(
@@ -180,7 +180,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "Items per second by what became of them. dropped: the queue was full; failed: the collector refused or was away, or "
             "stderr could not be written; unknown: no answer in time; unconfirmed: what answered is not a collector; "
             "rejected: it took the batch and not the item. Metric: sidecar.telemetry.items.",
-            (Query(q.rate(metrics.TELEMETRY_ITEMS, _STATE), f"{{{{{_STATE}}}}}"),),
+            (Query(q.rate(metrics.TELEMETRY_ITEMS, _STATE), q.named(_STATE)),),
             unit="cps",
             no_data=_NO_EXPORT,
             colours=q.STATES,
@@ -190,7 +190,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "Waiting to be exported",
             "Items in the queues, by signal. Full (OTEL_BSP_MAX_QUEUE_SIZE) means that more are dropped. "
             "Metric: sidecar.telemetry.queue.",
-            (Query(q.now(metrics.TELEMETRY_QUEUE, _SIGNAL), f"{{{{{_SIGNAL}}}}}"),),
+            (Query(q.now(metrics.TELEMETRY_QUEUE, _SIGNAL), q.named(_SIGNAL)),),
             no_data=_NO_EXPORT,
         ),
         Row(409, "What it could see"),
@@ -199,7 +199,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "Who named the sessions",
             "Arrivals per second, by the rule that found their session. generated: nobody named one; history: the turn's past did; "
             "uninspected: the body could not be read; no_turn: requests that generate nothing. Metric: sidecar.identity.",
-            (Query(q.happening(q.rate(metrics.IDENTITY, _SOURCE)), f"{{{{{_SOURCE}}}}}"),),
+            (Query(q.happening(q.rate(metrics.IDENTITY, _SOURCE)), q.named(_SOURCE)),),
             unit="reqps",
             stacked=True,
         ),
@@ -211,7 +211,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             (
                 Query(
                     f"{q.grown(metrics.TELEMETRY_ITEMS, f'{_SIGNAL}, {_STATE}', where=LOST)} > 0",
-                    f"{{{{{_SIGNAL}}}}}, {{{{{_STATE}}}}}",
+                    f"{q.named(_SIGNAL)}, {q.named(_STATE)}",
                     quiet="nothing was lost",
                 ),
             ),
@@ -227,7 +227,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             (
                 Query(
                     q.happening(f"60 * {q.rate(metrics.ANOMALIES, _WORD)}"),
-                    f"{{{{{_WORD}}}}}",
+                    q.named(_WORD),
                     quiet="nothing of this happened",
                 ),
             ),

@@ -13,7 +13,7 @@ from sidecar.telemetry import metrics
 _ALL = q.rate(metrics.RESULTS)
 _BY = q.rate(metrics.RESULTS, q.UPSTREAM)
 _BAD_BY = q.share(q.rate(metrics.RESULTS, q.UPSTREAM, where=q.BAD), _BY)
-_NAMED = f"{{{{{q.UPSTREAM}}}}}"
+_NAMED = q.named(q.UPSTREAM)
 _KNOWN = f'{q.UPSTREAM}!=""'
 """What is refused before an upstream is known has none, and no row."""
 _FIRST_WORD = (("orange", 5.0), ("red", 10.0))

@@ -78,6 +78,11 @@ def within(metric: Metric) -> str:
     return WHICH if n.REQUEST_MODEL in metric.attributes else WHERE
 
 
+def named(by: str) -> str:
+    """A label's value, as a legend has it."""
+    return f"{{{{{by}}}}}"
+
+
 def _grouped(by: str) -> str:
     return f" by ({by})" if by else ""
 

@@ -79,7 +79,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
                         q.rate(metrics.OVERLAPS, q.UPSTREAM),
                         q.rate(metrics.CONCURRENCY, q.UPSTREAM, "_count"),
                     ),
-                    f"{{{{{q.UPSTREAM}}}}}",
+                    q.named(q.UPSTREAM),
                 ),
             ),
             unit="percentunit",
@@ -92,7 +92,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "same point of a conversation, one sent while the other was in flight. Many races: the app sends before it has the "
             "answer; each has a link to the other on its span. "
             "Metric: sidecar.turns.related.",
-            (Query(q.happening(q.rate(metrics.TURNS_RELATED, _RELATION)), f"{{{{{_RELATION}}}}}"),),
+            (Query(q.happening(q.rate(metrics.TURNS_RELATED, _RELATION)), q.named(_RELATION)),),
             unit="ops",
             stacked=True,
             no_data="no turn in this range, or SIDECAR_HISTORY=off",

@@ -21,7 +21,7 @@ _ONLY_LATEST = "only with SIDECAR_SEMCONV=latest or both"
 
 
 def _named(attribute: str) -> str:
-    return f"{{{{{label(attribute)}}}}}"
+    return q.named(label(attribute))
 
 
 def _latency(share: float, shipped: Metric, latest: Metric, by: str = "") -> str:
@@ -92,7 +92,7 @@ PANELS: tuple[Panel | Row, ...] = (
         (
             Query(
                 q.happening(q.rate(metrics.RESULTS, q.RESULT, where=f'{q.RESULT}!="completed"')),
-                f"{{{{{q.RESULT}}}}}",
+                q.named(q.RESULT),
                 quiet="nothing ended otherwise",
             ),
         ),
@@ -123,7 +123,7 @@ PANELS: tuple[Panel | Row, ...] = (
         114,
         "In flight",
         "Requests that are running now, by upstream. Growing without end: nothing settles. Metric: sidecar.requests.active.",
-        (Query(q.now(metrics.REQUESTS_ACTIVE, q.UPSTREAM), f"{{{{{q.UPSTREAM}}}}}"),),
+        (Query(q.now(metrics.REQUESTS_ACTIVE, q.UPSTREAM), _UPSTREAM),),
         stacked=True,
     ),
     Panel(
@@ -290,7 +290,7 @@ PANELS: tuple[Panel | Row, ...] = (
         130,
         "Requests by model",
         "Settled per second, by the model asked for; after 100 models the rest is `other`. Metric: sidecar.requests.",
-        (Query(q.rate(metrics.REQUESTS, q.MODEL, where=f'{q.MODEL}!=""'), f"{{{{{q.MODEL}}}}}"),),
+        (Query(q.rate(metrics.REQUESTS, q.MODEL, where=f'{q.MODEL}!=""'), q.named(q.MODEL)),),
         unit="reqps",
         stacked=True,
         no_data=_NO_MODEL,
@@ -302,7 +302,7 @@ PANELS: tuple[Panel | Row, ...] = (
         (
             Query(
                 _latency(0.95, metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION, q.MODEL),
-                f"{{{{{q.MODEL}}}}}",
+                q.named(q.MODEL),
                 exemplars=True,
             ),
         ),
@@ -359,7 +359,7 @@ PANELS: tuple[Panel | Row, ...] = (
                     q.rate(metrics.TOKEN_DETAILS, q.MODEL, where=f'{label(n.TOKEN_DETAIL)}="cache_read"'),
                     q.rate(metrics.TOKEN_USAGE, q.MODEL, "_sum", where=f'{label(n.TOKEN_TYPE)}="input"'),
                 ),
-                f"{{{{{q.MODEL}}}}}",
+                q.named(q.MODEL),
                 quiet=_IF_TOLD,
             ),
         ),
@@ -373,8 +373,8 @@ PANELS: tuple[Panel | Row, ...] = (
         "Median and tenth percentile of the turns' shares, by model. A low tenth beside a high median: some turns lose the cache "
         "and the rest keep it. Metric: sidecar.prompt.cached.",
         (
-            Query(q.quantile(0.5, metrics.CACHED_SHARE, q.MODEL), f"{{{{{q.MODEL}}}}}, median"),
-            Query(q.quantile(0.1, metrics.CACHED_SHARE, q.MODEL), f"{{{{{q.MODEL}}}}}, lowest tenth"),
+            Query(q.quantile(0.5, metrics.CACHED_SHARE, q.MODEL), f"{q.named(q.MODEL)}, median"),
+            Query(q.quantile(0.1, metrics.CACHED_SHARE, q.MODEL), f"{q.named(q.MODEL)}, lowest tenth"),
         ),
         unit="percentunit",
         no_data="no usage reported in this range",
@@ -384,7 +384,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Where prompts break",
         "Turns per second whose prompt is another one than that of the turn before, and where: the provider's cache ends "
         "there. tools or system: something in them changes from turn to turn. Metric: sidecar.prompt.breaks.",
-        (Query(q.happening(q.rate(metrics.PROMPT_BREAKS, _BROKE_AT)), f"{{{{{_BROKE_AT}}}}}"),),
+        (Query(q.happening(q.rate(metrics.PROMPT_BREAKS, _BROKE_AT)), q.named(_BROKE_AT)),),
         unit="cps",
         stacked=True,
         no_data="no prompt broke in this range",
@@ -395,7 +395,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Tokens that were read anew",
         "Reported input tokens per second that did not come from the provider's cache, where the prompt went on (none), and "
         "those of the turn before, where it broke. Metric: sidecar.prompt.read_anew.",
-        (Query(q.happening(q.rate(metrics.READ_ANEW, _BROKE_AT)), f"{{{{{_BROKE_AT}}}}}"),),
+        (Query(q.happening(q.rate(metrics.READ_ANEW, _BROKE_AT)), q.named(_BROKE_AT)),),
         stacked=True,
         no_data="no turn with a turn before it told its usage in this range",
         width=8,

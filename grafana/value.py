@@ -107,7 +107,7 @@ PANELS: tuple[Panel, ...] = (
         (
             Query(
                 f"sum by ({q.MODEL}, {label(n.TOKEN_TYPE)}) ({_DAY.format('tokens')}{{{q.JOB}}})",
-                f"{{{{{q.MODEL}}}}}, {{{{{label(n.TOKEN_TYPE)}}}}}",
+                f"{q.named(q.MODEL)}, {q.named(label(n.TOKEN_TYPE))}",
             ),
         ),
         stacked=True,
@@ -122,7 +122,7 @@ PANELS: tuple[Panel, ...] = (
             Query(
                 f"sum by ({q.MODEL}) ({_DAY.format('tokens_cached')}{{{q.JOB}}}) / "
                 f'(sum by ({q.MODEL}) ({_DAY.format("tokens")}{{{q.JOB}, {label(n.TOKEN_TYPE)}="input"}}) > 0)',
-                f"{{{{{q.MODEL}}}}}",
+                q.named(q.MODEL),
                 quiet="only where a provider tells it",
             ),
         ),
