@@ -87,16 +87,19 @@ def _grouped(by: str) -> str:
     return f" by ({by})" if by else ""
 
 
+def _summed(how: str, window: str, metric: Metric, by: str, part: str, where: str) -> str:
+    matchers = f"{within(metric)}, {where}" if where else within(metric)
+    return f"sum{_grouped(by)} ({how}({series(metric, part)}{{{matchers}}}[{window}]))"
+
+
 def rate(metric: Metric, by: str = "", part: str = "", *, where: str = "") -> str:
     """Per second; `part` is `_sum`, `_count` or `_bucket` of a histogram, `where` narrows it down."""
-    matchers = f"{within(metric)}, {where}" if where else within(metric)
-    return f"sum{_grouped(by)} (rate({series(metric, part)}{{{matchers}}}[$__rate_interval]))"
+    return _summed("rate", "$__rate_interval", metric, by, part, where)
 
 
 def grown(metric: Metric, by: str = "", part: str = "", *, where: str = "") -> str:
     """How much it grew in the range that is shown."""
-    matchers = f"{within(metric)}, {where}" if where else within(metric)
-    return f"sum{_grouped(by)} (increase({series(metric, part)}{{{matchers}}}[$__range]))"
+    return _summed("increase", "$__range", metric, by, part, where)
 
 
 def fresh(metric: Metric) -> str:
@@ -146,7 +149,7 @@ def either(expression: str, shipped: Metric, latest: Metric) -> str:
 
 def cells(metric: Metric) -> str:
     """A histogram's buckets, as a heatmap wants them."""
-    return f"sum by (le) (increase({series(metric, '_bucket')}{{{within(metric)}}}[$__rate_interval]))"
+    return _summed("increase", "$__rate_interval", metric, "le", "_bucket", "")
 
 
 def worst(expression: str) -> str:
