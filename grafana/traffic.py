@@ -65,6 +65,10 @@ def _of_each(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
     )
 
 
+def _bands(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
+    return (Query(q.either(q.cells(shipped), shipped, latest), "{{le}}"),)
+
+
 PANELS: tuple[Panel | Row, ...] = (
     *start(UID),
     Row(106, "Requests and errors"),
@@ -227,16 +231,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "First words",
         "How many streams began after how long: two bands are two kinds of answers, which a p95 hides. "
         "Metric: gen_ai.client.operation.time_to_first_chunk.",
-        (
-            Query(
-                q.either(
-                    q.cells(metrics.OPERATION_FIRST_CHUNK),
-                    metrics.OPERATION_FIRST_CHUNK,
-                    metrics.INFERENCE_FIRST_CHUNK,
-                ),
-                "{{le}}",
-            ),
-        ),
+        _bands(metrics.OPERATION_FIRST_CHUNK, metrics.INFERENCE_FIRST_CHUNK),
         unit="s",
         kind="heatmap",
         no_data="no stream in this range",
@@ -245,16 +240,7 @@ PANELS: tuple[Panel | Row, ...] = (
         161,
         "Durations",
         "How many calls took how long. Metric: gen_ai.client.operation.duration.",
-        (
-            Query(
-                q.either(
-                    q.cells(metrics.OPERATION_DURATION),
-                    metrics.OPERATION_DURATION,
-                    metrics.INFERENCE_DURATION,
-                ),
-                "{{le}}",
-            ),
-        ),
+        _bands(metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION),
         unit="s",
         kind="heatmap",
     ),
