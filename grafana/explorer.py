@@ -7,7 +7,7 @@ begin with a list of sessions. Needs no metric. Written by `write.py`.
 from dataclasses import dataclass
 
 from grafana.names import label
-from grafana.panels import WIDTH, Json, Row, dashboard, data_source, placed, row
+from grafana.panels import TABLE, WIDTH, Json, Row, dashboard, data_source, placed, row
 from sidecar.telemetry import names as n
 
 TEMPO_UID, JAEGER_UID = "sidecar-explorer", "sidecar-explorer-jaeger"
@@ -318,7 +318,7 @@ def _spans(panel: Spans) -> Json:
             *([_choosing(TEMPO_UID)] if n.SESSION_ID in panel.columns else []),
         ]
         made["transformations"] = _arranged(panel)
-        made["options"] = {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
+        made["options"] = TABLE
         return made
     made["fieldConfig"]["defaults"]["custom"] = {"show": "points", "pointSize": {"fixed": 8}}
     made["options"] = {
@@ -444,7 +444,7 @@ def _search(panel: Search) -> Json:
     ]
     if len(panel.tags) > 1:
         made["transformations"] = [{"id": "merge", "options": {}}]
-    made["options"] = {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
+    made["options"] = TABLE
     return made
 
 

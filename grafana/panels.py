@@ -14,6 +14,9 @@ SCHEMA = 39
 WIDTH = 24
 SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 
+TABLE: Json = {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
+"""A table's options."""
+
 NO_DATA = "no traffic in this range"
 
 COLOURS = {"p50": "blue", "median": "blue", "p95": "orange", "p99": "red", "average": "green"}
@@ -125,7 +128,7 @@ def _options(panel: Panel) -> Json:
             "filterValues": {"le": 1e-9},
         }
     if panel.kind == "table":
-        return {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
+        return TABLE
     legend = {
         "displayMode": "list",
         "placement": "bottom",
