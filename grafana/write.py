@@ -58,17 +58,17 @@ def files() -> dict[Path, str]:
 
 def main(arguments: list[str]) -> int:
     """Writes, or with `--check` says which files are not what the code gives; gives the exit code."""
-    stale = [
-        path
+    stale = {
+        path: text
         for path, text in files().items()
         if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
+    }
     if "--check" in arguments:
         for path in stale:
             sys.stderr.write(f"{path.name} is not what the code gives: run `make dashboards`\n")
         return int(bool(stale))
-    for path in stale:
-        path.write_text(files()[path], encoding="utf-8")
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 
