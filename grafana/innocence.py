@@ -21,6 +21,7 @@ _WORD = label(n.ANOMALY)
 LOST = f'{_STATE}=~"rejected|dropped|failed|unconfirmed|unknown"'
 _TURNS = f'{_SOURCE}!="no_turn"'
 _UNNAMED = f'{_SOURCE}=~"generated|uninspected"'
+_NO_REPORT = "no sidecar reported in this range"
 _NO_EXPORT = "nothing was exported in this range"
 _HTTP = q.rate(metrics.HTTP_DURATION, "", "_count")
 
@@ -78,7 +79,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             width=6,
             height=4,
             steps=(("orange", 0.05), ("red", 0.2)),
-            no_data="no sidecar reported in this range",
+            no_data=_NO_REPORT,
         ),
         Panel(
             404,
@@ -123,7 +124,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "How late timers run, at p99 and by pod. Metric: sidecar.event_loop.lag.",
             (Query(q.by_pod(q.quantile(0.99, metrics.LOOP_LAG, q.POD)), "{{pod}}"),),
             unit="s",
-            no_data="no sidecar reported in this range",
+            no_data=_NO_REPORT,
         ),
         Panel(
             413,
@@ -142,7 +143,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             (Query(f"count by (job) ({q.fresh(metrics.PROCESS_THREADS)})", "{{job}}"),),
             width=24,
             height=6,
-            no_data="no sidecar reported in this range",
+            no_data=_NO_REPORT,
         ),
         Panel(
             414,
@@ -150,7 +151,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "Cores used, by pod. Near 1: the sidecar's one event loop is full. Metric: process.cpu.time.",
             (Query(q.by_pod(q.rate(metrics.PROCESS_CPU, q.POD)), "{{pod}}"),),
             width=8,
-            no_data="no sidecar reported in this range",
+            no_data=_NO_REPORT,
         ),
         Panel(
             415,
@@ -159,7 +160,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             (Query(q.by_pod(q.now(metrics.PROCESS_MEMORY, q.POD)), "{{pod}}"),),
             unit="bytes",
             width=8,
-            no_data="no sidecar reported in this range",
+            no_data=_NO_REPORT,
         ),
         Panel(
             416,
@@ -171,7 +172,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
                 Query(q.now(metrics.PROCESS_THREADS), "threads"),
             ),
             width=8,
-            no_data="no sidecar reported in this range",
+            no_data=_NO_REPORT,
         ),
         Row(408, "What became of telemetry"),
         Panel(

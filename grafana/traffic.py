@@ -55,7 +55,8 @@ def _three(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
 
 _UPSTREAM = _named(n.UPSTREAM)
 _LIMIT = f"{q.UPSTREAM}, {q.MODEL}, {label(n.RATELIMIT_KIND)}"
-_NO_MODEL = "no request named a model in this range"
+_NO_STREAM = "no stream in this range"
+_NO_USAGE = "no usage reported in this range"
 
 
 def _of_each(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
@@ -209,7 +210,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Metric: gen_ai.client.operation.time_to_first_chunk.",
         _of_each(metrics.OPERATION_FIRST_CHUNK, metrics.INFERENCE_FIRST_CHUNK),
         unit="s",
-        no_data="no stream in this range",
+        no_data=_NO_STREAM,
     ),
     Panel(
         120,
@@ -234,7 +235,7 @@ PANELS: tuple[Panel | Row, ...] = (
         _bands(metrics.OPERATION_FIRST_CHUNK, metrics.INFERENCE_FIRST_CHUNK),
         unit="s",
         kind="heatmap",
-        no_data="no stream in this range",
+        no_data=_NO_STREAM,
     ),
     Panel(
         161,
@@ -268,7 +269,7 @@ PANELS: tuple[Panel | Row, ...] = (
         "Of streams: between one piece of output and the next. Metric: gen_ai.client.operation.time_per_output_chunk.",
         _three(metrics.OPERATION_PER_CHUNK, metrics.INFERENCE_PER_CHUNK),
         unit="s",
-        no_data="no stream in this range",
+        no_data=_NO_STREAM,
         width=24,
     ),
     Row(108, "Models and tokens"),
@@ -279,7 +280,7 @@ PANELS: tuple[Panel | Row, ...] = (
         (Query(q.rate(metrics.REQUESTS, q.MODEL, where=f'{q.MODEL}!=""'), q.named(q.MODEL)),),
         unit="reqps",
         stacked=True,
-        no_data=_NO_MODEL,
+        no_data="no request named a model in this range",
     ),
     Panel(
         131,
@@ -317,7 +318,7 @@ PANELS: tuple[Panel | Row, ...] = (
             ),
             Query(_details("reasoning", metrics.INFERENCE_REASONING_TOKENS), "reasoning", quiet=_IF_TOLD),
         ),
-        no_data="no usage reported in this range",
+        no_data=_NO_USAGE,
     ),
     Panel(
         133,
@@ -332,7 +333,7 @@ PANELS: tuple[Panel | Row, ...] = (
             *_call_tokens("input", metrics.INFERENCE_CALL_INPUT_TOKENS),
             *_call_tokens("output", metrics.INFERENCE_CALL_OUTPUT_TOKENS),
         ),
-        no_data="no usage reported in this range",
+        no_data=_NO_USAGE,
     ),
     Panel(
         135,
@@ -350,7 +351,7 @@ PANELS: tuple[Panel | Row, ...] = (
             ),
         ),
         unit="percentunit",
-        no_data="no usage reported in this range",
+        no_data=_NO_USAGE,
         width=8,
     ),
     Panel(
@@ -363,7 +364,7 @@ PANELS: tuple[Panel | Row, ...] = (
             Query(q.quantile(0.1, metrics.CACHED_SHARE, q.MODEL), f"{q.named(q.MODEL)}, lowest tenth"),
         ),
         unit="percentunit",
-        no_data="no usage reported in this range",
+        no_data=_NO_USAGE,
     ),
     Panel(
         136,
