@@ -69,10 +69,9 @@ class Panel:
     """One panel. `number` is its id for good, since runbooks link to it; `width` of 24, `height` in rows.
 
     `steps` are (colour, from this value on) of a stat, which fills its tile, green below the first unless that is 0; without any
-    it is neutral. `calc` is how a
-    stat sums up the range. `colours` are those of series by their legend; `says` ends with the metrics' names. `columns`
-    are those of a table, the first of which is the label that its queries have in common; `chosen` is the address that a
-    click there leads to. `links` are titles and addresses.
+    it is neutral. `calc` is how a stat sums up the range. `colours` are those of series by their legend; `says` ends with
+    the metrics' names. `columns` are those of a table, the first of which is the label that its queries have in common;
+    `chosen` is the address that a click there leads to. `links` are titles and addresses.
     """
 
     number: int

@@ -1,7 +1,7 @@
 """For those who pay: what is used, what it is worth, and whether it holds what was promised.
 
-Owns its panels. They read what the recording rules of `alerts/sidecar.rules.yaml` keep, since a month of counters is
-too long to add up at each look. Written by `write.py`.
+Owns its panels. They read what the recording rules of `alerts/sidecar-daily.rules.yaml` keep, since a month of
+counters is too long to add up at each look. Written by `write.py`.
 """
 
 from grafana import queries as q
