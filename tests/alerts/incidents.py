@@ -46,6 +46,11 @@ def gauge(segments: Segments) -> str:
     )
 
 
+def where_told(segments: Segments, value: float) -> Segments:
+    """This value for as long as the segments tell one, and silence where they are silent."""
+    return tuple((value if told >= 0 else -1, minutes) for told, minutes in segments)
+
+
 @dataclass(frozen=True, slots=True)
 class Incident:
     """`series` by name with labels; `fires`: alert to the minutes after the beginning from and until which it fires."""
@@ -93,21 +98,18 @@ class Story:
         active: Segments = (),
         silence: Segments = (),
     ) -> None:
-        """An upstream's results, zeros for those that do not happen, and what is in flight."""
+        """An upstream's results, zeros for those that do not happen, and what is in flight while they are told."""
         where = {"job": job, "instance": instance, "sidecar_upstream": upstream}
-        length = sum(minutes for _, minutes in next(iter(results.values())))
-        active = active or ((2, length),)
-        silence = silence or ((1, length),)
-        shape = [(0.0 if growth >= 0 else -1.0, minutes) for growth, minutes in active]
+        told = next(iter(results.values()))
+        active = active or where_told(told, 2)
+        silence = silence or where_told(told, 1)
         for word in WORDS:
-            self.counter(
-                "sidecar_results_total", results.get(word, tuple(shape)), **where, sidecar_result=word
-            )
+            segments = results.get(word, where_told(told, 0))
+            self.counter("sidecar_results_total", segments, **where, sidecar_result=word)
         self.gauge("sidecar_requests_active", active, **where)
         self.gauge("sidecar_requests_silence_seconds", silence, **where)
         self.gauge("sidecar_requests_oldest_age_seconds", silence, **where)
-        threads = tuple((-1 if value < 0 else 9, minutes) for value, minutes in active)
-        self.gauge("process_thread_count", threads, job=job, instance=instance)
+        self.gauge("process_thread_count", where_told(told, 9), job=job, instance=instance)
 
     def healthy(self, upstream: str = "beta", per_minute: float = BETA, *, job: str = "app") -> None:
         """An upstream that is well all the time."""
@@ -177,12 +179,9 @@ DURATION = "gen_ai_client_operation_duration_seconds"
 def killed() -> Story:
     """The only sidecar is killed and stays dead until somebody starts another."""
     story = Story()
-    gone: Segments = ((DEFAULT, story.past), (-1, LASTS))
-    gone_gauge: Segments = ((2, story.past), (-1, LASTS))
-    story.upstream("default", {"completed": gone}, active=gone_gauge, silence=((1, story.past), (-1, LASTS)))
+    story.upstream("default", {"completed": ((DEFAULT, story.past), (-1, LASTS))})
     late: Segments = ((-1, story.past + LASTS), (DEFAULT, AFTER))
-    late_gauge: Segments = ((-1, story.past + LASTS), (2, AFTER))
-    story.upstream("default", {"completed": late}, instance="2", active=late_gauge, silence=late_gauge)
+    story.upstream("default", {"completed": late}, instance="2")
     return story
 
 
@@ -196,14 +195,12 @@ def restarted() -> Story:
         instance="2",
         results={"completed": ((DEFAULT, story.past), (-1, end))},
         active=((3, story.past), (-1, end)),
-        silence=((1, story.past), (-1, end)),
     )
     story.upstream(
         "default",
         instance="3",
         results={"completed": ((-1, story.past), (DEFAULT, end))},
         active=((-1, story.past), (3, end)),
-        silence=((-1, story.past), (1, end)),
     )
     return story
 
@@ -212,13 +209,7 @@ def collector_dead() -> Story:
     """Nothing of two services arrives; when it does again, both tell that some spans did not."""
     story = Story()
     for job in ("app", "other"):
-        story.upstream(
-            "default",
-            job=job,
-            results={"completed": story.incident(DEFAULT, -1)},
-            active=story.incident(2, -1),
-            silence=story.incident(1, -1),
-        )
+        story.upstream("default", {"completed": story.incident(DEFAULT, -1)}, job=job)
         story.counter(
             "sidecar_telemetry_items_total",
             ((0, story.past), (-1, LASTS - 1), (500, 1), (0, AFTER)),
