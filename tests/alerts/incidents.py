@@ -20,6 +20,8 @@ WORDS = (
 )
 DEFAULT, BETA = 480, 120
 """Requests per minute to each upstream."""
+USUAL = {"job": "app", "instance": "1", "sidecar_upstream": "default"}
+"""Labels of what an incident happens to, unless it says otherwise."""
 
 
 def number(value: float) -> str:
@@ -117,7 +119,7 @@ class Story:
 
     def histogram(self, name: str, buckets: Mapping[str, Segments], **labels: str) -> None:
         """Buckets with how much each grows, cumulative as they are told; `+Inf` is the count as well."""
-        where = {"job": "app", "instance": "1", "sidecar_upstream": "default", **labels}
+        where = {**USUAL, **labels}
         for bound, segments in buckets.items():
             self.counter(f"{name}_bucket", segments, **where, le=bound)
         self.counter(f"{name}_count", buckets["+Inf"], **where)
@@ -241,13 +243,12 @@ def conversations(before: float, during: float) -> Story:
     """Twenty turns a minute; of them so many are overtaken, overlap and race, before and for the time of the incident."""
     story = Story(past=DAY)
     story.healthy("default", DEFAULT)
-    where = {"job": "app", "instance": "1", "sidecar_upstream": "default"}
     every = story.incident(20, 20)
     some = story.incident(before, during)
-    story.counter("sidecar_turns_total", every, **where)
-    story.counter("sidecar_conversation_concurrency_count", every, **where)
-    story.counter("sidecar_responses_out_of_order_total", some, **where)
-    story.counter("sidecar_conversation_overlaps_total", some, **where)
+    story.counter("sidecar_turns_total", every, **USUAL)
+    story.counter("sidecar_conversation_concurrency_count", every, **USUAL)
+    story.counter("sidecar_responses_out_of_order_total", some, **USUAL)
+    story.counter("sidecar_conversation_overlaps_total", some, **USUAL)
     for relation, segments in (("races", some), ("continues", every)):
         story.counter(
             "sidecar_turns_related_total",
@@ -289,13 +290,7 @@ def headroom() -> Story:
     """The provider says that five of a hundred requests are left."""
     story = Story()
     story.healthy("default", DEFAULT)
-    where = {
-        "job": "app",
-        "instance": "1",
-        "sidecar_upstream": "default",
-        "gen_ai_request_model": "m",
-        "sidecar_ratelimit_kind": "requests",
-    }
+    where = {**USUAL, "gen_ai_request_model": "m", "sidecar_ratelimit_kind": "requests"}
     story.gauge("sidecar_ratelimit_remaining", story.incident(80, 5), **where)
     story.gauge("sidecar_ratelimit_limit", story.incident(100, 100), **where)
     return story
