@@ -1,7 +1,7 @@
 """What runs now is told now: by age on the admin port, as log lines, and as gauges by upstream."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,6 +25,7 @@ from sidecar.testing import (
     sse_head,
 )
 
+EVENT = "sidecar.request.long_running"
 PHASES = ["body", "connect", "wait", "stream"]
 """In the order in which the requests of these tests begin."""
 
@@ -61,14 +62,9 @@ class Held:
             client.send(request)
             if phase == "stream":
                 client.read_until(b'"a"')
-            until(lambda number=number: [one["phase"] for one in running(sidecar)] == PHASES[:number])  # type: ignore[misc]
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Asks again and again, for 30 s at most."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
+            sidecar.wait_until(
+                lambda number=number: [one["phase"] for one in running(sidecar)] == PHASES[:number]  # type: ignore[misc]
+            )
 
 
 def running(sidecar: RunningSidecar) -> list[dict[str, Any]]:
@@ -142,16 +138,15 @@ def test_what_runs_for_long_is_said(
     settings = {"UPSTREAMS": f"far=http://127.0.0.1:{blackhole}", "LONG_RUNNING": "200ms"}
     sidecar = start_sidecar(settings=settings)
     held = Held(sidecar, upstream, stack)
-    event = "sidecar.request.long_running"
-    until(lambda: len(sidecar.find_logs(event, session_id="wait")) > 1)
-    first, second = sidecar.find_logs(event, session_id="wait")[:2]
+    sidecar.wait_until(lambda: len(sidecar.find_logs(EVENT, session_id="wait")) > 1)
+    first, second = sidecar.find_logs(EVENT, session_id="wait")[:2]
     trace = [first[name] for name in ("trace_id", "span_id", "request_id")]
     assert trace == [second[name] for name in ("trace_id", "span_id", "request_id")]
     assert first["level"] == "warning"
     assert 0.2 <= first["sidecar.request.age"] < second["sidecar.request.age"] - 0.1
     lines = {
         line["sidecar.request.phase"]: line
-        for line in [sidecar.wait_log(event, **{"sidecar.request.phase": phase}) for phase in PHASES]
+        for line in [sidecar.wait_log(EVENT, **{"sidecar.request.phase": phase}) for phase in PHASES]
     }
     assert "sidecar.request.silence" not in lines["body"]
     assert {phase: lines[phase].get("sidecar.upstream") for phase in PHASES} == {
@@ -160,7 +155,7 @@ def test_what_runs_for_long_is_said(
     }
     assert lines["wait"]["gen_ai.request.model"] == "m-wait"
     assert lines["wait"]["sidecar.request.sequence"] == 1
-    sink.wait_for(lambda: [line for line in sink.logs if line.event_name == event])
+    sink.wait_for(lambda: [line for line in sink.logs if line.event_name == EVENT])
     held.gate.open()
     done = exchange(sidecar.port, chat_request(path="/x", headers=(named("after"),)))
     assert done.status
@@ -173,16 +168,15 @@ def test_a_bound_is_kept_and_told(start_sidecar: Any, upstream: ScriptedUpstream
     upstream.answer_always((Wait(gate), *json_answer(chat_completion("Hi"))))
     for number in range(25):
         stack.enter_context(RawClient(sidecar.port)).send(chat_request(headers=(named(f"s{number:02}"),)))
-    event = "sidecar.request.long_running"
-    until(lambda: left_out(sidecar, event))
-    assert left_out(sidecar, event)[0] >= 5
-    before = [one["session_id"] for one in sidecar.find_logs(event)][:20]
+    sidecar.wait_until(lambda: left_out(sidecar))
+    assert left_out(sidecar)[0] >= 5
+    before = [one["session_id"] for one in sidecar.find_logs(EVENT)][:20]
     assert len(set(before)) == 20
     assert "s24" not in before
     gate.open()
 
 
-def left_out(sidecar: RunningSidecar, event: str) -> list[int]:
-    """What lines of the event say of those that were left out before them."""
-    told = [line.get("sidecar.suppressed", 0) for line in sidecar.find_logs(event)]
+def left_out(sidecar: RunningSidecar) -> list[int]:
+    """What such lines say of those that were left out before them."""
+    told = [line.get("sidecar.suppressed", 0) for line in sidecar.find_logs(EVENT)]
     return [int(count) for count in told if count]
