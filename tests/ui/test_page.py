@@ -75,6 +75,11 @@ def wait_for(page: Any, condition: str) -> None:
         page.wait_for_timeout(20)
 
 
+def wait_until_drawn(page: Any) -> None:
+    """Waits until what the page knows now is on its picture."""
+    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+
+
 @pytest.fixture(autouse=True)
 def answers(upstream: ScriptedUpstream) -> None:
     """Whatever is asked without a script of its own."""
@@ -98,7 +103,7 @@ def test_a_round_is_drawn_as_it_was(start_sidecar: StartSidecar, open_page: Open
     page.keyboard.press("p")
     wait_for(page, "document.getElementById('state').textContent === 'paused'")
     wait_for(page, f"measured.rows().reduce((sum, row) => sum + row.lane.bars.length, 0) === {total}")
-    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    wait_until_drawn(page)
     seen = page.evaluate(PLACES)
     room = seen["width"] - seen["gutter"] - 14
     servers = {span.span_id: span for span in sink.spans if span.kind == "SERVER"}
@@ -485,7 +490,7 @@ def test_a_stall_is_a_gap_in_its_bar(
         wait_for(page, f"{bar}.outcome === 'completed'")
     page.keyboard.press("p")
     wait_for(page, "measured.rows().length === 1")
-    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    wait_until_drawn(page)
     seen = page.evaluate(STALL, "silent")
     back, full = "255,255,255", ",".join(map(str, GREEN))
     assert 400 <= seen["length"] < 1200
@@ -507,7 +512,7 @@ def test_pause_and_go_back(start_sidecar: StartSidecar, open_page: OpenPage) -> 
     stands = page.evaluate("measured.frame().to")
     one(sidecar, "new")
     wait_for(page, "measured.requests.bars.size === 2")
-    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    wait_until_drawn(page)
     assert (page.evaluate(shown), page.evaluate("measured.frame().to")) == ("old", stands)
     for _ in range(2):
         page.click("#back")
