@@ -304,9 +304,9 @@ def one_of_three() -> Story:
 
 
 def _made(
-    title: str, story: Story, fires: Mapping[str, tuple[int, int]], uid: str, panel: int, value: float
+    title: str, story: Story, fires: Mapping[str, tuple[int, int]], board: str, panel: int, value: float
 ) -> Incident:
-    return Incident(title, story.series, fires, story.past, (f"sidecar-{uid}", panel, value))
+    return Incident(title, story.series, fires, story.past, (board, panel, value))
 
 
 INCIDENTS: tuple[Incident, ...] = (

@@ -1,6 +1,5 @@
 """Incidents, minute by minute: the alert that should fire does, when it should, and nothing else ever does."""
 
-import json
 import re
 import subprocess
 from pathlib import Path
@@ -10,7 +9,8 @@ import pytest
 import yaml
 
 from tests.alerts.incidents import AFTER, INCIDENTS, LASTS, Incident
-from tests.alerts.test_rules import ROOT, RULES, panels, rules
+from tests.alerts.test_rules import RULES, rules
+from tests.grafana.charts import ROOT, board, panels
 from tests.stack.build import at_hand
 
 pytestmark = pytest.mark.skipif(
@@ -55,8 +55,8 @@ def test_what_should_fire_does_and_nothing_else(tmp_path: Path, incident: Incide
 @EVERY
 def test_the_panel_shows_it(tmp_path: Path, incident: Incident) -> None:
     """Its own query, as it stands when the dashboard is opened, has the figure of the incident."""
-    uid, number, value = incident.seen
-    expression, minute = first_query(uid, number), 5 if number else 1
+    name, number, value = incident.seen
+    expression, minute = first_query(name, number), 5 if number else 1
     for variable in re.findall(r"\$\{\w+:regex\}", expression):
         expression = expression.replace(variable, ".*")
     expression = expression.replace("$__rate_interval", "4m").replace("$__range", "15m")
@@ -68,21 +68,12 @@ def test_the_panel_shows_it(tmp_path: Path, incident: Incident) -> None:
     assert promtool(tmp_path, incident, [asked]) == ""
 
 
-def board(uid: str) -> dict[str, Any]:
-    """A dashboard by its uid."""
-    name = uid.removeprefix("sidecar-")
-    loaded: dict[str, Any] = json.loads(
-        (ROOT / f"grafana/dashboards/{name}.json").read_text(encoding="utf-8")
-    )
-    return loaded
-
-
-def first_query(uid: str, number: int) -> str:
+def first_query(name: str, number: int) -> str:
     """Of a panel; of number 0 that of the mark."""
     if number == 0:
-        (mark,) = [one for one in board(uid)["annotations"]["list"] if one["name"] == "Restarts"]
+        (mark,) = [one for one in board(name)["annotations"]["list"] if one["name"] == "Restarts"]
         return str(mark["expr"])
-    (panel,) = [one for one in panels(board(uid)) if one["id"] == number]
+    (panel,) = [one for one in panels(board(name)) if one["id"] == number]
     return str(panel["targets"][0]["expr"])
 
 
@@ -107,9 +98,9 @@ def test_the_table_is_that_of_the_document() -> None:
 
 def row(incident: Incident) -> str:
     """Its line of the table."""
-    uid, number, _ = incident.seen
-    where = str(board(uid)["title"]).removeprefix("Sidecar: ")
-    titles = {one["id"]: one["title"] for one in panels(board(uid))}
+    name, number, _ = incident.seen
+    where = str(board(name)["title"]).removeprefix("Sidecar: ")
+    titles = {one["id"]: one["title"] for one in panels(board(name))}
     seen = f"{titles[number]} ({where})" if number else "a purple mark on every panel"
     fires = ", ".join(f"{name} {begin}" for name, (begin, _) in incident.fires.items())
     return f"| {incident.title} | {seen} | {fires or 'nothing'} |"

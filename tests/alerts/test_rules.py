@@ -1,30 +1,20 @@
 """Alert rules: each has its page, its panel and its tests, names only what the code defines, and Grafana gets the same."""
 
-import json
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from grafana.alerting import SECONDS, provisioned
-from grafana.names import label, series
-from sidecar.telemetry import metrics
-from sidecar.telemetry.metrics import Metric, MetricKind
 from tests.alerts.incidents import INCIDENTS
+from tests.grafana.charts import LABELS, ROOT, board, defined, panels
 from tests.stack.build import at_hand
 
-ROOT = Path(__file__).parents[2]
 RULES = ROOT / "grafana/alerts/sidecar.rules.yaml"
 TESTS = ROOT / "tests/alerts/sidecar.test.yaml"
-METRICS = [one for one in vars(metrics).values() if isinstance(one, Metric)]
-LABELS = {label(attribute) for metric in METRICS for attribute in metric.attributes} | {
-    "job",
-    "instance",
-    "le",
-}
+OF_PROMETHEUS = {"job", "instance", "le"}
 
 
 def groups() -> list[dict[str, Any]]:
@@ -43,15 +33,6 @@ def each_rule() -> pytest.MarkDecorator:
     return pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
 
 
-def defined() -> set[str]:
-    """Every series' name that the code's metrics have in Prometheus."""
-    return {
-        series(metric, part)
-        for metric in METRICS
-        for part in (("_bucket", "_sum", "_count") if metric.kind is MetricKind.HISTOGRAM else ("",))
-    }
-
-
 @each_rule()
 def test_names_are_defined(rule: dict[str, Any]) -> None:
     """Each metric and each label is one that the code defines."""
@@ -61,7 +42,7 @@ def test_names_are_defined(rule: dict[str, Any]) -> None:
     assert used <= defined()
     grouped = {one.strip() for by in re.findall(r"by \(([^)]*)\)", expression) for one in by.split(",")}
     matched = {*re.findall(r"(\w+)\s*(?:=~|!=|!~|=)\s*\"", expression)}
-    assert grouped | matched <= LABELS
+    assert grouped | matched <= LABELS | OF_PROMETHEUS
 
 
 @each_rule()
@@ -86,17 +67,11 @@ def test_no_page_is_to_spare() -> None:
     assert {rule["annotations"]["runbook"] for rule in rules()} == pages
 
 
-def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
-    """All panels of a dashboard, those of collapsed rows as well."""
-    return [one for panel in board["panels"] for one in (panel, *panel.get("panels", ()))]
-
-
 def _panels(text: str) -> set[tuple[str, int]]:
     """The panels that a text links to, after checking that they exist."""
-    found = {(uid, int(number)) for uid, number in re.findall(r"/d/sidecar-(\w+)\?viewPanel=(\d+)", text)}
-    for uid, number in found:
-        board = json.loads((ROOT / f"grafana/dashboards/{uid}.json").read_text(encoding="utf-8"))
-        assert number in {panel["id"] for panel in panels(board)}, (uid, number)
+    found = {(name, int(number)) for name, number in re.findall(r"/d/sidecar-(\w+)\?viewPanel=(\d+)", text)}
+    for name, number in found:
+        assert number in {panel["id"] for panel in panels(board(name))}, (name, number)
     return found
 
 
@@ -105,9 +80,8 @@ def test_runbooks_call_panels_by_their_titles() -> None:
     for path in (ROOT / "docs/runbooks").glob("*.md"):
         text = path.read_text(encoding="utf-8").replace("\n", " ")
         _panels(text)
-        for said, uid, number in re.findall(r"\[([^]]+)\]\(/d/sidecar-(\w+)\?viewPanel=(\d+)\)", text):
-            board = json.loads((ROOT / f"grafana/dashboards/{uid}.json").read_text(encoding="utf-8"))
-            (panel,) = [one for one in panels(board) if one["id"] == int(number)]
+        for said, name, number in re.findall(r"\[([^]]+)\]\(/d/sidecar-(\w+)\?viewPanel=(\d+)\)", text):
+            (panel,) = [one for one in panels(board(name)) if one["id"] == int(number)]
             assert panel["title"].startswith(said), (path.name, said)
 
 

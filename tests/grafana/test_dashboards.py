@@ -2,31 +2,17 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from grafana.names import label, series
+from grafana.names import series
 from grafana.write import files
-from sidecar.telemetry import metrics
-from sidecar.telemetry.metrics import Metric, MetricKind
+from tests.grafana import charts
+from tests.grafana.charts import LABELS, METRICS, ROOT, defined
 
-ROOT = Path(__file__).parents[2]
-
-METRICS = [one for one in vars(metrics).values() if isinstance(one, Metric)]
-LABELS = {label(attribute) for metric in METRICS for attribute in metric.attributes}
 OF_PROMETHEUS = {"job", "instance", "le", "severity", "k8s_pod_name"}
-
-
-def defined() -> set[str]:
-    """Every series' name that the code's metrics have in Prometheus."""
-    found = set()
-    for metric in METRICS:
-        parts = ("_bucket", "_sum", "_count") if metric.kind is MetricKind.HISTOGRAM else ("",)
-        found |= {series(metric, part) for part in parts}
-    return found
 
 
 def dashboards(*, of_metrics: bool = True) -> list[dict[str, Any]]:
@@ -40,8 +26,7 @@ def dashboards(*, of_metrics: bool = True) -> list[dict[str, Any]]:
 
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
     """Those that ask for something, in collapsed rows as well."""
-    every = [one for panel in board["panels"] for one in (panel, *panel.get("panels", ()))]
-    return [panel for panel in every if panel["type"] != "row"]
+    return [panel for panel in charts.panels(board) if panel["type"] != "row"]
 
 
 def expressions() -> list[str]:
