@@ -130,9 +130,9 @@ def _line(text: str) -> dict[str, Any]:
 
 
 def _ask(address: str) -> None:
-    """One request that never leaves the sidecar: an upgrade, which is refused."""
+    """One request that never leaves the sidecar: a WebSocket, which is refused. Other upgrades are ignored, and go on."""
     connection = http.client.HTTPConnection(address, timeout=5)
-    fields = {"Upgrade": "sidecar-check", "Connection": "Upgrade", "X-Sidecar-Session-Id": SESSION}
+    fields = {"Upgrade": "websocket", "Connection": "Upgrade", "X-Sidecar-Session-Id": SESSION}
     with suppress(OSError, http.client.HTTPException):
         connection.request("GET", "/sidecar-check", headers=fields)
         connection.getresponse().read()

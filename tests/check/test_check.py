@@ -178,6 +178,7 @@ def test_a_collector_that_takes_it(
         environ = sink.environ() | {"OTEL_LOGS_EXPORTER": "otlp"}
         code, found = checked(capsys, *FREE, upstream.url, environ=environ, collector=True)
         assert sink.span(kind="SERVER").attributes["session.id"] == "sidecar-check"
+    assert not any(b"/sidecar-check" in request.message.start_line for request in upstream.requests)
     assert code == 0, found
     for name in ("traces", "metrics", "logs"):
         assert found[f"collector, {name}"]["state"] == "ok"
