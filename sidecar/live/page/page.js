@@ -7,7 +7,7 @@ import { OUTCOMES, Picture, RUNNING, Requests, layout, took, words } from "./lan
 const $ = (id) => document.getElementById(id);
 const requests = new Requests();
 const picture = new Picture($("canvas"));
-const known = { links: {}, data: null, live: true };
+const known = { links: {}, data: null, live: true, figures: null };
 const filter = { q: "", session: "", model: "", upstream: "", outcome: "" };
 const time = { ahead: 0, span: 30_000, until: null }; // `until` is set while the page is paused
 let rows = [], chosen = null, opened = null, laidOut = 0, resynced = 0, table = false;
@@ -40,7 +40,8 @@ function told(event, document_) {
     time.ahead = Math.max(time.ahead - 1, document_.now / 1000 - Date.now());
   }
   if (event === "bars") takeBars(document_);
-  if (document_.figures) figures(document_.figures);
+  known.figures = document_.figures ?? known.figures;
+  if (known.figures) figures(known.figures); // some are of the bars
 }
 
 function takeBars({ bars, missed }) {
