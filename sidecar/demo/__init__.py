@@ -41,7 +41,10 @@ def main(
     setting is wrong.
     """
     if find_spec("openai") is None:
-        print("the demo needs the openai client: pip install openai", file=sys.stderr)
+        print(
+            "the demo needs the openai client: pip install openai, or install the sidecar as '.[demo]'",
+            file=sys.stderr,
+        )
         return 1
     try:
         serving = Provider(seed=seed, listen=_address(provider))

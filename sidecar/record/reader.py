@@ -64,7 +64,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 def _lines(path: Path) -> Iterator[bytes]:
     try:
-        for file in sorted(path.glob(NAMES)) if path.is_dir() else [path]:
+        files = sorted(path.glob(NAMES)) if path.is_dir() else [path]
+        if not files:
+            raise RecordError(f"{path}: there is no file of SIDECAR_RECORD in it")
+        for file in files:
             with file.open("rb") as opened:
                 yield from (line for line in opened if line.strip())
     except OSError as error:

@@ -158,8 +158,8 @@ class Sessions:
         figures = self._figures
         told = (
             f"{figures.get('in_flight', 0)} in flight   {figures.get('errors', 0)} errors   "
-            f"{seconds(round(figures.get('wait_avoided_s', 0) * SECOND))} wait avoided   "
-            f"{figures.get('telemetry_lost', 0)} telemetry lost"
+            f"{figures.get('telemetry_lost', 0)} telemetry lost   "
+            f"{seconds(round(figures.get('wait_avoided_s', 0) * SECOND))} wait avoided"
         )
         sort = f" {count} sessions by {_SORTS[self._sort][0]}"
         asked = (

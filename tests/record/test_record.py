@@ -136,6 +136,8 @@ def test_a_line_that_was_cut(tmp_path: Path) -> None:
         assert cli.main(["view", str(path)], {}) == cli.main(["replay", str(path)], {}) == 1
     file.write_text("")
     assert read_records(tmp_path) == []
+    file.unlink()
+    assert cli.main(["view", str(tmp_path)], {}) == cli.main(["replay", str(tmp_path)], {}) == 1
 
 
 def test_view(start_sidecar: StartSidecar, upstream: ScriptedUpstream, tmp_path: Path) -> None:
