@@ -19,6 +19,7 @@ import pytest
 
 from sidecar.testing import (
     Chunk,
+    Connection,
     Gate,
     LastChunk,
     OtlpSink,
@@ -356,14 +357,21 @@ def test_a_session_goes_on_after_a_night(start: Start, upstream: ScriptedUpstrea
 @pytest.mark.parametrize("slept", [10 * SECOND, 8 * HOUR], ids=["seconds", "a night"])
 def test_connections_to_upstreams_are_made_anew(start: Start, upstream: ScriptedUpstream, slept: int) -> None:
     """Within their idle time too: a machine that slept did not hear whether the other side has closed."""
+    earlier = {
+        connection.number for connection in upstream.connections
+    }  # of another sidecar, that has just ended
     one = start(settings={"POOL_IDLE": "60s"})
+
+    def made() -> list[Connection]:
+        return [connection for connection in upstream.connections if connection.number not in earlier]
+
     ask(one.sidecar, upstream, "a")
     ask(one.sidecar, upstream, "b")
-    upstream.wait_for(lambda: len(upstream.connections) == 1)
+    upstream.wait_for(lambda: len(made()) == 1)
     one.suspend(slept)
     ask(one.sidecar, upstream, "c")
-    upstream.wait_for(lambda: upstream.connections[0].closed == "eof")
-    assert [connection.requests for connection in upstream.connections] == [2, 1]
+    upstream.wait_for(lambda: made()[0].closed == "eof")
+    assert [connection.requests for connection in made()] == [2, 1]
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
