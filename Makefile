@@ -33,8 +33,9 @@ check: setup  ## lint, format, types, and the house rules (the lock among them)
 	$(BIN)/python -m grafana.write --check
 	$(BIN)/python -m pytest --quiet tests/test_house.py
 
-test: setup  ## the whole test suite; COVERAGE=1 measures branches, those of the servers it starts too
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(if $(COVERAGE),--cov --cov-report term) $(ARGS)
+# Files in their order: those with few tests are the long ones, and would begin last.
+test: setup  ## the whole test suite; ARGS=tests/core is one folder, COVERAGE=1 measures branches, those of the servers it starts too
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report term) $(ARGS)
 
 soak: setup  ## twenty minutes of every kind of peer at once; SOAK_SECONDS=120 is what CI plays
 	$(BIN)/python -m pytest tests/soak $(ARGS)
@@ -45,7 +46,7 @@ bench: setup  ## the sidecar beside nginx and aiohttp, on one core; ARGS=--quick
 dashboards: setup  ## writes grafana/dashboards from their code
 	$(BIN)/python -m grafana.write
 
-stack-test: setup  ## real Collector, Jaeger, Prometheus (built from Go modules into .cache/stack), and Tempo where it is at hand
+stack-test: setup  ## real Collector, Jaeger, Prometheus, Loki (built from Go modules into .cache/stack), and Tempo where it is at hand
 	$(BIN)/python tests/stack/build.py
 	$(BIN)/python -m pytest tests/stack tests/deploy tests/alerts $(ARGS)
 

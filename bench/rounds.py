@@ -283,6 +283,8 @@ async def stream_events(proxy: Running, plan: Plan, path: str) -> Figures:
         events, used = clients.events - events, proxy.cpu() - used
         seconds = time.perf_counter() - began
         _all_there(clients, plan.streams)
+        if not events:
+            raise ValueError(f"no event of {plan.streams} streams came within {seconds:.1f} s")
         return {"cpu_us_per_event": used / events * 1e6, "events_per_s": events / seconds}
 
 

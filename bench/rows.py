@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import machine, nginx, traffic
-from bench.processes import Running, free_port
+from bench.processes import Running
+from sidecar.testing import free_port
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import machine, nginx
-from bench.processes import Running, free_port
+from bench.processes import Running
 from bench.rows import World
+from sidecar.testing import free_port
 
 _COLLECTOR = """\
 receivers:

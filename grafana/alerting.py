@@ -77,5 +77,9 @@ def _rule(rule: Json) -> Json:
 
 
 def _templated(text: str) -> str:
-    """Prometheus' `$value` is a number; Grafana's is a text of all values, and the number stands in `$values.A`."""
+    """Prometheus' `$value` is a number; Grafana's is a text of all values, and the number is in `$values.A`.
+
+    Grafana has no external labels, and a template that names them would fail.
+    """
+    text = re.sub(r"\{\{ \$externalLabels\.\w+ \}\}", "", text)
     return text.replace("$value ", "$values.A.Value ")

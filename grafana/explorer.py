@@ -1,13 +1,14 @@
 """The session explorer: one session, its requests, what overlapped what, its traces and its logs.
 
 Owns two dashboards that read spans: from Tempo by TraceQL, and from Jaeger by its search, which knows tags only. Both
-begin with a list of sessions. Needs no metric. Written by `write.py`.
+begin with a list of sessions. Metrics give no more than marks in time. Written by `write.py`.
 """
 
 from dataclasses import dataclass
 
 from grafana.names import label
 from grafana.panels import TABLE, WIDTH, Json, Row, dashboard, data_source, placed, row
+from grafana.variables import annotations
 from sidecar.telemetry import names as n
 
 TEMPO_UID, JAEGER_UID = "sidecar-explorer", "sidecar-explorer-jaeger"
@@ -56,6 +57,7 @@ _RUNNING_LINE = _shown(
     (n.SILENCE, "silent %s"),
 )
 _LOGS = f"{_LINES} | session_id = {SESSION} | {_REQUEST_LINE}"
+_LINES_OVER_TIME = f"sum (count_over_time({_LINES} | session_id = {SESSION} [$__auto])) or vector(0)"
 _ENDED = f"{_LINES} |= `{n.SESSION_END}` | {_SESSION_LINE}"
 _RUNNING = f"{_LINES} |= `{n.REQUEST_LONG_RUNNING}` | {_RUNNING_LINE}"
 
@@ -89,6 +91,7 @@ TITLES = {
     n.TOTAL_THINK_TIME: ("Think time", "s"),
     n.TOTAL_INPUT_TOKENS: ("Input tokens", "none"),
     n.TOTAL_OUTPUT_TOKENS: ("Output tokens", "none"),
+    n.REPLAY_OMITTED: ("Requests left out", "none"),
 }
 """A column's title and unit; a unit says that it holds numbers, which a trace store tells as texts."""
 
@@ -99,7 +102,7 @@ EMPTY = (
 )
 EMPTY_SESSION = (
     "**No row?** Check the id, or widen the range: no span has this session's id there. *Overlaps and inversions* is empty "
-    "where no request met another. Conversations are there once they have ended."
+    "where no request met another. Conversations and the replay are there once they have ended."
 )
 
 
@@ -124,6 +127,13 @@ class Spans:
 
 
 _REQUESTS = f"{_OURS} && kind = server && span.{n.SESSION_ID} = {SESSION}"
+_REPLAY = "replay session"
+"""The root of the trace that has a session's lanes."""
+_LANES = (
+    "One trace with a lane for each conversation and a bar for each request, with its final figures and a link to its own trace: "
+    "a click opens it. It comes when the session ends; one that went on and ended again has another. "
+    "Spans: replay session."
+)
 _WAITS = (n.OVERLAPS, n.OVERLAPPED_BY, n.DISTANCE, n.WAIT_AVOIDED)
 
 TEMPO: tuple[Spans | Row, ...] = (
@@ -157,6 +167,14 @@ TEMPO: tuple[Spans | Row, ...] = (
     ),
     Row(306, "The session: $session"),
     Spans(
+        319,
+        "Its replay",
+        _LANES,
+        f'{{ {_OURS} && name = "{_REPLAY}" && span.{n.SESSION_ID} = {SESSION} }}',
+        (n.SESSION_SOURCE, n.REPLAY_OMITTED),
+        height=4,
+    ),
+    Spans(
         310,
         "Its requests",
         "In the order of their numbers; those of other sessions are not among them. Overlaps: turns in flight when it came, and "
@@ -176,7 +194,7 @@ TEMPO: tuple[Spans | Row, ...] = (
     Spans(
         311,
         "Against time",
-        "Each dot is a request: when it began, and how long it took. What ran at once began at different times: its trace has the "
+        "Each dot is a request: when it began, and how long it took. What ran at once began at different times: the replay has the "
         "lanes. "
         "Spans: SERVER spans of requests.",
         f"{{ {_REQUESTS} }}",
@@ -253,7 +271,8 @@ def _choosing(uid: str) -> Json:
     """A session's id in a table is a link to this dashboard, with it chosen."""
     link = {
         "title": "Choose this session",
-        "url": f"/d/{uid}?var-session=${{__value.text:percentencode}}&${{service:queryparam}}&${{__url_time_range}}",
+        "url": f"/d/{uid}?var-session=${{__value.text:percentencode}}&${{datasource:queryparam}}&${{tempo:queryparam}}"
+        "&${loki:queryparam}&${service:queryparam}&${__url_time_range}",
     }
     return {
         "matcher": {"id": "byName", "options": TITLES[n.SESSION_ID][0]},
@@ -353,6 +372,31 @@ def _its_lines(number: int) -> Json:
     return _logs(number, "Its log lines", says, _LOGS, NO_LOGS)
 
 
+def _over_time(number: int) -> Json:
+    """The marks in time need a panel that has an axis for it; here it is there for a session without lines, too."""
+    says = (
+        "How many lines it wrote. Purple marks are processes of the service that start, red ones are alerts that fire. "
+        "Logs: attribute session.id."
+    )
+    source = _source("loki")
+    made = _base(number, "Its log lines over time, with restarts and alerts", says, "timeseries", source)
+    made["fieldConfig"]["defaults"] |= {
+        "unit": "none",
+        "min": 0,
+        "custom": {"drawStyle": "bars", "fillOpacity": 30},
+    }
+    made["targets"] = [
+        {
+            "refId": "A",
+            "datasource": source,
+            "expr": _LINES_OVER_TIME,
+            "queryType": "range",
+            "legendFormat": "lines",
+        }
+    ]
+    return made
+
+
 def _running(number: int) -> Json:
     says = (
         "Requests in flight that have run for a minute and more, once a minute: they have no span before they end. "
@@ -372,6 +416,16 @@ def _text(name: str, title: str, value: str = "") -> Json:
     }
 
 
+METRICS = data_source("datasource", "prometheus", "Marks")
+"""Where the marks in time come from: the same variable as on the dashboards on metrics, so that links carry it."""
+
+
+def _marks(service: str) -> list[Json]:
+    """Those of the service, which is a job after its namespace, if it has one."""
+    job = f"job=~`(.+/)?({service})`"
+    return annotations(job, job)
+
+
 def explorer() -> Json:
     """The dashboard on Tempo."""
     parts = [
@@ -382,7 +436,7 @@ def explorer() -> Json:
     parts.insert(session + 1, _words(317, EMPTY_SESSION))
     parts.insert(session, (_running(318), WIDTH, 6))
     parts.insert(1, _words(316, EMPTY))
-    parts.append((_its_lines(315), WIDTH, 10))
+    parts += [(_over_time(320), WIDTH, 5), (_its_lines(315), WIDTH, 10)]
     return dashboard(
         TEMPO_UID,
         "Sidecar: session explorer",
@@ -391,26 +445,31 @@ def explorer() -> Json:
         variables=[
             data_source("tempo", "tempo", "Traces"),
             data_source("loki", "loki", "Logs"),
+            METRICS,
             _text("service", "Service (a pattern)", ".+"),
             _text("session", "Session id"),
         ],
+        annotations=_marks("${service:raw}"),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A panel of Jaeger's search: one for each of its `tags` (logfmt)."""
+    """A panel of Jaeger's search: one for each of its `tags` (logfmt). `operation` is a span's name."""
 
     number: int
     title: str
     says: str
     tags: tuple[str, ...]
+    operation: str = ""
+    height: int = 9
 
 
 _FAILED = ("upstream_rejected", "upstream_failed", "error_in_stream", "timed_out", "internal_error")
 """A word each: Jaeger's memory takes `error=true` for the opposite where the status says error."""
 
 JAEGER: tuple[Search, ...] = (
+    Search(332, "Its replay", _LANES, (f"{n.SESSION_ID}={SESSION}",), _REPLAY, height=4),
     Search(
         330,
         "Its requests, and its own spans",
@@ -436,7 +495,7 @@ def _search(panel: Search) -> Json:
             "datasource": source,
             "queryType": "search",
             "service": "${service}",
-            "operation": "",
+            "operation": panel.operation,
             "tags": tags,
             "limit": LIMIT,
         }
@@ -458,7 +517,8 @@ def explorer_jaeger() -> Json:
         (_running(338), WIDTH // 2, 9),
         (row(Row(326, "The session: $session")), WIDTH, 1),
         _words(337, EMPTY_SESSION.partition(" *Overlaps")[0]),
-        *((_search(part), WIDTH, 9) for part in JAEGER),
+        *((_search(part), WIDTH, part.height) for part in JAEGER),
+        (_over_time(339), WIDTH, 5),
         (_its_lines(335), WIDTH, 10),
     ]
     return dashboard(
@@ -469,7 +529,9 @@ def explorer_jaeger() -> Json:
         variables=[
             data_source("jaeger", "jaeger", "Traces"),
             data_source("loki", "loki", "Logs"),
+            METRICS,
             _text("service", "Service", "demo-sidecar"),
             _text("session", "Session id"),
         ],
+        annotations=_marks("${service:regex}"),
     )

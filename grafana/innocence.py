@@ -8,6 +8,7 @@ from grafana import queries as q
 from grafana.names import label
 from grafana.panels import Json, Panel, Query, Row, dashboard, laid_out
 from grafana.variables import annotations, variables
+from sidecar.core import facts
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 
@@ -18,7 +19,7 @@ _STATE = label(n.TELEMETRY_STATE)
 _SIGNAL = label(n.TELEMETRY_SIGNAL)
 _SOURCE = label(n.SESSION_SOURCE)
 _WORD = label(n.ANOMALY)
-LOST = f'{_STATE}=~"rejected|dropped|failed|unconfirmed|unknown"'
+LOST = f'{_STATE}=~"{"|".join(facts.LOST)}"'
 _TURNS = f'{_SOURCE}!="no_turn"'
 _UNNAMED = f'{_SOURCE}=~"generated|uninspected"'
 _NO_REPORT = "no sidecar reported in this range"
@@ -44,29 +45,9 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             ),
             unit="s",
             kind="stat",
-            width=6,
+            width=8,
             height=4,
             steps=(("orange", 0.05), ("red", 0.2)),
-        ),
-        Panel(
-            402,
-            "Telemetry lost in the range",
-            "Spans, data points, log records and lines on stderr that did not arrive, or of which nobody knows. Not 0: see The loss "
-            "ledger. "
-            "Requests are never touched by it. Metric: sidecar.telemetry.items.",
-            (
-                Query(
-                    q.at_least_zero(
-                        q.grown(metrics.TELEMETRY_ITEMS, where=LOST), q.grown(metrics.TELEMETRY_ITEMS)
-                    )
-                ),
-            ),
-            kind="stat",
-            width=6,
-            height=4,
-            decimals=0,
-            steps=(("red", 1),),
-            no_data=_NO_EXPORT,
         ),
         Panel(
             403,
@@ -76,7 +57,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             (Query(q.quantile(0.99, metrics.LOOP_LAG)),),
             unit="s",
             kind="stat",
-            width=6,
+            width=8,
             height=4,
             steps=(("orange", 0.05), ("red", 0.2)),
             no_data=_NO_REPORT,
@@ -93,7 +74,7 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             ),
             unit="percentunit",
             kind="stat",
-            width=6,
+            width=8,
             height=4,
         ),
         Row(406, "What it adds"),
@@ -203,8 +184,29 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             (Query(q.happening(q.rate(metrics.IDENTITY, _SOURCE)), q.named(_SOURCE)),),
             unit="reqps",
             stacked=True,
+            width=24,
         ),
         Row(419, "Nothing wrong here", collapsed=True),
+        Panel(
+            402,
+            "Telemetry lost in the range",
+            "Spans, data points, log records and lines on stderr that did not arrive, or of which nobody knows. Not 0: see The loss "
+            "ledger. "
+            "Requests are never touched by it. Metric: sidecar.telemetry.items.",
+            (
+                Query(
+                    q.at_least_zero(
+                        q.grown(metrics.TELEMETRY_ITEMS, where=LOST), q.grown(metrics.TELEMETRY_ITEMS)
+                    )
+                ),
+            ),
+            kind="stat",
+            width=24,
+            height=4,
+            decimals=0,
+            steps=(("red", 1),),
+            no_data=_NO_EXPORT,
+        ),
         Panel(
             421,
             "Lost in the range, by signal and reason",

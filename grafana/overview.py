@@ -36,8 +36,9 @@ def _word(word: str) -> str:
 _tile = partial(Panel, kind="stat", width=3, height=4)
 
 
-def start(uid: str) -> tuple[Panel | Row, ...]:
-    """The row and the table, for the dashboard of this uid."""
+def start(uid: str, *, model: bool = False) -> tuple[Panel | Row, ...]:
+    """The row and the table, for the dashboard of this uid; `model`: it has that variable as well."""
+    kept = ("datasource", "job", "instance", *((q.MODEL,) if model else ()))
     return (
         _tile(
             901,
@@ -74,7 +75,7 @@ def start(uid: str) -> tuple[Panel | Row, ...]:
             904,
             "Longest running",
             "The oldest request in flight. Orange from a minute, when the sidecar logs it; red from five: look at Longest "
-            "running, and longest silent on LLM traffic. Metric: sidecar.requests.oldest.age.",
+            "running and Longest silent, by upstream, on LLM traffic. Metric: sidecar.requests.oldest.age.",
             (Query(q.now(metrics.OLDEST_AGE, how="max")),),
             unit="s",
             decimals=0,
@@ -83,11 +84,12 @@ def start(uid: str) -> tuple[Panel | Row, ...]:
         _tile(
             905,
             "Client errors",
-            "4xx but 429, of all that settled: the app asks for what the provider does not grant. "
-            "Metric: sidecar.results.",
+            "4xx but 429, of all that settled: the app asks for what the provider does not grant. Orange from 25 %, red from 50 %: "
+            "a key, a quota or a model may be gone, see Errors by type on LLM traffic. Metric: sidecar.results.",
             (Query(q.share(q.rate(metrics.RESULTS, where=f'{q.RESULT}="client_error"'), _ALL)),),
             unit="percentunit",
             decimals=1,
+            steps=(("orange", 0.25), ("red", 0.5)),
         ),
         _tile(
             906,
@@ -124,7 +126,7 @@ def start(uid: str) -> tuple[Panel | Row, ...]:
         Panel(
             910,
             "Upstreams",
-            "What became of the requests to each in the range; a click on one narrows every panel to it. Metrics: sidecar.results, "
+            "What became of the requests to each in the range; a click on one narrows the dashboard to it. Metrics: sidecar.results, "
             "gen_ai.client.operation.time_to_first_chunk, sidecar.requests.active, sidecar.conversation.overlaps, "
             "sidecar.conversation.concurrency.",
             (
@@ -163,6 +165,6 @@ def start(uid: str) -> tuple[Panel | Row, ...]:
                 Column("Overlap share", "percentunit", (), 1),
             ),
             chosen=f"/d/{uid}?var-{q.UPSTREAM}=${{__value.text:percentencode}}"
-            "&${datasource:queryparam}&${job:queryparam}&${instance:queryparam}&${__url_time_range}",
+            f"&{'&'.join(f'${{{name}:queryparam}}' for name in kept)}&${{__url_time_range}}",
         ),
     )

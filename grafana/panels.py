@@ -69,7 +69,7 @@ class Panel:
     """One panel. `number` is its id for good, since runbooks link to it; `width` of 24, `height` in rows.
 
     `steps` are (colour, from this value on) of a stat, which fills its tile, green below the first unless that is 0; without any
-    it is neutral. `calc` is how a stat sums up the range. `colours` are those of series by their legend; `says` ends with
+    it is neutral. `calc` is how a stat sums up the range. `colours` are those of series by how their legend begins; `says` ends with
     the metrics' names. `columns` are those of a table, the first of which is the label that its queries have in common;
     `chosen` is the address that a click there leads to. `links` are titles and addresses.
     """
@@ -148,7 +148,8 @@ def _thresholds(steps: tuple[tuple[str, float], ...], base: str) -> Json:
 def _defaults(panel: Panel) -> Json:
     by_step = panel.kind in ("stat", "bargauge", "table")
     defaults: Json = {
-        "unit": panel.unit,
+        # A figure is told whole: 1600 and 2400 would both be "2 K".
+        "unit": "none" if by_step and panel.unit == "short" else panel.unit,
         "noValue": panel.no_data,
         "min": 0,
         "color": {"mode": "thresholds" if by_step else "palette-classic-by-name"},
@@ -184,7 +185,7 @@ def _defaults(panel: Panel) -> Json:
 
 def _fixed(word: str, colour: str) -> Json:
     return {
-        "matcher": {"id": "byName", "options": word},
+        "matcher": {"id": "byRegexp", "options": f"/^{word}( |$)/"},
         "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
     }
 
@@ -202,12 +203,12 @@ def _column(column: Column) -> Json:
 
 
 def _overrides(panel: Panel) -> list[Json]:
-    """A fixed colour for each series that is named by a word which has one; units and steps of columns."""
+    """A fixed colour for each series whose name begins with a word which has one; units and steps of columns."""
     found = [_fixed(word, colour) for word, colour in (COLOURS | dict(panel.colours)).items()]
     if panel.kind != "table":
         return found if panel.kind == "timeseries" else []
     found = [_column(column) for column in panel.columns]
-    link = {"title": "Narrow every panel to it", "url": panel.chosen}
+    link = {"title": "Narrow the dashboard to it", "url": panel.chosen}
     found[0]["properties"].append({"id": "links", "value": [link]})
     return found
 
@@ -323,7 +324,7 @@ def chosen(name: str, title: str, of: str, within: str = "", *, every: str = ".*
     }
 
 
-def annotation(name: str, expression: str, title: str, colour: str) -> Json:
+def annotation(name: str, expression: str, title: str, colour: str, step: str) -> Json:
     """Marks in every panel's time, from a PromQL expression: one for each series and step where it has a value."""
     return {
         "name": name,
@@ -331,9 +332,22 @@ def annotation(name: str, expression: str, title: str, colour: str) -> Json:
         "enable": True,
         "expr": expression,
         "titleFormat": title,
-        "step": "60s",
+        "step": step,
         "iconColor": colour,
     }
+
+
+def _owning(panel: Json, choices: list[Json]) -> Json:
+    """The panel, whose description says which choices change nothing about it, or only a part; and what is inside of a row."""
+    if panel["type"] == "row":
+        return panel | {"panels": [_owning(one, choices) for one in panel["panels"]]}
+    said = panel.get("description", "")
+    for choice in choices:
+        heeds = [f"${{{choice['name']}:" in target["expr"] for target in panel["targets"]]
+        if not all(heeds):
+            how = "In part of" if any(heeds) else "Of"
+            said += f" {how} every {choice['label'].lower()}, whichever is chosen."
+    return panel | {"description": said}
 
 
 def dashboard(
@@ -346,6 +360,7 @@ def dashboard(
     annotations: Iterable[Json] = (),
 ) -> Json:
     """A dashboard. Its links keep the time and whatever variables the others have as well."""
+    choices = [one for one in variables if one["type"] == "query"]
     return {
         "uid": uid,
         "title": title,
@@ -369,5 +384,5 @@ def dashboard(
         ],
         "templating": {"list": variables},
         "annotations": {"list": [*annotations]},
-        "panels": panels,
+        "panels": [_owning(one, choices) for one in panels],
     }

@@ -10,6 +10,7 @@ from grafana.names import label, series
 from grafana.panels import Panel, Query, Row
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
+from sidecar.telemetry import series as results
 from sidecar.telemetry.metrics import Metric
 
 JOB = "job=~`${job:regex}`"
@@ -27,7 +28,7 @@ OUTCOMES = {
     "client_left": "blue",
     "upstream_rejected": "yellow",
     "upstream_failed": "red",
-    "error_in_stream": "dark-red",
+    "error_in_stream": "light-red",
     "timed_out": "orange",
     "refused": "purple",
     "shutdown": "text",
@@ -61,7 +62,7 @@ RESULTS = {
     "internal_error": "super-light-red",
 }
 """Each kind of answer has the colour of its outcome."""
-BAD = f'{RESULT}=~"rate_limited|server_error|upstream_failed|error_in_stream|timed_out|internal_error"'
+BAD = f'{RESULT}=~"{"|".join(results.BAD)}"'
 """What nobody wanted: neither a client's own mistakes nor its departure."""
 
 POD = "k8s_pod_name, instance"
@@ -133,13 +134,13 @@ def mean(metric: Metric, by: str = "") -> str:
     return f"{rate(metric, by, '_sum')} / ({rate(metric, by, '_count')} > 0)"
 
 
-def quantile(share_below: float, metric: Metric, by: str = "") -> str:
+def quantile(share_below: float, metric: Metric, by: str = "", *, where: str = "") -> str:
     """A histogram's quantile; absent where nothing was recorded. Of what is counted it is a whole number."""
     grouped = f"le, {by}" if by else "le"
-    found = f"histogram_quantile({share_below}, {rate(metric, grouped, '_bucket')})"
+    found = f"histogram_quantile({share_below}, {rate(metric, grouped, '_bucket', where=where)})"
     if metric.integer and metric.unit != "{token}":
         found = f"ceil({found})"
-    return f"{found} and ({rate(metric, by, '_count')} > 0)"
+    return f"{found} and ({rate(metric, by, '_count', where=where)} > 0)"
 
 
 def either(expression: str, shipped: Metric, latest: Metric) -> str:

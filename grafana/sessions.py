@@ -166,9 +166,13 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             23,
             "Sessions started",
             "New ones per minute. Many more than the app has users or runs: it names each request a session of its own. "
-            "Metric: sidecar.sessions.",
-            (Query(f"60 * {q.rate(metrics.SESSIONS)}", "per minute"),),
+            "A session meets a bad answer once, at its first. Metrics: sidecar.sessions, sidecar.sessions.with_bad_answers.",
+            (
+                Query(f"60 * {q.rate(metrics.SESSIONS)}", "per minute"),
+                Query(f"60 * {q.rate(metrics.SESSIONS_BAD)}", "met a bad answer, per minute"),
+            ),
             width=8,
+            colours={"met a bad answer, per minute": "red"},
         ),
         Panel(
             24,

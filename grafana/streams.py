@@ -30,37 +30,25 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "Answers that are streaming now. Metric: sidecar.streams.active.",
             (Query(q.at_least_zero(q.now(metrics.STREAMS_ACTIVE), q.now(metrics.REQUESTS_ACTIVE))),),
             kind="stat",
-            width=8,
+            width=12,
             height=4,
-        ),
-        Panel(
-            202,
-            "Stalls in the range",
-            "Silences of an upstream longer than SIDECAR_STALL_AFTER, counted when they happen. "
-            "Metric: sidecar.stream.stalls.",
-            (
-                Query(
-                    q.at_least_zero(
-                        q.grown(metrics.STREAM_STALLS), q.grown(metrics.BACKPRESSURE, "", "_count")
-                    )
-                ),
-            ),
-            kind="stat",
-            width=8,
-            height=4,
-            decimals=0,
-            steps=(("orange", 1),),
-            no_data=NO_STREAM,
         ),
         Panel(
             203,
             "Streams that clients left",
             "Share of the streams that ended: apps that went away in the middle of an answer; people who stopped reading, or an "
             "app's own time-out. Metrics: sidecar.requests, sidecar.stream.backpressure (its count is that of the streams).",
-            (Query(q.share(q.rate(metrics.REQUESTS, where=f'{_LEFT}, {_PHASE}="mid_stream"'), _STREAMS)),),
+            (
+                Query(
+                    q.share(
+                        q.rate(metrics.REQUESTS, where=f'{_LEFT}, {_STREAMED}, {_PHASE}="mid_stream"'),
+                        _STREAMS,
+                    )
+                ),
+            ),
             unit="percentunit",
             kind="stat",
-            width=8,
+            width=12,
             height=4,
             calc="mean",
             decimals=1,
@@ -77,24 +65,6 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
                 Query(q.quantile(0.99, metrics.STREAM_GAP), "p99"),
             ),
             unit="s",
-            no_data=NO_STREAM,
-        ),
-        Panel(
-            212,
-            "Stalls per minute",
-            "By upstream. A surge on one alone is its provider's; on all: look at Event-loop lag. "
-            "Metric: sidecar.stream.stalls.",
-            (
-                Query(
-                    "60 * ("
-                    + q.at_least_zero(
-                        q.rate(metrics.STREAM_STALLS, q.UPSTREAM),
-                        q.rate(metrics.BACKPRESSURE, q.UPSTREAM, "_count"),
-                    )
-                    + ")",
-                    q.named(q.UPSTREAM),
-                ),
-            ),
             no_data=NO_STREAM,
         ),
         Panel(
@@ -118,28 +88,8 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             (Query(q.rate(metrics.REQUESTS, _PHASE, where=_LEFT), q.named(_PHASE), quiet="nobody left"),),
             unit="reqps",
             stacked=True,
+            width=24,
             no_data="no client left, or none came, in this range",
-        ),
-        Panel(
-            215,
-            "Streams that did not end well",
-            "Per second, by outcome: broken off by the upstream, an error inside, silent for too long. "
-            "Metric: sidecar.requests.",
-            (
-                Query(
-                    q.rate(
-                        metrics.REQUESTS,
-                        q.OUTCOME,
-                        where=f'{_STREAMED}, {q.OUTCOME}=~"upstream_failed|error_in_stream|timed_out"',
-                    ),
-                    q.named(q.OUTCOME),
-                    quiet="none failed",
-                ),
-            ),
-            unit="reqps",
-            stacked=True,
-            no_data="no stream failed, or there was none, in this range",
-            colours=q.OUTCOMES,
         ),
         Row(208, "Volume"),
         Panel(
@@ -167,6 +117,65 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             "sidecar.stream.backpressure (its count is that of the streams).",
             (Query(q.share(q.rate(metrics.STREAM_EVENTS), _STREAMS), "events"),),
             width=8,
+            no_data=NO_STREAM,
+        ),
+        Row(209, "Nothing wrong here", collapsed=True),
+        Panel(
+            212,
+            "Stalls per minute",
+            "By upstream. A surge on one alone is its provider's; on all: look at Event-loop lag. "
+            "Metric: sidecar.stream.stalls.",
+            (
+                Query(
+                    "60 * ("
+                    + q.at_least_zero(
+                        q.rate(metrics.STREAM_STALLS, q.UPSTREAM),
+                        q.rate(metrics.BACKPRESSURE, q.UPSTREAM, "_count"),
+                    )
+                    + ")",
+                    q.named(q.UPSTREAM),
+                ),
+            ),
+            no_data=NO_STREAM,
+        ),
+        Panel(
+            215,
+            "Streams that did not end well",
+            "Per second, by outcome: broken off by the upstream, an error inside, silent for too long. "
+            "Metric: sidecar.requests.",
+            (
+                Query(
+                    q.rate(
+                        metrics.REQUESTS,
+                        q.OUTCOME,
+                        where=f'{_STREAMED}, {q.OUTCOME}=~"upstream_failed|error_in_stream|timed_out"',
+                    ),
+                    q.named(q.OUTCOME),
+                    quiet="none failed",
+                ),
+            ),
+            unit="reqps",
+            stacked=True,
+            no_data="no stream failed, or there was none, in this range",
+            colours=q.OUTCOMES,
+        ),
+        Panel(
+            202,
+            "Stalls in the range",
+            "Silences of an upstream longer than SIDECAR_STALL_AFTER, counted when they happen. "
+            "Metric: sidecar.stream.stalls.",
+            (
+                Query(
+                    q.at_least_zero(
+                        q.grown(metrics.STREAM_STALLS), q.grown(metrics.BACKPRESSURE, "", "_count")
+                    )
+                ),
+            ),
+            kind="stat",
+            width=24,
+            height=4,
+            decimals=0,
+            steps=(("orange", 1),),
             no_data=NO_STREAM,
         ),
     ),

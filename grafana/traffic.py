@@ -28,21 +28,24 @@ def _latency(share: float, shipped: Metric, latest: Metric, by: str = "") -> str
     return q.either(q.quantile(share, shipped, by), shipped, latest)
 
 
-def _tokens(kind: str, latest: Metric) -> str:
-    shipped = q.rate(metrics.TOKEN_USAGE, q.UPSTREAM, "_sum", where=f'{label(n.TOKEN_TYPE)}="{kind}"')
-    return f"({shipped}) or ({q.rate(latest, q.UPSTREAM)})"
+def _tokens(kind: str, latest: Metric, by: str = q.UPSTREAM) -> str:
+    shipped = q.rate(metrics.TOKEN_USAGE, by, "_sum", where=f'{label(n.TOKEN_TYPE)}="{kind}"')
+    return f"({shipped}) or ({q.rate(latest, by)})"
 
 
-def _details(detail: str, latest: Metric) -> str:
-    shipped = q.rate(metrics.TOKEN_DETAILS, where=f'{label(n.TOKEN_DETAIL)}="{detail}"')
-    return f"({shipped}) or ({q.rate(latest)})"
+def _details(detail: str, latest: Metric, by: str = "") -> str:
+    shipped = q.rate(metrics.TOKEN_DETAILS, by, where=f'{label(n.TOKEN_DETAIL)}="{detail}"')
+    return f"({shipped}) or ({q.rate(latest, by)})"
 
 
 def _call_tokens(kind: str, latest: Metric) -> tuple[Query, ...]:
-    return (
-        Query(q.quantile(0.5, latest), f"{kind}, median", quiet=_ONLY_LATEST),
-        Query(q.quantile(0.95, latest), f"{kind}, p95", quiet=_ONLY_LATEST),
-    )
+    where = f'{label(n.TOKEN_TYPE)}="{kind}"'
+
+    def of(share: float) -> str:
+        shipped = q.quantile(share, metrics.TOKEN_USAGE, where=where)
+        return f"({shipped}) or ({q.quantile(share, latest)})"
+
+    return Query(of(0.5), "median"), Query(of(0.95), "p95")
 
 
 def _three(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
@@ -53,17 +56,23 @@ def _three(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
     )
 
 
+_BY_MODEL = q.rate(metrics.REQUESTS, q.MODEL, where=f'{q.MODEL}!=""')
+_MISTAKES = q.rate(
+    metrics.REQUESTS,
+    q.MODEL,
+    where=f'{q.OUTCOME}="upstream_rejected", {label(n.ERROR_TYPE)}=~"4..", {label(n.ERROR_TYPE)}!="429"',
+)
+_UNWELL = q.rate(metrics.REQUESTS, q.MODEL, where=f'{q.OUTCOME}!~"completed|client_left|refused|shutdown"')
+"""Client errors by model, and bad answers with them: sidecar.results has them apart, and knows no model."""
 _UPSTREAM = _named(n.UPSTREAM)
 _LIMIT = f"{q.UPSTREAM}, {q.MODEL}, {label(n.RATELIMIT_KIND)}"
+_EXPLORER = (("Session explorer", "/d/sidecar-explorer?${datasource:queryparam}&${__url_time_range}"),)
 _NO_STREAM = "no stream in this range"
 _NO_USAGE = "no usage reported in this range"
 
 
-def _of_each(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
-    return (
-        Query(_latency(0.5, shipped, latest, q.UPSTREAM), f"{_UPSTREAM}, p50", exemplars=True),
-        Query(_latency(0.95, shipped, latest, q.UPSTREAM), f"{_UPSTREAM}, p95"),
-    )
+def _of_each(share: float, shipped: Metric, latest: Metric) -> tuple[Query, ...]:
+    return (Query(_latency(share, shipped, latest, q.UPSTREAM), _UPSTREAM, exemplars=True),)
 
 
 def _bands(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
@@ -71,7 +80,7 @@ def _bands(shipped: Metric, latest: Metric) -> tuple[Query, ...]:
 
 
 PANELS: tuple[Panel | Row, ...] = (
-    *start(UID),
+    *start(UID, model=True),
     Row(106, "Requests and errors"),
     Panel(
         150,
@@ -87,17 +96,19 @@ PANELS: tuple[Panel | Row, ...] = (
             ),
         ),
         unit="percentunit",
-        links=(("Session explorer", "/d/sidecar-explorer?${__url_time_range}"),),
+        links=_EXPLORER,
     ),
     Panel(
         111,
         "Answers other than completed",
-        "Per second, by what they were. client_error: 4xx but 429, the app's own; client_left: the app went away. Choose an "
-        "upstream to see its own. Metric: sidecar.results.",
+        "Per second, by what they were and whose. client_error: 4xx but 429, the app's own; client_left: the app went away. "
+        "Metric: sidecar.results.",
         (
             Query(
-                q.happening(q.rate(metrics.RESULTS, q.RESULT, where=f'{q.RESULT}!="completed"')),
-                q.named(q.RESULT),
+                q.happening(
+                    q.rate(metrics.RESULTS, f"{q.RESULT}, {q.UPSTREAM}", where=f'{q.RESULT}!="completed"')
+                ),
+                f"{q.named(q.RESULT)} {_UPSTREAM}",
                 quiet="nothing ended otherwise",
             ),
         ),
@@ -107,41 +118,11 @@ PANELS: tuple[Panel | Row, ...] = (
         colours=q.RESULTS,
     ),
     Panel(
-        112,
-        "Errors by type in the range",
-        "The ten most frequent. A status is the provider's; timeout.* names the setting that was reached; cut_short, "
-        "connection_reset: something between breaks connections. Metric: sidecar.requests.",
-        (
-            Query(
-                f"topk(10, {q.grown(metrics.REQUESTS, label(n.ERROR_TYPE), where=f'{label(n.ERROR_TYPE)}!=' + chr(34) * 2)})",
-                _named(n.ERROR_TYPE),
-                quiet="nothing failed",
-            ),
-        ),
-        kind="bargauge",
-        unit="none",
-        steps=(("red", 1),),
-        no_data="no error, or no traffic, in this range",
-        decimals=0,
-    ),
-    Panel(
         114,
         "In flight",
         "Requests that are running now, by upstream. Growing without end: nothing settles. Metric: sidecar.requests.active.",
         (Query(q.now(metrics.REQUESTS_ACTIVE, q.UPSTREAM), _UPSTREAM),),
         stacked=True,
-    ),
-    Panel(
-        163,
-        "Longest running, and longest silent",
-        "By upstream: the oldest request in flight, and the longest that one has heard nothing. Both grow: it hangs; old and "
-        "not silent: a long stream. Metrics: sidecar.requests.oldest.age, sidecar.requests.silence.",
-        (
-            Query(q.now(metrics.OLDEST_AGE, q.UPSTREAM, how="max"), f"{_UPSTREAM}, running"),
-            Query(q.now(metrics.SILENCE, q.UPSTREAM, how="max"), f"{_UPSTREAM}, silent"),
-        ),
-        unit="s",
-        links=(("Session explorer", "/d/sidecar-explorer?${__url_time_range}"),),
     ),
     Panel(
         110,
@@ -155,6 +136,23 @@ PANELS: tuple[Panel | Row, ...] = (
         ),
         unit="reqps",
         stacked=True,
+    ),
+    Panel(
+        169,
+        "Longest running, by upstream",
+        "The oldest request in flight. Old and not silent: a long stream. Metric: sidecar.requests.oldest.age.",
+        (Query(q.now(metrics.OLDEST_AGE, q.UPSTREAM, how="max"), _UPSTREAM),),
+        unit="s",
+        links=_EXPLORER,
+    ),
+    Panel(
+        163,
+        "Longest silent, by upstream",
+        "How long a request in flight has heard nothing. As old as the longest running: it hangs. "
+        "Metric: sidecar.requests.silence.",
+        (Query(q.now(metrics.SILENCE, q.UPSTREAM, how="max"), _UPSTREAM),),
+        unit="s",
+        links=_EXPLORER,
     ),
     Panel(
         115,
@@ -185,46 +183,48 @@ PANELS: tuple[Panel | Row, ...] = (
         ),
         unit="percentunit",
         no_data="no provider said what is left in this range",
-    ),
-    Panel(
-        166,
-        "Wait that the provider asks for",
-        "By upstream and model, what is left of its latest retry-after. While it lasts, every try is refused. "
-        "Metric: sidecar.ratelimit.retry_after.",
-        (
-            Query(
-                q.now(metrics.RETRY_AFTER, f"{q.UPSTREAM}, {q.MODEL}", how="max"),
-                f"{_UPSTREAM}, {_named(n.REQUEST_MODEL)}",
-                quiet="only where a provider asks for it",
-            ),
-        ),
-        unit="s",
-        no_data="no provider asked to wait in this range",
+        width=24,
     ),
     Row(107, "Latency"),
     Panel(
         121,
-        "Time to first chunk",
+        "Time to first chunk, p95",
         "Of streams, by upstream: how long a reader waits for the first word. Rising alone: the provider queues; rising with "
         "the duration: longer prompts, or a slower model. Read to the bounds of its buckets, 40 % apart. "
         "Metric: gen_ai.client.operation.time_to_first_chunk.",
-        _of_each(metrics.OPERATION_FIRST_CHUNK, metrics.INFERENCE_FIRST_CHUNK),
+        _of_each(0.95, metrics.OPERATION_FIRST_CHUNK, metrics.INFERENCE_FIRST_CHUNK),
+        unit="s",
+        no_data=_NO_STREAM,
+    ),
+    Panel(
+        167,
+        "Time to first chunk, median",
+        "Half of the readers wait no longer. Far below the p95: a few streams are slow; near it: all are. "
+        "Metric: gen_ai.client.operation.time_to_first_chunk.",
+        _of_each(0.5, metrics.OPERATION_FIRST_CHUNK, metrics.INFERENCE_FIRST_CHUNK),
         unit="s",
         no_data=_NO_STREAM,
     ),
     Panel(
         120,
-        "Duration of a call",
+        "Duration of a call, p95",
         "By upstream, from asking for a connection to the answer's end; of streams that is the whole stream. Dots are requests: "
         "they lead to their traces. Metric: gen_ai.client.operation.duration.",
         (
-            *_of_each(metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION),
+            *_of_each(0.95, metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION),
             Query(
                 q.quantile(0.95, metrics.EMBEDDINGS_DURATION, q.UPSTREAM),
-                f"{_UPSTREAM}, embeddings, p95",
+                f"{_UPSTREAM}, embeddings",
                 quiet=_ONLY_LATEST,
             ),
         ),
+        unit="s",
+    ),
+    Panel(
+        168,
+        "Duration of a call, median",
+        "Half of the calls take no longer. Metric: gen_ai.client.operation.duration.",
+        _of_each(0.5, metrics.OPERATION_DURATION, metrics.INFERENCE_DURATION),
         unit="s",
     ),
     Panel(
@@ -274,6 +274,22 @@ PANELS: tuple[Panel | Row, ...] = (
     ),
     Row(108, "Models and tokens"),
     Panel(
+        151,
+        "Bad answers and client errors by model",
+        "Shares of each model's requests. One model alone: it is overloaded, or (client errors) removed, or not granted to this app. "
+        "Metric: sidecar.requests.",
+        (
+            Query(
+                q.share(f"{_UNWELL} - ({q.at_least_zero(_MISTAKES, _UNWELL)})", _BY_MODEL),
+                f"{q.named(q.MODEL)}, bad",
+            ),
+            Query(q.share(_MISTAKES, _BY_MODEL), f"{q.named(q.MODEL)}, client errors"),
+        ),
+        unit="percentunit",
+        width=24,
+        no_data="no request named a model in this range",
+    ),
+    Panel(
         130,
         "Requests by model",
         "Settled per second, by the model asked for; after 100 models the rest is `other`. Metric: sidecar.requests.",
@@ -322,17 +338,18 @@ PANELS: tuple[Panel | Row, ...] = (
     ),
     Panel(
         133,
-        "Tokens of a call",
-        "Median and p95, input and output. Input that grows from day to day: conversations get longer, and each turn pays for "
-        "all of it. Metrics: gen_ai.client.token.usage; gen_ai.client.inference.operation.input_tokens and output_tokens.",
-        (
-            Query(
-                q.quantile(0.5, metrics.TOKEN_USAGE, label(n.TOKEN_TYPE)), f"{_named(n.TOKEN_TYPE)}, median"
-            ),
-            Query(q.quantile(0.95, metrics.TOKEN_USAGE, label(n.TOKEN_TYPE)), f"{_named(n.TOKEN_TYPE)}, p95"),
-            *_call_tokens("input", metrics.INFERENCE_CALL_INPUT_TOKENS),
-            *_call_tokens("output", metrics.INFERENCE_CALL_OUTPUT_TOKENS),
-        ),
+        "Tokens of a call: input",
+        "Input that grows from day to day: conversations get longer, and each turn pays for all of it. "
+        "Metrics: gen_ai.client.token.usage; gen_ai.client.inference.operation.input_tokens.",
+        _call_tokens("input", metrics.INFERENCE_CALL_INPUT_TOKENS),
+        no_data=_NO_USAGE,
+    ),
+    Panel(
+        139,
+        "Tokens of a call: output",
+        "Output that grows: answers take longer, and cost more. "
+        "Metrics: gen_ai.client.token.usage; gen_ai.client.inference.operation.output_tokens.",
+        _call_tokens("output", metrics.INFERENCE_CALL_OUTPUT_TOKENS),
         no_data=_NO_USAGE,
     ),
     Panel(
@@ -343,8 +360,8 @@ PANELS: tuple[Panel | Row, ...] = (
         (
             Query(
                 q.share(
-                    q.rate(metrics.TOKEN_DETAILS, q.MODEL, where=f'{label(n.TOKEN_DETAIL)}="cache_read"'),
-                    q.rate(metrics.TOKEN_USAGE, q.MODEL, "_sum", where=f'{label(n.TOKEN_TYPE)}="input"'),
+                    _details("cache_read", metrics.INFERENCE_CACHE_READ_TOKENS, q.MODEL),
+                    _tokens("input", metrics.INFERENCE_INPUT_TOKENS, q.MODEL),
                 ),
                 q.named(q.MODEL),
                 quiet=_IF_TOLD,
@@ -352,17 +369,21 @@ PANELS: tuple[Panel | Row, ...] = (
         ),
         unit="percentunit",
         no_data=_NO_USAGE,
-        width=8,
     ),
     Panel(
         138,
-        "Input of a turn from the provider's cache",
-        "Median and tenth percentile of the turns' shares, by model. A low tenth beside a high median: some turns lose the cache "
-        "and the rest keep it. Metric: sidecar.prompt.cached.",
-        (
-            Query(q.quantile(0.5, metrics.CACHED_SHARE, q.MODEL), f"{q.named(q.MODEL)}, median"),
-            Query(q.quantile(0.1, metrics.CACHED_SHARE, q.MODEL), f"{q.named(q.MODEL)}, lowest tenth"),
-        ),
+        "Cached input of a turn, lowest tenth",
+        "Of the turns' shares that came from the provider's cache, the tenth percentile, by model. Low beside a high median: some "
+        "turns lose the cache and the rest keep it. Metric: sidecar.prompt.cached.",
+        (Query(q.quantile(0.1, metrics.CACHED_SHARE, q.MODEL), q.named(q.MODEL)),),
+        unit="percentunit",
+        no_data=_NO_USAGE,
+    ),
+    Panel(
+        152,
+        "Cached input of a turn, median",
+        "Half of the turns had a smaller share of their input from the provider's cache, by model. Metric: sidecar.prompt.cached.",
+        (Query(q.quantile(0.5, metrics.CACHED_SHARE, q.MODEL), q.named(q.MODEL)),),
         unit="percentunit",
         no_data=_NO_USAGE,
     ),
@@ -375,7 +396,6 @@ PANELS: tuple[Panel | Row, ...] = (
         unit="cps",
         stacked=True,
         no_data="no prompt broke in this range",
-        width=8,
     ),
     Panel(
         137,
@@ -385,7 +405,6 @@ PANELS: tuple[Panel | Row, ...] = (
         (Query(q.happening(q.rate(metrics.READ_ANEW, _BROKE_AT)), q.named(_BROKE_AT)),),
         stacked=True,
         no_data="no turn with a turn before it told its usage in this range",
-        width=8,
     ),
     Panel(
         134,
@@ -416,12 +435,46 @@ PANELS: tuple[Panel | Row, ...] = (
     ),
     Row(105, "Nothing wrong here", collapsed=True),
     Panel(
+        112,
+        "Errors by type in the range",
+        "The ten most frequent. A status is the provider's; timeout.* names the setting that was reached; cut_short, "
+        "connection_reset: something between breaks connections. Metric: sidecar.requests.",
+        (
+            Query(
+                f"topk(10, {q.grown(metrics.REQUESTS, label(n.ERROR_TYPE), where=f'{label(n.ERROR_TYPE)}!=' + chr(34) * 2)})",
+                _named(n.ERROR_TYPE),
+                quiet="nothing failed",
+            ),
+        ),
+        kind="bargauge",
+        unit="none",
+        steps=(("red", 1),),
+        no_data="no error, or no traffic, in this range",
+        decimals=0,
+    ),
+    Panel(
+        166,
+        "Wait that the provider asks for",
+        "By upstream and model, what is left of its latest retry-after. While it lasts, every try is refused. "
+        "Metric: sidecar.ratelimit.retry_after.",
+        (
+            Query(
+                q.now(metrics.RETRY_AFTER, f"{q.UPSTREAM}, {q.MODEL}", how="max"),
+                f"{_UPSTREAM}, {_named(n.REQUEST_MODEL)}",
+                quiet="only where a provider asks for it",
+            ),
+        ),
+        unit="s",
+        no_data="no provider asked to wait in this range",
+    ),
+    Panel(
         113,
         "Retries",
         "Arrivals per second that their client marked as a retry, and their share of all. Much: the provider is rate "
         "limiting or failing; see Errors by type. Metrics: sidecar.retries, sidecar.identity.",
         (Query(q.at_least_zero(q.rate(metrics.RETRIES), q.rate(metrics.IDENTITY)), "retries per second"),),
         unit="reqps",
+        width=24,
     ),
 )
 

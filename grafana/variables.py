@@ -27,12 +27,21 @@ def variables(*, instance: bool = True, upstream: bool = True, model: bool = Fal
     return found
 
 
-def annotations() -> list[Json]:
-    """Marks in time: processes that begin, and alerts that fire."""
-    alive = f"count by (job, instance) ({ANY}{{{WHO}}})"
-    before = f"count by (job, instance) ({ANY}{{{WHO}}} offset 2m)"
-    firing = 'ALERTS{alertname=~"Sidecar.*", alertstate="firing", job=~`${job:regex}`}'
+def annotations(processes: str = WHO, services: str = JOB, *, minutes: int = 1) -> list[Json]:
+    """Marks in time: processes that begin, and alerts that fire, looked for each so many `minutes`.
+
+    `processes` and `services` are the matchers of what is chosen. A month has more minutes than Prometheus gives points.
+    """
+
+    def within(series: str, ago: str = "") -> str:
+        return f"{series}{ago}" if minutes == 1 else f"last_over_time({series}[{minutes}m]{ago})"
+
+    step = f"{60 * minutes}s"
+    process = f"{ANY}{{{processes}}}"
+    alive = f"count by (job, instance) ({within(process)})"
+    before = f"count by (job, instance) ({within(process, f' offset {2 * minutes}m')})"
+    firing = within(f'ALERTS{{alertname=~"Sidecar.*", alertstate="firing", {services}}}')
     return [
-        annotation("Restarts", f"{alive} unless {before}", "{{job}} started", "purple"),
-        annotation("Alerts", firing, "{{alertname}} {{sidecar_upstream}}", "red"),
+        annotation("Restarts", f"{alive} unless {before}", "{{job}} started", "purple", step),
+        annotation("Alerts", firing, "{{alertname}} {{sidecar_upstream}}", "red", step),
     ]

@@ -21,7 +21,7 @@ import msgspec
 import uvloop
 
 from sidecar.admin import Port, create_admin_app, create_health_app, serve
-from sidecar.admin.live import LiveView
+from sidecar.admin.live import LiveView, requests_of
 from sidecar.core.clock import SECOND, SystemWall
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Anomaly
@@ -40,7 +40,7 @@ from sidecar.telemetry.logs import ERROR, INFO, WARNING, LibraryHandler, LineQue
 from sidecar.telemetry.measures import observe_process
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import SCHEMA_URLS, metrics_of
-from sidecar.telemetry.pipeline import build_pipeline, span_factory
+from sidecar.telemetry.pipeline import build_pipeline, record_factory, span_factory
 from sidecar.telemetry.prometheus import prometheus_text
 from sidecar.telemetry.recorder import Recorder
 from sidecar.version import VERSION
@@ -55,6 +55,12 @@ _LAST_RECORDS = 1.0
 """Seconds that the last recorded requests may take."""
 _LINES_SHARE = 0.3
 """Of the flush's seconds, what is kept for them at most."""
+_ROOM_SHARE = 0.2
+"""Likewise, for which what ends with the sessions waits at least until there is room among the spans."""
+_FOR_ROOM = 0.02
+"""Seconds after which it is looked again whether there is."""
+_PUT_OFF = 30 * SECOND
+"""How long the end of idle sessions is put off until there is."""
 
 _LAG_EVERY = SECOND // 10
 _FILES = 1 << 16
@@ -65,6 +71,12 @@ _LONG_AT_MOST_EVERY = 5.0
 _END_AT_MOST = 50
 """Sessions and conversations ended at a time, so that the event loop goes on turning."""
 _AT_ONCE = 0.001
+
+_FULL = 2
+"""The generation of Python's collections of garbage that walk through everything."""
+
+_COLLECTIONS = 700, 1, 1
+"""When Python collects garbage: after so many new objects, and how often only among the newest and the next ones."""
 
 
 class Sidecar:
@@ -106,14 +118,11 @@ class Sidecar:
             store=self._store,
             clock=self._clock,
             wall=self._wall,
-            resource=self._config.resource,
             sampler=self._config.sampler,
-            limits=self._config.span_limits,
             propagators=self._config.propagators,
             lines=lines,
-            scope=self._config.scope,
             spans=span_factory(self._config),
-            export_logs=self._config.exports(Signal.LOGS),
+            records=record_factory(self._config),
         )
         self.sessions = sessions or self._session_manager()
         self.sessions.add_listener(self.recorder.listener)
@@ -193,9 +202,6 @@ class Sidecar:
         self._sample_lag(self._clock())
         self._expire()
         self._look_for_long(round(settings.long_running * SECOND))
-        # What stands now stays: the collector of garbage need not walk through it again and again.
-        gc.collect()
-        gc.freeze()
         self._say(n.LISTENING, INFO, data=str(data), admin=str(admin), version=VERSION)
         self._say_ways_out()
         for line in (*self._config.lines(), *self._trust.ignored):
@@ -229,9 +235,7 @@ class Sidecar:
         for timer in self._timers.values():
             timer.cancel()
         await self.recorder.finish(reserve)
-        while self.sessions.sessions_active:
-            self.sessions.shutdown(self._clock(), most=_END_AT_MOST)
-            await asyncio.sleep(0)
+        await self._end_sessions(max(loop.time() + reserve * _ROOM_SHARE, deadline - reserve))
         for_lines = min(_LAST_LINES, reserve * _LINES_SHARE)
         # Also if the process stood still past its deadline.
         await self._pipeline.shutdown(max(reserve, deadline - loop.time()) - for_lines)
@@ -241,9 +245,33 @@ class Sidecar:
         await self._close_ports()
         if self._relay is not None:
             await self._relay.close()
-        ledger = msgspec.json.encode(self._pipeline.ledger.snapshot()).decode()
-        self._say(n.STOPPED, INFO, telemetry=ledger)
+        self._say_stopped()
         await self._line_queue.shutdown(max(for_lines, min(_LAST_LINES, deadline - loop.time())))
+
+    async def _end_sessions(self, until: float) -> None:
+        """All of them end, and their replays go, as there is room for their spans.
+
+        After `until` (the loop's time) sessions end at once, and replays that still wait are `dropped`.
+        """
+        loop = asyncio.get_running_loop()
+        while self.sessions.sessions_active:
+            full = loop.time() < until and not self._pipeline.roomy
+            if not full:
+                self.sessions.shutdown(self._clock(), most=_END_AT_MOST)
+            await asyncio.sleep(_FOR_ROOM if full else 0)
+        while loop.time() < until and not self.recorder.make_replays():  # noqa: ASYNC110 - room comes by a thread
+            await asyncio.sleep(_FOR_ROOM)
+        self.recorder.make_replays(most=0)
+
+    def _say_stopped(self) -> None:
+        """What it saw, and what became of the telemetry: JSON, in the form of `GET /stats`."""
+        self._say(
+            n.STOPPED,
+            INFO,
+            requests=msgspec.json.encode(requests_of(self.recorder)).decode(),
+            sessions=self.sessions.get_session_stats().total_sessions,
+            telemetry=msgspec.json.encode(self._pipeline.ledger.snapshot()).decode(),
+        )
 
     def request_stop(self) -> None:
         """Begins the drain, from a signal or the admin port; a second call changes nothing."""
@@ -254,17 +282,25 @@ class Sidecar:
         loop = asyncio.get_running_loop()
 
         def first_signal() -> None:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in asking:
                 loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_DFL)
+                # A terminal that closes says so twice: by its shell, and by the system.
+                signal.signal(number, signal.SIG_IGN if number is signal.SIGHUP else signal.SIG_DFL)
             self.request_stop()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        asking = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not by `nohup`: its terminal may close
+            asking.append(signal.SIGHUP)
+        for number in asking:
             loop.add_signal_handler(number, first_signal)
         # They would write to stderr past the log, texts and all.
         warnings.showwarning = self._libraries.warned
         sys.unraisablehook = threading.excepthook = self._libraries.raised
         await self.start()
+        gc.callbacks.append(_keep_what_stays)
+        gc.set_threshold(*_COLLECTIONS)
+        gc.collect()
+        gc.collect()  # Python puts full ones off until there is a quarter of what the latest one left: now that is nothing.
         await self._stopping.wait()
         await self.stop()
 
@@ -284,12 +320,14 @@ class Sidecar:
         )
         board = Board(
             limit=settings.live_requests,
+            since=lambda: self._clock() - round(settings.live_age * SECOND),
             in_flight=relay.exchanges,
             figures=view.figures,
             about={
                 "version": VERSION,
                 "data": f"http://{data.reachable}",
                 "links": settings.trace_links,
+                "age_s": settings.live_age,
                 "live": True,
             },
             now=lambda: (self._clock() + self._wall.correction) // 1000,
@@ -362,16 +400,17 @@ class Sidecar:
         self._timers["long"] = asyncio.get_running_loop().call_later(every, self._look_for_long, after)
 
     def _expire(self) -> None:
-        """Ends the sessions whose time has come; first it looks whether that time was theirs."""
+        """Ends the sessions whose time has come, as there is room for their spans; first it looks whether that time was theirs."""
         self._wall.look()
         now = self._clock()
-        self.sessions.expire(now, most=_END_AT_MOST)
-        after = self.sessions.next_expiry
-        every = (
-            _AT_ONCE
-            if after is not None and after <= now
-            else min(_EXPIRE_AT_MOST_EVERY, self._settings.session_idle / 4)
-        )
+        due = self.sessions.next_expiry
+        if due is not None and 0 <= now - due <= _PUT_OFF and not self._pipeline.roomy:
+            every = _FOR_ROOM
+        else:
+            self.sessions.expire(now, most=_END_AT_MOST)
+            due = self.sessions.next_expiry
+            usual = min(_EXPIRE_AT_MOST_EVERY, self._settings.session_idle / 4)
+            every = _AT_ONCE if due is not None and due <= now else usual
         self._timers["expiry"] = asyncio.get_running_loop().call_later(every, self._expire)
 
     def _report(self, error: Exception) -> None:
@@ -396,6 +435,14 @@ class Sidecar:
     def _say(self, event: str, level: str, **fields: str | int) -> None:
         """A line of the sidecar's own life."""
         self.recorder.log.always(event, level, self._clock(), fields)
+
+
+def _keep_what_stays(phase: str, about: dict[str, int]) -> None:
+    """What a full collection of garbage leaves is not walked through by the next: with many sessions that takes a second,
+    and everybody waits. It is freed as ever when nothing needs it, unless it is in a cycle; requests leave none.
+    """
+    if phase == "stop" and about["generation"] == _FULL:
+        gc.freeze()
 
 
 def _allow_files() -> None:

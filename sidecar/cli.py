@@ -9,11 +9,14 @@ import argparse
 import difflib
 import logging
 import os
+import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidecar import stdio
 from sidecar.core.shown import mask
@@ -22,14 +25,22 @@ from sidecar.settings import TABLE, Problem, Settings, SettingsError, load, load
 from sidecar.settings_values import ADDRESS, DURATION, read_address, read_duration
 from sidecar.version import VERSION
 
+if TYPE_CHECKING:
+    from sidecar.inject.container import Wanted
+
 DONE, FAILED, BAD_SETTINGS = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Runs one command and gives its exit code. Both parameters default to the process's own."""
     stdio.open_closed()
+    stdio.never_refuse()
     try:
         return _command(argv, environ)
+    except KeyboardInterrupt:  # it ends by the signal, as a shell expects, and without a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+        raise
     finally:
         stdio.let_go()
 
@@ -316,44 +327,99 @@ def _check(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str, 
 def _inject(given: dict[str, Any], unknown: Sequence[str]) -> int:
     files, in_place = [Path(name) for name in given.pop("files")], given.pop("in_place")
     image, otel, removing = given.pop("image"), given.pop("otel"), given.pop("remove")
-    if len(files) > 1 and not in_place:
-        _say("sidecar: several files need --in-place")
+    usage = _inject_usage(files, otel, in_place=in_place)
+    if usage is not None:
+        _say(f"sidecar: {usage}")
         return BAD_SETTINGS
-    wanted = None
-    if not removing:
-        settings = _settings(given, unknown, {})
-        if settings is None:
-            return BAD_SETTINGS
-        variables = {one.variable: given[one.attribute] for one in TABLE if one.attribute in given}
-        variables |= dict(pair.split("=", 1) for pair in otel if "=" in pair)
-        wanted = (image, variables, settings)
+    read = _read(files or [None], "give manifests as files, or on standard input")
+    if read is None:
+        return FAILED
+    if find_spec("yaml") is None:
+        _say("sidecar: inject needs PyYAML: pip install pyyaml, or install the sidecar as '.[inject]'")
+        return FAILED
+    wanted = None if removing else _to_inject(given, unknown, image, otel)
+    if wanted is None and not removing:
+        return BAD_SETTINGS
 
     from sidecar.inject import InjectError
 
+    made: list[bytes] = []
+    for name, text in read:
+        try:
+            made.append(_injected(text, wanted).encode())
+        except InjectError as error:
+            _say(f"sidecar: {name}: {error}")
+            return FAILED
     try:
-        texts = [file.read_bytes() for file in files] or [sys.stdin.buffer.read()]
-        made = [_injected(text.decode(), wanted).encode() for text in texts]
         if in_place:
-            for file, text in zip(files, made, strict=False):
-                file.write_bytes(text)
+            for file, new in zip(files, made, strict=True):
+                file.write_bytes(new)
         else:
             sys.stdout.buffer.write(made[0])
             sys.stdout.buffer.flush()
-    except (InjectError, OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         _say(f"sidecar: {error}")
         return FAILED
     return DONE
 
 
-def _injected(text: str, wanted: tuple[str, dict[str, str], Settings] | None) -> str:
-    from sidecar.inject import inject, remove
+def _inject_usage(files: Sequence[Path], otel: Sequence[str], *, in_place: bool) -> str | None:
+    """What is wrong with how it was called."""
+    if len(files) > 1 and not in_place:
+        return "several files need --in-place"
+    if in_place and not files:
+        return "--in-place needs the files to write"
+    misspelt = next((pair for pair in otel if not pair.startswith("OTEL_") or "=" not in pair), None)
+    if misspelt is not None:
+        return f"--otel {mask(misspelt)}: a variable and its value, such as OTEL_SERVICE_NAME=my-app-sidecar"
+    return None
+
+
+def _to_inject(
+    given: dict[str, Any], unknown: Sequence[str], image: str, otel: Sequence[str]
+) -> "Wanted | None":
+    """What is to be put in, or None where it cannot be, which has been told then."""
+    given.setdefault("health_listen", "0.0.0.0:7072")
+    settings = _settings(given, unknown, {})
+    if settings is None:
+        _say("  inject takes settings as flags, and none from this shell's variables: --upstream=https://...")
+        return None
+    health = settings.health_listen
+    if health is None or health.loopback:
+        _say("sidecar: --health-listen: probes come to the pod's address, so as 0.0.0.0:7072 or [::]:7072")
+        return None
+    if 0 in {settings.listen.port, health.port}:
+        _say("sidecar: --listen, --health-listen: apps and probes must know the port, so it cannot be 0")
+        return None
+
     from sidecar.inject.container import Wanted
+
+    variables = {one.variable: given[one.attribute] for one in TABLE if one.attribute in given}
+    variables |= dict(pair.split("=", 1) for pair in otel)
+    upstreams = tuple((one.name, one.provider) for one in settings.all_upstreams)
+    return Wanted(image, variables, upstreams, settings.listen.port, health.port)
+
+
+def _read(files: Sequence[Path | None], hint: str) -> list[tuple[str, str]] | None:
+    """Names and texts of files, None being standard input; or None where one cannot be read. That has been told then."""
+    found: list[tuple[str, str]] = []
+    for file in files:
+        name = str(file or "standard input")
+        try:
+            found.append((name, (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode()))
+        except OSError as error:
+            _say(f"sidecar: {name}: {error.strerror}; {hint}")
+        except UnicodeDecodeError:
+            _say(f"sidecar: {name}: this is not text in UTF-8; {hint}")
+    return found if len(found) == len(files) else None
+
+
+def _injected(text: str, wanted: "Wanted | None") -> str:
+    from sidecar.inject import inject, remove
 
     if wanted is None:
         return remove(text)
-    image, variables, settings = wanted
-    upstreams = tuple((one.name, one.provider) for one in settings.all_upstreams)
-    found = inject(text, Wanted(image, variables, upstreams, settings.listen.port))
+    found = inject(text, wanted)
     for note in found.notes:
         _say(f"sidecar: {note}")
     if not found.pods:
@@ -363,6 +429,15 @@ def _injected(text: str, wanted: tuple[str, dict[str, str], Settings] | None) ->
 
 def _explain(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str, str]) -> int:
     wanted = given.pop("request")
+    text = os.fsencode(wanted).decode(errors="replace")  # UTF-8, whatever the locale
+    if not re.match(r"\s*curl\s", text):
+        read = _read(
+            [None if wanted == "-" else Path(wanted)],
+            "give a request as a file, on standard input, or as 'curl ...'",
+        )
+        if read is None:
+            return FAILED
+        ((_, text),) = read
     settings = _settings(given, unknown, environ)
     if settings is None:
         return BAD_SETTINGS
@@ -370,12 +445,8 @@ def _explain(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str
     from sidecar import explain, request_text
 
     try:
-        if wanted == "-":
-            text = sys.stdin.read()
-        else:
-            text = wanted if wanted.lstrip().startswith("curl ") else Path(wanted).read_text(encoding="utf-8")
         lines = explain.explain(request_text.read_request(text), settings)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         _say(f"sidecar: {error}")
         return FAILED
     return _print("\n".join(f"{name:<13} {told}" for name, told in lines))
@@ -400,14 +471,20 @@ def _view(path: str, listen: str) -> int:
     from sidecar.record.view import view
 
     try:
-        view(Path(path), read_address(listen), _print)
-    except (RecordError, CannotListenError) as error:
-        _say(f"sidecar: {error}")
-        return FAILED
+        address = read_address(listen)
     except ValueError:
         _say(f"sidecar: --listen {listen}: {ADDRESS.allowed}")
         return BAD_SETTINGS
+    try:
+        view(Path(path), address, _print, _passed_over)
+    except (RecordError, CannotListenError) as error:
+        _say(f"sidecar: {error}")
+        return FAILED
     return DONE
+
+
+def _passed_over(lines: int) -> None:
+    _say(f"sidecar: {lines} {'line' if lines == 1 else 'lines'} passed over: cut, or not of this version")
 
 
 def _replay(given: dict[str, Any]) -> int:
@@ -419,7 +496,7 @@ def _replay(given: dict[str, Any]) -> int:
         return BAD_SETTINGS
     try:
         timeout = None if given["timeout"] is None else read_duration(given["timeout"])
-        records = read_records(Path(given["path"]))
+        records = read_records(Path(given["path"]), _passed_over)
     except RecordError as error:
         _say(f"sidecar: {error}")
         return FAILED
@@ -433,18 +510,21 @@ def _replay(given: dict[str, Any]) -> int:
 def _health(command: str, given: dict[str, Any], environ: Mapping[str, str]) -> int:
     from sidecar import health
 
-    url, until, seconds = given.pop("url"), given.pop("until", None), given.pop("timeout", "0s")
+    url, until, text = given.pop("url"), given.pop("until", "ready"), given.pop("timeout", "1ms")
     try:
-        url = url or health.url_of(*load_addresses(given, environ))
+        seconds = read_duration(text)
+        admin, port = load_addresses(given, environ)
+    except SettingsError as error:
+        found: str | None = f"not ready: {error}"
+    except ValueError:
+        found = f"--timeout {text}: {DURATION.allowed}"
+    else:
+        url = url or health.url_of(admin, None if until == "drained" else port)
         if command == "health":
             found = health.trouble(url)
             found = found and f"not ready: {found}"
         else:
-            found = health.wait(url, until, read_duration(seconds), environ.get("SIDECAR_ADMIN_TOKEN"))
-    except SettingsError as error:
-        found = f"not ready: {error}"
-    except ValueError:
-        found = f"--timeout {seconds}: {DURATION.allowed}"
+            found = health.wait(url, until, seconds, environ.get("SIDECAR_ADMIN_TOKEN"))
     if found is not None:
         _say(f"sidecar: {found}")
         return FAILED

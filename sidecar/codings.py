@@ -23,6 +23,7 @@ _ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _ZS
 PIECE = 64 * 1024
 """Largest piece (bytes) that a decoder yields at once."""
 
+_GZIP = zlib.MAX_WBITS | 16
 
 _MEMBERS = 1024
 """Parts that are coded on their own, in `PIECE` bytes: each costs some microseconds, whatever is in it."""
@@ -72,7 +73,11 @@ class Identity:
 
 
 class _Zlib:
-    """`gzip` (one member after another) and `deflate` (with or without the zlib wrapper)."""
+    """`gzip` (one member after another) and `deflate` (with or without the zlib wrapper).
+
+    What stands behind the end, or behind a whole member and is none, is passed over, as most clients do: some servers fill up
+    with zeros.
+    """
 
     held = _TABLES
 
@@ -81,8 +86,13 @@ class _Zlib:
         self._engine = zlib.decompressobj(wbits)
         self._fresh = True
         self._first = b""
+        self._behind = False
+        """A member has ended, and nothing has come of another one."""
+        self._over = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
+        if self._over:
+            return
         data, self._first = self._first + data, b""
         if self._fresh and len(data) < 2:
             # Two bytes tell whether there is a wrapper.
@@ -93,23 +103,42 @@ class _Zlib:
 
     def _decode(self, data: bytes) -> Iterator[bytes]:
         members = 0
-        while data:
+        more = False
+        while (data or (more and not self._engine.eof)) and not self._over:
             if self._engine.eof:
+                if self._wbits != _GZIP:
+                    self._over = True
+                    return
                 members = _counted(members)
                 self._engine = zlib.decompressobj(self._wbits)
+                self._behind = True
             try:
                 piece = self._engine.decompress(data, PIECE)
             except zlib.error as error:
-                if not self._fresh or self._wbits != zlib.MAX_WBITS:
-                    raise UnreadableCodingError(str(error)) from error
-                self._wbits = -zlib.MAX_WBITS
-                self._engine = zlib.decompressobj(self._wbits)
-                self._fresh = False
+                data = self._instead(data, error)
                 continue
             self._fresh = False
             data = self._engine.unconsumed_tail or self._engine.unused_data
+            more = len(piece) == PIECE  # the engine may keep the last of it, and all of the data
             if piece:
+                self._behind = False
                 yield piece
+
+    def _instead(self, data: bytes, error: zlib.error) -> bytes:
+        """What is left to be decoded where this was refused: the same without a wrapper, or nothing behind a whole member.
+
+        Raises:
+            UnreadableCodingError: it is not what the coding says.
+        """
+        if self._behind:
+            self._over = True
+            return b""
+        if not self._fresh or self._wbits != zlib.MAX_WBITS:
+            raise UnreadableCodingError(str(error)) from error
+        self._wbits = -zlib.MAX_WBITS
+        self._engine = zlib.decompressobj(self._wbits)
+        self._fresh = False
+        return data
 
 
 class _Brotli:
@@ -210,7 +239,7 @@ def decoder(coding: bytes | None) -> Decoder:
         case b"" | b"identity":
             return Identity()
         case b"gzip" | b"x-gzip":
-            return _Zlib(zlib.MAX_WBITS | 16)
+            return _Zlib(_GZIP)
         case b"deflate":
             return _Zlib(zlib.MAX_WBITS)
         case b"br":

@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable
+from typing import Any
 
 _BACKLOG = 1024
 
@@ -18,6 +19,9 @@ _RETRY = 0.1
 
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
+_ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+"""The machine does not have that address, or no address of its family."""
+
 
 def descriptors(spare: int) -> int:
     """The file descriptors that may be used so that one of `spare` (1,000 at most, none for 0) is left for others."""
@@ -25,6 +29,21 @@ def descriptors(spare: int) -> int:
     if limit == resource.RLIM_INFINITY:
         limit = 1 << 31
     return limit - min(limit // spare, 1000) if spare else limit
+
+
+def _listening(family: int, kind: int, number: int, address: tuple[Any, ...]) -> socket.socket:
+    one = socket.socket(family, kind, number)
+    try:
+        one.setblocking(False)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+        one.listen(_BACKLOG)
+    except OSError:
+        one.close()
+        raise
+    return one
 
 
 class Listener:
@@ -53,26 +72,26 @@ class Listener:
         self._most = descriptors(spare)
 
     def open(self, host: str, port: int) -> tuple[str, int]:
-        """Listens on every address that the host has; gives the first one that was bound, and its port.
+        """Listens on every address that the host has on this machine; gives the first one that was bound, and its port.
+
+        `localhost` often has an IPv6 address where the machine has no IPv6: what is not there is passed over.
 
         Raises:
-            OSError: one of them cannot be had.
+            OSError: one of them cannot be had, or none is there.
         """
-        try:
-            for family, kind, number, _, address in dict.fromkeys(
-                socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            ):
-                one = socket.socket(family, kind, number)
-                self._sockets.append(one)
-                one.setblocking(False)
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                one.bind(address)
-                one.listen(_BACKLOG)
-        except OSError:
-            self.close()
-            raise
+        absent: OSError | None = None
+        for family, kind, number, _, address in dict.fromkeys(
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ):
+            try:
+                self._sockets.append(_listening(family, kind, number, address))
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    self.close()
+                    raise
+                absent = error
+        if absent is not None and not self._sockets:
+            raise absent
         self._watch()
         bound = self._sockets[0].getsockname()
         return bound[0], bound[1]

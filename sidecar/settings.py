@@ -117,6 +117,7 @@ class Settings:
     quiet_paths: tuple[str, ...]
     replay_limit: int
     live_requests: int
+    live_age: float
     trace_links: Mapping[str, str]
     record: str | None
     record_limit: int
@@ -380,7 +381,7 @@ TABLE = (
     ),
     Setting(
         "SIDECAR_REPLAY_LIMIT",
-        "0",
+        "20000",
         values.LIMIT,
         "ended requests remembered for a replay trace of each session, some 1 KB each; 0: no such traces",
     ),
@@ -390,6 +391,7 @@ TABLE = (
         values.NUMBER,
         "ended requests kept for the live page, about 4 KB each",
     ),
+    Setting("SIDECAR_LIVE_AGE", "1h", values.DURATION, "how long the live page keeps them at most"),
     Setting(
         "SIDECAR_TRACE_LINKS",
         "",

@@ -339,11 +339,17 @@ def _read_pairs(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(_read_pair(member) for member in text.split(",") if member.strip())
 
 
+_OF_THE_BODY = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding"})
+
+
 def _read_header(text: str) -> tuple[str, str]:
     key, value = _read_pair(text)
-    if not (key.isascii() and value.isascii() and f"{key}{value}".isprintable()) or " " in key:
-        raise ValueError("not a header field")
-    return key.lower(), value
+    name = key.lower()
+    if not _HEADER_NAME.fullmatch(name) or name in _OF_THE_BODY:
+        raise ValueError("not a header field of ours")
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError("not a header field's value")
+    return name, value
 
 
 def _read_endpoint(text: str) -> str:
@@ -354,8 +360,10 @@ def _read_endpoint(text: str) -> str:
     parts = urlsplit(text if "://" in text else f"//{text}")
     if parts.scheme not in {"http", "https", ""} or not parts.hostname or parts.fragment:
         raise ValueError("not a URL")
+    if not re.fullmatch(r"[!-~]*", parts.path + parts.query):
+        raise ValueError("not a path that can be asked for")
     _ = parts.port  # raises for a port that is none
-    return text
+    return parts.scheme + text[len(parts.scheme) :]
 
 
 def _read_file(text: str) -> str:
@@ -409,7 +417,11 @@ ENDPOINT = Kind(
     _read_endpoint, "an http:// or https:// URL with a host; for grpc also host:port or unix:path"
 )
 HEADER_PAIRS = Kind(
-    _read_header, "key=value pairs, separated by commas, percent-encoded", unset=(), members=True, secret=True
+    _read_header,
+    "key=value pairs, separated by commas, percent-encoded; none that tells of the body",
+    unset=(),
+    members=True,
+    secret=True,
 )
 PAIRS = Kind(_read_pairs, "key=value pairs, separated by commas, percent-encoded", unset=())
 FILE = Kind(_read_file, "the path of a file that can be read")

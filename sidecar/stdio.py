@@ -27,6 +27,12 @@ def open_closed() -> None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
+def never_refuse() -> None:
+    """From now on a character that stdout's encoding does not have is printed as a question mark; stderr has a way already."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def never_wait() -> None:
     """From now on a write to stdout or stderr that would have to wait fails instead, in libraries written in C too.
 

@@ -6,6 +6,7 @@ environment of all tests, which is the same on every machine and terminal.
 
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -30,12 +31,16 @@ _CHANGING = re.compile(
 def pytest_configure() -> None:
     """Takes out of the environment what would change the sidecar, a client library or a program that a test starts.
 
-    A test that is about one of these sets it.
+    A test that is about one of these sets it. And a program hears the signals that it would hear on a terminal: `nohup` and a
+    shell's `&` leave them ignored, which is inherited, while a handler is not.
     """
     for name in list(os.environ):
         if _CHANGING.fullmatch(name):
             del os.environ[name]
     time.tzset()
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="module")

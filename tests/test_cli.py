@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -221,3 +222,17 @@ def test_an_error_that_cannot_be_said(command: str, code: int, stderr: str) -> N
     words = ("/bin/sh", "-c", f'exec "$@" {stderr}', "sh", sys.executable, "-m", "sidecar", *command.split())
     ended = subprocess.run(words, env=environ, check=False, timeout=60)
     assert ended.returncode == code
+
+
+@pytest.mark.parametrize("command", ["wait URL", "health URL", "top --once URL", "check URL --no-collector"])
+def test_interrupted(command: str) -> None:
+    """Ctrl-C ends what waits, by its signal and without a word."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        arguments = [sys.executable, "-m", "sidecar", *command.replace("URL", url).split()]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            connection, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60) == (b"", b"")
+            connection.close()
+        assert process.returncode == -signal.SIGINT

@@ -39,6 +39,7 @@ TEXTS = {
     "nothing": b"",
     "little": b"data: {}\n\n",
     "much of the same": b'data: {"a":"' + b"A" * (2 << 20) + b'"}\n\n',
+    "just over a piece": b"A" * (PIECE + 5),
     "noise": random.Random(1).randbytes(200_000),
 }
 
@@ -55,6 +56,32 @@ def test_decoded(name: str, text: str) -> None:
         pieces = [piece for at in starts for piece in reader.decode(coded[at : at + size])]
         assert b"".join(pieces) == TEXTS[text], size
         assert max(map(len, pieces), default=0) <= 2 * PIECE
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"\0", b"\0" * 600, b"\r\n", b"more\r\n", b"\x1f\x8b", b"\x1f\x8b\x08more", _raw_deflate(b"junk")],
+)
+@pytest.mark.parametrize("name", ["gzip", "gzip, two members", "deflate", "deflate without a wrapper"])
+def test_what_stands_behind(name: str, tail: bytes) -> None:
+    """It is no further member: clients pass it over, and what was coded has been read."""
+    coding, compress = CODED[name]
+    coded = compress(TEXTS["little"]) + tail
+    for size in (len(coded), 4096, 1):
+        reader = decoder(coding)
+        pieces = [
+            piece for at in range(0, len(coded), size) for piece in reader.decode(coded[at : at + size])
+        ]
+        assert b"".join(pieces) == TEXTS["little"], size
+
+
+def test_a_later_member_that_is_broken() -> None:
+    """What has been read of it is no answer."""
+    reader = decoder(b"gzip")
+    broken = bytearray(gzip.compress(TEXTS["noise"]))
+    broken[-5] ^= 1
+    with pytest.raises(UnreadableCodingError):
+        list(reader.decode(gzip.compress(TEXTS["little"]) + broken))
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"deflate", b"br", b"zstd"])

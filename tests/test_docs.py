@@ -7,7 +7,6 @@ Nothing is listed that is not there, and nothing is there that is not listed. Wh
 import dataclasses
 import json
 import re
-import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast, get_args
@@ -33,10 +32,12 @@ from sidecar.testing import (
     chat_chunk,
     chat_request,
     exchange,
+    free_port,
     request_bytes,
     sse,
 )
 from tests.live.boards import Looking, empty_board
+from tests.stack import build
 from tests.telemetry import environment
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +52,8 @@ INDEX = ROOT / "docs" / "README.md"
 TELEMETRY = ROOT / "docs" / "telemetry.md"
 ADMIN = ROOT / "docs" / "admin.md"
 WIRE = ROOT / "docs" / "wire.md"
+STACK = ROOT / "docs" / "stack.md"
+BACKENDS = ROOT / "docs" / "backends.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -69,6 +72,7 @@ FLAGS |= {
     "--image",
 }
 FLAGS |= {"--quick", "--rows", "--columns", "--rounds"}  # of the benchmark, see docs/benchmark.md
+FLAGS |= {"--enable-feature"}  # of Prometheus
 
 Row = tuple[str, ...]
 
@@ -222,7 +226,7 @@ def test_buckets() -> None:
     "path,heading,expected",
     [
         (SIGNALS, "Outcomes", Outcome),
-        (SESSIONS, "Sessions that nobody named", Relation),
+        (SESSIONS, "What a turn is to its past", Relation),
         (TELEMETRY, "Where an outcome is decided", Phase),
         (TELEMETRY, "What became of a request", RESULTS),
         (TELEMETRY, "What the time of a request went to", PHASES),
@@ -305,9 +309,7 @@ def test_admin_paths(start_sidecar: Callable[..., RunningSidecar]) -> None:
     short = [words(row[0])[0] for row in table(ADMIN, "The admin port")[1:]]
     health = {path for path in short if path in {"GET /startup", "GET /liveness", "GET /readiness"}}
     assert len(health) == 3
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     sidecar = start_sidecar(settings={"PROMETHEUS": "on", "HEALTH_LISTEN": f"127.0.0.1:{port}"})
     exchange(sidecar.port, request_bytes("GET", "/x", headers=(b"X-Sidecar-Session-Id: one",)))
     admin_port = sidecar.admin_port
@@ -339,6 +341,51 @@ def test_exit_codes() -> None:
     assert codes == [cli.DONE, cli.FAILED, cli.BAD_SETTINGS]
 
 
+def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """`docs/commands.md` lists every command, and what each ends with if an argument does not exist or a value is bad."""
+    with pytest.raises(SystemExit):
+        cli.main(["--help"], {})
+    listed = re.findall(r"^    ([a-z]+)(?: |$)", capsys.readouterr().out, re.MULTILINE)
+    rows = [words(row[0])[0].removeprefix("sidecar ") for row in table(COMMANDS, "Commands")[1:]]
+    assert sorted(rows) == sorted(listed)
+    settled = {command: ended(command, "--bogus", *READS.get(command, ())) for command in listed}
+    assert settled == dict.fromkeys(listed, cli.BAD_SETTINGS)
+    valued = {command for command in listed if command != "settings"}  # it takes none
+    codes = {
+        command: ended(command, *BAD.get(command, ("--listen", "x")), *READS.get(command, ()))
+        for command in valued
+    }
+    assert codes == {command: cli.FAILED if command in ONE else cli.BAD_SETTINGS for command in valued}
+
+
+READS = {
+    "explain": ("curl http://127.0.0.1:7070/",),
+    "inject": (str(ROOT / "deploy/kubernetes/base/app.yaml"),),
+    "replay": ("x",),
+    "view": ("x",),
+}
+"""What commands are given to read that would else read standard input, or need a file."""
+
+BAD = {
+    "health": ("--admin-listen", "x"),
+    "replay": ("--limit", "0"),
+    "top": ("--admin-listen", "x"),
+    "wait": ("--timeout", "x"),
+}
+"""A flag with a value that is not valid, for commands that have no `--listen`."""
+
+ONE = {"health", "wait"}
+"""Commands that end with 1 all the same: probes know ready and not ready."""
+
+
+def ended(*arguments: str) -> int:
+    """The exit code of a command."""
+    try:
+        return cli.main(arguments, {})
+    except SystemExit as end:
+        return cast(int, end.code)
+
+
 def test_clients() -> None:
     """The versions that the SDKs are said to have been seen with are those that the tests run."""
     text = (ROOT / "requirements" / "dev.lock").read_text(encoding="utf-8")
@@ -348,6 +395,39 @@ def test_clients() -> None:
     expected["`openai` for Node"] = node["dependencies"]["openai"]
     rows = {row[0]: row[1] for row in table(CLIENTS, "Point your tools at it")[1:]}
     assert {tool: version for tool, version in rows.items() if tool.startswith("`")} == expected
+
+
+def test_versions_of_the_back_ends() -> None:
+    """Those that the pages name are those that the stack test builds, and that docker-compose.yml starts if it has them."""
+    modules = (build.MODULES / "prometheus" / "go.mod").read_text(encoding="utf-8")
+    prometheus = re.findall(
+        r"^require github\.com/prometheus/prometheus v0\.(\d)(\d+)\.(\d+)$", modules, re.MULTILINE
+    )
+    built = {
+        "OpenTelemetry Collector": build.COLLECTOR_BUILDER.rpartition("@v")[2],
+        "Jaeger": build.JAEGER_MODULE.rpartition("@")[2],
+        "Prometheus": f"{prometheus[0][0]}.{prometheus[0][1]}",
+        "Loki": build.LOKI_MODULE.rpartition("@v")[2],
+        "kustomize": build.KUSTOMIZE.rpartition("@v")[2],
+        "compose-go": build.COMPOSE_GO.rpartition("@v")[2],
+    }
+    needed = {row[0]: row[1] for row in table(STACK, "What it needs")[1:]}
+    told = {row[0]: row[2] for row in table(BACKENDS, "Back ends, one by one")[1:]}
+    for name, version in built.items():
+        cells = [cell for title, cell in needed.items() if name in title]
+        cells += [cell for title, cell in told.items() if title.startswith(f"[{name}]")]
+        assert cells, name
+        assert [
+            cell for cell in cells if not re.search(rf"(?<![\d.]){re.escape(version)}(?!\d)", cell)
+        ] == [], name
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    images = re.findall(r"image: \S+/(opentelemetry-collector-contrib|prometheus|loki):v?(\S+)", compose)
+    expected = {
+        "opentelemetry-collector-contrib": built["OpenTelemetry Collector"],
+        "prometheus": f"{built['Prometheus']}.{prometheus[0][2]}",
+        "loki": built["Loki"],
+    }
+    assert dict(images) == expected
 
 
 def test_session_stats() -> None:
@@ -434,6 +514,8 @@ def test_rooms() -> None:
 
 def shape(name: str) -> str:
     """A span's name as the page has it."""
+    if name.startswith("replay "):
+        return f"replay {shape(name.removeprefix('replay '))}"
     if name in {"connect", "wait", "stream", "conversation", "session"}:
         return name
     return "{method} {route}" if name.startswith(("GET ", "POST ", "HEAD ")) else "{operation} {model}"
@@ -446,7 +528,7 @@ def test_spans() -> None:
         named_session = (b"X-Sidecar-Session-Id: documented",)
         with RunningSidecar(upstream=upstream.url, sink=sink, settings={"SESSION_IDLE": "100ms"}) as sidecar:
             exchange(sidecar.port, chat_request(headers=named_session, stream=True))
-            sink.span(name="session")
+            sink.span(name="replay session")
         spans = {span.span_id: span for span in sink.spans}
     seen = set()
     for span in spans.values():

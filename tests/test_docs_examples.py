@@ -60,6 +60,7 @@ EXAMPLES = {
     "check": ("docs/commands.md", "sidecar check "),
     "explain": ("docs/commands.md", "sidecar explain "),
     "trace links": ("docs/live.md", "export SIDECAR_TRACE_LINKS="),
+    "alert links": ("docs/alerts.md", "global:"),
     "rooms": ("docs/architecture.md", "   app "),
     "to a collector": ("docs/backends.md", "export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"),
     "to jaeger": ("docs/backends.md", "export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317"),
@@ -110,7 +111,7 @@ def environ(**more: str) -> dict[str, str]:
 def run(command: list[str], **more: str) -> str:
     """What a command prints; it must succeed."""
     done = subprocess.run(
-        command, cwd=ROOT, env=environ(**more), capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=environ(**more), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -468,6 +469,15 @@ def test_by_prometheus() -> None:
     (scraped,) = yaml.safe_load(example("by prometheus"))["scrape_configs"]
     listen = next(row for row in settings.TABLE if row.variable == "SIDECAR_ADMIN_LISTEN").default
     assert scraped["static_configs"] == [{"targets": [listen]}]
+
+
+def test_alert_links() -> None:
+    """The two addresses are those that the rules ask for, and none of them stays on an alert."""
+    told = yaml.safe_load(example("alert links"))
+    rules = (ROOT / "grafana/alerts/sidecar.rules.yaml").read_text(encoding="utf-8")
+    assert {*told["global"]["external_labels"]} == {*re.findall(r"\$externalLabels\.(\w+)", rules)}
+    (dropped,) = told["alerting"]["alert_relabel_configs"]
+    assert {*dropped["regex"].split("|")} == {*told["global"]["external_labels"]}
 
 
 def test_check(upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 import io
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,7 +138,7 @@ def test_from_a_file_and_from_standard_input(
         'POST /v1/responses HTTP/1.1\r\nContent-Type: application/json\r\n\r\n{"model": "m"}', newline=""
     )
     assert explained(capsys, str(path))["API"] == ["openai.responses"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("GET /v1/models\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"GET /v1/models\n")))
     assert explained(capsys, "-")["API"][0].startswith("none")
 
 
@@ -149,6 +151,25 @@ def test_from_a_file_and_from_standard_input(
         ("curl -G http://h/x?y=1 -d a=b", "GET", b"/x?y=1&a=b", b""),
         ("curl -sS --compressed -u me:secret -o out http://h/x", "GET", b"/x", b""),
         ("curl --url http://h/x \\\n  --data-raw '{}'", "POST", b"/x", b"{}"),
+        ("curl http://h/x \\\n  -H 'a: b' \\\r\n -d c", "POST", b"/x", b"c"),
+        ("curl\thttp://h/x", "GET", b"/x", b""),
+        ("curl --connect-timeout 5 -H 'a: b' http://h/x", "GET", b"/x", b""),
+        ("curl -H 'a: b' --retry 3 -e http://r/y h/x -b c=d", "GET", b"/x", b""),
+        ("curl http://h/x --resolve h:80:127.0.0.1 -d a", "POST", b"/x", b"a"),
+        ("curl -sSXPUT http://h/x", "PUT", b"/x", b""),
+        ("curl -vX DELETE http://h/x", "DELETE", b"/x", b""),
+        ("curl http://h/x -d ''", "POST", b"/x", b""),
+        ("curl http://h/x -d '' -G", "GET", b"/x", b""),
+        ("curl http://h/x --data-raw @name", "POST", b"/x", b"@name"),
+        (
+            "curl http://h/x --data-urlencode 'a=b c&d' --data-urlencode 'é'",
+            "POST",
+            b"/x",
+            b"a=b%20c%26d&%C3%A9",
+        ),
+        ("curl http://h/x -F model=m -F 'file=@a.mp3'", "POST", b"/x", b"model=m\r\nfile=@a.mp3"),
+        (r"""curl http://h/x -d $'it\'s\u0021\n\x21a' """, "POST", b"/x", b"it's!\n!a"),
+        (r"""curl http://h/x -d '5$' -d 'a\n' -d "\"$'b'" """, "POST", b"/x", b"5$&a\\n&\"$'b'"),
     ],
 )
 def test_curl_lines(line: str, method: str, target: bytes, body: bytes) -> None:
@@ -157,7 +178,46 @@ def test_curl_lines(line: str, method: str, target: bytes, body: bytes) -> None:
     assert (read.method, read.target, read.body) == (method, target, body)
 
 
-@pytest.mark.parametrize("text", ["", "hello", "curl", "curl 'http://h", "get /x", "curl -H"])
+@pytest.mark.parametrize(
+    "option,content",
+    [
+        ("-d @{}", b'{"model":"m"}'),
+        ("--data-binary @{}", b'{"model":\r\n"m"}\n'),
+        ("--json @{}", b'{"model":\r\n"m"}\n'),
+        ("--data-urlencode name@{}", b"name=%7B%22model%22%3A%0D%0A%22m%22%7D%0A"),
+    ],
+)
+def test_a_body_in_a_file(option: str, content: bytes, tmp_path: Path) -> None:
+    """As curl reads it: with `-d` without its line ends."""
+    path = tmp_path / "body.json"
+    path.write_bytes(b'{"model":\r\n"m"}\n')
+    assert read_request(f"curl http://h/x {option.format(path)}").body == content
+
+
+def test_kinds_of_bodies() -> None:
+    """What curl says of them where the line does not."""
+    for options, kind in (
+        ("-d a", b"application/x-www-form-urlencoded"),
+        ("--json {}", b"application/json"),
+        ("-F a=b", b"multipart/form-data"),
+        ("-F a=b -H 'content-type: text/x'", b"text/x"),
+        ("-d a -G", None),
+    ):
+        assert read_request(f"curl http://h/x {options}").headers.get(b"content-type") == kind
+
+
+NO_REQUESTS = [
+    *("", "hello", "curl", "curl 'http://h", "get /x", "curl -H", "curl http://[::1/x", "GET http://[::1/x"),
+    *(
+        "curl http://h/x\ncurl http://h/y -d a",
+        "curl http://h/x -d a http://h/y",
+        "curl --url http://h --url http://i",
+    ),
+    *("curl h -d @/nowhere", "curl h --json @/nowhere", "curl h -d @-", "curl h --data-urlencode a@/nowhere"),
+]
+
+
+@pytest.mark.parametrize("text", NO_REQUESTS)
 def test_what_is_no_request(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Told in a line, with 1."""
     with pytest.raises(RequestTextError):
@@ -166,6 +226,37 @@ def test_what_is_no_request(text: str, tmp_path: Path, capsys: pytest.CaptureFix
     path.write_text(text)
     assert cli.main(["explain", str(path), *UPSTREAMS], {}) == 1
     assert capsys.readouterr().err.startswith("sidecar: ")
+
+
+@pytest.mark.parametrize("flags", [[], UPSTREAMS])
+def test_a_file_that_is_missing(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told before settings are, with what to give."""
+    path = tmp_path / "none"
+    assert cli.main(["explain", str(path), *flags], {}) == 1
+    assert capsys.readouterr().err == (
+        f"sidecar: {path}: No such file or directory; give a request as a file, on standard input, or as 'curl ...'\n"
+    )
+
+
+def test_a_locale_without_the_characters(tmp_path: Path) -> None:
+    """Both ways: the line is UTF-8 nevertheless, and what cannot be printed becomes a question mark."""
+    environ = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PATH": "",
+        "HOME": str(tmp_path),
+    }
+    line = curl("/v1/chat/completions", body={"model": "x"}).replace('"x"', '"modèle"')
+    done = subprocess.run(
+        [sys.executable, "-m", "sidecar", "explain", line, *UPSTREAMS],
+        env=environ,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\nmodel         mod?le\n" in done.stdout
 
 
 def test_a_path_for_no_upstream(capsys: pytest.CaptureFixture[str]) -> None:

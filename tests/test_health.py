@@ -17,6 +17,7 @@ from sidecar.testing import (
     ScriptedUpstream,
     Wait,
     chat_request,
+    json_answer,
     sse_head,
 )
 
@@ -132,6 +133,49 @@ def test_wait_until_ready(sidecar: RunningSidecar, capfd: pytest.CaptureFixture[
     assert "not ready after 0.2 s: http://127.0.0.1:1/readiness" in capfd.readouterr().err
     assert waited(sidecar, "--timeout=soon") == 1
     assert "a duration" in capfd.readouterr().err
+
+
+NO_URLS = [
+    "https://127.0.0.1:1",
+    "127.0.0.1:7071",
+    "localhost",
+    "http://127.0.0.1:99999",
+    "http://[::1",
+    "http:///x",
+]
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+@pytest.mark.parametrize("command", [["health"], ["wait"], ["wait", "--until=drained"]], ids=" ".join)
+def test_what_is_no_url(command: list[str], url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is never taken for a sidecar that has gone, and it is what is told."""
+    timeout = ["--timeout=1ms"] if "wait" in command else []
+    assert cli.main([*command, url, *timeout], {}) == 1
+    told = capfd.readouterr().err
+    assert url in told
+    assert "a duration" not in told
+
+
+@pytest.mark.parametrize("stats", [None, [], {}, {"state": "draining"}, {"state": "draining", "requests": 1}])
+def test_drained_is_said_by_a_sidecar_alone(
+    stats: object, upstream: ScriptedUpstream, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody else's port tells nothing of it."""
+    upstream.answer_always(*json_answer(stats))
+    assert cli.main(["wait", upstream.url, "--until=drained", "--timeout=1ms"], {}) == 1
+    assert f"{upstream.url}: its /stats is not a sidecar's" in capfd.readouterr().err
+
+
+def test_wait_until_drained_with_a_health_port(
+    sidecar: RunningSidecar, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The health port knows nothing of what is in flight: the admin port is asked."""
+    environ = {
+        "SIDECAR_ADMIN_LISTEN": f"127.0.0.1:{sidecar.admin_port}",
+        "SIDECAR_HEALTH_LISTEN": "127.0.0.1:1",
+    }
+    assert cli.main(["wait", "--until=drained", "--timeout=1ms"], environ) == 1
+    assert "nobody has told it to stop" in capfd.readouterr().err
 
 
 def test_wait_until_drained(upstream: ScriptedUpstream, capfd: pytest.CaptureFixture[str]) -> None:

@@ -18,11 +18,11 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._-]+))(?::[0-9]{1,5})?"
 """A host and a port, and nothing else: no user before it, nothing that two readers could read in two ways."""
 
 
-def host_allowed(host: str, listen: Address) -> bool:
+def host_allowed(host: str, listen: Address, *, guarded: bool) -> bool:
     """Whether a `Host` value can come from somebody who means this port.
 
-    Loopback names and addresses, and the host that is listened on. When that is a wildcard, every name is as
-    good as another: such a port has a token, which a rebound page cannot know.
+    Loopback names and addresses, and the host that is listened on. When that is a wildcard, every address is as good as
+    another, and so is every name if the port is guarded by a token, which a rebound page cannot know.
     """
     found = _HOST.fullmatch(host)
     if found is None:
@@ -30,12 +30,11 @@ def host_allowed(host: str, listen: Address) -> bool:
     name = (found[1] or found[2]).lower()
     if name in {"localhost", listen.host.lower()}:
         return True
-    if listen.host in {"0.0.0.0", "::"}:
-        return True
+    wildcard = listen.host in {"0.0.0.0", "::"}
     try:
-        return ip_address(name).is_loopback
+        return ip_address(name).is_loopback or wildcard
     except ValueError:
-        return name.endswith(".localhost")
+        return name.endswith(".localhost") or (wildcard and guarded)
 
 
 def same_site(request: web.Request) -> bool:
@@ -60,7 +59,7 @@ def checked(listen: Address, token: str | None, open_paths: frozenset[str]) -> M
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts = request.headers.getall("Host", [])
-        if len(hosts) > 1 or not all(host_allowed(host, listen) for host in hosts):
+        if len(hosts) > 1 or not all(host_allowed(host, listen, guarded=token is not None) for host in hosts):
             raise web.HTTPForbidden(text="this Host is not served here; use the address that is listened on")
         if not same_site(request):
             raise web.HTTPForbidden(text="requests from other sites' pages are refused")

@@ -15,6 +15,7 @@ from sidecar.admin.view import (
     ConversationView,
     Figures,
     RecentRequest,
+    RequestCounts,
     Running,
     RunningRequest,
     SessionDetail,
@@ -24,14 +25,13 @@ from sidecar.admin.view import (
 from sidecar.core import sessions as core
 from sidecar.core.clock import SECOND, Clock, Wall
 from sidecar.core.exchange import Exchange
-from sidecar.core.facts import Outcome
+from sidecar.core.facts import LOST, Outcome
 from sidecar.core.shown import shown
 from sidecar.version import VERSION
 
 _NO_ERRORS = frozenset({Outcome.COMPLETED, Outcome.CLIENT_LEFT, Outcome.SHUTDOWN})
 _MOST = 1000
 """Requests in flight that are shown by age."""
-_LOST = ("rejected", "dropped", "failed", "unknown")
 
 
 class Counts(Protocol):
@@ -87,18 +87,11 @@ class LiveView:
     def stats(self) -> Stats:
         """The whole sidecar in numbers."""
         stats = self.manager.get_session_stats()
-        started, settled = self.counts.requests_started, self.counts.requests_settled
         return {
             "version": VERSION,
             "state": "draining" if self.draining() else "ready",
             "uptime_s": (self.clock() - self.started_at) / SECOND,
-            "requests": {
-                "started": started,
-                "settled": settled,
-                "in_flight": started - settled,
-                "quiet": self.counts.requests_quiet,
-                "outcomes": dict(self.counts.outcomes),
-            },
+            "requests": requests_of(self.counts),
             "sessions": {
                 "total": stats.total_sessions,
                 "active": stats.active_sessions,
@@ -122,7 +115,7 @@ class LiveView:
             "errors": sum(n for outcome, n in self.counts.outcomes.items() if outcome not in _NO_ERRORS),
             "settled": settled,
             "telemetry_lost": sum(
-                items.get(state, 0) for items in self.ledger.snapshot().values() for state in _LOST
+                items.get(state, 0) for items in self.ledger.snapshot().values() for state in LOST
             ),
         }
 
@@ -162,6 +155,18 @@ class LiveView:
     def shutdown(self) -> None:
         """Begins the drain."""
         self.stop()
+
+
+def requests_of(counts: Counts) -> RequestCounts:
+    """Every request of the process, in numbers."""
+    started, settled = counts.requests_started, counts.requests_settled
+    return {
+        "started": started,
+        "settled": settled,
+        "in_flight": started - settled,
+        "quiet": counts.requests_quiet,
+        "outcomes": dict(counts.outcomes),
+    }
 
 
 def _moment(at: int) -> str:

@@ -70,6 +70,8 @@ def _events(board: Board) -> Callable[[web.Request], Any]:
     async def stream(request: web.Request) -> web.StreamResponse:
         if request.version < HttpVersion11:
             raise web.HTTPVersionNotSupported(text="the stream needs HTTP/1.1")
+        if request.method != "GET":  # aiohttp takes HEAD for it, and the board writes past its head
+            raise web.HTTPMethodNotAllowed(request.method, ["GET"])
         if board.full:
             raise web.HTTPServiceUnavailable(text="too many browsers are looking")
         # It is silent for as long as somebody looks, and has a bound of its own.

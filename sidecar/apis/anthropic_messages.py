@@ -2,12 +2,15 @@
 
 Owns what a request, an event and a body of `/messages` mean. The API reports cached tokens beside its
 input tokens; the facts hold their sum as `input`, as the conventions ask (`gen_ai.usage.input_tokens`).
+What it takes to summarise a long conversation before answering stands in a list beside both, and is added.
 Shapes: https://docs.anthropic.com/en/api/messages-streaming
 """
 
+from functools import reduce
+
 import msgspec
 
-from sidecar.apis.base import Api, ModelRequest, Path, Reader, counted, holds, present
+from sidecar.apis.base import Api, ModelRequest, Path, Reader, both, counted, holds, present, reconciled
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.history import (
     MODEL,
@@ -76,11 +79,29 @@ class MessagesRequest(ModelRequest, kw_only=True):
         )
 
 
-class _Usage(msgspec.Struct):
+class _Counts(msgspec.Struct):
     input_tokens: Count | None = None
     output_tokens: Count | None = None
     cache_read_input_tokens: Count | None = None
     cache_creation_input_tokens: Count | None = None
+
+
+class _Iteration(_Counts):
+    type: str | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    thinking_tokens: Count | None = None
+
+
+class _Usage(_Counts):
+    iterations: list[_Iteration] | None = None
+    output_tokens_details: _OutputDetails | None = None
+
+    def apart(self, name: str) -> int | None:
+        """What compactions took, which the count of that name leaves out; other iterations are in it, or another model's."""
+        took = [getattr(each, name) for each in self.iterations or () if each.type == "compaction"]
+        return reduce(both, took, None)
 
 
 class _BedrockMetrics(msgspec.Struct, rename="camel"):
@@ -113,12 +134,21 @@ class _Delta(msgspec.Struct):
     text: str | None = None
     partial_json: str | None = None
     thinking: str | None = None
+    content: str | None = None
+    """Of a compaction."""
     signature: Raw = NOTHING
     citation: Thing | None = None
     stop_reason: Word | None = None
 
 
+class _Model(msgspec.Struct):
+    model: Word | None = None
+
+
 class _Block(msgspec.Struct):
+    type: str | None = None
+    to: _Model | None = None
+    """Who goes on, behind a fallback."""
     data: str | None = None
     content: list[Thing] | Thing | None = None
     id: Raw = NOTHING
@@ -211,7 +241,7 @@ _BODY = Shape(_Body)
 class MessagesReader(Reader[_Event, _Body]):
     """Reads a message, whose object is a whole body, and stands inside some of a stream's events."""
 
-    __slots__ = ("_uncached",)
+    __slots__ = ("_apart", "_uncached")
 
     event_shape = _EVENT
     shape = _BODY
@@ -219,6 +249,7 @@ class MessagesReader(Reader[_Event, _Body]):
     def __init__(self, facts: ResponseFacts) -> None:
         super().__init__(facts)
         self._uncached: int | None = None
+        self._apart = 0
 
     def _answers(self, body: _Body, data: bytes) -> bool:
         """Takes the body."""
@@ -245,17 +276,30 @@ class MessagesReader(Reader[_Event, _Body]):
         """Notes usage. In a stream its counts are cumulative, and what an event need not tell may stand there as 0."""
         if usage is None:
             return
+        made = usage.output_tokens_details
         counts = {
-            "output": usage.output_tokens,
-            "cache_read": usage.cache_read_input_tokens,
-            "cache_write": usage.cache_creation_input_tokens,
+            "reasoning": made.thinking_tokens if made else None,
+            "output": both(usage.output_tokens, usage.apart("output_tokens")),
+            "cache_read": both(usage.cache_read_input_tokens, usage.apart("cache_read_input_tokens")),
+            "cache_write": both(
+                usage.cache_creation_input_tokens, usage.apart("cache_creation_input_tokens")
+            ),
         }
-        self._tokens(present(counts))
+        self._tokens(reconciled(counts, None))
         self._uncached = usage.input_tokens or self._uncached or usage.input_tokens
+        self._apart = usage.apart("input_tokens") or self._apart
         if self._uncached is not None:
             tokens = self.facts.tokens
             cached = tokens.get("cache_read", 0) + tokens.get("cache_write", 0)
-            self._tokens({"input": self._uncached + cached})
+            self._tokens({"input": self._uncached + self._apart + cached})
+
+    def _handed_over(self, model: str | None) -> None:
+        """Another model goes on with a stream: it is the one that answers, and what was told until now is not of it."""
+        facts = self.facts
+        if model and model != facts.model:
+            facts.model = model
+            facts.tokens.clear()
+            self._uncached, self._apart = None, 0
 
     def event(self, name: bytes, data: bytes) -> EventKind:
         """Takes one event; says what it means."""
@@ -272,12 +316,15 @@ class MessagesReader(Reader[_Event, _Body]):
             event.echoed(self.facts.echo)
         if kind == "content_block_delta":
             output = delta is not None and (
-                delta.text or delta.partial_json or delta.thinking or delta.citation
+                delta.text or delta.partial_json or delta.thinking or delta.citation or delta.content
             )
             return EventKind.CHUNK if output else EventKind.EVENT
         block = event.content_block
-        if kind == "content_block_start" and block is not None and (block.data or block.content):
-            return EventKind.CHUNK  # thinking that is not shown, or what a tool of the provider has found
+        if kind == "content_block_start" and block is not None:
+            if block.type == "fallback" and block.to is not None:
+                self._handed_over(block.to.model)
+            if block.data or block.content:
+                return EventKind.CHUNK  # thinking that is not shown, or what a tool of the provider has found
         if kind == "ping":
             return EventKind.IDLE
         error = self._error(kind, name, event, data)
@@ -337,6 +384,6 @@ API = Api(
     stream=MessagesReader,
     body=MessagesReader,
     finish_reasons="""
-        end_turn max_tokens stop_sequence tool_use pause_turn refusal model_context_window_exceeded
+        end_turn max_tokens stop_sequence tool_use pause_turn compaction refusal model_context_window_exceeded
     """,
 )

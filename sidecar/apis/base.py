@@ -27,6 +27,9 @@ MAX_CHOICES = 128
 _WHOLES = {"reasoning": "output", "cache_read": "input", "cache_write": "input"}
 """Of which count each count is a part."""
 
+_NO_REASON = "null"
+"""What KoboldCpp wrote in each chunk of a choice that goes on (AIShell#350)."""
+
 _NOT_NUMBERS = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 """Texts, which stay, and what Python's JSON writes for numbers that JSON does not have."""
 
@@ -237,6 +240,11 @@ def counted(messages: list[Thing] | None) -> int | None:
     return None if messages is None else len(messages)
 
 
+def both(count: int | None, more: int | None) -> int | None:
+    """Both counts together; None when neither is told."""
+    return more if count is None else count + (more or 0)
+
+
 def holds(items: msgspec.Raw) -> bool:
     """True for a list that is not empty, however long it is."""
     return bytes(memoryview(items)[:1]) == b"[" and bytes(memoryview(items)[1:2]) != b"]"
@@ -341,7 +349,7 @@ class Reader(ABC, Generic[E, B]):
 
     def _choice_ended(self, choice: int, reason: str | None, error: msgspec.Raw) -> str | None:
         """Notes why a choice ended; gives the error when that was a failure."""
-        if reason:
+        if reason and reason != _NO_REASON:
             self._finish(choice, reason)
         return failure(reason, error)
 

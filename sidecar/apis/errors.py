@@ -43,9 +43,9 @@ _GOOGLE = """
 """
 
 _COMPATIBLE = """
-    AccessDenied Arrearage BadRequestError DataInspectionFailed InternalError InternalServerError
+    abort AccessDenied Arrearage BadRequestError DataInspectionFailed InternalError InternalServerError
     InvalidApiKey InvalidParameter ModelNotFound Throttling Throttling.AllocationQuota Throttling.RateQuota
-    insufficient_permissions network_error
+    exceed_context_size_error insufficient_permissions insufficient_system_resource network_error
 """
 
 _WORDS = frozenset(f"{_OPENAI} {_ANTHROPIC} {_GOOGLE} {_COMPATIBLE}".split())
@@ -56,8 +56,10 @@ statuses of HTTP, and what stands for any other word."""
 
 _ABSENT = frozenset((b"", b"null", b"{}", b'""', b"false", b"[]", b"0"))
 
-_FAILURES = {"error": UNKNOWN_ERROR, "network_error": "network_error"}
-"""Finish reasons that say that generating failed (OpenRouter, Mistral, Cohere; Z.ai), and the error they are."""
+_INTERRUPTED = ("network_error", "abort", "insufficient_system_resource")
+_FAILURES = {"error": UNKNOWN_ERROR} | {word: word for word in _INTERRUPTED}
+"""Finish reasons that say that generating failed, and the error they are (OpenRouter, Mistral, Cohere; then Z.ai; vLLM and
+SGLang, whose engine gave the request up; DeepSeek)."""
 
 _WENT_WELL = frozenset(("", "0", "200", "ok", "success"))
 _WENT_WRONG = frozenset(("error", "fail", "failed", "failure"))

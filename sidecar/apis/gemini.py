@@ -8,7 +8,7 @@ Shapes: https://ai.google.dev/api/generate-content
 
 import msgspec
 
-from sidecar.apis.base import Api, Path, Reader, RequestBody, counted, present, reconciled, several
+from sidecar.apis.base import Api, Path, Reader, RequestBody, both, counted, present, reconciled, several
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.history import (
     MODEL,
@@ -159,6 +159,12 @@ class _PromptFeedback(msgspec.Struct, rename="camel"):
     block_reason: Word | None = None
 
 
+def _ways(count: int | None, part: int | None) -> tuple[int | None, ...]:
+    """What the whole may be: the count with the part in there, if that fits, or the part beside it."""
+    beside = both(count, part)
+    return (count, beside) if (part or 0) <= (count or 0) else (beside,)
+
+
 class _Usage(msgspec.Struct, rename="camel"):
     prompt_token_count: Count | None = None
     tool_use_prompt_token_count: Count | None = None
@@ -170,14 +176,16 @@ class _Usage(msgspec.Struct, rename="camel"):
     def tokens(self) -> dict[str, int]:
         """The counts that are told, by the words of the facts.
 
-        Thoughts stand beside the candidates and tool use beside the prompt; some servers count them in there,
+        Thoughts stand beside the candidates and tool use beside the prompt; some servers count one or both in there,
         which the total tells.
         """
-        prompt, made = self.prompt_token_count, self.candidates_token_count
         tools, thoughts = self.tool_use_prompt_token_count, self.thoughts_token_count
-        fit = (tools or 0) <= (prompt or 0) and (thoughts or 0) <= (made or 0)
-        if not fit or self.total_token_count != _sum(prompt, made):
-            prompt, made = _sum(prompt, tools), _sum(made, thoughts)
+        ways = [
+            (prompt, made)
+            for prompt in _ways(self.prompt_token_count, tools)
+            for made in _ways(self.candidates_token_count, thoughts)
+        ]
+        prompt, made = next((way for way in ways if both(*way) == self.total_token_count), ways[-1])
         counts = {
             "input": prompt,
             "output": made,
@@ -201,6 +209,7 @@ class _Called(msgspec.Struct, gc=False):
     name: Raw = NOTHING
     args: Raw = NOTHING
     response: Raw = NOTHING
+    parts: Raw = NOTHING
 
 
 class _Piece(msgspec.Struct, rename="camel", gc=False):
@@ -260,7 +269,9 @@ def _part(piece: _Piece | Raw, whole: Raw, parts: list[Part], ids: list[Id]) -> 
         call(called.id, called.name, called.args, parts, ids)
     elif given is not None:
         parts.append((RESULT, bytes(given.name)))
-        result(given.id, given.response, parts, ids)
+        result(given.id, given.response, parts)
+        if given.parts:
+            parts.append((RESULT, plain(given.parts)))
     elif len(piece.text):
         if there(piece.text):
             parts.append((TEXT, memoryview(piece.text)))
@@ -332,11 +343,6 @@ class GenerateReader(Reader[_Chunk, _Chunk]):
         if part.usage_metadata:
             self._tokens(part.usage_metadata.tokens())
         return kind if error is None else self._failed(error)
-
-
-def _sum(count: int | None, more: int | None) -> int | None:
-    """Both counts together; None when neither is told."""
-    return more if count is None else count + (more or 0)
 
 
 API = Api(

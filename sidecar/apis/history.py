@@ -32,7 +32,10 @@ _MESSAGE = 1024
 """What a message that is known costs beside them, in bytes that are digested."""
 
 _VOLATILE = frozenset(("cache_control", "cachePoint", "id", "status", "annotations", "logprobs", "index"))
-"""Members that clients change, add or leave out from call to call."""
+"""Members that clients change, add or leave out from call to call, of what an API defines."""
+
+_NONE: frozenset[str] = frozenset()
+"""The same of what a tool is given, and gives."""
 
 Raw: TypeAlias = msgspec.Raw
 NOTHING = Raw()
@@ -43,7 +46,8 @@ TEXT, THOUGHT, CALL, RESULT, OTHER = Kind.TEXT, Kind.THOUGHT, Kind.CALL, Kind.RE
 Said = tuple[bytes, list[Part], list[Id]]
 """One message: whose, its parts, and the ids of a provider in it."""
 
-_QUOTE, _BRACKET = b'"['
+_QUOTE, _BRACKET, _BRACE = b'"[{'
+_members: Callable[[Raw], dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw]).decode
 _EMPTY = frozenset((b"", b"null", b'""', b"[]", b"{}"))
 
 
@@ -62,21 +66,33 @@ def word(raw: Raw) -> str:
         return ""
 
 
-def plain(raw: Raw) -> bytes:
-    """Any value in its normal form: members in order, without those that are volatile or empty; a large one as it came."""
-    if len(raw) > _PLAIN:
-        return bytes(raw)
+def plain(raw: Raw, volatile: frozenset[str] = _VOLATILE) -> bytes:
+    """Any value in its normal form: members in order, without those that are volatile or empty.
+
+    Of a large one the members are in order, and each as it came.
+    """
     try:
-        return msgspec.json.encode(_stripped(msgspec.json.decode(raw)), order="sorted")
+        if len(raw) > _PLAIN:
+            return _in_order(raw, volatile)
+        return msgspec.json.encode(_stripped(msgspec.json.decode(raw), volatile), order="sorted")
     except (ValueError, RecursionError):
         return bytes(raw)
 
 
-def _stripped(value: Any) -> Any:
+def _in_order(raw: Raw, volatile: frozenset[str]) -> bytes:
+    token = bytes(raw)
+    if token[0] != _BRACE or token.count(b'":') > _BLOCKS:
+        return token
+    made = _members(raw)
+    kept = [name for name in sorted(made) if name not in volatile and there(made[name])]
+    return b",".join([part for name in kept for part in (name.encode("utf-8", "surrogatepass"), made[name])])
+
+
+def _stripped(value: Any, volatile: frozenset[str]) -> Any:
     if isinstance(value, dict):
-        kept = {name: _stripped(member) for name, member in value.items() if name not in _VOLATILE}
+        kept = {name: _stripped(member, volatile) for name, member in value.items() if name not in volatile}
         return {name: member for name, member in kept.items() if member not in (None, "", [], {})}
-    return [_stripped(member) for member in value] if isinstance(value, list) else value
+    return [_stripped(member, volatile) for member in value] if isinstance(value, list) else value
 
 
 class Block(msgspec.Struct, gc=False):
@@ -115,7 +131,7 @@ def content(raw: Raw, parts: list[Part], ids: list[Id]) -> None:
             else:
                 _block(block, whole, parts, ids)
     elif there(raw):
-        parts.append((OTHER, plain(raw)))
+        parts.append((OTHER, plain(raw, _NONE)))
 
 
 def few(raw: Raw, most: int) -> bool:
@@ -146,7 +162,7 @@ def _block(block: Block, whole: Raw, parts: list[Part], ids: list[Id]) -> None:
     elif kind is not None and kind.endswith("tool_use"):
         call(block.id, block.name, block.input, parts, ids)
     elif kind is not None and kind.endswith("tool_result"):
-        result(block.tool_use_id, block.content, parts, ids)
+        result(block.tool_use_id, block.content, parts)
     elif kind != "text":
         parts.append((OTHER, plain(whole)))
 
@@ -155,17 +171,16 @@ def call(identifier: Raw, name: Raw, arguments: Raw, parts: list[Part], ids: lis
     """Adds a call of a tool. Its arguments are a text, which stays as it is, or an object."""
     text = bytes(memoryview(arguments)[:1]) in (b"", b'"')
     parts.append((CALL, bytes(name)))
-    parts.append((CALL, memoryview(arguments) if text else plain(arguments)))
+    parts.append((CALL, memoryview(arguments) if text else plain(arguments, _NONE)))
     if made := word(identifier):
         parts.append((CALL, bytes(identifier)))
         ids.append((made, word(name)))
 
 
-def result(identifier: Raw, given: Raw, parts: list[Part], ids: list[Id]) -> None:
-    """Adds a tool's result, of which only the id is the provider's."""
-    if made := word(identifier):
+def result(identifier: Raw, given: Raw, parts: list[Part]) -> None:
+    """Adds a tool's result. Its id is its call's, which shows whose that is."""
+    if word(identifier):
         parts.append((RESULT, bytes(identifier)))
-        ids.append((made, ""))
     inner: list[Part] = []
     content(given, inner, [])
     parts += [(RESULT, token) for _, token in inner]
@@ -269,7 +284,27 @@ def walk(
         if since > _STEP:
             since = 0
             yield
+    if history.in_pieces:
+        yield from _put_together(history, messages[-history.since_asked :], read)
     return history
+
+
+def _put_together(history: History, messages: list[Raw], read: Reads) -> Steps[None]:
+    """The answer with which these messages begin, one piece each."""
+    texts: list[str] = []
+    made: list[Id] = []
+    since = 0
+    for raw in messages:
+        role, parts, ids = read(raw)
+        if role is not MODEL:
+            break
+        texts += [string(token) for kind, token in parts if kind is TEXT]
+        made += ids
+        since += len(raw) + 4 * _MESSAGE
+        if since > _STEP:
+            since = 0
+            yield
+    history.put_together("".join(texts), made)
 
 
 def _key(raw: Raw, salt: bytes) -> Steps[int]:

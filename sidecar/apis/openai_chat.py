@@ -104,8 +104,12 @@ class _CalledPiece(msgspec.Struct):
         echo.arguments(choice, int.from_bytes(bytes(self.index)[:6]), string(function.arguments))
 
 
+class _Words(msgspec.Struct):
+    text: Raw = NOTHING
+
+
 class _Delta(msgspec.Struct):
-    content: str | list[Thing] | None = None
+    content: str | list[_Words] | None = None
     tool_calls: list[_CalledPiece] | None = None
     reasoning_content: str | None = None
     reasoning: str | Thing | None = None
@@ -131,8 +135,10 @@ class _Delta(msgspec.Struct):
 
     def echoed(self, echo: Echo, choice: int) -> None:
         """Notes by what the answer will be recognised."""
-        text = self.content
-        if text and isinstance(text, str):
+        text = self.content or self.refusal
+        if isinstance(text, list):
+            text = "".join([string(words.text) for words in text])
+        if text:
             echo.text(choice, text)
         for called in self.tool_calls or ():
             called.echoed(echo, choice)
@@ -180,6 +186,7 @@ class _Called(msgspec.Struct, gc=False):
 
 class _Message(msgspec.Struct, gc=False):
     role: str | None = None
+    name: Raw = NOTHING
     content: Raw = NOTHING
     tool_calls: list[_Called] | None = None
     tool_call_id: Raw = NOTHING
@@ -221,8 +228,10 @@ def _said(raw: Raw) -> Said:
     except (ValueError, RecursionError):
         return USER, [(OTHER, plain(raw))], ids
     role = _ROLES.get(message.role or "", USER)
+    if message.name:
+        parts.append((OTHER, bytes(message.name)))
     if role is TOOL:
-        result(message.tool_call_id, message.content, parts, ids)
+        result(message.tool_call_id, message.content, parts)
         return role, parts, ids
     if message.reasoning_content or message.reasoning or message.reasoning_details or message.thinking_blocks:
         thoughts = (
@@ -299,8 +308,8 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
             usage = usage or choice.usage
         if usage or chunk.x_groq or chunk.timings:
             self._tokens(_usage(chunk, usage))
-        if error is None and (name or chunk.error or not chunk.choices):
-            error = self._error(name, chunk, data)
+        if chunk.error or (error is None and (name or not chunk.choices)):
+            error = self._error(name, chunk, data) or error
         return kind if error is None else self._failed(error)
 
     def _error(self, name: bytes, chunk: _Chunk, data: bytes) -> str | None:

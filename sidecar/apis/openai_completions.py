@@ -81,7 +81,8 @@ class CompletionReader(Reader[_Completion, _Completion]):
                 kind = EventKind.CHUNK
                 if self.facts.echo is not None:
                     self.facts.echo.text(choice.index, choice.text)
-            error = self._choice_ended(choice.index, choice.finish_reason, choice.error) or error
+            failed = self._choice_ended(choice.index, choice.finish_reason, choice.error)
+            error = error or failed
         usage = part.usage or part.timings
         if usage:
             self._tokens(usage.tokens())

@@ -1,6 +1,7 @@
 """OpenAI's embeddings.
 
-Owns what a request and a body of `/embeddings` mean. There is no stream, and the vectors are not read.
+Owns what a request and a body of `/embeddings` mean. There is no stream, and the vectors are not read. Nothing is made but
+them, so a total alone (Voyage) is the input.
 Shapes: https://platform.openai.com/docs/api-reference/embeddings
 """
 
@@ -51,7 +52,7 @@ class EmbeddingsReader(Reader[_Body, _Body]):
         """Takes the body."""
         name_answer(self.facts, body.id, body.model)
         if body.usage:
-            self._tokens(body.usage.tokens())
+            self._tokens(body.usage.tokens() or present({"input": body.usage.total_tokens}))
         if is_error(body.error):
             self._failed(error_word(body.error))
         return holds(body.data)

@@ -2,6 +2,7 @@
 
 Owns what a request, an event and a body of `/responses` mean. The word for a response's end is its
 status (`completed`, `cancelled`) or, when it is incomplete, the reason it gives (`max_output_tokens`).
+A compaction is a call of the model that costs what it reads and writes, and has neither; no turn follows from it alone.
 Shapes: https://platform.openai.com/docs/api-reference/responses
 """
 
@@ -198,14 +199,13 @@ def _of(item: _Given, whole: Raw) -> Said:
         content(item.content, parts, ids)
         role = _ROLES.get(item.role or "", USER)
         return role, parts, ids if role is MODEL else []
-    if kind == "reasoning":
+    if kind in ("reasoning", "compaction"):
         if sealed := word(item.encrypted_content):
             ids.append((sealed, ""))
-        return MODEL, [(THOUGHT, plain(whole))], ids
+        return MODEL, [(THOUGHT if kind == "reasoning" else OTHER, plain(whole))], ids
     if kind.endswith("_call_output"):
-        ids.clear()
-        result(item.call_id, item.output, parts, ids)
-        return TOOL, parts, ids
+        result(item.call_id, item.output, parts)
+        return TOOL, parts, []
     if kind in ("function_call", "custom_tool_call"):
         call(item.call_id, item.name, item.arguments if len(item.arguments) else item.input, parts, ids)
         return MODEL, parts, ids
@@ -340,6 +340,7 @@ API = Api(
     title="OpenAI's responses",
     paths=(
         Path(end="/responses", operation="chat", turn=True, provider="openai"),
+        Path(end="/responses/compact", operation="chat", provider="openai"),
         Path(end="/responses/{response}", method="GET", provider="openai"),
         Path(end="/responses/{response}/cancel", provider="openai"),
     ),

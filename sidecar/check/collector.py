@@ -15,6 +15,7 @@ from threading import Timer
 from typing import Any
 
 from sidecar.check.finding import Finding, State
+from sidecar.core.facts import LOST
 from sidecar.core.shown import shown
 from sidecar.settings import TABLE, Settings
 from sidecar.telemetry.metrics import SCHEMA_URLS
@@ -65,7 +66,7 @@ def check_collector(settings: Settings, environ: Mapping[str, str]) -> list[Find
 
 def _signal(name: str, states: Mapping[str, int], said: str, conventions: str) -> Finding:
     taken = states.get("exported", 0)
-    lost = {state: count for state, count in states.items() if state in _LOST and count}
+    lost = {state: count for state, count in states.items() if state in LOST and count}
     if taken and not lost:
         note = f"; {said}" if said else ""
         return Finding(State.OK, f"collector, {name}", f"took {taken} {_WORDS[name]}; {conventions}{note}")
@@ -74,9 +75,6 @@ def _signal(name: str, states: Mapping[str, int], said: str, conventions: str) -
     return Finding(
         State.FAIL, f"collector, {name}", f"{_WORDS[name]}: {told}{f'; {said}' if said else ''}", fix
     )
-
-
-_LOST = ("rejected", "dropped", "failed", "unconfirmed", "unknown")
 
 
 def _exported(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, Any]]:

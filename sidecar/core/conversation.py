@@ -323,8 +323,6 @@ class Conversation:
         if turn.turn:
             if not turn.passed:
                 self.turn_passed(turn, at)
-            elif self._last_turn_end is None or at > self._last_turn_end:
-                self._last_turn_end = at
             sums.model_time += took
             if completed:
                 for other in turn.overtakes:

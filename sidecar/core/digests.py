@@ -23,8 +23,11 @@ LONGEST_JSON = 64 * 1024
 _GENERATION = 8192
 """Messages that are known by how they are written, the latest; as many older ones beside them, until so many more have come."""
 
-_BLOCK, _BLOCKS = 32, 512
+BLOCK, _BLOCKS = 32, 512
 """Bytes of a prompt after each of which it is digested, and how many of these digests are looked for, the last ones."""
+
+_SINGLY = 8
+"""Places of a history that are digested one by one before all of them are."""
 
 _LONGEST_ID = 1024
 _SKETCH = 16
@@ -42,7 +45,8 @@ _SEARCHED = 16 * 1024
 _REMINDED = re.compile(rb"</(?:system-reminder|session_context|environment_context)>(?: |\\n)*")
 _JSON = "{[`"
 _BEFORE_TAG = frozenset(b"< \\")
-_RUN = re.compile(r"[0-9A-Za-z]{8,}")
+_RUN = re.compile(r"(?<![0-9A-Za-z])(?!\d{8}T\d{6})[0-9A-Za-z]{8,}")
+"""What may have been made at random in an id; a time is not."""
 
 Token = bytes | memoryview
 Part = tuple[bytes, Token]
@@ -82,14 +86,25 @@ class Digester:
     only once.
     """
 
-    __slots__ = ("_calls", "_fresh", "_ids", "_older", "_one", "_values", "begin_text", "recent", "salt")
+    __slots__ = (
+        "_calls",
+        "_fresh",
+        "_ids",
+        "_older",
+        "_one",
+        "_values",
+        "begin_text",
+        "recent",
+        "salt",
+        "value_in_pieces",
+    )
 
     def __init__(self, key: bytes) -> None:
         def kind(word: bytes) -> "blake2b":
             return blake2b(key=key, digest_size=SIZE, person=word)
 
         fresh = kind(b"message")
-        self._fresh = fresh.copy
+        self._fresh = self.value_in_pieces = fresh.copy
         self._one: dict[tuple[bytes, bytes], Callable[[], blake2b]] = {}
         for role in (_SYSTEM, _USER, _MODEL, _TOOL):
             begun = fresh.copy()
@@ -218,16 +233,22 @@ class Said:
 
     __slots__ = ("ids", "marks", "text")
 
-    def __init__(self, digester: Digester, ids: list[Id], text: str = "", digest: bytes = b"") -> None:
-        if not ids and "_" in text:
-            ids = [(found, "") for found in _IN_TEXT.findall(text[:_SEARCHED])]
+    def __init__(self, digester: Digester, ids: list[Id], text: str, digest: bytes) -> None:
         self.ids = [(digester.id(one[0]), is_own(one)) for one in ids] if ids else []
+        if not ids and "_" in text:  # one that a text mentions may be any other answer's
+            self.ids = [(digester.id(found), False) for found in _IN_TEXT.findall(text[:_SEARCHED])]
         self.marks: list[bytes] = []
         self.text = digest
         if len(text) >= SHORTEST:
             self.marks.append(self.text)
             if text[0] in _JSON and (value := digester.json(text)) is not None:
                 self.marks.append(value)
+
+    @property
+    def known_by(self) -> frozenset[bytes]:
+        """All that shows whose answer it is, once a turn is known of which it may be: a text more than an id of any kind."""
+        ids = [digest for digest, own in self.ids if own or not self.text]
+        return frozenset(filter(None, (self.text, *self.marks, *ids)))
 
     @property
     def had(self) -> bytes:
@@ -250,8 +271,6 @@ class Message:
         if role is _MODEL:
             parts, text, digest = _told(digester, parts)
             self.said = Said(digester, ids, text, digest)
-        elif ids:
-            self.said = Said(digester, ids)
         self.full = whole = digester.message(role, parts)
         self.reduced = self.spoken = b""
         self.task: bytes | None = None
@@ -292,6 +311,8 @@ def _told(digester: Digester, parts: list[Part]) -> tuple[list[Part], str, bytes
         else:
             made.append(part)
     whole = "".join(texts).strip()
+    if not whole:
+        return made, "", b""
     return made, whole, digest if len(texts) < 2 else digester.text(whole)
 
 
@@ -361,6 +382,7 @@ class History:
         "digester",
         "digests",
         "end",
+        "in_pieces",
         "previous",
         "said",
         "system",
@@ -390,14 +412,20 @@ class History:
         """The system prompts at its beginning, and beside it."""
         self.said: list[tuple[int, Said]] = []
         """What may be the echo of an answer, and at which of the places where one follows."""
+        self.in_pieces = False
+        """Several texts of the model stand behind each other at the latest of these places."""
         self.task = b""
         """The digest of a user's first text, as one that starts a sub-agent; empty where there is none."""
 
     def add(self, message: Message) -> None:
         """The next message."""
         role, said = message.role, message.said
-        if role is _MODEL and self._last is not _MODEL:
-            self._stands.append((len(self._full), len(self._reduced), len(self._spoken)))
+        if role is _MODEL:
+            if self._last is not _MODEL:
+                self._stands.append((len(self._full), len(self._reduced), len(self._spoken)))
+                self.in_pieces = False
+            elif said and said.text and self.said[-1][1].text:
+                self.in_pieces = True
         if said is not None and self._stands:
             self.said.append((len(self._stands) - 1, said))
         if role is _SYSTEM and not self._reduced:
@@ -408,6 +436,17 @@ class History:
             self._reduced.append(message.reduced)
         if message.spoken:
             self._spoken.append(message.spoken)
+
+    @property
+    def since_asked(self) -> int:
+        """How many messages there are from the latest place on where an answer follows."""
+        return len(self._full) - self._stands[-1][0]
+
+    def put_together(self, text: str, ids: list[Id]) -> None:
+        """What stands there in pieces, as a client keeps those of a stream, is one answer as well."""
+        text = text.strip()
+        whole = Said(self.digester, ids, text, self.digester.text(text))
+        self.said.append((len(self._stands) - 1, whole))
 
     def instruct(self, message: Message) -> None:
         """A system prompt beside the messages."""
@@ -433,10 +472,17 @@ class History:
 
     def point(self, at: int) -> Point:
         """One of the places where an answer follows."""
-        point = self._points.get(at)
-        if point is None:
-            point = self._points[at] = self._point(*self._stands[at])
-        return point
+        points = self._points
+        if at not in points and len(points) < _SINGLY:
+            points[at] = self._point(*self._stands[at])
+        elif at not in points:
+            self._find_points()
+        return points[at]
+
+    def latest_places(self, most: int) -> range:
+        """The places where an answer follows, the last one first, so many at most."""
+        places = len(self._stands)
+        return range(max(0, places - most), places)[::-1]
 
     def point_behind(self, count: int) -> int | None:
         """Which of the places follows so many messages."""
@@ -449,6 +495,18 @@ class History:
         kept, texts = b"".join(self._reduced[:reduced]), b"".join(self._spoken[:spoken])
         lasting = full if kept == said else value(kept) if kept else b""
         return Point(count, full, lasting, lasting if texts == kept else value(texts) if texts else b"")
+
+    def _find_points(self) -> None:
+        """All of them, each from the one before it."""
+        begun = [self.digester.value_in_pieces() for _ in range(3)]
+        forms, before = (self._full, self._reduced, self._spoken), (0, 0, 0)
+        for at, counts in enumerate(self._stands):
+            for made, form, start, end in zip(begun, forms, before, counts, strict=True):
+                made.update(b"".join(form[start:end]))
+            full, reduced, spoken = [made.copy().digest() for made in begun]
+            count, kept, texts = before = counts
+            lasting = reduced if kept or not count else b""
+            self._points[at] = Point(count, full, lasting, spoken if texts else b"" if kept else lasting)
 
     def begins_with(self, end: Point) -> bool:
         """True if all messages of an earlier request stand at the beginning of this one, and more behind them."""
@@ -468,7 +526,7 @@ class History:
     def forget(self) -> None:
         """Lets go of what a long one takes, once it has been recognised."""
         self._full, self._reduced, self._spoken = [], [], []
-        self._stands, self._systems, self.said = [], [], []
+        self._stands, self._systems, self.said, self._points = [], [], [], {}
 
 
 class Prompt(History):
@@ -502,22 +560,22 @@ class Prompt(History):
         return made
 
     @property
-    def grown(self) -> "Grown":
-        """What its answer adds to."""
-        stem = self.size // _BLOCK * _BLOCK
-        return Grown(stem, self._begun(stem), self._text[stem:])
+    def begun(self) -> "tuple[int, blake2b, bytes]":
+        """What its answer adds to: the bytes in whole blocks, their digest so far, and the rest."""
+        stem = self.size // BLOCK * BLOCK
+        return stem, self._begun(stem), self._text[stem:]
 
     def kept(self, before: bytes) -> None:
         """None: it has no messages."""
 
     def stems(self) -> list[bytes]:
         """What turns are found by whose prompt and answer it begins with, the longest first: digests at every so many bytes."""
-        last = self.size // _BLOCK
+        last = self.size // BLOCK
         first = max(1, last - _BLOCKS)
-        made = self._begun((first - 1) * _BLOCK)
+        made = self._begun((first - 1) * BLOCK)
         keys = []
         for at in range(first - 1, last):
-            made.update(self._text[at * _BLOCK : (at + 1) * _BLOCK])
+            made.update(self._text[at * BLOCK : (at + 1) * BLOCK])
             keys.append(made.copy().digest())
         return keys[::-1]
 
@@ -529,37 +587,3 @@ class Prompt(History):
         """Lets go of the text."""
         super().forget()
         self._text = b""
-
-
-class Grown:
-    """A prompt with its answer behind it, as that comes."""
-
-    __slots__ = ("_digest", "_stem", "_tail")
-
-    def __init__(self, stem: int, digest: "blake2b", tail: bytes) -> None:
-        """`digest` is of as many whole blocks as there are, of `stem` bytes in all, and `tail` is the rest."""
-        self._stem = stem
-        self._digest = digest
-        self._tail = tail
-
-    def copy(self) -> "Grown":
-        """Another one that goes on from here."""
-        return Grown(self._stem, self._digest.copy(), self._tail)
-
-    def add(self, piece: str) -> None:
-        """More of the answer."""
-        data = self._tail + encoded(piece)
-        cut = len(data) // _BLOCK * _BLOCK
-        self._digest.update(data[:cut])
-        self._stem += cut
-        self._tail = data[cut:]
-
-    def stem(self) -> bytes:
-        """What it is found by; empty where it is too short to be told from others."""
-        return self._digest.digest() if self._stem else b""
-
-    def whole(self) -> tuple[int, bytes]:
-        """How long it is, and what it is."""
-        made = self._digest.copy()
-        made.update(self._tail)
-        return self._stem + len(self._tail), made.digest()

@@ -6,7 +6,7 @@ wait to be digested, or to be parsed where it is JSON; nothing of it is kept aft
 
 from hashlib import blake2b
 
-from sidecar.core.digests import LONGEST_JSON, SHORTEST, Digester, Grown, encoded, is_own, parsed
+from sidecar.core.digests import BLOCK, LONGEST_JSON, SHORTEST, Digester, encoded, is_own, parsed
 
 _PIECE = 4096
 """Characters of an answer that wait to be digested."""
@@ -21,6 +21,9 @@ _LONGEST_ID = 4096
 
 _JSON = ("{", "[", "```")
 """How a text begins that may be JSON."""
+
+NOTHING_SAID = b""
+"""What stands for an answer that has neither a text nor a call with an id."""
 
 Marks = tuple[list[bytes], list[bytes], list[bytes], list[bytes]]
 """What is remembered of an answer: its ids, its texts, those too short to be told from others, and its tasks."""
@@ -68,12 +71,12 @@ class _Text:
         self.pieces = [text[len(stem) :]]
         self._size = len(self.pieces[0])
 
-    def close(self) -> tuple[bytes, bool]:
-        """The whole text's digest, and whether it is long enough to be told from others."""
+    def close(self) -> tuple[bytes, int]:
+        """The whole text's digest, and its characters without blanks around it."""
         rest = "".join(self.pieces)
         rest = rest.rstrip() if self._digested else rest.strip()
         self._digest.update(rest.encode("utf-8", "surrogatepass"))
-        return self._digest.digest(), self._digested + len(rest) >= SHORTEST
+        return self._digest.digest(), self._digested + len(rest)
 
     def tails(self) -> list[bytes]:
         """Digests of the text as it was after each of its latest pieces, the longest first."""
@@ -91,15 +94,49 @@ class _Text:
         return made[::-1]
 
 
+class Grown:
+    """A prompt with its answer behind it, as that comes."""
+
+    __slots__ = ("_digest", "_stem", "_tail")
+
+    def __init__(self, stem: int, digest: "blake2b", tail: bytes) -> None:
+        """`digest` is of as many whole blocks as there are, of `stem` bytes in all, and `tail` is the rest."""
+        self._stem = stem
+        self._digest = digest
+        self._tail = tail
+
+    def copy(self) -> "Grown":
+        """Another one that goes on from here."""
+        return Grown(self._stem, self._digest.copy(), self._tail)
+
+    def add(self, piece: str) -> None:
+        """More of the answer."""
+        data = self._tail + encoded(piece)
+        cut = len(data) // BLOCK * BLOCK
+        self._digest.update(data[:cut])
+        self._stem += cut
+        self._tail = data[cut:]
+
+    def stem(self) -> bytes:
+        """What it is found by; empty where it is too short to be told from others."""
+        return self._digest.digest() if self._stem else b""
+
+    def whole(self) -> tuple[int, bytes]:
+        """How long it is, and what it is."""
+        made = self._digest.copy()
+        made.update(self._tail)
+        return self._stem + len(self._tail), made.digest()
+
+
 class Echo:
     """Gathers what will be recognised of one answer."""
 
     __slots__ = ("_arguments", "_digester", "_ids", "_prompt", "_size", "_texts", "grown")
 
-    def __init__(self, digester: Digester, prompt: Grown | None = None) -> None:
-        """`prompt` is what the answer goes on from, where that is one text."""
+    def __init__(self, digester: Digester, prompt: "tuple[int, blake2b, bytes] | None" = None) -> None:
+        """`prompt` is what the answer goes on from, where that is one text (`Prompt.begun`)."""
         self._digester = digester
-        self._prompt = prompt
+        self._prompt = None if prompt is None else Grown(*prompt)
         self.grown: dict[int, Grown] = {}
         """The prompt with each choice's answer behind it."""
         self._texts: dict[int, _Text] = {}
@@ -153,11 +190,15 @@ class Echo:
         texts: list[bytes] = []
         short: list[bytes] = []
         for text in self._texts.values():
-            digest, long = text.close()
-            (texts if long else short).append(digest)
+            digest, size = text.close()
+            long = size >= SHORTEST
+            if size:
+                (texts if long else short).append(digest)
             if long and (whole := text.json) and (value := self._digester.json(whole)) is not None:
                 texts.append(value)
         ids = [digest for digest, _ in self.ids()] if self._ids else []
+        if len(texts) + len(short) < max(1, len(self._texts)) and not any(self._ids.values()):
+            short.append(NOTHING_SAID)
         return ids, texts, short, self._tasks() if self._arguments else []
 
     def _tasks(self) -> list[bytes]:

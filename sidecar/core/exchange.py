@@ -280,6 +280,11 @@ class Exchange:
         return () if self.past is None else self.past.races
 
     @property
+    def spawned(self) -> tuple[Ref, ...]:
+        """The latest requests of the sub-agents that the answer called from which it goes on."""
+        return () if self.past is None else self.past.spawned
+
+    @property
     def request_id(self) -> str | None:
         """The request's own id; None before its identity is known."""
         return self.stray_id if self.turn is None else self.turn.request_id
@@ -441,6 +446,10 @@ class Referring(Protocol):
     def spawned_by(self) -> Ref | None:
         """Whose answer called it."""
 
+    @property
+    def spawned(self) -> tuple[Ref, ...]:
+        """Those of the sub-agents that have done their part before it."""
+
 
 def referred(one: Referring) -> Iterator[tuple[str, Ref]]:
     """All that a request refers to, and why (the values of `sidecar.link`); those that may be many come last."""
@@ -455,6 +464,8 @@ def referred(one: Referring) -> Iterator[tuple[str, Ref]]:
         yield "races", ref
     if one.spawned_by is not None:
         yield "spawned_by", one.spawned_by
+    for ref in one.spawned:
+        yield "spawned", ref
     if turn is not None:
         for ref in (*turn.overlaps, *turn.overlapped_by):
             yield "overlaps", ref

@@ -95,6 +95,10 @@ class Anomaly(StrEnum):
     RECORD_DROPPED = "record_dropped"
 
 
+LOST = ("rejected", "dropped", "failed", "unconfirmed", "unknown")
+"""What became of telemetry that is not known to have arrived: states of its ledger."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """What a request's method and path mean.

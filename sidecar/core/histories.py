@@ -6,11 +6,11 @@ counted. A turn here is one request that carries its history.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from sidecar.core.digests import History, Point, Prompt, Said
-from sidecar.core.echo import Echo
+from sidecar.core.digests import SHORTEST, History, Point, Prompt, Said
+from sidecar.core.echo import NOTHING_SAID, Echo
 from sidecar.core.facts import Anomaly
 from sidecar.core.identity import MADE_UP, MAIN, Identity
 from sidecar.core.registry import BoundedMap
@@ -22,6 +22,7 @@ SIDE = "side:"
 
 AGENT = "agent"
 TITLE = SIDE + "title"
+COMPACTION = SIDE + "compaction"
 
 PER_THREAD = 64
 """Turns that are remembered of one thread: a history names its latest ones."""
@@ -32,8 +33,8 @@ _ALIKE = 8
 _LANES = 32
 """Lanes of one session; what begins after them is in the main one."""
 
-_TITLES = 256
-"""System prompts that are known to ask for titles."""
+_PROMPTS = 256
+"""System prompts of which it is known what the calls under them are."""
 
 
 class _Lanes:
@@ -49,8 +50,11 @@ class _Lanes:
         """The name of one more side lane; the main one's if there are too many."""
         if len(self.threads) >= _LANES:
             return MAIN
-        number = self._made[word] = self._made.get(word, 0) + 1
-        return f"{SIDE}{word}-{number}" if word else f"{SIDE}{number}"
+        begun = SIDE + word + "-" * bool(word)
+        while True:
+            number = self._made[word] = self._made.get(word, 0) + 1
+            if (name := f"{begun}{number}") not in self.threads:
+                return name
 
 
 _UNKNOWN = Place(Relation.FIRST)
@@ -73,11 +77,13 @@ class Histories(SessionListener):
     __slots__ = (
         "_anomaly",
         "_found",
+        "_gone",
+        "_gone_before",
         "_lanes",
         "_limit",
         "_orphaned",
+        "_prompts",
         "_threads",
-        "_titles",
         "_turns",
         "turns",
     )
@@ -97,10 +103,14 @@ class Histories(SessionListener):
         """They, the oldest first, and some that are forgotten already."""
         self._found: dict[bytes, tuple[Past | None, ...]] = {}
         """Turns by what they are found by; None stands for those that are forgotten, or had no room."""
+        self._gone: set[bytes] = set()
+        """What turns that are forgotten were found by, with what precedes it; and that of as many ones before them."""
+        self._gone_before: set[bytes] = set()
         self._threads: dict[tuple[str, str], Thread] = {}
         self._lanes: dict[str, _Lanes] = {}
-        self._titles: BoundedMap[bytes, bool] = BoundedMap(_TITLES, lambda: None)
-        """System prompts of calls without tools that came before a session's main thread, which has some."""
+        self._prompts: BoundedMap[bytes, str] = BoundedMap(_PROMPTS, lambda: None)
+        """Lanes by system prompts. Of calls without tools that come before a main thread, which has some: that of titles, or
+        any side lane; the main one for what goes on after all. Of calls beside it: that of compaction."""
 
     # What a request is.
 
@@ -112,16 +122,21 @@ class Histories(SessionListener):
             return self._in_lanes(history, identity.session_id)
         thread = self._threads.get((identity.session_id, identity.conversation_id))
         if thread is None:
-            return Place(Relation.FIRST, spawned_by=self._spawned(history, identity.session_id))
+            parents = self._parents(history, identity.session_id)
+            return Place(Relation.FIRST, spawned_by=parents[0] if parents else None)
         grows = isinstance(history, Prompt)
         echoed = self._echoed(history, (thread,)) if history.said or grows else None
         return self._relate(history, thread, echoed)
 
     def _grown(self, prompt: Prompt, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
-        """The turns whose prompt and answer stand at the beginning of a prompt, the latest ones."""
+        """The turns whose prompt and answer stand at the beginning of a prompt, the latest ones.
+
+        Where it can be anybody's, their answers are long enough to be told from others.
+        """
+        least = SHORTEST if threads is None else 0
         for key in prompt.stems():
             known = self._known(key, threads)
-            found = tuple([past for past in known if past is not None and _begins(prompt, past)])
+            found = tuple([past for past in known if past is not None and _begins(prompt, past, least)])
             if found:
                 return (*found, None) if None in known else found
         return ()
@@ -133,7 +148,8 @@ class Histories(SessionListener):
         past = found[0] if found else None
         if past is None:
             return _UNKNOWN
-        return replace(self._relate(prompt, past.thread, _Echoed(past, 0, None, confirmed=True)), joins=True)
+        latest = self._echoed(prompt, (past.thread,))
+        return replace(self._relate(prompt, past.thread, latest), joins=True)
 
     def _unnamed(self, history: History) -> Place:
         if isinstance(history, Prompt):
@@ -147,14 +163,20 @@ class Histories(SessionListener):
             past = next((past for past, confirmed in found.items() if confirmed), None) or next(iter(found))
             if past is None:
                 return _UNKNOWN
-            return replace(self._beside(history, _Echoed(past, at, said, found[past])), joins=True)
+            past = _spread(found, past)
+            echoed = _Echoed(past, at, said, found[past])
+            if said is not history.said[-1][1]:  # what stands behind it may be known to its thread
+                echoed = self._echoed(history, (past.thread,)) or echoed
+            return replace(self._beside(history, echoed), joins=True)
         parents = self._parents(history)
         if len({past.thread.session_id for past in parents}) > 1:
             return _AMBIGUOUS
         if not parents or history.said or parents[0].continued:
             return _UNKNOWN
-        lane = self._lanes_of(parents[0].thread.session_id).begin(AGENT)
-        return Place(Relation.FIRST, lane=lane, family=parents[0].thread, spawned_by=parents[0], joins=True)
+        if any(past.thread.begins_as(history) for past in parents):
+            return _UNKNOWN  # another run of the agent that hands its task on
+        place = self._called(history, parents, self._lanes_of(parents[0].thread.session_id))
+        return _UNKNOWN if place is None else replace(place, joins=True)
 
     def _lanes_of(self, session_id: str) -> _Lanes:
         return self._lanes.get(session_id) or _Lanes()
@@ -166,27 +188,34 @@ class Histories(SessionListener):
         echoed = self._echoed(history, threads.values())
         if echoed is not None:
             return self._beside(history, echoed)
+        parents = [] if history.said else self._parents(history, session_id)
+        alike = {agent for past in parents for agent in past.called if history.end.key in agent.ends}
         for thread in threads.values():
-            if thread.is_under(history):
+            if thread not in alike and thread.is_under(history):
                 place = self._relate(history, thread, None)
                 if place.relation not in (Relation.FIRST, Relation.REWRITTEN):
                     return place
-        spawned = self._spawned(history, session_id)
-        if spawned is not None and not history.said:
-            return Place(Relation.FIRST, lane=lanes.begin(AGENT), spawned_by=spawned)
+        if parents and (called := self._called(history, parents, lanes)) is not None:
+            return called
         if history.titles:
             return Place(Relation.FIRST, threads.get(TITLE), lane=TITLE)
         main = threads.get(MAIN)
         if main is None:
-            titles = not history.tools and self._titles.get(history.system)
-            return Place(Relation.FIRST, lane=TITLE if titles else MAIN)
+            lane = self._prompts.get(history.system) if not history.tools else None
+            lane = lane or MAIN
+            lane = lanes.begin() if lane == SIDE else lane
+            return Place(Relation.FIRST, threads.get(lane), lane=lane)
         if history.said:
-            return self._relate(history, main, None)
+            place = self._relate(history, main, None)
+            if place.relation is Relation.REWRITTEN:
+                self._learn_compaction(history, main, threads.values())
+            return place
         for thread in threads.values():
             if not thread.grew and thread.is_under(history) and bool(thread.tools) == bool(history.tools):
                 return Place(Relation.FIRST, thread)
-        if history.tools and not main.tools and not main.grew and main.system:
-            self._titles.put(main.system, True)
+        before = history.tools and not main.tools and not main.grew and main.system
+        if before and self._prompts.get(before) is None:
+            self._prompts.put(before, TITLE if main.asks_behind(history) else SIDE)
         return Place(Relation.FIRST, threads.get(lane := lanes.begin()), lane=lane)
 
     def _beside(self, history: History, echoed: _Echoed) -> Place:
@@ -198,20 +227,40 @@ class Histories(SessionListener):
         for side in lanes.threads.values():
             if side is not thread and side.is_under(history):
                 return Place(Relation.CONTINUES, side, None, echoed.past, history.kept(thread.digests))
-        lane = lanes.begin()
+        lane = COMPACTION if self._prompts.get(history.system) == COMPACTION else lanes.begin()
         kept = history.kept(thread.digests)
         return Place(
             Relation.CONTINUES, lanes.threads.get(lane), None, echoed.past, kept, lane=lane, family=thread
         )
 
-    def _parents(self, history: History) -> list[Past]:
-        """The turns whose answer gives a sub-agent this request's first text, and no other turn has begun by it."""
-        return [past for past in self._found.get(history.task, ()) if past is not None]
+    def _learn_compaction(self, history: History, main: Thread, threads: Collection[Thread]) -> None:
+        """If a main thread's past begins now with the answer of a call beside it, that call was made to write that past anew."""
+        at, said = history.said[0]
+        for mark in said.marks if at == 0 else ():
+            for past in self._known(mark, threads):
+                if past is None or past.thread is main or past.thread.tools:
+                    continue
+                if past.other is not None and past.other.thread is main:
+                    self._prompts.put(past.thread.system, COMPACTION)
 
-    def _spawned(self, history: History, session_id: str) -> Past | None:
-        """The turn of a session by whose answer a request has been begun."""
-        found = [past for past in self._parents(history) if past.thread.session_id == session_id]
-        return found[0] if found else None
+    def _parents(self, history: History, session_id: str | None = None) -> list[Past]:
+        """The turns, of a session or of any, whose answer gives a sub-agent this request's first text: once for each call."""
+        found = self._found.get(history.task, ())
+        return [past for past in found if past and session_id in (None, past.thread.session_id)]
+
+    def _called(self, history: History, parents: list[Past], lanes: _Lanes) -> Place | None:
+        """What a request is that has the task of a call: the beginning of a sub-agent, or of one that has begun already again."""
+        key, agents = history.end.key, []
+        for parent in dict.fromkeys(parents):
+            alike = [agent for agent in parent.called if key in agent.ends]
+            if len(alike) < parents.count(parent):
+                thread = lanes.threads.get(lane := lanes.begin(AGENT))
+                return Place(Relation.FIRST, thread, lane=lane, family=parent.thread, spawned_by=parent)
+            agents += alike
+        for agent in reversed(agents):
+            if agent.begins_as(history):
+                return Place(Relation.REPEATS, agent, None, agent.ends[key], history.kept(agent.digests))
+        return None
 
     def _echoed(self, history: History, threads: Collection[Thread]) -> _Echoed | None:
         """Whose answer of some threads the history has, the last one first."""
@@ -219,9 +268,15 @@ class Histories(SessionListener):
             past = next(iter(self._grown(history, threads)), None)
             return None if past is None else _Echoed(past, 0, None, confirmed=True)
         for at, said in reversed(history.said):
-            for past, confirmed in self._candidates(history.point(at), said, threads).items():
-                if past is not None:
-                    return _Echoed(past, at, said, confirmed)
+            found = self._candidates(history.point(at), said, threads)
+            past = next(filter(None, found), None)
+            if past is not None:
+                past = _spread(found, past)
+                return _Echoed(past, at, said, found[past])
+        if history.previous is not None:  # the id that stands first names an answer, whatever it looks like
+            at, said = history.said[0]
+            past = next(filter(None, self._known(said.ids[0][0], threads)), None)
+            return None if past is None else _Echoed(past, at, said, confirmed=False)
         return None
 
     def _candidates(
@@ -240,12 +295,19 @@ class Histories(SessionListener):
                 sure.update((past, _confirms(past, point)) for past in self._known(digest, threads) if past)
         if sure:
             return sure
-        marks = [*said.marks, *(digest for digest, _ in said.ids)]
-        for mark in marks:
+        texts = dict.fromkeys(said.marks, b"")
+        marks = {**dict.fromkeys([digest for digest, _ in said.ids], said.text), **texts}
+        for mark, text in marks.items():
             known = self._known(mark, threads)
-            fitting = [past for past in known if past is not None and fits(past, point)]
+            fitting = [
+                past
+                for past in known
+                if past is not None and fits(past, point) and (not text or past.may_say(text))
+            ]
             likely.update((past, True) for past in fitting)
             if fitting:
+                if threads is None and self._is_gone(mark + point.key):
+                    likely[None] = False
                 for past in known:
                     if past is None or _may_be(past, point):
                         likely.setdefault(past, False)
@@ -255,6 +317,10 @@ class Histories(SessionListener):
         if begun and None in waiting:
             likely[None] = False
         return likely
+
+    def _is_gone(self, key: bytes) -> bool:
+        """True if a turn that is forgotten was found by this."""
+        return key in self._gone or key in self._gone_before
 
     def _known(self, key: bytes, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
         """The turns that are found by a key, the latest first."""
@@ -273,19 +339,29 @@ class Histories(SessionListener):
             return Place(Relation.REPEATS, thread, None, same, kept)
         parent, reached = None, -1
         if echoed is not None and (echoed.confirmed or history.previous is not None):
-            parent = echoed.past
+            parent, said = echoed.past, echoed.said
             reached = parent.end.count if isinstance(history, Prompt) else history.point(echoed.at).count
-        extended = self._extended(history, thread, reached)
-        if extended is not None and extended.in_flight:
-            return Place(Relation.RACES, thread, parent, extended, kept)
-        if extended is not None and self._follows(history, extended):
-            parent = extended
+            # Several answers may have an id that is not its own.
+            if said is not None and not said.text and said.ids and not said.ids[0][1]:
+                answers = _alternatives(history, _standing(history, echoed.at))
+                parent = _sampled(answers, parent)
+                if not _follows(answers, parent):
+                    parent, reached = None, -1
+        extended, behind = self._extended(history, thread, max(reached, 0))
+        if extended is not None:
+            there = _standing(history, behind)
+            answers = _alternatives(history, there)
+            extended = _sampled(answers, extended)
+            if extended.in_flight:
+                return Place(Relation.RACES, thread, parent, extended, kept, _had(there))
+            if _follows(answers, extended):
+                parent = extended
         if parent is None:
             if echoed is None and not history.said and not thread.grew:
                 return Place(Relation.FIRST, thread)
             return Place(Relation.REWRITTEN, thread, None if echoed is None else echoed.past, None, kept)
         if parent.in_flight:
-            had = b"" if echoed is None or echoed.said is None else echoed.said.had
+            had = None if echoed is None or echoed.said is None else echoed.said.had
             return Place(Relation.RACES, thread, parent, parent, kept, had)
         others = parent.continued
         if not others:
@@ -295,20 +371,26 @@ class Histories(SessionListener):
             return Place(Relation.RACES, thread, parent, running, kept)
         return Place(Relation.BRANCHES, thread, parent, others[-1], kept)
 
-    def _extended(self, history: History, thread: Thread, reached: int) -> Past | None:
-        """The latest turn with whose whole request this one begins, if that is of more than `reached` messages."""
-        for past in reversed(thread.past):
-            if past.end.count > max(reached, 0) and history.begins_with(past.end):
-                return past
-        return None
+    def _extended(self, history: History, thread: Thread, reached: int) -> tuple[Past | None, int | None]:
+        """The turn of the longest request with which this one begins, if that is of more than `reached` messages.
 
-    def _follows(self, history: History, past: Past) -> bool:
-        """True if what follows a turn's request is its answer, or the turn had none."""
-        if past.answer is None:
-            return True
-        behind = history.point_behind(past.end.count)
-        texts = [said.text for at, said in history.said if at == behind and said.text]
-        return bool(texts) and past.answer.issuperset(texts)
+        And at which place an answer to it stands, if one does. Of a request that a client has changed meanwhile, what lasts
+        is enough there.
+        """
+        found, place = None, None
+        for at in history.latest_places(_ALIKE):
+            if history.point(at).count <= reached:
+                break
+            found = thread.ends.get(history.point(at).key)
+            if found is not None:
+                place = at
+                break
+        longest = reached if found is None else found.end.count
+        for past in reversed(thread.past):
+            if past.end.count > longest and history.begins_with(past.end):
+                found, longest = past, past.end.count
+                place = history.point_behind(longest)
+        return found, place
 
     # What is remembered.
 
@@ -321,11 +403,18 @@ class Histories(SessionListener):
             if not thread.conversation_supplied:
                 lanes = self._lanes.setdefault(thread.session_id, _Lanes())
                 lanes.threads[thread.conversation_id] = thread
-        if place.relation not in (Relation.FIRST, Relation.REPEATS):
+        if not thread.grew and place.relation not in (Relation.FIRST, Relation.REPEATS):
             thread.grew = True
+            lane = thread.session_supplied and not thread.conversation_supplied
+            if lane and thread.system and not thread.tools:
+                self._prompts.put(thread.system, MAIN)
         past = Past(place, thread, history.end, ref, echo)
         if place.parent is not None:
             place.parent.continued = (*place.parent.continued, past)[-_ALIKE:]
+            if called := place.parent.called:
+                past.spawned = tuple([agent.past[-1].ref for agent in called if agent.past])
+        if place.spawned_by is not None and place.spawned_by.thread is not thread:
+            place.spawned_by.called = (*place.spawned_by.called, thread)[-_ALIKE:]
         if place.relation is Relation.RACES and place.other is not None:
             place.other.rivals = (*place.other.rivals, (past, place.had))[-_ALIKE:]
         thread.add(past, history)
@@ -400,11 +489,14 @@ class Histories(SessionListener):
         """It is remembered no more, and its thread neither if it was the last of it."""
         if past.orphaned:
             self._orphaned()
+        self._gone.update([key + past.end.key for key in past.keys])
+        if len(self._gone) > self._limit:
+            self._gone_before, self._gone = self._gone, set()
         self._lose(past)
         past.forgotten = True
         thread = past.thread
         thread.drop(past)
-        past.continued = past.rivals = ()
+        past.continued = past.rivals = past.called = ()
         self.turns -= 1
         if not thread.past:
             self._threads.pop((thread.session_id, thread.conversation_id), None)
@@ -415,9 +507,63 @@ class Histories(SessionListener):
                     del self._lanes[thread.session_id]
 
 
-def _begins(prompt: Prompt, past: Past) -> bool:
-    """True if a turn's prompt, with an answer to it, stands at the beginning of a prompt."""
-    return any(size <= prompt.size and prompt.digest(size) == digest for size, digest in past.grown)
+_Answers = list[list[frozenset[bytes]]]
+"""What stands behind a request, as what it can be known by: in each of the ways in which that may be one answer."""
+
+
+def _standing(history: History, place: int | None) -> list[Said]:
+    """What stands at a place where an answer follows."""
+    return [said for at, said in history.said if at == place] if place is not None else []
+
+
+def _alternatives(history: History, there: list[Said]) -> _Answers:
+    """What stands there: all of it is one answer, or, where it is one in pieces, the whole is."""
+    if not there:
+        return []
+    answers = [[said.known_by for said in there if said.text or said.ids]]
+    if history.in_pieces and there[-1] is history.said[-1][1]:
+        answers.append(answers[0][-1:])
+    return answers
+
+
+def _follows(answers: _Answers, past: Past) -> bool:
+    """True if what stands behind a turn's request is its answer, or the turn had none."""
+    answer = past.answer
+    if answer is None:
+        return True
+    return any(all(answer & known for known in one) if one else NOTHING_SAID in answer for one in answers)
+
+
+def _sampled(answers: _Answers, latest: Past) -> Past:
+    """Of the turns that asked what the latest of them did, that whose whole answer stands there; else the latest."""
+    for past in reversed(latest.thread.past):
+        if past.answer is not None and past.end.key == latest.end.key and _follows(answers, past):
+            return past
+    return latest
+
+
+def _had(there: list[Said]) -> bytes | None:
+    """What stands there, as it is compared with an answer; None if nothing does."""
+    if not there:
+        return None
+    return next((said.text for said in reversed(there) if said.text), there[0].had)
+
+
+def _spread(found: Mapping[Past | None, bool], past: Past) -> Past:
+    """The same, or, if a turn went on from it, one of another thread that fits as well and from which none did."""
+    if past.continued and len(found) > 1:
+        for other, confirmed in found.items():
+            if other and confirmed and not other.continued and other.thread is not past.thread:
+                return other
+    return past
+
+
+def _begins(prompt: Prompt, past: Past, least: int) -> bool:
+    """True if a turn's prompt, with an answer to it of so many bytes at least, stands at the beginning of a prompt."""
+    return any(
+        past.end.count + least <= size <= prompt.size and prompt.digest(size) == digest
+        for size, digest in past.grown
+    )
 
 
 def _confirms(past: Past, point: Point) -> bool:

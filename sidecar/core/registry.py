@@ -200,7 +200,8 @@ class Registry:
     def adopt(self, session: Session, first: Turn) -> Conversation | None:
         """Takes in the request that began a made-up session, as the first of its conversation, which is given if there is room.
 
-        One that has ended brings its result along; one in flight joins and will leave like any other.
+        One that has ended brings its result along; one in flight joins and will leave like any other. Whom it meets
+        ends with its last byte, as for any other turn.
         """
         conversation = self.conversation_for(session, first.identity, first.arrived_at)
         if conversation is None:
@@ -209,6 +210,8 @@ class Registry:
         conversation.sequence += 1
         session.requests += 1
         conversation.join(first)
+        if first.took is not None:
+            conversation.turn_passed(first, first.arrived_at + first.took)
         if first.outcome is None or first.ended_at is None:
             session.in_flight += 1
             self.busy.add(conversation)
@@ -300,8 +303,9 @@ class Registry:
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-_FIXED = Struct("<24sIBBqqii")
-"""Reference, number, flags, outcome; arrival and end (ns); tokens in and out, -1 for none."""
+_FIXED = Struct("<24sIBBqqqii")
+"""Reference, number, flags, outcome; arrival, end and time until it had passed (ns, -1: until its end); tokens in and
+out, -1 for none."""
 
 _MOST = 2**31 - 1
 _OUTCOMES = tuple(Outcome)
@@ -406,6 +410,7 @@ def packed(turn: Turn) -> bytes:
         _OUTCOMES.index(turn.outcome),
         turn.arrived_at,
         turn.ended_at,
+        -1 if turn.took is None else turn.took,
         -1 if turn.input_tokens is None else min(turn.input_tokens, _MOST),
         -1 if turn.output_tokens is None else min(turn.output_tokens, _MOST),
     )
@@ -415,7 +420,7 @@ def packed(turn: Turn) -> bytes:
 
 def unpacked(data: bytes) -> Turn:
     """The ended request again; its own id is not remembered, nor where its session's came from."""
-    ref, sequence, bits, outcome, arrived_at, ended_at, given, made = _FIXED.unpack_from(data)
+    ref, sequence, bits, outcome, arrived_at, ended_at, took, given, made = _FIXED.unpack_from(data)
     session_id, conversation, model = data[_FIXED.size :].decode().split(_END, 2)
     sampled, streaming, turn, generated, session_supplied, conversation_supplied, usage_told = (
         bool(bits >> at & 1) for at in range(7)
@@ -443,4 +448,5 @@ def unpacked(data: bytes) -> Turn:
         input_tokens=None if given < 0 else given,
         output_tokens=None if made < 0 else made,
         usage_told=usage_told,
+        took=None if took < 0 else took,
     )

@@ -313,10 +313,12 @@ class SessionManager:
 
         A turn that arrives from now on does not overlap it.
         """
-        if not turn.turn or turn.passed or turn.ended_at is not None:
+        if not turn.turn or turn.took is not None or turn.ended_at is not None:
             return
         _, _, conversation = self._active[turn.request_id]
-        if conversation is not None and not conversation.ended:
+        if conversation is None:
+            turn.took = max(0, at - turn.arrived_at)  # a later turn may make it the first of a conversation
+        elif not conversation.ended:
             conversation.turn_passed(turn, max(at, turn.arrived_at))
 
     # What one answer or attempt says about the next request.

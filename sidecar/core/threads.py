@@ -136,6 +136,15 @@ class Thread:
         new = history.sketch() if history.system else frozenset()
         return 2 * len(new & self._sketch) > len(new | self._sketch) > 0
 
+    def begins_as(self, history: History) -> bool:
+        """True if one of its turns asked the same, under the same system prompt and with the same tools."""
+        return history.end.key in self.ends and self.tools == history.tools and self.is_under(history)
+
+    def asks_behind(self, history: History) -> bool:
+        """True if its latest request ends with all that another one's user says, and says more before: of that, as a title call."""
+        more = self.past[-1].end.count > history.end.count
+        return more and self.digests[-SIZE:] == history.digests[-SIZE:]
+
     def is_beside(self, history: History) -> bool:
         """True if a request that continues this thread is a call beside it: under another system prompt and other tools.
 
@@ -154,6 +163,7 @@ class Past:
         "answer",
         "before",
         "broke_at",
+        "called",
         "continued",
         "echo",
         "end",
@@ -168,6 +178,7 @@ class Past:
         "ref",
         "relation",
         "rivals",
+        "spawned",
         "tails",
         "thread",
     )
@@ -201,8 +212,12 @@ class Past:
         """Turns that continue it, the latest ones."""
         self.keys: tuple[bytes, ...] = ()
         """Under which it is found."""
-        self.rivals: tuple[tuple[Past, bytes], ...] = ()
-        """Turns that raced it, and what they had of its answer by then."""
+        self.rivals: tuple[tuple[Past, bytes | None], ...] = ()
+        """Turns that raced it, and what they had of its answer by then, if anything."""
+        self.called: tuple[Thread, ...] = ()
+        """Sub-agents that its answer called, the latest ones."""
+        self.spawned: tuple[bytes, ...] = ()
+        """Of those that the answer called from which it goes on: the latest turn of each."""
 
     @property
     def races(self) -> tuple[bytes, ...]:
@@ -216,7 +231,16 @@ class Past:
     @property
     def orphaned(self) -> bool:
         """No later turn of its thread has its answer, although the thread went on from other ones."""
-        return bool(self.answer) and not self.continued and self.number < self.thread.went_on
+        return (
+            self.answer is not None
+            and any(self.answer)
+            and not self.continued
+            and self.number < self.thread.went_on
+        )
+
+    def may_say(self, text: bytes) -> bool:
+        """True unless its answer is whole, and another one than that text."""
+        return self.answer is None or text in self.answer
 
     def begins(self, digest: bytes) -> bool:
         """True if that is its answer's text so far, or as it broke off, or an id that it has by now."""
@@ -230,7 +254,8 @@ class Place:
     """What a request was found to be. `thread` is where it belongs, None for one of its own.
 
     `parent` is the turn whose answer it has, `other` the one that it continues, repeats, branches from or races; `kept` how
-    many messages of its thread's latest request it begins with; `had` what it has of an answer that still passes. `lane` is
+    many messages of its thread's latest request it begins with; `had` what it has of an answer that still passes, None if it
+    has nothing of it. `lane` is
     the name of a thread that begins with it, beside others of its session, and `spawned_by` the turn whose answer has its
     first message as a task. `joins` says that nobody named its session, and its history does: `family` is a thread of that
     session, where `thread` is none; `ambiguous` that several sessions could be it.
@@ -241,7 +266,7 @@ class Place:
     parent: Past | None = None
     other: Past | None = None
     kept: int | None = None
-    had: bytes = b""
+    had: bytes | None = None
     lane: str | None = None
     family: Thread | None = None
     spawned_by: Past | None = None
@@ -254,7 +279,7 @@ def placed(identity: Identity, place: Place) -> Identity:
     family, thread, spawned = place.thread or place.family, place.thread, place.spawned_by
     joins = place.joins and family is not None
     parent = identity.parent_conversation
-    if parent is None and spawned is not None:
+    if parent is None and spawned is not None and spawned.thread is not thread:
         parent = spawned.thread.conversation_id
     conversation_id, supplied = identity.conversation_id, identity.conversation_supplied
     if not supplied:

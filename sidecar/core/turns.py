@@ -110,7 +110,7 @@ class Turn:
     wanted: bool = False
     """Its wait is to be told and is not known yet."""
     took: int | None = None
-    """How long the queue would be busy with it; None while it is in flight."""
+    """How long the queue would be busy with it: from its arrival until its last byte has passed; None before."""
 
     @property
     def session_id(self) -> str:

@@ -15,6 +15,7 @@ from sidecar.demo.provider import ANY_PORT, Provider
 from sidecar.errors import CannotListenError
 from sidecar.picture.child import Child, ChildError
 from sidecar.picture.ending import Ending
+from sidecar.picture.figures import closing
 from sidecar.picture.screen import Screen, ScreenError
 from sidecar.picture.watch import Watch, WatchError
 from sidecar.settings import Address, Problem, SettingsError
@@ -103,4 +104,6 @@ async def _main(
                     await child.stop()
             if screen.live and not once and show.picture is not None:
                 screen.print(show.picture)
+            if not once and (told := closing(child.stopped, environ)):
+                screen.say(told)
     return 0

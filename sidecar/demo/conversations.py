@@ -1,13 +1,15 @@
-"""The demo's app: seven sessions that call an LLM through the sidecar with the real `openai` client.
+"""The demo's app: eight sessions that call an LLM through the sidecar with the real `openai` client.
 
 Each is a small story of what apps do: wait politely, ask several things at once, hang up, be turned away and
-try again, send a sub-agent. It knows the sidecar as any app does, by `sidecar.client`, and reads nothing back.
+try again, send a sub-agent, name no session and send a second message before the first is answered. It knows the sidecar as any app does, by `sidecar.client`, and reads nothing back.
 """
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import openai
 from openai import DefaultAsyncHttpxClient
@@ -16,6 +18,18 @@ from sidecar.client import AsyncOpenAI, session
 from sidecar.demo.plan import Plan
 
 AGENT_HEADER = "X-Claude-Code-Agent-Id"
+
+Messages = tuple[Any, ...]
+"""What has been said so far, as chat completions carry it."""
+
+TITLE: Any = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "title",
+        "schema": {"type": "object", "properties": {"title": {"type": "string"}}},
+    },
+}
+"""The form of an answer that is a title and nothing else, as agents ask for one."""
 
 QUIET = Plan(words=28)
 """A plan of ordinary length: about 1.6 s."""
@@ -54,31 +68,38 @@ class App:
         text: str,
         plan: Plan = QUIET,
         *,
+        past: Messages = (),
         hang_up_after: int | None = None,
         begun: asyncio.Event | None = None,
-    ) -> None:
-        """One streamed chat turn; the app may hang up after some pieces of the answer. `begun`: it has begun."""
+    ) -> Messages:
+        """One streamed chat turn after what was said before, and what has been said by its end.
+
+        The app may hang up after some pieces of the answer. `begun`: the answer has begun.
+        """
+        asked = (*past, {"role": "user", "content": text})
         stream = await self.client.chat.completions.create(
             model="demo-large",
-            messages=[{"role": "user", "content": text}],
+            messages=[*asked],
             stream=True,
             stream_options={"include_usage": True},
             extra_headers=self.headers(plan),
         )
         if begun is not None:
             begun.set()
-        pieces = 0
+        pieces: list[str] = []
         async with stream:
-            async for _ in stream:
-                pieces += 1
-                if hang_up_after is not None and pieces >= hang_up_after:
-                    return
+            async for piece in stream:
+                pieces += [choice.delta.content or "" for choice in piece.choices]
+                if hang_up_after is not None and len(pieces) >= hang_up_after:
+                    break
+        return (*asked, {"role": "assistant", "content": "".join(pieces)})
 
-    async def ask_briefly(self, text: str, plan: Plan) -> None:
-        """One chat turn that is not streamed."""
+    async def ask_for_a_title(self, text: str, plan: Plan) -> None:
+        """One chat turn that is not streamed, and asks for a title."""
         await self.client.chat.completions.create(
             model="demo-small",
             messages=[{"role": "user", "content": text}],
+            response_format=TITLE,
             extra_headers=self.headers(plan),
         )
 
@@ -148,7 +169,7 @@ async def rush_hour(app: App) -> None:
 
 
 async def coding_agent(app: App) -> None:
-    """An agent: a title call beside its first turn, then a sub-agent that works beside it."""
+    """An agent: a title call beside its first turn, in a lane of its own, then a sub-agent that works beside it."""
     explorer = App(
         app.client.with_options(default_headers={AGENT_HEADER: "explorer"}), app.chance, app.mishap, app.pace
     )
@@ -162,7 +183,7 @@ async def coding_agent(app: App) -> None:
         begun = asyncio.Event()
         tasks.create_task(app.ask("Fix the bug.", Plan(words=40), begun=begun))
         await begun.wait()
-        await app.ask_briefly("A title for this.", Plan(words=12))
+        await app.ask_for_a_title("A title for this.", Plan(words=12))
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(explore())
         tasks.create_task(app.ask("Plan the fix while we look around.", Plan(words=70)))
@@ -177,6 +198,22 @@ async def news_digest(app: App) -> None:
     await _shrug(app.ask("And the weather?", Plan(words=18)))
 
 
+async def walk(app: App) -> None:
+    """Names no session, so its calls join by their history; and asks again before it is answered, which is a race.
+
+    What it says first is said nowhere else: two sessions with the same past could not be told apart.
+    """
+    past = await app.ask(f"A walk, please, number {secrets.token_hex(4)}.", Plan(words=18))
+    await app.pause(0.5)
+    async with asyncio.TaskGroup() as tasks:
+        begun = asyncio.Event()
+        tasks.create_task(app.ask("Along the river.", Plan(words=50), past=past, begun=begun))
+        await begun.wait()
+        await app.pause(0.3)
+        past = await app.ask("No, over the hill.", Plan(words=16), past=past)
+    await app.ask("And lunch on the way.", Plan(words=16), past=past)
+
+
 STORIES: dict[str, Callable[[App], Awaitable[None]]] = {
     "support-chat": support_chat,
     "notebook": notebook,
@@ -186,7 +223,10 @@ STORIES: dict[str, Callable[[App], Awaitable[None]]] = {
     "rush-hour": rush_hour,
     "news-digest": news_digest,
 }
-"""Every session of a round, by the name that its id begins with."""
+"""Every named session of a round, by the name that its id begins with."""
+
+NAMELESS = "walk"
+"""The story that is told without one."""
 
 
 async def play(
@@ -203,15 +243,16 @@ async def play(
         AsyncOpenAI(api_key="demo", base_url=base_url, http_client=http) as client,
         asyncio.TaskGroup() as tasks,
     ):
-        told: dict[str, asyncio.Task[bool]] = {}
+        nameless = App(client, Random(f"{seed}:{number}"), mishap, pace)
+        told = {NAMELESS: tasks.create_task(_shrug(walk(nameless)))}
         for name, story in STORIES.items():
             chance = Random(f"{seed}:{number}:{name}")
             with session(f"{name}-{suffix}"):
                 told[name] = tasks.create_task(_shrug(story(App(client, chance, mishap, pace))))
-    return tuple(name for name, task in told.items() if not task.result())
+    return tuple(name for name in (*STORIES, NAMELESS) if not told[name].result())
 
 
-async def _shrug(story: Awaitable[None]) -> bool:
+async def _shrug(story: Awaitable[object]) -> bool:
     """An app whose call fails goes on living; what happened is the sidecar's to show. True: none failed."""
     through = True
     try:

@@ -25,9 +25,7 @@ async def drive(url: str, *, once: bool, seed: int) -> None:
         begun = loop.time()
         broken = await play(url, number, seed=seed, run=run)
         failed = f"; broken off: {', '.join(broken)}" if broken else ""
-        print(
-            f"round {number}: {len(STORIES)} conversations {run}-{number} through {url}{failed}", flush=True
-        )
+        print(f"round {number}: {len(STORIES) + 1} sessions {run}-{number} through {url}{failed}", flush=True)
         if once:
             return
         await asyncio.sleep(max(0.0, begun + ROUND - loop.time()))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 NAME = "sidecar"
 """The container's name."""
 
-_HEALTH = 7072
 _VARIABLES = {
     "openai": "OPENAI_BASE_URL",
     "anthropic": "ANTHROPIC_BASE_URL",
@@ -30,6 +29,8 @@ class Wanted:
     environ: dict[str, str]
     upstreams: tuple[tuple[str, str | None], ...]
     port: int = 7070
+    health: int = 7072
+    """The port that probes ask, at the pod's address."""
     extra: dict[str, str] = field(default_factory=dict)
     """More variables for the apps."""
 
@@ -52,7 +53,7 @@ def item(name: str, value: str) -> list[str]:
 def container(wanted: Wanted, workload: str) -> list[str]:
     """The container, as an item of `initContainers`. `workload` names the service where nothing else does."""
     environ = {
-        "SIDECAR_HEALTH_LISTEN": f"0.0.0.0:{_HEALTH}",
+        "SIDECAR_HEALTH_LISTEN": f"0.0.0.0:{wanted.health}",
         "OTEL_SERVICE_NAME": f"{workload}-sidecar",
         **wanted.environ,
     }
@@ -75,7 +76,7 @@ def container(wanted: Wanted, workload: str) -> list[str]:
     return [
         *lines,
         "  ports:",
-        f"    - {{name: sidecar-health, containerPort: {_HEALTH}}}",
+        f"    - {{name: sidecar-health, containerPort: {wanted.health}}}",
         *_probe("startupProbe", "/startup", "periodSeconds: 1", "failureThreshold: 60"),
         *_probe("livenessProbe", "/liveness", "periodSeconds: 10", "timeoutSeconds: 3"),
         *_probe("readinessProbe", "/readiness", "periodSeconds: 5", "timeoutSeconds: 3"),

@@ -5,7 +5,7 @@ be written anew stands between them as a comment. So everything else stays byte 
 was there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import yaml
@@ -63,8 +63,10 @@ def inject(text: str, wanted: Wanted) -> Injected:
     edits: dict[int, _Edit] = {}
     notes: list[str] = []
     pods = 0
-    for name, spec in _pods(text):
-        made = _Pod(name, spec, lines, wanted)
+    found = list(_pods(text))
+    texts = frozenset(_in_texts(text))
+    for name, spec in found:
+        made = _Pod(name, spec, lines, texts, wanted)
         pods += made.put_in
         notes += made.notes
         edits |= {edit.at: edit for edit in made.edits}
@@ -122,14 +124,29 @@ def _edited(lines: list[str], edits: dict[int, _Edit]) -> Iterator[str]:
             yield line
 
 
-def _pods(text: str) -> Iterator[tuple[str, MappingNode]]:
-    """Each workload's name and the spec of its pod."""
+def _documents(text: str) -> list[Node]:
     try:
-        documents: list[Node] = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        return list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise InjectError(f"{where}this is not YAML: {getattr(error, 'problem', error)}") from None
+        hint = "; a template has to be rendered first" if "{{" in text else ""
+        raise InjectError(f"{where}this is not YAML: {getattr(error, 'problem', error)}{hint}") from None
+    except RecursionError:
+        raise InjectError("this is nested too deeply to be a manifest") from None
+
+
+def _in_texts(text: str) -> Iterator[int]:
+    """Of what has been read as YAML, lines that begin within a text of several lines: what looks like a comment there is none."""
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.ScalarToken):
+            end = token.end_mark
+            yield from range(token.start_mark.line + 1, end.line + (end.column > 0))
+
+
+def _pods(text: str) -> Iterator[tuple[str, MappingNode]]:
+    """Each workload's name and the spec of its pod."""
+    documents = _documents(text)
     seen: set[int] = set()
     while documents:
         document = documents.pop(0)
@@ -162,8 +179,11 @@ def _text(node: Node | None) -> str:
 class _Pod:
     """One pod's edits."""
 
-    def __init__(self, name: str, spec: MappingNode, lines: list[str], wanted: Wanted) -> None:
+    def __init__(
+        self, name: str, spec: MappingNode, lines: list[str], texts: Collection[int], wanted: Wanted
+    ) -> None:
         self._lines = lines
+        self._texts = texts
         self._wanted = wanted
         self._name = name
         self.edits: list[_Edit] = []
@@ -193,9 +213,17 @@ class _Pod:
                 f"line {line}: {what} of {self._name} in braces or brackets: write it over several lines"
             )
 
+    def _own(self, node: MappingNode, key: str) -> ScalarNode | None:
+        """The node's key; where there is none, one that is put in must not hide one that is merged."""
+        merged, own = _key(node, "<<"), _key(node, key)
+        if merged is not None and own is None:
+            line = merged.start_mark.line + 1
+            raise InjectError(f"line {line}: `<<` may give {self._name} its {key}: write {key} out here")
+        return own
+
     def _above(self, line: int) -> int:
         """The line, or the comment right above it."""
-        while line and self._lines[line - 1].lstrip().startswith("#"):
+        while line and line - 1 not in self._texts and self._lines[line - 1].lstrip().startswith("#"):
             line -= 1
         return line
 
@@ -212,11 +240,10 @@ class _Pod:
         column = anchor.start_mark.column
         _, dash = self._dash(containers)
         block = [dash + line for line in container(self._wanted, self._name)]
-        grace = (
-            [] if _key(spec, "terminationGracePeriodSeconds") else [f"terminationGracePeriodSeconds: {GRACE}"]
-        )
+        own = self._own(spec, "terminationGracePeriodSeconds")
+        grace = [f"terminationGracePeriodSeconds: {GRACE}"] if own is None else []
         head = [" " * column + line for line in grace]
-        key, initial = _key(spec, "initContainers"), _get(spec, "initContainers")
+        key, initial = self._own(spec, "initContainers"), _get(spec, "initContainers")
         at = self._above(anchor.start_mark.line)
         if key is None:
             self._put(at, [*head, " " * column + "initContainers:", *block])
@@ -237,7 +264,7 @@ class _Pod:
         if not isinstance(app, MappingNode):
             raise InjectError(f"line {app.start_mark.line + 1}: a container of {self._name} is not a mapping")
         name = _text(_get(app, "name"))
-        environ, key = _get(app, "env"), _key(app, "env")
+        environ, key = _get(app, "env"), self._own(app, "env")
         present = (
             {_text(_get(one, "name")) for one in environ.value}
             if isinstance(environ, SequenceNode)

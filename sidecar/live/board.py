@@ -79,11 +79,12 @@ class Way(Protocol):
 class _Kept:
     """An ended request, and its bar once somebody has asked for it."""
 
-    __slots__ = ("_bar", "_one", "key")
+    __slots__ = ("_bar", "_one", "end", "key")
 
     def __init__(self, one: Ended) -> None:
         self._one = one
         self.key = one.trace.server_span_id
+        self.end = one.end
         self._bar: bytes | None = None
 
     @property
@@ -101,11 +102,12 @@ class _Kept:
 class _Shown:
     """A request that was recorded: the same, from its document."""
 
-    __slots__ = ("_document", "key")
+    __slots__ = ("_document", "end", "key")
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
         self.key = int(document["bar"]["id"], 16)
+        self.end = document["bar"]["end"] * 1000
 
     @property
     def bar(self) -> bytes:
@@ -120,19 +122,22 @@ class _Shown:
 class Board:
     """The live page's one source.
 
-    `limit` bounds the ended requests that are kept. `in_flight` gives the exchanges under way, `figures` the head's
-    figures, `about` what never changes; `now` is the wall's time, microseconds since the epoch.
+    `limit` bounds the ended requests that are kept; those that ended before what `since` gives (ns by the steady clock)
+    are forgotten when another one ends or somebody looks. `in_flight` gives the exchanges under way, `figures` the
+    head's figures, `about` what never changes; `now` is the wall's time, microseconds since the epoch.
     """
 
     def __init__(
         self,
         *,
         limit: int,
+        since: Callable[[], int],
         in_flight: Callable[[], Iterable[Exchange]],
         figures: Figures,
         about: Mapping[str, object],
         now: Callable[[], int],
     ) -> None:
+        self._since = since
         self._in_flight = in_flight
         self._figures = figures
         self._about = {**about, "limit": limit}
@@ -142,7 +147,7 @@ class Board:
         self._missed = 0
         self._ending = threading.Lock()
         """Around what `keep` touches."""
-        self._told: dict[str, tuple[int, int, str | None]] = {}
+        self._told: dict[str, tuple[int, int, str | None, int]] = {}
         self._leaving: dict[str, int] = {}
         """Told as in flight, in flight no more, and not kept yet: the look that missed it."""
         self._watchers: set[Watcher] = set()
@@ -153,6 +158,7 @@ class Board:
         """A request has settled. From any thread."""
         one = _Kept(ended)
         with self._ending:
+            self._forget()
             self._kept.append(one)
             if self._watchers:
                 self._missed += len(self._fresh) == CHANGES
@@ -216,7 +222,13 @@ class Board:
 
     def _ended(self) -> list[_Kept | _Shown]:
         with self._ending:
+            self._forget()
             return [*self._kept]
+
+    def _forget(self) -> None:
+        since = self._since()
+        while self._kept and self._kept[0].end < since:
+            self._kept.popleft()
 
     def _arrived(self) -> list[Exchange]:
         """Those in flight that have a place in a lane."""
@@ -230,10 +242,11 @@ class Board:
             self._fresh.clear()
             missed, self._missed = self._missed, 0
         changed = [kept.bar for kept in fresh]
-        told: dict[str, tuple[int, int, str | None]] = {}
+        told: dict[str, tuple[int, int, str | None, int]] = {}
         for exchange in self._arrived():
             key = key_of(exchange)
-            seen = (exchange.first_byte, exchange.stream.stall_count, exchange.response.model)
+            races = len(exchange.races)
+            seen = (exchange.first_byte, exchange.stream.stall_count, exchange.response.model, races)
             if self._told.get(key) == seen:
                 told[key] = seen
             elif len(changed) < CHANGES:  # further ones come with the next look

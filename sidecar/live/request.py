@@ -51,6 +51,8 @@ class Bar(TypedDict):
     """Turns of its conversation in flight at its arrival, itself included."""
     distance: int
     """How many later turns had completed before it."""
+    races: int
+    """Turns that it raced, or that raced it."""
     wait: float | None
     """What a queue would have made it wait."""
     overhead: float | None
@@ -107,6 +109,7 @@ class Ended:
     continues: Ref | None
     races: tuple[Ref, ...]
     spawned_by: Ref | None
+    spawned: tuple[Ref, ...]
     connect: ConnectTiming | None
     start: int
     arrived: int
@@ -140,6 +143,7 @@ def ended(exchange: Exchange, facts: Facts, alike: Facts) -> Ended:
         exchange.continues,
         exchange.races,
         exchange.spawned_by,
+        exchange.spawned,
         exchange.connect,
         exchange.start,
         exchange.arrived,
@@ -183,6 +187,7 @@ def bar_of(one: Exchange | Ended) -> Bar:
         "stalls": [((since + moved) // _MICRO, length / SECOND) for since, length in one.stream.stalls],
         "concurrency": turn.concurrency if turn is not None else 0,
         "distance": turn.distance if turn is not None else 0,
+        "races": len(one.races),
         "wait": wait / SECOND if wait is not None else None,
         "overhead": own / SECOND if own is not None else None,
         "tokens": one.response.tokens.get("output"),

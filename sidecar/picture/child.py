@@ -24,6 +24,7 @@ MAX_LINE = 1024 * 1024
 """Bytes of one line of its output; what comes above is dropped."""
 
 _LISTENING = b'"sidecar.listening"'
+_STOPPED = b'"sidecar.stopped"'
 
 
 class ChildError(Exception):
@@ -54,6 +55,7 @@ class Child:
         self._listening = False
         self._lines: deque[str] = deque(maxlen=50)
         self._trouble: str | None = None
+        self._stopped = b""
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
@@ -117,6 +119,11 @@ class Child:
         """The last warning or error that it logged, requests left out."""
         return self._trouble
 
+    @property
+    def stopped(self) -> bytes:
+        """The line with which it said what it had seen; empty until then."""
+        return self._stopped
+
     def hurry(self) -> None:
         """A second signal: it exits at once."""
         if self._process.returncode is None:
@@ -143,6 +150,7 @@ class Child:
             for line in lines:
                 self.unnamed.hear(line)
                 self._listening = self._listening or _LISTENING in line
+                self._stopped = line if _STOPPED in line else self._stopped
                 self._lines.append(line.decode(errors="replace"))
                 self._trouble = _trouble(line) or self._trouble
         self._lines.extend(rest.decode(errors="replace").splitlines())

@@ -53,6 +53,7 @@ MARKS: Mapping[str, tuple[str, Tone]] = {
 """How a request's end is drawn, by its outcome."""
 
 _STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+_NOW = "now"
 _RUNNING = ("╸", Tone.BUSY)
 _OTHER = ("?", Tone.BAD)
 
@@ -61,8 +62,9 @@ _OTHER = ("?", Tone.BAD)
 class Picture:
     """All that one picture shows. Times in ns since the epoch; `start` to `end` is the width of the lanes.
 
-    `title` and `state` stand at the two ends of the first line, `about` below them; `figures` and `footer` are
-    named lines below the counts, the first ones quiet, the last ones to be read.
+    `title` and `state` are at the two ends of the first line, `about` below them; `figures` and `footer` are
+    named lines below the counts, the first ones quiet, the last ones to be read. `rolling`: the end is now, so the
+    scale counts back from there.
     """
 
     title: str
@@ -74,6 +76,7 @@ class Picture:
     figures: tuple[tuple[str, str], ...] = ()
     footer: tuple[tuple[str, str], ...] = ()
     about: str = ""
+    rolling: bool = False
 
 
 def draw(picture: Picture, width: int, height: int | None = None) -> list[Line]:
@@ -84,14 +87,15 @@ def draw(picture: Picture, width: int, height: int | None = None) -> list[Line]:
     """
     head = [_ends(Span(f" {picture.title}", Tone.STRONG), Span(f"{picture.state} ", Tone.FAINT), width)]
     head += [(Span(f" {picture.about}", Tone.FAINT),), ()]
-    tail = [axis(picture.start, picture.end, *_columns(width)), (), *_counts(picture, width), ()]
+    scale = axis(picture.start, picture.end, *_columns(width), rolling=picture.rolling)
+    tail = [scale, (), *_counts(picture, width), ()]
     tail += [line for name, text in picture.footer for line in _named(name, text, width, Tone.STRONG)]
     body = _body(picture, width, None)
     if height is not None and len(head) + len(body) + len(tail) > height:
         head, tail = [line for line in head if line], [line for line in tail if line]
         body = _body(picture, width, max(1, height - len(head) - len(tail)))
     lines = [*head, *body, *tail]
-    return [_cut(line, width) for line in (lines if height is None else lines[:height])]
+    return [cut(line, width) for line in (lines if height is None else lines[:height])]
 
 
 def lane_rows(lane: Lane, picture: Picture, width: int, *, nested: bool, queue: bool) -> list[Line]:
@@ -108,23 +112,30 @@ def lane_rows(lane: Lane, picture: Picture, width: int, *, nested: bool, queue: 
     drawn = [_track(row, picture, room) for row in rows[:MAX_TRACKS]]
     if queue and lane.tally.overlaps:
         names += [()] * (len(drawn) - len(names))
-        wait = f"   would queue {seconds(lane.tally.wait_avoided)}"
+        wait = f"   would queue {brief(lane.tally.wait_avoided)}"
         names.append((Span(wait, Tone.FAINT),))
         drawn.append(_track(queued(lane.bars, picture.now), picture, room, ghost=True))
     names += [()] * (len(drawn) - len(names))
     return [(*_padded(name, label), *row) for name, row in zip(names, drawn, strict=True)]
 
 
-def axis(start: int, end: int, label: int, room: int) -> Line:
-    """The scale below the lanes: a mark every 1, 2, 5, 10 ... seconds, as close as legible."""
+def axis(start: int, end: int, label: int, room: int, *, rolling: bool = False) -> Line:
+    """The scale below the lanes: a mark every 1, 2, 5, 10 ... seconds, as close as legible.
+
+    Seconds since the start; of a rolling picture, seconds before its end.
+    """
     length = max(1, end - start)
     legible = (step for step in _STEPS if step * SECOND * room >= 8 * length)
     step = next(legible, length)
     text = [" "] * room
-    for second in range(0, length // SECOND + 1, step):
-        mark = f"╵{second} s"
-        at = second * SECOND * room // length
-        if at + len(mark) <= room:
+    last = room
+    if rolling:
+        last = room - len(_NOW) - 1
+        text[-len(_NOW) :] = _NOW
+    for second in range(step if rolling else 0, length // SECOND + 1, step):
+        mark = f"╵{-second if rolling else second} s"
+        at = (length - second * SECOND if rolling else second * SECOND) * room // length
+        if at + len(mark) <= last:
             text[at : at + len(mark)] = mark
     return (Span(" " * label), Span("".join(text).rstrip(), Tone.FAINT))
 
@@ -135,6 +146,19 @@ def seconds(duration: int) -> str:
         return f"{duration / SECOND:.1f} s"
     minutes, rest = divmod(round(duration / SECOND), 60)
     return f"{minutes} min {rest} s"
+
+
+def brief(duration: int) -> str:
+    """The same in at most 6 columns, up to 99 hours: `0.4 s`, `12.3 s`, `2m05s`, `3h20m`."""
+    if duration < 100 * SECOND:
+        return seconds(duration)
+    minutes, rest = divmod(round(duration / SECOND), 60)
+    return f"{minutes}m{rest:02}s" if minutes < 100 else f"{minutes // 60}h{minutes % 60:02}m"
+
+
+def counted(count: int, word: str) -> str:
+    """A count and what it counts: `1 session`, `2 sessions`."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def plain(line: Line) -> str:
@@ -200,36 +224,48 @@ def _name(lane: Lane, label: int, *, nested: bool) -> Line:
 
 
 def _track(row: Iterable[Bar], picture: Picture, room: int, *, ghost: bool = False) -> Line:
-    """One row of bars. Bars that touch are moved by a cell, so that each keeps its two ends."""
+    """One row of bars. Bars that touch are moved by a cell, so that each keeps its two ends.
+
+    A bar that is too short for its number takes the cells that it needs, as far as they are free.
+    """
     cells: list[tuple[str, Tone]] = [(" ", Tone.PLAIN)] * room
     length = max(1, picture.end - picture.start)
+    column: Callable[[int], int] = lambda at: (at - picture.start) * room // length  # noqa: E731
+    seen = [bar for bar in row if _stop(bar, picture) >= picture.start and bar.start < picture.end]
+    begins = [*(column(bar.start) for bar in seen[1:]), room]
     free = 0
-    for bar in row:
-        stop = picture.now if bar.end is None else bar.end
-        if stop < picture.start or bar.start >= picture.end or free >= room:
-            continue
-        begin = (bar.start - picture.start) * room // length
-        last = (stop - picture.start) * room // length
-        begin = min(max(begin, free), room - 1)
-        last = min(max(last - ghost, begin), room - 1)
-        cells[begin : last + 1] = _bar(bar, last - begin + 1, ghost=ghost)
+    for bar, after in zip(seen, begins, strict=False):
+        if free >= room:
+            break
+        stop, early = _stop(bar, picture), bar.start < picture.start
+        begin = min(max(column(bar.start), free), room - 1)
+        wanted = min(begin + early + len(str(bar.sequence)), after - 1)
+        last = min(max(column(stop) - ghost, wanted, begin), room - 1)
+        cells[begin : last + 1] = _bar(bar, last - begin + 1, ghost=ghost, early=early)
         if stop > picture.end:
             cells[last] = ("›", Tone.FAINT)
-        if bar.start < picture.start:
-            cells[begin] = ("‹", Tone.FAINT)
         free = last + 1
     return _merged(cells)
 
 
-def _bar(bar: Bar, length: int, *, ghost: bool) -> list[tuple[str, Tone]]:
+def _stop(bar: Bar, picture: Picture) -> int:
+    return picture.now if bar.end is None else bar.end
+
+
+def _bar(bar: Bar, length: int, *, ghost: bool, early: bool) -> list[tuple[str, Tone]]:
+    """`early`: it began before the picture. A number is whole, or is left out."""
+    edge = [("‹", Tone.FAINT)] if early and length > 1 else []
+    length -= len(edge)
     label = str(bar.sequence)
-    if ghost:
-        text = label[:length] if len(label) <= length else "─" * length
-        return [(character, Tone.FAINT) for character in text.ljust(length, "─")]
-    mark, tone = _RUNNING if bar.outcome is None else MARKS.get(bar.outcome, _OTHER)
     label = label if len(label) < length else ""
-    fill = ("━" if bar.turn else "─") * (length - 1 - len(label))
+    if ghost:
+        text = label.ljust(length, "─") if label or edge else "╶".ljust(length, "─")
+        return [*edge, *((character, Tone.FAINT) for character in text)]
+    mark, tone = _RUNNING if bar.outcome is None else MARKS.get(bar.outcome, _OTHER)
+    line = "═" if bar.raced else "━" if bar.turn else "─"
+    fill = line * (length - 1 - len(label))
     return [
+        *edge,
         *((character, Tone.STRONG) for character in label),
         *((character, tone) for character in fill + mark),
     ]
@@ -250,7 +286,7 @@ def _counts(picture: Picture, width: int) -> list[Line]:
     lines = _wrapped("requests", [Span(str(total.requests), Tone.STRONG), *_outcomes(total)], width)
     tally = total.tally
     words = (
-        f"{tally.overlaps} overlaps",
+        counted(tally.overlaps, "overlap"),
         f"{tally.out_of_order} out of order",
         f"{tally.most_at_once} at once",
         f"{seconds(tally.wait_avoided)} wait avoided",
@@ -294,10 +330,12 @@ def _ends(left: Span, right: Span, width: int) -> Line:
 
 
 def _padded(line: Line, width: int) -> Line:
-    return (*line, Span(" " * max(0, width - sum(len(span.text) for span in line))))
+    """The line in exactly that many columns, the last of them empty."""
+    line = cut(line, width - 1)
+    return (*line, Span(" " * (width - sum(len(span.text) for span in line))))
 
 
-def _cut(line: Line, width: int) -> Line:
+def cut(line: Line, width: int) -> Line:
     """The line, cut at the width; never longer, whatever it was made of."""
     room = width
     spans = []

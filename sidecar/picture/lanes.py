@@ -21,13 +21,14 @@ _MOVED = SECOND
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One request. `end` and `outcome` are None while it runs; `turn` says that it generates."""
+    """One request. `end` and `outcome` are None while it runs; `turn` says that it generates, `raced` that it raced another."""
 
     sequence: int
     start: int
     end: int | None = None
     outcome: str | None = None
     turn: bool = True
+    raced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

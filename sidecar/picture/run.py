@@ -13,7 +13,7 @@ from sidecar.core.clock import SECOND, system_clock
 from sidecar.picture.child import Child, ChildError, Composed
 from sidecar.picture.drawing import Picture
 from sidecar.picture.ending import Ending
-from sidecar.picture.figures import figures
+from sidecar.picture.figures import closing, figures
 from sidecar.picture.lanes import Board
 from sidecar.picture.screen import Screen, ScreenError
 from sidecar.picture.watch import Watch, WatchError
@@ -68,6 +68,8 @@ async def _main(settings: Settings, screen: Screen, composed: Composed) -> int:
             await child.stop(settings.shutdown_timeout + _SPARE)
     if child.code:
         print(*child.lines, sep="\n", file=sys.stderr)
+    elif told := closing(child.stopped, composed.environ):
+        screen.say(told)
     return child.code or 0
 
 
@@ -109,6 +111,7 @@ async def _show(settings: Settings, screen: Screen, watch: Watch, child: Child, 
             lanes=tuple(board.lanes()),
             figures=tuple(rows),
             footer=footer,
+            rolling=True,
         )
         screen.redraw(picture)
         await asyncio.sleep(REDRAW)

@@ -120,7 +120,7 @@ class Joining:
         turn = exchange.turn
         if turn is None:
             return
-        prompt = history.grown if isinstance(history, Prompt) else None
+        prompt = history.begun if isinstance(history, Prompt) else None
         exchange.response.echo = echo = Echo(history.digester, prompt)
         exchange.past = histories.remember(place, history, turn.ref, echo, turn.identity)
         if turn.generated:

@@ -55,7 +55,7 @@ class ClientConnection(asyncio.Protocol):
         self._watchdog = Watchdog(shared.loop, shared.clock, self._due)
         self.set_deadline = self._watchdog.set
         """When `Flow.due` is to be called (ns since the epoch, 0: not)."""
-        self._hangup = HangupWatch(shared.loop, self._left)
+        self._hangup = HangupWatch(shared.loop)
         self.working = False
         """Bytes that were too much work for one go are parsed in turns to come; nothing else is read meanwhile."""
         self.writable = True
@@ -80,7 +80,7 @@ class ClientConnection(asyncio.Protocol):
         if not self.paused and not self._closing and self._transport is not None:
             self.paused = True
             self._transport.pause_reading()
-            self._hangup.start(self._transport)
+            self._hangup.start(self._transport, self._left)
 
     def resume(self) -> None:
         """Reads on, unless requests that were read ahead still wait."""
@@ -163,7 +163,8 @@ class ClientConnection(asyncio.Protocol):
         self._hearing = True
         self.read_at = at = turn.read()
         if (
-            reader.fresh
+            self._flow is None
+            and reader.fresh
             and (whole := self._shared.plans.take(data, at, turn.waited, reader.peer)) is not None
         ):
             self._hearing = False
@@ -223,6 +224,7 @@ class ClientConnection(asyncio.Protocol):
         self._watchdog.stop()
         self._hangup.stop()
         self._left()
+        self._reader.close()
         self._shared.disconnected(self)
 
     @outermost
@@ -405,26 +407,23 @@ def _settled_by_a_bug(shared: Shared, inbound: Inbound) -> None:
 
 
 class HangupWatch:
-    """Calls `left()` once the peer has ended or reset a paused connection.
+    """Calls `left` once the peer has ended or reset a paused connection.
 
     A transport that is paused tells nothing of an end or a reset that waits behind unread bytes. The kernel knows: this
     asks it for the connection's TCP state, only while reading is paused. Where the kernel offers no such question
     (outside Linux), the next read or write tells.
     """
 
-    __slots__ = ("_handle", "_left", "_loop", "_transport")
+    __slots__ = ("_handle", "_loop")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, left: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._left = left
-        self._transport: asyncio.Transport | None = None
         self._handle: asyncio.TimerHandle | None = None
 
-    def start(self, transport: asyncio.Transport) -> None:
+    def start(self, transport: asyncio.Transport, left: Callable[[], None]) -> None:
         """Reading has been paused."""
-        self._transport = transport
         if self._handle is None and hasattr(socket, "TCP_INFO"):
-            self._handle = self._loop.call_later(_LOOK, self._look)
+            self._handle = self._loop.call_later(_LOOK, self._look, transport, left)
 
     def stop(self) -> None:
         """Reading goes on, or the connection has ended."""
@@ -432,13 +431,12 @@ class HangupWatch:
             self._handle.cancel()
             self._handle = None
 
-    def _look(self) -> None:
+    def _look(self, transport: asyncio.Transport, left: Callable[[], None]) -> None:
         self._handle = None
-        transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport.is_closing():
             return
         state: int = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
         if state in _LEFT:
-            self._left()
+            left()
         else:
-            self._handle = self._loop.call_later(_LOOK, self._look)
+            self._handle = self._loop.call_later(_LOOK, self._look, transport, left)

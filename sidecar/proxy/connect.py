@@ -236,13 +236,14 @@ class Dialer:
                 loop=self._loop,
                 socket_factory=self._socket,
             )
-        except ConnectionRefusedError as error:
-            raise DialError("connection_refused", f"{host}:{port} refused the connection") from error
         except OSError as error:
-            # Several addresses that failed in different ways are told in the text only.
-            numbers = {error.errno, *map(int, _ERRNO.findall(str(error)))}
+            # The library's frame holds the error whose traceback holds the frame: without it there is no circle.
+            error.__traceback__ = None
+            if isinstance(error, ConnectionRefusedError):
+                raise DialError("connection_refused", f"{host}:{port} refused the connection") from error
+            numbers = _numbers(error, len(infos))
             what = f"no connection to {host}:{port}: {error}"
-            if numbers & _OURS or (errno.EADDRNOTAVAIL in numbers and any(map(_reachable, infos))):
+            if _OURS.intersection(numbers) or _no_port_left(numbers, infos):
                 raise ExhaustedError(what) from error
             word: UpstreamWord = "connection_refused" if errno.ECONNREFUSED in numbers else "unreachable"
             raise DialError(word, what) from error
@@ -273,12 +274,12 @@ class Dialer:
                     raise DialError("proxy", f"{where} broke off its answer to CONNECT")
         except OSError as error:
             raise DialError("proxy", f"{where} broke the connection: {error}") from error
-        if not answer.endswith(b"\r\n\r\n"):
-            raise DialError("proxy", f"{where} sent more than its answer to CONNECT")
         status = answer.split(b"\r\n", 1)[0].split(b" ", 2)
         if len(status) < 2 or not status[1].startswith(b"2"):
             said = shown(readable(b" ".join(status[1:])), 80)
             raise DialError("proxy", f"{where} answered CONNECT with {said or 'what is not HTTP'}")
+        if not answer.endswith(b"\r\n\r\n"):
+            raise DialError("proxy", f"{where} sent more than its answer to CONNECT")
 
     async def _attach(
         self, sock: socket.socket, upstream: Upstream, protocol: asyncio.Protocol
@@ -305,14 +306,27 @@ _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
 """What the system says when it is this process or machine that has nothing left, whatever the upstream is."""
 
 
-def _reachable(info: aiohappyeyeballs.AddrInfoType) -> bool:
-    """Whether this machine has an address to reach that one from; then it was a TCP port that was missing."""
+def _numbers(error: OSError, tried: int) -> list[int]:
+    """What the system said of each address: those that failed in different ways are told in the text only."""
+    if error.errno is not None:
+        return [error.errno] * tried
+    return [int(number) for number in _ERRNO.findall(str(error))]
+
+
+def _no_port_left(numbers: list[int], infos: Sequence[AddrInfoType]) -> bool:
+    """Whether a TCP port was missing: the system says the same where this machine has no address of that family."""
+    missing = numbers.count(errno.EADDRNOTAVAIL)
+    return missing > 0 and missing > sum(map(_out_of_reach, infos))
+
+
+def _out_of_reach(info: AddrInfoType) -> bool:
+    """Whether this machine has no address to reach that one from."""
     try:
         with socket.socket(info[0], socket.SOCK_DGRAM) as probe:
             probe.connect(info[4])
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return error.errno == errno.EADDRNOTAVAIL
+    return False
 
 
 _SWEEP = 1.0
@@ -380,15 +394,19 @@ class Pool:
     def take(self, upstream: Upstream) -> UpstreamConnection | None:
         """The youngest idle connection to `upstream` that is still good, or None."""
         idle = self._idle.get(upstream.name)
+        if not idle:
+            return None
         now = self._clock()
-        while idle:
-            connection = idle.pop()
+        for at in range(len(idle) - 1, -1, -1):
+            connection = idle[at]
             if now >= connection.idle_until or not connection.usable:
+                del idle[at]
                 connection.close()
             elif not connection.poll(0):
+                del idle[at]
                 connection.idle_for = now - connection.idle_since
                 return connection
-            # Otherwise something waits to be read, which will end it, and count it if it is bytes.
+            # Otherwise something waits to be read: bytes, or an end, will end it; a record of TLS alone changes nothing.
         return None
 
     def put(self, connection: UpstreamConnection) -> None:

@@ -444,6 +444,7 @@ class _Beginning:
 
     def close(self, then: Callable[[], None]) -> None:
         """Nothing has come that could be read."""
+        self._flow.watch(None)
         then()
 
     def stop(self) -> None:

@@ -302,6 +302,11 @@ class RequestReader:
             self._take_head(inbound, whole=False)
         return inbound
 
+    def close(self) -> None:
+        """The connection is gone: the parser, which knows this reader, is let go, so that neither keeps the other."""
+        self.deaf = True
+        del self._parser
+
     def _parse(self, data: bytes | memoryview) -> None:
         while data:
             try:

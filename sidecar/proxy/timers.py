@@ -53,8 +53,9 @@ class Watchdog:
             self._schedule(deadline, self._clock())
 
     def stop(self) -> None:
-        """Ends it for good."""
+        """Ends it for good; what would have been called is let go."""
         self._deadline = 0
+        self._due = _over
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -78,6 +79,10 @@ class Watchdog:
             self._due(passed_at)
         else:
             self._handle = self._loop.call_later(patience(late) / SECOND, partial(self._fire, now))
+
+
+def _over(_: int) -> None:
+    """Nothing is due any more."""
 
 
 def patience(late: int) -> int:

@@ -133,10 +133,16 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         """Gives the connection to a flow for one exchange."""
         self.reader = reader
         self._given = True
+        early = self.unread
         self.reset(method)
-        if self.transport is None:
-            # It ended between being opened and being given to its flow, which has not been told.
-            asyncio.get_running_loop().call_soon(self.eof_received)
+        if early:
+            # Whoever answers without being asked may answer again.
+            self.unread, self._stays = early, False
+        if self._closing:
+            self._loss = (None,)
+        if early or self._closing:
+            # It came, or ended, between being opened and being given to its flow, which has not been told.
+            asyncio.get_running_loop().call_soon(self._go_on)
 
     def write(self, data: bytes | bytearray) -> None:
         """Sends bytes of the request."""
@@ -205,8 +211,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             self._turn, self._turn_since = turn.time, at
         reader = self.reader
         if reader is None:
-            self.stray = True
-            self.close()
+            self._unasked(data)
             return
         self.feed(data)
         reader.answer_read(at)
@@ -217,6 +222,15 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         elif len(data) > SMALL_READ and self.transport is not None and not self._paused:
             # What TLS has cost before this call is not seen: each such read of it is enough for one turn.
             turn.done(self.transport, self._turn_since if self._in_pieces else 0, self._go_on)
+
+    def _unasked(self, data: bytes) -> None:
+        """Bytes that belong to no request, or to the first one, which is about to be sent: a busy server may not wait for it."""
+        if self._given or self.transport is None:
+            self.stray = True
+            self.close()
+        else:
+            self.unread += data
+            self.transport.pause_reading()
 
     @outermost
     def _go_on(self) -> None:

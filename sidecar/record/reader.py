@@ -4,13 +4,13 @@ Owns the form of a line as far as others need it. A line that is cut, as the las
 is passed over and counted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from sidecar.record.writer import NAMES
+from sidecar.record.writer import recorded_files
 
 
 class RecordError(ValueError):
@@ -18,7 +18,7 @@ class RecordError(ValueError):
 
 
 class _Bar(msgspec.Struct):
-    id: str
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
     session: str | None
     conversation: str | None
     named: bool
@@ -28,6 +28,7 @@ class _Bar(msgspec.Struct):
     start: int
     end: int
     outcome: str
+    wait: float | None
 
 
 class _Line(msgspec.Struct):
@@ -41,8 +42,10 @@ class _Line(msgspec.Struct):
 _CHECK = msgspec.json.Decoder(_Line)
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path, passed_over: Callable[[int], object] = lambda _: None) -> list[dict[str, Any]]:
     """Every recorded request of a file, or of all files of a folder, by their starts. A request is there once.
+
+    `passed_over` is told how many lines could not be read, if any.
 
     Raises:
         RecordError: nothing can be read there.
@@ -53,18 +56,20 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         try:
             _CHECK.decode(line)
             record: dict[str, Any] = msgspec.json.decode(line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             wrong += 1
             continue
         found[record["bar"]["id"]] = record
     if not found and wrong:
         raise RecordError(f"{path}: no line of it was recorded by a sidecar")
+    if wrong:
+        passed_over(wrong)
     return sorted(found.values(), key=lambda one: (one["bar"]["start"], one["bar"]["id"]))
 
 
 def _lines(path: Path) -> Iterator[bytes]:
     try:
-        files = sorted(path.glob(NAMES)) if path.is_dir() else [path]
+        files = sorted(file for file, _ in recorded_files(path)) if path.is_dir() else [path]
         if not files:
             raise RecordError(f"{path}: there is no file of SIDECAR_RECORD in it")
         for file in files:

@@ -17,13 +17,13 @@ from sidecar.version import VERSION
 _NO_ERRORS = ("completed", "client_left", "shutdown")
 
 
-def board_of(path: Path) -> Board:
-    """The requests of a file, or of a folder of them.
+def board_of(path: Path, passed_over: Callable[[int], object] = lambda _: None) -> Board:
+    """The requests of a file, or of a folder of them; `passed_over` as in `read_records`.
 
     Raises:
         RecordError: nothing can be read there.
     """
-    records = read_records(path)
+    records = read_records(path, passed_over)
     bars = [record["bar"] for record in records]
     figures = {
         "state": "ready",
@@ -34,9 +34,10 @@ def board_of(path: Path) -> Board:
     }
     board = Board(
         limit=max(1, len(records)),
+        since=lambda: 0,
         in_flight=list,
         figures=lambda: figures,
-        about={"version": VERSION, "data": None, "links": {}, "live": False},
+        about={"version": VERSION, "data": None, "links": {}, "age_s": None, "live": False},
         now=lambda: max((bar["end"] for bar in bars), default=0),
     )
     for record in records:
@@ -44,14 +45,16 @@ def board_of(path: Path) -> Board:
     return board
 
 
-def view(path: Path, listen: Address, say: Callable[[str], object]) -> None:
-    """Serves until it is told to stop; `say` is given the address of the page.
+def view(
+    path: Path, listen: Address, say: Callable[[str], object], passed_over: Callable[[int], object]
+) -> None:
+    """Serves until it is told to stop; `say` is given the address of the page, `passed_over` is as in `read_records`.
 
     Raises:
         RecordError: nothing can be read there.
         CannotListenError: the address cannot be had.
     """
-    board = board_of(path)
+    board = board_of(path, passed_over)
 
     async def serving() -> None:
         port = await serve(create_page_app(board, listen=listen), listen, setting="--listen")

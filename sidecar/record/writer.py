@@ -6,9 +6,10 @@ written, is counted and gone.
 
 import os
 import queue
+import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -72,22 +73,22 @@ class RecordWriter:
                 self._write(_encode(detail_of(one)) + b"\n")
             except OSError:
                 self._dropped()
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
+        with suppress(OSError):
+            self._close()
 
     def _write(self, line: bytes) -> None:
         if self._file is None or self._size + len(line) > self._limit // _FILES:
             self._open()
         if self._file is not None:
-            self._file.write(line)
-            self._size += len(line)
+            written = self._file.write(line)
+            self._size += written
+            if written < len(line):  # the disk is full: the next line must not continue this one
+                self._close()
+                self._dropped()
 
     def _open(self) -> None:
         """A new file, and room for it."""
-        if self._file is not None:
-            file, self._file = self._file, None
-            file.close()
+        self._close()
         self._make_room()
         self._number += 1
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
@@ -96,11 +97,25 @@ class RecordWriter:
         self._file = os.fdopen(descriptor, "ab", buffering=0)
         self._size = 0
 
+    def _close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+
     def _make_room(self) -> None:
-        files = sorted(self._folder.glob(NAMES), key=lambda path: (path.stat().st_mtime, path.name))
-        total = sum(path.stat().st_size for path in files)
-        for path in files:
+        files = sorted(recorded_files(self._folder), key=lambda found: (found[1].st_mtime, found[0].name))
+        total = sum(status.st_size for _, status in files)
+        for path, status in files:
             if total + self._limit // _FILES <= self._limit:
                 return
-            total -= path.stat().st_size
+            total -= status.st_size
             path.unlink(missing_ok=True)
+
+
+def recorded_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files of requests in a folder: no links and no folders of such a name, and none that is gone meanwhile."""
+    for path in folder.glob(NAMES):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                yield path, status

@@ -26,10 +26,10 @@ from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, Metric, MetricsData
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
+from sidecar.telemetry.factories import Frame
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
 from sidecar.telemetry.queues import Sender, rest
-from sidecar.telemetry.span_factories import SpanFrame
 from sidecar.telemetry.transports import Attempt, HttpTransport
 from sidecar.ways_out import Trust
 
@@ -342,11 +342,11 @@ def make_sender(
     trust: Trust,
     timeout: float,
     stdout: Stream,
-    frame: SpanFrame | None = None,
+    frame: Frame | None = None,
 ) -> Sender[Any]:
     """The way to a collector, or to standard output where there is no target; `timeout` in seconds, like its own.
 
-    `frame`: spans come as their bytes, and this stands around them; without it they are the SDK's.
+    `frame`: spans or log records come as their bytes, and this stands around them; without it they are the SDK's.
     """
     if target is None:
         return ConsoleSender(signal, stdout)
@@ -354,7 +354,7 @@ def make_sender(
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL + 1)
     encodings: dict[Signal, Encoding] = {
         Signal.TRACES: ItemEncoding(_encode_spans if frame is None else frame.around),
-        Signal.LOGS: ItemEncoding(_encode_logs),
+        Signal.LOGS: ItemEncoding(_encode_logs if frame is None else frame.around),
         Signal.METRICS: MetricEncoding(),
     }
     transport: Transport

@@ -22,13 +22,8 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 import msgspec
 import structlog
-from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.context import Context
-from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
+from opentelemetry._logs import SeverityNumber
+from opentelemetry.trace import SpanContext
 from opentelemetry.util.types import AttributeValue
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
@@ -37,10 +32,10 @@ from sidecar.core.facts import Outcome, record
 from sidecar.core.shown import shown
 from sidecar.telemetry import names as n
 from sidecar.telemetry.exporters import Stream, StreamSender
+from sidecar.telemetry.factories import Layer, Record, RecordFactory, SpanAttributes
 from sidecar.telemetry.ledger import LINES, Account, Delivery, State
 from sidecar.telemetry.otel_settings import QueueSettings
 from sidecar.telemetry.queues import LINE, RECORDED_LINE, Calls, ExportQueue, Worker
-from sidecar.telemetry.span_factories import Layer, SpanAttributes, bounded
 from sidecar.telemetry.trace import FLAGS
 
 if TYPE_CHECKING:
@@ -66,7 +61,6 @@ _SEVERITY = {
     WARNING: SeverityNumber.WARN,
     ERROR: SeverityNumber.ERROR,
 }
-_NOWHERE = Context()
 _RAW = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
 """Control characters that JSON may have as they are, in UTF-8: DEL and C1."""
 
@@ -177,25 +171,23 @@ class Log:
         *,
         clock: Clock,
         wall: Wall = STEADY,
-        resource: Resource,
-        scope: InstrumentationScope,
-        limits: SpanLimits,
         worker: Worker,
         lost: Callable[[], object],
-        export: Callable[[ReadableLogRecord], object] | None = None,
+        records: RecordFactory | None,
+        export: Callable[[Record], object],
     ) -> None:
-        """`export` takes each event as a record; None when logs do not leave by OTLP. `lost`: one found no room."""
+        """`records` makes each event a log record, which `export` takes; None when logs are not exported.
+
+        `lost`: a line found no room.
+        """
         self._worker = worker
         self._lost = lost
         self._lines = lines
         self._clock = clock
         self._wall = wall
         self._stamp = _Stamp()
-        self._resource = resource
-        self._scope = scope
+        self._records = records
         self._export = export
-        self._count = limits.max_attributes
-        self._length = limits.max_attribute_length
         self._buckets: dict[str, _Bucket] = {}
 
     def event(
@@ -256,9 +248,7 @@ class Log:
     ) -> None:
         """Writes one event here and now: for the worker."""
         self._write(name, level, at, fields, request, alike)
-        if self._export is not None:
-            said = fields if alike is None else {**alike.values, **fields}
-            self._export(self._record(name, level, at, said, request))
+        self.record(name, level, at, fields, request, alike)
 
     def _with_left_out(self, name: str, fields: Fields) -> Fields:
         """The fields, and how many lines of this name were left out since the last one."""
@@ -268,10 +258,43 @@ class Log:
         suppressed, bucket.suppressed = bucket.suppressed, 0
         return {**fields, n.SUPPRESSED: suppressed}
 
-    def record(self, name: str, level: str, at: int, fields: Fields, request: RequestContext) -> None:
-        """One event by OTLP alone, if logs are exported: another line tells the same on stderr."""
-        if self._export is not None:
-            self._export(self._record(name, level, at, fields, request))
+    def record(
+        self,
+        name: str,
+        level: str,
+        at: int,
+        fields: Fields,
+        request: RequestContext | None,
+        alike: Layer | None = None,
+    ) -> None:
+        """One event as a log record alone, if logs are exported; a request's ids are attributes of the spans' names.
+
+        Fields of the sidecar's own life have short names on stderr, and a namespace here.
+        """
+        if self._records is None:
+            return
+        span = None
+        if request is not None:
+            span = SpanContext(request.trace_id, request.span_id, False, FLAGS[request.sampled])
+            ids = (
+                (n.SESSION_ID, request.session_id),
+                (n.CONVERSATION, request.conversation_id),
+                (n.REQUEST_ID, request.request_id),
+            )
+            own = Layer({**fields, **{key: value for key, value in ids if value is not None}})
+        else:
+            own = Layer({key if "." in key else f"sidecar.{key}": value for key, value in fields.items()})
+        correction = self._wall.correction
+        self._export(
+            self._records.build(
+                name,
+                _SEVERITY[level],
+                level.upper(),
+                times=(at + correction, self._clock() + correction),
+                attributes=(own,) if alike is None else (alike, own),
+                span=span,
+            )
+        )
 
     def library(self, level: str, fields: Fields) -> None:
         """A line of a library below. It is not exported: an exporter's complaint would feed itself."""
@@ -311,38 +334,6 @@ class Log:
             line["request_id"] = request.request_id
         line.update(fields)
         self._lines.write(line, alike)
-
-    def _record(
-        self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None
-    ) -> ReadableLogRecord:
-        """The same event in the SDK's form; a request's ids are attributes of the spans' names.
-
-        Fields of the sidecar's own life have short names on stderr, and a namespace here.
-        """
-        attributes: SpanAttributes = dict(fields)
-        context = _NOWHERE
-        if request is not None:
-            span = SpanContext(request.trace_id, request.span_id, False, FLAGS[request.sampled])
-            context = set_span_in_context(NonRecordingSpan(span), _NOWHERE)
-            ids = (
-                (n.SESSION_ID, request.session_id),
-                (n.CONVERSATION, request.conversation_id),
-                (n.REQUEST_ID, request.request_id),
-            )
-            attributes |= {key: value for key, value in ids if value is not None}
-        else:
-            attributes = {key if "." in key else f"sidecar.{key}": value for key, value in attributes.items()}
-        record = LogRecord(
-            timestamp=at + self._wall.correction,
-            observed_timestamp=self._clock() + self._wall.correction,
-            context=context,
-            severity_text=level.upper(),
-            severity_number=_SEVERITY[level],
-            body=name,
-            attributes=bounded(attributes, self._count, self._length),
-            event_name=name,
-        )
-        return ReadableLogRecord(record, self._resource, self._scope)
 
 
 class LibraryHandler(logging.Handler):

@@ -87,9 +87,17 @@ class Measures:
     """Records everything that `metrics.py` defines, but the process's and the ledger's own."""
 
     def __init__(
-        self, store: MetricStore, clock: Clock, anomalies: Counter[str], *, semconv: str, model_limit: int
+        self,
+        store: MetricStore,
+        clock: Clock,
+        anomalies: Counter[str],
+        *,
+        bad_answer: Callable[[str], object],
+        semconv: str,
+        model_limit: int,
     ) -> None:
-        """`anomalies` is what has been counted, by name; what is capped here is added to it."""
+        """`anomalies` is what has been counted, by name; what is capped here is added to it. `bad_answer` is told whose it was."""
+        self._bad_answer = bad_answer
         self._store = store
         self._clock = clock
         self._semconv = semconv
@@ -219,6 +227,9 @@ class Measures:
                 (series.gap, stream.gap / SECOND, span),
             )
         self._store.take(counted, measured, at)
+        turn = exchange.turn
+        if series.bad and turn is not None and turn.tracked and not turn.generated:
+            self._bad_answer(turn.session_id)
 
     def record_lag(self, lag: int) -> None:
         """How late the event loop ran a timer, ns."""
@@ -442,6 +453,8 @@ class SessionMeasures(SessionListener):
         self._store = store
         self._waits: dict[str | None, HistogramSeries] = {}
         """By upstream."""
+        self._bad: set[str] = set()
+        """Sessions that have met a bad answer."""
 
     def observe(self, sessions: LiveSessions) -> None:
         """Lets the store ask `sessions` for its gauges at each snapshot."""
@@ -458,6 +471,7 @@ class SessionMeasures(SessionListener):
             if source not in MADE_UP:
                 self._store.add(metrics.SESSIONS, 0, _source(source))
         self._store.add(metrics.WAIT_UNKNOWN, 0)
+        self._store.add(metrics.SESSIONS_BAD, 0)
 
     def session_started(self, session_id: str, source: str, at: int) -> None:  # noqa: ARG002
         """One more session, by the rule that named it."""
@@ -465,11 +479,18 @@ class SessionMeasures(SessionListener):
 
     def session_ended(self, summary: SessionSummary) -> None:
         """How long it was and how many requests it had."""
+        self._bad.discard(summary.session_id)
         source = _source(summary.source)
         duration = (summary.ended_at - summary.started_at) / SECOND
         self._store.record(metrics.SESSION_DURATION, duration, source, None, summary.ended_at)
         requests = sum(summary.totals.requests.values())
         self._store.record(metrics.SESSION_REQUESTS, requests, source, None, summary.ended_at)
+
+    def bad_answer(self, session_id: str) -> None:
+        """A session met one."""
+        if session_id not in self._bad:
+            self._bad.add(session_id)
+            self._store.add(metrics.SESSIONS_BAD, 1)
 
     def wait_avoided(self, revealed: Revealed) -> None:
         """The queue wait that a turn was spared."""

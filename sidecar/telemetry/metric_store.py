@@ -367,25 +367,22 @@ class MetricStore:
         by_name = {metric.name: metric for metric in self.metrics}
         for exported in metrics:
             metric, data = by_name[exported.name], exported.data
-            if (
-                isinstance(data, sdk.Gauge)
-                or data.aggregation_temporality is not sdk.AggregationTemporality.DELTA
-            ):
+            if isinstance(data, sdk.Gauge) or data.aggregation_temporality is not _temporality(True):
                 continue
+            series: dict[Metric, Any] = reader.totals if isinstance(data, sdk.Sum) else reader.buckets
             points: Iterable[Any] = data.data_points
             for point in points:
                 key: Attributes = tuple(point.attributes.items())
-                reader.since[metric, key] = point.start_time_unix_nano - reader.moved
-                if isinstance(point, sdk.HistogramDataPoint):
-                    own = reader.buckets.setdefault(metric, {})
-                    own.setdefault(key, Buckets(reader.previous, len(metric.bounds) + 1)).merge(
-                        _again(point, reader.moved)
-                    )
-                elif metric in self._callbacks:
+                if metric in self._callbacks:
                     reader.observed[metric][key].value -= point.value
                 else:
-                    own_totals = reader.totals.setdefault(metric, {})
-                    own_totals.setdefault(key, Total(reader.previous)).value += point.value
+                    again, own = _again(point, reader.moved), series.setdefault(metric, {})
+                    if key not in own and len(own) >= self._limit:
+                        self.full()
+                        key = OVERFLOW
+                    own.setdefault(key, again.begun()).merge(again)
+                begun = point.start_time_unix_nano - reader.moved
+                reader.since[metric, key] = min(begun, reader.since.get((metric, key), begun))
 
     def open_total(self, metric: Metric, attributes: Attributes) -> Total:
         """A series's sum in the open period."""
@@ -568,14 +565,17 @@ def _histogram(reader: Reader, metric: Metric, times: Times) -> _Data | None:
     return sdk.Histogram(points, _temporality(delta))
 
 
-def _again(point: Any, moved: int) -> Buckets:
-    """A histogram's point as the numbers it was made of; `moved` is what made its times the wall's."""
+def _again(point: Any, moved: int) -> Total | Buckets:
+    """The numbers a point was made of; `moved` is what made its times the wall's."""
+    if isinstance(point, sdk.NumberDataPoint):
+        total = Total(point.start_time_unix_nano)
+        total.value = point.value
+        return total
     buckets = Buckets(point.start_time_unix_nano, len(point.bucket_counts))
     buckets.counts = list(point.bucket_counts)
     buckets.total, buckets.minimum, buckets.maximum = point.sum, point.min, point.max
     for one in point.exemplars:
-        traced = one.trace_id is not None
-        context = (one.trace_id, one.span_id, True) if traced else None
+        context = None if one.trace_id is None else (one.trace_id, one.span_id, True)
         attributes: Attributes = tuple(one.filtered_attributes.items())
         bucket = bisect_left(point.explicit_bounds, one.value)
         buckets.exemplars[bucket] = (one.value, one.time_unix_nano - moved, context, attributes)

@@ -315,6 +315,11 @@ FINISH_REASONS = _counter(
 )
 
 SESSIONS = _counter("sidecar.sessions", "{session}", "Sessions started, by source.", n.SESSION_SOURCE)
+SESSIONS_BAD = _counter(
+    "sidecar.sessions.with_bad_answers",
+    "{session}",
+    "Sessions that met a bad answer, at their first: failed, timed out, an error in the stream, 5xx, 429.",
+)
 SESSIONS_ACTIVE = _gauge("sidecar.sessions.active", "{session}", "Sessions live now.")
 SESSION_DURATION = _histogram(
     "sidecar.session.duration",

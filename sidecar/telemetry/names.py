@@ -343,6 +343,10 @@ EXPORT_FAILING = _event("sidecar.telemetry.failing", "Exports of a signal began 
 EXPORT_STILL_FAILING = _event(
     "sidecar.telemetry.still_failing", "They still fail: once a minute, with how much was lost."
 )
+EXPORT_DROPPED = _event(
+    "sidecar.telemetry.dropped",
+    "Items found no room in their queue, because more is made than leaves: once, then once a minute, with how many.",
+)
 EXPORT_RECOVERED = _event(
     "sidecar.telemetry.recovered",
     "Exports work again, or stderr takes lines again; how much was lost meanwhile.",
@@ -363,5 +367,7 @@ CLOCK_JUMPED = _event(
     "The wall clock was set, or the machine stood still; what begins now has the new time.",
 )
 DRAINING = _event("sidecar.draining", "Nothing new is taken; running requests may end.")
-STOPPED = _event("sidecar.stopped", "The end, with the ledger of what became of all telemetry.")
+STOPPED = _event(
+    "sidecar.stopped", "The end: how many requests and sessions there were, and the ledger of all telemetry."
+)
 BUG = _event("sidecar.bug", "A bug in the sidecar ended a request; its kind and where.")

@@ -350,7 +350,8 @@ class _Otlp:
                 self.grpc
             ):  # it knows no user there, would fail on it, and would tell the password in its complaint
                 return "no user with the protocol grpc" if "@" in endpoint else ""
-            return "" if "://" in endpoint else "an http:// or https:// URL with a host"
+            http = endpoint.startswith(("http://", "https://"))
+            return "" if http else "an http:// or https:// URL with a host"
 
         endpoint: str | None = self.get("ENDPOINT", unfit=unfit)
         if endpoint is None or self.grpc or endpoint == self.values[self.own("ENDPOINT")]:

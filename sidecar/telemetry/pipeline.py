@@ -11,25 +11,29 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.clock import Clock
 from sidecar.telemetry.exporters import STDOUT, Stream, make_sender
+from sidecar.telemetry.factories import (
+    EncodedRecords,
+    EncodedSpans,
+    Frame,
+    ReadableRecords,
+    ReadableSpans,
+    Record,
+    RecordFactory,
+    Span,
+    SpanFactory,
+    records_are_limited,
+    spans_are_limited,
+)
 from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
 from sidecar.telemetry.metric_store import MetricStore, Temporality
 from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings
 from sidecar.telemetry.queues import Calls, ExportQueue, FailureLog, Work
-from sidecar.telemetry.span_factories import (
-    EncodedSpans,
-    ReadableSpans,
-    Span,
-    SpanFactory,
-    SpanFrame,
-    are_limited,
-)
 from sidecar.ways_out import Trust
 
 
@@ -118,7 +122,7 @@ class Pipeline:
         ledger: Ledger,
         *,
         traces: Sequence[ExportQueue[Span]],
-        logs: Sequence[ExportQueue[ReadableLogRecord]],
+        logs: Sequence[ExportQueue[Record]],
         metrics: Sequence[MetricExport],
     ) -> None:
         self.ledger = ledger
@@ -132,7 +136,12 @@ class Pipeline:
         for queue in self._traces:
             queue.offer(spans)
 
-    def log(self, record: ReadableLogRecord, /) -> None:
+    @property
+    def roomy(self) -> bool:
+        """There is room for spans that can wait."""
+        return all(queue.roomy for queue in self._traces)
+
+    def log(self, record: Record, /) -> None:
         """Queue a log record."""
         for queue in self._logs:
             queue.offer((record,))
@@ -209,18 +218,28 @@ class Pipeline:
         return [*self._traces, *self._logs, *(export.queue for export in self._metrics)]
 
 
-def spans_are_encoded(config: OtelConfig) -> bool:
-    """Whether spans are made as their bytes: nobody wants more of them, and no limit could cut one."""
-    return config.exporters[Signal.TRACES] == ("otlp",) and not are_limited(config.span_limits)
+def are_encoded(signal: Signal, config: OtelConfig) -> bool:
+    """Whether spans or log records are made as their bytes: nobody wants more of them, and no limit could cut one."""
+    limited = {Signal.TRACES: spans_are_limited, Signal.LOGS: records_are_limited}.get(signal)
+    return limited is not None and config.exporters[signal] == ("otlp",) and not limited(config.span_limits)
 
 
 def span_factory(config: OtelConfig) -> SpanFactory | None:
     """What makes the spans for such a pipeline; None where nobody reads them."""
     if not config.exports(Signal.TRACES):
         return None
-    if spans_are_encoded(config):
+    if are_encoded(Signal.TRACES, config):
         return EncodedSpans()
     return ReadableSpans(config.resource, config.scope, config.span_limits)
+
+
+def record_factory(config: OtelConfig) -> RecordFactory | None:
+    """What makes the log records; None where nobody reads them."""
+    if not config.exports(Signal.LOGS):
+        return None
+    if are_encoded(Signal.LOGS, config):
+        return EncodedRecords()
+    return ReadableRecords(config.resource, config.scope, config.span_limits)
 
 
 Tell = Callable[[Delivery], object]
@@ -237,7 +256,6 @@ def build_pipeline(
 ) -> Pipeline:
     """The pipeline that the settings ask for; not started. Without a `store` it has no metrics. `logger` is structlog's."""
     stdout = Stream(STDOUT)
-    frame = SpanFrame(config.resource, config.scope) if spans_are_encoded(config) else None
 
     def queues(signal: Signal, bounds: QueueSettings) -> list[ExportQueue[Any]]:
         return [queue(signal, exporter, bounds) for exporter in config.exporters[signal]]
@@ -247,15 +265,17 @@ def build_pipeline(
     ) -> ExportQueue[Any]:
         target = config.targets[signal] if exporter == "otlp" else None
         page = signal.value if target else f"console_{signal}"
+        account = ledger.account(page)
         failures = FailureLog(page, logger, clock, target.shown if target else None)
-        sender = make_sender(signal, target, trust, bounds.timeout, stdout, frame)
+        around = Frame(config.resource, config.scope) if are_encoded(signal, config) else None
+        sender = make_sender(signal, target, trust, bounds.timeout, stdout, around)
 
         def told(delivery: Delivery) -> None:
-            failures.tell(delivery)
+            failures.tell(delivery, account.states[State.DROPPED])
             if tell is not None:
                 tell(delivery)
 
-        return ExportQueue(page, ledger.account(page), sender, bounds, told)
+        return ExportQueue(page, account, sender, bounds, told)
 
     # One snapshot at a time; its time comes by the interval, not by the worker's delay.
     one_snapshot = QueueSettings(size=1, batch=1, delay=config.metric_interval, timeout=config.metric_timeout)

@@ -59,9 +59,9 @@ def family_name(name: str, unit: str, *, monotonic: bool = False, gauge: bool = 
 
 
 def label_name(name: str) -> str:
-    """An attribute's name as Prometheus has it."""
+    """An attribute's name as Prometheus has it, which keeps those that begin with two underscores for itself."""
     label = _UNFIT_LABEL.sub("_", name)
-    return f"key_{label}" if label[:1].isdigit() else label
+    return f"key_{label}" if label[:1].isdigit() or label.startswith("__") else label
 
 
 def _unit_words(unit: str, *, gauge: bool) -> list[str]:
@@ -135,7 +135,14 @@ def _exemplar(held: SdkExemplar | None) -> Exemplar | None:
 
 
 def _labels(attributes: Mapping[str, object]) -> dict[str, str]:
-    return {label_name(key): _text(value) for key, value in attributes.items()}
+    """What becomes one label is told together, by the order of the attributes' names."""
+    labels = {label_name(key): _text(value) for key, value in attributes.items()}
+    if len(labels) < len(attributes):
+        together: dict[str, list[str]] = {}
+        for key in sorted(attributes):
+            together.setdefault(label_name(key), []).append(_text(attributes[key]))
+        labels = {label: ";".join(values) for label, values in together.items()}
+    return labels
 
 
 def _text(value: object) -> str:

@@ -63,6 +63,8 @@ class Worker:
         self._wake = threading.Event()
         self._done: list[Callable[[], object]] = []
         self._running = False
+        self.between: Callable[[], object] = int
+        """Called in the thread whenever nothing waits any more, and once a second."""
         self._thread = threading.Thread(target=self._work, name="telemetry", daemon=True)
 
     def start(self) -> None:
@@ -103,6 +105,7 @@ class Worker:
                 time.sleep(_TOGETHER)
             self._wake.clear()
             self._make_all()
+            self.between()
         self._make_all()
         for done in self._done:
             with suppress(RuntimeError):  # the loop that waited is gone
@@ -135,7 +138,7 @@ _Item_contra = TypeVar("_Item_contra", contravariant=True)
 
 
 class FailureLog:
-    """Says once that exports fail, then at most once a minute how many did, and once that they work again.
+    """Says once that exports fail, then at most once a minute how many did, and once that they work again; and what was dropped.
 
     Called by one worker only; `logger` is a structlog logger. The first line names the `endpoint` (none for exports
     that go nowhere else) and what to change.
@@ -150,9 +153,12 @@ class FailureLog:
         self._warned_since = 0
         self._told = 0
         self._lost = 0
+        self._dropped = 0
+        self._dropped_told = 0
 
-    def tell(self, delivery: Delivery) -> None:
-        """Take note of one batch."""
+    def tell(self, delivery: Delivery, dropped: int = 0) -> None:
+        """Take note of one batch, and of how many items have found no room until now."""
+        self._note(dropped)
         if delivery.warning:
             self._warn(delivery.warning)
         if delivery.complete:
@@ -169,6 +175,13 @@ class FailureLog:
         else:
             self._logger.warning(n.EXPORT_FAILING, reason=delivery.reason, lost=self._lost, **self._where)
         self._failing, self._told = True, now
+
+    def _note(self, dropped: int) -> None:
+        now = self._clock()
+        if dropped == self._dropped or (self._dropped and now - self._dropped_told < _REPEAT):
+            return
+        self._logger.warning(n.EXPORT_DROPPED, lost=dropped - self._dropped)
+        self._dropped, self._dropped_told = dropped, now
 
     def _warn(self, text: str) -> None:
         now = self._clock()
@@ -251,6 +264,11 @@ class ExportQueue(Generic[_Item]):
     def not_made(self, count: int, state: State) -> None:
         """Count what was not made."""
         self._account.not_made(count, state)
+
+    @property
+    def roomy(self) -> bool:
+        """Less than half of what may wait does."""
+        return 2 * len(self._waiting) < self._size
 
     @property
     def idle(self) -> bool:

@@ -8,13 +8,11 @@ each event to the spans, the measures and the log. Called on the event loop only
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Protocol, TypeVar
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.sampling import Sampler
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.exchange import Exchange, RequestHead, Trace
@@ -29,6 +27,7 @@ from sidecar.core.sessions import (
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
+from sidecar.telemetry.factories import RecordFactory, SpanAttributes, SpanFactory, WayOut
 from sidecar.telemetry.ledger import LINES, Signal, State, observe_ledger
 from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, LongRunning, RequestContext, level_of
 from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures
@@ -43,9 +42,9 @@ from sidecar.telemetry.request_attributes import (
     call_end,
     server_failed,
 )
-from sidecar.telemetry.span_factories import SpanAttributes, SpanFactory, WayOut
 from sidecar.telemetry.spans import (
     MAX_LINKS,
+    MOST_TO_MAKE,
     Replays,
     RequestSpans,
     SessionSpans,
@@ -133,18 +132,15 @@ class Recorder:
         store: MetricStore | None,
         clock: Clock,
         wall: Wall = STEADY,
-        resource: Resource,
         sampler: Sampler,
-        limits: SpanLimits,
         propagators: Collection[str] = PROPAGATORS,
         lines: Lines,
-        scope: InstrumentationScope,
         spans: SpanFactory | None,
-        export_logs: bool = False,
+        records: RecordFactory | None,
         random: Random | None = None,
         strict: bool = False,
     ) -> None:
-        """`store` None: no metrics are read, so none are recorded; `spans` None: likewise with spans."""
+        """`store` None: no metrics are read, so none are recorded; `spans` or `records` None: likewise."""
         self._worker = Worker(self._count_failure)
         self._shapes = Shapes(settings.semconv)
         self._attributes_of = RequestAttributes(settings.semconv)
@@ -160,34 +156,35 @@ class Recorder:
             lines,
             clock=clock,
             wall=wall,
-            resource=resource,
-            scope=scope,
-            limits=limits,
             worker=self._worker,
             lost=self._line_lost,
-            export=pipeline.log if export_logs else None,
+            records=records,
+            export=pipeline.log,
         )
         self._long_running = LongRunning(self.log, clock, _request)
         pipeline.wait_for(self._worker.waiting)
         parts: list[SessionListener] = [_SessionLines(self.log, clock)]
         self._measures, self._session_measures = None, None
         if store is not None:
-            self._measures = _measures(store, clock, self.anomalies, settings)
             self._session_measures = SessionMeasures(store)
+            bad_answer = self._session_measures.bad_answer
+            self._measures = _measures(store, clock, self.anomalies, settings, bad_answer)
             parts.insert(0, self._session_measures)
             observe_ledger(store, pipeline.ledger)
         if spans is not None:
             parts.append(SessionSpans(spans, self._tracer, pipeline, sampler, wall))
             if settings.replay_limit and not is_off(sampler):
-                parts.append(self._replay(spans, settings.replay_limit))
+                parts.append(self._replaying(spans, wall, settings.replay_limit))
         self.listener: SessionListener = _Listener(self, parts)
         self.outcomes: Counter[str] = Counter()
         """Settled requests by outcome."""
         self._failing = threading.Lock()
 
-    def _replay(self, spans: SpanFactory, limit: int) -> Replays:
-        self._replays = Replays(spans, self._tracer, self._worker, self._pipeline.span, limit)
-        return self._replays
+    def _replaying(self, spans: SpanFactory, wall: Wall, limit: int) -> Replays:
+        replays = Replays(spans, self._tracer, self._worker, self._pipeline, wall, limit)
+        self._replays = replays
+        self._worker.between = partial(self.guard, "replay", replays.make)
+        return replays
 
     @property
     def requests_in_flight(self) -> int:
@@ -213,6 +210,14 @@ class Recorder:
     async def finish(self, timeout: float) -> bool:
         """Makes all that waits, within `timeout` seconds; what comes later is made at once."""
         return await Calls([self._worker.finish]).done(timeout)
+
+    def make_replays(self, *, most: int = MOST_TO_MAKE) -> bool:
+        """Hands over the replays of sessions that have ended, as there is room; True if none is left. After `finish`.
+
+        `most` may wait on; the older ones are given up, their spans `dropped`.
+        """
+        replays = self._replays
+        return replays is None or bool(self.guard("replay", partial(replays.make, most=most)))
 
     # core.exchange.Telemetry
 
@@ -418,9 +423,20 @@ class Recorder:
 
 
 def _measures(
-    store: MetricStore, clock: Clock, anomalies: Counter[str], settings: RecorderSettings
+    store: MetricStore,
+    clock: Clock,
+    anomalies: Counter[str],
+    settings: RecorderSettings,
+    bad_answer: Callable[[str], object],
 ) -> Measures:
-    return Measures(store, clock, anomalies, semconv=settings.semconv, model_limit=settings.model_limit)
+    return Measures(
+        store,
+        clock,
+        anomalies,
+        bad_answer=bad_answer,
+        semconv=settings.semconv,
+        model_limit=settings.model_limit,
+    )
 
 
 def _propagation(settings: RecorderSettings, propagators: Collection[str]) -> Propagation:

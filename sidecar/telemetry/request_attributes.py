@@ -28,6 +28,7 @@ from sidecar.core.shown import (
 )
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
+from sidecar.telemetry.factories import Layer, SpanAttributes
 from sidecar.telemetry.queues import Work
 from sidecar.telemetry.series import (
     RequestSeries,
@@ -35,7 +36,6 @@ from sidecar.telemetry.series import (
     finish_reason,
     provider_word,
 )
-from sidecar.telemetry.span_factories import Layer, SpanAttributes
 
 _OPENAI_APIS = {"openai.chat": "chat_completions", "openai.responses": "responses"}
 """`openai.api.type` by the reader's name; other APIs of OpenAI have no value."""

@@ -69,6 +69,8 @@ RESULTS = (
     *("error_in_stream", "timed_out", "refused", "shutdown", "internal_error"),
 )
 """The words of `sidecar.result`: the outcomes, and in place of `upstream_rejected` which kind of answer it was."""
+BAD = ("rate_limited", "server_error", "upstream_failed", "error_in_stream", "timed_out", "internal_error")
+"""Those that are trouble: neither a client's own mistakes nor departures."""
 
 
 def result(outcome: Outcome, status: int | None) -> str:
@@ -269,6 +271,7 @@ class RequestSeries:
     """The series of requests that are alike, under the conventions chosen; those never recorded on cost only a handle."""
 
     __slots__ = (
+        "bad",
         "betweens",
         "cached",
         "details",
@@ -313,6 +316,7 @@ class RequestSeries:
             ),
         )
         self.result = upstream.results[alike.result]
+        self.bad = alike.result in BAD
         self.finish = store.counter(
             metrics.FINISH_REASONS,
             attribute_set(*models, (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)),
@@ -384,7 +388,8 @@ def _fields(which: str) -> dict[str, tuple[bytes, ...]]:
     """Where `remaining` or `limit` stands, by kind; the first that is there counts.
 
     OpenAI's names are also Azure's and Groq's; behind them Mistral's, Cerebras' and Fireworks', which name a window or a side;
-    then Anthropic's; and last those that name no kind.
+    then Anthropic's; and last those that name no kind, and Together's for tokens. Where each is documented stands in
+    docs/telemetry.md.
     """
     own, anthropic = f"x-ratelimit-{which}-", "anthropic-ratelimit-"
     names = {
@@ -392,7 +397,9 @@ def _fields(which: str) -> dict[str, tuple[bytes, ...]]:
             *(f"{own}requests", f"{own}req-minute", f"{own}requests-minute", f"{own}requests-day"),
             *(f"{anthropic}requests-{which}", f"x-ratelimit-{which}", f"ratelimit-{which}"),
         ),
-        "tokens": (f"{own}tokens", f"{own}tokens-minute", f"{anthropic}tokens-{which}"),
+        "tokens": (
+            *(f"{own}tokens", f"{own}tokens-minute", f"{anthropic}tokens-{which}", f"x-tokenlimit-{which}"),
+        ),
         "input_tokens": (f"{own}input-tokens", f"{own}tokens-prompt", f"{anthropic}input-tokens-{which}"),
         "output_tokens": (
             *(f"{own}output-tokens", f"{own}tokens-generated", f"{anthropic}output-tokens-{which}"),

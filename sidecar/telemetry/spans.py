@@ -20,14 +20,16 @@ from sidecar.core.facts import Outcome
 from sidecar.core.sessions import ConversationSummary, Ref, SessionListener, SessionSummary, Totals
 from sidecar.core.shown import shown
 from sidecar.telemetry import names as n
-from sidecar.telemetry.ledger import Signal
+from sidecar.telemetry.factories import UNSET, Layer, Layers, Span, SpanAttributes, SpanFactory, WayOut
+from sidecar.telemetry.ledger import Signal, State
 from sidecar.telemetry.queues import LINE, Worker
 from sidecar.telemetry.request_attributes import OwnAttributes, Shape, call_end, client_failed, has_client
-from sidecar.telemetry.span_factories import UNSET, Layer, Layers, Span, SpanAttributes, SpanFactory, WayOut
 from sidecar.telemetry.trace import FLAGS, RequestTrace, Tracer, ref_ids
 
 MOST_REPLAYED = 100
 """Requests of one session that have a span in its replay."""
+MOST_TO_MAKE = 1000
+"""Sessions that have ended whose replay may wait for room."""
 MAX_LINKS = 32
 """Links kept on a SERVER span; further ones are counted in `sidecar.links.dropped`."""
 
@@ -195,7 +197,7 @@ def link_count(exchange: Exchange) -> int:
         count += trace.caller is not None
     if turn is not None:
         count += (turn.previous is not None) + turn.overlap_count + turn.overlapped_by_count
-    return count + len(exchange.races) + (exchange.spawned_by is not None)
+    return count + len(exchange.races) + (exchange.spawned_by is not None) + len(exchange.spawned)
 
 
 def _links(exchange: Exchange, trace: RequestTrace) -> tuple[list[Link], list[str]]:
@@ -378,34 +380,43 @@ class Replays(SessionListener):
 
     The session, its conversations, and a span for each of the first `MOST_REPLAYED` requests with its final figures and a link to its real
     span. All of it is done in the worker, behind the requests' own spans; the event loop only says that a session has ended.
-    `give` takes the spans; `limit` bounds the requests remembered of all sessions together.
+    A replay can wait: none takes the place of another span that is on its way out. `limit` bounds the requests remembered of all
+    sessions together.
     """
 
     def __init__(
-        self, factory: SpanFactory, tracer: Tracer, worker: Worker, give: Callable[..., object], limit: int
+        self, factory: SpanFactory, tracer: Tracer, worker: Worker, pipeline: WayOut, wall: Wall, limit: int
     ) -> None:
         self._factory = factory
         self._tracer = tracer
         self._worker = worker
-        self._give = give
+        self._pipeline = pipeline
+        self._wall = wall
         self._limit = limit
         self._size = 0
         self._kept: dict[str, dict[Ref, _Kept]] = {}
         """By session, by the reference of the request."""
         self._first: OrderedDict[str, tuple[Ref, _Kept]] = OrderedDict()
         """By a made-up session's id its one request, until another one continues it."""
-        self._late: deque[SessionSummary] = deque()
-        """Sessions that ended while the worker had no room."""
+        self._to_make: deque[SessionSummary] = deque()
+        """Sessions that have ended, whose replay waits for room."""
 
     def session_ended(self, summary: SessionSummary) -> None:
         """Has its replay made, behind what its requests still have waiting."""
-        if not self._worker.put(LINE, self._end, summary):
-            self._late.append(summary)
+        if not self._worker.put(LINE, self._to_make.append, summary):
+            self._to_make.append(summary)
+
+    def make(self, *, most: int = MOST_TO_MAKE) -> bool:
+        """Makes those that there is room for; True if none is left. In the worker; after its end, in the loop.
+
+        `most` may wait on; the older ones are given up, their spans `dropped`.
+        """
+        while self._to_make and (self._pipeline.roomy or len(self._to_make) > most):
+            self._end(self._to_make.popleft())
+        return not self._to_make
 
     def keep(self, exchange: Exchange, shape: Shape) -> None:
         """Remembers a settled request, and what its ending said of the waits of others. In the worker."""
-        while self._late:
-            self._end(self._late.popleft())
         turn = exchange.turn
         if turn is None or not turn.tracked or (turn.generated and not turn.turn):
             return
@@ -448,15 +459,21 @@ class Replays(SessionListener):
     def _end(self, summary: SessionSummary) -> None:
         session = self._kept.pop(summary.session_id, {})
         self._size -= len(session)
-        if session:
-            self._give(*self._spans(summary, session))
+        if self._pipeline.roomy:
+            self._pipeline.span(*self._spans(summary, session))
+        else:
+            conversations = {one.conversation for one in session.values()}
+            self._pipeline.not_made(Signal.TRACES, 1 + len(conversations) + len(session), State.DROPPED)
 
     def _spans(self, summary: SessionSummary, session: dict[Ref, _Kept]) -> list[Span]:
         build, trace = self._factory.build, _OwnTrace(self._tracer)
         who: SpanAttributes = {n.SESSION_ID: summary.session_id, n.SESSION_SOURCE: str(summary.source)}
         omitted = sum(summary.totals.requests.values()) - len(session)
         told = {**who, n.REPLAY_OMITTED: omitted} if omitted > 0 else who
-        times = _span_of(list(session.values()))
+        correction = self._wall.correction
+        times = (summary.started_at + correction, summary.ended_at + correction)
+        if session:
+            times = _span_of(list(session.values()))
         spans = [build("replay session", trace, trace.span_id, times=times, attributes=(Layer(told),))]
         conversations: dict[str, list[tuple[Ref, _Kept]]] = {}
         for ref, one in session.items():

@@ -9,6 +9,7 @@ import base64
 import gzip
 import http.client
 import json
+import re
 import select
 import socket
 import ssl
@@ -17,7 +18,8 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -31,6 +33,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from sidecar.core.clock import STANDSTILL, suspended
 from sidecar.core.shown import shown
+from sidecar.settings import Address
 from sidecar.telemetry.ledger import Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
 from sidecar.version import VERSION
@@ -124,6 +127,10 @@ class _GivenUpError(Exception):
     """The deadline has passed, or the transport was closed."""
 
 
+class _BrokenOffError(Exception):
+    """An answer began and did not end: what it answers may have been taken, and is not sent again."""
+
+
 class _Names:
     """Resolves one host in a thread of its own: no resolver is waited for longer than the deadline."""
 
@@ -137,12 +144,13 @@ class _Names:
 
         Raises:
             OSError, UnicodeError: there are none, or none in time.
+            RuntimeError: no thread is to be had.
         """
         thread = self._thread
         if thread is None:
             thread = threading.Thread(target=self._ask, name="telemetry-name", daemon=True)
-            self._thread = thread
             thread.start()
+            self._thread = thread
         thread.join(max(patience, 0))
         if thread.is_alive():
             raise TimeoutError("the name did not resolve in time")
@@ -184,11 +192,13 @@ class HttpTransport:
 
     def _fixed_headers(self, netloc: tuple[str, str, str]) -> dict[str, str]:
         user, _, host = netloc
-        fixed = {"Host": host, "Content-Type": "application/x-protobuf", "User-Agent": AGENT}
+        # In lower case, as those of the settings are, which stand in place of these.
+        fixed = {"host": host, "content-type": "application/x-protobuf", "user-agent": AGENT}
         if user:
-            fixed["Authorization"] = "Basic " + base64.b64encode(unquote(user).encode()).decode()
+            pair = unquote(user if ":" in user else f"{user}:")
+            fixed["authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
         if self._target.compression != "none":
-            fixed["Content-Encoding"] = self._target.compression
+            fixed["content-encoding"] = self._target.compression
         return fixed | dict(self._target.headers)
 
     def attempt(self, body: bytes, deadline: float) -> Attempt:
@@ -197,7 +207,10 @@ class HttpTransport:
         self._given_up = self._closed
         alarm = threading.Timer(max(deadline - time.monotonic(), 0), self._give_up)
         alarm.daemon = True
-        alarm.start()
+        try:
+            alarm.start()
+        except RuntimeError as error:  # no thread is to be had
+            return Attempt(State.FAILED, _not_connected(error), again=0)
         with self._busy:
             try:
                 return self._attempt(packed, deadline)
@@ -227,15 +240,17 @@ class HttpTransport:
         try:
             if not kept:
                 self._connect(deadline)
-        except (OSError, UnicodeError, _GivenUpError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, RuntimeError, _GivenUpError, http.client.HTTPException) as error:
             self._drop()
             return Attempt(State.FAILED, _not_connected(error), again=0)
         try:
             return self._post(body)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, _BrokenOffError) as error:
             self._drop()
             if kept and not self._given_up and isinstance(error, ConnectionError):
-                return self._attempt(body, deadline)  # it had been closed meanwhile
+                # It had been closed meanwhile; or it was not, and what it got may have been taken.
+                anew = self._attempt(body, deadline)
+                return replace(anew, state=State.UNKNOWN) if anew.state is State.FAILED else anew
             return self._lost(error)
 
     def _usable(self) -> bool:
@@ -255,7 +270,7 @@ class HttpTransport:
         connection = http.client.HTTPConnection(self._host, self._port)
         connection.sock = held
         if self._tls and self._proxy is not None:
-            _tunnel(held, f"{self._host}:{self._port}", _proxy_headers(self._proxy))
+            _tunnel(held, str(Address(self._host, self._port)), _proxy_headers(self._proxy))
         if self._tls:
             secure = self._context().wrap_socket(
                 held, server_hostname=self._host, do_handshake_on_connect=False
@@ -267,11 +282,12 @@ class HttpTransport:
         self._connection = connection
 
     def _reach(self, addresses: list[Any], deadline: float) -> socket.socket:
+        """A connection to one of them; each has its share of the time, as one that is silent would take it all."""
         error: OSError = ConnectionError("the name has no address")
-        for family, kind, protocol, _, address in addresses:
+        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
             self._check()
             held = socket.socket(family, kind, protocol)
-            held.settimeout(max(deadline - time.monotonic(), 0.001))
+            held.settimeout(max((deadline - time.monotonic()) / (len(addresses) - tried), 0.001))
             try:
                 held.connect(address)
                 held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -290,26 +306,28 @@ class HttpTransport:
     def _context(self) -> ssl.SSLContext:
         context = self._trust.context(self._target.certificate)
         if self._target.client_certificate:
-            context.load_cert_chain(self._target.client_certificate, self._target.client_key)
+            files = self._target.client_certificate, self._target.client_key
+            context.load_cert_chain(*files, password=_no_password)
         return context
 
     def _post(self, body: bytes) -> Attempt:
         connection = self._connection
         if connection is None:
             raise ConnectionError
-        connection.request("POST", self._path, body, self._headers)
+        with suppress(ConnectionError):  # a receiver that wants no more of it may have said so
+            connection.request("POST", self._path, body, self._headers)
         answer = connection.getresponse()
         taken = 200 <= answer.status < 300
         said = b""
         try:
             said = answer.read(_ANSWER_LIMIT)
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, ValueError) as error:  # a chunk may be of no size
             if taken:
-                raise
+                raise _BrokenOffError from error
         if answer.will_close or not answer.isclosed():
             self._drop()
         if taken and (self._given_up or (answer.length and len(said) < _ANSWER_LIMIT)):
-            raise ConnectionError("the answer has no end")
+            raise _BrokenOffError
         if answer.getheader("Content-Encoding", "").lower() == "gzip":
             with suppress(OSError, EOFError, zlib.error):
                 said = zlib.decompressobj(31).decompress(said, _ANSWER_LIMIT)
@@ -330,7 +348,7 @@ class HttpTransport:
         return Attempt(
             State.FAILED,
             f"{status}: {words}" if words else status,
-            again=_retry_after(answer.getheader("Retry-After")) if answer.status in _BUSY else None,
+            again=_retry_after(answer) if answer.status in _BUSY else None,
             too_large=answer.status == http.client.REQUEST_ENTITY_TOO_LARGE,
         )
 
@@ -341,6 +359,8 @@ class HttpTransport:
             return Attempt(State.FAILED, _not_connected(error))
         if isinstance(error, http.client.HTTPException) and not isinstance(error, ConnectionError):
             return Attempt(State.UNKNOWN, "what answered does not speak HTTP")
+        if isinstance(error, _BrokenOffError):
+            return Attempt(State.UNKNOWN, "the answer broke off")
         return Attempt(State.UNKNOWN, "connection lost before the answer")
 
     def _drop(self) -> None:
@@ -353,6 +373,8 @@ class HttpTransport:
 
 _BUSY = frozenset({429, 502, 503, 504})
 """The statuses after which OTLP lets a client try again."""
+
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 _PACKERS: Mapping[str, Callable[[bytes], bytes]] = {
     "none": bytes,
@@ -383,18 +405,36 @@ def _words(media: str, said: bytes) -> str:
         with suppress(DecodeError):
             return printable(Status.FromString(said).message)
     if media.endswith("json"):
-        with suppress(ValueError, LookupError, TypeError):
-            return printable(json.loads(said)["message"])
+        with suppress(ValueError, LookupError, TypeError, RecursionError):
+            message = json.loads(said)["message"]
+            if isinstance(message, str):
+                return printable(message)
         # Not a Status: the text itself says most.
     return printable(said.decode("utf-8", "replace"))
 
 
-def _retry_after(text: str | None) -> float:
-    """Seconds; a date, or what is not a number, asks for no wait of its own."""
-    try:
-        return max(float(text or 0), 0.0)
-    except ValueError:
+def _retry_after(answer: http.client.HTTPResponse) -> float:
+    """Seconds; a date counts from the answer's own. What is neither asks for no wait of its own."""
+    text = answer.getheader("Retry-After", "").strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    until = _moment(text)
+    if until is None:
         return 0.0
+    return max(until - (_moment(answer.getheader("Date", "")) or time.time()), 0.0)
+
+
+def _moment(date: str) -> float | None:
+    """An HTTP date as seconds since the epoch."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _no_password() -> bytes:
+    """Asked for a key's. OpenSSL would ask the terminal, and keep the process's signals until it answers."""
+    raise ConnectionError("the client's key has a password")
 
 
 def _not_connected(error: Exception) -> str:

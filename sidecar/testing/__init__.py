@@ -17,7 +17,7 @@ from sidecar.testing.compare import Change, changes, expect_span, points
 from sidecar.testing.messages import Message, MessageReader
 from sidecar.testing.otlp import Event, Exemplar, Link, LogLine, Point, Span
 from sidecar.testing.player import Connection, Received
-from sidecar.testing.process import RunningSidecar
+from sidecar.testing.process import RunningSidecar, free_port
 from sidecar.testing.sink import Call, OtlpSink
 from sidecar.testing.sink_servers import SinkAnswer
 from sidecar.testing.steps import (
@@ -99,6 +99,7 @@ __all__ = [
     "chat_request",
     "exchange",
     "expect_span",
+    "free_port",
     "json_answer",
     "points",
     "request_bytes",

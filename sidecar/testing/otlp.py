@@ -6,6 +6,7 @@ kinds and statuses as words, attributes as dicts. It knows nothing of transports
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -197,24 +198,46 @@ def _span(span: trace_pb2.Span, resource: Attributes, scope: str) -> Span:
     )
 
 
-def read_points(body: bytes) -> list[Point]:
-    """The data points of an `ExportMetricsServiceRequest`."""
-    request = ExportMetricsServiceRequest.FromString(body)
-    return [
-        replace(point, resource=resource, schema_urls=(group.schema_url, scope.schema_url))
-        for group in request.resource_metrics
-        for resource in [read_attributes(group.resource.attributes)]
-        for scope in group.scope_metrics
-        for metric in scope.metrics
-        for point in _points(metric)
-    ]
+class MetricExport:
+    """One `ExportMetricsServiceRequest`; its points are read when they are asked for: few of many exports are looked at.
+
+    Raises:
+        DecodeError: it is none.
+        ValueError: it has a kind of metric that is not read here.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self._request = ExportMetricsServiceRequest.FromString(body)
+        self.size = sum(
+            len(_data(metric).data_points)
+            for group in self._request.resource_metrics
+            for scope in group.scope_metrics
+            for metric in scope.metrics
+        )
+        """How many points it has."""
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """They."""
+        return [
+            replace(point, resource=resource, schema_urls=(group.schema_url, scope.schema_url))
+            for group in self._request.resource_metrics
+            for resource in [read_attributes(group.resource.attributes)]
+            for scope in group.scope_metrics
+            for metric in scope.metrics
+            for point in _points(metric)
+        ]
 
 
-def _points(metric: metrics_pb2.Metric) -> Iterator[Point]:
+def _data(metric: metrics_pb2.Metric) -> Any:
     kind = metric.WhichOneof("data")
     if kind not in ("sum", "gauge", "histogram"):
         raise ValueError(f"{metric.name}: {kind} is not read")
-    data: Any = getattr(metric, kind)
+    return getattr(metric, kind)
+
+
+def _points(metric: metrics_pb2.Metric) -> Iterator[Point]:
+    kind, data = str(metric.WhichOneof("data")), _data(metric)
     temporality = "" if kind == "gauge" else _temporality(data.aggregation_temporality)
     for point in data.data_points:
         common: dict[str, Any] = {

@@ -15,6 +15,9 @@ from typing import cast
 from sidecar.testing import steps as s
 from sidecar.testing.messages import Message, MessageReader
 
+_PIECE = 1 << 20
+"""Bytes that are handed to a transport at once."""
+
 
 @dataclass(slots=True, eq=False)
 class Connection:
@@ -243,7 +246,8 @@ class Player(asyncio.Protocol):
             case s.Garbage(data):
                 pending = b"".join(line + b"\r\n" for line in self._head)
                 self._head = []
-                await self._write(pending + data)
+                await self._write(pending + data[:_PIECE])
+                await self._write(memoryview(data)[_PIECE:])
             case s.Echo():
                 kind = self._request.get("content-type") or b"application/octet-stream"
                 for part in s.answer(self._request.body, headers=(b"Content-Type: " + kind,)):
@@ -304,13 +308,16 @@ class Player(asyncio.Protocol):
                 self._closed("us")
                 raise _Over
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes | memoryview) -> None:
+        """Writes a piece once what came before it has left: nobody holds a copy of an answer that is not taken."""
         transport = self._transport
-        if not data or transport is None:
+        if transport is None:
             return
-        if self._lost.is_set() or transport.is_closing():
-            raise _Over
-        transport.write(data)
-        self.connection.sent += len(data)
-        self._changed(self, None)
-        await self._until(lambda: self._writable)
+        for at in range(0, len(data), _PIECE):
+            if self._lost.is_set() or transport.is_closing():
+                raise _Over
+            piece = data[at : at + _PIECE]
+            transport.write(piece)
+            self.connection.sent += len(piece)
+            self._changed(self, None)
+            await self._until(lambda: self._writable)

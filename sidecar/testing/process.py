@@ -7,7 +7,9 @@ its ports and signals.
 import http.client
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +35,32 @@ _INHERITED = (
     "COVERAGE_PROCESS_START",
     "COVERAGE_PROCESS_CONFIG",
 )
+
+
+_PORTS = range(15_000, 32_000)
+"""Below those that systems give away by themselves (Linux from 32,768 on, others from 49,152)."""
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on, for a program that has to be told one, or for nobody.
+
+    Nobody gets it by chance meanwhile, as happens with one that the system has just chosen.
+
+    Raises:
+        OSError: a hundred ports are taken.
+    """
+    tries = 100
+    while True:
+        port = secrets.choice(_PORTS)
+        tries -= 1
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                if not tries:
+                    raise
+            else:
+                return port
 
 
 class RunningSidecar:

@@ -16,7 +16,7 @@ from typing import Self
 
 import grpc  # type: ignore[import-untyped]
 
-from sidecar.testing.otlp import LogLine, Point, Span, Value, read_logs, read_points, read_spans
+from sidecar.testing.otlp import LogLine, MetricExport, Point, Span, Value, read_logs, read_spans
 from sidecar.testing.sink_servers import SIGNALS, GrpcServices, HttpServer, SinkAnswer
 from sidecar.testing.tls import Certificate
 
@@ -53,7 +53,8 @@ class OtlpSink:
         self._clients = clients
         self._changed = threading.Condition()
         self._spans: list[Span] = []
-        self._points: list[Point] = []
+        self._metrics: list[tuple[int, MetricExport]] = []
+        """And when each came (ns since the epoch)."""
         self._logs: list[LogLine] = []
         self._calls: list[Call] = []
         self._answers: dict[str, deque[SinkAnswer]] = {signal: deque() for signal in SIGNALS}
@@ -158,7 +159,7 @@ class OtlpSink:
     def points(self) -> list[Point]:
         """Every data point taken so far, of all exports."""
         with self._changed:
-            return list(self._points)
+            return self._points_since(0)
 
     @property
     def logs(self) -> list[LogLine]:
@@ -183,7 +184,7 @@ class OtlpSink:
     def clear(self) -> None:
         """Forgets everything taken so far, and all answers."""
         with self._changed:
-            for items in (self._spans, self._points, self._logs, self._calls):
+            for items in (self._spans, self._metrics, self._logs, self._calls):
                 items.clear()
             self._always.clear()
             for answers in self._answers.values():
@@ -246,13 +247,18 @@ class OtlpSink:
     def snapshot(self, *, after: int, timeout: float = TIMEOUT) -> list[Point]:
         """The points of the first metric export that was collected at `after` (ns since the epoch) or later."""
 
-        def times() -> list[int]:
-            return [point.time for point in self._points if point.time >= after]
+        def found() -> list[Point]:
+            return [point for point in self._points_since(after) if point.time >= after]
 
-        self.wait_for(times, timeout)
+        self.wait_for(found, timeout)
         with self._changed:
-            first = min(times())
-            return [point for point in self._points if point.time == first]
+            points = found()
+        first = min(point.time for point in points)
+        return [point for point in points if point.time == first]
+
+    def _points_since(self, at: int) -> list[Point]:
+        """The points of exports that came at `at` or later."""
+        return [point for came, export in self._metrics if came >= at for point in export.points]
 
     # --- what the servers tell
 
@@ -264,7 +270,7 @@ class OtlpSink:
         """
         try:
             spans = read_spans(body) if signal == "traces" else []
-            points = read_points(body) if signal == "metrics" else []
+            metrics = MetricExport(body) if signal == "metrics" else None
             logs = read_logs(body) if signal == "logs" else []
         except Exception as error:
             self.errors.append(error)
@@ -272,11 +278,13 @@ class OtlpSink:
         with self._changed:
             answers = self._answers[signal]
             answer = answers.popleft() if answers else self._always.get(signal, SinkAnswer())
-            items = len(spans) + len(points) + len(logs)
-            self._calls.append(Call(signal, dict(headers), size, items, time.time_ns(), answer))
+            items = len(spans) + len(logs) + (metrics.size if metrics else 0)
+            came = time.time_ns()
+            self._calls.append(Call(signal, dict(headers), size, items, came, answer))
             if answer.takes:
                 self._spans += spans
-                self._points += points
+                if metrics is not None:
+                    self._metrics.append((came, metrics))
                 self._logs += logs
             self._changed.notify_all()
         if answer.hang or answer.delay:

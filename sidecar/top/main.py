@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from sidecar.core.clock import system_clock
+from sidecar.core.shown import mask
 from sidecar.picture.drawing import plain
 from sidecar.picture.ending import Ending
 from sidecar.picture.screen import Screen, ScreenError
@@ -21,6 +22,9 @@ from sidecar.top.stream import StreamError, follow
 
 REDRAW = 0.25
 """Seconds between two pictures."""
+
+PATIENCE = 10.0
+"""Seconds for a sidecar to answer, where the table is printed once."""
 
 SETTLE = 1.0
 """Seconds for the stream to tell everything, where the table is printed once."""
@@ -48,21 +52,27 @@ def main(url: str, token: str | None, environ: Mapping[str, str], *, once: bool)
 
 
 async def _once(url: str, token: str | None, screen: Screen) -> int:
-    sessions, clock = Sessions(), system_clock()
+    sessions, clock, answered = Sessions(), system_clock(), asyncio.Event()
 
     def state(word: str) -> None:
         sessions.state = word
+        answered.set()
 
     following = asyncio.create_task(
         follow(url, token, lambda event, document: sessions.take(event, document, clock()), state)
     )
-    done, _ = await asyncio.wait([following], timeout=SETTLE)
-    following.cancel()
-    await asyncio.wait([following])
+    reached = asyncio.create_task(answered.wait())
+    await asyncio.wait([following, reached], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait([following], timeout=SETTLE if sessions.state == "live" else 0)
+    for task in (following, reached):
+        task.cancel()
+    await asyncio.wait([following, reached])
     for task in done:
         task.result()
+    if not answered.is_set():
+        raise StreamError(f"{mask(url)} did not answer within {PATIENCE:g} s")
     if sessions.state != "live":
-        raise StreamError(sessions.state)
+        raise StreamError(sessions.state.removesuffix("; trying again"))
     width, _ = screen.size()
     for line in sessions.lines(width, 10_000, clock())[:-2]:
         print(plain(line))

@@ -6,10 +6,22 @@ Pure: takes events and keys, gives lines. Times are ns since the epoch, as `side
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from sidecar.core.clock import SECOND
-from sidecar.picture.drawing import Line, Picture, Span, Tone, draw, printable, seconds
+from sidecar.picture.drawing import (
+    Line,
+    Picture,
+    Span,
+    Tone,
+    brief,
+    counted,
+    cut,
+    draw,
+    printable,
+    seconds,
+)
 from sidecar.picture.lanes import Bar, Lane, Tally, queued
 
 WINDOW = 60
@@ -50,6 +62,7 @@ class Sessions:
     def __init__(self) -> None:
         self._bars: dict[str, Mapping[str, Any]] = {}
         self._limit = 1000
+        self._age = inf
         self._figures: Mapping[str, Any] = {}
         self._ahead = 0
         self._sort = "i"
@@ -66,17 +79,21 @@ class Sessions:
         if event == "hello":
             self._bars.clear()
             self._limit = max(1000, document["limit"])
+            self._age = inf if document["age_s"] is None else document["age_s"]
         self._ahead = document["now"] * 1000 - at
         self._figures = document.get("figures", self._figures)
         for bar in document.get("bars", ()):
             known = self._bars.get(bar["id"])
             if known is None or known["end"] is None or bar["end"] is not None:
                 self._bars[bar["id"]] = bar
-        over = len(self._bars) - self._limit
-        if over > 0:
-            ended = [key for key, bar in self._bars.items() if bar["end"] is not None]
-            for key in ended[:over]:
-                del self._bars[key]
+        self._forget(document["now"] - self._age * 1e6)
+
+    def _forget(self, since: float) -> None:
+        """What the sidecar does not keep either: the oldest ended ones, and all that ended before `since` (µs)."""
+        ended = [key for key, bar in self._bars.items() if bar["end"] is not None]
+        over = max(0, len(self._bars) - self._limit)
+        for key in (*ended[:over], *(key for key in ended[over:] if self._bars[key]["end"] < since)):
+            del self._bars[key]
 
     def rows(self) -> list[Row]:
         """The sessions that the filter leaves, in their order."""
@@ -138,7 +155,7 @@ class Sessions:
         for number, row in enumerate(rows[first : first + room], first):
             shown = printable(row.session)
             shown = shown if len(shown) < name else f"{shown[: name - 2]}…"
-            ago = seconds(max(0, at + self._ahead - row.last)).replace(" min ", "m").replace(" s", "s")
+            ago = brief(max(0, at + self._ahead - row.last))
             text = f"{'>' if number == chosen else ' '}{shown:<{name}}{row.in_flight:>7}{row.requests:>7}"
             text += f"{row.overlaps:>8}{row.errors:>7}{row.tokens:>9}{ago:>9}"
             busy = Tone.BUSY if row.in_flight else Tone.PLAIN
@@ -152,16 +169,16 @@ class Sessions:
                     ),
                 )
             )
-        return [_cut(line, width) for line in [*lines, (), (Span(f" {HELP}", Tone.FAINT),)][:height]]
+        return [cut(line, width) for line in [*lines, (), (Span(f" {HELP}", Tone.FAINT),)][:height]]
 
     def _title(self, count: int) -> list[Line]:
         figures = self._figures
         told = (
-            f"{figures.get('in_flight', 0)} in flight   {figures.get('errors', 0)} errors   "
-            f"{figures.get('telemetry_lost', 0)} telemetry lost   "
-            f"{seconds(round(figures.get('wait_avoided_s', 0) * SECOND))} wait avoided"
+            f"{figures.get('in_flight', 0)} in flight   {counted(figures.get('errors', 0), 'error')}   "
+            f"{figures.get('telemetry_lost', 0)} telemetry lost"
         )
-        sort = f" {count} sessions by {_SORTS[self._sort][0]}"
+        avoided = f"   {seconds(round(figures.get('wait_avoided_s', 0) * SECOND))} wait avoided"
+        sort = f" {counted(count, 'session')} by {_SORTS[self._sort][0]}"
         asked = (
             f"   / {printable(self._filter)}{'_' if self._typing else ''}"
             if self._typing or self._filter
@@ -169,7 +186,7 @@ class Sessions:
         )
         return [
             (Span(f" sidecar top · {printable(self.state)}   ", Tone.STRONG), Span(told)),
-            (Span(sort + asked, Tone.FAINT),),
+            (Span(sort + asked + avoided, Tone.FAINT),),
         ]
 
     def _lanes(self, session: str, width: int, height: int, now: int) -> list[Line]:
@@ -189,6 +206,7 @@ class Sessions:
             lanes=lanes,
             about=f"the last {WINDOW} s of this session",
             footer=(("keys", HELP),),
+            rolling=True,
         )
         return draw(picture, width, height)
 
@@ -213,6 +231,7 @@ def _lane(session: str, conversation: str, bars: list[Mapping[str, Any]], now: i
             None if bar["end"] is None else bar["end"] * 1000,
             bar["outcome"],
             turn=bar["turn"],
+            raced=bar["races"] > 0,
         )
         for bar in sorted(bars, key=lambda bar: (bar["start"], bar["sequence"]))
     )
@@ -225,12 +244,3 @@ def _lane(session: str, conversation: str, bars: list[Mapping[str, Any]], now: i
         sum(waits),
     )
     return Lane(session, conversation, drawn, tally)
-
-
-def _cut(line: Line, width: int) -> Line:
-    room = width
-    spans = []
-    for span in line:
-        spans.append(Span(span.text[:room], span.tone))
-        room -= len(spans[-1].text)
-    return tuple(spans)

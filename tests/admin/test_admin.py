@@ -267,7 +267,10 @@ async def test_hosts_refused(admin: Admin, host: str) -> None:
 
 
 async def test_host_that_is_listened_on() -> None:
-    """A name or address of its own is served, others are not; a wildcard serves every name."""
+    """A name or address of its own is served, others are not; a wildcard serves every name that needs the token.
+
+    Without one, as `sidecar view` has none, it serves addresses alone: no page can have one for its name.
+    """
     async for admin in opened(listen=Address("10.1.2.3", 7071)):
         assert (await admin.ask("/stats", Host="10.1.2.3:7071"))[0] == 200
         assert (await admin.ask("/stats", Host="10.1.2.4:7071"))[0] == 403
@@ -276,6 +279,12 @@ async def test_host_that_is_listened_on() -> None:
         assert (await admin.ask("/stats", Host="sidecar.svc:7071", Authorization="Bearer long-enough"))[
             0
         ] == 200
+    for wildcard in ("0.0.0.0", "::"):
+        async for admin in opened(listen=Address(wildcard, 7071)):
+            for host in ("10.1.2.3:7071", "[fd00::1]:7071", "localhost"):
+                assert (await admin.ask("/stats", Host=host))[0] == 200
+            for host in ("evil.example", "sidecar.svc:7071", "10.1.2.3.evil.example"):
+                assert (await admin.ask("/stats", Host=host))[0] == 403
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,53 @@ def broken(**results: float) -> Story:
     return story
 
 
+def by_turns() -> Story:
+    """The provider is overloaded: of its answers a little more than half are 429 for three minutes, then 503 for three."""
+    story = Story()
+    more, less = DEFAULT * 0.55, DEFAULT * 0.45
+    story.upstream(
+        "default",
+        {
+            "completed": story.incident(DEFAULT, 0),
+            "rate_limited": ((0, story.past), *((more, 3), (less, 3)) * (LASTS // 6), (0, AFTER)),
+            "server_error": ((0, story.past), *((less, 3), (more, 3)) * (LASTS // 6), (0, AFTER)),
+        },
+    )
+    story.healthy()
+    return story
+
+
+def seldom_asked(often: int) -> Story:
+    """A service of one request every so many minutes, of whose answers every second one is bad."""
+    story = Story()
+    half = LASTS // 2 // often
+    good, bad, none = (1.0, 1), (0.0, 1), (0.0, often - 1)
+    rest = (none,) if often > 1 else ()
+    story.upstream(
+        "default",
+        {
+            "completed": ((1 / often, story.past), *(good, *rest, bad, *rest) * half, (1 / often, AFTER)),
+            "server_error": ((0, story.past), *(bad, *rest, good, *rest) * half, (0, AFTER)),
+        },
+    )
+    return story
+
+
+def seldom_heard() -> Story:
+    """One agent asks once a minute, hears nothing, leaves after 50 s, and is between two tries when it is looked at."""
+    story = Story()
+    story.upstream(
+        "default",
+        {
+            "completed": story.incident(1, 0),
+            "client_left": ((0, story.past + 1), (1, LASTS - 1), (0, AFTER)),
+        },
+        active=((0, story.past), *((1, 1), (0, 1)) * (LASTS // 2), (0, AFTER)),
+        silence=((0, story.past), *((48, 1), (0, 1)) * (LASTS // 2), (0, AFTER)),
+    )
+    return story
+
+
 def hanging(*, leave: bool) -> Story:
     """Forty agents ask and hear nothing: they wait for ten minutes and are timed out, or leave after one."""
     story = Story()
@@ -176,6 +223,15 @@ def slow(
 BOUNDS = ("0.45", "0.64", "2.56", "3.6", "7.2", "10.24", "14.5", "40.96", "81.92", "+Inf")
 FIRST_CHUNK = "gen_ai_client_operation_time_to_first_chunk_seconds"
 DURATION = "gen_ai_client_operation_duration_seconds"
+BETWEEN = "gen_ai_client_operation_time_per_output_chunk_seconds"
+GAPS = ("0.064", "0.512", "1.024", "2.048", "4.096", "8.192", "+Inf")
+
+
+def dripping(then: str) -> Story:
+    """Of six streams a minute each piece comes so long after the one before, instead of within 0.064 s."""
+    story = slow(BETWEEN, "0.064", then, GAPS, per_minute=60)
+    story.counter("sidecar_stream_backpressure_seconds_count", story.incident(6, 6), **USUAL)
+    return story
 
 
 def killed() -> Story:
@@ -203,6 +259,37 @@ def restarted() -> Story:
         instance="3",
         results={"completed": ((-1, story.past), (DEFAULT, end))},
         active=((-1, story.past), (3, end)),
+    )
+    return story
+
+
+def deployed(*, scraped: bool) -> Story:
+    """Twenty processes end in order and twenty others begin. One that is scraped has no chance to tell that nothing is left."""
+    story = Story()
+    story.healthy("default", DEFAULT)
+    end = LASTS + AFTER
+    last = () if scraped else ((0.0, 1),)
+    old: Segments = ((DEFAULT, story.past), (-1, end))
+    new: Segments = ((-1, story.past), (DEFAULT, end))
+    drained: Segments = ((3, story.past - len(last)), *last, (-1, end))
+    for number in range(20):
+        for name, told, busy in ((f"old {number}", old, drained), (f"new {number}", new, where_told(new, 3))):
+            story.upstream("default", {"completed": told}, instance=name, active=busy)
+            if scraped:
+                story.gauge("up", where_told(told, 1), job="app", instance=name)
+    return story
+
+
+def full() -> Story:
+    """Of the requests nine in ten find no room in the sidecar."""
+    story = broken(refused=0.9 * DEFAULT)
+    story.counter(
+        "sidecar_requests_total",
+        story.incident(0, 0.9 * DEFAULT),
+        job="app",
+        instance="1",
+        error_type="overload",
+        sidecar_outcome="refused",
     )
     return story
 
@@ -327,6 +414,30 @@ INCIDENTS: tuple[Incident, ...] = (
         0.48,
     ),
     _made(
+        "the provider answers 429 and 503, more of the one and of the other by turns",
+        by_turns(),
+        {"SidecarBadAnswers": (4, 62), "SidecarRateLimited": (4, 62)},
+        "traffic",
+        901,
+        0.8,
+    ),
+    _made(
+        "the key is revoked, and the provider answers 401 to everything",
+        broken(client_error=DEFAULT),
+        {"SidecarClientErrors": (7, 62)},
+        "traffic",
+        905,
+        0.8,
+    ),
+    _made(
+        "one model of three is gone, and the provider answers 404 to a third",
+        broken(client_error=DEFAULT / 3),
+        {"SidecarClientErrors": (9, 60)},
+        "traffic",
+        905,
+        0.2667,
+    ),
+    _made(
         "connections are refused",
         broken(upstream_failed=DEFAULT),
         {"SidecarBadAnswers": (4, 62)},
@@ -353,10 +464,34 @@ INCIDENTS: tuple[Incident, ...] = (
     _made(
         "5 % fail for an hour",
         broken(upstream_failed=0.05 * DEFAULT),
-        {"SidecarBadAnswersSlow": (46, 68)},
+        {"SidecarBadAnswersSlow": (51, 73)},
         "traffic",
         901,
         0.04,
+    ),
+    _made(
+        "every second answer is bad, of one request a minute",
+        seldom_asked(1),
+        {"SidecarBadAnswersSlow": (19, 73)},
+        "traffic",
+        901,
+        0.3333,
+    ),
+    _made(
+        "every second answer is bad, of one request in three minutes",
+        seldom_asked(3),
+        {"SidecarBadAnswersSlow": (43, 71)},
+        "traffic",
+        901,
+        1,
+    ),
+    _made(
+        "the provider hangs, and one agent tries each minute and leaves",
+        seldom_heard(),
+        {"SidecarNothingCompletes": (10, 60)},
+        "traffic",
+        111,
+        0.0167,
     ),
     _made(
         "the first word comes after 9.5 s instead of 0.5 s",
@@ -380,7 +515,15 @@ INCIDENTS: tuple[Incident, ...] = (
         {"SidecarSlowAnswers": (3, 68)},
         "traffic",
         120,
-        61.44,
+        79.872,
+    ),
+    _made(
+        "streams drip: 7 s from one piece to the next instead of 0.05 s",
+        dripping("8.192"),
+        {"SidecarSlowStreams": (7, 64)},
+        "traffic",
+        122,
+        6.144,
     ),
     _made(
         "one of three upstreams answers 503",
@@ -390,7 +533,7 @@ INCIDENTS: tuple[Incident, ...] = (
         902,
         1,
     ),
-    _made("the only sidecar is killed", killed(), {"SidecarGone": (5, 57)}, "innocence", 440, 0),
+    _made("the only sidecar is killed", killed(), {"SidecarGone": (5, 59)}, "innocence", 440, 0),
     _made(
         "a sidecar restarts with requests in flight",
         restarted(),
@@ -399,10 +542,22 @@ INCIDENTS: tuple[Incident, ...] = (
         0,
         1,
     ),
+    _made("twenty are deployed at once", deployed(scraped=False), {}, "innocence", 0, 1),
+    _made(
+        "twenty that Prometheus scrapes are deployed at once", deployed(scraped=True), {}, "innocence", 0, 1
+    ),
+    _made(
+        "the sidecar has no room for nine requests of ten",
+        full(),
+        {"SidecarOverloaded": (2, 63)},
+        "traffic",
+        111,
+        7.2,
+    ),
     _made(
         "the Collector is dead",
         collector_dead(),
-        {"SidecarGone": (5, 57), "SidecarTelemetryLoss": (61, 68)},
+        {"SidecarGone": (5, 59), "SidecarTelemetryLoss": (61, 68)},
         "innocence",
         440,
         0,

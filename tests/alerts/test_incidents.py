@@ -1,21 +1,16 @@
 """Incidents, minute by minute: the alert that should fire does, when it should, and nothing else ever does."""
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.alerts.incidents import AFTER, INCIDENTS, LASTS, Incident
-from tests.alerts.test_rules import RULES, rules
+from tests.alerts.test_rules import RULES, WITH_PROMTOOL, promtool_says, rules
 from tests.grafana.charts import ROOT, board, panels
-from tests.stack.build import at_hand
 
-pytestmark = pytest.mark.skipif(
-    at_hand("promtool") is None, reason="promtool is not at hand: `make stack-test` builds it"
-)
+pytestmark = WITH_PROMTOOL
 
 EVERY = pytest.mark.parametrize("incident", INCIDENTS, ids=[one.title for one in INCIDENTS])
 BEFORE = 3
@@ -24,14 +19,9 @@ BEFORE = 3
 
 def promtool(folder: Path, incident: Incident, asked: list[dict[str, Any]]) -> str:
     """What promtool says of these expressions; nothing where all are as expected."""
-    written = folder / "incident.yaml"
     series = [{"series": name, "values": values} for name, values in incident.series.items()]
     test = {"interval": "1m", "input_series": series, "promql_expr_test": asked}
-    document = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}
-    written.write_text(yaml.safe_dump(document), encoding="utf-8")
-    command = (str(at_hand("promtool")), "test", "rules", str(written))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else done.stdout + done.stderr
+    return promtool_says(folder, {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]})
 
 
 @EVERY
@@ -84,6 +74,7 @@ def test_each_rule_has_its_incident() -> None:
         "SidecarStallSurge",
         "SidecarClientsLeaving",
         "SidecarCacheBreakSurge",
+        "SidecarRestarting",
     }
 
 

@@ -51,6 +51,13 @@ def test_openai_completions_and_embeddings() -> None:
     assert read("openai.embeddings", body) == ResponseFacts(model="e", tokens={"input": 8})
 
 
+def test_a_total_alone_is_the_input_of_embeddings() -> None:
+    """Voyage tells no more (docs.voyageai.com/discuss/68ecd62961e9d22896aadcb9); of a chat it would tell nothing."""
+    body = {"data": [{"embedding": "AAAA"}], "choices": [{}], "usage": {"total_tokens": 10}}
+    assert read("openai.embeddings", body).tokens == {"input": 10}
+    assert read("openai.chat", body).tokens == {}
+
+
 RESPONSE = {"id": "resp_1", "model": "gpt-5", "error": None, "incomplete_details": None}
 
 
@@ -71,6 +78,15 @@ def test_openai_responses() -> None:
     assert read("openai.responses", RESPONSE | {"status": "failed"}).error == "error"
 
 
+def test_a_compaction_of_openai() -> None:
+    """What it took (learn.microsoft.com/azure/foundry/reference/rest/compactconversation); it has no status."""
+    usage = {"input_tokens": 139, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 438}
+    output = [{"id": "cmp_1", "type": "compaction", "encrypted_content": "gAAA"}]
+    body = {"id": "resp_1", "object": "response.compaction", "output": output, "usage": usage}
+    told = {"input": 139, "output": 438, "cache_read": 0}
+    assert read("openai.responses", body) == ResponseFacts("resp_1", tokens=told)
+
+
 def test_anthropic_messages() -> None:
     """Cached tokens are input tokens."""
     usage = {
@@ -82,6 +98,13 @@ def test_anthropic_messages() -> None:
     body = {"id": "msg_1", "type": "message", "model": "claude", "stop_reason": "end_turn", "usage": usage}
     tokens = {"output": 5, "cache_read": 20, "cache_write": 0, "input": 23}
     assert read("anthropic.messages", body) == ResponseFacts("msg_1", "claude", ["end_turn"], tokens)
+
+
+@pytest.mark.parametrize("count, told", [(5, {"reasoning": 5}), (0, {"reasoning": 0}), (7, {}), (None, {})])
+def test_thinking_of_claude(count: int | None, told: dict[str, int]) -> None:
+    """It is part of the output (anthropic-sdk-python#1017); one that is larger than the whole is left out."""
+    usage = {"output_tokens": 6, "output_tokens_details": {"thinking_tokens": count}}
+    assert read("anthropic.messages", {"type": "message", "usage": usage}).tokens == {"output": 6} | told
 
 
 def test_gemini() -> None:
@@ -208,6 +231,10 @@ def test_what_is_an_answer(api: str, body: dict[str, Any]) -> None:
 CHOICES = [
     ("openai.chat", {"choices": [{"finish_reason": "error", "error": {"code": 502, "message": "m"}}]}, "502"),
     ("openai.completions", {"choices": [{"text": "", "finish_reason": "error"}]}, "error"),
+    *(
+        (api, {"choices": [{"finish_reason": "error"}], "error": {"code": 502, "message": "m"}}, "502")
+        for api in ("openai.chat", "openai.completions")
+    ),
     ("openai.responses", {"status": "failed", "error": {"code": "server_error"}}, "server_error"),
     ("openai.responses", {"status": "incomplete", "error": {"code": 500}}, "500"),
     ("anthropic.messages", {"type": "message", "content": [], "stop_reason": "error"}, "error"),
@@ -217,7 +244,7 @@ CHOICES = [
 
 @pytest.mark.parametrize("api, body, word", CHOICES)
 def test_a_failure_told_inside_a_choice(api: str, body: dict[str, Any], word: str) -> None:
-    """The choice's own error, or a finish reason that says so."""
+    """The choice's own error, or a finish reason that says so, to which what stands beside it adds its word."""
     assert read(api, body).error == word
 
 
@@ -227,6 +254,11 @@ CODES = [
         "context_length_exceeded",
     ),
     ({"error": {"code": None, "type": "invalid_request_error"}}, "invalid_request_error"),
+    # llama.cpp (lemonade#2975)
+    (
+        {"error": {"code": 400, "type": "exceed_context_size_error", "n_ctx": 4096}},
+        "exceed_context_size_error",
+    ),
     ({"error": {"code": "made_up", "type": "server_error"}}, "server_error"),
     ({"type": "error", "error": {"type": "rate_limit_error"}}, "rate_limit_error"),
     ({"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": "m"}}, "INVALID_ARGUMENT"),

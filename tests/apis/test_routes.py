@@ -33,6 +33,14 @@ READ = [
     ("/v1/responses", "/v1/responses", "openai.responses", "chat", True),
     ("/backend-api/codex/responses", "/backend-api/codex/responses", "openai.responses", "chat", True),
     ("/v1/embeddings", "/v1/embeddings", "openai.embeddings", "embeddings", False),
+    ("/v1/responses/compact", "/v1/responses/compact", "openai.responses", "chat", False),
+    (
+        "/backend-api/codex/responses/compact",
+        "/backend-api/codex/responses/compact",
+        "openai.responses",
+        "chat",
+        False,
+    ),
 ]
 
 

@@ -70,7 +70,7 @@ READ = tuple(api.name for api in apis.APIS if api.stream is not None)
 """Every API whose streams are read."""
 WORDS = """
     id model object choices usage error type delta response message candidates content parts index
-    finish_reason prompt_tokens x_groq status promptFeedback usageMetadata promptTokenCount input_tokens
+    finish_reason prompt_tokens x_groq status promptFeedback usageMetadata iterations promptTokenCount input_tokens
     incomplete_details reason code stop_reason text
 """
 FIELDS = st.sampled_from(WORDS.split())
@@ -166,8 +166,31 @@ ERRORS = [
         "rate_limit_exceeded",
     ),
     ("openai.chat", b"", b'{"choices":[{"delta":{"content":"x"},"finish_reason":"error"}]}', "error"),
+    # beside the choice whose reason says no more (OpenRouter: local-operator#223)
+    *(
+        (
+            api,
+            b"",
+            b'{"error":{"code":502,"message":"m"},"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}',
+            "502",
+        )
+        for api in ("openai.chat", "openai.completions")
+    ),
+    ("openai.chat", b"", b'{"error":null,"choices":[{"finish_reason":"error","error":{"code":502}}]}', "502"),
+    (
+        "gemini.generate_content",
+        b"",
+        b'{"candidates":[{"finishReason":"ERROR"}],"error":{"code":503,"status":"UNAVAILABLE"}}',
+        "UNAVAILABLE",
+    ),
     ("openai.chat", b"", b'{"choices":[{"finish_reason":"ERROR"}]}', "error"),
     ("openai.chat", b"", b'{"choices":[{"finish_reason":"network_error"}]}', "network_error"),
+    # the engine gave it up (vllm#57082, sglang#2956); api-docs.deepseek.com/api/create-chat-completion
+    *(
+        (api, b"", b'{"choices":[{"index":0,"finish_reason":"%s"}]}' % word.encode(), word)
+        for api in ("openai.chat", "openai.completions")
+        for word in ("abort", "insufficient_system_resource")
+    ),
     ("openai.chat", b"", b'{"choices":[{"finish_reason":"stop"},{"index":1,"error":"x"}]}', "error"),
     (
         "openai.completions",
@@ -291,6 +314,11 @@ QUIET = [
     ),
     (
         "anthropic.messages",
+        b'{"type":"content_block_delta","delta":{"type":"compaction_delta","content":"a"}}',
+        EventKind.CHUNK,
+    ),
+    (
+        "anthropic.messages",
         b'{"type":"content_block_delta","delta":{"type":"signature_delta","signature":"a"}}',
         EventKind.EVENT,
     ),
@@ -349,6 +377,57 @@ def test_an_error_after_the_names_are_known() -> None:
             assert reader.event(b"", json.dumps(chunk).encode()) is expected
         assert reader.event(b"", error) is EventKind.ERROR
         assert facts == ResponseFacts(id="x", model="m", error="server_error")
+
+
+NULLS = [
+    ("openai.chat", b'{"choices":[{"delta":{"content":"a"},"finish_reason":"null"}]}'),
+    ("openai.completions", b'{"choices":[{"text":"a","finish_reason":"null"}]}'),
+    ("anthropic.messages", b'{"type":"message_delta","delta":{"stop_reason":"null"}}'),
+    (
+        "gemini.generate_content",
+        b'{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"null"}]}',
+    ),
+]
+
+
+@pytest.mark.parametrize("api, data", NULLS)
+def test_null_in_quotes_is_no_finish_reason(api: str, data: bytes) -> None:
+    """KoboldCpp wrote it in each chunk (AIShell#350): the choice goes on, and a stream that breaks off there is cut."""
+    facts = ResponseFacts()
+    stream, body = (
+        apis.stream_reader(Route("/", api=api), facts),
+        apis.body_reader(Route("/", api=api), facts),
+    )
+    assert stream is not None
+    assert body is not None
+    assert stream.event(b"", data) <= EventKind.CHUNK
+    body.body(data)
+    assert facts.finish_reasons == []
+
+
+def test_a_model_that_hands_over_in_the_stream() -> None:
+    """The model behind the last handing over has answered (chatlas#380), and the usage at the end is its own (pi#9074)."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api="anthropic.messages"), facts)
+    assert reader is not None
+    begun = {"input_tokens": 7626, "cache_read_input_tokens": 21535, "cache_creation_input_tokens": 9698}
+    ended = {"input_tokens": 7626, "cache_read_input_tokens": 31233, "cache_creation_input_tokens": 0}
+    first = {"id": "msg_1", "model": "claude-fable-5", "usage": begun}
+    reader.event(b"", json.dumps({"type": "message_start", "message": first}).encode())
+    for model in ("claude-fable-5", "claude-opus-4-8"):
+        before = dict(facts.tokens)
+        block = {"type": "fallback", "from": {"model": "claude-fable-5"}, "to": {"model": model}}
+        event = {"type": "content_block_start", "index": 1, "content_block": block}
+        assert reader.event(b"", json.dumps(event).encode()) is EventKind.EVENT
+        assert facts.tokens == ({} if model == "claude-opus-4-8" else before)
+    delta = {
+        "type": "message_delta",
+        "delta": {"stop_reason": "end_turn"},
+        "usage": ended | {"output_tokens": 214},
+    }
+    reader.event(b"", json.dumps(delta).encode())
+    tokens = {"input": 38859, "output": 214, "cache_read": 31233, "cache_write": 0}
+    assert facts == ResponseFacts("msg_1", "claude-opus-4-8", ["end_turn"], tokens)
 
 
 def test_finish_reasons_are_bounded_and_in_order_of_choices() -> None:

@@ -336,9 +336,15 @@ def test_timings_of_llama_cpp() -> None:
     assert streamed(CHAT, {"choices": [], "timings": older}).tokens == {"output": 35}
 
 
-def _claude(start: dict[str, int], *deltas: dict[str, int]) -> list[dict[str, Any]]:
+def _claude(start: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = [{"type": "message_start", "message": {"usage": start}}]
     return events + [{"type": "message_delta", "delta": {}, "usage": usage} for usage in deltas]
+
+
+ANSWERED: dict[str, Any] = {"input_tokens": 23000, "output_tokens": 1000}
+SUMMARY = {"type": "compaction", "input_tokens": 180000, "output_tokens": 3500}
+COMPACTED = ANSWERED | {"iterations": [SUMMARY, ANSWERED | {"type": "message"}]}
+"""As shown on platform.claude.com/docs/en/build-with-claude/compaction: the two counts leave the compaction out."""
 
 
 def _cached(count: int) -> dict[str, int]:
@@ -396,6 +402,12 @@ CUMULATIVE: list[tuple[str, str, list[dict[str, Any]], dict[str, int]]] = [
             },
         ],
         {"input": 115, "output": 45, "cache_read": 100},
+    ),
+    (
+        "a compaction (pydantic-ai#5065), and a placeholder of 0",
+        MESSAGES,
+        _claude({"input_tokens": 23000}, COMPACTED | {"input_tokens": 0}, {"output_tokens": 1000}),
+        {"input": 203000, "output": 4500},
     ),
     (
         "usage on every chunk (vLLM), and a placeholder behind",
@@ -460,6 +472,35 @@ def test_counts_never_fall(api: str, events: list[dict[str, Any]], told: dict[st
     assert streamed(api, *events).tokens == told
 
 
+ADVICE = {"type": "advisor_message", "model": "m", "input_tokens": 90000, "output_tokens": 800}
+ITERATIONS: list[tuple[str, list[dict[str, Any]], dict[str, int]]] = [
+    ("what the page shows", COMPACTED["iterations"], {"input": 203000, "output": 4500}),
+    (
+        "an answer that another model declined",
+        [ADVICE | {"type": "message"}],
+        {"input": 23000, "output": 1000},
+    ),
+    (
+        "compactions that used the cache (litellm#27065)",
+        [SUMMARY | _cached(5000), {"type": "compaction", "cache_creation_input_tokens": 400}],
+        {"input": 208400, "output": 4500, "cache_read": 5000, "cache_write": 400},
+    ),
+    (
+        "an adviser is another model, and other iterations are in the counts (claude-code#84738)",
+        [ANSWERED | {"type": "message"}, ADVICE],
+        {"input": 23000, "output": 1000},
+    ),
+]
+
+
+@pytest.mark.parametrize("parts, told", [row[1:] for row in ITERATIONS], ids=[row[0] for row in ITERATIONS])
+def test_a_compaction_is_counted_too(parts: list[dict[str, Any]], told: dict[str, int]) -> None:
+    """The model that was asked has read and written it, and it is told apart."""
+    usage = ANSWERED | {"iterations": parts}
+    assert whole(MESSAGES, {"type": "message", "content": [], "usage": usage}).tokens == told
+    assert streamed(MESSAGES, *_claude({}, usage)).tokens == told
+
+
 GEMINI_SUMS: list[tuple[dict[str, int], dict[str, int]]] = [
     (
         {"promptTokenCount": 10, "candidatesTokenCount": 5, "thoughtsTokenCount": 3, "totalTokenCount": 18},
@@ -482,6 +523,14 @@ GEMINI_SUMS: list[tuple[dict[str, int], dict[str, int]]] = [
         },
         {"input": 14, "output": 5},
     ),
+    *(
+        (
+            {"promptTokenCount": prompt, "candidatesTokenCount": made, "toolUsePromptTokenCount": 100}
+            | {"thoughtsTokenCount": 3, "totalTokenCount": 118},
+            {"input": 110, "output": 8, "reasoning": 3},
+        )
+        for prompt, made in ((10, 5), (10, 8), (110, 5), (110, 8))
+    ),
     ({"promptTokenCount": 10, "cachedContentTokenCount": 11}, {"input": 10}),
     ({"thoughtsTokenCount": 3}, {"output": 3, "reasoning": 3}),
 ]
@@ -489,7 +538,7 @@ GEMINI_SUMS: list[tuple[dict[str, int], dict[str, int]]] = [
 
 @pytest.mark.parametrize("usage, told", GEMINI_SUMS)
 def test_sums_of_gemini(usage: dict[str, int], told: dict[str, int]) -> None:
-    """Thoughts stand beside the candidates unless the total says that they are in there."""
+    """Thoughts and tool use stand beside the two counts unless the total says that they are in there (litellm#10141)."""
     assert whole(GEMINI, {"usageMetadata": usage}).tokens == told
 
 

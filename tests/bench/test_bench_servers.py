@@ -21,8 +21,9 @@ import psutil
 import pytest
 
 from bench import machine, nginx, openloop, profile, rounds, rows, streams, traffic, unary, world
-from bench.processes import Running, StartError, free_port
+from bench.processes import Running, StartError
 from bench.rows import World
+from sidecar.testing import free_port
 
 ROOT = Path(__file__).parents[2]
 EVERYWHERE = os.sched_getaffinity(0)
@@ -240,7 +241,7 @@ def test_a_round_of_one_row(around: World, tmp_path: Path) -> None:
         1,
         rounds.COLUMNS,
         unary_seconds=1,
-        stream_seconds=0.2,
+        stream_seconds=1,
         latency_seconds=0.2,
         streams=4,
         many_streams=8,

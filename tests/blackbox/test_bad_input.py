@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import pytest
 
 from sidecar.testing import (
+    End,
+    Garbage,
     Gate,
     OtlpSink,
     RawClient,
@@ -22,10 +24,12 @@ from sidecar.testing import (
     chat_completion,
     chat_request,
     exchange,
+    free_port,
     json_answer,
     request_bytes,
     self_signed,
 )
+from tests.blackbox.names import NameServer
 
 KIND = b"Content-Type: application/json"
 
@@ -33,9 +37,7 @@ KIND = b"Content-Type: application/json"
 @pytest.fixture(scope="module")
 def sidecar_settings() -> dict[str, str]:
     """Small limits, and a name for the upstream where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return {
         "HEAD_LIMIT": "16KiB",
         "HEAD_FIELDS": "64",
@@ -424,6 +426,23 @@ def test_a_port_in_use(upstream: ScriptedUpstream, which: str) -> None:
     assert "Traceback" not in sidecar.stderr
 
 
+@pytest.mark.parametrize("which", ["LISTEN", "HEALTH_LISTEN"])
+def test_a_host_of_which_one_address_is_not_there(
+    tmp_path: Path, start_sidecar: Any, upstream: ScriptedUpstream, which: str
+) -> None:
+    """As `localhost` often is, where it has an IPv6 address and the machine none: the others are listened on."""
+    names = {"here.test": "192.0.2.1 127.0.0.1 2001:db8::1", "elsewhere.test": "192.0.2.1 2001:db8::1"}
+    with NameServer(tmp_path, names) as server:
+        sidecar = start_sidecar(settings={which: "here.test:0"}, launcher=server.launcher)
+        assert exchange(sidecar.port, request_bytes("GET", "/x")).status == 200
+        stray = RunningSidecar(
+            upstream=upstream.url, settings={which: "elsewhere.test:0"}, launcher=server.launcher
+        ).launch()
+        assert stray.wait() == 1
+    reason = f"elsewhere.test:0 (SIDECAR_{which}): the host is not an address of this machine"
+    assert reason in stray.stderr
+
+
 def test_tls_trust(tmp_path: Path, start_sidecar: Any, sink: OtlpSink) -> None:
     """A certificate is checked: an authority that `SSL_CERT_FILE` names is trusted, and no other."""
     made = self_signed(tmp_path)
@@ -470,6 +489,28 @@ def test_egress_by_a_proxy(start_sidecar: Any, module_upstream: ScriptedUpstream
         assert tunnel.get("proxy-authorization") == b"Basic dXNlcjpwYXNz"
         assert (request.path, request.get("host")) == ("/x", b"models.test")
         assert request.get("proxy-authorization") is None
+
+
+@pytest.mark.parametrize(
+    "says, told",
+    [
+        (b"HTTP/1.1 407 Who are you?\r\n\r\n<html>", "answered CONNECT with 407 Who are you?"),
+        (b"HTTP/1.0 503 Busy\r\nX: 1\r\n\r\n" + b"x" * 10_000, "answered CONNECT with 503 Busy"),
+        (b"SSH-2.0\r\n\r\nmore", "answered CONNECT with what is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\n\r\nmore", "sent more than its answer to CONNECT"),
+        (b"HTTP/1.1 200 OK\r\n", "broke off its answer to CONNECT"),
+    ],
+    ids=["407 with a page", "503 with a large page", "not HTTP", "200 and more", "half a head"],
+)
+def test_what_a_proxy_says_is_told(start_sidecar: Any, says: bytes, told: str) -> None:
+    """A proxy that refuses is quoted, whatever page comes with its refusal."""
+    with ScriptedUpstream() as proxy:
+        proxy.answer(Garbage(says), End())
+        environ = {"HTTP_PROXY": f"http://127.0.0.1:{proxy.port}", "NO_PROXY": "127.0.0.1"}
+        sidecar = start_sidecar(upstream="http://models.test", environ=environ)
+        refused = exchange(sidecar.port, chat_request())
+    assert refused.status == 502
+    assert f"the proxy 127.0.0.1:{proxy.port} {told}" in json.loads(refused.body)["error"]["message"]
 
 
 class Tunnel(socketserver.BaseRequestHandler):

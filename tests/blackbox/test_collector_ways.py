@@ -6,6 +6,7 @@ Each row in both protocols, on the production server; what is asked is that the 
 import json
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from sidecar.testing import (
     self_signed,
 )
 from sidecar.testing.sink_servers import GrpcServices
+from tests.terminals import ALL, OnTerminal
 
 PROTOCOLS = ("http/protobuf", "grpc")
 TRACES_ONLY = {"OTEL_LOGS_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
@@ -164,6 +166,7 @@ def test_much_that_waits_leaves_in_messages_that_a_receiver_takes(
             **sink.environ(),
             **{f"OTEL_{signal}_{name}": value for signal in ("BSP", "BLRP") for name, value in queue.items()},
             "OTEL_METRICS_EXPORTER": "none",
+            "SIDECAR_SHUTDOWN_TIMEOUT": "120s",
         }
         target = f"/v1/models/{'p' * 1000}?{'q' * 1600}"
         provider.answer_always(answer(b"{}"))
@@ -376,6 +379,42 @@ def test_renewed_certificates_are_read(
             stranger.key.write_bytes(certificate.key.read_bytes())
             ask(sidecar)
             assert set(states(sidecar)) == {"failed", "exported"}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_key_with_a_password_is_asked_of_nobody(
+    protocol: str, certificate: Certificate, tmp_path: Path
+) -> None:
+    """No terminal is asked for it, which would keep the signals of the process meanwhile: it says so, and stops as ever."""
+    key = tmp_path / "locked.pem"
+    command = ["openssl", "pkey", "-aes256", "-passout", "pass:hush", "-in", str(certificate.key)]
+    subprocess.run([*command, "-out", str(key)], check=True, capture_output=True)
+    with OtlpSink(protocol, tls=certificate, clients=certificate.certificate) as sink:
+        environ = {
+            **sink.environ(),
+            **TRACES_ONLY,
+            "OTEL_METRICS_EXPORTER": "otlp",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate.certificate),
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(certificate.certificate),
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(key),
+            "SIDECAR_UPSTREAM": "http://127.0.0.1:9",
+            "SIDECAR_LISTEN": "127.0.0.1:0",
+            "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0",
+        }
+        command = [sys.executable, "-m", "sidecar", "run"]
+        sidecar = OnTerminal(command, streams=ALL, environ=environ, limit=20)
+        try:
+            sidecar.read_until(r"sidecar\.telemetry\.failing.*\n")
+            sidecar.process.terminate()
+            assert sidecar.end() == 0
+        finally:
+            sidecar.process.kill()
+            sidecar.process.wait()
+            sidecar.close()
+    assert "pass phrase" not in sidecar.seen
+    if protocol == "http/protobuf":
+        assert "cannot connect: the client's key has a password" in sidecar.seen
 
 
 @pytest.mark.parametrize("protocol", [None, *PROTOCOLS])

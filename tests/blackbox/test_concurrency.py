@@ -255,13 +255,12 @@ def test_conversations_do_not_overlap_each_other(
         turns.begin(turn("apart", "b"))
         turns.begin(chat_request())
         turns.begin(chat_request())
-        turns.begin(
-            request_bytes("POST", "/v1/embeddings", headers=(b"X-Sidecar-Session-Id: apart",), body=b"{}")
-        )
-        for number in (5, 4, 3, 2, 1):
+        for path in ("/v1/embeddings", "/v1/responses/compact"):
+            turns.begin(request_bytes("POST", path, headers=(b"X-Sidecar-Session-Id: apart",), body=b"{}"))
+        for number in (6, 5, 4, 3, 2, 1):
             turns.end(number)
         wanted = {"session.id": "apart"}
-        sink.wait_for(lambda: len(sink.find_spans(kind="SERVER", attributes=wanted)) == 3)
+        sink.wait_for(lambda: len(sink.find_spans(kind="SERVER", attributes=wanted)) == 4)
     turns.close()
     for span in sink.find_spans(kind="SERVER", attributes=wanted):
         assert linked(span, "overlaps") == set()
@@ -312,6 +311,37 @@ def test_a_turn_that_follows_an_answer_still_being_read(
     assert first.attributes["sidecar.request.overlapped_by"] == 0
     assert first.attributes["sidecar.request.out_of_order.distance"] == 0
     assert second.attributes["sidecar.request.wait_avoided"] == 0
+    assert linked(first, "overlaps") == linked(second, "overlaps") == set()
+
+
+def test_a_turn_that_makes_a_session_of_an_answer_still_being_read(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+) -> None:
+    """So it is too where nobody names a session and the answer's id, which came at its beginning, leads to it."""
+    created = b'data: {"type":"response.created","response":{"id":"resp_slowly","status":"in_progress"}}\n\n'
+    completed = (
+        b'data: {"type":"response.completed","response":{"id":"resp_slowly","status":"completed"}}\n\n'
+    )
+    body = created + b"data: {}\n\n" * 150_000 + completed
+    fields = (b"Content-Type: text/event-stream", b"Content-Length: %d" % len(body))
+    upstream.answer(Status(), *map(Header, fields), Bytes(body))
+    as_json = (b"Content-Type: application/json",)
+    asked = b'{"model":"m","input":"Hi","stream":true}'
+    assert (
+        exchange(sidecar.port, request_bytes("POST", "/v1/responses", headers=as_json, body=asked)).body
+        == body
+    )
+    upstream.answer(json_answer({"id": "resp_next", "status": "completed"}))
+    asked = b'{"model":"m","input":"Go on","previous_response_id":"resp_slowly"}'
+    said = exchange(sidecar.port, request_bytes("POST", "/v1/responses", headers=as_json, body=asked))
+    request_id = (said.get("x-sidecar-request-id") or b"").decode()
+    second = sink.span(kind="SERVER", attributes={"sidecar.request.id": request_id})
+    first, again = server_spans(sink, str(second.attributes["session.id"]), 2)
+    assert again == second
+    assert second.attributes["sidecar.session.source"] == "response_chain"
+    assert second.attributes["sidecar.request.overlaps"] == 0
+    assert second.attributes["sidecar.request.wait_avoided"] == 0
+    assert "sidecar.request.think_time" in second.attributes
     assert linked(first, "overlaps") == linked(second, "overlaps") == set()
 
 

@@ -62,7 +62,7 @@ def named(conversation: str = "main") -> tuple[bytes, ...]:
 
 
 def play(port: int, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
-    """A stream that is overtaken and stalls, what came after it, a retry, and something odd."""
+    """A stream that is overtaken and stalls, what came after it, a retry, something odd, and a bad answer."""
     gate = Gate()
     pieces = [Chunk(sse_event(chat_chunk(text))) for text in ("a", "b")]
     last: list[Step] = [
@@ -90,6 +90,8 @@ def play(port: int, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
     exchange(port, chat_request(path="/v1/messages", headers=named("x" * 300)))
     left = (b"x-ratelimit-remaining-requests: 5", b"x-ratelimit-limit-requests: 9", b"retry-after: 60")
     upstream.answer(json_answer({"data": [{"embedding": [1]}], "usage": {"prompt_tokens": 5}}, headers=left))
+    exchange(port, chat_request(path="/v1/embeddings", headers=named()))
+    upstream.answer(json_answer({"error": {}}, status=503))
     exchange(port, chat_request(path="/v1/embeddings", headers=named()))
     go_on(port, upstream)
 
@@ -169,6 +171,7 @@ def test_fixed_words_are_told_from_the_start(start_sidecar: Any, sink: OtlpSink,
         "sidecar.identity": each(*Source, "no_turn"),
         "sidecar.anomalies": each(*Anomaly),
         "sidecar.conversation.wait_unknown": {()},
+        "sidecar.sessions.with_bad_answers": {()},
     }
     pasts = {
         "sidecar.answers.orphaned": {()},
@@ -188,6 +191,22 @@ def test_fixed_words_are_told_from_the_start(start_sidecar: Any, sink: OtlpSink,
         **{(f"sidecar.{name}", *upstream): 0 for name in each_upstream for upstream in upstreams},
     }
     sidecar.stop()
+
+
+def test_a_session_meets_a_bad_answer_once(
+    start_sidecar: Any, sink: OtlpSink, upstream: ScriptedUpstream
+) -> None:
+    """At its first; a request alone that nobody named is no session."""
+    sidecar = start_sidecar()
+    upstream.answer_always(json_answer({"error": {}}, status=503))
+    for fields in ((), (), named(), named("other"), (b"X-Sidecar-Session-Id: second",)):
+        exchange(sidecar.port, chat_request(headers=fields))
+    told = {
+        point.metric: point.value
+        for point in sink.snapshot(after=time.time_ns())
+        if point.metric in ("sidecar.sessions.with_bad_answers", "sidecar.sessions") and point.value
+    }
+    assert told == {"sidecar.sessions.with_bad_answers": 2, "sidecar.sessions": 2}
 
 
 def test_what_is_left_before_a_rejection(

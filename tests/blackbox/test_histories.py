@@ -103,14 +103,16 @@ def test_a_prompt_that_grows(sidecar: RunningSidecar, upstream: ScriptedUpstream
     spans = []
     for asked_for in (
         prompt,
-        f"{prompt} It grew.\nHuman: And now?\nAI:",
+        f"{prompt} It grew and grew.\nHuman: And now?\nAI:",
         f"{prompt} It shrank.\nHuman: And now?\nAI:",
     ):
         body = json.dumps({"model": "m", "prompt": asked_for}).encode()
         request = request_bytes(
             "POST", PATHS[COMPLETIONS], headers=(b"Content-Type: application/json",), body=body
         )
-        spans.append(told(sidecar, upstream, sink, request, body_of(COMPLETIONS, Answer(" It grew."))))
+        spans.append(
+            told(sidecar, upstream, sink, request, body_of(COMPLETIONS, Answer(" It grew and grew.")))
+        )
     first, second, other = (span.attributes for span in spans)
     assert second["session.id"] == first["session.id"] != other["session.id"]
     assert second["sidecar.session.source"] == "history"
@@ -128,6 +130,24 @@ def test_several_sessions_could_be_it(
     assert len({span.attributes["session.id"] for span in (*runs, third)}) == 3
     assert third.attributes["sidecar.session.source"] == "generated"
     assert third.attributes["sidecar.anomalies"] == ["history_ambiguous"]
+
+
+def test_an_id_that_is_spoken_of(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
+    """An answer about another session's call belongs to the session in which it was given, if to any."""
+    made = "call_5b1d9e7a3c2f8d40"
+    calling = Answer("", [(made, "look", "{}")])
+    other = told(sidecar, upstream, sink, asked(CHAT, [user("Look it up.")]), body_of(CHAT, calling))
+    about = Answer(f"The call that failed is {made}, says the log.")
+    messages = [user("Which call failed, of those in the log?")]
+    unseen = told(
+        sidecar, upstream, sink, asked(CHAT, [*messages, about, user("Why?")]), body_of(CHAT, about)
+    )
+    first = told(sidecar, upstream, sink, asked(CHAT, messages), body_of(CHAT, about))
+    second = told(sidecar, upstream, sink, asked(CHAT, [*messages, about, user("So?")]), body_of(CHAT, about))
+    sessions = [span.attributes["session.id"] for span in (other, unseen, first, second)]
+    assert len(set(sessions)) == 3
+    assert sessions[2] == sessions[3]
+    assert unseen.attributes["sidecar.session.source"] == "generated"
 
 
 def test_a_race_names_both(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
@@ -155,10 +175,15 @@ def test_a_race_names_both(sidecar: RunningSidecar, upstream: ScriptedUpstream, 
     assert first.attributes["sidecar.turn.relation"] == "continues"
     assert second.attributes["sidecar.turn.relation"] == "races"
     for span, other in ((first, second), (second, first)):
-        races = [link.span_id for link in span.links if link.attributes["sidecar.link"] == "races"]
-        assert races == [other.span_id]
+        assert linked(span, "races") == [other.span_id]
         _, detail = sidecar.admin("GET", f"/live/requests/{span.span_id}")
         assert [link["id"] for link in detail["links"] if link["kind"] == "races"] == [other.span_id]
+        assert detail["bar"]["races"] == 1
+
+
+def linked(span: Span, kind: str) -> list[str]:
+    """The spans to which its links of a kind lead."""
+    return [link.span_id for link in span.links if link.attributes["sidecar.link"] == kind]
 
 
 def test_lanes_of_a_session(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
@@ -196,9 +221,73 @@ def test_lanes_of_a_session(sidecar: RunningSidecar, upstream: ScriptedUpstream,
     ]
     assert relations == ["first", "first", "first", "continues", "continues", "continues"]
     assert child.attributes["sidecar.conversation.parent"] == "main"
-    links = [link.span_id for link in child.links if link.attributes["sidecar.link"] == "spawned_by"]
-    assert links == [main.span_id]
+    assert linked(child, "spawned_by") == [main.span_id]
+    assert linked(again, "spawned") == [child.span_id]
+    assert not any(linked(span, "spawned") for span in (title, main, child, memory, last))
+    _, detail = sidecar.admin("GET", f"/live/requests/{again.span_id}")
+    assert [link["id"] for link in detail["links"] if link["kind"] == "spawned"] == [child.span_id]
     assert "gen_ai.conversation.id" in main.attributes
+
+
+PLANNER = {"X-Claude-Code-Agent-Id": "planner"}
+
+
+@pytest.mark.parametrize(
+    "session,parent,named",
+    [
+        ("", {}, False),
+        ("agents-1", {}, False),
+        ("agents-2", {}, True),
+        ("agents-3", PLANNER, False),
+        ("agents-4", PLANNER, True),
+    ],
+)
+def test_agents_that_come_back(
+    sidecar: RunningSidecar,
+    upstream: ScriptedUpstream,
+    sink: OtlpSink,
+    session: str,
+    parent: dict[str, str],
+    named: bool,
+) -> None:
+    """The parent's next turn leads to the latest turn of each agent that its answer called, named by the client or not."""
+    tasks = ["Count the cows behind the house.", "Count the goats in front of it."]
+    calls = [
+        (f"call_{at}f8e7d6c5b4a", "spawn", json.dumps({"prompt": task})) for at, task in enumerate(tasks)
+    ]
+    said = Answer("", calls)
+
+    def ask(messages: list[Any], given: Answer, headers: dict[str, str]) -> Span:
+        if session:
+            headers = {"X-Claude-Code-Session-Id": session, **headers}
+        fields = [f"{name}: {value}".encode() for name, value in headers.items()]
+        upstream.answer(json_answer(body_of(CHAT, given)))
+        request = request_bytes(
+            "POST",
+            PATHS[CHAT],
+            headers=(b"Content-Type: application/json", *fields),
+            body=json.dumps(request_of(CHAT, messages)).encode(),
+        )
+        return span_of(sink, exchange(sidecar.port, request))
+
+    first = ask([user("How many are there?")], said, parent)
+    ends = []
+    for at, task in enumerate(tasks):
+        agent = {"X-Claude-Code-Agent-Id": f"counter-{at}"} if named else {}
+        step = Answer("", [(f"call_{at}1122334455", "look", "{}")])
+        seen = {"role": "tool", "tool_call_id": step.calls[0][0], "content": "many"}
+        begun = ask([user(task)], step, agent)
+        assert linked(begun, "spawned_by") == [first.span_id]
+        ends.append(ask([user(task), step, seen], Answer("There are twelve of them."), agent))
+    results = [{"role": "tool", "tool_call_id": call[0], "content": "Twelve."} for call in calls]
+    second = ask([user("How many are there?"), said, *results], Answer("Twelve of each, I hear."), parent)
+    assert sorted(linked(second, "spawned")) == sorted(span.span_id for span in ends)
+    third = ask(
+        [user("How many are there?"), said, *results, Answer("Twelve of each, I hear."), user("Thanks.")],
+        Answer("You are welcome, and ask again."),
+        parent,
+    )
+    assert linked(third, "spawned") == []
 
 
 def test_a_sub_agent_of_a_session_that_nobody_named(

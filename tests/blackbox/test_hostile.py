@@ -31,6 +31,7 @@ from sidecar.testing import (
     request_bytes,
 )
 
+TIMEOUT = 30.0
 JSON = b"Content-Type: application/json"
 CHUNKED = b"Transfer-Encoding: chunked"
 INNER = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -217,6 +218,33 @@ def test_an_upstream_that_hangs_up_at_once(
                 assert client.read_answer().status == 502
         requests = sidecar.stats()["requests"]
     assert requests["outcomes"] == {"upstream_failed": 100}
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends its side", "says that it closes"])
+@pytest.mark.parametrize("length", [27, 300_000], ids=["small", "large"])
+def test_an_upstream_that_answers_before_it_is_asked(start_sidecar: Any, length: int, *, ends: bool) -> None:
+    """A busy server says so as soon as a connection stands; whoever calls it directly reads that as the answer."""
+    body = b'{"error":{"code":"tokens"}}'.ljust(length)
+
+    def refuse(connection: socket.socket) -> None:
+        says = b"" if ends else b"Connection: close\r\n"
+        connection.sendall(b"HTTP/1.1 503 Busy\r\n%bContent-Length: %d\r\n\r\n%b" % (says, length, body))
+        if ends:
+            connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(TIMEOUT)
+        with suppress(ConnectionResetError):
+            while connection.recv(65536):
+                pass
+
+    with rude_server(refuse) as port:
+        sidecar = start_sidecar(upstream=f"http://127.0.0.1:{port}")
+        with RawClient(sidecar.port) as client:
+            for _ in range(5):
+                client.send(chat_request())
+                said = client.read_answer("POST")
+                assert (said.status, said.body) == (503, body)
+        requests = sidecar.stats()["requests"]
+    assert requests["outcomes"] == {"upstream_rejected": 5}
 
 
 def test_expect_without_go_ahead_closes(start_sidecar: Any, upstream: ScriptedUpstream) -> None:

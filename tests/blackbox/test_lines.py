@@ -31,6 +31,7 @@ from sidecar.testing import (
     answer,
     chat_request,
     exchange,
+    free_port,
     request_bytes,
     sse_head,
 )
@@ -154,14 +155,6 @@ CLOSED = {
     for some in combinations((0, 1, 2), count)
 }
 ROWS: dict[str, Open] = {made.__name__: made for made in (*STANDING, *FAILING)} | CLOSED
-
-
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

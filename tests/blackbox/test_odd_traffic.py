@@ -14,6 +14,7 @@ from sidecar.testing import (
     Chunk,
     End,
     Garbage,
+    Gate,
     Header,
     Informational,
     LastChunk,
@@ -25,6 +26,7 @@ from sidecar.testing import (
     ScriptedUpstream,
     Status,
     Step,
+    Wait,
     answer,
     chat_completion,
     chat_request,
@@ -145,6 +147,44 @@ def test_many_pipelined_requests(sidecar: RunningSidecar, upstream: ScriptedUpst
     with RawClient(sidecar.port) as client:
         client.send(b"".join(request_bytes("POST", path, body=path.encode()) for path in paths))
         assert [client.read_answer("POST").body.decode() for _ in paths] == paths
+
+
+@pytest.mark.parametrize("half", [b"", b"half of "], ids=["before its answer", "in its answer"])
+@pytest.mark.parametrize(
+    "second",
+    [
+        request_bytes("GET", "/second"),
+        request_bytes("POST", "/second", body=b"{}"),
+        chat_request(path="/second"),
+        request_bytes("GET", "/second") * 2,
+    ],
+    ids=["get", "post", "json", "two"],
+)
+def test_a_request_that_comes_during_another_one_waits(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, half: bytes, second: bytes
+) -> None:
+    """It is whole, and is read on its own, while the one before it is under way."""
+    gate = Gate()
+    begun = (Status(), Header(b"Transfer-Encoding: chunked"), Chunk(half)) if half else ()
+    rest = (Chunk(b"one"), LastChunk()) if half else answer(b"one")
+    upstream.answer(*begun, Wait(gate), *rest, path="/first")
+    upstream.answer_always(answer(b"two"), path="/second")
+    count = second.count(b"/second")
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("GET", "/first"))
+        upstream.head()
+        if half:
+            client.read_until(half)
+        client.send(second)
+        exchange(sidecar.port, request_bytes("GET", "/read-later"))
+        assert [request.path for request in upstream.requests] == ["/first", "/read-later"]
+        gate.open()
+        if half:
+            assert client.read_until(b"0\r\n\r\n") == b"\r\n3\r\none\r\n0\r\n\r\n"
+        else:
+            assert client.read_answer().body == b"one"
+        assert [client.read_answer().body for _ in range(count)] == [b"two"] * count
+    assert [request.path for request in upstream.requests[2:]] == ["/second"] * count
 
 
 def test_a_request_behind_a_large_upload(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:

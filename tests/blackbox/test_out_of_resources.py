@@ -15,6 +15,7 @@ import pytest
 from sidecar import health
 from sidecar.testing import (
     Gate,
+    Message,
     OtlpSink,
     RawClient,
     RunningSidecar,
@@ -23,8 +24,10 @@ from sidecar.testing import (
     answer,
     chat_request,
     exchange,
+    free_port,
     request_bytes,
 )
+from tests.blackbox.names import NameServer
 
 REQUEST = request_bytes("GET", "/x")
 
@@ -116,6 +119,43 @@ def test_nothing_left_to_connect_with(
     assert sidecar.find_logs("sidecar.bug") == []
 
 
+@pytest.mark.parametrize("addresses", ["127.0.0.1 ::1", "127.0.0.1 ::1 2001:db8::1", "127.0.0.1", "::1"])
+def test_a_machine_without_ipv6(
+    start_sidecar: Any, upstream: ScriptedUpstream, tmp_path: Path, addresses: str
+) -> None:
+    """The system says the same as where no port is left: that is told only if one was missing."""
+    shortage = tmp_path / "shortage"
+    shortage.write_text("")
+    script = str(Path(__file__).with_name("with_no_means.py"))
+    four = "127.0.0.1" in addresses
+    said = {}
+    with NameServer(tmp_path, {"both.test": addresses}) as names:
+        sidecar = start_sidecar(
+            upstream=f"http://both.test:{upstream.port}",
+            launcher=(*names.launcher, sys.executable, script, str(shortage), str(upstream.port)),
+        )
+        upstream.answer_always(answer(b"{}", headers=(b"Connection: close",)))
+        for words in ("IPv6", "IPv6 EADDRNOTAVAIL", "EADDRNOTAVAIL"):
+            shortage.write_text(words)
+            said[words] = exchange(sidecar.port, REQUEST)
+        upstream.refuse()
+        shortage.write_text("IPv6")
+        said["refused"] = exchange(sidecar.port, REQUEST)
+        upstream.accept()
+    ours = (503, "out_of_resources")
+    told = {words: one.status if one.status == 200 else _told(one) for words, one in said.items()}
+    assert told == {
+        "IPv6": 200 if four else (502, "upstream_failed"),
+        "IPv6 EADDRNOTAVAIL": ours if four else (502, "upstream_failed"),
+        "EADDRNOTAVAIL": ours,
+        "refused": (502, "upstream_failed"),
+    }
+
+
+def _told(said: Message) -> tuple[int, str]:
+    return said.status, json.loads(said.body)["error"]["code"]
+
+
 SILENT = (b"", b"GET /readiness HTTP/1.1\r\nHo")
 
 
@@ -125,12 +165,11 @@ def test_silent_strangers_on_another_port(
     start_sidecar: Any, upstream: ScriptedUpstream, which: str, begun: bytes
 ) -> None:
     """More of them than there are descriptors: the data port does not notice, and the port itself still answers."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        free_port = free.getsockname()[1]
+    spare = free_port()
     sidecar = start_sidecar(
-        launcher=("prlimit", "--nofile=256:256"), settings={"HEALTH_LISTEN": f"127.0.0.1:{free_port}"}
+        launcher=("prlimit", "--nofile=256:256"), settings={"HEALTH_LISTEN": f"127.0.0.1:{spare}"}
     )
-    port = free_port if which == "HEALTH_LISTEN" else sidecar.admin_port
+    port = spare if which == "HEALTH_LISTEN" else sidecar.admin_port
     with ExitStack() as stack:
         for _ in range(300):
             stack.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(begun)

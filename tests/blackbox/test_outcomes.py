@@ -5,7 +5,6 @@
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from sidecar.testing import (
     chat_request,
     exchange,
     expect_span,
+    free_port,
     json_answer,
     request_bytes,
     sse,
@@ -70,10 +70,7 @@ IDLE = 1.0
 @pytest.fixture(scope="module")
 def sidecar_settings() -> dict[str, str]:
     """A second upstream where nobody listens, and one whose name does not resolve."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return {"UPSTREAMS": f"dead=http://127.0.0.1:{port},nowhere=http://nowhere.invalid"}
+    return {"UPSTREAMS": f"dead=http://127.0.0.1:{free_port()},nowhere=http://nowhere.invalid"}
 
 
 @pytest.fixture(scope="module")
@@ -994,9 +991,7 @@ class _Broken(SessionManager):
 @contextmanager
 def _in_process(upstream: ScriptedUpstream, sink: OtlpSink) -> Iterator[int]:
     """The production server in a thread of this process, with a broken part; gives its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     environ = {
         "SIDECAR_LISTEN": f"127.0.0.1:{port}",
         "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0",

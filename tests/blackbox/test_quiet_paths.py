@@ -145,7 +145,8 @@ def test_a_probe_under_way_is_in_flight(
     upstream.answer((Wait(gate), *answer()))
     with RawClient(sidecar.port) as client:
         client.send(request_bytes("GET", "/health"))
-        sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 1)
+        upstream.request()
+        assert sidecar.stats()["requests"]["in_flight"] == 1
         assert exchange(sidecar.port, request_bytes("GET", "/health")).status == 503
     sidecar.wait_until(lambda: counted(sidecar) == (settled + 2, quiet + 1))
     gate.open()

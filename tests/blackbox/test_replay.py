@@ -1,5 +1,6 @@
 """The replay of a session that has ended: its lanes as one small trace, with final figures."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from sidecar.testing import (
     OtlpSink,
     RawClient,
     ScriptedUpstream,
+    SinkAnswer,
     Span,
     Wait,
     chat_completion,
@@ -54,7 +56,7 @@ def test_a_replay_has_what_became_of_each_request(
     start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink
 ) -> None:
     """Session, conversations, requests, each linked to its real span; a wait that was known only later is there."""
-    sidecar = start_sidecar(settings={"REPLAY_LIMIT": "100"})
+    sidecar = start_sidecar()
     play(sidecar.port, upstream, "lanes")
     sidecar.stop()
     session, main, slow, quick, agent, failed = sorted(
@@ -132,7 +134,7 @@ def test_a_session_found_by_its_history_has_its_first_request(
     start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink
 ) -> None:
     """That one had a made-up id of its own until the second one continued it; one that nobody continued has no replay."""
-    sidecar = start_sidecar(settings={"REPLAY_LIMIT": "100"})
+    sidecar = start_sidecar()
     question = {"role": "user", "content": "What is the answer to that?"}
     said = "It is a long answer, long enough."
     for text in (said, "And a second one."):
@@ -146,3 +148,50 @@ def test_a_session_found_by_its_history_has_its_first_request(
     names = [span.name for span in sink.spans if span.name.startswith("replay ")]
     assert names.count("replay chat found") == 2
     assert "replay chat alone" not in names
+
+
+CROWD = 200
+"""Sessions whose own spans alone are more than may wait."""
+
+
+@pytest.mark.parametrize("idle", ["4s", "60s"])
+def test_many_sessions_end_at_once_and_lose_nothing(
+    start_sidecar: Any, upstream: ScriptedUpstream, idle: str
+) -> None:
+    """By their idle time or with the process: their spans, and then their replays, wait until the queue has room for them."""
+    upstream.answer_always(json_answer(chat_completion("Hi")))
+    environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "256", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "64"}
+    with OtlpSink() as sink:
+        sidecar = start_sidecar(sink=sink, settings={"SESSION_IDLE": idle}, environ=environ)
+        for number in range(CROWD):
+            exchange(sidecar.port, chat_request(headers=named(f"crowd-{number}")))
+            if number % 20 == 19:
+                sidecar.wait_until(lambda: not sidecar.stats()["telemetry"]["traces"]["queued"])
+        sink.answer_always("traces", SinkAnswer(delay=0.5))
+        if idle == "4s":
+            sink.wait_for(lambda: len(sink.find_spans(name="replay session")) == CROWD)
+        sidecar.stop()
+        (stopped,) = sidecar.find_logs("sidecar.stopped")
+        traces = json.loads(stopped["telemetry"])["traces"]
+        assert {state: count for state, count in traces.items() if count} == {
+            "created": len(sink.spans),
+            "exported": len(sink.spans),
+        }
+        assert [len(replayed(sink, f"crowd-{number}")) for number in range(CROWD)] == [3] * CROWD
+
+
+def test_a_session_that_found_no_room_says_so(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
+    """Its replay has no request, and their number; a request alone that nobody named is no session."""
+    upstream.answer_always(json_answer(chat_completion("Hi")))
+    with OtlpSink() as sink:
+        sidecar = start_sidecar(sink=sink, settings={"REPLAY_LIMIT": "1"})
+        for session in ("first", "second", "second"):
+            exchange(sidecar.port, chat_request(headers=named(session)))
+        exchange(sidecar.port, chat_request())
+        sidecar.stop()
+        assert len(replayed(sink, "first")) == 3
+        (alone,) = replayed(sink, "second")
+        assert (alone.name, alone.attributes["sidecar.replay.omitted"]) == ("replay session", 2)
+        real = sink.span(name="session", attributes={"session.id": "second"})
+        assert (alone.start, alone.end) == (real.start, real.end)
+        assert len(sink.find_spans(name="session")) == len(sink.find_spans(name="replay session")) == 2

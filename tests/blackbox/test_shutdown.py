@@ -44,6 +44,13 @@ def by_interrupt(sidecar: RunningSidecar) -> None:
     sidecar.signal(signal.SIGINT)
 
 
+def by_hangup(sidecar: RunningSidecar) -> None:
+    """As a terminal that closes does: its shell says so, and then the system."""
+    sidecar.signal(signal.SIGHUP)
+    sidecar.wait_log("sidecar.draining")
+    sidecar.signal(signal.SIGHUP)
+
+
 def by_request(sidecar: RunningSidecar) -> None:
     """As the app of a classic sidecar in a Job asks."""
     assert sidecar.admin("POST", "/shutdown")[0] == 202
@@ -64,7 +71,15 @@ def test_a_signal_right_after_the_start_is_obeyed(upstream: ScriptedUpstream) ->
     assert sidecar.wait() == 0
 
 
-@pytest.mark.parametrize("ask", [by_signal, by_interrupt, by_request])
+def test_nohup_is_kept_to(start_sidecar: Any) -> None:
+    """Whoever ignores a closed terminal goes on, and still ends as others do."""
+    sidecar = start_sidecar(launcher=("sh", "-c", 'trap "" HUP && exec "$@"', "sh"))
+    sidecar.signal(signal.SIGHUP)
+    assert exchange(sidecar.port, request_bytes("GET", "/x")).status == 200
+    assert sidecar.stop() == 0
+
+
+@pytest.mark.parametrize("ask", [by_signal, by_interrupt, by_hangup, by_request])
 def test_running_streams_finish(
     start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink, ask: Any
 ) -> None:

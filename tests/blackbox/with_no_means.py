@@ -1,7 +1,7 @@
 """Runs the command line on a machine that runs out: `with_no_means.py FILE PORT PYTHON -m sidecar ...`.
 
-Owns the shortage, which the word in the file names at that moment: an error's name (`ENOBUFS`) for every connection
-to the port, `threads` or `lookups` for names. An empty file is a machine that has everything.
+Owns the shortage, which the words in the file name at that moment: an error's name (`ENOBUFS`) for every connection
+to the port, `IPv6` for every such address, `threads` or `lookups` for names. An empty file is a machine that has everything.
 """
 
 import errno
@@ -30,8 +30,13 @@ class _Socket(socket.socket):
     """A socket that may not be connected."""
 
     def connect(self, address: Any) -> None:
-        if self.type == socket.SOCK_STREAM and address[1] == _port and _word().startswith("E"):
-            number = getattr(errno, _word())
+        number = 0
+        for word in _word().split():
+            if word == "IPv6" and self.family == socket.AF_INET6:
+                number = errno.EADDRNOTAVAIL
+            elif word.startswith("E") and self.type == socket.SOCK_STREAM and address[1] == _port:
+                number = getattr(errno, word)
+        if number:
             raise OSError(number, os.strerror(number))
         super().connect(address)
 

@@ -35,6 +35,9 @@ class Turn:
     arrived: int
     is_turn: bool
     told: Told
+    passed: int | None = None
+    """Its last byte was handed over then; as it ended, if nothing was left to read."""
+    order_of_pass: int = -1
     ended: int | None = None
     order_of_end: int = -1
     outcome: Outcome | None = None
@@ -49,12 +52,12 @@ class Run:
     now: int = 1_000_000_000
     turns: list[Turn] = field(default_factory=list)
     overlapping: list[list[int]] = field(default_factory=list)
-    endings: int = 0
+    steps: int = 0
 
     def arrive(self, *, is_turn: bool) -> None:
         """A request arrives now."""
         self.overlapping.append(
-            [number for number, each in enumerate(self.turns) if each.ended is None and each.is_turn]
+            [number for number, each in enumerate(self.turns) if each.passed is None and each.is_turn]
             if is_turn
             else []
         )
@@ -67,15 +70,23 @@ class Run:
         )
         self.turns.append(Turn(self.now, is_turn, told))
 
-    def end(self, choice: int, outcome: Outcome) -> None:
-        """One of those in flight ends now."""
+    def end(self, choice: int, outcome: Outcome | None) -> None:
+        """One of those in flight ends now, or has passed by now if it has no outcome yet."""
         flying = [each for each in self.turns if each.ended is None]
         if not flying:
             return
-        turn = flying[choice % len(flying)]
+        self.go_on(flying[choice % len(flying)], outcome)
+
+    def go_on(self, turn: Turn, outcome: Outcome | None) -> None:
+        """The same of one turn."""
+        self.steps += 1
+        if turn.passed is None:
+            turn.passed, turn.order_of_pass = self.now, self.steps
+        if outcome is None:
+            self.manager.passed(turn.told, self.now)
+            return
         turn.ended, turn.outcome = self.now, outcome
-        turn.order_of_end = self.endings
-        self.endings += 1
+        turn.order_of_end = self.steps
         assert self.manager.settle(turn.told, outcome, at=self.now)
 
 
@@ -85,7 +96,7 @@ def of(ref: Ref) -> int:
 
 
 def reference_waits(turns: list[Turn]) -> dict[int, int]:
-    """The queue, replayed turn by turn; stops being known after the first turn that has not ended."""
+    """The queue, replayed turn by turn; stops being known after the first turn in flight."""
     known: dict[int, int] = {}
     free_at = 0
     for each in turns:
@@ -93,23 +104,33 @@ def reference_waits(turns: list[Turn]) -> dict[int, int]:
             continue
         begin = max(each.arrived, free_at)
         known[each.told.sequence] = begin - each.arrived
-        if each.ended is None:
+        if each.passed is None:
             break
-        free_at = begin + each.ended - each.arrived
+        free_at = begin + each.passed - each.arrived
     return known
 
 
 def reference_distance(turns: list[Turn], turn: Turn) -> int:
-    """How many later turns had completed before this one completed."""
+    """How many later turns had passed and completed before this one did."""
     if not turn.is_turn or turn.outcome is not Outcome.COMPLETED:
         return 0
     return sum(
         each.is_turn
         and each.told.sequence > turn.told.sequence
         and each.outcome is Outcome.COMPLETED
+        and each.order_of_pass < turn.order_of_pass
         and each.order_of_end < turn.order_of_end
         for each in turns
     )
+
+
+def reference_think_time(turns: list[Turn], number: int) -> int | None:
+    """From the last time a turn had passed to the arrival of this one, if none was in flight then."""
+    turn = turns[number]
+    before = [each for each in turns[:number] if each.is_turn]
+    if not turn.is_turn or not before or turn.told.concurrency > 1:
+        return None
+    return turn.arrived - max(each.passed for each in before if each.passed is not None)
 
 
 ACTIONS = st.lists(
@@ -118,7 +139,8 @@ ACTIONS = st.lists(
         st.one_of(
             st.sampled_from(["turn", "turn", "turn", "other"]),
             st.tuples(
-                st.integers(0, 30), st.sampled_from([Outcome.COMPLETED, Outcome.COMPLETED, Outcome.TIMED_OUT])
+                st.integers(0, 30),
+                st.sampled_from([Outcome.COMPLETED, Outcome.COMPLETED, Outcome.TIMED_OUT, None]),
             ),
         ),
     ),
@@ -126,8 +148,8 @@ ACTIONS = st.lists(
 )
 
 
-def drive(actions: list[tuple[int, str | tuple[int, Outcome]]], limits: SessionLimits) -> Run:
-    """Plays the actions, holding the invariants at every step."""
+def drive(actions: list[tuple[int, str | tuple[int, Outcome | None]]], limits: SessionLimits) -> Run:
+    """Plays the actions, holding the invariants at every step; what has passed has ended then."""
     told = _Waits()
     run = Run(SessionManager(limits=limits), told)
     run.manager.add_listener(told)
@@ -139,7 +161,7 @@ def drive(actions: list[tuple[int, str | tuple[int, Outcome]]], limits: SessionL
             run.end(*action)
         stats = run.manager.get_session_stats()
         in_flight = [each for each in run.turns if each.ended is None]
-        turns_in_flight = sum(each.is_turn for each in in_flight)
+        turns_in_flight = sum(each.is_turn and each.passed is None for each in in_flight)
         assert (
             stats.total_requests == stats.completed_requests + stats.failed_requests + stats.active_requests
         )
@@ -147,12 +169,17 @@ def drive(actions: list[tuple[int, str | tuple[int, Outcome]]], limits: SessionL
         assert run.manager.overlapping == max(0, turns_in_flight - 1)
         assert run.manager.most_concurrent == turns_in_flight
         assert run.manager.conversations_busy == bool(in_flight)
+    for turn in run.turns:
+        if turn.passed is not None and turn.ended is None:
+            run.go_on(turn, Outcome.COMPLETED)  # what it has revealed is told as it ends
     return run
 
 
 @settings(max_examples=150, deadline=None)
 @given(ACTIONS)
-def test_figures_equal_the_slow_reference(actions: list[tuple[int, str | tuple[int, Outcome]]]) -> None:
+def test_figures_equal_the_slow_reference(
+    actions: list[tuple[int, str | tuple[int, Outcome | None]]],
+) -> None:
     """_Waits, overlaps, distances and who overlapped whom, on any interleaving."""
     run = drive(actions, SessionLimits(links=LINKS))
     known = reference_waits(run.turns)
@@ -162,6 +189,7 @@ def test_figures_equal_the_slow_reference(actions: list[tuple[int, str | tuple[i
         overlapped = run.overlapping[number]
         assert turn.told.concurrency == (len(overlapped) + 1 if turn.is_turn else 0)
         assert [of(ref) - 1 for ref in turn.told.overlaps] == overlapped[-LINKS:]
+        assert turn.told.think_time == reference_think_time(run.turns, number)
         if turn.ended is None:
             continue
         assert turn.told.distance == reference_distance(run.turns, turn)
@@ -179,7 +207,7 @@ def test_figures_equal_the_slow_reference(actions: list[tuple[int, str | tuple[i
 @settings(max_examples=150, deadline=None)
 @given(ACTIONS, st.integers(0, 3))
 def test_the_cap_gives_waits_up_and_keeps_the_others_exact(
-    actions: list[tuple[int, str | tuple[int, Outcome]]], cap: int
+    actions: list[tuple[int, str | tuple[int, Outcome | None]]], cap: int
 ) -> None:
     """What the cap leaves is exact, and known + unknown are all turns once everything has ended."""
     run = drive(actions, SessionLimits(pending_waits=cap))
@@ -199,7 +227,7 @@ def test_the_cap_gives_waits_up_and_keeps_the_others_exact(
 
 @settings(max_examples=100, deadline=None)
 @given(ACTIONS)
-def test_shutdown_leaves_nothing_open(actions: list[tuple[int, str | tuple[int, Outcome]]]) -> None:
+def test_shutdown_leaves_nothing_open(actions: list[tuple[int, str | tuple[int, Outcome | None]]]) -> None:
     """After a shutdown every turn's wait is known or counted as unknown, and late endings still count."""
     run = drive(actions, SessionLimits())
     turns = sum(each.is_turn for each in run.turns)

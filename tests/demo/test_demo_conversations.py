@@ -26,7 +26,7 @@ class Witness:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One call."""
-        session = request.headers["x-sidecar-session-id"]
+        session = request.headers.get("x-sidecar-session-id", "nameless-3")
         name = f"{session}/{request.headers.get('x-claude-code-agent-id', 'main')}"
         body = await request.read()
         self.calls.append(
@@ -78,7 +78,7 @@ async def witness() -> AsyncIterator[tuple[Witness, str]]:
 
 
 async def test_a_round(witness: tuple[Witness, str]) -> None:
-    """Seven sessions; the polite are polite, the hurried overlap, one leaves, one is turned away and returns."""
+    """Seven sessions and one without a name; the polite are polite, the hurried overlap, one leaves, one is turned away and returns."""
     seen, url = witness
     await play(url, 3, seed=0, pace=PACE)
 
@@ -92,11 +92,12 @@ async def test_a_round(witness: tuple[Witness, str]) -> None:
             "impatient",
             "rush-hour",
             "news-digest",
+            "nameless",
         )
     }
     assert seen.most["support-chat-3/main"] == seen.most["notebook-3/main"] == 1
     assert seen.most["trip-planner-3/main"] == 3
-    assert seen.most["coding-agent-3/main"] == 2
+    assert seen.most["coding-agent-3/main"] == seen.most["nameless-3/main"] == 2
     assert seen.most["coding-agent-3/explorer"] == 1
     assert seen.left == ["impatient-3/main"]
     rush = [call["retry"] for call in seen.calls if call["session"] == "rush-hour-3"]

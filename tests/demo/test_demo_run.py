@@ -60,10 +60,10 @@ def test_one_round() -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", picture)
     assert all(len(line) <= 80 for line in picture.splitlines())
     lanes = re.findall(
-        r"^ ([a-z]+-[a-z]+-1|notebook-1|impatient-1|   └ explorer|  └ explorer)", picture, re.MULTILINE
+        r"^ ([a-z]+-[a-z]+-1|notebook-1|impatient-1|  └ explorer|  └ side:title)", picture, re.MULTILINE
     )
-    assert len(lanes) == 8
-    assert re.search(r"requests      24   ✓ 21 completed", picture)
+    assert len(lanes) == 9
+    assert re.search(r"requests      28   ✓ 25 completed", picture)
     assert picture.startswith(" sidecar demo · the picture of a round follows")
     assert "◁ 1 client left" in picture
     assert "! 1 error in stream" in picture
@@ -73,15 +73,24 @@ def test_one_round() -> None:
     )
     assert turns, picture
     assert float(turns[1]) > 10
-    assert re.search(r"24 started = 24 settled \+ 0 in flight   7 sessions, \d live", picture)
+    assert re.search(r"28 started = 28 settled \+ 0 in flight   8 sessions, \d live", picture)
     assert re.search(
         r"in a browser  http://127\.0\.0\.1:\d+/\n"
         r" your own app  export OPENAI_BASE_URL=http://127\.0\.0\.1:\d+/v1\n$",
         picture,
     )
-    assert sum(span.kind == "SERVER" for span in spans) == 24
-    assert sum(span.name == "session" for span in spans) == 7
-    assert sum(span.name == "conversation" for span in spans) == 8
+    assert sum(span.kind == "SERVER" for span in spans) == 28
+    assert sum(span.name == "session" for span in spans) == 8
+    assert sum(span.name == "conversation" for span in spans) == 10
+    servers = [span for span in spans if span.kind == "SERVER"]
+    told = [
+        (span.attributes.get("sidecar.turn.relation"), span.attributes["sidecar.session.source"])
+        for span in servers
+    ]
+    assert told.count(("races", "history")) == 1
+    assert told.count(("continues", "history")) == 2
+    lanes = [span.attributes.get("sidecar.conversation.id") for span in servers]
+    assert lanes.count("side:title") == 1
 
 
 def test_on_a_terminal_until_ctrl_c() -> None:
@@ -103,6 +112,7 @@ def test_on_a_terminal_until_ctrl_c() -> None:
     final = demo.seen.rpartition("\x1b[?1049l")[2]
     assert "my-own-app" in final
     assert "OPENAI_BASE_URL" in final
+    assert re.search(r"sidecar: \d+ requests: \d+ .*; \d+ sessions; telemetry off\r\n$", final)
     assert "Traceback" not in demo.seen
     host, _, port = url.removeprefix("http://").removesuffix("/v1").partition(":")
     with socket.socket() as probe:

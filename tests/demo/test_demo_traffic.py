@@ -10,18 +10,10 @@ from contextlib import contextmanager
 import pytest
 
 from sidecar import cli
-from sidecar.testing import OtlpSink, RunningSidecar
+from sidecar.testing import OtlpSink, RunningSidecar, free_port
 
 COMMAND = [sys.executable, "-m", "sidecar", "demo"]
 LIMIT = 240.0
-
-
-def free_port() -> int:
-    """A port that nobody has just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -53,15 +45,15 @@ def test_through_another_sidecar() -> None:
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        sidecar.wait_until(lambda: sidecar.stats()["requests"]["settled"] == 24)
+        sidecar.wait_until(lambda: sidecar.stats()["requests"]["settled"] == 28)
         stats = sidecar.stats()
     run = done.stdout.split()[4].removesuffix("-1")
-    assert done.stdout == f"round 1: 7 conversations {run}-1 through {url}\n"
-    assert stats["requests"]["outcomes"]["completed"] == 21
+    assert done.stdout == f"round 1: 8 sessions {run}-1 through {url}\n"
+    assert stats["requests"]["outcomes"]["completed"] == 25
     assert stats["sessions"]["out_of_order"] == 3
-    sessions = {span.attributes["session.id"] for span in sink.spans if span.kind == "SERVER"}
-    assert len(sessions) == 7
-    assert all(str(session).endswith(f"-{run}-1") for session in sessions)
+    sessions = {str(span.attributes["session.id"]) for span in sink.spans if span.kind == "SERVER"}
+    assert len(sessions) == 8
+    assert sum(session.endswith(f"-{run}-1") for session in sessions) == 7
 
 
 def test_until_told_to_end() -> None:
@@ -74,7 +66,7 @@ def test_until_told_to_end() -> None:
         assert cli.main(["health", f"http://127.0.0.1:{port}/v1/models"], {}) == 0
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=LIMIT)
-    assert line.startswith("round 1: 7 conversations ")
+    assert line.startswith("round 1: 8 sessions ")
     assert "broken off: support-chat, notebook, trip-planner, coding-agent, impatient, rush-hour" in line
     assert (process.returncode, rest) == (0, "")
 

@@ -111,6 +111,16 @@ def test_reachable_from_here_only(name: str) -> None:
         assert (address, outside) == ("127.0.0.1", inside)
 
 
+def test_the_page_has_every_published_port() -> None:
+    """`docs/compose.md` lists them, no others, and who asks for what."""
+    text = (ROOT / "docs" / "compose.md").read_text(encoding="utf-8")
+    cells = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    told = [port for cell in cells for port in re.findall(r"127\.0\.0\.1:(\d+)", cell[1])]
+    published = [port.split(":")[1] for service in services().values() for port in service.get("ports", [])]
+    assert sorted(told) == sorted(published)
+    assert {*re.findall(r"`([A-Z_]+)` from `\.env`", text)} == {*GIVEN}
+
+
 @EVERY
 def test_guarded(name: str) -> None:
     """Read-only, no capabilities, no new privileges; limits for processor, memory and processes; logs that end."""

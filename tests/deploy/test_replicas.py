@@ -36,7 +36,7 @@ def test_two_pods_tell_their_parts(upstream: ScriptedUpstream) -> None:
             RawClient(one.port) as client,
         ):
             client.send(chat_request(stream=True, headers=OWN))
-            one.wait_until(lambda: one.stats()["requests"]["in_flight"] == 1)
+            upstream.request()
             assert exchange(two.port, chat_request(stream=True, headers=OWN)).status == 200
             assert one.stats()["requests"]["in_flight"] == 1
             client.close()

@@ -12,7 +12,6 @@ import pytest
 from sidecar.testing import RunningSidecar, ScriptedUpstream, answer
 from tests.blackbox.names import BROKEN_6, HANG_6, NameServer
 from tests.conftest import black_hole
-from tests.differential.elsewhere import said_of
 from tests.differential.four_clients import CLIENTS, Said
 from tests.differential.test_differential import differs
 
@@ -74,22 +73,24 @@ def ports() -> Iterator[dict[str, int]]:
         yield ports
 
 
+def asked(urls: list[str], launcher: tuple[str, ...] = ()) -> dict[tuple[str, str], Said | None]:
+    """What each client is told, all at once, in another process than the name server and the upstreams are in."""
+    program = (*launcher, sys.executable, "-m", "tests.differential.elsewhere", *urls)
+    called = subprocess.run(program, capture_output=True, check=True)
+    told: dict[tuple[str, str], Said | None] = pickle.loads(called.stdout)
+    return told
+
+
 def test_names(tmp_path: Path, ports: dict[str, int]) -> None:
     """Where a client gets an answer directly, it gets the same through the sidecar."""
     with NameServer(tmp_path, {f"{name}.test": addresses for name, _, addresses in NAMES}) as names:
         names.late = {f"{name}.test": seconds for name, seconds in LATE.items()}
         names.patience = 1
         urls = {name: f"http://{name}.test:{ports[where]}" for name, where, _ in NAMES}
-        program = (sys.executable, "-m", "tests.differential.elsewhere")
-        called = subprocess.run(
-            (*names.launcher, *program, *(f"{url}/x" for url in urls.values())),
-            capture_output=True,
-            check=True,
-        )
-        direct: dict[tuple[str, str], Said | None] = pickle.loads(called.stdout)
+        direct = asked([f"{url}/x" for url in urls.values()], names.launcher)
         settings = {"UPSTREAMS": ",".join(f"{name}={url}" for name, url in urls.items())}
         with RunningSidecar(settings=settings, launcher=names.launcher) as sidecar:
-            through = said_of([f"{sidecar.url}/{name}/x" for name in urls])
+            through = asked([f"{sidecar.url}/{name}/x" for name in urls])
             both = {
                 (name, client): (direct[f"{url}/x", client], through[f"{sidecar.url}/{name}/x", client])
                 for name, url in urls.items()

@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
 import yaml
 
 from grafana.names import series
+from grafana.queries import RESULTS
 from grafana.write import files
 from tests.grafana import charts
 from tests.grafana.charts import LABELS, METRICS, ROOT, defined
@@ -91,6 +93,21 @@ def test_panels_say_what_they_mean(board: dict[str, Any]) -> None:
         ]
 
 
+@pytest.mark.parametrize(
+    "board",
+    [one for one in dashboards(of_metrics=False) if "explorer" not in one["uid"]],
+    ids=lambda one: str(one["uid"]),
+)
+def test_figures_are_told_whole(board: dict[str, Any]) -> None:
+    """What is counted is no thousands: bars of different lengths would say the same."""
+    kinds = {
+        panel["fieldConfig"]["defaults"]["unit"]
+        for panel in panels(board)
+        if panel["type"] in ("stat", "bargauge")
+    }
+    assert "short" not in kinds
+
+
 @pytest.mark.parametrize("board", dashboards(of_metrics=False), ids=lambda one: str(one["uid"]))
 def test_nothing_overlaps(board: dict[str, Any]) -> None:
     """No two panels share a place, and none is wider than the page."""
@@ -105,6 +122,16 @@ def test_nothing_overlaps(board: dict[str, Any]) -> None:
         assert max(x for x, _ in cells) < 24
         assert not cells & taken
         taken |= cells
+
+
+@pytest.mark.parametrize("board", dashboards(of_metrics=False), ids=lambda board: str(board["uid"]))
+def test_panels_leave_no_gap(board: dict[str, Any]) -> None:
+    """What stands side by side takes the whole width."""
+    widths: Counter[tuple[int, int]] = Counter()
+    for panel in panels(board):
+        place = panel["gridPos"]
+        widths[place["y"], place["h"]] += place["w"]
+    assert {place: width for place, width in widths.items() if width != 24} == {}
 
 
 def test_what_was_deleted_is_found_again() -> None:
@@ -143,6 +170,81 @@ def test_a_way_in_begins_with_what_turns_red(uid: str) -> None:
         if one["id"] == "links"
     ]
     assert link["url"].startswith(f"/d/{uid}?var-sidecar_upstream=${{__value.text:percentencode}}&")
+
+
+OF_WHAT_IS_WRONG = re.compile(
+    r"sidecar_(stream_stalls|retries|ratelimit_retry_after|anomalies|conversation_wait_unknown)_"
+    r'|error_type!=""|sidecar_telemetry_state=~"rejected'
+    r'|sidecar_(outcome=~"upstream_failed|result=~"rate_limited|result!="completed|outcome="upstream_rejected)'
+)
+"""What a query asks for that is zero where nothing is wrong."""
+
+IN_SIGHT = {
+    "Answers other than completed",
+    "Bad answers by upstream",
+    "Bad answers and client errors by model",
+}
+"""Those of them that are not hidden; docs/dashboards.md says why."""
+
+
+@pytest.mark.parametrize("board", dashboards(), ids=lambda one: str(one["uid"]))
+def test_what_is_flat_on_a_healthy_day_is_out_of_sight(board: dict[str, Any]) -> None:
+    """In one collapsed row at the end, with nothing beside; but for what every way in begins with and what the document names."""
+    *_, last = board["panels"]
+    rows = [one for one in board["panels"] if one.get("collapsed")]
+    assert [one["title"] for one in rows] == ["Nothing wrong here"]
+    assert rows == [last]
+    wrong = {
+        panel["title"]
+        for panel in panels(board)
+        if all(OF_WHAT_IS_WRONG.search(target["expr"]) for target in panel["targets"])
+        and panel["id"] not in START
+    }
+    hidden = {panel["title"] for panel in last["panels"]}
+    assert wrong - IN_SIGHT == hidden - {"Would have timed out in the queue"}
+    text = " ".join((ROOT / "docs/dashboards.md").read_text(encoding="utf-8").split())
+    assert all(f"*{title}*" in text for title in IN_SIGHT)
+
+
+COMPARING_BOTH = {110, 115, 120, 132, 165, 166}
+"""Panels whose lines are an upstream's and something else's at once."""
+
+
+def test_a_colour_means_the_same_everywhere() -> None:
+    """A percentile's, an answer's, an upstream's; a legend that has it from something else would give another one."""
+    meant: dict[str, str] = {}
+    for board in dashboards(of_metrics=False):
+        if "explorer" in board["uid"]:
+            continue
+        for panel in panels(board):
+            if panel["type"] != "timeseries":
+                continue
+            assert panel["fieldConfig"]["defaults"]["color"]["mode"] == "palette-classic-by-name"
+            colours = {
+                one["matcher"]["options"]: one["properties"][0]["value"]["fixedColor"]
+                for one in panel["fieldConfig"]["overrides"]
+            }
+            for pattern, colour in colours.items():
+                assert meant.setdefault(pattern, colour) == colour, (pattern, panel["title"])
+            for legend in (target["legendFormat"] for target in panel["targets"]):
+                words = re.findall(r"\b(?:p50|median|p95|p99|average)\b", legend)
+                assert all(legend.startswith(word) and f"/^{word}( |$)/" in colours for word in words), legend
+                if "{{sidecar_upstream}}" in legend and panel["id"] not in COMPARING_BOTH:
+                    assert legend in ("{{sidecar_upstream}}", "{{sidecar_result}} {{sidecar_upstream}}")
+    found = {word: meant[f"/^{word}( |$)/"] for word in ("p50", "median", "p95", "p99")}
+    assert found == {"p50": "blue", "median": "blue", "p95": "orange", "p99": "red"}
+
+
+def test_outcomes_are_shown_by_upstream() -> None:
+    """Each in the colour of its kind, whichever upstream's it is."""
+    (panel,) = [one for one in charts.panels(charts.board("traffic")) if one["id"] == 111]
+    (asked,) = panel["targets"]
+    assert asked["legendFormat"] == "{{sidecar_result}} {{sidecar_upstream}}"
+    assert "by (sidecar_result, sidecar_upstream)" in asked["expr"]
+    patterns = [one["matcher"]["options"].strip("/") for one in panel["fieldConfig"]["overrides"]]
+    for word in RESULTS:
+        assert [one for one in patterns if re.search(one, f"{word} beta")] == [f"^{word}( |$)"]
+        assert [one for one in patterns if re.search(one, f"{word} ")] == [f"^{word}( |$)"]
 
 
 def test_no_panel_twice() -> None:
@@ -195,6 +297,59 @@ def test_links_keep_time_and_variables(board: dict[str, Any]) -> None:
     (link,) = board["links"]
     assert (link["tags"], link["keepTime"], link["includeVars"]) == (["sidecar"], True, True)
     assert board["tags"] == ["sidecar"]
+
+
+@pytest.mark.parametrize("board", dashboards(), ids=lambda one: str(one["uid"]))
+def test_a_panel_says_what_it_cannot_be_narrowed_by(board: dict[str, Any]) -> None:
+    """Where a choice changes nothing, or only a part, since the metric does not know what is chosen."""
+    chosen = [one for one in board["templating"]["list"] if one["type"] == "query"]
+    for panel in panels(board):
+        for variable in chosen:
+            heeds = [f"${{{variable['name']}:" in target["expr"] for target in panel["targets"]]
+            kind = variable["label"].lower()
+            expected = "" if all(heeds) else "Of every" if not any(heeds) else "In part of every"
+            told = re.findall(
+                rf"((?:Of|In part of) every) {kind}, whichever is chosen\.", panel["description"]
+            )
+            assert told == ([expected] if expected else []), panel["title"]
+
+
+@pytest.mark.parametrize("board", dashboards(of_metrics=False), ids=lambda one: str(one["uid"]))
+def test_a_click_in_a_table_keeps_what_is_chosen(board: dict[str, Any]) -> None:
+    """All other variables, and the time: it changes what was clicked on and nothing else."""
+    clicks = [
+        found["value"][0]["url"]
+        for panel in panels(board)
+        for override in panel.get("fieldConfig", {}).get("overrides", ())
+        for found in override["properties"]
+        if found["id"] == "links"
+    ]
+    for url in clicks:
+        (chosen,) = re.findall(r"var-(\w+)=", url)
+        kept = [chosen, *re.findall(r"\$\{(\w+):queryparam\}", url)]
+        assert sorted(kept) == sorted(one["name"] for one in board["templating"]["list"])
+        assert url.endswith("&${__url_time_range}")
+
+
+MOST_POINTS = 11_000
+"""More than so many points of a series Prometheus refuses to give."""
+
+
+@pytest.mark.parametrize("board", dashboards(of_metrics=False), ids=lambda one: str(one["uid"]))
+def test_restarts_and_alerts_are_marked(board: dict[str, Any]) -> None:
+    """On every dashboard, from the Prometheus that is chosen there, of the services that are; for the whole of its usual range."""
+    marks = {one["name"]: one for one in board["annotations"]["list"]}
+    assert {name: one["iconColor"] for name, one in marks.items()} == {"Restarts": "purple", "Alerts": "red"}
+    (source,) = [one for one in board["templating"]["list"] if one["name"] == "datasource"]
+    assert (source["type"], source["query"]) == ("datasource", "prometheus")
+    ranges = {"now-1h": 3600, "now-30d": 30 * 86400}
+    for mark in marks.values():
+        assert mark["enable"]
+        assert mark["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        selectors = re.findall(r"(?<!\$)\{((?:[^{}$]|\$\{[^}]*\})*)\}", mark["expr"])
+        assert selectors
+        assert all(re.search(r"job=~`[^`]*\$\{(job|service):\w+\}", one) for one in selectors)
+        assert ranges[board["time"]["from"]] / int(mark["step"].removesuffix("s")) < MOST_POINTS
 
 
 HOSTILE = ('a"b', "a'b", "{}", "a}b", ".*", "a\\", "$job", "(", "[", "a|b", "\n", "ä€")

@@ -32,6 +32,18 @@ def test_attributes_are_defined(query: str) -> None:
     ), query
 
 
+def test_both_open_the_replay_of_a_session() -> None:
+    """By its root's name and the session's id, first of all that is said of the session."""
+    (spans,) = [part for part in explorer.TEMPO if part.title == "Its replay"]
+    assert isinstance(spans, explorer.Spans)
+    assert f'name = "replay session" && span.session.id = {explorer.SESSION} }}' in spans.query
+    (search,) = [part for part in explorer.JAEGER if part.title == "Its replay"]
+    assert (search.operation, search.tags) == ("replay session", (f"session.id={explorer.SESSION}",))
+    for board in BOARDS:
+        titles = [panel["title"] for panel in board["panels"] if panel["type"] != "text"]
+        assert titles[titles.index("The session: $session") + 1] == "Its replay"
+
+
 def test_jaegers_tags_are_defined() -> None:
     """Likewise."""
     for part in explorer.JAEGER:
@@ -60,19 +72,18 @@ def test_panels_say_what_they_mean(board: dict[str, Any]) -> None:
 )
 def test_a_hostile_id_stays_a_text(value: str) -> None:
     """Quotes in it are escaped, and nothing else means anything inside of a quoted text."""
-    for query in (*QUERIES, explorer._LOGS, explorer._ENDED, explorer._RUNNING):
+    for query in (*QUERIES, explorer._LOGS, explorer._LINES_OVER_TIME, explorer._ENDED, explorer._RUNNING):
         replaced = re.sub(r"\$\{\w+:doublequote\}", lambda _: quoted(value), query)
         plain = re.sub(r"\$\{\w+:doublequote\}", '""', query)
         assert re.sub(r'"(?:[^"\\]|\\.)*"', '""', replaced) == re.sub(r'"(?:[^"\\]|\\.)*"', '""', plain)
 
 
 def test_an_id_in_a_table_chooses_its_session() -> None:
-    """A link to the same dashboard that keeps the time and the service."""
+    """A link to the same dashboard."""
     tables = [panel for panel in BOARDS[0]["panels"] if panel["type"] == "table"]
     chosen = [one for one in tables[0]["fieldConfig"]["overrides"] if one["matcher"]["options"] == "Session"]
     (link,) = chosen[0]["properties"][0]["value"]
-    where = "/d/sidecar-explorer?var-session=${__value.text:percentencode}"
-    assert link["url"] == f"{where}&${{service:queryparam}}&${{__url_time_range}}"
+    assert link["url"].startswith("/d/sidecar-explorer?var-session=${__value.text:percentencode}&")
 
 
 def test_columns_are_in_the_order_of_reading() -> None:
@@ -95,6 +106,14 @@ def test_columns_are_in_the_order_of_reading() -> None:
         assert by["field"] in ("#", "Start time")
 
 
+@pytest.mark.parametrize("board", BOARDS, ids=lambda one: str(one["uid"]))
+def test_marks_have_an_axis_and_nothing_needs_metrics(board: dict[str, Any]) -> None:
+    """A panel against time shows them; whoever has no Prometheus misses nothing else."""
+    assert [one["id"] for one in board["panels"] if one["type"] == "timeseries"]
+    assert "prometheus" not in json.dumps(board["panels"])
+    assert "${datasource" not in json.dumps([one.get("targets") for one in board["panels"]])
+
+
 def test_only_our_own_are_asked_for() -> None:
     """Spans and lines of the sidecar: others carry a session's id as well."""
     assert all('instrumentation:name = "sidecar"' in query for query in QUERIES)
@@ -102,11 +121,11 @@ def test_only_our_own_are_asked_for() -> None:
         target["expr"]
         for board in BOARDS
         for panel in board["panels"]
-        if panel["type"] == "logs"
+        if panel.get("datasource", {}).get("type") == "loki"
         for target in panel["targets"]
     ]
     ours = '{service_name=~${service:doublequote}} | scope_name = "sidecar" |'
-    assert [line for line in lines if not line.startswith(ours)] == []
+    assert [line for line in lines if not line.removeprefix("sum (count_over_time(").startswith(ours)] == []
 
 
 def test_every_query_is_in_the_file() -> None:

@@ -108,12 +108,17 @@ def _completion(answer: Answer, size: int) -> Iterator[object]:
     yield {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}
 
 
+def _called(made: str, name: str, arguments: str) -> dict[str, object]:
+    """A call as Gemini writes it, which may have no id."""
+    called = {"name": name, "args": json.loads(arguments)}
+    return {"id": made, **called} if made else called
+
+
 def _gemini(answer: Answer, size: int) -> Iterator[object]:
     for piece in _pieces(answer.text, size):
         yield {"candidates": [{"content": {"role": "model", "parts": [{"text": piece}]}}]}
     for made, name, arguments in answer.calls:
-        called = {"id": made, "name": name, "args": json.loads(arguments)}
-        part: dict[str, object] = {"functionCall": called}
+        part: dict[str, object] = {"functionCall": _called(made, name, arguments)}
         if answer.signature:
             part["thoughtSignature"] = answer.signature
         yield {"candidates": [{"content": {"role": "model", "parts": [part]}}]}
@@ -240,7 +245,7 @@ def _message_body(answer: Answer) -> object:
 def _parts(answer: Answer) -> list[dict[str, object]]:
     parts: list[dict[str, object]] = [{"text": answer.text}] if answer.text else []
     for made, name, arguments in answer.calls:
-        parts.append({"functionCall": {"id": made, "name": name, "args": json.loads(arguments)}})
+        parts.append({"functionCall": _called(made, name, arguments)})
         if answer.signature:
             parts[-1]["thoughtSignature"] = answer.signature
     return parts
@@ -312,7 +317,7 @@ class Memory:
             identity = Identity(named, source, session_supplied=session is not None)
         place = self.histories.recognise(history, identity)
         identity = placed(identity, place)
-        prompt = history.grown if isinstance(history, Prompt) else None
+        prompt = history.begun if isinstance(history, Prompt) else None
         facts = ResponseFacts(echo=(echo := Echo(self.digester, prompt)))
         ref = number.to_bytes(24, "big")
         past = self.histories.remember(

@@ -134,20 +134,20 @@ def test_memory_is_bounded() -> None:
 def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Conversations that come and go leave nothing: three times as many take no more, and each turn less than 3 KB."""
     monkeypatch.setattr(digests, "_GENERATION", 100)
-    memory, held = Memory(limit=500), []
+    memory, held = Memory(limit=150), []
     tracemalloc.start()
-    for number in range(3000):
+    for number in range(900):
         question = {"role": "user", "content": f"Question {number:05}"}
         shown = memory.ask(CHAT, request_of(CHAT, [question]))
         memory.answer(CHAT, shown, Answer(f"An answer to question number {number:05}."))
         memory.anomalies.clear()
-        if number in (999, 2999):
+        if number in (299, 899):
             del shown
             gc.collect()
             held.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert held[1] < 1.05 * held[0]
-    assert held[1] < 500 * 3072 + 200 * 1024
+    assert held[1] < 150 * 3072 + 200 * 1024
 
 
 def test_a_long_conversation_is_bounded() -> None:
@@ -162,3 +162,45 @@ def test_a_long_conversation_is_bounded() -> None:
         assert shown.place.joins == (number > 0)
     assert memory.histories.turns == 64
     assert memory.anomalies == ["history_conversation_cap"] * 36
+
+
+def test_a_long_history_that_is_repeated() -> None:
+    """However often it was asked, and whatever stands behind it, what it is costs as much as its length."""
+    memory: Memory = Memory()
+    messages: list[Any] = [dict(USER)]
+    for number in range(4900):
+        messages += [
+            {"role": "assistant", "content": f"a{number}"},
+            {"role": "user", "content": f"q{number}"},
+        ]
+    for _ in range(66):
+        memory.answer(CHAT, memory.ask(CHAT, request_of(CHAT, messages), "named"), Answer("Yes"))
+    asked = [*messages, {"role": "assistant", "content": "No"}, {"role": "user", "content": "Why?"}]
+    history, began = memory.history(CHAT, request_of(CHAT, asked)), process_time()
+    assert history is not None
+    place = memory.histories.recognise(history, Identity("named", Source.KNOWN_HEADER))
+    assert process_time() - began < 0.3, "a few hundredths of a second, on a machine that is busy"
+    assert place.relation == "rewritten"
+
+
+@pytest.mark.parametrize("api", [CHAT, RESPONSES, MESSAGES, GEMINI])
+def test_a_place_is_the_same_however_many_are_asked_for(api: str) -> None:
+    """Each place of a long history is as it is when nothing else of that history is looked at."""
+    memory, dice = Memory(), Random(api)
+    messages: list[Any] = []
+    for number in range(40):
+        call = Answer("", [(f"call_{number}", "look", "{}")], f"t{number}", f"signature{number}")
+        reminder = {"role": "user", "content": f"<system-reminder>{number}</system-reminder>"}
+        messages += dice.sample([call, Answer(f"Said {number}"), reminder, {**USER, "name": number}], k=3)
+    body = request_of(api, messages)
+    whole = memory.history(api, body)
+    assert whole is not None
+    places = [*whole.latest_places(1000)]
+    for at in places:
+        alone = memory.history(api, body)
+        assert alone is not None
+        one, other = whole.point(at), alone.point(at)
+        assert [getattr(one, form) for form in one.__slots__] == [
+            getattr(other, form) for form in one.__slots__
+        ]
+    assert len(places) > 20

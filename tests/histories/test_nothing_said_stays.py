@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import socket
 import types
 from collections.abc import Iterator
 
@@ -19,6 +18,7 @@ from sidecar.testing import (
     chat_completion,
     chat_request,
     exchange,
+    free_port,
     json_answer,
     sse,
 )
@@ -59,9 +59,7 @@ def says(one: object, what: str) -> bool:
 
 async def play(upstream: str, *, streamed: bool) -> list[object]:
     """What can be reached, of what was said, after a call and with nothing else under way."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     given = {
         "SIDECAR_UPSTREAM": upstream,
         "SIDECAR_LISTEN": f"127.0.0.1:{port}",

@@ -1,10 +1,13 @@
 """The next turn comes at an odd time: before its answer has ended, after a part of it, after a failure, after a restart."""
 
+import json
 from typing import Any
 
 import pytest
 
-from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, request_of, stream
+from sidecar import apis
+from sidecar.core.facts import Route
+from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, Shown, request_of, stream
 
 APIS = (CHAT, RESPONSES, MESSAGES, GEMINI)
 SAID = Answer("An answer that comes in a number of small pieces.", response="resp_0a1b2c3d4e5f6a7b")
@@ -107,3 +110,290 @@ def test_turns_without_a_past_that_repeat() -> None:
     asked.append(memory.ask(CHAT, request_of(CHAT, ASKED), "named"))
     assert [one.lane for one in asked] == ["main"] * 3
     assert [one.past.relation for one in asked] == ["first", "repeats", "first"]
+
+
+SILENT: dict[str, Any] = {
+    CHAT: {"role": "assistant", "content": ""},
+    RESPONSES: {"type": "message", "role": "assistant", "content": []},
+    MESSAGES: {"role": "assistant", "content": []},
+    GEMINI: {"role": "model", "parts": [{"text": ""}]},
+}
+"""An answer that says nothing, as it is sent back."""
+
+YES, NO = Answer("Yes", response="resp_yes"), Answer("No", response="resp_no")
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("text", ["", "  ", "\n\n", "OK"])
+@pytest.mark.parametrize("api", APIS)
+def test_answers_that_say_little(api: str, text: str, streamed: bool) -> None:
+    """An answer of no text, of blanks, or of a word continues as any other does, where the conversation is known."""
+    memory, said = Memory(), Answer(text, response="resp_none")
+    first = memory.ask(api, request_of(api, ASKED), "named")
+    memory.answer(api, first, said, streamed=streamed)
+    back = said if text else SILENT[api]
+    second = memory.ask(api, request_of(api, [*ASKED, back, NEXT]), "named")
+    assert (second.past.relation, second.place.other) == ("continues", first.past)
+    other = memory.ask(api, request_of(api, [*ASKED, SAID, NEXT]), "named")
+    assert other.past.relation == "rewritten"
+
+
+@pytest.mark.parametrize("session", [None, "named"])
+def test_calls_without_ids(session: str | None) -> None:
+    """Gemini's calls may have none: a turn with their results continues, where an earlier answer or a name tells whose it is."""
+    memory, said = Memory(), SAID
+    begun = memory.ask(GEMINI, request_of(GEMINI, ASKED), session)
+    memory.answer(GEMINI, begun, said)
+    asked = [*ASKED, said, NEXT]
+    calling = memory.ask(GEMINI, request_of(GEMINI, asked), session)
+    call = Answer("", [("", "look", '{"id": 7}')])
+    memory.answer(GEMINI, calling, call)
+    given = {"functionResponse": {"name": "look", "response": {"status": "ok"}}}
+    after = memory.ask(
+        GEMINI, request_of(GEMINI, [*asked, call, {"role": "user", "parts": [given]}]), session
+    )
+    assert {calling.session, after.session} == {begun.session}
+    assert [calling.past.relation, after.past.relation] == ["continues", "continues"]
+    assert after.place.other is calling.past
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["both ended", "one in flight"])
+@pytest.mark.parametrize("api", APIS)
+def test_samples_of_a_word(api: str, ended: bool) -> None:
+    """Of several answers to the same request the one that comes back is known, not the latest, however short it is."""
+    memory = Memory()
+    yes, no = (memory.ask(api, request_of(api, ASKED), "named") for _ in range(2))
+    memory.answer(api, yes, YES)
+    if ended:
+        memory.answer(api, no, NO)
+    after = memory.ask(api, request_of(api, [*ASKED, YES, NEXT]), "named")
+    assert (after.past.relation, after.place.other) == ("continues", yes.past)
+    if not ended:
+        memory.answer(api, no, NO)
+    after = memory.ask(api, request_of(api, [*ASKED, NO, NEXT]), "named")
+    assert (after.past.relation, after.place.other) == ("continues", no.past)
+
+
+@pytest.mark.parametrize("text", ["OK", "", " "])
+@pytest.mark.parametrize("api", APIS)
+def test_little_before_the_last_byte(api: str, text: str) -> None:
+    """Who has all of a short answer before we have seen its end did not race it; who has another one did."""
+    memory, said = Memory(), Answer(text, response="resp_none")
+    first = memory.ask(api, request_of(api, ASKED), "named")
+    stream(api, said, first.facts, most=-1)
+    second = memory.ask(api, request_of(api, [*ASKED, said if text else SILENT[api], NEXT]), "named")
+    other = memory.ask(api, request_of(api, [*ASKED, YES, NEXT]), "named")
+    none = memory.ask(api, request_of(api, [*ASKED, {"role": "user", "content": "Well?"}]), "named")
+    assert second.past.relation == "races"
+    memory.end(first)
+    assert [one.past.relation for one in (second, other, none)] == ["continues", "races", "races"]
+
+
+CACHED = {"cache_control": {"type": "ephemeral"}}
+
+
+def _image(size: int) -> dict[str, Any]:
+    return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * size}}
+
+
+LARGE: dict[str, Any] = {
+    "an image": lambda size: [_image(size)],
+    "an image in a result": lambda size: [
+        {"type": "tool_result", "tool_use_id": "toolu_0a1b2c3d4e5f", "content": [_image(size)]}
+    ],
+    "a document": lambda size: [
+        {"type": "document", "title": "T", "source": {"type": "text", "data": "x" * size}},
+        {"type": "text", "text": "What of it?"},
+    ],
+    "a text": lambda size: [{"type": "text", "text": "x" * size}],
+}
+
+
+@pytest.mark.parametrize("size", [100, 100_000, 400_000])
+@pytest.mark.parametrize("made", LARGE.values(), ids=LARGE)
+def test_a_cache_mark_on_something_large(made: Any, size: int) -> None:
+    """A block is the same one without its mark, and with its members in another order, however large it is."""
+    memory = Memory()
+    blocks = made(size)
+    marked = [{**block, **CACHED} for block in blocks]
+    swapped = [dict(reversed(block.items())) for block in blocks]
+    first = memory.ask(MESSAGES, request_of(MESSAGES, [{"role": "user", "content": marked}]))
+    memory.answer(MESSAGES, first, SAID)
+    for content in (blocks, swapped):
+        asked = [{"role": "user", "content": content}, SAID, {"role": "user", "content": f"Go {content}"}]
+        turn = memory.ask(MESSAGES, request_of(MESSAGES, asked))
+        assert turn.session == first.session
+        assert turn.place.parent is first.past
+        memory.answer(MESSAGES, turn, YES)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+@pytest.mark.parametrize("member", ["id", "status", "index", "annotations"])
+def test_arguments_and_results_are_what_they_say(member: str, size: int) -> None:
+    """Members that clients change in a block are no such ones in what a tool is given, and gives: they are the content."""
+    memory = Memory()
+
+    def asked(number: int) -> list[Any]:
+        call = Answer("", [("", "look", json.dumps({member: f"{number}" * size}))])
+        given = {"functionResponse": {"name": "look", "response": {member: f"{number}" * size}}}
+        return [*ASKED, call, {"role": "user", "parts": [given]}]
+
+    turns = [memory.ask(GEMINI, request_of(GEMINI, asked(number)), "named") for number in (1, 2, 1)]
+    assert [one.past.relation for one in turns][1:] == ["rewritten", "repeats"]
+
+
+def in_pieces(api: str, answer: Answer, size: int) -> list[Any]:
+    """An answer as a client keeps it that adds each piece of a stream to its history."""
+    pieces = [answer.text[at : at + size] for at in range(0, len(answer.text), size)]
+    return [Answer(piece, response=f"piece{at}") for at, piece in enumerate(pieces)]
+
+
+@pytest.mark.parametrize("session", [None, "named"])
+@pytest.mark.parametrize("size", [4, 20])
+@pytest.mark.parametrize("api", APIS)
+def test_an_answer_in_pieces(api: str, size: int, session: str | None) -> None:
+    """What stands in several messages, one behind another, is one answer; google-genai's chats keep a stream's pieces so."""
+    memory, asked = Memory(), [*ASKED]
+    turns = []
+    for number in range(3):
+        turns.append(memory.ask(api, request_of(api, asked), session))
+        said = Answer(f"{SAID.text} That was number {number}.", response="")
+        memory.answer(api, turns[-1], said)
+        asked += [*in_pieces(api, said, size), {"role": "user", "content": f"And then, {number}?"}]
+    assert {one.session for one in turns} == {turns[0].session}
+    assert [one.past.relation for one in turns] == ["first", "continues", "continues"]
+    other = [*ASKED, *in_pieces(api, Answer(SAID.text[::-1]), size), NEXT]
+    changed = memory.ask(api, request_of(api, other), session)
+    assert (changed.place.joins, changed.past.relation) == (False, "rewritten" if session else "first")
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_pieces_before_the_last_byte(api: str) -> None:
+    """They are compared as a whole with the answer that is still on its way."""
+    memory = Memory()
+    first = memory.ask(api, request_of(api, ASKED), "named")
+    stream(api, Answer("Yes, sir.", response=""), first.facts, most=-1)
+    second = memory.ask(
+        api, request_of(api, [*ASKED, *in_pieces(api, Answer("Yes, sir."), 4), NEXT]), "named"
+    )
+    memory.end(first)
+    assert second.past.relation == "continues"
+
+
+@pytest.mark.parametrize("api", [CHAT, MESSAGES, GEMINI])
+def test_answers_with_nothing_between(api: str) -> None:
+    """An agent that goes on without a word: two answers stand behind each other, and each is one."""
+    memory, more = Memory(), Answer("And another answer, of some length.")
+    first = memory.ask(api, request_of(api, ASKED))
+    memory.answer(api, first, SAID)
+    second = memory.ask(api, request_of(api, [*ASKED, SAID]))
+    memory.answer(api, second, more)
+    third = memory.ask(api, request_of(api, [*ASKED, SAID, more, NEXT]))
+    assert {second.session, third.session} == {first.session}
+
+
+SPOKEN = "It is what it is, so be it."
+DELTAS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "a refusal": (
+        [{"content": None}, {"refusal": SPOKEN[:9]}, {"refusal": SPOKEN[9:]}],
+        {"content": None, "refusal": SPOKEN},
+    ),
+    "blocks": (
+        [
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Well."}]}]},
+            {"content": [{"type": "text", "text": SPOKEN[:9]}]},
+            {"content": [{"type": "text", "text": SPOKEN[9:12]}, {"type": "text", "text": SPOKEN[12:20]}]},
+            {"content": SPOKEN[20:]},
+        ],
+        {"content": [{"type": "thinking", "thinking": "Well."}, {"type": "text", "text": SPOKEN}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("session", [None, "named"])
+@pytest.mark.parametrize("deltas,back", DELTAS.values(), ids=DELTAS)
+def test_other_kinds_of_deltas(deltas: Any, back: Any, session: str | None) -> None:
+    """A text that streams as a refusal, or in blocks as Mistral's do, is the answer's as well."""
+    memory = Memory()
+    first = memory.ask(CHAT, request_of(CHAT, ASKED), session)
+    reader = apis.stream_reader(Route("", CHAT), first.facts)
+    assert reader is not None
+    for delta in deltas:
+        reader.event(b"", json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode())
+    memory.end(first)
+    asked = [*ASKED, {"role": "assistant", **back}, NEXT]
+    second = memory.ask(CHAT, request_of(CHAT, asked), session)
+    assert (second.session, second.past.relation) == (first.session, "continues")
+
+
+def test_who_says_it() -> None:
+    """The same words of another participant are other ones."""
+    memory = Memory()
+    turns = [
+        memory.ask(CHAT, request_of(CHAT, [{**NEXT, "name": name}]), "named")
+        for name in ("ada", "bob", "ada")
+    ]
+    assert [one.past.relation for one in turns] == ["first", "first", "repeats"]
+
+
+@pytest.mark.parametrize("session", [None, "named"])
+def test_calls_in_another_order(session: str | None) -> None:
+    """A client that sorts its calls and results anew goes on from the latest answer, which stands behind them."""
+    memory = Memory()
+    calls = [(f"call_{at}0a1b2c3d4e5f", "look", f'{{"at": {at}}}') for at in range(2)]
+    results = [{"role": "tool", "tool_call_id": made, "content": f"Of {made}."} for made, _, _ in calls]
+    first = memory.ask(CHAT, request_of(CHAT, ASKED), session)
+    memory.answer(CHAT, first, Answer("", calls))
+    asked = [*ASKED, Answer("", calls[::-1]), *results[::-1]]
+    second = memory.ask(CHAT, request_of(CHAT, asked), session)
+    memory.answer(CHAT, second, SAID)
+    asked = [*ASKED, Answer("", calls), *results, SAID, NEXT]
+    third = memory.ask(CHAT, request_of(CHAT, asked), session)
+    assert {second.session, third.session} == {first.session}
+    assert [one.past.relation for one in (second, third)] == ["continues", "continues"]
+    assert third.place.other is second.past
+
+
+@pytest.mark.parametrize("ids", [("resp_1", "resp_2"), ("resp_0a1b2c3d4e5f6a", "resp_1a1b2c3d4e5f6a")])
+def test_an_answer_that_is_named(ids: tuple[str, str]) -> None:
+    """`previous_response_id` says which answer a turn goes on from, also where a server counts its answers."""
+    memory, shown, previous = Memory(), [], None
+    for made in (*ids, "resp_3"):
+        more: Any = {} if previous is None else {"previous_response_id": previous}
+        shown.append(memory.ask(RESPONSES, request_of(RESPONSES, [NEXT], **more), "named"))
+        memory.answer(RESPONSES, shown[-1], Answer("So.", response=made))
+        previous = made
+    assert [one.past.relation for one in shown] == ["first", "continues", "continues"]
+    assert [one.place.other for one in shown[1:]] == [one.past for one in shown[:-1]]
+
+
+def test_media_in_a_result() -> None:
+    """Two results that differ only in a picture are two."""
+
+    def asked(data: str) -> list[Any]:
+        media = [{"inlineData": {"mimeType": "image/png", "data": data}}]
+        given = {"functionResponse": {"name": "look", "response": {"seen": True}, "parts": media}}
+        return [*ASKED, Answer("", [("", "look", "{}")]), {"role": "user", "parts": [given]}]
+
+    memory = Memory()
+    turns = [memory.ask(GEMINI, request_of(GEMINI, asked(data)), "named") for data in ("aa", "bb", "aa")]
+    assert [one.past.relation for one in turns][1:] == ["rewritten", "repeats"]
+
+
+def test_behind_a_request_that_was_made_again() -> None:
+    """A turn goes on from the longest request it begins with, also if the beginning of that was asked again since."""
+    memory = Memory()
+
+    def turn(messages: list[Any], text: str) -> Shown:
+        shown = memory.ask(CHAT, request_of(CHAT, messages), "named")
+        memory.answer(CHAT, shown, Answer(text))
+        return shown
+
+    asked = [*ASKED, YES, NEXT]
+    turn(ASKED, "Yes")
+    second = turn(asked, "")
+    turn(ASKED, "No")
+    other = turn([*ASKED, YES, {"role": "user", "content": "How?"}], "So.")
+    third = turn([*asked, SILENT[CHAT], {"role": "user", "content": "Go on."}], "So.")
+    assert (third.past.relation, third.place.other) == ("continues", second.past)
+    assert other.past.relation == "branches"

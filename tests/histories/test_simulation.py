@@ -1,7 +1,8 @@
 """Random conversations of clients that mutate their history: what the memory says against what was scripted.
 
 Each example plays some conversations of every kind of client at once in one memory: they begin alike, are answered alike,
-branch, race, repeat, are cut off and compacted. No turn may join another conversation, whatever happens.
+branch, race, repeat, are cut off and compacted. No turn may join another conversation, whatever happens; and one that joins
+is to its past what the script says.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.facts import ResponseFacts
+from sidecar.core.threads import Relation
 from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, Shown, request_of, stream
 
 EXAMPLES, AT_ONCE = 50, 40
@@ -148,6 +150,20 @@ LESS = {
 }
 """Kinds that leave less to go by."""
 
+GOES_ON, AGAIN, AT_ONCE_WITH, COMPACTED = (
+    {Relation.CONTINUES},
+    {Relation.REPEATS},
+    {Relation.RACES},
+    {Relation.REWRITTEN},
+)
+"""What the script does, as relations."""
+
+ALSO = {
+    "chat, the latest messages": {Relation.REWRITTEN},
+    "chat, calls inside a text": {Relation.BRANCHES, Relation.REWRITTEN},
+}
+"""What clients that change their history so much may seem to do: an answer that is not sent back as it was is another one."""
+
 
 @dataclass
 class Conversation:
@@ -159,6 +175,8 @@ class Conversation:
     latest: Shown | None = None
     known: bool = False
     """Its latest answer can be told from all others."""
+    compacted: bool = False
+    """Its history has been replaced since the latest turn."""
 
 
 class World:
@@ -182,6 +200,14 @@ class World:
         shown = self.memory.ask(api, request_of(api, mutate(history, self.dice)))
         assert self.owner.setdefault(shown.session, one.name) == one.name, "joined to another conversation"
         return shown
+
+    def related(self, one: Conversation, shown: Shown, script: set[Relation]) -> None:
+        """What the memory takes the turn for is what the script does, if it knows whose it is."""
+        found = shown.past.relation
+        if not shown.place.joins:
+            assert found is Relation.FIRST
+        else:
+            assert found in script | ALSO.get(one.kind, set()), (one.kind, found, script)
 
     def answered(self, one: Conversation, shown: Shown) -> tuple[Answer, bool]:
         """It is answered; whether the answer can be told from all others."""
@@ -211,23 +237,32 @@ class World:
         """The conversation goes on in one of its ways."""
         chance = self.dice.random()
         shown = self.ask(one, one.history)
+        self.related(one, shown, COMPACTED if one.compacted else GOES_ON)
         if one.latest is not None:
             counts = self.told[one.kind]
             counts["continuations"] += one.known
             counts["joined"] += one.known and shown.place.joins
         if chance < 0.1:
+            one.compacted = False
             self._cut(one, shown)
             return
         if chance < 0.2:  # another try, or another sample
             self.answered(one, shown)
             shown = self.ask(one, one.history)
+            self.related(one, shown, AGAIN)
         if chance > 0.9:  # it goes on in two ways at once, and one of them is kept
             other = self.ask(one, [*one.history, {"role": "user", "content": f"Or {self.dice.random()}?"}])
+            self.related(one, other, AT_ONCE_WITH | COMPACTED if one.compacted else AT_ONCE_WITH)
+            if other.past.relation is Relation.RACES:
+                assert shown.past.ref in other.past.races
+                assert other.past.ref in shown.past.races
             self.answered(one, other)
+        one.compacted = False
         answer, one.known = self.answered(one, shown)
         one.latest = shown
         one.history = [*one.history, answer, *self._next(answer)]
         if self.dice.random() < 0.05:
+            one.compacted = True
             summary = {"role": "user", "content": f"Continued from before: {self.dice.random()}"}
             one.history = [summary, *one.history[-2:]]
             one.known = bool(answer.calls) and one.known
@@ -280,3 +315,43 @@ def test_what_is_shown_to_a_reader_is_what_is_asked() -> None:
     facts = ResponseFacts()
     stream(CHAT, Answer("Hi"), facts)
     assert facts.finish_reasons == ["stop"]
+
+
+LITTLE = ("", "OK", "Yes", "No", "A longer answer, which is known.", "So.")
+"""What the turns of one tree are answered with: each of those that ask the same with another one."""
+
+SILENT: dict[str, Message] = {
+    CHAT: {"role": "assistant", "content": ""},
+    RESPONSES: {"type": "message", "role": "assistant", "content": []},
+    MESSAGES: {"role": "assistant", "content": []},
+    GEMINI: {"role": "model", "parts": [{"text": ""}]},
+}
+"""An answer that says nothing, as it is sent back."""
+
+
+@pytest.mark.parametrize("start", range(20))
+@pytest.mark.parametrize("api", [CHAT, RESPONSES, MESSAGES, GEMINI])
+def test_short_answers_in_a_tree(api: str, start: int) -> None:
+    """In a session that is named, each turn is to its past what it is, also where an answer is a word, or nothing at all."""
+    dice, memory = Random(f"{api} {start}"), Memory()
+    asked: dict[str, int] = {}
+    continued: set[int] = set()
+    answered: list[list[Message]] = []
+    for _ in range(25):
+        begun = not answered or dice.random() < 0.1
+        parent = -1 if begun else dice.randrange(len(answered))
+        question = "Where does it go?" if begun else dice.choice(["Go on.", "Why?", "How?"])
+        messages = [*([] if begun else answered[parent]), {"role": "user", "content": question}]
+        shown = memory.ask(api, request_of(api, messages), "named")
+        times = asked[str(messages)] = asked.get(str(messages), -1) + 1
+        expected = (
+            Relation.BRANCHES if parent in continued else Relation.FIRST if begun else Relation.CONTINUES
+        )
+        assert shown.past.relation is (Relation.REPEATS if times else expected)
+        if not (begun or times):
+            continued.add(parent)
+        said = Answer(LITTLE[(times + start + len(messages)) % 6] if times < 6 else f"No. {times}")
+        if said.text and dice.random() < 0.3:
+            said.calls = [(f"call_{dice.getrandbits(60):015x}z19", "look", "{}")]
+        memory.answer(api, shown, said, streamed=dice.random() < 0.5)
+        answered.append([*messages, said if said.text else SILENT[api]])

@@ -221,6 +221,50 @@ spec:
               value: d
 """
 
+TEXTS = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: texts}
+spec:
+  initContainers:
+    - name: first
+      image: example/first
+      args:
+        - |
+          cat > /settings <<END
+          a = 1
+          # b = 2
+  # after the text
+  containers:
+    - args:
+        - >-
+          run
+          # not a comment
+
+      name: app
+      image: example/app
+    - image: "example/a
+        # folded"
+      name: other
+"""
+
+MERGED = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: merged}
+spec:
+  containers:
+    - &base
+      name: app
+      image: example/app
+      env:
+        - {name: A, value: b}
+    - <<: *base
+      name: other
+      env:
+        - {name: C, value: d}
+"""
+
 
 CORPUS = {
     "deployment": DEPLOYMENT,
@@ -232,4 +276,6 @@ CORPUS = {
     "many documents": MANY_DOCUMENTS,
     "list": LIST,
     "anchors": ANCHORS,
+    "texts with number signs": TEXTS,
+    "merged, with variables of its own": MERGED,
 }

@@ -120,9 +120,17 @@ def test_our_own_manifests(path: Path) -> None:
 
 REFUSED = {
     "{{ .Values.image }}: [": "not YAML",
+    'name: "never closed\n': "not YAML",
+    "name: @reserved": "not YAML",
     '{"kind": "Pod", "spec": {"containers": [{"name": "a"}]}}': "braces or brackets",
     "kind: Pod\nspec:\n  containers: [{name: a}]\n": "containers of pod in braces",
     "kind: Pod\nspec:\n  containers:\n  - name: a\n    env: [{name: x,\n      value: y}]\n": "over several lines",
+    "kind: Pod\nspec:\n  image: {{ .Values.image\n": "; a template has to be rendered first",
+    "a: &a\n  env: [{name: x}]\nkind: Pod\nspec:\n  containers:\n  - <<: *a\n    name: a\n": "`<<` may give pod its env: write env",
+    "a: &a {}\nkind: Pod\nspec:\n  containers: [{<<: *a}]\n": "in braces",
+    "a: &a {}\nkind: Pod\nspec:\n  containers:\n  - {<<: *a, name: a}\n": "`<<` may give pod its env",
+    "a: &a {}\nkind: Pod\nspec:\n  <<: *a\n  containers:\n  - name: a\n": "`<<` may give pod its terminationGracePeriodSeconds",
+    "a: &a {}\nkind: Pod\nspec:\n  <<: *a\n  terminationGracePeriodSeconds: 9\n  containers:\n  - name: a\n": "its initContainers",
     "kind: Pod\nspec:\n  initContainers: [{name: x}]\n  containers:\n  - name: a\n": "initContainers of pod in braces",
 }
 
@@ -137,8 +145,41 @@ def test_what_cannot_be_edited(
     path = tmp_path / "manifest.yaml"
     path.write_text(text)
     assert cli.main(["inject", "--in-place", "--upstream=http://h", str(path)], {}) == 1
-    assert why in capsys.readouterr().err
+    assert f"sidecar: {path}: line" in (said := capsys.readouterr().err)
+    assert why in said
     assert path.read_text() == text
+
+
+def test_nested_too_deeply() -> None:
+    """Told, as all that cannot be edited."""
+    with pytest.raises(InjectError, match="nested too deeply"):
+        inject("[" * 3000, WANTED)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9000", "[::]:9000", "10.1.2.3:9000"])
+def test_probes_ask_the_health_port(
+    address: str, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """The one that the sidecar is told to listen on."""
+    (path := tmp_path / "pod.yaml").write_text(CORPUS["deployment"])
+    assert cli.main(["inject", str(path), "--upstream=http://h", f"--health-listen={address}"], {}) == 0
+    made = loaded(capsysbinary.readouterr().out.decode())
+    sidecar = made[0]["spec"]["template"]["spec"]["initContainers"][0]
+    assert {one["name"]: one.get("value") for one in sidecar["env"]}["SIDECAR_HEALTH_LISTEN"] == address
+    assert sidecar["ports"] == [{"name": "sidecar-health", "containerPort": 9000}]
+    assert {sidecar[f"{one}Probe"]["httpGet"]["port"] for one in ("startup", "liveness", "readiness")} == {
+        "sidecar-health"
+    }
+
+
+def test_without_its_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What to install is told."""
+    (path := tmp_path / "pod.yaml").write_text(CORPUS["deployment"])
+    monkeypatch.setattr(cli, "find_spec", lambda _: None)
+    assert cli.main(["inject", str(path), "--upstream=http://h"], {}) == 1
+    assert "'.[inject]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -201,5 +242,68 @@ def test_as_a_command(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
     assert all(b"sidecar-inject" in path.read_bytes() for path in paths)
     assert cli.main(["inject", "--in-place", "--remove", *names], {}) == 0
     assert [path.read_bytes().decode() for path in paths] == [*CORPUS.values()]
-    assert cli.main(["inject", names[0]], {}) == 2
-    assert cli.main(["inject", str(tmp_path / "none"), *upstreams], {}) == 1
+
+
+@pytest.mark.parametrize("removing", [[], ["--remove"], ["--in-place"]])
+@pytest.mark.parametrize("flags", [[], ["--upstream=http://h"], ["--upstream=nonsense"]])
+@pytest.mark.parametrize(
+    "content,why",
+    [
+        (None, "No such file or directory; give manifests as files, or on standard input"),
+        ("", "Is a directory; give manifests as files, or on standard input"),
+        (b"\xff", "this is not text in UTF-8; give manifests as files, or on standard input"),
+    ],
+)
+def test_what_cannot_be_read(
+    content: bytes | str | None,
+    why: str,
+    flags: list[str],
+    removing: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A file is told by its name before settings are, and what to give."""
+    path = tmp_path / "manifest.yaml"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        path.mkdir()
+    assert cli.main(["inject", str(path), *flags, *removing], {}) == 1
+    assert capsys.readouterr().err == f"sidecar: {path}: {why}\n"
+
+
+def test_every_file_that_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At once; and what is there is not written."""
+    (there := tmp_path / "pod.yaml").write_text(text := CORPUS["deployment"])
+    names = [str(tmp_path / "a"), str(there), str(tmp_path / "b")]
+    assert cli.main(["inject", "--in-place", "--upstream=http://h", *names], {}) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == [names[0], names[2]]
+    assert there.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "arguments,told",
+    [
+        (["{file}"], "--upstream=https://"),
+        (["{file}", "{file}"], "several files need --in-place"),
+        (["--in-place", "--upstream=http://h"], "--in-place needs the files to write"),
+        (["{file}", "--upstream=http://h", "--otel=OTEL_SERVICE_NAME"], "--otel OTEL_SERVICE_NAME: "),
+        (["{file}", "--upstream=http://h", "--otel=PATH=/x"], "--otel PATH=/x: "),
+        (["{file}", "--upstream=http://h", "--health-listen=127.0.0.1:9000"], "--health-listen: probes come"),
+        (["{file}", "--upstream=http://h", "--health-listen="], "--health-listen: probes come"),
+        (["{file}", "--upstream=http://h", "--health-listen=0.0.0.0:0"], "cannot be 0"),
+        (["{file}", "--upstream=http://h", "--listen=127.0.0.1:0"], "cannot be 0"),
+        (["{file}", "--upstream=http://h", "--listen=127.0.0.1:7072"], "a port of its own"),
+        (["{file}", "--upstream=http://h", "--admin-listen=127.0.0.1:7072"], "a port of its own"),
+    ],
+)
+def test_how_it_is_called(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is missing is told, with 2, and nothing is written."""
+    (path := tmp_path / "pod.yaml").write_text(text := CORPUS["deployment"])
+    assert cli.main(["inject", *(one.format(file=path) for one in arguments)], {}) == 2
+    said = capsys.readouterr()
+    assert told in said.err
+    assert (said.out, path.read_text()) == ("", text)

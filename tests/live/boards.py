@@ -14,9 +14,10 @@ def empty_board() -> Board:
     """A board that nobody fills."""
     return Board(
         limit=10,
+        since=lambda: 0,
         in_flight=list,
         figures=lambda: {"state": "ready"},
-        about={"version": "1", "data": "http://127.0.0.1:1", "links": {}, "live": True},
+        about={"version": "1", "data": "http://127.0.0.1:1", "links": {}, "age_s": 60.0, "live": True},
         now=lambda: 1_000_000,
     )
 

@@ -181,6 +181,30 @@ def test_only_the_latest_are_kept(
         assert [bar["session"] for bar in looking.bars.values()] == ["kept-2", "kept-3"]
 
 
+def test_only_the_latest_hour_is_kept(
+    start_sidecar: Callable[..., RunningSidecar], upstream: ScriptedUpstream
+) -> None:
+    """However few there are; the stream says for how long and how many."""
+    sidecar = start_sidecar(settings={"LIVE_AGE": "1s"})
+    gate = Gate()
+    upstream.answer(*json_answer(chat_completion("Hi")))
+    exchange(sidecar.port, chat_request(headers=named("old")))
+    upstream.answer(Wait(gate), *json_answer(chat_completion("Hi")))
+    running = RawClient(sidecar.port)
+    running.send(chat_request(headers=named("running")))
+    with Looking(sidecar.admin_port) as looking:
+        old = looking.one(session="old", outcome="completed")["id"]
+        looking.one(session="running")
+        assert (looking.about["age_s"], looking.about["limit"]) == (1.0, 1000)
+    sidecar.wait_until(lambda: sidecar.admin("GET", f"/live/requests/{old}")[0] == 404)
+    with Looking(sidecar.admin_port) as looking:
+        looking.one(session="running", outcome=None)
+        assert [bar["session"] for bar in looking.bars.values()] == ["running"]
+    gate.open()
+    running.read_answer()
+    running.close()
+
+
 def test_who_may_look(start_sidecar: Callable[..., RunningSidecar]) -> None:
     """The page needs no token, what it tells does; other hosts' and other sites' pages get nothing."""
     sidecar = start_sidecar(settings={"ADMIN_TOKEN": "correct-horse"})
@@ -200,6 +224,15 @@ def test_who_may_look(start_sidecar: Callable[..., RunningSidecar]) -> None:
     given = {"Authorization": "Bearer correct-horse"}
     for path in ("/live/none", "/live/..%2f__init__.py", "/live/requests/0"):
         assert sidecar.admin("GET", path, headers=given)[0] == 404
+
+
+def test_a_stream_has_no_head_alone(sidecar: RunningSidecar) -> None:
+    """HEAD would be answered with a stream all the same, and hold a browser's place."""
+    with RawClient(sidecar.admin_port) as client:
+        client.send(b"HEAD /live/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = client.read_until(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nAllow: GET\r\n" in head
 
 
 def test_nothing_of_the_page_is_elsewhere(sidecar: RunningSidecar) -> None:
@@ -374,6 +407,30 @@ async def test_nothing_turns_while_nobody_looks() -> None:
     assert not turns(board)
 
 
+def told(board: Board) -> list[int]:
+    """The requests of which a page is told."""
+    return [int(one, 16) for one in re.findall(rb'"id":"([0-9a-f]+)"', b"".join(board.everything()))]
+
+
+def test_both_bounds_hold() -> None:
+    """The number and the age: what has ended too long ago goes when another one ends, and when somebody looks."""
+    since = 0
+    board = Board(limit=3, since=lambda: since, in_flight=list, figures=dict, about={}, now=lambda: 0)
+    for number in range(1, 6):
+        board.keep(settled(number))  # it ends one second after its number
+    assert told(board) == [3, 4, 5]
+    since = 5 * SECOND
+    assert told(board) == [4, 5]
+    assert board.detail("4") is not None
+    since = 5 * SECOND + 1
+    assert board.detail("4") is None
+    since = 10 * SECOND
+    board.keep(settled(10))
+    assert [kept.key for kept in board._kept] == [10]
+    since = 20 * SECOND
+    assert told(board) == []
+
+
 async def test_what_is_too_much_for_a_look_is_counted() -> None:
     """The page is told how many it missed, so that it can ask anew."""
     board = empty_board()
@@ -394,7 +451,7 @@ async def test_what_is_too_much_for_a_look_is_counted() -> None:
 async def test_what_was_dropped_on_its_way_is_missed() -> None:
     """A request in flight that ends and is never kept: pages are told to ask anew, once; one that is kept late is not."""
     running = [in_flight(1), in_flight(2)]
-    board = Board(limit=9, in_flight=lambda: running, figures=dict, about={}, now=lambda: 0)
+    board = Board(limit=9, since=lambda: 0, in_flight=lambda: running, figures=dict, about={}, now=lambda: 0)
     way = Connection()
     watcher = board.watch(way)
     board._look()
@@ -445,7 +502,7 @@ async def test_a_crowd_is_told_a_slice_in_each_turn() -> None:
 
 async def test_a_browser_is_told_everything_a_portion_in_each_turn() -> None:
     """So a long past holds nobody up, and what changes meanwhile comes behind it; a browser that leaves is told no more."""
-    board = Board(limit=2000, in_flight=list, figures=dict, about={}, now=lambda: 0)
+    board = Board(limit=2000, since=lambda: 0, in_flight=list, figures=dict, about={}, now=lambda: 0)
     for number in range(1, 2 * boards.PORTION + 1):
         board.keep(settled(number))
     way, leaves = Connection(), Connection()
@@ -465,7 +522,7 @@ async def test_a_browser_is_told_everything_a_portion_in_each_turn() -> None:
 
 async def test_everything_comes_in_portions() -> None:
     """However many are kept, no frame has more than a portion of them."""
-    board = Board(limit=450, in_flight=list, figures=dict, about={}, now=lambda: 0)
+    board = Board(limit=450, since=lambda: 0, in_flight=list, figures=dict, about={}, now=lambda: 0)
     for number in range(1, 500):
         board.keep(settled(number))
     frames = list(board.everything())

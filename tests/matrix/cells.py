@@ -306,6 +306,7 @@ def _shapes() -> Iterator[tuple[Example, bool, Ending]]:
             yield api, False, WHOLE
 
 
-CELLS = tuple(_cells())
+CELLS = tuple(sorted(_cells(), key=lambda cell: cell.ending.timer))
+"""Those whose sidecar waits, then those of others: each sidecar exports its metrics as fast as it can, asked or not."""
 ANY_PROXY = tuple(cell for cell in CELLS if not cell.ending.timer and cell.media)
 """The cells that make sense for another proxy: its time-outs are its own, and so is what it does with empty fields."""

@@ -7,6 +7,7 @@ differ from run to run are named as such and checked for being there.
 from collections.abc import Iterable
 from typing import Any
 
+from sidecar.telemetry.series import BAD
 from sidecar.testing import ScriptedUpstream, Span, expect_span
 from tests.matrix.cells import Cell
 
@@ -318,6 +319,8 @@ class Expected:
     def _ended(self, upstream: dict[str, Any]) -> Iterable[tuple[Series, float]]:
         """What became of it, and what its time went to."""
         yield _series("sidecar.results", **{"sidecar.result": self.result}, **upstream), 1
+        if self.joined and self.result in BAD:
+            yield _series("sidecar.sessions.with_bad_answers"), 1
         reached = [self.asked, self.asked, self.sent, self.sent and self.cell.ending.begins]
         for phase, was in zip(("body", "connect", "wait", "stream"), reached, strict=True):
             if was:

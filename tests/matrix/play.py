@@ -118,6 +118,7 @@ def check_request(cell: Cell, received: Received) -> None:
 
 def check_answer(cell: Cell, message: Message, sent: bytes) -> None:
     """The client got what the provider sent, to the last byte, and learned whether that was all."""
+    assert message.head, "no answer came"
     assert message.status == cell.ending.status
     assert message.get("content-type") == cell.media
     coding = None if cell.coding == "identity" else cell.coding.encode()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.testing import RawClient, ScriptedUpstream
+from sidecar.testing import RawClient, ScriptedUpstream, free_port
 from tests.matrix.cells import ANY_PROXY, CELLS, WHOLE, Cell
 from tests.matrix.play import play
 
@@ -38,16 +38,11 @@ http {{
 """
 
 
-def _free_port() -> int:
-    with ScriptedUpstream() as server:
-        return server.port
-
-
 @pytest.fixture(scope="module")
 def nginx(module_upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of an nginx in front of the provider."""
     folder: Path = tmp_path_factory.mktemp("nginx")
-    port = _free_port()
+    port = free_port()
     configuration = folder / "nginx.conf"
     configuration.write_text(
         CONFIGURATION.format(folder=folder, port=port, upstream=module_upstream.port), encoding="utf-8"

@@ -1,8 +1,11 @@
 """The picture, line by line, at several widths and heights."""
 
+import json
+
 import pytest
 
 from sidecar.picture.drawing import Line, Picture, Span, Tone, axis, draw, lane_rows, paint, plain, seconds
+from sidecar.picture.figures import closing
 from sidecar.picture.lanes import Bar, Lane, Tally
 
 S = 1_000_000_000
@@ -139,7 +142,43 @@ def test_more_bars_than_cells() -> None:
 def test_bars_beyond_the_picture_are_cut_visibly() -> None:
     """On either side."""
     lane = Lane("long", "main", (bar(1, -5, 2), bar(2, 3, 99)))
-    assert rows(lane) == [" long                 ‹━━━━━━━━✓    2" + "━" * 41 + "›"]
+    assert rows(lane) == [" long                 ‹1━━━━━━━✓    2" + "━" * 41 + "›"]
+
+
+def test_numbers_are_whole_or_left_out() -> None:
+    """A short bar takes free cells for its number; one that was cut keeps all its digits, in the queue's row too."""
+    bars = (bar(12, -5, 2), bar(13, 3, 3.1), bar(14, 4, 4.1), bar(15, 4.3, 4.4), bar(16, 6, 6.1, turn=False))
+    assert rows(Lane("s", "main", bars, Tally(overlaps=1))) == [
+        " s                    ‹12━━━━━━✓    13✓  ✓15✓     16✓",
+        "   would queue 0.0 s  12───────────────────────────────╶╶15─",
+    ]
+    assert rows(Lane("s", "main", (bar(12, -0.02, 0.01),))) == [" s                    ‹12✓"]
+    assert rows(Lane("s", "main", (bar(12, -0.02, 0.01), bar(13, 0.1, 0.2)))) == [
+        " s                    ✓13✓"
+    ]
+
+
+@pytest.mark.parametrize(
+    "wait,told",
+    [
+        (99 * S, "99.0 s "),
+        (125 * S, "2m05s "),
+        (5999 * S, "99m59s"),
+        (6000 * S, "1h40m "),
+        (1e6 * S, "277h46m"),
+    ],
+)
+def test_a_long_wait_keeps_to_its_column(wait: float, told: str) -> None:
+    """The queue's row begins where the others do, whatever is told beside it."""
+    late = Lane("s", "main", (bar(1, 0, 1),), Tally(overlaps=1, wait_avoided=round(wait)))
+    assert rows(late)[1] == f"   would queue {told}"[:21].ljust(22) + "1───"
+
+
+def test_a_crowd_that_was_larger_keeps_to_its_column() -> None:
+    """As every name does."""
+    crowd = tuple(bar(number, 0, 9) for number in range(1, 1200))
+    drawn = rows(Lane("crowd", "main", crowd, Tally(most_at_once=1199)))
+    assert [row[21:23] for row in drawn] == [" 1", " 2", " 3", " 4", " 5", " 6"]
 
 
 def test_what_lies_wholly_outside_is_not_drawn() -> None:
@@ -163,6 +202,12 @@ def test_names() -> None:
     assert rows(Lane("0123456789" * 4, "main", bars, ended=True))[0].startswith(" 0123456789012… ended 1")
 
 
+def test_a_race_is_drawn_double() -> None:
+    """Beside a turn that raced nobody, and a request that is no turn."""
+    bars = (Bar(1, 0, 2 * S, "completed", raced=True), bar(2, 3, 5), bar(3, 6, 7, turn=False))
+    assert rows(Lane("s", "main", bars)) == [" s                    1════════✓    2━━━━━━━━✓    3────✓"]
+
+
 def test_an_outcome_nobody_knows() -> None:
     """Drawn as a question, not as a success."""
     assert rows(Lane("s", "main", (bar(1, 0, 1, "brand_new"),))) == [" s                    1━━━?"]
@@ -183,12 +228,63 @@ def test_axis(length: int, room: int, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "length, room, expected",
+    [
+        (30, 57, "╵-30 s   ╵-25 s    ╵-20 s   ╵-15 s    ╵-10 s   ╵-5 s  now"),
+        (60, 57, "╵-60 s   ╵-50 s    ╵-40 s   ╵-30 s    ╵-20 s   ╵-10 s now"),
+        (30, 20, "╵-20 s     now"),
+        (30, 8, "now"),
+    ],
+)
+def test_axis_of_a_rolling_picture(length: int, room: int, expected: str) -> None:
+    """Counts back from now, which is at the right edge, and no mark runs into it."""
+    drawn = plain(axis(5 * S, (5 + length) * S, 2, room, rolling=True))
+    assert drawn.strip() == expected
+    assert drawn.endswith("now")
+    assert len(drawn) == 2 + room
+
+
+@pytest.mark.parametrize(
     "duration, text",
     [(0, "0.0 s"), (49_000_000, "0.0 s"), (7_340_000_000, "7.3 s"), (125 * S, "2 min 5 s")],
 )
 def test_seconds(duration: int, text: str) -> None:
     """Durations as people read them."""
     assert seconds(duration) == text
+
+
+@pytest.mark.parametrize(
+    "stopped,environ,told",
+    [
+        (
+            {"settled": 3, "outcomes": {"client_left": 1, "completed": 2, "refused": 0}},
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"},
+            "sidecar: 3 requests: 2 completed, 1 client left; 1 session; telemetry: 8 exported, 3 lost",
+        ),
+        ({"settled": 0, "outcomes": {}}, {}, "sidecar: 0 requests; 1 session; telemetry off"),
+        (
+            {"settled": 1, "outcomes": {"brand_new": 1}},
+            {"OTEL_TRACES_EXPORTER": "console"},
+            "sidecar: 1 request: 1 brand new; 1 session; telemetry: 8 exported, 3 lost",
+        ),
+    ],
+)
+def test_what_is_said_at_the_end(stopped: dict[str, object], environ: dict[str, str], told: str) -> None:
+    """One line of requests, outcomes and sessions; of telemetry where any was wanted. Lines on stderr can be lost too."""
+    telemetry = {"traces": {"exported": 5, "dropped": 1}, "metrics": {"exported": 3, "failed": 1}}
+    line = {
+        "event": "sidecar.stopped",
+        "requests": json.dumps(stopped),
+        "sessions": 1,
+        "telemetry": json.dumps({**telemetry, "lines": {"exported": 9, "dropped": 1}}),
+    }
+    assert closing(json.dumps(line).encode(), environ) == told
+
+
+@pytest.mark.parametrize("stopped", [b"", b"{}", b'{"requests":"x","sessions":1,"telemetry":"{}"}'])
+def test_a_sidecar_that_was_killed_says_nothing(stopped: bytes) -> None:
+    """Nothing is made up."""
+    assert closing(stopped, {}) is None
 
 
 def test_paint() -> None:

@@ -18,6 +18,7 @@ from sidecar.testing import (
     chat_completion,
     chat_request,
     exchange,
+    free_port,
     json_answer,
 )
 from tests.terminals import ERRORS, OnTerminal
@@ -25,18 +26,11 @@ from tests.terminals import ERRORS, OnTerminal
 LIMIT = 60.0
 
 
-def free() -> int:
-    """A port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Running(OnTerminal):
     """`sidecar run` with its stderr on a terminal."""
 
     def __init__(self, upstream: str, *arguments: str, environ: dict[str, str] | None = None) -> None:
-        self.port, self.admin = free(), free()
+        self.port, self.admin = free_port(), free_port()
         ports = (f"--listen=127.0.0.1:{self.port}", f"--admin-listen=127.0.0.1:{self.admin}")
         super().__init__(
             [sys.executable, "-m", "sidecar", "run", upstream, *ports, *arguments],
@@ -74,8 +68,8 @@ def test_lanes_and_a_good_end(terminal: Callable[..., Running], upstream: Script
     gates = [Gate(), Gate()]
     running = terminal()
     running.read_until("waiting for the first request")
-    assert f"http://127.0.0.1:{running.admin}/" in running.seen
-    assert f"export OPENAI_BASE_URL=http://127.0.0.1:{running.port}/v1" in running.seen
+    running.read_until(f"http://127.0.0.1:{running.admin}/")
+    running.read_until(f"export OPENAI_BASE_URL=http://127.0.0.1:{running.port}/v1")
     fields = [b"X-Sidecar-Session-Id: race <b>"]
     clients = [RawClient(running.port) for _ in gates]
     for client, gate in zip(clients, gates, strict=True):
@@ -91,7 +85,12 @@ def test_lanes_and_a_good_end(terminal: Callable[..., Running], upstream: Script
     running.read_until("2 settled")
     running.process.send_signal(signal.SIGINT)
     assert running.end() == 0
-    assert running.seen.endswith("\x1b[?25h\x1b[?1049l")
+    assert running.seen.endswith(
+        "\x1b[?25h\x1b[?1049lsidecar: 2 requests: 2 completed; 1 session; telemetry off\r\n"
+    )
+    assert "-10 s" in running.seen
+    assert "1 session, 1 live" in running.seen
+    assert "1 overlap " in running.seen
     assert "{" not in running.seen
 
 

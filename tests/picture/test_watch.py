@@ -224,12 +224,21 @@ def test_moments(text: str, expected: int) -> None:
     assert moment(text) == expected
 
 
+OFF = "off; OTEL_EXPORTER_OTLP_ENDPOINT=http://... sends it there"
+
+
 @pytest.mark.parametrize(
     "environ, expected",
     [
-        ({}, "off; OTEL_EXPORTER_OTLP_ENDPOINT=http://... sends it there"),
+        ({}, OFF),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "http://c:4318   7 spans exported, 3 lost"),
         ({"OTEL_TRACES_EXPORTER": "otlp"}, "on   7 spans exported, 3 lost"),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": ""}, OFF),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, OFF),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://me:correct-horse@c:4318/v1?key=battery-staple"},
+            "***@c:4318/v1?***   7 spans exported, 3 lost",
+        ),
     ],
 )
 def test_where_telemetry_goes(environ: dict[str, str], expected: str) -> None:

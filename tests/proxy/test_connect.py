@@ -1,7 +1,11 @@
-"""How long connections may wait, learnt from what their origin closed; and that it is forgotten again."""
+"""How long connections may wait, learnt from what their origin closed, and that it is forgotten again; and those that wait."""
+
+import asyncio
+from typing import Any
 
 from sidecar.core.clock import SECOND
-from sidecar.proxy.connect import Patience
+from sidecar.core.exchange import Upstream
+from sidecar.proxy.connect import Patience, Pool
 
 
 def test_patience_is_learnt_from_two_that_are_alike() -> None:
@@ -47,3 +51,43 @@ def test_what_was_learnt_heals() -> None:
     assert patience.at(3600 * SECOND) == 30 * SECOND
     patience.held(8 * SECOND, 0)
     assert patience.at(0) == 7 * SECOND
+
+
+class Kept:
+    """An idle connection, as far as the pool looks at it."""
+
+    keep_alive_hint = None
+    usable = True
+    idle_since = idle_until = idle_for = 0
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.waiting = self.closed = False
+
+    def poll(self, _: int) -> bool:
+        """Whether something waits to be read."""
+        return self.waiting
+
+    def close(self) -> None:
+        """Ends."""
+        self.closed = True
+
+
+async def test_a_connection_on_which_something_waits_stays_in_the_pool() -> None:
+    """It may be a record of TLS alone, which ends nothing: another one is taken meanwhile, and it goes when its time is over."""
+    now = [SECOND]
+    upstream = Upstream("default", "https", "sidecar.test", 443)
+    pool: Any = Pool(asyncio.get_running_loop(), lambda: now[0], 30 * SECOND)
+    older, younger = Kept(upstream), Kept(upstream)
+    for one in (older, younger):
+        pool.put(one)
+    younger.waiting = True
+    assert pool.take(upstream) is older
+    assert pool.take(upstream) is None
+    younger.waiting = False
+    assert pool.take(upstream) is younger
+    pool.put(younger)
+    now[0] += 31 * SECOND
+    assert pool.take(upstream) is None
+    assert younger.closed
+    pool.close()

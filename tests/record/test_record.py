@@ -8,13 +8,15 @@ import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE, Popen, run
 from sys import executable
 from typing import Any
 
+import msgspec
 import pytest
 
 from sidecar import cli
+from sidecar.live import detail_of
 from sidecar.record import RecordError, RecordWriter, read_records
 from sidecar.record.replay import replay
 from sidecar.testing import (
@@ -31,6 +33,7 @@ from sidecar.testing import (
 from tests.live.boards import Looking
 from tests.live.test_live import settled
 
+ROOT = Path(__file__).parents[2]
 SECRETS = ("sk-secret1234567890", "a secret question", "a secret answer")
 StartSidecar = Callable[..., RunningSidecar]
 
@@ -106,6 +109,25 @@ def test_files_are_bounded(tmp_path: Path) -> None:
     assert not dropped
 
 
+def test_what_is_no_file_of_ours_is_left_alone(tmp_path: Path) -> None:
+    """A link that leads nowhere or to one of them, and a folder, of such names: all is recorded and read, they stay."""
+    (tmp_path / "requests-gone.jsonl").symlink_to("nowhere")
+    (tmp_path / "requests-latest.jsonl").symlink_to("requests-2.jsonl")
+    (tmp_path / "requests-2.jsonl").write_text("")
+    (tmp_path / "requests-old.jsonl").mkdir()
+    limit = 64 * 1024
+    dropped: list[int] = []
+    writer = RecordWriter(tmp_path, limit, lambda: dropped.append(1))
+    writer.start()
+    for number in range(1, 401):
+        writer.put(settled(number))
+    writer.close(30)
+    assert not dropped
+    assert read_records(tmp_path)[-1]["bar"]["id"] == f"{400:016x}"
+    kept = {path.name for path in tmp_path.iterdir() if path.is_symlink() or path.is_dir()}
+    assert kept == {"requests-gone.jsonl", "requests-latest.jsonl", "requests-old.jsonl"}
+
+
 def test_what_the_disk_does_not_take_is_counted(tmp_path: Path) -> None:
     """Nobody waits for a disk that hangs, nor for one that fails."""
     dropped: list[int] = []
@@ -119,7 +141,65 @@ def test_what_the_disk_does_not_take_is_counted(tmp_path: Path) -> None:
     assert len(dropped) == 1010
 
 
-def test_a_line_that_was_cut(tmp_path: Path) -> None:
+def test_a_disk_that_takes_half_a_line(tmp_path: Path) -> None:
+    """That line is lost and counted, and no other is: the next begins in a file of its own."""
+    script = f"""
+import resource
+from pathlib import Path
+from sidecar.record import RecordWriter
+from tests.live.test_live import settled
+
+def lost():
+    print("dropped")
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2500, unlimited[1]))
+writer = RecordWriter(Path({str(tmp_path)!r}), 1 << 20, lost)
+writer.start()
+for number in range(1, 7):
+    writer.put(settled(number))
+writer.close(30)
+"""
+    done = run([executable, "-c", script], cwd=ROOT, stdout=PIPE, text=True, timeout=60, check=True)
+    lost = done.stdout.count("dropped")
+    counted: list[int] = []
+    assert len(read_records(tmp_path, counted.append)) == 6 - lost
+    assert (lost, counted) == (1, [1])
+
+
+WRONG = [
+    {"wait": "long"},
+    {"wait": None, "id": ""},
+    {"wait": None, "id": "not hexadecimal!"},
+    {"wait": None, "id": "00000000000000001"},
+    {},
+]
+
+
+@pytest.mark.parametrize("fields", WRONG, ids=str)
+def test_a_line_of_another_version(
+    fields: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Is passed over too, by both commands."""
+    line = {**recorded(), "bar": {name: value for name, value in recorded()["bar"].items() if name != "wait"}}
+    line["bar"] |= fields
+    (file := tmp_path / "requests-1.jsonl").write_text(json.dumps(line) + "\n")
+    for command in (["view", "--listen=192.0.2.1:80"], ["replay"]):
+        assert cli.main([*command, str(file)], {}) == 1
+        assert "no line of it was recorded by a sidecar" in capsys.readouterr().err
+    deep = json.dumps(recorded()).replace('"facts": {', '"facts": {"x": ' + "[" * 5000)
+    file.write_text(deep + "\n")
+    assert cli.main(["replay", str(file)], {}) == 1
+
+
+def recorded() -> dict[str, Any]:
+    """A line as a sidecar writes it."""
+    document: dict[str, Any] = json.loads(msgspec.json.Encoder(enc_hook=str).encode(detail_of(settled(1))))
+    return document
+
+
+def test_a_line_that_was_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Is passed over; a file without any line of ours is told."""
     writer = RecordWriter(tmp_path, 1 << 20, lambda: None)
     writer.start()
@@ -129,6 +209,8 @@ def test_a_line_that_was_cut(tmp_path: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole + whole[: len(whole) // 2])
     assert len(read_records(file)) == 1
+    assert cli.main(["replay", str(file)], {}) == 0
+    assert capsys.readouterr().err == "sidecar: 1 line passed over: cut, or not of this version\n"
     file.write_text("hello\n{}\n")
     for path in (file, tmp_path, tmp_path / "none"):
         with pytest.raises(RecordError):
@@ -140,7 +222,12 @@ def test_a_line_that_was_cut(tmp_path: Path) -> None:
     assert cli.main(["view", str(tmp_path)], {}) == cli.main(["replay", str(tmp_path)], {}) == 1
 
 
-def test_view(start_sidecar: StartSidecar, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+def test_view(
+    start_sidecar: StartSidecar,
+    upstream: ScriptedUpstream,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The same page, the same bars and the same details, from the file."""
     upstream.answer_always(*json_answer(chat_completion("Hi")))
     sidecar = start_sidecar(settings={"RECORD": str(tmp_path)})
@@ -159,6 +246,8 @@ def test_view(start_sidecar: StartSidecar, upstream: ScriptedUpstream, tmp_path:
                 assert looking.one(session="viewed") == record["bar"]
                 assert looking.about["live"] is False
                 assert looking.figures["errors"] == 0
+            assert cli.main(["top", url, "--once"], {}) == 0
+            assert "viewed" in capsys.readouterr().out
         finally:
             process.terminate()
         assert process.wait(30) == 0

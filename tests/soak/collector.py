@@ -54,7 +54,7 @@ class Summing(OtlpSink):
         """Adds what has come to the sums, and lets go of it."""
         with self._changed:
             spans, points, logs, calls = self.spans, self.points, self.logs, self.calls
-            for items in (self._spans, self._points, self._logs, self._calls):
+            for items in (self._spans, self._metrics, self._logs, self._calls):
                 items.clear()
         for call in calls:
             self.taken[call.signal] += call.items - call.answer.rejected if call.answer.takes else 0

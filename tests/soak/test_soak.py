@@ -10,7 +10,6 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from typing import Any, Self
 import psutil
 import pytest
 
-from sidecar.testing import RunningSidecar, exchange, request_bytes
+from sidecar.testing import RunningSidecar, exchange, free_port, request_bytes
 from tests.blackbox.names import HANG, NameServer
 from tests.blackbox.test_wall_clock import HOUR, Set, own_wall
 from tests.soak.collector import FAULTS, TIMEOUT, WELL
@@ -217,12 +216,6 @@ class Soaked:
                 f"others' calls: {len(took)}, ms by {name}: "
                 f"median {cuts[499]:.1f}, p99 {cuts[989]:.1f}, most {max(took) * 1e3:.1f}"
             )
-
-
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def quiet(sidecar: RunningSidecar) -> bool:

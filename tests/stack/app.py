@@ -21,9 +21,8 @@ from sidecar.client.naming import SESSION_HEADER
 from sidecar.demo.conversations import MISHAPS, STORIES, App
 from sidecar.demo.provider import Provider
 from sidecar.settings import Address
-from sidecar.testing import RunningSidecar
+from sidecar.testing import RunningSidecar, free_port
 from tests.stack.backends import Stack
-from tests.stack.programs import free_port
 
 PACE = 0.35
 """The demo's pauses and answers, scaled."""
@@ -102,14 +101,28 @@ def demo(stack: Stack, service: str, *runs: str) -> Iterator[tuple[Counted, Runn
     """A sidecar that exports to the stack, after these rounds have passed through it."""
     counted = Counted()
     with _served(stack, service) as (sidecar, provider):
-
-        async def rounds() -> None:
-            async with provider:
-                for run in runs:
-                    await play(f"{sidecar.url}/v1", run, counted)
-
-        asyncio.run(rounds())
+        play_rounds(sidecar, provider, counted, *runs)
         yield counted, sidecar
+
+
+def play_rounds(sidecar: RunningSidecar, provider: Provider, counted: Counted, *runs: str) -> None:
+    """These rounds, one after another."""
+
+    async def rounds() -> None:
+        async with provider:
+            for run in runs:
+                await play(f"{sidecar.url}/v1", run, counted)
+
+    asyncio.run(rounds())
+
+
+@contextmanager
+def as_readme_has_it(stack: Stack, service: str) -> Iterator[tuple[RunningSidecar, Provider]]:
+    """A sidecar at its default settings, started by the README's words."""
+    listen = Address("127.0.0.1", free_port())
+    words = ("run", "--upstream", f"http://{listen}")
+    with RunningSidecar(arguments=words, environ=stack.usual(service)) as sidecar:
+        yield sidecar, Provider(seed=1, listen=listen)
 
 
 @contextmanager

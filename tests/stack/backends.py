@@ -1,35 +1,41 @@
 """The real back ends behind one Collector, with the very configuration files that docker-compose.yml mounts.
 
-Owns their ports, folders and order. What has no binary here is stood in for by a sink that takes what it is sent: Loki
-always, Tempo where none is at hand. It never changes a configuration but through the variables that the file names.
+Owns their ports, folders and order. Where no Tempo is at hand, a sink that takes what it is sent stands in for it. It
+never changes a configuration but through the variables that the file names; for Loki, which runs on the configuration of
+its image, it writes one that says the same.
 """
 
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
-from sidecar.testing import OtlpSink
+from sidecar.testing import OtlpSink, free_port
 from tests.stack.build import at_hand, binary
-from tests.stack.programs import Backend, free_port, get
+from tests.stack.programs import Backend, get
 
 ROOT = Path(__file__).parents[2]
 
 Trace = dict[str, Any]
 
 
-def hastened(rules: str) -> str:
-    """Alert rules with a second for every minute in their windows and times, evaluated every second; else the same.
+LOOKBACK = 5
+"""Minutes that Prometheus looks back for a value."""
+
+
+def hastened(rules: str, minute: int = 1) -> str:
+    """Alert rules with `minute` seconds for every minute in their windows and times, evaluated every second; else the same.
 
     So that a test sees one fire and resolve: with exports every second it has as many samples in a window.
     """
-    seconds = {"m": 1, "h": 60, "d": 1440}
+    seconds = {"m": minute, "h": 60 * minute, "d": 1440 * minute, "w": 10080 * minute}
 
     def shorter(found: re.Match[str]) -> str:
         return f"{found[1]}{int(found[2]) * seconds[found[3]]}s"
 
-    rules = re.sub(r"(\[|offset |for: )(\d+)([mhd])", shorter, rules)
+    rules = re.sub(r"(\[|offset |for: )(\d+)([mhdw])", shorter, rules)
     return re.sub(r"^( +)- name: (.+)$", r"\1- name: \2\n\1  interval: 1s", rules, flags=re.MULTILINE)
 
 
@@ -90,16 +96,21 @@ class Jaeger:
 
 
 class Prometheus:
-    """Metrics by OTLP, the alert rules, and its own API."""
+    """Metrics by OTLP, the alert rules, and its own API.
 
-    def __init__(self, folder: Path) -> None:
+    `minute`: the seconds that a minute of the rules takes, and of the time that a value of a process that is gone stays; without it,
+    a minute of the rules takes a second, and such a value stays.
+    """
+
+    def __init__(self, folder: Path, minute: int | None = None) -> None:
         listen = f"127.0.0.1:{free_port()}"
         self.url = f"http://{listen}"
         self.otlp = f"{self.url}/api/v1/otlp"
         shutil.copy(ROOT / "deploy/prometheus/prometheus.yaml", folder)
         (folder / "alerts").mkdir()
         for rules in (ROOT / "grafana" / "alerts").glob("*.rules.yaml"):
-            (folder / "alerts" / rules.name).write_text(hastened(rules.read_text()))
+            (folder / "alerts" / rules.name).write_text(hastened(rules.read_text(), minute or 1))
+        lookback = [] if minute is None else [f"--query.lookback-delta={LOOKBACK * minute}s"]
         self.backend = Backend(
             [
                 str(binary("prometheus")),
@@ -108,6 +119,7 @@ class Prometheus:
                 f"--web.listen-address={listen}",
                 "--web.enable-otlp-receiver",
                 "--enable-feature=exemplar-storage,created-timestamp-zero-ingestion",
+                *lookback,
             ],
             folder=folder,
             ready=f"{self.url}/-/ready",
@@ -134,6 +146,11 @@ class Prometheus:
     def by(self, label: str, expression: str) -> dict[str, float]:
         """The values of an instant query, by a label."""
         return {one["metric"].get(label, ""): float(one["value"][1]) for one in self.query(expression)}
+
+    def fired(self, service: str) -> set[str]:
+        """The alerts about a service that fire, or have fired in the last ten minutes."""
+        ever = f'last_over_time(ALERTS{{alertstate="firing",job="{service}"}}[10m])'
+        return {str(one["metric"]["alertname"]) for one in self.query(ever)}
 
     def alerts(self, name: str, **labels: str) -> list[str]:
         """The states (`pending`, `firing`) of the alerts of this name with these labels."""
@@ -180,6 +197,63 @@ class Tempo:
         return bool((get(f"{self.url}/api/v2/traces/{trace_id}") or {}).get("trace"))
 
 
+class Loki:
+    """Log lines on disk, and its own API. It is ready at once: the image waits 15 s for other ingesters to be seen."""
+
+    def __init__(self, folder: Path) -> None:
+        port, grpc = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.otlp = f"{self.url}/otlp"
+        here = "127.0.0.1"
+        filesystem = {
+            "chunks_directory": str(folder / "loki/chunks"),
+            "rules_directory": str(folder / "loki/rules"),
+        }
+        schema = {"from": "2020-10-24", "store": "tsdb", "object_store": "filesystem", "schema": "v13"}
+        config = {
+            "auth_enabled": False,
+            "server": {
+                "http_listen_address": here,
+                "http_listen_port": port,
+                "grpc_listen_address": here,
+                "grpc_listen_port": grpc,
+            },
+            "common": {
+                "instance_addr": here,
+                "path_prefix": str(folder / "loki"),
+                "storage": {"filesystem": filesystem},
+                "replication_factor": 1,
+                "ring": {"kvstore": {"store": "inmemory"}},
+            },
+            "ingester": {"lifecycler": {"min_ready_duration": "0s"}},
+            "schema_config": {"configs": [{**schema, "index": {"prefix": "index_", "period": "24h"}}]},
+            "analytics": {"reporting_enabled": False},
+        }
+        (folder / "loki.json").write_text(json.dumps(config))
+        self.backend = Backend(
+            [str(binary("loki")), f"-config.file={folder / 'loki.json'}"],
+            folder=folder,
+            ready=f"{self.url}/ready",
+        )
+
+    def lines(self, query: str) -> list[str] | None:
+        """The lines of the last hour that a LogQL query finds, as Grafana shows them, oldest first; None where Loki
+        refuses the question.
+        """
+        now = int(time.time() * 1e9)
+        span = {"start": str(now - 3600 * 10**9), "end": str(now), "limit": "5000"}
+        answer = get(f"{self.url}/loki/api/v1/query_range", query=query, **span)
+        if answer is None:
+            return None
+        found = [value for stream in answer["data"]["result"] for value in stream["values"]]
+        return [line for _, line in sorted(found, key=lambda value: int(value[0]))]
+
+    def requests(self, service: str) -> int:
+        """How many requests of a service have ended, by their wide lines."""
+        wide = f'{{service_name="{service}"}} |~ `^sidecar[.]request[.](completed|failed)$`'
+        return len(self.lines(wide) or ())
+
+
 class Phoenix:
     """Traces by OTLP, grouped into projects and sessions, and its own API. Only where it is installed."""
 
@@ -208,22 +282,23 @@ class Phoenix:
 
 
 class Stack:
-    """All of them; `tempo` is None where there is no binary. `variables` are those of otel-collector.yaml."""
+    """All of them; `tempo` is None where there is no binary. `variables` are those of otel-collector.yaml, `minute` is
+    Prometheus'.
+    """
 
-    def __init__(self, folder: Path, **variables: str) -> None:
+    def __init__(self, folder: Path, minute: int | None = None, **variables: str) -> None:
         self.jaeger = Jaeger(folder)
-        self.prometheus = Prometheus(folder)
+        self.prometheus = Prometheus(folder, minute)
         self.tempo = Tempo(folder) if at_hand("tempo") is not None else None
-        self.loki = OtlpSink()
+        self.loki = Loki(folder)
         self.instead_of_tempo = OtlpSink("grpc")
         self._folder = folder
         self._variables = variables
 
     def start(self) -> None:
         """Stores first, then the Collector."""
-        self.loki.start()
         self.instead_of_tempo.start()
-        for store in (self.jaeger, self.prometheus, self.tempo):
+        for store in (self.jaeger, self.prometheus, self.loki, self.tempo):
             if store is not None:
                 store.backend.start()
         grpc, http, metrics = (f"127.0.0.1:{free_port()}" for _ in range(3))
@@ -243,7 +318,7 @@ class Stack:
                 "JAEGER_OTLP": self.jaeger.otlp,
                 "TEMPO_OTLP": tempo,
                 "PROMETHEUS_OTLP": self.prometheus.otlp,
-                "LOKI_OTLP": self.loki.endpoint,
+                "LOKI_OTLP": self.loki.otlp,
                 **self._variables,
             },
         )
@@ -253,17 +328,19 @@ class Stack:
         """Ends them all."""
         if hasattr(self, "collector"):
             self.collector.kill()
-        for store in (self.jaeger, self.prometheus, self.tempo):
+        for store in (self.jaeger, self.prometheus, self.loki, self.tempo):
             if store is not None:
                 store.backend.kill()
-        self.loki.stop()
         self.instead_of_tempo.stop()
 
+    def usual(self, service: str) -> dict[str, str]:
+        """What a sidecar needs to export to it, as the README has it."""
+        return {"OTEL_SERVICE_NAME": service, "OTEL_EXPORTER_OTLP_ENDPOINT": self.otlp}
+
     def environ(self, service: str) -> dict[str, str]:
-        """What a sidecar needs to export to it, often."""
+        """What a sidecar needs to export to it, often, and its logs too."""
         return {
-            "OTEL_SERVICE_NAME": service,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": self.otlp,
+            **self.usual(service),
             "OTEL_LOGS_EXPORTER": "otlp",
             "OTEL_METRIC_EXPORT_INTERVAL": "1000",
             "OTEL_BSP_SCHEDULE_DELAY": "200",

@@ -22,6 +22,7 @@ MODULES = HERE / "modules"
 
 COLLECTOR_BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.155.0"
 JAEGER_MODULE = "github.com/jaegertracing/jaeger@v1.76.0"
+LOKI_MODULE = "github.com/grafana/loki/v3@v3.7.6"
 
 SMALL = ("-trimpath", "-ldflags=-s -w")
 
@@ -67,13 +68,17 @@ def _collector(go: Go, into: Path) -> None:
     go("build", *SMALL, "-o", str(into), ".", cwd=made)
 
 
-def _jaeger(go: Go, into: Path) -> None:
-    shutil.copy(MODULES / "jaeger" / "go.mod", go.work)
-    module = go("mod", "download", "-json", JAEGER_MODULE)
-    folder = next(line.split('"')[3] for line in module.splitlines() if '"Dir"' in line)
-    # Some of its dependencies have no entry in the checksum database; the module that is verified lists them all.
-    (go.work / "go.sum").write_bytes((Path(folder) / "go.sum").read_bytes())
-    go("build", "-mod=mod", *SMALL, "-o", str(into), "github.com/jaegertracing/jaeger/cmd/jaeger")
+def _by_its_sums(module: str, command: str) -> Callable[[Go, Path], None]:
+    """`cmd/<command>` of a module, with the checksums that the module lists: some have no entry in the database."""
+
+    def build(go: Go, into: Path) -> None:
+        shutil.copy(MODULES / command / "go.mod", go.work)
+        told = go("mod", "download", "-json", module)
+        folder = next(line.split('"')[3] for line in told.splitlines() if '"Dir"' in line)
+        (go.work / "go.sum").write_bytes((Path(folder) / "go.sum").read_bytes())
+        go("build", "-mod=mod", *SMALL, "-o", str(into), f"{module.partition('@')[0]}/cmd/{command}")
+
+    return build
 
 
 def _prometheus(command: str) -> Callable[[Go, Path], None]:
@@ -140,7 +145,8 @@ PROGRAMS = {
         Program("promtool", _prometheus("promtool"), "prometheus"),
         Program("prometheus", _prometheus("prometheus"), "prometheus"),
         Program("otelcol", _collector, "collector"),
-        Program("jaeger", _jaeger, "jaeger"),
+        Program("jaeger", _by_its_sums(JAEGER_MODULE, "jaeger"), "jaeger"),
+        Program("loki", _by_its_sums(LOKI_MODULE, "loki"), "loki"),
         Program("kustomize", _installed(KUSTOMIZE), KUSTOMIZE),
         Program("compose-go", _installed(COMPOSE_GO), COMPOSE_GO),
         Program("tempo"),

@@ -4,7 +4,6 @@ Owns the process and its log. It knows no program by name and reads nothing of w
 """
 
 import json
-import socket
 import subprocess
 import threading
 import urllib.error
@@ -22,14 +21,6 @@ ENOUGH = 30.0
 """Seconds that what was sent may take to be found."""
 
 _Found = TypeVar("_Found")
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def eventually(look: Callable[[], _Found], timeout: float = ENOUGH) -> _Found:

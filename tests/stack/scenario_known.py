@@ -82,6 +82,8 @@ KNOWN: tuple[Fact, ...] = (
     _fact(metrics.RETRIES, 1),
     # sessions: one per story, but two of `odd`, two of the deadlines, none of `nameless` and `refused`
     _fact(metrics.SESSIONS, 13, (n.SESSION_SOURCE, "own_header")),
+    # turned-away, broken, deadline-first-byte, deadline-idle
+    _fact(metrics.SESSIONS_BAD, 4),
     _fact(metrics.SESSION_DURATION, 13),
     Fact(metrics.SESSION_REQUESTS, 26, summed=True),
     *(_fact(metrics.IDENTITY, often, (n.SESSION_SOURCE, source)) for source, often in SOURCES.items()),

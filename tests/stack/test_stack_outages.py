@@ -9,7 +9,6 @@ from grafana.panels import Panel
 from sidecar.testing import (
     RunningSidecar,
     ScriptedUpstream,
-    SinkAnswer,
     chat_completion,
     chat_request,
     exchange,
@@ -103,29 +102,22 @@ def test_prometheus_dies(stack: Stack) -> None:
     untouched(counted)
 
 
-def test_the_log_store_refuses(stack: Stack) -> None:
-    """The sink in Loki's place answers 503 for a while: the lines wait in the Collector's queue, and all arrive."""
-    service = "log-store-refuses"
+def test_the_log_store_dies(stack: Stack) -> None:
+    """Loki is killed: the lines wait in the Collector's queue, and all arrive when it is back."""
+    service = "log-store-dies"
     with unending(stack, service) as (counted, sidecar):
-        eventually(lambda: lines(stack, service))
-        stack.loki.answer_always("logs", SinkAnswer(status=503))
+        eventually(lambda: stack.loki.requests(service))
+        stack.loki.backend.kill()
         some_more(counted)
         so_far = counted.sent
-        assert [call for call in stack.loki.calls if call.answer.status == 503]
-        stack.loki.answer_always("logs", SinkAnswer())
+        stack.loki.backend.start()
         some_more(counted)
-        eventually(lambda: lines(stack, service) >= so_far, timeout=60)
+        eventually(lambda: stack.loki.requests(service) >= so_far, timeout=60)
         assert balanced(sidecar)
         logs = sidecar.stats()["telemetry"]["logs"]
         assert [logs.get(state, 0) for state in LOST] == [0, 0, 0, 0]
     untouched(counted)
-
-
-def lines(stack: Stack, service: str) -> int:
-    """Requests of the service whose wide line has arrived."""
-    wide = ("sidecar.request.completed", "sidecar.request.failed")
-    of_service = [line for line in stack.loki.logs if line.resource["service.name"] == service]
-    return len([line for line in of_service if line.body in wide])
+    eventually(lambda: stack.loki.requests(service) == counted.sent, timeout=60)
 
 
 def test_the_collector_dies(stack: Stack) -> None:

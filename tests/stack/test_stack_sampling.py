@@ -54,14 +54,22 @@ def _all(stack: Stack, name: str) -> bool:
     return len(stack.jaeger.traces(SERVICE, name)) == SESSIONS
 
 
+def _replayed(stack: Stack) -> bool:
+    """Each replay is there, whole: what is ordinary in it too."""
+    replays = stack.jaeger.traces(SERVICE, "replay session")
+    lanes = Counter(span["operationName"] for trace in replays for span in trace["spans"])
+    return len(replays) == lanes["replay conversation"] == SESSIONS
+
+
 def test_sampling_keeps_what_matters(sampled: Stack) -> None:
-    """Errors, overlapping turns, every session and conversation span; nothing else."""
+    """Errors, overlapping turns, every session and conversation span, every replay; nothing else."""
     with Scenario(sampled.environ(SERVICE)) as scenario:
         scenario.play()
         scenario.wait_sessions_ended()
         # A session's span is made after those of its requests: once they are all here, the rest is decided.
         for name in ("session", "conversation"):
             eventually(partial(_all, sampled, name), timeout=60)
+        eventually(partial(_replayed, sampled), timeout=60)
         eventually(lambda: kept(sampled) == KEPT)
 
 

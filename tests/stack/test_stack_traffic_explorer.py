@@ -20,7 +20,8 @@ from tests.stack.conftest import SERVICE
 from tests.stack.programs import eventually, get
 from tests.stack.scenario import rejected, whole
 
-SEARCHES = [(part.title, tags) for part in explorer.JAEGER for tags in part.tags]
+SEARCHES = [(part, tags) for part in explorer.JAEGER for tags in part.tags]
+TITLES = [part.title for part, _ in SEARCHES]
 QUERIES = [part for part in explorer.TEMPO if not isinstance(part, Row)]
 HOSTILE = ('a"b', "{}", ".*", "a b=c", "\\", "' || true || '")
 
@@ -30,7 +31,7 @@ def quoted(value: str) -> str:
     return '"' + value.replace('"', '\\"') + '"'
 
 
-def ask(stack: Stack, search: str, session: str) -> list[dict[str, Any]] | None:
+def ask(stack: Stack, panel: explorer.Search, search: str, session: str) -> list[dict[str, Any]] | None:
     """The traces that a panel of Jaeger's shows; None where Jaeger refuses the question."""
     tags = {
         name: re.sub(r"\\(.)", r"\1", text or plain)
@@ -44,21 +45,29 @@ def ask(stack: Stack, search: str, session: str) -> list[dict[str, Any]] | None:
         "limit": str(explorer.LIMIT),
         "start": str(now - 3600_000_000),
         "end": str(now),
+        **({"operation": panel.operation} if panel.operation else {}),
     }
     answer = get(f"{stack.jaeger.url}/api/traces", **asked, tags=json.dumps(tags))
     return None if answer is None else answer["data"]
 
 
-@pytest.mark.parametrize("title,search", SEARCHES)
+@pytest.mark.parametrize("panel,search", SEARCHES, ids=TITLES)
 def test_jaeger_answers_each_panel(
-    stack: Stack, traffic: tuple[Counted, RunningSidecar], title: str, search: str
+    stack: Stack, traffic: tuple[Counted, RunningSidecar], panel: explorer.Search, search: str
 ) -> None:
-    """For a known session: its requests, as many as its client sent; for an unknown one nothing."""
+    """For a known session: its requests, as many as its client sent, and its replay; for an unknown one nothing."""
     counted, _ = traffic
     session, sent = next(iter(counted.sessions.items()))
-    if title == "Its requests, and its own spans":
-        eventually(lambda: len(ask(stack, search, session) or ()) >= sent)
-    assert ask(stack, search, "no-such-session") == []
+    if panel.title == "Its requests, and its own spans":
+        eventually(lambda: len(ask(stack, panel, search, session) or ()) >= sent)
+    if panel.title == "Its replay":
+        (replay,) = eventually(lambda: ask(stack, panel, search, session) or [])
+        names = [span["operationName"] for span in replay["spans"]]
+        lanes = names.count("replay conversation")
+        assert names.count("replay session") == 1
+        assert len(names) == 1 + lanes + sent
+        assert lanes
+    assert ask(stack, panel, search, "no-such-session") == []
 
 
 def test_jaeger_finds_what_failed(stack: Stack) -> None:
@@ -70,16 +79,51 @@ def test_jaeger_finds_what_failed(stack: Stack) -> None:
             with RawClient(sidecar.port) as client:
                 client.send(chat_request(headers=(b"X-Session-Id: some-failed",)))
                 client.read_answer("POST")
-        failed = [tags for title, tags in SEARCHES if title == "Its requests that failed"]
-        eventually(lambda: sum(len(ask(stack, tags, "some-failed") or ()) for tags in failed) == 2)
+        failed = [one for one in SEARCHES if one[0].title == "Its requests that failed"]
+        eventually(lambda: sum(len(ask(stack, *one, "some-failed") or ()) for one in failed) == 2)
 
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_jaeger_takes_a_hostile_id(stack: Stack, traffic: tuple[Counted, RunningSidecar], value: str) -> None:
     """It finds nothing, and refuses nothing."""
     assert traffic
-    for _, search in SEARCHES:
-        assert ask(stack, search, value) == []
+    for panel, search in SEARCHES:
+        assert ask(stack, panel, search, value) == []
+
+
+def logs(panel: str, session: str = "") -> str:
+    """The LogQL of the panel of this title, with a session's id filled in; the explorer on Tempo has the same."""
+    (made,) = [one for one in explorer.explorer_jaeger()["panels"] if one["title"] == panel]
+    query: str = made["targets"][0]["expr"]
+    return query.replace(explorer.SERVICE, quoted(SERVICE)).replace(explorer.SESSION, quoted(session))
+
+
+def test_loki_answers_each_panel(stack: Stack, traffic: tuple[Counted, RunningSidecar]) -> None:
+    """A session's lines: its begin, two per request, its end, with what each is about; nothing for an unknown session."""
+    counted, _ = traffic
+    session, sent = next(iter(counted.sessions.items()))
+
+    def lines(begin: str, panel: str = "Its log lines") -> list[str]:
+        found = stack.loki.lines(logs(panel, session)) or ()
+        return [line for line in found if line.startswith(begin)]
+
+    eventually(lambda: len(lines("sidecar.request.completed")) + len(lines("sidecar.request.failed")) == sent)
+    assert lines("session.start") == ["session.start"]
+    begun = lines("sidecar.request.generated")
+    assert len(begun) == sent
+    assert all(re.match(r"sidecar\.request\.generated #\d+ ", line) for line in begun)
+    eventually(lambda: lines(f"session.end {session} requests {sent} ", "Sessions that ended"))
+    assert stack.loki.lines(logs("Its log lines", "no-such-session")) == []
+    over_time = logs("Its log lines over time, with restarts and alerts", "no-such-session")
+    assert {*(stack.loki.lines(over_time.replace("$__auto", "1m")) or ())} == {"0"}
+    assert stack.loki.lines(logs("Running for long")) == []
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_loki_takes_a_hostile_id(stack: Stack, traffic: tuple[Counted, RunningSidecar], value: str) -> None:
+    """It finds nothing; what Grafana leaves of a backslash is no text to Loki, which says so."""
+    assert traffic
+    assert stack.loki.lines(logs("Its log lines", value)) == (None if "\\" in value else [])
 
 
 def test_a_request_leads_to_those_it_overlapped(

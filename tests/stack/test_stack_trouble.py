@@ -19,7 +19,7 @@ from sidecar.core.facts import Anomaly
 from sidecar.telemetry import metrics
 from tests.stack.backends import Stack
 from tests.stack.programs import eventually
-from tests.stack.scenario import Scenario
+from tests.stack.scenario import MODEL, Scenario
 from tests.stack.scenario_known import ERRORS, FINISHES, KNOWN, SOURCES
 
 SERVICE = "stack-trouble"
@@ -74,26 +74,29 @@ NUMBER = "a number"
 Expected = Mapping[str, float]
 
 RESULTS = {
-    "client_left": 2,
-    "rate_limited": 1,
-    "server_error": 1,
-    "upstream_failed": 2,
-    "error_in_stream": 1,
-    "timed_out": 3,
-    "refused": 2,
+    "client_left, default": 2,
+    "rate_limited, default": 1,
+    "server_error, default": 1,
+    "upstream_failed, default": 1,
+    "upstream_failed, dead": 1,
+    "error_in_stream, default": 1,
+    "timed_out, default": 3,
+    "refused, default": 2,
 }
-"""As `OUTCOMES`, with a word of its own for each kind of rejection."""
+"""As `OUTCOMES`, with a word of its own for each kind of rejection, and the upstream."""
 BAD = 8
 TURNS, COMPLETED_TURNS, OVERLAPS, INVERSIONS = 24, 15, 2, 2
 
 TROUBLE: dict[tuple[str, int], tuple[str, list[Expected]]] = {
     (sessions.UID, 14): (COUNTS, [{"": OVERLAPS}, {"": INVERSIONS}]),
     (sessions.UID, 30): (COUNTS, [{"": 0}, {"": 0}]),
+    (sessions.UID, 23): (COUNTS, [{"": 60 * 13}, {"": 60 * 4}]),
     (sessions.UID, 19): (SHARE, [{"default": OVERLAPS / (TURNS - 1), "dead": 0}]),
     (sessions.UID, 15): (SHARE, [{"": 0}, {"": 0}]),
     (sessions.UID, 22): (COUNTS, [{"": 0}]),
-    (traffic.UID, 111): (COUNTS, [{**RESULTS}]),
+    (traffic.UID, 111): (COUNTS, [RESULTS]),
     (traffic.UID, 150): (SHARE, [{"default": 7 / 30, "dead": 1}]),
+    (traffic.UID, 151): (SHARE, [{MODEL: 7 / 26}, {MODEL: 0}]),
     (traffic.UID, 112): (NUMBER, [dict.fromkeys(ERRORS, ROUNDS)]),
     (traffic.UID, 113): (COUNTS, [{"": 1}]),
     (traffic.UID, 115): (COUNTS, [{f"{word}, default": often for word, often in FINISHES.items()}]),
@@ -129,6 +132,7 @@ SHOWS_TROUBLE = (
     metrics.ANOMALIES,
     metrics.WAIT_UNKNOWN,
     metrics.FINISH_REASONS,
+    metrics.SESSIONS_BAD,
 )
 ELSEWHERE = {
     (way_in, 910): "its columns are figures of other panels, or counts of one word"

@@ -10,11 +10,11 @@ from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from sidecar.telemetry.factories import ReadableRecords, ReadableSpans
 from sidecar.telemetry.logs import Lines
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import metrics_of
 from sidecar.telemetry.recorder import Recorder
-from sidecar.telemetry.span_factories import ReadableSpans
 from sidecar.testing import OtlpSink
 from tests.telemetry.way_out import PROTOCOLS
 from tests.telemetry.world import ListPipeline, MakeWorld, Wishes, World, ms
@@ -47,13 +47,10 @@ def make_world() -> MakeWorld:
             pipeline=pipeline,
             store=store if metrics else None,
             clock=lambda: now[0],
-            resource=resource,
             sampler=sampler,
-            limits=limits or SpanLimits(),
             lines=Lines(settings.log_format, stderr.write),
-            scope=scope,
             spans=ReadableSpans(resource, scope, limits or SpanLimits()) if export_traces else None,
-            export_logs=export_logs,
+            records=ReadableRecords(resource, scope, limits or SpanLimits()) if export_logs else None,
             random=Random(7),
             strict=strict,
         )

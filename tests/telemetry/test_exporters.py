@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.testing import OtlpSink, SinkAnswer
-from tests.telemetry.way_out import COUNTER, PROTOCOLS, SLOW, WayOut, exporting, record, started
+from tests.telemetry.way_out import COUNTER, PROTOCOLS, SLOW, WayOut, exporting, started
 
 
 async def sent(settings: dict[str, str], count: int = 3) -> WayOut:
@@ -25,7 +25,7 @@ async def test_all_signals_arrive(sink: OtlpSink) -> None:
     out = started(exporting(sink))
     for number in range(1, 6):
         out.pipeline.span(out.span(number))
-        out.pipeline.log(record(number))
+        out.pipeline.log(out.record(number))
     out.store.add(COUNTER, 2, (("k", "a"),))
     out.store.add(COUNTER, 3, (("k", "b"),))
     assert await out.pipeline.shutdown(5)
@@ -46,7 +46,7 @@ async def test_logs_of_several_pieces_arrive_in_order(sink: OtlpSink) -> None:
     """They are encoded piece by piece, and leave as one export."""
     out = started(exporting(sink))
     for number in range(1, 51):
-        out.pipeline.log(record(number))
+        out.pipeline.log(out.record(number))
     assert await out.pipeline.shutdown(5)
     assert [line.time for line in sink.logs] == list(range(1, 51))
     assert [call.items for call in sink.calls] == [50]
@@ -103,7 +103,7 @@ async def test_partial_success_of_the_other_signals(sink: OtlpSink, signal: str)
     sink.answer(signal, SinkAnswer(rejected=1))
     out = started(exporting(sink))
     for number in range(3):
-        out.pipeline.log(record(number))
+        out.pipeline.log(out.record(number))
         out.store.add(COUNTER, 1, (("k", str(number)),))
     assert await out.pipeline.flush(5)
     assert out.states(signal) == {"created": 3, "exported": 2, "rejected": 1}
@@ -256,7 +256,7 @@ async def test_console_exporters_write_to_standard_output(capfd: pytest.CaptureF
     """The SDK's JSON, for all three signals."""
     out = started({f"OTEL_{name}_EXPORTER": "console" for name in ("TRACES", "METRICS", "LOGS")})
     out.pipeline.span(out.span())
-    out.pipeline.log(record())
+    out.pipeline.log(out.record())
     out.store.add(COUNTER, 1)
     assert await out.pipeline.shutdown(5)
     for signal in ("traces", "metrics", "logs"):

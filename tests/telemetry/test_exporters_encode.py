@@ -1,4 +1,4 @@
-"""Both factories of spans give the same: the bytes of one are what the official encoder makes of the other's objects."""
+"""Both factories of spans give the same, and both of log records: bytes as the official encoder makes them of the objects."""
 
 import logging
 from collections.abc import Mapping
@@ -8,20 +8,26 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry._logs import SeverityNumber
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from sidecar.telemetry.span_factories import (
+from sidecar.telemetry.factories import (
     _CACHE_LIMIT,
+    EncodedRecords,
     EncodedSpans,
+    Frame,
     Layer,
+    ReadableRecords,
     ReadableSpans,
-    SpanFrame,
-    are_limited,
+    records_are_limited,
+    spans_are_limited,
 )
 
 ENCODED = EncodedSpans()
@@ -87,6 +93,35 @@ spans = st.fixed_dictionaries(
 )
 
 
+RECORDS = EncodedRecords()
+RECORD: dict[str, Any] = {"name": "e", "severity": SeverityNumber.INFO, "text": "INFO", "times": (1, 2)}
+records = st.fixed_dictionaries(
+    {
+        "name": st.text(max_size=200),
+        "severity": st.sampled_from(SeverityNumber),
+        "text": st.sampled_from(["INFO", "WARNING", ""]),
+        "times": st.tuples(times, times),
+        "span": st.one_of(
+            st.none(),
+            st.builds(
+                SpanContext,
+                st.integers(1, 2**128 - 1),
+                span_ids,
+                st.just(False),
+                st.sampled_from([TraceFlags(number) for number in range(4)]),
+            ),
+        ),
+    }
+)
+
+
+def records_in(encoded: bytes) -> ExportLogsServiceRequest:
+    """The message in these bytes."""
+    message = ExportLogsServiceRequest()
+    message.ParseFromString(encoded)
+    return message
+
+
 def read(encoded: bytes) -> ExportTraceServiceRequest:
     """The message in these bytes."""
     message = ExportTraceServiceRequest()
@@ -103,7 +138,7 @@ def readable(given: Mapping[str, Any], *layers: Mapping[str, Any]) -> ReadableSp
 def encoded(given: Mapping[str, Any], *layers: Mapping[str, Any], by: EncodedSpans = ENCODED) -> bytes:
     """Its bytes, as a message."""
     span = by.build(**given, attributes=tuple(Layer(layer) for layer in layers))
-    return SpanFrame(RESOURCES[0], SCOPES[0]).around((span,))
+    return Frame(RESOURCES[0], SCOPES[0]).around((span,))
 
 
 def one() -> dict[str, Any]:
@@ -124,7 +159,7 @@ def test_any_span_is_encoded_as_officially(
 @pytest.mark.parametrize("scope", SCOPES)
 def test_resource_and_scope_stand_around_a_batch(resource: Resource, scope: InstrumentationScope) -> None:
     """With their attributes and schemas, as officially; several messages behind one another are one."""
-    frame, factory = SpanFrame(resource, scope), ReadableSpans(resource, scope, UNLIMITED)
+    frame, factory = Frame(resource, scope), ReadableSpans(resource, scope, UNLIMITED)
     batch = [factory.build(**one(), attributes=(Layer({"n": number}),)) for number in range(3)]
     bodies = [ENCODED.build(**one(), attributes=(Layer({"n": number}),)) for number in range(3)]
     assert read(frame.around(bodies)) == encode_spans(batch)
@@ -193,4 +228,54 @@ def test_memory_is_bounded() -> None:
 )
 def test_limits_that_could_cut_a_span(limits: dict[str, int], *, limited: bool) -> None:
     """Then spans go the long way."""
-    assert are_limited(SpanLimits(**limits)) == limited
+    assert spans_are_limited(SpanLimits(**limits)) == limited
+
+
+@pytest.mark.parametrize(
+    "limits, limited",
+    [
+        ({}, False),
+        ({"max_attributes": 127}, True),
+        ({"max_attributes": 1000}, False),
+        ({"max_attributes": SpanLimits.UNSET}, False),
+        ({"max_attribute_length": 1000}, True),
+        ({"max_span_attributes": 2, "max_span_attribute_length": 5, "max_events": 1}, False),
+    ],
+)
+def test_limits_that_could_cut_a_record(limits: dict[str, int], *, limited: bool) -> None:
+    """Those of all attributes; those of spans alone are not its own."""
+    assert records_are_limited(SpanLimits(**limits)) == limited
+
+
+@given(records, attributes, attributes)
+def test_any_record_is_encoded_as_officially(
+    given: Mapping[str, Any], first: Mapping[str, Any], second: Mapping[str, Any]
+) -> None:
+    """Event, severity, times, values of every kind, layers, its request's span."""
+    layers = (Layer(first), Layer({key: value for key, value in second.items() if key not in first}))
+    official = ReadableRecords(RESOURCES[0], SCOPES[0], UNLIMITED).build(**given, attributes=layers)
+    body = RECORDS.build(**given, attributes=layers)
+    assert records_in(Frame(RESOURCES[0], SCOPES[0]).around((body,))) == encode_logs([official])
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_resource_and_scope_stand_around_records(resource: Resource, scope: InstrumentationScope) -> None:
+    """The same frame does for both."""
+    frame, factory = Frame(resource, scope), ReadableRecords(resource, scope, UNLIMITED)
+    layers = [(Layer({"n": number}),) for number in range(3)]
+    batch = [factory.build(**RECORD, attributes=one) for one in layers]
+    assert records_in(frame.around(RECORDS.build(**RECORD, attributes=one) for one in layers)) == encode_logs(
+        batch
+    )
+
+
+def test_a_layer_is_encoded_for_records_once_and_apart_from_spans() -> None:
+    """The same attributes have another tag there."""
+    layer = Layer({"a": 1})
+    first = RECORDS.build(**RECORD, attributes=(layer,))
+    span = ENCODED.build(**one(), attributes=(layer,))
+    assert layer.recorded != layer.encoded
+    layer.values = {"b": 2}
+    assert RECORDS.build(**RECORD, attributes=(layer,)) == first
+    assert ENCODED.build(**one(), attributes=(layer,)) == span

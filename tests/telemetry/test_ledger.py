@@ -1,5 +1,9 @@
 """The loss ledger: every item is in exactly one state."""
 
+import pytest
+
+from grafana import innocence
+from sidecar.core import facts
 from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
 
 
@@ -37,3 +41,10 @@ def test_a_delivery_is_complete_only_if_all_was_exported() -> None:
     assert Delivery({State.EXPORTED: 5, State.REJECTED: 0}).complete
     assert not Delivery({State.EXPORTED: 5, State.REJECTED: 1}).complete
     assert not Delivery.of(State.UNKNOWN, 5).complete
+
+
+@pytest.mark.parametrize("lost", [facts.LOST, tuple(innocence.LOST.split('"')[1].split("|"))])
+def test_lost_means_the_same_everywhere(lost: tuple[str, ...]) -> None:
+    """On the live page, in the last line of a run, in `sidecar check` and on the dashboard: what is not known to have arrived."""
+    assert {*lost} == {*State} - {State.EXPORTED, State.NOT_SAMPLED}
+    assert len({*lost}) == len(lost)

@@ -14,9 +14,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.sessions import SessionRequest, SessionSummary, Totals
+from sidecar.telemetry.factories import Layer, ReadableRecords
 from sidecar.telemetry.logs import BURST, LINES_PER_SECOND, LibraryHandler, Lines, Log, level_of
 from sidecar.telemetry.queues import Worker
-from sidecar.telemetry.span_factories import Layer
 from tests.telemetry.world import MakeWorld, World, ms, ref
 
 
@@ -122,17 +122,18 @@ def test_session_lines(world: World) -> None:
     assert end["sidecar.total.tokens.output"] == 6
 
 
+FEW = ReadableRecords(Resource({}), InstrumentationScope("sidecar"), SpanLimits(max_attributes=2))
+"""Makes records of two attributes at most."""
+
+
 def make_log(stream: io.BytesIO, **options: object) -> Log:
     """A log to a buffer, on a clock that stands at T0."""
     return Log(
         Lines("json", stream.write),
         clock=lambda: ms(0),
-        resource=Resource({}),
-        scope=InstrumentationScope("sidecar"),
-        limits=SpanLimits(max_attributes=2),
         worker=Worker(lambda _: None),
         lost=lambda: None,
-        **options,  # type: ignore[arg-type]
+        **{"records": None, "export": lambda _: None, **options},  # type: ignore[arg-type]
     )
 
 
@@ -187,7 +188,7 @@ def test_the_same_events_by_otlp(make_world: MakeWorld) -> None:
 def test_records_keep_the_limits() -> None:
     """Attributes over the limit are dropped and counted where the exporters look; short names get a namespace."""
     records: list[ReadableLogRecord] = []
-    log = make_log(io.BytesIO(), export=records.append)
+    log = make_log(io.BytesIO(), records=FEW, export=records.append)
     log.event("e", "info", ms(0), {"a": 1, "b.c": 2, "c": 3})
     (record,) = records
     kept = {"sidecar.a": 1, "b.c": 2}
@@ -198,7 +199,7 @@ def test_library_warnings_join_the_log_but_are_not_exported() -> None:
     """A library's complaint is a line; an exporter's own would else feed itself. What it quotes is not passed on."""
     stream = io.BytesIO()
     records: list[ReadableLogRecord] = []
-    handler = LibraryHandler(make_log(stream, export=records.append))
+    handler = LibraryHandler(make_log(stream, records=FEW, export=records.append))
     logger = logging.Logger("some.library")  # noqa: LOG001 - it must not outlive the test
     logger.addHandler(handler)
     logger.info("not this")

@@ -3,6 +3,7 @@
 from collections import Counter as Counted
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -497,3 +498,34 @@ def test_a_series_that_yielded_begins_anew() -> None:
     points = use(2 * HOUR, "b", "a")
     assert points["requests"] == points["duration"] == {"a": (1, 3), "c": (HOUR + 1, 1), "b": (2 * HOUR, 1)}
     assert lost == [HOUR] * 3 + [HOUR + 1] * 3 + [2 * HOUR] * 2
+
+
+def test_what_comes_back_again_and_again_stays_within_the_limit() -> None:
+    """With another reader in between; what finds no room of its own is told together, from where it began."""
+    now = [0]
+    store = MetricStore([COUNTER, DURATION], clock=lambda: now[0], cardinality_limit=10)
+    lost: list[int] = []
+    store.full = lambda: lost.append(now[0])
+    reader, fresh = store.reader(Temporality.DELTA), iter(range(1000))
+
+    def use() -> None:
+        now[0] += SECOND
+        for number in islice(fresh, 10):
+            store.add(COUNTER, 1, key(str(number)))
+            store.record(DURATION, 0.2, key(str(number)), SAMPLED)
+
+    for _ in range(5):
+        use()
+        failed = store.collect(reader)
+        use()
+        store.collect(store.scrape)
+        store.give_back(reader, failed)
+    metrics = {metric.name: metric.data.data_points for metric in store.collect(reader)}
+    assert [len(points) for points in metrics.values()] == [11, 11]
+    numbers = [point for point in metrics["requests"] if isinstance(point, sdk.NumberDataPoint)]
+    measured = [point for point in metrics["duration"] if isinstance(point, sdk.HistogramDataPoint)]
+    assert sum(point.value for point in numbers) == 100
+    assert sum(point.count for point in measured) == 100
+    (together,) = (point for point in numbers if (point.attributes or {}) == dict(OVERFLOW))
+    assert together.start_time_unix_nano == 0
+    assert lost

@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import SpanLimits, sampling
 from sidecar.settings import TABLE as OURS
 from sidecar.settings import read_table
 from sidecar.settings_values import ENDPOINT as ENDPOINT_KIND
+from sidecar.settings_values import HEADER_PAIRS
 from sidecar.telemetry.ledger import Signal
 from sidecar.telemetry.otel_settings import TABLE, OtelConfig, QueueSettings, read
 from tests.telemetry import environment
@@ -200,6 +201,17 @@ def test_which_signals_leave(environ: dict[str, str], on: set[str]) -> None:
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "http://localhost:4317", True),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c"}, "https://c/v1/traces", False),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "c:4317", False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "HTTP://C"}, "http://C/v1/traces", True),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "Http://c", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "http://c",
+            True,
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "HTTPS://c", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "https://c",
+            False,
+        ),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://t/x"},
             "https://t/x",
@@ -310,7 +322,7 @@ def test_what_cannot_be_used_is_named_and_passed_over() -> None:
     assert set(config.ignored) == {
         "OTEL_EXPORTER_OTLP_ENDPOINT=collector is ignored: an http:// or https:// URL with a host",
         f"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=ftp://x is ignored: {ENDPOINT_KIND.allowed}",
-        "OTEL_EXPORTER_OTLP_HEADERS=*** is ignored: key=value pairs, separated by commas, percent-encoded",
+        f"OTEL_EXPORTER_OTLP_HEADERS=*** is ignored: {HEADER_PAIRS.allowed}",
         "OTEL_EXPORTER_OTLP_TIMEOUT=10s is ignored: a whole number of milliseconds; 0: no limit",
         "OTEL_EXPORTER_OTLP_CERTIFICATE=/nowhere/ca.pem is ignored: the path of a file that can be read",
         "OTEL_EXPORTER_OTLP_CLIENT_KEY=*** is ignored: the path of a file that can be read",
@@ -336,6 +348,11 @@ def test_what_cannot_be_used_is_named_and_passed_over() -> None:
     [
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "unix:/run/otlp"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "unix:///run/otlp"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "unix:///run/otlp"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c/a b"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c/\u00e9"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c/?key=hunter2 3"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
         (
             {
                 "OTEL_TRACES_EXPORTER": "otlp",
@@ -366,6 +383,25 @@ def test_values_that_do_not_fit_together_are_named(environ: dict[str, str], name
         assert config.off
     else:
         assert config.targets == read({key: text for key, text in environ.items() if key != name}).targets
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *(
+            "content-type=text/plain",
+            "Content-Encoding=gzip",
+            "content-length=3",
+            "transfer-encoding=chunked",
+        ),
+        *(":path=/", ":authority=c", "a(b=c", "a%0Ab=c", "%C3%A9=c", "a=%0d%0ab: c", "a=%C3%A9"),
+    ],
+)
+def test_what_is_no_header_field_of_an_export_is_named(pair: str) -> None:
+    """What tells of the body is the exporter's to say, and a name is what a name may be; the others hold."""
+    config = read({**ENDPOINT, "OTEL_EXPORTER_OTLP_HEADERS": f"x-a=1,{pair},x-b=2"})
+    assert config.ignored == (f"OTEL_EXPORTER_OTLP_HEADERS=*** is ignored: {HEADER_PAIRS.allowed}",)
+    assert config.targets[Signal.TRACES].headers == (("x-a", "1"), ("x-b", "2"))
 
 
 @pytest.mark.parametrize(

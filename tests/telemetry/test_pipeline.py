@@ -11,7 +11,7 @@ from sidecar.core.clock import SECOND
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.queues import FailureLog
 from sidecar.testing import OtlpSink, SinkAnswer
-from tests.telemetry.way_out import COUNTER, FAST, SLOW, adds_up, record, started, until, way_out
+from tests.telemetry.way_out import COUNTER, FAST, SLOW, adds_up, started, until, way_out
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ async def test_signals_that_are_off_are_not_created() -> None:
     threads = threading.active_count()
     out = started({})
     out.pipeline.span(out.span())
-    out.pipeline.log(record())
+    out.pipeline.log(out.record())
     out.pipeline.not_made(Signal.TRACES, 3)
     assert threading.active_count() == threads
     assert await out.pipeline.flush(1)
@@ -102,7 +102,7 @@ async def test_what_makes_no_full_batch_leaves_after_the_delay(sink: OtlpSink) -
     """No flush is needed."""
     out = started({**sink.environ(), **FAST})
     out.pipeline.span(out.span())
-    out.pipeline.log(record())
+    out.pipeline.log(out.record())
     await until(lambda: sink.spans and sink.logs)
     assert await out.pipeline.shutdown(5)
 
@@ -117,7 +117,7 @@ async def test_a_hanging_collector_is_abandoned_in_time(protocol: str) -> None:
         out.store.add(COUNTER, 1)
         for number in range(1, 26):
             out.pipeline.span(out.span(number))
-        out.pipeline.log(record())
+        out.pipeline.log(out.record())
         begun = time.monotonic()
         assert not await out.pipeline.shutdown(0.4)
         assert time.monotonic() - begun < 5
@@ -149,7 +149,7 @@ async def test_one_hanging_signal_does_not_hold_the_others(sink: OtlpSink) -> No
     out = started({**sink.environ(), **FAST})
     out.pipeline.span(out.span())
     await until(lambda: sink.calls)
-    out.pipeline.log(record())
+    out.pipeline.log(out.record())
     await until(lambda: sink.logs)
     assert not await out.pipeline.flush(0.05)
     assert not await out.pipeline.shutdown(0.1)
@@ -216,6 +216,36 @@ def test_lasting_failure_is_told_once_a_minute() -> None:
         ("sidecar.telemetry.still_failing", 242),
     ]
     assert out.events == []
+
+
+def test_what_found_no_room_is_told_at_once_then_once_a_minute() -> None:
+    """While exports go well, too."""
+    now = [0]
+    lines: list[tuple[int, str, int]] = []
+
+    class Listening:
+        def bind(self, **_: object) -> "Listening":
+            return self
+
+        def warning(self, event: str, *, lost: int) -> None:
+            lines.append((now[0] // SECOND, event, lost))
+
+    failures = FailureLog(Signal.TRACES, Listening(), lambda: now[0])
+    for second, dropped in ((0, 0), (1, 5), (2, 5), (3, 9), (60, 9), (61, 12), (200, 12)):
+        now[0] = second * SECOND
+        failures.tell(Delivery({State.EXPORTED: 1}), dropped)
+    assert lines == [(1, "sidecar.telemetry.dropped", 5), (61, "sidecar.telemetry.dropped", 7)]
+
+
+async def test_more_spans_than_a_queue_takes_are_told(sink: OtlpSink) -> None:
+    """By the line, as by the ledger."""
+    out = started({**sink.environ(), **FAST, "OTEL_BSP_MAX_QUEUE_SIZE": "10"})
+    for number in range(200):
+        out.pipeline.span(*[out.span(number)] * 50)
+    await until(lambda: "sidecar.telemetry.dropped" in out.events)
+    assert await out.pipeline.shutdown(5)
+    states = out.states()
+    assert states["dropped"] + states["exported"] == states["created"] == 10_000
 
 
 def test_warnings_are_told_anew_after_an_hour() -> None:

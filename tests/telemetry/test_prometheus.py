@@ -92,6 +92,36 @@ def test_every_kind_is_there(store: MetricStore, openmetrics: bool) -> None:
     assert found["target_info", target].value == 1
 
 
+@pytest.mark.parametrize("openmetrics", [True, False])
+def test_any_resource_leaves_the_page_readable(store: MetricStore, openmetrics: bool) -> None:
+    """Names that become one are told together, in their order, and none becomes Prometheus' own."""
+    named = {
+        "a_b": "2",
+        "a.b": "1",
+        "a/b": "3",
+        "__name__": "n",
+        "..x": "x",
+        "q": '"\\\n',
+        "le": "l",
+        "\u00e9": "e",
+        "\u74b0\u5883": "p",
+    }
+    text, _ = prometheus_text(store, Resource(named), OPENMETRICS if openmetrics else "text/plain")
+    (labels,) = (
+        dict(key) for name, key in samples(text, openmetrics=openmetrics) if name.startswith("target_info")
+    )
+    wanted = {
+        "a_b": "1;3;2",
+        "key___name__": "n",
+        "key___x": "x",
+        "q": '"\\\n',
+        "le": "l",
+        "_": "e",
+        "key___": "p",
+    }
+    assert labels == wanted
+
+
 def test_exemplars_point_to_traces_and_are_new_with_each_scrape(store: MetricStore) -> None:
     """An exemplar shows once; the numbers stay."""
     bucket = ("gen_ai_client_operation_duration_seconds_bucket", (("a_b", "true"), ("le", "0.1")))

@@ -11,7 +11,7 @@ from sidecar.core.exchange import Telemetry
 from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.sessions import SessionSummary, Totals
 from sidecar.telemetry import metrics
-from sidecar.telemetry.span_factories import Span
+from sidecar.telemetry.factories import Span
 from sidecar.telemetry.trace import RequestTrace
 from tests.telemetry.world import ListPipeline, MakeWorld, World, ms, ref
 

@@ -1,10 +1,14 @@
 """What a transport does with a receiver that changes, is gone, refuses for size, or says more than yes and no."""
 
+import base64
+import math
 import os
 import resource
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,24 @@ import pytest
 
 from sidecar.telemetry import exporters
 from sidecar.telemetry.grpc_transport import GrpcTransport
-from sidecar.telemetry.ledger import Signal
+from sidecar.telemetry.ledger import Signal, State
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.telemetry.otel_settings import read
-from sidecar.testing import OtlpSink, SinkAnswer
+from sidecar.telemetry.transports import HttpTransport
+from sidecar.testing import (
+    End,
+    Garbage,
+    OtlpSink,
+    ReadBody,
+    Reset,
+    Script,
+    ScriptedUpstream,
+    SinkAnswer,
+    answer,
+)
 from sidecar.ways_out import Trust
+from tests.conftest import black_hole
 from tests.telemetry.way_out import COUNTER, SLOW, WayOut, exporting, started
 
 
@@ -27,6 +43,14 @@ async def flushed(out: WayOut, count: int = 1) -> None:
     for number in range(1, count + 1):
         out.pipeline.span(out.span(number))
     assert await out.pipeline.flush(10)
+
+
+def http_transport(receiver: ScriptedUpstream, headers: str = "", user: str = "") -> HttpTransport:
+    """One that sends spans there; `user` is the endpoint's, with an at sign."""
+    endpoint = receiver.url.replace("://", f"://{user}")
+    environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_HEADERS": headers}
+    target = read(environ).targets[Signal.TRACES]
+    return HttpTransport(Signal.TRACES, target, Trust({}))
 
 
 # --- what a receiver says
@@ -54,6 +78,11 @@ async def test_its_words_on_a_refusal_reach_the_log(sink: OtlpSink) -> None:
         ("text/plain; charset=utf-8", b"no such\ntenant", "no such tenant"),
         ("text/html", b"<p>no</p>", "<p>no</p>"),
         ("application/x-protobuf", b"\x12\x0eno such tenant", "no such tenant"),
+        ("application/json", b'{"message": ["no", "tenant"]}', '{"message": ["no", "tenant"]}'),
+        ("application/json", b'{"message": {"no": "tenant"}}', '{"message": {"no": "tenant"}}'),
+        ("application/json", b'{"message": null}', '{"message": null}'),
+        ("application/json", b'["no tenant"]', '["no tenant"]'),
+        ("application/json", b"[" * 50_000, "[" * 200),
     ],
 )
 async def test_its_words_in_any_form(media: str, body: bytes, said: str) -> None:
@@ -64,6 +93,83 @@ async def test_its_words_in_any_form(media: str, body: bytes, said: str) -> None
         await flushed(out)
         assert out.lines[0]["reason"] == f"HTTP 403 Forbidden: {said}"
         await out.pipeline.shutdown(5)
+
+
+@pytest.mark.parametrize(
+    "after, wait",
+    [
+        ("2", 2.0),
+        (" 2 ", 2.0),
+        ("0.5", 0.5),
+        ("Mon, 30 Nov 2026 08:00:07 GMT", 7.0),
+        ("Monday, 30-Nov-26 08:00:07 GMT", 7.0),
+        ("Mon, 30 Nov 2026 07:59:00 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 251_606_275_199.0),
+        ("9" * 400, math.inf),
+        ("-5", 0.0),
+        ("Mon, 30 Nov 0000 08:00:00 GMT", 0.0),
+        ("Mon, 30 Nov 2026 08:00:00 +9999", 0.0),
+        ("nan", 0.0),
+        ("inf", 0.0),
+        ("1_0", 0.0),
+        ("soon", 0.0),
+        ("Mon, 99 Nov 2026 08:00:07 GMT", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_how_long_a_receiver_wants_to_be_left_alone(after: str, wait: float) -> None:
+    """A number of seconds, or a date, which its own clock judges; what is neither asks for nothing."""
+    with ScriptedUpstream() as receiver:
+        date = b"Date: Mon, 30 Nov 2026 08:00:00 GMT"
+        receiver.answer_always(*answer(status=503, headers=(date, b"Retry-After: " + after.encode())))
+        transport = http_transport(receiver)
+        assert transport.attempt(b"", time.monotonic() + 10).again == wait
+        transport.close()
+
+
+def test_a_date_of_an_answer_without_one_is_judged_by_the_clock_here() -> None:
+    """A server may leave its own out when it fails."""
+    with ScriptedUpstream() as receiver:
+        after = b"Retry-After: " + formatdate(time.time() + 100, usegmt=True).encode()
+        receiver.answer_always(*answer(status=503, headers=(after,)))
+        transport = http_transport(receiver)
+        assert 50 < (transport.attempt(b"", time.monotonic() + 10).again or 0) <= 100
+        transport.close()
+
+
+def test_headers_of_the_settings_stand_in_place_of_our_own() -> None:
+    """A field that says who we are is sent once: as it was set."""
+    headers = "Authorization=Bearer%20t,user-agent=me,host=elsewhere,x-tenant=1"
+    with ScriptedUpstream() as receiver:
+        receiver.answer_always(*answer())
+        transport = http_transport(receiver, headers, user="u:p@")
+        assert transport.attempt(b"abc", time.monotonic() + 10).state is State.EXPORTED
+        transport.close()
+        fields = [(name.lower(), value) for name, value in receiver.request().fields]
+    assert sorted(fields) == [
+        (b"accept-encoding", b"identity"),
+        (b"authorization", b"Bearer t"),
+        (b"content-length", b"3"),
+        (b"content-type", b"application/x-protobuf"),
+        (b"host", b"elsewhere"),
+        (b"user-agent", b"me"),
+        (b"x-tenant", b"1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "user, credentials",
+    [("u:p%40ss@", b"u:p@ss"), ("token@", b"token:"), (":p@", b":p"), ("u:a:b@", b"u:a:b")],
+)
+def test_a_user_of_the_endpoint_is_basic_authentication(user: str, credentials: bytes) -> None:
+    """Which has its colon, with no password too."""
+    with ScriptedUpstream() as receiver:
+        receiver.answer_always(*answer())
+        transport = http_transport(receiver, user=user)
+        assert transport.attempt(b"", time.monotonic() + 10).state is State.EXPORTED
+        transport.close()
+        said = dict(receiver.request().fields)[b"authorization"]
+    assert said == b"Basic " + base64.b64encode(credentials)
 
 
 # --- size
@@ -109,6 +215,44 @@ async def test_one_item_that_is_too_large_has_failed(sink: OtlpSink) -> None:
     await flushed(out)
     assert out.states() == {"created": 1, "failed": 1}
     await out.pipeline.shutdown(5)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["fresh", "kept"])
+@pytest.mark.parametrize("side", [False, True], ids=["at once", "its own side first"])
+@pytest.mark.parametrize("status", [413, 400, 503])
+def test_an_answer_that_comes_before_the_end_of_the_message_is_read(
+    status: int, side: bool, kept: bool
+) -> None:
+    """A receiver that reads no more than its limit says so, and hangs up while the rest is still being sent."""
+    early = b"HTTP/1.1 %d No\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nenough" % status
+    heads: list[bytes] = []
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            heads.append(connection.recv(4096))
+            if kept:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                connection.recv(4096)
+            connection.sendall(early)
+            if side:
+                connection.shutdown(socket.SHUT_WR)
+                connection.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}/v1/traces"
+        target = read({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint}).targets[Signal.TRACES]
+        transport = HttpTransport(Signal.TRACES, target, Trust({}))
+        if kept:
+            assert transport.attempt(b"", time.monotonic() + 10).state is State.EXPORTED
+        refused = transport.attempt(b"x" * (32 << 20), time.monotonic() + 10)
+        thread.join(10)
+        transport.close()
+    assert (refused.state, refused.reason) == (State.FAILED, f"HTTP {status} No: enough")
+    assert (refused.too_large, refused.again) == (status == 413, 0 if status == 503 else None)
+    assert len(heads) == 1
 
 
 # --- differences
@@ -181,7 +325,90 @@ def test_what_came_back_is_merged_with_what_was_counted_since() -> None:
     assert collected() == {"requests": (4, 3_000), "seen": (1_000, 3_000)}
 
 
+# --- answers that break off
+
+_TAKEN = answer()
+_BROKEN = (
+    ("an answer too short", (ReadBody(), Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n\n"), End())),
+    ("a reset", (ReadBody(), Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n\n"), Reset())),
+    (
+        "chunks that end too soon",
+        (ReadBody(), Garbage(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n\n"), End()),
+    ),
+    (
+        "a chunk of no size",
+        (ReadBody(), Garbage(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-9\r\n\n"), End()),
+    ),
+)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["fresh", "kept"])
+@pytest.mark.parametrize("broken", [script for _, script in _BROKEN], ids=[name for name, _ in _BROKEN])
+async def test_what_was_answered_in_part_is_unknown_and_sent_once(broken: Script, kept: bool) -> None:
+    """It has been taken, perhaps; on a kept connection too, which had not been closed meanwhile."""
+    with ScriptedUpstream() as receiver:
+        receiver.answer_always(*_TAKEN)
+        out = started({**SLOW, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": receiver.url})
+        if kept:
+            await flushed(out)
+        receiver.answer(*broken)
+        await flushed(out)
+        assert out.states() == {"created": 1 + kept, "unknown": 1} | ({"exported": 1} if kept else {})
+        assert len(receiver.requests) == 1 + kept
+        await out.pipeline.shutdown(5)
+
+
+async def test_what_a_kept_connection_took_before_nobody_was_there_is_unknown() -> None:
+    """It ended without a word, and then nobody could be reached: what it got may have been taken."""
+    with ScriptedUpstream() as receiver:
+        receiver.answer_always(*_TAKEN)
+        limit = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1000"}
+        out = started({**SLOW, **limit, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": receiver.url})
+        await flushed(out)
+        receiver.refuse()
+        receiver.answer(ReadBody(), End())
+        await flushed(out)
+        assert out.states() == {"created": 2, "exported": 1, "unknown": 1}
+        assert out.lines[0]["reason"] == "cannot connect: Connection refused"
+        await out.pipeline.shutdown(5)
+
+
+async def test_a_kept_connection_that_ended_with_the_request_is_made_anew() -> None:
+    """As when it had been closed meanwhile."""
+    with ScriptedUpstream() as receiver:
+        receiver.answer_always(*_TAKEN)
+        out = started({**SLOW, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": receiver.url})
+        await flushed(out)
+        receiver.answer(ReadBody(), End())
+        await flushed(out)
+        assert out.states() == {"created": 2, "exported": 2}
+        await out.pipeline.shutdown(5)
+
+
 # --- connections and certificates
+
+
+@pytest.mark.parametrize("alarm", [False, True], ids=["of the name", "of the alarm"])
+def test_a_thread_that_cannot_be_had_costs_one_attempt(alarm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine may be short of them for a while; it is no reason never to look the name up again."""
+    start = threading.Thread.start
+
+    def none_left(thread: threading.Thread) -> None:
+        if isinstance(thread, threading.Timer) is alarm:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with ScriptedUpstream() as receiver:
+        receiver.answer_always(*_TAKEN)
+        transport = http_transport(receiver)
+        with monkeypatch.context() as short:
+            short.setattr(threading.Thread, "start", none_left)
+            for _ in range(2):
+                lost = transport.attempt(b"", time.monotonic() + 10)
+                assert (lost.state, lost.again) == (State.FAILED, 0)
+                assert lost.reason == "cannot connect: can't start new thread"
+        assert transport.attempt(b"", time.monotonic() + 10).state is State.EXPORTED
+        transport.close()
 
 
 async def test_a_receiver_that_comes_back_is_found_within_the_time_out(sink: OtlpSink) -> None:
@@ -237,6 +464,43 @@ async def test_a_query_reaches_the_receiver() -> None:
         assert await out.pipeline.shutdown(5)
         assert out.states()["failed"] == 1  # the sink looks at the whole target, and knows none with a query
     assert out.lines[0]["reason"].startswith("HTTP 404")
+
+
+@pytest.mark.parametrize("silent", [1, 2])
+def test_an_address_that_stays_silent_leaves_time_for_the_next(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name may have several, the first of a machine that is gone, or of a network that leads nowhere."""
+    with ScriptedUpstream() as receiver, black_hole("127.0.0.1") as hole:
+        receiver.answer_always(*_TAKEN)
+        transport = http_transport(receiver)
+        known = socket.getaddrinfo
+
+        def several(host: str, port: int, **more: Any) -> list[Any]:
+            return [found for one in (*[hole] * silent, port) for found in known(host, one, **more)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", several)
+        attempt = transport.attempt(b"", time.monotonic() + 3)
+        assert (attempt.state, attempt.reason) == (State.EXPORTED, "")
+        transport.close()
+
+
+@pytest.mark.parametrize("host", ["[2001:db8::1]:4318", "collector.example:4318", "192.0.2.1:4318"])
+def test_a_proxy_is_asked_for_the_receiver(host: str) -> None:
+    """An IPv6 address has its brackets there too."""
+    with ScriptedUpstream() as proxy:
+        proxy.answer_always(*answer(status=502, reason=b"no way"))
+        environ = {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"https://{host}/v1/traces",
+            "HTTPS_PROXY": proxy.url,
+        }
+        transport = HttpTransport(Signal.TRACES, read(environ).targets[Signal.TRACES], Trust({}))
+        lost = transport.attempt(b"", time.monotonic() + 10)
+        assert lost.reason == "cannot connect: the proxy answered CONNECT with 502 no way"
+        asked = proxy.request()
+        assert (asked.method, asked.target) == ("CONNECT", host.encode())
+        assert (b"Host", host.encode()) in asked.fields
+        transport.close()
 
 
 def test_a_channel_is_renewed_with_its_certificates(tmp_path: Path) -> None:

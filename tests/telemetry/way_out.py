@@ -6,25 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from opentelemetry._logs import LogRecord
-from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry._logs import SeverityNumber
 from opentelemetry.trace import TraceFlags, TraceState
 
 from sidecar.core.clock import Clock, system_clock
+from sidecar.telemetry.factories import EncodedRecords, EncodedSpans, Layer, Record, Span
 from sidecar.telemetry.ledger import CREATED, Ledger
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.telemetry.otel_settings import OtelConfig, read
-from sidecar.telemetry.pipeline import Pipeline, build_pipeline, span_factory
-from sidecar.telemetry.span_factories import EncodedSpans, Span
+from sidecar.telemetry.pipeline import Pipeline, build_pipeline, record_factory, span_factory
 from sidecar.testing import OtlpSink
 from sidecar.ways_out import Trust
 
 PROTOCOLS = ("http/protobuf", "grpc")
-RESOURCE = Resource({"service.name": "test"})
-SCOPE = InstrumentationScope("test", "1")
 COUNTER = Metric("requests", MetricKind.COUNTER, "{request}", "settled", ("k",), integer=True)
 FAST = {
     "OTEL_BSP_SCHEDULE_DELAY": "20",
@@ -71,6 +66,13 @@ class WayOut:
         factory = span_factory(self.config) or EncodedSpans()
         return factory.build(f"span {number}", Ids(number), number, times=(number, number + 5), attributes=())
 
+    def record(self, number: int = 1) -> Record:
+        """A small log record, likewise."""
+        factory = record_factory(self.config) or EncodedRecords()
+        return factory.build(
+            "hello", SeverityNumber.INFO, "INFO", times=(number, number), attributes=(Layer({"n": number}),)
+        )
+
     def states(self, signal: str = "traces") -> dict[str, int]:
         """What the ledger says of a signal, without zeros, after checking that it adds up."""
         adds_up(self.pipeline.ledger)
@@ -95,11 +97,6 @@ def started(environ: Mapping[str, str], *, clock: Clock | None = None) -> WayOut
     made = way_out(environ, clock=clock)
     made.pipeline.start(asyncio.get_running_loop())
     return made
-
-
-def record(number: int = 1) -> ReadableLogRecord:
-    """A small log record."""
-    return ReadableLogRecord(LogRecord(timestamp=number, body="hello", event_name="e"), RESOURCE, SCOPE)
 
 
 def adds_up(ledger: Ledger) -> None:

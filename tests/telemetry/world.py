@@ -18,12 +18,12 @@ from sidecar.core.facts import EventKind, Outcome, RequestFacts, Route
 from sidecar.core.headers import Field, Headers
 from sidecar.core.identity import Identity, Source
 from sidecar.core.sessions import Ref, Turn
+from sidecar.telemetry.factories import Record, Span
 from sidecar.telemetry.ledger import Ledger, Signal, State
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import Metric
 from sidecar.telemetry.queues import Work
 from sidecar.telemetry.recorder import Recorder
-from sidecar.telemetry.span_factories import Span
 
 T0 = 1_700_000_000_000_000_000
 CHAT = Route("/v1/chat/completions", "openai.chat", "chat", turn=True, provider="openai")
@@ -62,14 +62,16 @@ class ListPipeline:
     spans: list[ReadableSpan] = field(default_factory=list)
     records: list[ReadableLogRecord] = field(default_factory=list)
     unsampled: int = 0
+    roomy: bool = True
 
     def span(self, *spans: Span) -> None:
         """Keeps them."""
         self.spans.extend(span for span in spans if isinstance(span, ReadableSpan))
 
-    def log(self, record: ReadableLogRecord, /) -> None:
+    def log(self, record: Record, /) -> None:
         """Keeps it."""
-        self.records.append(record)
+        if isinstance(record, ReadableLogRecord):
+            self.records.append(record)
 
     def wait_for(self, waiting: Callable[[], Work], /) -> None:
         """Nothing waits here."""

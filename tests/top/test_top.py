@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sidecar.picture.drawing import plain
 from sidecar.testing import (
     RunningSidecar,
     ScriptedUpstream,
+    answer,
     chat_completion,
     chat_request,
     exchange,
@@ -44,6 +46,7 @@ def bar(number: int, session: str = "a", **more: Any) -> dict[str, Any]:
         "outcome": "completed",
         "concurrency": 1,
         "distance": 0,
+        "races": 0,
         "wait": 0.0,
         "tokens": 5,
         **more,
@@ -56,7 +59,8 @@ RUNNING: dict[str, Any] = {"end": None, "outcome": None, "tokens": None, "wait":
 def told(*bars: dict[str, Any]) -> Sessions:
     """A screen that has been told these."""
     sessions = Sessions()
-    sessions.take("hello", {"limit": 1000, "now": NOW // 1000, "figures": {"in_flight": 1, "errors": 2}}, NOW)
+    figures = {"in_flight": 1, "errors": 2}
+    sessions.take("hello", {"limit": 1000, "age_s": 3600.0, "now": NOW // 1000, "figures": figures}, NOW)
     sessions.take("bars", {"now": NOW // 1000, "bars": bars}, NOW)
     return sessions
 
@@ -87,6 +91,19 @@ def test_a_row() -> None:
     (row,) = (row for row in told(*MANY).rows() if row.session == "race")
     assert (row.in_flight, row.requests, row.overlaps, row.errors, row.tokens) == (0, 2, 2, 0, 10)
     assert row.last == NOW - 2 * S
+
+
+def test_the_title_fits() -> None:
+    """80 columns have every figure of a busy day, and what is typed."""
+    sessions = told(*MANY)
+    sessions.state = "live"
+    figures = {"in_flight": 9999, "errors": 12345, "telemetry_lost": 123456, "wait_avoided_s": 98765.4}
+    sessions.take("head", {"now": NOW // 1000, "figures": figures}, NOW)
+    assert press(sessions, "/race")
+    title = " ".join(plain(line) for line in sessions.lines(80, 24, NOW)[:2])
+    assert "9999 in flight   12345 errors   123456 telemetry lost" in title
+    assert "/ race_" in title
+    assert title.endswith("s wait avoided")
 
 
 def press(sessions: Sessions, text: str) -> bool:
@@ -121,7 +138,10 @@ def test_what_ends_is_updated_and_what_is_old_goes() -> None:
     assert [(row.in_flight, row.requests) for row in sessions.rows()] == [(0, 1)]
     sessions.take("bars", {"now": 0, "bars": [bar(number) for number in range(2, 1500)]}, NOW)
     assert sessions.rows()[0].requests == 1000
-    sessions.take("hello", {"limit": 5, "now": 0}, NOW)
+    sessions.take("bars", {"now": 0, "bars": [bar(2000, **RUNNING)]}, NOW)
+    sessions.take("head", {"now": NOW // 1000 + 3_599_000_001}, NOW)  # all of them ended an hour ago
+    assert [(row.in_flight, row.requests) for row in sessions.rows()] == [(1, 1)]
+    sessions.take("hello", {"limit": 5, "age_s": None, "now": 0}, NOW)
     assert sessions.rows() == []
 
 
@@ -182,6 +202,62 @@ def test_no_sidecar(
     assert cli.main(["top", where, "--once"], {}) == 1
     assert "SIDECAR_ADMIN_TOKEN" in capsys.readouterr().err
     assert cli.main(["top", where, "--once"], {"SIDECAR_ADMIN_TOKEN": "correct-horse"}) == 0
+
+
+@pytest.mark.parametrize(
+    "url,told",
+    [
+        ("127.0.0.1:7071", "127.0.0.1:7071: an http:// URL is needed"),
+        ("nowhere", "nowhere: an http:// URL is needed"),
+        ("http://[::1", "http://[::1: an http:// URL is needed"),
+        ("http://me:correct-horse@127.0.0.1:1", "no sidecar at ***@127.0.0.1:1: ClientConnectorError"),
+    ],
+)
+def test_an_address_that_is_none(url: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told, with what is needed, and without a password."""
+    assert cli.main(["top", url, "--once"], {}) == 1
+    assert capsys.readouterr().err == f"sidecar: {told}\n"
+
+
+def test_a_token_and_a_user(capsys: pytest.CaptureFixture[str]) -> None:
+    """One field has no place for both."""
+    environ = {"SIDECAR_ADMIN_TOKEN": "battery-staple"}
+    assert cli.main(["top", "http://me:correct-horse@127.0.0.1:1", "--once"], environ) == 1
+    told = capsys.readouterr().err
+    assert "no place for a user" in told
+    assert "correct-horse" not in told
+
+
+STREAMS = [
+    b'event: hello\ndata: {"now": 1}\n\n',
+    b'event: hello\ndata: {"now": "1", "limit": 1, "age_s": null, "figures": {}}\n\n',
+    b'event: bars\ndata: {"now": 1, "bars": [1]}\n\n',
+    b'event: bars\ndata: {"now": 1, "bars": [{"id": "0"}]}\n\n',
+    b"event: head\ndata: []\n\n",
+    b"event: head\n\n",
+    b'event: head\ndata: {"x":' + b"[" * 100_000 + b"\n\n",
+]
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=range(len(STREAMS)))
+def test_the_stream_of_another_version(
+    stream: bytes, upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or of somebody else: told in a line."""
+    upstream.answer(
+        *answer(b":\n\nevent: news\ndata: 1\n\n" + stream, headers=[b"Content-Type: text/event-stream"])
+    )
+    assert cli.main(["top", upstream.url, "--once"], {}) == 1
+    assert capsys.readouterr().err == f"sidecar: {upstream.url} does not send this version's stream\n"
+
+
+def test_nobody_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that takes the connection and says nothing."""
+    monkeypatch.setattr(sys.modules["sidecar.top.main"], "PATIENCE", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert cli.main(["top", url, "--once"], {}) == 1
+    assert capsys.readouterr().err == f"sidecar: {url} did not answer within 0.01 s\n"
 
 
 def test_on_a_terminal(served: str) -> None:

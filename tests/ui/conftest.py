@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-from sidecar.testing import RunningSidecar
+from sidecar.testing import RunningSidecar, ScriptedUpstream, chat_completion, json_answer
+from tests.ui.pages import OpenPage
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -22,9 +23,6 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
         opened.close()
-
-
-OpenPage = Callable[..., Any]
 
 
 @pytest.fixture
@@ -54,3 +52,9 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
     for context in contexts:
         context.close()
     assert [line for line in told if not any(part in line for part in may)] == []
+
+
+@pytest.fixture(autouse=True)
+def answers(upstream: ScriptedUpstream) -> None:
+    """Whatever is asked without a script of its own."""
+    upstream.answer_always(*json_answer(chat_completion("Hi")))

@@ -17,7 +17,7 @@ export function element(name, options = {}, ...children) {
 export function about(bar) {
   const who = bar.named ? `${bar.session}, ${bar.conversation}, request ${bar.sequence || ""}` : "request of no named session";
   const how = bar.outcome === null ? "in flight" : `${words(bar.outcome)} after ${took(bar.end - bar.start)}`;
-  return `${who}: ${how}${bar.distance ? `, overtaken by ${bar.distance}` : ""}`;
+  return `${who}: ${how}${bar.distance ? `, overtaken by ${bar.distance}` : ""}${bar.races ? `, raced ${bar.races}` : ""}`;
 }
 
 const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
@@ -47,14 +47,30 @@ function definitions(pairs) {
   return list;
 }
 
-function copying(label, text) {
-  const button = element("button", { type: "button", text: label });
+// Makes a button copy. A page that came over plain HTTP from another host has no clipboard, so it selects the text and asks for a
+// copy; where that is refused too, the text stays there, selected.
+export function copies(button, text) {
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(text);
+    button.parentNode.querySelector("textarea")?.remove();
+    try {
+      await navigator.clipboard.writeText(text());
+    } catch {
+      const area = element("textarea", { readonly: "", "aria-label": "Text to copy", text: text() });
+      button.after(area);
+      area.select();
+      if (!document.execCommand("copy")) {
+        button.textContent = "Not copied: press Ctrl+C or ⌘C";
+        return;
+      }
+      area.remove();
+      button.focus();
+    }
     button.textContent = "Copied";
   });
   return button;
 }
+
+const copying = (label, text) => copies(element("button", { type: "button", text: label }), () => text);
 
 function timeline(bar, steps) {
   const start = Math.min(bar.start, ...steps.map((step) => step.start / 1000)), end = bar.end ?? bar.start;
@@ -77,8 +93,8 @@ const said = (step) => `${step.name} ${took((step.end - step.start) / 1000)}`;
 
 const NAMES = { model: "model", upstream: "upstream", operation: "operation", request: "request id", tokens: "output tokens" };
 
-// Fills the panel. `open(id)` opens another request, `close()` this one; `detail` is null while it is in flight.
-export function fill(panel, bar, detail, { about: known, requests, open, close }) {
+// Fills the panel. `open(id)` opens another request, `close()` this one; `why` says why there is no `detail`.
+export function fill(panel, bar, { detail, why }, { about: known, requests, open, close }) {
   const closing = element("button", { type: "button", text: "Close", "aria-label": "Close this request" });
   closing.addEventListener("click", close);
   const mark = bar.outcome === null ? "" : `${OUTCOMES[bar.outcome] ?? "?"} `;
@@ -108,7 +124,7 @@ export function fill(panel, bar, detail, { about: known, requests, open, close }
     panel.append(element("h3", { text: "All facts" }),
       definitions(Object.entries(facts).sort().map(([name, value]) => [name, Array.isArray(value) ? value.join(", ") : String(value)])));
   } else {
-    panel.append(element("p", { text: bar.end === null ? "In flight: the rest is known when it ends." : "Its facts are not kept any more." }));
+    panel.append(element("p", { text: why }));
   }
 }
 

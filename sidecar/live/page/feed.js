@@ -1,11 +1,14 @@
 // The stream of events: asks for it with the token, reads it, and asks again when it ends.
 
 const TOKEN = "sidecar-token";
+const SENDABLE = /^[!-~]*$/; // what SIDECAR_ADMIN_TOKEN may be; a browser refuses to send some of the rest
+const SILENCE = 15_000; // figures come once a second, to a crowd once in a few
 
 export class Unauthorized extends Error {}
 
 export async function ask(path, signal) {
   const token = sessionStorage.getItem(TOKEN);
+  if (token && !SENDABLE.test(token)) throw new Unauthorized();
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const answer = await fetch(path, { headers, signal, cache: "no-store" });
   if (answer.status === 401) throw new Unauthorized();
@@ -13,7 +16,7 @@ export async function ask(path, signal) {
 }
 
 export function keepToken(token) {
-  sessionStorage.setItem(TOKEN, token);
+  sessionStorage.setItem(TOKEN, token.trim());
 }
 
 export class Feed {
@@ -40,17 +43,30 @@ export class Feed {
     }
   }
 
-  // Reads one connection to its end; says whether it told anything.
+  // Reads one connection to its end, or until it is silent for too long; says whether it told anything.
   async once() {
     this.abort = new AbortController();
-    const answer = await ask("/live/events", this.abort.signal);
-    if (!answer.ok) return false;
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    this.listen();
+    try {
+      const answer = await ask("/live/events", this.abort.signal);
+      return answer.ok && (await this.read(answer.body.pipeThrough(new TextDecoderStream()).getReader()));
+    } finally {
+      clearTimeout(this.silence);
+    }
+  }
+
+  listen() {
+    clearTimeout(this.silence);
+    this.silence = setTimeout(() => this.again(), SILENCE);
+  }
+
+  async read(reader) {
     let text = "";
     let any = false;
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return any;
+      this.listen();
       text += value;
       const frames = text.split("\n\n");
       text = frames.pop();

@@ -11,9 +11,14 @@ const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900];
 
 export const words = (outcome) => outcome.replaceAll("_", " ");
 export const took = (ms) => {
-  if (ms < 1) return `${(ms * 1000).toFixed(0)} µs`;
-  if (ms < 1000) return `${ms.toFixed(ms < 10 ? 1 : 0)} ms`;
-  return ms < 100_000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
+  if (ms < 0.9995) return `${(ms * 1000).toFixed(0)} µs`;
+  if (ms < 999.5) return `${ms.toFixed(ms < 9.95 ? 1 : 0)} ms`;
+  const seconds = Math.round(ms / 1000);
+  return seconds < 100 ? `${(ms / 1000).toFixed(1)} s` : `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+};
+export const span = (seconds) => {
+  const [unit, word] = [[3600, "h"], [60, "min"]].find(([unit]) => seconds % unit === 0) ?? [1, "s"];
+  return `${seconds / unit} ${word}`;
 };
 
 export class Requests {
@@ -48,8 +53,11 @@ export class Requests {
       this.lanes.set(key, lane);
     }
     bar.lane = lane;
-    if (known) known.lane.bars.splice(known.lane.bars.indexOf(known), 1);
-    if (known && known.lane !== lane) known.lane.dirty = true;
+    if (known) {
+      known.lane.bars.splice(known.lane.bars.indexOf(known), 1);
+      known.lane.dirty = true;
+      this.bars.delete(bar.id); // those that have ended are in the order of their ends
+    }
     this.bars.set(bar.id, bar);
     let at = lane.bars.length;
     while (at > 0 && lane.bars[at - 1].start > bar.start) at -= 1;
@@ -59,18 +67,18 @@ export class Requests {
     return bar;
   }
 
-  // Forgets the oldest ended ones above the limit.
-  trim() {
-    let over = this.bars.size - this.limit;
-    if (over <= 0) return;
+  // Forgets the ended ones above the limit, those that ended first, and those that ended before a moment.
+  trim(since) {
+    let over = -this.limit;
+    for (const bar of this.bars.values()) over += bar.end !== null;
     for (const bar of this.bars.values()) {
-      if (over <= 0) break;
-      if (bar.end === null) continue;
+      if (bar.end === null || (over <= 0 && bar.end >= since)) continue;
       this.bars.delete(bar.id);
       bar.lane.bars.splice(bar.lane.bars.indexOf(bar), 1);
       bar.lane.dirty = true;
       if (!bar.lane.bars.length) this.lanes.delete(bar.lane.key);
       over -= 1;
+      this.changed = true;
     }
   }
 }
@@ -170,6 +178,7 @@ export class Picture {
       if (rows[middle].top + rows[middle].height < frame.scroll) first = middle + 1;
       else last = middle;
     }
+    if (rows.length) this.grid(frame, this.height);
     for (let at = first; at < rows.length && rows[at].top - frame.scroll < this.height; at += 1) this.lane(rows[at], frame);
     if (rows.length) this.axis(frame);
   }
@@ -186,7 +195,13 @@ export class Picture {
     c.rect(this.gutter, Math.max(AXIS, top - 4), this.width - this.gutter, row.height);
     c.clip();
     this.overlaps(row, bars, frame);
-    for (const bar of bars) this.bar(bar, this.place(bar, row, frame), frame);
+    const places = bars.map((bar) => this.place(bar, row, frame)), begins = [];
+    for (let at = bars.length - 1; at >= 0; at -= 1) {
+      const [left, y, width] = places[at], track = bars[at].track;
+      this.marks(bars[at], left + width, y, (begins[track] ?? Infinity) - left - width);
+      begins[track] = left;
+    }
+    bars.forEach((bar, at) => this.bar(bar, places[at], frame));
     c.restore();
     c.fillStyle = row.nested ? colours.quiet : colours.text;
     c.font = row.nested ? "12px system-ui, sans-serif" : "600 12px system-ui, sans-serif";
@@ -230,16 +245,31 @@ export class Picture {
       c.fillRect(begin, top + 3, Math.max(2, end - begin), height - 6);
     }
     if (bar.sequence && !thin) this.number(String(bar.sequence), left, first, left + width, top + height / 2 + 0.5);
-    c.fillStyle = colour;
-    if (bar.outcome !== null) {
-      c.font = "bold 12px system-ui, sans-serif";
-      c.fillText(OUTCOMES[bar.outcome] ?? "?", left + width + 2, top + height / 2);
+    if (bar.races > 0) {
+      c.strokeStyle = colour;
+      c.lineWidth = 1;
+      c.strokeRect(left - 1.5, top - 1.5, width + 3, height + 3);
     }
-    if (bar.distance > 0) this.overtaken(bar, left + width, top);
     if (chosen === bar) {
       c.strokeStyle = colours.choice;
       c.lineWidth = 2;
       c.strokeRect(left - 1.5, top - 1.5, width + 3, height + 3);
+    }
+  }
+
+  // Behind the end of a bar, as far as there is room before the next one, which covers them: how it ended, and how many turns
+  // overtook or raced it. How one ended that did not end well is told in any case.
+  marks(bar, end, top, room) {
+    const { colours } = this;
+    const marks = [], well = bar.outcome === null || bar.outcome === "completed";
+    if (bar.outcome !== null) marks.push([OUTCOMES[bar.outcome] ?? "?", colours[bar.outcome], "bold 12px", 2, 13]);
+    if (bar.distance > 0) marks.push([`↶${bar.distance}`, colours.client_left, "bold 10px", 15, 19]);
+    if (bar.races > 0) marks.push([`⇄${bar.races}`, colours.race, "bold 10px", bar.distance > 0 ? 34 : 15, 21]);
+    for (const [number, [text, colour, font, at, width]] of marks.entries()) {
+      if (at + width > room && (well || number > 0)) return;
+      this.context.font = `${font} system-ui, sans-serif`;
+      this.context.fillStyle = colour;
+      this.context.fillText(text, end + at, top + BAR / 2);
     }
   }
 
@@ -253,29 +283,33 @@ export class Picture {
     c.fillText(text, (first - left >= room ? left : first) + 4, y);
   }
 
-  // A turn that later ones had overtaken: an arrow back over its end, and by how many.
-  overtaken(bar, right, top) {
-    const { context: c, colours } = this;
-    c.font = "bold 10px system-ui, sans-serif";
-    c.fillStyle = colours.client_left;
-    c.fillText(`↶${bar.distance}`, right + 15, top + BAR / 2);
+  // The times that are named on the axis.
+  *ticks({ from, to }) {
+    const room = Math.max(1, Math.floor((this.width - this.gutter) / 90));
+    const step = (STEPS.find((one) => (to - from) / 1000 / one <= room) ?? 1800) * 1000;
+    for (let at = Math.ceil(from / step) * step; at <= to; at += step) yield [at, this.x(at, from, to)];
   }
 
-  axis({ from, to }) {
+  // Below the bars: a line over a bar would give it another colour.
+  grid(frame, height) {
+    const { context: c, colours } = this;
+    c.fillStyle = colours.quiet;
+    c.globalAlpha = 0.35;
+    for (const [, x] of this.ticks(frame)) c.fillRect(x, 0, 1, height);
+    c.globalAlpha = 1;
+  }
+
+  // Above the bars, which scroll beneath it.
+  axis(frame) {
     const { context: c, colours } = this;
     c.fillStyle = colours.back;
     c.fillRect(0, 0, this.width, AXIS - 4);
+    this.grid(frame, AXIS - 4);
     c.fillStyle = colours.quiet;
     c.font = "11px system-ui, sans-serif";
-    const room = Math.max(1, Math.floor((this.width - this.gutter) / 90));
-    const step = (STEPS.find((one) => (to - from) / 1000 / one <= room) ?? 1800) * 1000;
-    for (let at = Math.ceil(from / step) * step; at <= to; at += step) {
-      const x = this.x(at, from, to);
+    for (const [at, x] of this.ticks(frame)) {
       const text = new Date(at).toLocaleTimeString([], { hour12: false });
       if (x + 54 < this.width) c.fillText(text, x + 3, 9);
-      c.globalAlpha = 0.35;
-      c.fillRect(x, 0, 1, this.height);
-      c.globalAlpha = 1;
     }
   }
 

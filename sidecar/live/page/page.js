@@ -1,25 +1,45 @@
 // The page: takes what the feed tells, keeps time, draws, and does what its reader asks.
 
-import { about, element, fill } from "./detail.js";
+import { about, copies, element, fill } from "./detail.js";
 import { Feed, Unauthorized, ask, keepToken } from "./feed.js";
-import { OUTCOMES, Picture, RUNNING, Requests, layout, took, words } from "./lanes.js";
+import { OUTCOMES, Picture, RUNNING, Requests, layout, span, took, words } from "./lanes.js";
 
 const $ = (id) => document.getElementById(id);
 const requests = new Requests();
 const picture = new Picture($("canvas"));
-const known = { links: {}, data: null, live: true, figures: null };
+const known = { links: {}, data: null, live: true, figures: null, age: Infinity, missed: 0 };
 const filter = { q: "", session: "", model: "", upstream: "", outcome: "" };
 const time = { ahead: 0, span: 30_000, until: null }; // `until` is set while the page is paused
-let rows = [], chosen = null, opened = null, laidOut = 0, resynced = 0, table = false;
+const JUMP = 5000;
+let rows = [], chosen = null, opened = null, laidOut = 0, resynced = -Infinity, table = false, whole = false;
 
-const now = () => Date.now() + time.ahead;
+// The sidecar's time. This page's own clock may be set at any moment, so it only measures.
+const now = () => performance.now() + time.ahead;
+
+// What is told late would put time back, so it goes back slowly, unless the sidecar's clock was set.
+function keepTime(told_) {
+  const ahead = told_ / 1000 - performance.now();
+  time.ahead = Math.abs(ahead - time.ahead) > JUMP ? ahead : Math.max(time.ahead - 1, ahead);
+}
 
 function matches(bar) {
   if (filter.model && bar.model !== filter.model) return false;
   if (filter.upstream && bar.upstream !== filter.upstream) return false;
   if (filter.outcome && (bar.outcome ?? RUNNING) !== filter.outcome) return false;
-  if (filter.session && !(bar.named && bar.session.includes(filter.session))) return false;
+  if (filter.session && !(bar.named && (whole ? bar.session === filter.session : bar.session.includes(filter.session)))) return false;
   return !filter.q || [bar.session, bar.conversation, bar.request, bar.id].some((id) => id?.includes(filter.q));
+}
+
+// The whole id of a session is that one alone, even where it is a part of others.
+function look() {
+  whole = [...requests.lanes.values()].some((lane) => lane.session === filter.session);
+}
+
+function narrow(id, value) {
+  filter[id] = $(id).value = value;
+  look();
+  laidOut = 0;
+  if (table) fillTable();
 }
 
 function frame() {
@@ -31,31 +51,35 @@ function frame() {
 
 function told(event, document_) {
   if (event === "hello") {
-    requests.clear(Math.max(1000, document_.limit));
+    requests.clear(document_.limit);
     Object.assign(known, { links: document_.links, data: document_.data, live: document_.live });
-    time.ahead = document_.now / 1000 - Date.now();
+    known.age = known.live ? document_.age_s * 1000 : Infinity;
+    $("kept").textContent = known.live ? `Kept: requests that ended in the last ${span(document_.age_s)}, ${document_.limit} at most.` : "";
+    known.missed = 0;
+    time.ahead = document_.now / 1000 - performance.now();
     $("point").textContent = `export OPENAI_BASE_URL=${document_.data}/v1`;
     if (!known.live) showFile();
   } else {
-    time.ahead = Math.max(time.ahead - 1, document_.now / 1000 - Date.now());
+    keepTime(document_.now);
   }
   if (event === "bars") takeBars(document_);
+  requests.trim(now() - known.age);
   known.figures = document_.figures ?? known.figures;
   if (known.figures) figures(known.figures); // some are of the bars
+  if (known.missed && performance.now() - resynced > 10_000) {
+    resynced = performance.now();
+    feed.again();
+  }
 }
 
 function takeBars({ bars, missed }) {
   for (const bar of bars) {
     const taken = requests.take(bar);
     if (taken && chosen?.id === taken.id) chosen = taken;
-    if (taken && opened === taken.id && taken.end !== null) open(taken, { focus: false });
+    if (taken && opened?.id === taken.id && opened.end === null) show(taken);
   }
-  requests.trim();
+  known.missed += missed;
   if (!known.live) fit();
-  if (missed && Date.now() - resynced > 10_000) {
-    resynced = Date.now();
-    feed.again();
-  }
 }
 
 function figures(told_) {
@@ -80,12 +104,12 @@ function state(word) {
 
 function showFile() {
   $("empty-title").textContent = "No requests in this file";
-  $("empty-text").hidden = $("empty-line").hidden = true;
+  $("empty-text").hidden = $("empty-line").hidden = $("pause").hidden = true;
 }
 
 function fit() {
   const bars = [...requests.bars.values()];
-  const last = Math.max(...bars.map((bar) => bar.end ?? bar.start)), first = Math.min(...bars.map((bar) => bar.start));
+  const last = bars.reduce((at, bar) => Math.max(at, bar.end), 0), first = bars.reduce((at, bar) => Math.min(at, bar.start), Infinity);
   pause(last + 500);
   const wanted = (last - first) / 1000 + 1;
   const option = [...$("span").options].find((one) => Number(one.value) >= wanted) ?? [...$("span").options].at(-1);
@@ -96,6 +120,7 @@ function fit() {
 // --- drawing
 
 function options(select, values) {
+  for (const one of [...select.options]) if (one.value && one.value !== select.value && !values.has(one.value)) one.remove();
   const present = new Set([...select.options].map((one) => one.value));
   for (const value of values) if (value && !present.has(value)) select.append(element("option", { value, text: value }));
 }
@@ -109,13 +134,22 @@ function lay(at) {
   $("empty").hidden = requests.bars.size > 0;
   laidOut = at;
   if (requests.changed) {
+    look();
     requests.changed = false;
     const bars = [...requests.bars.values()];
     options($("model"), new Set(bars.map((bar) => bar.model)));
     options($("upstream"), new Set(bars.map((bar) => bar.upstream)));
-    if ($("sessions").childElementCount < 200) options($("sessions"), new Set(bars.slice(-200).map((bar) => bar.named ? bar.session : null)));
+    options($("sessions"), new Set(bars.slice(-200).map((bar) => bar.named ? bar.session : null)));
     if (table) fillTable();
   }
+  sayWhyEmpty();
+}
+
+// A picture of nothing looks like one of a sidecar that is not asked.
+function sayWhyEmpty() {
+  const empty = requests.bars.size > 0 && !(table ? $("rows").querySelector("tbody").childElementCount : rows.length);
+  const why = Object.values(filter).some(Boolean) ? "Nothing here passes the filters." : "No request in the time shown: go back, or show more of it.";
+  if ($("none").textContent !== (empty ? why : "")) $("none").textContent = empty ? why : "";
 }
 
 const times = { frames: [], draws: [] };
@@ -135,15 +169,28 @@ function loop(at) {
   requestAnimationFrame(loop);
 }
 
+// The latest 200, or what was there when the page was paused. A row that says the same stays: it may have the focus or be about
+// to be clicked.
 function fillTable() {
-  const shown = [...requests.bars.values()].filter(matches).slice(-200).reverse();
-  $("rows").querySelector("tbody").replaceChildren(...shown.map((bar) => {
-    const button = element("button", { type: "button", text: bar.named ? bar.session : "(none)", "aria-label": `Open ${about(bar)}` });
-    button.addEventListener("click", () => open(bar));
-    const cells = [bar.conversation ?? "", bar.sequence || "", bar.model ?? "", `${OUTCOMES[bar.outcome] ?? "…"} ${words(bar.outcome ?? RUNNING)}`,
-      bar.end === null ? "" : took(bar.end - bar.start), bar.first === null ? "" : took(bar.first - bar.start), bar.concurrency || "", bar.distance || ""];
-    return element("tr", {}, element("td", {}, button), ...cells.map((text) => element("td", { text, title: text })));
-  }));
+  const { to } = frame(), body = $("rows").querySelector("tbody"), focused = document.activeElement.dataset.id;
+  const shown = [...requests.bars.values()].filter((bar) => matches(bar) && (time.until === null || bar.start <= to))
+    .sort((a, b) => b.start - a.start || (a.id < b.id ? 1 : -1)).slice(0, 200);
+  const kept = new Set(shown);
+  for (const row of [...body.children]) if (!kept.has(row.bar)) row.remove();
+  for (const [at, bar] of shown.entries()) if (body.children[at]?.bar !== bar) body.insertBefore(tableRow(bar), body.children[at] ?? null);
+  if (focused && !document.activeElement.dataset.id) focusRow(focused);
+}
+
+function tableRow(bar) {
+  const button = element("button", { type: "button", text: bar.named ? bar.session : "(none)", "aria-label": `Open ${about(bar)}`, "data-id": bar.id });
+  button.addEventListener("click", () => open(bar));
+  const cells = [bar.conversation ?? "", bar.sequence || "", bar.model ?? "", `${OUTCOMES[bar.outcome] ?? "…"} ${words(bar.outcome ?? RUNNING)}`,
+    bar.end === null ? "" : took(bar.end - bar.start), bar.first === null ? "" : took(bar.first - bar.start), bar.concurrency || "", bar.distance || "", bar.races || ""];
+  return Object.assign(element("tr", {}, element("td", {}, button), ...cells.map((text) => element("td", { text, title: text }))), { bar });
+}
+
+function focusRow(id) {
+  ($("rows").querySelector(`[data-id="${id}"]`) ?? $("rows")).focus({ preventScroll: true });
 }
 
 // --- choosing and opening
@@ -174,28 +221,41 @@ function move(key) {
   }
 }
 
-async function open(bar, { focus = true } = {}) {
-  opened = bar.id;
-  choose(bar);
-  let detail = null;
-  if (bar.end !== null) {
-    try {
-      const answer = await ask(`/live/requests/${bar.id}`);
-      detail = answer.ok ? await answer.json() : null;
-    } catch (error) {
-      if (error instanceof Unauthorized) feed.again();
-    }
+// Everything about a request, or why that is not there.
+async function ofRequest(bar) {
+  if (bar.end === null) return { why: "In flight: the rest is known when it ends." };
+  try {
+    const answer = await ask(`/live/requests/${bar.id}`);
+    if (answer.ok) return { detail: await answer.json() };
+    if (answer.status === 404) return { why: "Its facts are not kept any more." };
+  } catch (error) {
+    if (error instanceof Unauthorized) feed.again();
   }
-  if (opened !== bar.id) return;
-  $("detail").hidden = false;
-  fill($("detail"), bar, detail, { about: known, requests, open, close });
-  if (focus) $("detail").querySelector("h2").focus();
+  return { why: "The sidecar did not say more. Open it again to ask once more." };
+}
+
+function open(bar) {
+  choose(bar);
+  return show(bar, { focus: true });
+}
+
+// Who is in the panel when it is filled anew stays there.
+async function show(bar, { focus = false } = {}) {
+  opened = bar;
+  const found = await ofRequest(bar);
+  if (opened !== bar) return;
+  const panel = $("detail"), within = panel.contains(document.activeElement);
+  panel.hidden = false;
+  fill(panel, bar, found, { about: known, requests, open, close });
+  if (focus || within) panel.querySelector("h2").focus();
 }
 
 function close() {
+  const id = opened?.id;
   opened = null;
   $("detail").hidden = true;
-  $(table ? "rows" : "lanes").focus();
+  if (table) focusRow(id);
+  else $("lanes").focus();
 }
 
 // --- time
@@ -206,6 +266,7 @@ function pause(until) {
   $("pause").textContent = until === null ? "Pause" : "Resume";
   state("live");
   laidOut = 0;
+  if (table) fillTable();
 }
 
 function shift(share) {
@@ -231,14 +292,16 @@ function toggleTable() {
 // --- the reader's hands
 
 const COMMANDS = {
-  p: () => pause(time.until === null ? now() : null), "[": () => shift(-0.5), "]": () => shift(0.5),
+  p: () => (known.live ? pause(time.until === null ? now() : null) : fit()), "[": () => shift(-0.5), "]": () => shift(0.5),
   "+": () => zoom(-1), "=": () => zoom(-1), "-": () => zoom(1), t: toggleTable, "/": () => $("q").focus(), Escape: close,
 };
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || $("ask").open) return;
-  if (event.target.matches("input, select")) {
-    if (event.key === "Escape") $("lanes").focus();
+  if (event.target.matches("input, select, textarea")) {
+    if (event.key !== "Escape") return;
+    event.preventDefault(); // or the browser empties the field, and says so to nobody
+    $(table ? "rows" : "lanes").focus();
     return;
   }
   if (event.key.startsWith("Arrow") && event.target === $("lanes")) move(event.key);
@@ -249,18 +312,14 @@ document.addEventListener("keydown", (event) => {
 });
 
 for (const id of Object.keys(filter)) {
-  $(id).addEventListener("input", () => {
-    filter[id] = $(id).value;
-    laidOut = 0;
-    if (table) fillTable();
-  });
+  $(id).addEventListener("input", () => narrow(id, $(id).value));
 }
 $("span").addEventListener("input", () => zoom(0));
 $("pause").addEventListener("click", COMMANDS.p);
 $("back").addEventListener("click", COMMANDS["["]);
 $("forward").addEventListener("click", COMMANDS["]"]);
 $("view").addEventListener("click", toggleTable);
-$("copy-point").addEventListener("click", () => navigator.clipboard.writeText($("point").textContent));
+copies($("copy-point"), () => $("point").textContent);
 const under = (event) => {
   const x = event.offsetX / picture.zoom;
   return { ...picture.at(x, event.offsetY / picture.zoom, rows, frame()), label: x < picture.gutter };
@@ -268,10 +327,7 @@ const under = (event) => {
 $("canvas").addEventListener("click", (event) => {
   const { row, bar, label } = under(event);
   if (bar) open(bar);
-  else if (row?.lane.named && label) {
-    $("session").value = filter.session = filter.session === row.lane.session ? "" : row.lane.session;
-    laidOut = 0;
-  }
+  else if (row?.lane.named && label) narrow("session", filter.session === row.lane.session ? "" : row.lane.session);
 });
 $("canvas").addEventListener("pointermove", (event) => {
   const { bar, row, label } = under(event);
@@ -283,7 +339,7 @@ $("legend").append(...Object.entries(OUTCOMES).map(([outcome, mark]) => {
   const shown = element("span", { text: `${mark} ${words(outcome)}` });
   shown.style.color = `var(--${outcome})`;
   return shown;
-}), element("span", { text: "pale: before the first byte" }), element("span", { text: "↶2 overtaken by two" }));
+}), element("span", { text: "pale: before the first byte" }), element("span", { text: "↶2 overtaken by two" }), element("span", { text: "⇄1 raced another" }));
 $("outcome").append(...[RUNNING, ...Object.keys(OUTCOMES)].map((outcome) => element("option", { value: outcome, text: words(outcome) })));
 
 async function needToken() {

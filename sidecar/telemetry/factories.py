@@ -1,23 +1,36 @@
-"""What a span is made of, and the two ways to one: its bytes, or the SDK's own object.
+"""What spans and log records are made of, and the two ways to each: its bytes, or the SDK's own object.
 
-`EncodedSpans` writes a part of `ExportTraceServiceRequest` (opentelemetry-proto 1.x, whose field numbers are fixed for
-good) directly: a sixth of the official encoder's time, since the worker shares the interpreter. What it gives must
-equal the official encoder's output field by field; the tests hold that. `ReadableSpans` is the long way, for the console
-and for the SDK's limits, which the SDK does not apply to a span made ready: what goes over a limit is dropped here, the
-first being kept, and counted where the exporters look for the count.
+`EncodedSpans` and `EncodedRecords` write a part of `ExportTraceServiceRequest` and of `ExportLogsServiceRequest`
+(opentelemetry-proto 1.x, whose field numbers are fixed for good) directly: a fraction of the official encoder's time, since
+the worker shares the interpreter. What they give must equal the official encoder's output field by field; the tests hold that.
+`ReadableSpans` and `ReadableRecords` are the long way, for the console and for the SDK's limits, which the SDK does not apply
+to what is made ready: what goes over a limit is dropped here, the first being kept, and counted where the exporters look
+for the count.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Any, Protocol, TypeVar
 
+from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.context import Context
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
 from opentelemetry.util.types import AttributeValue
 
 from sidecar.telemetry import names as n
@@ -32,6 +45,9 @@ _Item = TypeVar("_Item")
 Span = bytes | ReadableSpan
 """A span that has ended: its bytes as `ScopeSpans` holds them, or the SDK's object."""
 
+Record = bytes | ReadableLogRecord
+"""A log record: its bytes as `ScopeLogs` holds them, or the SDK's object."""
+
 UNSET = Status(StatusCode.UNSET)
 
 
@@ -45,7 +61,11 @@ class WayOut(Protocol):
     def span(self, *spans: Span) -> None:
         """Takes spans that have ended."""
 
-    def log(self, record: ReadableLogRecord, /) -> None:
+    @property
+    def roomy(self) -> bool:
+        """Less than half of the spans that may wait do."""
+
+    def log(self, record: Record, /) -> None:
         """Takes a log record."""
 
     def wait_for(self, waiting: Callable[[], Work], /) -> None:
@@ -58,18 +78,20 @@ class WayOut(Protocol):
 class Layer:
     """Attributes that several spans or lines have in common. Nobody changes them once they are made."""
 
-    __slots__ = ("encoded", "rendered", "values")
+    __slots__ = ("encoded", "recorded", "rendered", "values")
 
     def __init__(self, values: Mapping[str, AttributeValue]) -> None:
         self.values = values
         self.encoded: bytes | None = None
         """What the encoder of spans made of them."""
+        self.recorded: bytes | None = None
+        """What the encoder of log records did."""
         self.rendered: bytes | None = None
         """What the log made of them."""
 
 
 Layers = tuple[Layer, ...]
-"""A span's attributes; no key stands in two of them."""
+"""The attributes of a span or a log record; no key stands in two of them."""
 
 
 class TraceIds(Protocol):
@@ -112,6 +134,25 @@ class SpanFactory(Protocol):
         """
 
 
+class RecordFactory(Protocol):
+    """Makes log records ready for export."""
+
+    def build(
+        self,
+        name: str,
+        severity: SeverityNumber,
+        text: str,
+        *,
+        times: tuple[int, int],
+        attributes: Layers,
+        span: SpanContext | None = None,
+    ) -> Record:
+        """A record of the event `name`, which is its body as well. `text` is the severity in the source's own words.
+
+        `times` are when it happened and when that was noted, ns since the epoch; `span` is where it happened.
+        """
+
+
 class ReadableSpans:
     """Builds the SDK's spans, within the limits."""
 
@@ -143,13 +184,12 @@ class ReadableSpans:
         """See `SpanFactory`."""
         if isinstance(parent, int):
             parent = SpanContext(trace.trace_id, parent, False, trace.flags, trace.state)
-        together = {key: value for layer in attributes for key, value in layer.values.items()}
         return ReadableSpan(
             name,
             SpanContext(trace.trace_id, span_id, False, trace.flags, trace.state),
             parent,
             self._resource,
-            bounded(together, self._span_count, self._span_length),
+            _bounded(_together(attributes), self._span_count, self._span_length),
             self._bounded_events(events),
             self._bounded_links(links),
             kind,
@@ -162,22 +202,59 @@ class ReadableSpans:
     def _bounded_events(self, events: Sequence[tuple[str, int, SpanAttributes]]) -> Sequence[Event]:
         limit, length = self._event_count, self._length
         kept = events if self._events is None else events[: self._events]
-        made = [Event(name, bounded(attributes, limit, length), at) for name, at, attributes in kept]
+        made = [Event(name, _bounded(attributes, limit, length), at) for name, at, attributes in kept]
         return _dropping(made, len(events) - len(kept))
 
     def _bounded_links(self, links: Sequence[tuple[SpanContext, str]]) -> Sequence[Link]:
         limit, length = self._link_count, self._length
         kept = links if self._links is None else links[: self._links]
-        made = [Link(context, bounded({n.LINK: kind}, limit, length)) for context, kind in kept]
+        made = [Link(context, _bounded({n.LINK: kind}, limit, length)) for context, kind in kept]
         return _dropping(made, len(links) - len(kept))
+
+
+_NOWHERE = Context()
+
+
+class ReadableRecords:
+    """Builds the SDK's log records, within the limits of all attributes."""
+
+    def __init__(self, resource: Resource, scope: InstrumentationScope, limits: SpanLimits) -> None:
+        self._resource = resource
+        self._scope = scope
+        self._count = limits.max_attributes
+        self._length = limits.max_attribute_length
+
+    def build(
+        self,
+        name: str,
+        severity: SeverityNumber,
+        text: str,
+        *,
+        times: tuple[int, int],
+        attributes: Layers,
+        span: SpanContext | None = None,
+    ) -> ReadableLogRecord:
+        """See `RecordFactory`."""
+        at, observed = times
+        record = LogRecord(
+            timestamp=at,
+            observed_timestamp=observed,
+            context=_NOWHERE if span is None else set_span_in_context(NonRecordingSpan(span), _NOWHERE),
+            severity_text=text,
+            severity_number=severity,
+            body=name,
+            attributes=_bounded(_together(attributes), self._count, self._length),
+            event_name=name,
+        )
+        return ReadableLogRecord(record, self._resource, self._scope)
 
 
 _LIMITED = ("max_span_attributes", "max_events", "max_links", "max_event_attributes", "max_link_attributes")
 _ENOUGH = 128
-"""What no span of ours has more of: attributes, events, links. It is the SDK's own limit unless it is told another."""
+"""What no span or record of ours has more of: attributes, events, links. It is the SDK's own limit unless it is told another."""
 
 
-def are_limited(limits: SpanLimits) -> bool:
+def spans_are_limited(limits: SpanLimits) -> bool:
     """Whether a limit could cut a span of ours."""
     counts = [getattr(limits, name) for name in _LIMITED]
     lengths = (limits.max_attribute_length, limits.max_span_attribute_length)
@@ -186,7 +263,17 @@ def are_limited(limits: SpanLimits) -> bool:
     )
 
 
-def bounded(
+def records_are_limited(limits: SpanLimits) -> bool:
+    """Whether a limit could cut a log record of ours."""
+    count: int | None = limits.max_attributes
+    return limits.max_attribute_length is not None or (count is not None and count < _ENOUGH)
+
+
+def _together(attributes: Layers) -> SpanAttributes:
+    return {key: value for layer in attributes for key, value in layer.values.items()}
+
+
+def _bounded(
     attributes: SpanAttributes, count: int | None, length: int | None
 ) -> Mapping[str, AttributeValue]:
     """The attributes within the limits: at most `count` of them, texts of at most `length` characters."""
@@ -316,77 +403,18 @@ def _trace_state(state: TraceState) -> str:
     return ",".join(f"{key}={value}" for key, value in state.items())
 
 
-class EncodedSpans:
-    """Builds spans as their bytes, and remembers the keys and names that they share. For the worker's thread."""
+class _Encoder:
+    """Attributes as their bytes; remembers the keys, and the names of what has them. For the worker's thread."""
 
     def __init__(self) -> None:
         self._keys: dict[str, bytes] = {}
         self._names: dict[str, bytes] = {}
 
-    def build(
-        self,
-        name: str,
-        trace: TraceIds,
-        span_id: int,
-        *,
-        times: tuple[int, int],
-        attributes: Layers,
-        parent: int | SpanContext | None = None,
-        kind: SpanKind = SpanKind.INTERNAL,
-        status: Status = UNSET,
-        events: Sequence[tuple[str, int, SpanAttributes]] = (),
-        links: Sequence[tuple[SpanContext, str]] = (),
-    ) -> bytes:
-        """See `SpanFactory`: a `Span`, with its tag and length, as a part of `ScopeSpans`."""
-        ids = trace.trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
-        parts = [b"\x0a\x10%b\x12\x08%b" % ids]
-        if trace.state:
-            parts.append(_text(b"\x1a", _trace_state(trace.state)))
-        flags = _LOCAL
-        if parent is not None:
-            if not isinstance(parent, int):
-                flags = _REMOTE if parent.is_remote else _LOCAL
-                parent = parent.span_id
-            parts.append(b"\x22\x08" + parent.to_bytes(8, "big"))
-        parts += (
-            self._names.get(name) or self._name(name),
-            _KINDS[kind],
-            _TIMES.pack(0x39, times[0], 0x41, max(times)),
-            *[layer.encoded or self._layer(layer) for layer in attributes],
-        )
-        if events:
-            parts += [_message(b"\x5a", self._event(*event)) for event in events]
-        if links:
-            parts += [_message(b"\x6a", self._link(*link)) for link in links]
-        parts += (_status(status), _SPAN_FLAGS, flags)
-        return _message(b"\x12", b"".join(parts))
-
-    def _layer(self, layer: Layer) -> bytes:
-        """A layer's pairs; other spans that share it find them there."""
-        layer.encoded = encoded = b"".join(self.pairs(b"\x4a", layer.values))
-        return encoded
-
-    def _name(self, name: str) -> bytes:
+    def _keep(self, name: str, encoded: bytes) -> bytes:
         if len(self._names) >= _CACHE_LIMIT:
             self._names.clear()
-        self._names[name] = encoded = _text(b"\x2a", name)
+        self._names[name] = encoded
         return encoded
-
-    def _event(self, name: str, at: int, attributes: SpanAttributes) -> bytes:
-        parts = [_TIME.pack(0x09, at), _text(b"\x12", name), *self.pairs(b"\x1a", attributes)]
-        return b"".join(parts)
-
-    def _link(self, context: SpanContext, kind: str) -> bytes:
-        parts = [
-            b"\x0a\x10",
-            context.trace_id.to_bytes(16, "big"),
-            b"\x12\x08",
-            context.span_id.to_bytes(8, "big"),
-            *self.pairs(b"\x22", {n.LINK: kind}),
-            _LINK_FLAGS,
-            _REMOTE if context.is_remote else _LOCAL,
-        ]
-        return b"".join(parts)
 
     def pairs(self, tag: bytes, attributes: Mapping[str, Any]) -> list[bytes]:
         """The pairs, each with tag and length; one that cannot be encoded is left out, as the official encoder does."""
@@ -423,6 +451,101 @@ class EncodedSpans:
         return head
 
 
+class EncodedSpans(_Encoder):
+    """Builds spans as their bytes."""
+
+    def build(
+        self,
+        name: str,
+        trace: TraceIds,
+        span_id: int,
+        *,
+        times: tuple[int, int],
+        attributes: Layers,
+        parent: int | SpanContext | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        status: Status = UNSET,
+        events: Sequence[tuple[str, int, SpanAttributes]] = (),
+        links: Sequence[tuple[SpanContext, str]] = (),
+    ) -> bytes:
+        """See `SpanFactory`: a `Span`, with its tag and length, as a part of `ScopeSpans`."""
+        ids = trace.trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
+        parts = [b"\x0a\x10%b\x12\x08%b" % ids]
+        if trace.state:
+            parts.append(_text(b"\x1a", _trace_state(trace.state)))
+        flags = _LOCAL
+        if parent is not None:
+            if not isinstance(parent, int):
+                flags = _REMOTE if parent.is_remote else _LOCAL
+                parent = parent.span_id
+            parts.append(b"\x22\x08" + parent.to_bytes(8, "big"))
+        parts += (
+            self._names.get(name) or self._keep(name, _text(b"\x2a", name)),
+            _KINDS[kind],
+            _TIMES.pack(0x39, times[0], 0x41, max(times)),
+            *[layer.encoded or self._layer(layer) for layer in attributes],
+        )
+        if events:
+            parts += [_message(b"\x5a", self._event(*event)) for event in events]
+        if links:
+            parts += [_message(b"\x6a", self._link(*link)) for link in links]
+        parts += (_status(status), _SPAN_FLAGS, flags)
+        return _message(b"\x12", b"".join(parts))
+
+    def _layer(self, layer: Layer) -> bytes:
+        """A layer's pairs; other spans that share it find them there."""
+        layer.encoded = encoded = b"".join(self.pairs(b"\x4a", layer.values))
+        return encoded
+
+    def _event(self, name: str, at: int, attributes: SpanAttributes) -> bytes:
+        parts = [_TIME.pack(0x09, at), _text(b"\x12", name), *self.pairs(b"\x1a", attributes)]
+        return b"".join(parts)
+
+    def _link(self, context: SpanContext, kind: str) -> bytes:
+        parts = [
+            b"\x0a\x10",
+            context.trace_id.to_bytes(16, "big"),
+            b"\x12\x08",
+            context.span_id.to_bytes(8, "big"),
+            *self.pairs(b"\x22", {n.LINK: kind}),
+            _LINK_FLAGS,
+            _REMOTE if context.is_remote else _LOCAL,
+        ]
+        return b"".join(parts)
+
+
+class EncodedRecords(_Encoder):
+    """Builds log records as their bytes."""
+
+    def build(
+        self,
+        name: str,
+        severity: SeverityNumber,
+        text: str,
+        *,
+        times: tuple[int, int],
+        attributes: Layers,
+        span: SpanContext | None = None,
+    ) -> bytes:
+        """See `RecordFactory`: a `LogRecord`, with its tag and length, as a part of `ScopeLogs`."""
+        parts = [
+            _TIMES.pack(0x09, times[0], 0x59, times[1]),
+            b"\x10%c" % severity.value,
+            _text(b"\x1a", text),
+            self._names.get(name) or self._keep(name, _message(b"\x2a", _value(name)) + _text(b"\x62", name)),
+            *[layer.recorded or self._layer(layer) for layer in attributes],
+        ]
+        if span is not None:
+            ids = span.trace_id.to_bytes(16, "big"), span.span_id.to_bytes(8, "big")
+            parts += (b"\x45", _FLAGS.pack(span.trace_flags), b"\x4a\x10%b\x52\x08%b" % ids)
+        return _message(b"\x12", b"".join(parts))
+
+    def _layer(self, layer: Layer) -> bytes:
+        """A layer's pairs; other records that share it find them there."""
+        layer.recorded = recorded = b"".join(self.pairs(b"\x32", layer.values))
+        return recorded
+
+
 def _left_out_if_bad(key: str, value: AnyValue) -> bytes:
     """The pair with its length before it, or nothing."""
     try:
@@ -432,18 +555,18 @@ def _left_out_if_bad(key: str, value: AnyValue) -> bytes:
     return _varint(len(body)) + body
 
 
-class SpanFrame:
-    """What stands around spans in a message: their resource and their scope, encoded once."""
+class Frame:
+    """What stands around spans, or log records, in a message: their resource and their scope, encoded once."""
 
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
-        of = EncodedSpans().pairs
+        of = _Encoder().pairs
         self._resource = _message(b"\x0a", b"".join(of(b"\x0a", resource.attributes)))
         about = _text(b"\x0a", scope.name) + _text(b"\x12", scope.version or "")
         self._scope = _message(b"\x0a", about + b"".join(of(b"\x1a", scope.attributes or {})))
         self._resource_schema = _text(b"\x1a", resource.schema_url)
         self._scope_schema = _text(b"\x1a", scope.schema_url or "")
 
-    def around(self, spans: Iterable[bytes]) -> bytes:
-        """An `ExportTraceServiceRequest`."""
-        of_scope = _message(b"\x12", b"".join((self._scope, *spans, self._scope_schema)))
+    def around(self, items: Iterable[bytes]) -> bytes:
+        """An `ExportTraceServiceRequest`, or an `ExportLogsServiceRequest`: they have the same fields."""
+        of_scope = _message(b"\x12", b"".join((self._scope, *items, self._scope_schema)))
         return _message(b"\x0a", self._resource + of_scope + self._resource_schema)
