@@ -1,4 +1,4 @@
-"""Two clocks: one that tells how much time has passed, and what the wall says beside it.
+"""Clocks: one that tells how much time has passed, what the wall says beside it, and how much was worked.
 
 Every timestamp inside is an integer: nanoseconds since the Unix epoch as the wall clock had it at the start, and from
 then on by a clock that nobody sets. Differences, orders and deadlines need no more. The wall clock may jump either
@@ -12,6 +12,9 @@ from functools import partial
 
 Clock = Callable[[], int]
 """Gives the present in ns on the line of time of all timestamps; never runs backwards."""
+
+cpu_time: Callable[[], int] = time.thread_time_ns
+"""CPU time (ns) that this thread has had: what a budget of work is told by, however busy the machine is."""
 
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000

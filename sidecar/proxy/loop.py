@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 
-from sidecar.core.clock import MILLISECOND, Clock
+from sidecar.core.clock import MILLISECOND, Clock, cpu_time
 
 
 class Breakable(Protocol):
@@ -61,7 +61,7 @@ _STAY = 2 * MILLISECOND
 """How long (ns) the reads of one turn may take before their connection lets others have their turn."""
 
 _SHARE = 5 * MILLISECOND
-"""How long (ns) work in steps may go on in one turn; one step may take longer."""
+"""How long (ns, of CPU in a queue of steps) work may go on in one turn; one step may take longer."""
 
 _PAUSE = 100_000
 """Nanoseconds since a read after which the next one begins a turn: within a turn, reads follow at once."""
@@ -124,13 +124,16 @@ class Stepwise(Protocol):
 
 
 class StepQueue:
-    """Work in steps, a little in each turn and one's after another's, however much of it comes at once."""
+    """Work in steps, a little in each turn and one's after another's, however much of it comes at once.
 
-    __slots__ = ("_clock", "_due", "_loop", "_waiting")
+    How little is told by CPU time: where the machine gives this process a part of its time only, bytes come as they do
+    elsewhere, and what waits to be read must not grow beyond its bound.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+    __slots__ = ("_due", "_loop", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._clock = clock
         self._waiting: deque[Stepwise] = deque()
         self._due = False
 
@@ -141,14 +144,14 @@ class StepQueue:
 
     def _turn(self) -> None:
         self._due = False
-        end = self._clock() + _SHARE
+        end = cpu_time() + _SHARE
         while self._waiting:
             first = self._waiting[0]
             if first.working:
                 first.work()
             if not first.working:
                 self._waiting.popleft()
-            if self._clock() > end:
+            if cpu_time() > end:
                 self._waiting.rotate(-1)
                 break
         self._go_on()

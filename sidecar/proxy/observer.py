@@ -11,6 +11,7 @@ from typing import Protocol
 
 from sidecar import apis
 from sidecar.codings import Identity, UnreadableCodingError, decoder
+from sidecar.core.clock import cpu_time
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Anomaly, EventKind
 from sidecar.core.headers import Headers
@@ -25,7 +26,7 @@ _PART = 4096
 """Bytes that are read in one go: the costliest of this size take two milliseconds."""
 
 _SHARE = 2_000_000
-"""Nanoseconds that are spent on reading at once; what is left then waits for turns to come."""
+"""Nanoseconds of CPU that are spent on reading at once; what is left then waits for turns to come."""
 
 _BEHIND = 4 * 1024 * 1024
 """Bytes of an answer that may wait to be read; above that it is no longer watched."""
@@ -176,8 +177,8 @@ class StreamObserver:
             return
         self._steps = self._reading()
         self.working = True
-        until = shared.clock() + _SHARE
-        while self.working and shared.clock() < until:
+        until = cpu_time() + _SHARE
+        while self.working and cpu_time() < until:
             self.work()
         if self.working:
             shared.steps.add(self)

@@ -191,7 +191,7 @@ class Shared:
         self.limits = _limits(settings)
         self.turn = LoopTurn(self.loop, clock)
         self.read_buffer = memoryview(bytearray(READ))
-        self.steps = StepQueue(self.loop, clock)
+        self.steps = StepQueue(self.loop)
         self.later = Later(self.loop, clock, report, self.drained)
         self.admission = Admission(settings.inspect_memory)
         self.routes = Routes(settings.upstream, settings.upstreams)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import msgspec
 import pytest
 
 from sidecar import apis
 from sidecar.core.facts import RequestFacts, ResponseFacts
+from tests.pace import slowness
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -95,11 +95,8 @@ PATHS = {
 
 @lru_cache(maxsize=1)
 def unhurried() -> float:
-    """Seconds in one go that 20 ms on a quiet machine are on this one: numbers are skipped in 14 ms there."""
-    numbers = filled(b"[1", b",1", b"]")
-    begin = time.thread_time()
-    msgspec.json.decode(numbers, type=msgspec.Raw)
-    return 2 * 0.02 * max(1.0, (time.thread_time() - begin) / 0.014)
+    """Seconds in one go that twice 20 ms on a quiet machine are on this one."""
+    return 2 * 0.02 * slowness()
 
 
 def longest(make: Callable[[], apis.Steps[Any]]) -> tuple[float, Any]:

@@ -7,13 +7,12 @@ machine tells more than that, and proves nothing.
 
 import signal
 import sys
-import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sidecar.testing import RunningSidecar
+from tests.pace import slowness
 
 FAIR = 0.02
 """Seconds of the event loop that no peer may cost the others in one go."""
@@ -41,18 +40,6 @@ def _longest(sidecar: RunningSidecar) -> float:
     sidecar.signal(signal.SIGUSR1)
     told: dict[str, Any] = sidecar.wait_log("turns", number=number)
     return float(told["most"])
-
-
-@cache
-def _text() -> bytes:
-    return b"word " * ((8 << 20) // 5)
-
-
-def slowness() -> float:
-    """How many times longer the CPU takes than on a quiet machine, where this replaces 8 MiB in 8 ms; 1 at least."""
-    begin = time.thread_time()
-    _text().replace(b"\\", b"//")
-    return max(1.0, (time.thread_time() - begin) / 0.008)
 
 
 def longest_turn(sidecar: RunningSidecar, busy: Callable[[], object]) -> float:

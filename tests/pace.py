@@ -1,0 +1,24 @@
+"""How fast this machine is just now, so that a bound in seconds of CPU means the same on each.
+
+Owns the measure: one pass of the JSON decoder over 8 MiB of numbers, which takes as long as a step of the longest kind.
+"""
+
+import time
+from functools import cache
+
+import msgspec
+
+_QUIET = 0.014
+"""Seconds of CPU that the pass takes on the machine for which bounds are stated."""
+
+
+@cache
+def _numbers() -> bytes:
+    return b"[1" + b",1" * ((8 << 20) // 2) + b"]"
+
+
+def slowness() -> float:
+    """How many times longer than on a quiet machine things take on this one; 1 at least."""
+    begin = time.thread_time()
+    msgspec.json.decode(_numbers(), type=msgspec.Raw)
+    return max(1.0, (time.thread_time() - begin) / _QUIET)
