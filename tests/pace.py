@@ -4,6 +4,8 @@ Owns the measure: one pass of the JSON decoder over 8 MiB of numbers, which take
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import msgspec
@@ -22,3 +24,12 @@ def slowness() -> float:
     begin = time.thread_time()
     msgspec.json.decode(_numbers(), type=msgspec.Raw)
     return max(1.0, (time.thread_time() - begin) / _QUIET)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Asserts that this thread takes less CPU time in it, as a quiet machine would take it."""
+    slow, begun = slowness(), time.thread_time()
+    yield
+    took = time.thread_time() - begun
+    assert took < seconds * max(slow, slowness()), took

@@ -1,7 +1,6 @@
 """Which routes are recognised behind which prefixes, and that templates stay few."""
 
 import re
-import time
 from dataclasses import replace
 from itertools import combinations
 
@@ -13,6 +12,7 @@ from sidecar import apis
 from sidecar.apis.base import Path
 from sidecar.apis.catalog import Catalog
 from sidecar.core.facts import Route
+from tests.pace import within
 
 READ = [
     ("/v1/chat/completions", "/v1/chat/completions", "openai.chat", "chat", True),
@@ -290,8 +290,7 @@ def test_templates_never_contain_foreign_words(words: list[str], method: str) ->
 
 def test_a_very_long_path_is_matched_quickly() -> None:
     """No path makes the matching slow."""
-    begun = time.process_time()
-    for unit in (
+    units = (
         "/models/a",
         "/projects/a/locations/a",
         "/publishers/google",
@@ -299,10 +298,11 @@ def test_a_very_long_path_is_matched_quickly() -> None:
         "/threads",
         "/models/a:b",
         "/endpoints/",
-    ):
-        for end in (":x", ":9", "/", ""):
-            apis.match("POST", unit * 2000 + end)
-    assert time.process_time() - begun < 0.5
+    )
+    with within(0.7):
+        for unit in units:
+            for end in (":x", ":9", "/", ""):
+                apis.match("POST", unit * 2000 + end)
 
 
 HOSTS = [
