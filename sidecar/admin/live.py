@@ -247,6 +247,7 @@ def _recent(recent: core.RecentRequest, moved: int) -> RecentRequest:
         "turn": request.turn,
         "out_of_order": recent.distance,
         "wait_avoided_s": None if recent.wait is None else recent.wait / SECOND,
+        "races": recent.races,
         "started_at": _moment(request.arrived_at + moved),
         "ended_at": _moment(recent.ended_at + moved),
         "duration_s": (recent.ended_at - request.arrived_at) / SECOND,

@@ -150,6 +150,8 @@ class RecentRequest(TypedDict):
     """How many later turns of its conversation had completed before it; 0 is in order."""
     wait_avoided_s: float | None
     """What a one-at-a-time queue would have made it wait; null where that was not known at its end."""
+    races: int
+    """Turns that it raced, or that raced it."""
     started_at: str
     ended_at: str
     duration_s: float

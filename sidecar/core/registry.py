@@ -32,7 +32,7 @@ from sidecar.core.turns import (
 NEVER = 1 << 63
 """When a session ends that has a request in flight (ns)."""
 
-Recent = tuple[str, str, int, bool, bool, int, Ref, bool, Outcome, int, int, int | None, str | None]
+Recent = tuple[str, str, int, bool, bool, int, Ref, bool, Outcome, int, int, int | None, str | None, int]
 """An ended request as a session keeps it for its view: a `SessionRequest` but for the session, then the rest."""
 
 

@@ -261,8 +261,9 @@ class SessionManager:
         input_tokens: int | None = None,
         output_tokens: int | None = None,
         response_id: str | None = None,
+        races: int = 0,
     ) -> bool:
-        """A request ends at `at` (ns); `response_id` is its answer's, for `previous_response_id`.
+        """A request ends at `at` (ns); `response_id` is its answer's, for `previous_response_id`. `races`: how many raced it.
 
         What that means is written into the turn. False for one that has ended already, which is counted as an anomaly.
         """
@@ -291,7 +292,7 @@ class SessionManager:
                     session.expires = last + self._limits.session_idle - self._registry.stood_still
                     self._registry.idle[session.session_id] = session
             asked = (turn.sequence, turn.streaming, turn.turn, turn.arrived_at, turn.ref, turn.sampled)
-            ended = (outcome, at, turn.distance, turn.wait, model)
+            ended = (outcome, at, turn.distance, turn.wait, model, races)
             session.recent.append((turn.request_id, turn.identity.conversation_id, *asked, *ended))
             if len(session.recent) > self._limits.recent:
                 del session.recent[0]

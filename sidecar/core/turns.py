@@ -276,6 +276,8 @@ class RecentRequest:
     distance: int
     wait: int | None
     model: str | None
+    races: int
+    """Turns that it raced, or that raced it."""
 
 
 @dataclass(frozen=True, slots=True)

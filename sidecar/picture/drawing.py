@@ -55,6 +55,7 @@ MARKS: Mapping[str, tuple[str, Tone]] = {
 _STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _NOW = "now"
 _RUNNING = ("╸", Tone.BUSY)
+_RACED = "═"
 _OTHER = ("?", Tone.BAD)
 
 
@@ -262,7 +263,7 @@ def _bar(bar: Bar, length: int, *, ghost: bool, early: bool) -> list[tuple[str, 
         text = label.ljust(length, "─") if label or edge else "╶".ljust(length, "─")
         return [*edge, *((character, Tone.FAINT) for character in text)]
     mark, tone = _RUNNING if bar.outcome is None else MARKS.get(bar.outcome, _OTHER)
-    line = "═" if bar.raced else "━" if bar.turn else "─"
+    line = _RACED if bar.raced else "━" if bar.turn else "─"
     fill = line * (length - 1 - len(label))
     return [
         *edge,
@@ -303,6 +304,8 @@ def _outcomes(total: Sums) -> list[Span]:
     ]
     if total.running:
         spans.append(Span(f"{_RUNNING[0]} {total.running} running", _RUNNING[1]))
+    if total.raced:
+        spans.append(Span(f"{_RACED} {total.raced} raced"))
     return spans
 
 

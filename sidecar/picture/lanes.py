@@ -69,6 +69,7 @@ class Sums:
 
     requests: int
     running: int
+    raced: int
     outcomes: tuple[tuple[str, int], ...]
     tally: Tally
 
@@ -76,16 +77,17 @@ class Sums:
 def sums(lanes: Iterable[Lane]) -> Sums:
     """Adds the lanes up; `most_at_once` is the greatest of one conversation."""
     outcomes: Counter[str] = Counter()
-    running = overlaps = most = out_of_order = wait = 0
+    running = raced = overlaps = most = out_of_order = wait = 0
     for lane in lanes:
         running += sum(bar.outcome is None for bar in lane.bars)
+        raced += sum(bar.raced for bar in lane.bars)
         outcomes.update(bar.outcome for bar in lane.bars if bar.outcome is not None)
         overlaps += lane.tally.overlaps
         most = max(most, lane.tally.most_at_once)
         out_of_order += lane.tally.out_of_order
         wait += lane.tally.wait_avoided
     ranked = tuple(sorted(outcomes.items(), key=lambda item: (-item[1], item[0])))
-    return Sums(running + outcomes.total(), running, ranked, Tally(overlaps, most, out_of_order, wait))
+    return Sums(running + outcomes.total(), running, raced, ranked, Tally(overlaps, most, out_of_order, wait))
 
 
 def tracks(bars: Sequence[Bar]) -> list[list[Bar]]:

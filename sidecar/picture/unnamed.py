@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from sidecar.core.clock import SECOND
 from sidecar.core.identity import MAIN
+from sidecar.core.threads import Relation
 from sidecar.picture.lanes import MAX_BARS, Bar, Seen
 from sidecar.picture.watch import moment
 
@@ -33,6 +34,7 @@ class _Line(Struct, frozen=True):
     outcome: str | None = field(default=None, name="sidecar.outcome")
     duration: float = field(default=0.0, name="sidecar.duration")
     operation: str | None = field(default=None, name="gen_ai.operation.name")
+    relation: str | None = field(default=None, name="sidecar.turn.relation")
 
 
 _LINE = msgspec.json.Decoder(_Line)
@@ -62,7 +64,9 @@ class Unnamed:
             if said.source in _MADE_UP:
                 bar = known or Bar(0, at - round(said.duration * SECOND))
                 turn = said.operation is not None and said.operation != "embeddings"
-                self._ended.append(replace(self._numbered(bar), end=at, outcome=said.outcome, turn=turn))
+                raced = said.relation == Relation.RACES
+                ended = replace(self._numbered(bar), end=at, outcome=said.outcome, turn=turn, raced=raced)
+                self._ended.append(ended)
 
     def running(self) -> list[tuple[str, str]]:
         """Request and session id of all requests in flight, named or not, that have been heard of by now."""

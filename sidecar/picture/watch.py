@@ -76,6 +76,7 @@ class _Recent(Struct, frozen=True):
     sequence: int
     turn: bool
     outcome: str
+    races: int
     started_at: str
     ended_at: str
 
@@ -178,6 +179,7 @@ def _read(session: _Detail) -> list[Seen]:
             moment(recent.ended_at),
             recent.outcome,
             turn=recent.turn,
+            raced=recent.races > 0,
         )
         bars.setdefault(recent.conversation_id, []).append(bar)
     for active in session.active:

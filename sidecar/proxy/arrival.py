@@ -24,7 +24,7 @@ from sidecar.core.identity import (
 )
 from sidecar.core.sessions import Ref, SessionManager, Turn
 from sidecar.core.shown import shown
-from sidecar.core.threads import Past, Place, placed
+from sidecar.core.threads import Past, Place, Relation, placed
 
 _RETRY_COUNT, _RETRY_KEY = b"x-stainless-retry-count", b"idempotency-key"
 
@@ -167,12 +167,14 @@ class Joining:
         turn, verdict = exchange.turn, exchange.verdict
         if turn is None or verdict is None:
             return
-        response = exchange.response
-        if exchange.past is not None and self._histories is not None:
+        response, past, races = exchange.response, exchange.past, 0
+        if past is not None and self._histories is not None:
             whole = verdict.outcome is Outcome.COMPLETED
-            _read_anew(exchange, exchange.past)
+            _read_anew(exchange, past)
             response.echo = None  # it holds what was said, and the exchange outlives the request
-            self._histories.answered(exchange.past, whole=whole, input_tokens=response.tokens.get("input"))
+            self._histories.answered(past, whole=whole, input_tokens=response.tokens.get("input"))
+            if past.rivals or past.relation is Relation.RACES:
+                races = len(past.races)
         model = response.model or exchange.asked_model
         self._sessions.settle(
             turn,
@@ -184,6 +186,7 @@ class Joining:
             input_tokens=response.tokens.get("input"),
             output_tokens=response.tokens.get("output"),
             response_id=response.id if response.id is not None and _leads_on(exchange) else None,
+            races=races,
         )
 
     def _resolve(self, exchange: Exchange, head: HeadIdentity | None, *, inspected: bool) -> Identity:

@@ -67,12 +67,14 @@ def test_one_round() -> None:
     assert picture.startswith(" sidecar demo · the picture of a round follows")
     assert "◁ 1 client left" in picture
     assert "! 1 error in stream" in picture
-    assert "✗ 1 upstream rejected" in picture
+    assert "✗ 1 upstream rejected   ═ 2 raced" in picture
     turns = re.search(
-        r"turns         3 overlaps   3 out of order   3 at once   ([\d.]+) s wait avoided", picture
+        r"turns         3 overlaps   3 out of order   3 at once   ([\d.]+) s wait avoided",
+        picture,
     )
     assert turns, picture
     assert float(turns[1]) > 10
+    assert re.search(r"═[✓◁]", picture), picture  # the two turns of the walk are drawn as a race
     assert re.search(r"28 started = 28 settled \+ 0 in flight   8 sessions, \d live", picture)
     assert re.search(
         r"in a browser  http://127\.0\.0\.1:\d+/\n"

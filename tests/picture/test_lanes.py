@@ -5,10 +5,18 @@ from sidecar.picture.lanes import Bar, Board, Lane, Seen, Sums, Tally, queued, s
 S = 1_000_000_000
 
 
-def bar(sequence: int, start: float, end: float | None, outcome: str = "completed", turn: bool = True) -> Bar:
+def bar(
+    sequence: int,
+    start: float,
+    end: float | None,
+    outcome: str = "completed",
+    *,
+    turn: bool = True,
+    raced: bool = False,
+) -> Bar:
     """A bar with its times in seconds; it runs if it has no end."""
     stop = None if end is None else round(end * S)
-    return Bar(sequence, round(start * S), stop, None if end is None else outcome, turn)
+    return Bar(sequence, round(start * S), stop, None if end is None else outcome, turn, raced)
 
 
 def sequences(rows: list[list[Bar]]) -> list[list[int]]:
@@ -47,11 +55,14 @@ def test_sums_over_lanes() -> None:
     """Counts add up, the most at once is that of one conversation, frequent outcomes come first."""
     lanes = [
         Lane(
-            "a", "main", (bar(1, 0, 1), bar(2, 0, 1, "client_left"), bar(3, 0, None)), Tally(2, 3, 1, 5 * S)
+            "a",
+            "main",
+            (bar(1, 0, 1), bar(2, 0, 1, "client_left", raced=True), bar(3, 0, None)),
+            Tally(2, 3, 1, 5 * S),
         ),
         Lane("b", "main", (bar(1, 0, 1),), Tally(1, 2, 0, 1 * S)),
     ]
-    expected = Sums(4, 1, (("completed", 2), ("client_left", 1)), Tally(3, 3, 1, 6 * S))
+    expected = Sums(4, 1, 1, (("completed", 2), ("client_left", 1)), Tally(3, 3, 1, 6 * S))
     assert sums(lanes) == expected
 
 

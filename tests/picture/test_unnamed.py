@@ -21,7 +21,13 @@ def started(request_id: str, second: int) -> bytes:
     ).encode()
 
 
-def ended(request_id: str, second: int, source: str = "generated", operation: str | None = "chat") -> bytes:
+def ended(
+    request_id: str,
+    second: int,
+    source: str = "generated",
+    operation: str | None = "chat",
+    relation: str = "first",
+) -> bytes:
     """The line of a request that took half a second and completed."""
     return json.dumps(
         {
@@ -32,6 +38,7 @@ def ended(request_id: str, second: int, source: str = "generated", operation: st
             "sidecar.session.source": source,
             "sidecar.outcome": "completed",
             "sidecar.duration": 0.5,
+            "sidecar.turn.relation": relation,
             **({} if operation is None else {"gen_ai.operation.name": operation}),
         }
     ).encode()
@@ -73,6 +80,13 @@ def test_what_was_only_heard_to_end() -> None:
     unnamed = Unnamed()
     unnamed.hear(ended("a", 3, operation=None))
     assert unnamed.seen([], set()) == lane(Bar(1, NOON + 5 * S // 2, NOON + 3 * S, "completed", turn=False))
+
+
+def test_a_race() -> None:
+    """The line of the turn that raced tells it."""
+    unnamed = Unnamed()
+    unnamed.hear(ended("a", 3, relation="races"))
+    assert unnamed.seen([], set()) == lane(Bar(1, NOON + 5 * S // 2, NOON + 3 * S, "completed", raced=True))
 
 
 def test_other_lines() -> None:

@@ -68,7 +68,7 @@ def conversation(name: str, overlaps: int) -> ConversationView:
     }
 
 
-def recent(sequence: int, started: str, ended: str) -> RecentRequest:
+def recent(sequence: int, started: str, ended: str, races: int = 0) -> RecentRequest:
     """A request of `main` that has ended."""
     return {
         "request_id": f"r{sequence}",
@@ -79,6 +79,7 @@ def recent(sequence: int, started: str, ended: str) -> RecentRequest:
         "model": "m",
         "out_of_order": 0,
         "wait_avoided_s": None,
+        "races": races,
         "started_at": started,
         "ended_at": ended,
         "duration_s": 0.5,
@@ -132,7 +133,7 @@ class View:
             "conversation_list": [conversation("main", 1), conversation("agent", 0)],
             "active": [active()],
             "recent": [
-                recent(2, "2026-11-23T12:00:01.500000Z", "2026-11-23T12:00:02.000000Z"),
+                recent(2, "2026-11-23T12:00:01.500000Z", "2026-11-23T12:00:02.000000Z", races=1),
                 recent(1, "2026-11-23T12:00:00.250000Z", "2026-11-23T12:00:01.750000Z"),
             ],
         }
@@ -171,7 +172,7 @@ async def test_a_look(admin: tuple[View, str]) -> None:
             "main",
             (
                 Bar(1, NOON + S // 4, NOON + 7 * S // 4, "completed"),
-                Bar(2, NOON + 3 * S // 2, NOON + 2 * S, "completed"),
+                Bar(2, NOON + 3 * S // 2, NOON + 2 * S, "completed", raced=True),
             ),
             Tally(overlaps=1, most_at_once=2, wait_avoided=5 * S // 4),
         ),
