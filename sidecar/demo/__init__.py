@@ -7,8 +7,9 @@ room may import it.
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from typing import TypeVar
 
 from sidecar.demo.composed import compose
 from sidecar.demo.provider import ANY_PORT, Provider
@@ -18,10 +19,12 @@ from sidecar.picture.ending import Ending
 from sidecar.picture.figures import closing
 from sidecar.picture.screen import Screen, ScreenError
 from sidecar.picture.watch import Watch, WatchError
-from sidecar.settings import Address, Problem, SettingsError
-from sidecar.settings_values import ADDRESS, read_address
+from sidecar.settings import Problem, SettingsError
+from sidecar.settings_values import ADDRESS, URL, Kind, read_address, read_upstream
 
 __all__ = ["main"]
+
+Read = TypeVar("Read")
 
 
 def main(
@@ -48,8 +51,11 @@ def main(
         )
         return 1
     try:
-        serving = Provider(seed=seed, listen=_address(provider))
+        serving = Provider(
+            seed=seed, listen=_given("--provider", provider, read_address, ADDRESS) or ANY_PORT
+        )
         if through is not None:
+            _given("--through", through, read_upstream, URL)
             return asyncio.run(_traffic(serving, through, once=once, seed=seed))
         return asyncio.run(_main(serving, once=once, listen=listen, seed=seed, environ=environ))
     except SettingsError as error:
@@ -63,13 +69,14 @@ def main(
         return 0
 
 
-def _address(text: str | None) -> Address:
+def _given(flag: str, text: str | None, read: Callable[[str], Read], kind: Kind) -> Read | None:
+    """What an argument says, read as a setting of its kind is."""
     if text is None:
-        return ANY_PORT
+        return None
     try:
-        return read_address(text)
+        return read(text)
     except ValueError:
-        raise SettingsError([Problem("--provider", text, ADDRESS.allowed)]) from None
+        raise SettingsError([Problem(flag, text, kind.allowed)]) from None
 
 
 async def _traffic(serving: Provider, through: str, *, once: bool, seed: int) -> int:

@@ -82,9 +82,11 @@ def test_a_provider_port_that_is_taken() -> None:
 
 
 def test_arguments(capfd: pytest.CaptureFixture[str]) -> None:
-    """An address that is none is a bad setting; a port for a sidecar that there is not is bad usage."""
+    """An address or a URL that is none is a bad setting; a port for a sidecar that there is not is bad usage."""
     assert cli.main(["demo", "--provider", "nowhere"], {}) == 2
     assert "--provider=nowhere: host:port" in capfd.readouterr().err
+    assert cli.main(["demo", "--through", "nowhere"], {}) == 2
+    assert "--through=nowhere: http:// or https:// and a host" in capfd.readouterr().err
     with pytest.raises(SystemExit) as ended:
         cli.main(["demo", "--through", "http://127.0.0.1:9/v1", "--listen", "127.0.0.1:0"], {})
     assert ended.value.code == 2
