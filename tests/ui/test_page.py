@@ -232,6 +232,17 @@ def test_keys(sidecar: RunningSidecar, open_page: OpenPage) -> None:
     before = page.evaluate("measured.frame().to")
     page.keyboard.press("[")
     assert page.evaluate("measured.frame().to") == before - 15_000
+    for held, moved in (
+        ("Control+Alt+[", -15_000),
+        ("Alt+]", 15_000),
+        ("Control+[", 0),
+        ("Control+Alt+p", 0),
+    ):
+        before = page.evaluate(
+            "measured.frame().to"
+        )  # as AltGr and Option type them; the others are no keys of ours
+        page.keyboard.press(held)
+        assert page.evaluate("measured.frame().to") == before + moved
     page.keyboard.press("]")
     page.keyboard.press("]")
     page.keyboard.press("-")

@@ -296,8 +296,11 @@ const COMMANDS = {
   "+": () => zoom(-1), "=": () => zoom(-1), "-": () => zoom(1), t: toggleTable, "/": () => $("q").focus(), Escape: close,
 };
 
+// Many keyboards have brackets and the slash only with AltGr (which is Ctrl and Alt at once on some systems) or Option.
+const chord = ({ ctrlKey, metaKey, altKey, key }) => metaKey || ((ctrlKey || altKey) && !(altKey && "[]/+=-".includes(key)));
+
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || $("ask").open) return;
+  if (chord(event) || $("ask").open) return;
   if (event.target.matches("input, select, textarea")) {
     if (event.key !== "Escape") return;
     event.preventDefault(); // or the browser empties the field, and says so to nobody
