@@ -9,6 +9,7 @@ for the count.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Protocol, TypeVar
 
@@ -305,12 +306,10 @@ def _dropping(items: list[_Item], dropped: int) -> Sequence[_Item]:
 
 
 _CACHE_LIMIT = 4096
-"""Encoded keys kept; over it they are forgotten all at once."""
+"""Encoded keys kept, over which they are forgotten all at once; and names, of which the oldest go then."""
 _SHORT = 60
 """Bytes of a key's head, and of a text, up to which lengths and sums of lengths are one byte each."""
-_UNNAMED = b" " * _SHORT
-"""Stands for a key that is no text; the long way finds that out again."""
-_TWO_BYTES = 0x4000
+_ONE_BYTE, _TWO_BYTES = 0x80, 0x4000
 
 # Tags: the field's number times 8, plus how it is written (0 varint, 1 eight bytes, 2 length and bytes, 5 four bytes).
 _TIMES = Struct("<BQBQ")
@@ -349,10 +348,6 @@ def _text(tag: bytes, text: str) -> bytes:
 
 def _message(tag: bytes, body: bytes) -> bytes:
     return tag + _varint(len(body)) + body
-
-
-def _count(tag: bytes, number: int) -> bytes:
-    return tag + _varint(number) if number else b""
 
 
 def _value(value: AnyValue) -> bytes:
@@ -395,64 +390,96 @@ def _pair(key: str, value: AnyValue) -> bytes:
 def _status(status: Status) -> bytes:
     if status is UNSET:
         return b"\x7a\x00"
-    body = _text(b"\x12", status.description or "") + _count(b"\x18", status.status_code.value)
+    body = _text(b"\x12", status.description or "") + b"\x18%c" % status.status_code.value
     return _message(b"\x7a", body)
 
 
-def _trace_state(state: TraceState) -> str:
-    return ",".join(f"{key}={value}" for key, value in state.items())
+class _Key:
+    """What stands before a short value of one key, by the value's kind: tag and length, the key, the value's length and tag."""
+
+    __slots__ = ("_name", "_tag", "double", "one_byte", "texts", "two_bytes")
+
+    def __init__(self, tag: bytes, name: bytes) -> None:
+        """`name` is the key as it stands in a pair, with the value's tag behind it."""
+        self._tag, self._name = tag, name
+        self.double = self._before(9, b"\x21")
+        self.one_byte, self.two_bytes = self._before(2, b"\x18"), self._before(3, b"\x18")
+        self.texts: list[bytes | None] = [None] * _SHORT
+        """By the text's length; each is made when it is needed first."""
+
+    def text(self, size: int) -> bytes:
+        """Before an ASCII text of `size` characters, fewer than `_SHORT`."""
+        before = self.texts[size] = self._before(size + 2, b"\x0a%c" % size)
+        return before
+
+    def _before(self, size: int, kind: bytes) -> bytes:
+        return b"%b%c%b%c%b" % (self._tag, len(self._name) + 1 + size, self._name, size, kind)
 
 
-class _Encoder:
-    """Attributes as their bytes; remembers the keys, and the names of what has them. For the worker's thread."""
+class _Pairs:
+    """Encodes attributes as pairs with one tag; remembers the keys. For the worker's thread."""
 
-    def __init__(self) -> None:
-        self._keys: dict[str, bytes] = {}
-        self._names: dict[str, bytes] = {}
+    def __init__(self, tag: bytes) -> None:
+        self._tag = tag
+        self._keys: dict[str, _Key | None] = {}
+        """None of a key that is long, or no text."""
 
-    def _keep(self, name: str, encoded: bytes) -> bytes:
-        if len(self._names) >= _CACHE_LIMIT:
-            self._names.clear()
-        self._names[name] = encoded
-        return encoded
-
-    def pairs(self, tag: bytes, attributes: Mapping[str, Any]) -> list[bytes]:
-        """The pairs, each with tag and length; one that cannot be encoded is left out, as the official encoder does."""
+    def __call__(self, attributes: Mapping[str, Any]) -> bytes:
+        """One that cannot be encoded is left out, as the official encoder does."""
         encoded: list[bytes] = []
         keys = self._keys
-        for key, value in attributes.items():
+        for name, value in attributes.items():
+            key = keys.get(name) or self._key(name)
             kind = type(value)
-            name = keys.get(key) or self._key(key)
-            length = len(name)
-            if kind is str and len(value) < _SHORT and value.isascii() and length < _SHORT:
-                size = len(value)
-                body = value.encode()
-                encoded.append(b"%b%c%b%c\n%c%b" % (tag, length + size + 3, name, size + 2, size, body))
-            elif kind is int and 0 <= value < _TWO_BYTES and length < _SHORT:
-                number = _varint(value)
-                size = len(number)
-                encoded.append(b"%b%c%b%c\x18%b" % (tag, length + size + 2, name, size + 1, number))
-            elif kind is float and length < _SHORT:
-                encoded.append(b"%b%c%b\x09\x21%b" % (tag, length + 10, name, _EIGHT(value)))
-            elif pair := _left_out_if_bad(key, value):
-                encoded.append(tag + pair)
-        return encoded
+            if key is None:
+                pass
+            elif kind is str:
+                if (size := len(value)) < _SHORT and value.isascii():
+                    encoded.append((key.texts[size] or key.text(size)) + value.encode())
+                    continue
+            elif kind is float:
+                encoded.append(key.double + _EIGHT(value))
+                continue
+            elif kind is int:
+                if 0 <= value < _ONE_BYTE:
+                    encoded.append(key.one_byte + _BYTE[value])
+                    continue
+                if 0 <= value < _TWO_BYTES:
+                    encoded.append(key.two_bytes + bytes((value & 0x7F | 0x80, value >> 7)))
+                    continue
+            if pair := _left_out_if_bad(name, value):
+                encoded.append(self._tag + pair)
+        return b"".join(encoded)
 
-    def _key(self, key: str) -> bytes:
-        """A key as it precedes its value, with the value's tag."""
-        try:
-            name = key.encode()
-        except UnicodeEncodeError:
-            return _UNNAMED
-        head = _message(b"\x0a", name) + b"\x12" if name else b"\x12"
+    def _key(self, name: str) -> _Key | None:
+        if name in self._keys:
+            return None
         if len(self._keys) >= _CACHE_LIMIT:
             self._keys.clear()
-        self._keys[key] = head
-        return head
+        try:
+            head = (_message(b"\x0a", name.encode()) if name else b"") + b"\x12"
+        except UnicodeEncodeError:
+            return None
+        key = self._keys[name] = _Key(self._tag, head) if len(head) < _SHORT else None
+        return key
 
 
-class EncodedSpans(_Encoder):
-    """Builds spans as their bytes."""
+@lru_cache(_CACHE_LIMIT)
+def _span_name(name: str) -> bytes:
+    return _text(b"\x2a", name)
+
+
+@lru_cache(_CACHE_LIMIT)
+def _event_name(name: str) -> bytes:
+    """A record's name, which is its body as well."""
+    return _message(b"\x2a", _value(name)) + _text(b"\x62", name)
+
+
+class EncodedSpans:
+    """Builds spans as their bytes. For the worker's thread."""
+
+    def __init__(self) -> None:
+        self._attributes, self._of_event, self._of_link = _Pairs(b"\x4a"), _Pairs(b"\x1a"), _Pairs(b"\x22")
 
     def build(
         self,
@@ -472,7 +499,7 @@ class EncodedSpans(_Encoder):
         ids = trace.trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
         parts = [b"\x0a\x10%b\x12\x08%b" % ids]
         if trace.state:
-            parts.append(_text(b"\x1a", _trace_state(trace.state)))
+            parts.append(_text(b"\x1a", ",".join(f"{key}={value}" for key, value in trace.state.items())))
         flags = _LOCAL
         if parent is not None:
             if not isinstance(parent, int):
@@ -480,7 +507,7 @@ class EncodedSpans(_Encoder):
                 parent = parent.span_id
             parts.append(b"\x22\x08" + parent.to_bytes(8, "big"))
         parts += (
-            self._names.get(name) or self._keep(name, _text(b"\x2a", name)),
+            _span_name(name),
             _KINDS[kind],
             _TIMES.pack(0x39, times[0], 0x41, max(times)),
             *[layer.encoded or self._layer(layer) for layer in attributes],
@@ -494,12 +521,11 @@ class EncodedSpans(_Encoder):
 
     def _layer(self, layer: Layer) -> bytes:
         """A layer's pairs; other spans that share it find them there."""
-        layer.encoded = encoded = b"".join(self.pairs(b"\x4a", layer.values))
+        layer.encoded = encoded = self._attributes(layer.values)
         return encoded
 
     def _event(self, name: str, at: int, attributes: SpanAttributes) -> bytes:
-        parts = [_TIME.pack(0x09, at), _text(b"\x12", name), *self.pairs(b"\x1a", attributes)]
-        return b"".join(parts)
+        return b"".join((_TIME.pack(0x09, at), _text(b"\x12", name), self._of_event(attributes)))
 
     def _link(self, context: SpanContext, kind: str) -> bytes:
         parts = [
@@ -507,15 +533,18 @@ class EncodedSpans(_Encoder):
             context.trace_id.to_bytes(16, "big"),
             b"\x12\x08",
             context.span_id.to_bytes(8, "big"),
-            *self.pairs(b"\x22", {n.LINK: kind}),
+            self._of_link({n.LINK: kind}),
             _LINK_FLAGS,
             _REMOTE if context.is_remote else _LOCAL,
         ]
         return b"".join(parts)
 
 
-class EncodedRecords(_Encoder):
-    """Builds log records as their bytes."""
+class EncodedRecords:
+    """Builds log records as their bytes. For the worker's thread."""
+
+    def __init__(self) -> None:
+        self._attributes = _Pairs(b"\x32")
 
     def build(
         self,
@@ -532,7 +561,7 @@ class EncodedRecords(_Encoder):
             _TIMES.pack(0x09, times[0], 0x59, times[1]),
             b"\x10%c" % severity.value,
             _text(b"\x1a", text),
-            self._names.get(name) or self._keep(name, _message(b"\x2a", _value(name)) + _text(b"\x62", name)),
+            _event_name(name),
             *[layer.recorded or self._layer(layer) for layer in attributes],
         ]
         if span is not None:
@@ -542,7 +571,7 @@ class EncodedRecords(_Encoder):
 
     def _layer(self, layer: Layer) -> bytes:
         """A layer's pairs; other records that share it find them there."""
-        layer.recorded = recorded = b"".join(self.pairs(b"\x32", layer.values))
+        layer.recorded = recorded = self._attributes(layer.values)
         return recorded
 
 
@@ -559,10 +588,9 @@ class Frame:
     """What stands around spans, or log records, in a message: their resource and their scope, encoded once."""
 
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
-        of = _Encoder().pairs
-        self._resource = _message(b"\x0a", b"".join(of(b"\x0a", resource.attributes)))
+        self._resource = _message(b"\x0a", _Pairs(b"\x0a")(resource.attributes))
         about = _text(b"\x0a", scope.name) + _text(b"\x12", scope.version or "")
-        self._scope = _message(b"\x0a", about + b"".join(of(b"\x1a", scope.attributes or {})))
+        self._scope = _message(b"\x0a", about + _Pairs(b"\x1a")(scope.attributes or {}))
         self._resource_schema = _text(b"\x1a", resource.schema_url)
         self._scope_schema = _text(b"\x1a", scope.schema_url or "")
 

@@ -26,6 +26,7 @@ from sidecar.telemetry.factories import (
     Layer,
     ReadableRecords,
     ReadableSpans,
+    _span_name,
     records_are_limited,
     spans_are_limited,
 )
@@ -206,9 +207,10 @@ def test_memory_is_bounded() -> None:
     by = EncodedSpans()
     for number in range(3 * _CACHE_LIMIT):
         encoded({**one(), "name": f"name-{number}"}, {f"key-{number}": "x" * 1000}, by=by)
-    for kept in (by._keys, by._names):
-        assert len(kept) <= _CACHE_LIMIT
-        assert max(len(pair) for pair in kept.values()) < 300
+    assert _span_name.cache_info().currsize <= _CACHE_LIMIT
+    assert len(by._attributes._keys) <= _CACHE_LIMIT
+    kept = [text for key in by._attributes._keys.values() if key is not None for text in key.texts if text]
+    assert kept == []
 
 
 @pytest.mark.parametrize(
