@@ -98,6 +98,10 @@ class GrpcTransport:
         if code in _UNANSWERED:
             self._drop()  # perhaps nobody is behind it any more
             return Attempt(State.UNKNOWN, "no answer in time")
+        if (
+            _RESET in details and code is not grpc.StatusCode.UNAVAILABLE
+        ):  # which is of one that was refused unseen
+            return Attempt(State.UNKNOWN, f"reset before the answer: {details}")
         if code is grpc.StatusCode.UNAVAILABLE:
             if any(words in details for words in _TLS):
                 self._drop()
@@ -143,8 +147,9 @@ _TOO_LARGE = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVA
 _NO_WAY = ("failed to connect", "DNS resolution failed", "name resolution")
 _TLS = ("SSL", "TLS", "ertificate", "andshake")
 _TLS_MARK = "andshake failed"
+_RESET = "Received RST_STREAM"
 _LOST = ("Socket closed", "Connection reset", "Broken pipe", "GOAWAY")
-"""How gRPC words a connection that was never made or broke during a call; the code is a collector's too."""
+"""How gRPC words a stream that was reset, and a connection that was never made or broke during a call; the code is a collector's too."""
 
 
 def _innermost(details: str) -> str:

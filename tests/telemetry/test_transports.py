@@ -255,6 +255,52 @@ def test_an_answer_that_comes_before_the_end_of_the_message_is_read(
     assert len(heads) == 1
 
 
+# --- a stream that the receiver resets
+
+
+_DATA, _HEADERS, _RESET, _SETTINGS, _PING = 0, 1, 3, 4, 6
+_END, _ACK = 1, 1
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def _reset_calls(server: socket.socket, code: int) -> None:
+    """Takes each call whole, and answers with `RST_STREAM` and this error code of HTTP/2."""
+    peer, _ = server.accept()
+    with peer, peer.makefile("rb") as frames:
+        frames.read(24)  # the preface
+        peer.sendall(_frame(_SETTINGS, 0, 0))
+        while len(head := frames.read(9)) == 9:
+            kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+            payload = frames.read(int.from_bytes(head[:3], "big"))
+            if kind in {_SETTINGS, _PING} and not flags & _ACK:
+                peer.sendall(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
+            if kind in {_DATA, _HEADERS} and flags & _END:
+                peer.sendall(_frame(_RESET, 0, stream, code.to_bytes(4, "big")))
+
+
+@pytest.mark.parametrize(
+    "code, state, again",
+    [(code, State.UNKNOWN, None) for code in (0, 1, 2, 8, 11)] + [(7, State.FAILED, 0)],
+)
+def test_a_reset_stream_may_have_arrived(code: int, state: State, again: float | None) -> None:
+    """Unless it was refused before anything of it was looked at (7, REFUSED_STREAM), it is not sent again."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_reset_calls, args=(server, code))
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        transport = GrpcTransport(Signal.TRACES, read(environ).targets[Signal.TRACES], Trust({}))
+        try:
+            attempt = transport.attempt(b"", time.monotonic() + 10)
+        finally:
+            transport.close()
+            thread.join()
+        assert (attempt.state, attempt.again) == (state, again), attempt
+
+
 # --- differences
 
 
