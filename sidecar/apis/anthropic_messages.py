@@ -20,19 +20,16 @@ from sidecar.apis.history import (
     USER,
     Raw,
     Said,
+    Written,
     asks_title,
     content,
     echoed,
-    instruct,
-    parts_of,
     plain,
     there,
-    tools_of,
-    walk,
     word,
 )
-from sidecar.apis.shapes import Count, Ident, Int64, Shape, Steps, Thing, Word
-from sidecar.core.digests import Digester, History, Id, Part, string
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.core.digests import Id, Part, string
 from sidecar.core.echo import Echo
 from sidecar.core.facts import EventKind, ResponseFacts
 
@@ -220,18 +217,13 @@ def _said(raw: Raw) -> Said:
 _ROLES = {"assistant": MODEL, "system": SYSTEM}
 
 
-def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
+def _history(body: bytes | bytearray) -> Written | None:
     """The past of a message."""
     past = _past.decode(body)
     if not past.messages:
         return None
-    history = yield from walk(past.messages, _said, digester, b"messages")
-    if history is None:
-        return None
-    if past.system:
-        instruct(history, past.system, parts_of)
     titles = asks_title(past.output_config) or asks_title(past.output_format)
-    return history.close(tools_of(past.tools, digester), titles=titles)
+    return Written(b"messages", past.messages, _said, past.tools, past.system, titles=titles)
 
 
 _EVENT = Shape(_Event)

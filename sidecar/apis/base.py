@@ -16,8 +16,8 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from sidecar.apis.errors import error_word, failure, foreign_error
+from sidecar.apis.history import Past
 from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, UnreadableBody, Word, at_once
-from sidecar.core.digests import Digester, History
 from sidecar.core.facts import EventKind, ResponseFacts
 from sidecar.core.sse import Event
 
@@ -101,8 +101,8 @@ class Path:
         return "{" in self.end
 
 
-ReadHistory: TypeAlias = Callable[[bytes | bytearray, Digester], Steps[History | None]]
-"""Reads the past that a request carries."""
+ReadHistory: TypeAlias = Callable[[bytes | bytearray], Past | None]
+"""Finds the past that a request carries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

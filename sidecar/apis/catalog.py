@@ -14,7 +14,8 @@ from typing import Any, get_args
 import msgspec
 
 from sidecar.apis.base import Api, BodyReader, EventParser, RequestBody, StreamReader
-from sidecar.apis.history import MOST_MESSAGES
+from sidecar.apis.history import MOST_MESSAGES, Past, Written, in_steps
+from sidecar.apis.history import at_once as past_at_once
 from sidecar.apis.json_array import JsonArrayParser
 from sidecar.apis.routes import Routes
 from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, at_once
@@ -124,7 +125,13 @@ class Catalog:
             facts = _facts(route, request, {}, (), None)  # it is an attribute as well
         elif facts is None:
             facts = self._remember(kind, _facts(route, request, {}, (), None))
-        history = None if digester is None else at_once(self._history(route, body, kind[-1], digester))
+        history = None
+        if digester is not None:
+            try:
+                past = self._past(route, body, kind[-1])
+                history = None if past is None else past_at_once(past, digester)
+            except (ValueError, RecursionError):
+                pass
         named = requests.naming(request) != _UNNAMED
         if history is None and not named:
             return facts
@@ -175,18 +182,30 @@ class Catalog:
     def _history(
         self, route: Route, body: bytes | bytearray, messages: int | None, digester: Digester
     ) -> Steps[History | None]:
-        """A request's past; none of a body in which no messages were found, or too many, or too much beside them."""
-        read = self._histories.get(route.api or "") if route.turn else None
-        if messages is None and route.api in self._prompts:
-            messages = 1
-        if read is None or messages is None or messages > MOST_MESSAGES:
+        """A request's past; none of a body that has too much beside its messages."""
+        if not route.turn or route.api not in self._histories:
             return None
         if len(body) > LARGE and (yield from _crowded(body, digester.salt[0])):
             return None
         try:
-            return (yield from read(body, digester))
+            past = self._past(route, body, messages)
+            return None if past is None else (yield from in_steps(past, digester))
         except (ValueError, RecursionError):
             return None
+
+    def _past(self, route: Route, body: bytes | bytearray, messages: int | None) -> Past | None:
+        """A request's past as it is written; none of a body in which no messages were found, or too many.
+
+        Raises:
+            ValueError, RecursionError: it is not as its API says.
+        """
+        find = self._histories.get(route.api or "") if route.turn else None
+        if find is None or (messages or 0) > MOST_MESSAGES:
+            return None
+        if messages is None and route.api not in self._prompts:
+            return None
+        past = find(body)
+        return None if isinstance(past, Written) and len(past.messages) > MOST_MESSAGES else past
 
     def stream_reader(self, route: Route, facts: ResponseFacts) -> StreamReader | None:
         """A reader for the events of a streamed answer, None when the route's streams are not read."""

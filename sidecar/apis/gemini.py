@@ -22,21 +22,19 @@ from sidecar.apis.history import (
     USER,
     Raw,
     Said,
+    Written,
     asks_title,
     call,
     echoed,
-    instruct,
     plain,
     raws,
     result,
     structs,
     there,
-    tools_of,
-    walk,
     word,
 )
-from sidecar.apis.shapes import Count, Ident, Int64, Shape, Steps, Thing, Word
-from sidecar.core.digests import Digester, History, Id, Part
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.core.digests import Id, Part
 from sidecar.core.echo import Echo
 from sidecar.core.facts import EventKind
 
@@ -279,18 +277,21 @@ def _part(piece: _Piece | Raw, whole: Raw, parts: list[Part], ids: list[Id]) -> 
         parts.append((OTHER, plain(whole)))
 
 
-def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
+def _history(body: bytes | bytearray) -> Written | None:
     """The past of what is to be generated."""
     past = _past.decode(body)
     if not past.contents:
         return None
-    history = yield from walk(past.contents, _said, digester, b"contents")
-    if history is None:
-        return None
     system = past.system or past.system_instruction
-    if system and there(system):
-        instruct(history, system, lambda raw: [(TEXT, plain(raw))])
-    return history.close(tools_of(past.tools, digester), titles=asks_title(past.config))
+    system = system if system and there(system) else NOTHING
+    titles = asks_title(past.config)
+    return Written(
+        b"contents", past.contents, _said, past.tools, system, _instruction, titles=titles, texts=False
+    )
+
+
+def _instruction(raw: Raw) -> list[Part]:
+    return [(TEXT, plain(raw))]
 
 
 _CHUNK = Shape(_Chunk)

@@ -4,14 +4,19 @@ Owns the shapes that several APIs share, and the walk through a list of messages
 the JSON tokens they came as; nothing is decoded that is not looked at. What cannot be read as a history gives none.
 """
 
-from collections.abc import Callable, Iterable
+from bisect import bisect
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from sidecar.apis.messages import message_of, task_of, text_of
 from sidecar.apis.shapes import Steps
-from sidecar.core.digests import Digester, History, Id, Kind, Message, Part, Role, string
+from sidecar.core.digests import Digester, History, Id, Kind, Message, Part, Prompt, Role, string
 from sidecar.core.echo import Echo
+from sidecar.core.facts import record
 
 MOST_MESSAGES = 10_000
 """Messages of one request that are read; a longer history is not."""
@@ -28,8 +33,8 @@ _BRACES = 100_000
 _BLOCKS = 2048
 """The same of one message's content, which is then one part."""
 
-_MESSAGE = 1024
-"""What a message that is known costs beside them, in bytes that are digested."""
+_MOST = 48
+"""Messages that are looked at between two pauses."""
 
 _VOLATILE = frozenset(("cache_control", "cachePoint", "id", "status", "annotations", "logprobs", "index"))
 """Members that clients change, add or leave out from call to call, of what an API defines."""
@@ -110,6 +115,18 @@ class Block(msgspec.Struct, gc=False):
     content: Raw = NOTHING
 
 
+class _Message(msgspec.Struct, gc=False):
+    """A message of OpenAI's or Anthropic's APIs, as most are: a role and a text."""
+
+    role: str = ""
+    content: Raw = NOTHING
+
+
+_FRAME = len(b'{"role": "", "content": }')
+"""Bytes of it, beside both, however it is written; another member would take more."""
+
+_PLAIN_ROLES = {"user": USER, "assistant": MODEL}
+_plain_message = msgspec.json.Decoder(_Message).decode
 _THOUGHTS = frozenset(("thinking", "redacted_thinking", "reasoning"))
 _blocks: Callable[[Raw], list[Block]] = msgspec.json.Decoder(list[Block]).decode
 raws: Callable[[Raw], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
@@ -209,20 +226,6 @@ Reads = Callable[[Raw], Said]
 """How an API reads a message."""
 
 
-def tools_of(tools: Raw, digester: Digester) -> bytes:
-    """The digest of a list of tools; empty where there are none."""
-    token = bytes(tools)
-    if token in _EMPTY:
-        return b""
-    if b'"cache_control"' not in token:
-        return digester.value(token)
-    key = hash(b"".join((digester.salt, b"tools", token)))
-    known = digester.known(key)
-    if known is None:
-        digester.learn(key, known := Message(digester, OTHER, [(OTHER, plain(tools))], []))
-    return known.full
-
-
 def parts_of(raw: Raw) -> list[Part]:
     """A content's parts."""
     parts: list[Part] = []
@@ -230,63 +233,171 @@ def parts_of(raw: Raw) -> list[Part]:
     return parts
 
 
-def instruct(history: History, system: Raw, read: Callable[[Raw], list[Part]]) -> None:
-    """Adds a system prompt that stands beside the messages."""
-    digester = history.digester
-    key = hash(b"".join((digester.salt, b"system", system)))
+@record
+class Written:
+    """A history as a body has it. `api` stands for how it is read: what is written the same may mean another thing elsewhere.
+
+    `read` is how a message is, `instructs` how a `system` prompt is that stands beside the messages, `before` what stands
+    before them. `previous` and `titles` are a history's own.
+    """
+
+    api: bytes
+    messages: list[Raw]
+    read: Reads
+    tools: Raw
+    system: Raw | None = None
+    instructs: Callable[[Raw], list[Part]] = parts_of
+    before: Sequence[Said] = ()
+    previous: str | None = None
+    titles: bool = False
+    texts: bool = True
+    """A message may be a role and a text, under these names."""
+
+
+Past: TypeAlias = Written | Callable[[Digester], Prompt]
+"""What an API's module finds: messages, or a prompt that is one text, to be digested."""
+
+
+def at_once(past: Past, digester: Digester) -> History:
+    """The history of a body that is no larger than `shapes.LARGE`."""
+    if not isinstance(past, Written):
+        return past(digester)
+    messages = past.messages
+    made = _made(past, messages, digester)
+    if past.before:
+        made = [*[message_of(digester, *said) for said in past.before], *made]
+    history = _closed(past, made, digester)
+    if history.in_pieces:
+        for _ in _put_together(history, messages[-history.since_asked :], past.read):
+            pass
+    return history
+
+
+def in_steps(past: Past, digester: Digester) -> Steps[History]:
+    """The same of any body, with pauses."""
+    if not isinstance(past, Written):
+        yield
+        return past(digester)
+    made: list[Message] = []
+    for role, parts, ids in past.before:
+        yield from _shortened(parts, digester)
+        made.append(message_of(digester, role, parts, ids))
+    messages = past.messages
+    sizes, start = [*accumulate(map(len, messages))], 0
+    while start < len(messages):
+        since = sizes[start - 1] if start else 0
+        end = min(max(bisect(sizes, since + _STEP), start + 1), start + _MOST)
+        if sizes[start] - since > _STEP:
+            made.append((yield from _made_in_steps(past, messages[start], digester)))
+        else:
+            made += _made(past, messages[start:end], digester)
+        start = end
+        yield
+    history = _closed(past, made, digester)
+    if history.in_pieces:
+        yield from _put_together(history, messages[-history.since_asked :], past.read)
+    return history
+
+
+def _made(past: Written, messages: Sequence[Raw], digester: Digester) -> list[Message]:
+    """What messages are that are not large: most have come before."""
+    salt = digester.salt + past.api
+    keys = [*map(hash, map(salt.__add__, messages))]
+    made = [*map(digester.recent.get, keys)]
+    if not all(made):
+        _make(past, messages, keys, made, digester)
+    return made  # type: ignore[return-value] # none of them is None by now
+
+
+def _make(
+    past: Written, messages: Sequence[Raw], keys: list[int], made: list[Message | None], digester: Digester
+) -> None:
+    """Makes of messages what they are, where it is not known."""
+    known, learn = digester.known, digester.learn
+    for at, raw in enumerate(messages):
+        if made[at] is None:
+            key = keys[at]
+            message = known(key)
+            if message is None:
+                message = _plain_text(raw, digester) if past.texts else None
+                message = message or message_of(digester, *past.read(raw))
+                learn(key, message)
+            made[at] = message
+
+
+def _plain_text(raw: Raw, digester: Digester) -> Message | None:
+    """What a message is that has a role, a text, and nothing else, as most have; None for any other."""
+    try:
+        written = _plain_message(raw)
+    except (ValueError, RecursionError):
+        return None
+    token, name = memoryview(written.content), written.role
+    if len(raw) - len(token) - len(name) > _FRAME or name not in _PLAIN_ROLES:
+        return None
+    return text_of(digester, _PLAIN_ROLES[name], token)
+
+
+def _made_in_steps(past: Written, raw: Raw, digester: Digester) -> Steps[Message]:
+    """What a large message is."""
+    key = yield from _key(raw, digester.salt + past.api)
+    message = digester.known(key)
+    if message is None:
+        role, parts, ids = past.read(raw)
+        yield from _shortened(parts, digester)
+        message = message_of(digester, role, parts, ids)
+        if role is USER:
+            message.task = task_of(digester, parts)
+        digester.learn(key, message)
+    return message
+
+
+def _closed(past: Written, made: list[Message], digester: Digester) -> History:
+    """The history of these messages."""
+    beside: tuple[Message, ...] = ()
+    if past.system and (known := _instruction(past, past.system, digester)).sketch:
+        beside = (known,)
+    tools = _tools(past.tools, digester) if past.tools else b""
+    task = partial(_task, past, made, digester)
+    return History(digester, made, tools, beside, previous=past.previous, titles=past.titles, task=task)
+
+
+def _task(past: Written, made: list[Message], digester: Digester) -> bytes:
+    """The digest of the first text that a user says."""
+    behind = len(past.before)
+    for at, message in enumerate(made):
+        if message.role is USER:
+            if message.task is None:
+                _, parts, _ = past.read(past.messages[at - behind]) if at >= behind else past.before[at]
+                message.task = task_of(digester, parts)
+            if message.task:
+                return message.task
+    return b""
+
+
+def _tools(tools: Raw, digester: Digester) -> bytes:
+    """The digest of a list of tools; empty where there are none."""
+    token = bytes(tools)
+    if token in _EMPTY:
+        return b""
+    key = hash(b"".join((digester.salt, b"tools", token)))
     known = digester.known(key)
     if known is None:
-        parts = [(TEXT, token) for _, token in read(system)]
-        digester.learn(key, known := Message(digester, SYSTEM, parts, []))
-    if known.sketch:
-        history.instruct(known)
-
-
-def walk(
-    messages: list[Raw], read: Reads, digester: Digester, api: bytes, before: Iterable[Said] = ()
-) -> Steps[History | None]:
-    """The history of these messages, with those `before` them, in steps where they are long; None if there are too many.
-
-    `api` stands for how they are read: what is written the same may mean another thing elsewhere.
-    """
-    if len(messages) > MOST_MESSAGES:
-        return None
-    history, salt = History(digester), digester.salt + api
-    add, recent, since, task = history.add, digester.recent, 0, False
-    for said in before:
-        role, parts, ids = said
-        parts = yield from _shortened(parts, digester)
-        given = Message(digester, role, parts, ids)
-        given.learn_task(digester, parts)
-        add(given)
-        if role is USER and given.task:
-            task, history.task = True, given.task
-    for raw in messages:
-        size = len(raw)
-        since += size // 4 + _MESSAGE
-        if size > _STEP:
-            key = yield from _key(raw, salt)
+        if b'"cache_control"' in token:
+            digest = digester.message(OTHER, [(OTHER, plain(tools))])
         else:
-            key = hash(b"".join((salt, raw)))
-        message = recent.get(key) or digester.known(key)
-        if message is None or (message.task is None and message.role is USER and not task):
-            role, parts, ids = read(raw)
-            if size > _STEP:
-                parts = yield from _shortened(parts, digester)
-            message = Message(digester, role, parts, ids)
-            if role is USER and not task:
-                message.learn_task(digester, parts)
-            digester.learn(key, message)
-            since += size + 4 * _MESSAGE
-        if not task and message.task:
-            task, history.task = True, message.task
-        add(message)
-        if since > _STEP:
-            since = 0
-            yield
-    if history.in_pieces:
-        yield from _put_together(history, messages[-history.since_asked :], read)
-    return history
+            digest = digester.value(token)
+        digester.learn(key, known := Message(OTHER, digest, b"", b""))
+    return known.full
+
+
+def _instruction(past: Written, system: Raw, digester: Digester) -> Message:
+    """A system prompt that stands beside the messages."""
+    key = hash(b"".join((digester.salt, b"system", past.api, system)))
+    known = digester.known(key)
+    if known is None:
+        parts = [(TEXT, token) for _, token in past.instructs(system)]
+        digester.learn(key, known := message_of(digester, SYSTEM, parts, []))
+    return known
 
 
 def _put_together(history: History, messages: list[Raw], read: Reads) -> Steps[None]:
@@ -300,7 +411,7 @@ def _put_together(history: History, messages: list[Raw], read: Reads) -> Steps[N
             break
         texts += [string(token) for kind, token in parts if kind is TEXT]
         made += ids
-        since += len(raw) + 4 * _MESSAGE
+        since += len(raw) + _STEP // _MOST
         if since > _STEP:
             since = 0
             yield
@@ -316,12 +427,11 @@ def _key(raw: Raw, salt: bytes) -> Steps[int]:
     return hash((salt, *found))
 
 
-def _shortened(parts: list[Part], digester: Digester) -> Steps[list[Part]]:
-    """A message's parts, of which large ones have become digests."""
+def _shortened(parts: list[Part], digester: Digester) -> Steps[None]:
+    """Makes digests of those parts of a message that are large."""
     for at, (kind, token) in enumerate(parts):
         if len(token) > _STEP:
             parts[at] = (kind, (yield from digester.in_steps(token, _STEP)))
-    return parts
 
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -20,6 +20,7 @@ from sidecar.apis.history import (
     USER,
     Raw,
     Said,
+    Written,
     asks_title,
     call,
     content,
@@ -27,8 +28,6 @@ from sidecar.apis.history import (
     plain,
     result,
     there,
-    tools_of,
-    walk,
     word,
 )
 from sidecar.apis.openai_common import (
@@ -44,8 +43,8 @@ from sidecar.apis.openai_common import (
     name_service,
     output_type,
 )
-from sidecar.apis.shapes import Count, Ident, Int64, Shape, Steps, Thing, Word
-from sidecar.core.digests import Digester, History, Id, Part, string
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.core.digests import Id, Part, string
 from sidecar.core.echo import Echo
 from sidecar.core.facts import EventKind
 
@@ -253,17 +252,14 @@ def _said(raw: Raw) -> Said:
     return role, parts, ids
 
 
-def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
+def _history(body: bytes | bytearray) -> Written | None:
     """The past of a chat completion."""
     past = _past.decode(body)
     if not past.messages:
         return None
-    history = yield from walk(past.messages, _said, digester, b"chat")
-    if history is None:
-        return None
-    tools = past.tools or past.functions
     form = past.response_format
-    return history.close(tools_of(tools, digester) if tools else b"", titles=bool(form) and asks_title(form))
+    titles = bool(form) and asks_title(form)
+    return Written(b"chat", past.messages, _said, past.tools or past.functions, titles=titles)
 
 
 _EVENT, _OUTPUT = EventKind.EVENT, EventKind.CHUNK

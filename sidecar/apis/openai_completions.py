@@ -4,13 +4,15 @@ Owns what a request, a chunk and a body of `/completions` mean. A chunk has the 
 Shapes: https://platform.openai.com/docs/api-reference/completions
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from sidecar.apis.base import Api, Path, Reader, present
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.openai_common import DONE, SamplingRequest, Timings, Usage, ended, name_answer, name_service
-from sidecar.apis.shapes import Count, Ident, Shape, Steps, Word
-from sidecar.core.digests import Digester, History, Prompt
+from sidecar.apis.shapes import Count, Ident, Shape, Word
+from sidecar.core.digests import Digester, Prompt
 from sidecar.core.facts import EventKind
 
 
@@ -96,13 +98,10 @@ class _Past(msgspec.Struct):
 _past = msgspec.json.Decoder(_Past)
 
 
-def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
+def _history(body: bytes | bytearray) -> Callable[[Digester], Prompt] | None:
     """The past of a text completion: a prompt that is one text."""
     prompt = _past.decode(body).prompt
-    if not prompt:
-        return None
-    yield
-    return Prompt(digester, prompt)
+    return (lambda digester: Prompt(digester, prompt)) if prompt else None
 
 
 API = Api(

@@ -22,18 +22,16 @@ from sidecar.apis.history import (
     USER,
     Raw,
     Said,
+    Written,
     asks_title,
     call,
     content,
     echoed,
-    instruct,
     parts_of,
     plain,
     raws,
     result,
     there,
-    tools_of,
-    walk,
     word,
 )
 from sidecar.apis.openai_common import (
@@ -47,8 +45,8 @@ from sidecar.apis.openai_common import (
     name_service,
     output_type,
 )
-from sidecar.apis.shapes import Ident, Int64, Shape, Steps, Thing, Word
-from sidecar.core.digests import Digester, History, Id, Part
+from sidecar.apis.shapes import Ident, Int64, Shape, Thing, Word
+from sidecar.core.digests import Id, Part
 from sidecar.core.echo import Echo
 from sidecar.core.facts import EventKind
 
@@ -216,7 +214,7 @@ def _of(item: _Given, whole: Raw) -> Said:
     return USER, [(OTHER, plain(whole))], []
 
 
-def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | None]:
+def _history(body: bytes | bytearray) -> Written | None:
     """The past of a response, which a `conversation` keeps from being sent."""
     said: list[Said] = []
     given: list[Raw] = []
@@ -233,13 +231,16 @@ def _history(body: bytes | bytearray, digester: Digester) -> Steps[History | Non
     previous = word(past.previous_response_id)
     if previous:
         said.insert(0, (MODEL, [(RESULT, previous.encode())], [(previous, "")]))
-    history = yield from walk(given, _said, digester, b"responses", said)
-    if history is None:
-        return None
-    if past.instructions:
-        instruct(history, past.instructions, parts_of)
-    tools = tools_of(past.tools, digester)
-    return history.close(tools, previous=previous or None, titles=asks_title(past.text))
+    return Written(
+        b"responses",
+        given,
+        _said,
+        past.tools,
+        past.instructions,
+        before=said,
+        previous=previous or None,
+        titles=asks_title(past.text),
+    )
 
 
 _EVENT = Shape(_Event)

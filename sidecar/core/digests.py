@@ -7,9 +7,11 @@ tokens they came as, and keeps no text once the history has been looked at. What
 
 import json
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from json.decoder import scanstring  # type: ignore[attr-defined] # C, and what `json` itself calls
+from operator import attrgetter
 
 SIZE = 12
 """Bytes of a digest."""
@@ -33,8 +35,7 @@ _LONGEST_ID = 1024
 _SKETCH = 16
 """Pieces of a system prompt that it is compared by."""
 
-_REMINDER = re.compile(rb'"(?: |\\n)*<(?:system-reminder|session_context|environment_context)\b')
-"""How a block begins that a client writes into a user's message by itself, and anew with each call."""
+_NO_SKETCH: frozenset[int] = frozenset()
 
 _IN_TEXT = re.compile(r"\b(?:call|toolu|fc)_[0-9A-Za-z_-]{8,128}")
 """Ids of calls, where a client writes its calls down as a text."""
@@ -42,9 +43,7 @@ _IN_TEXT = re.compile(r"\b(?:call|toolu|fc)_[0-9A-Za-z_-]{8,128}")
 _SEARCHED = 16 * 1024
 """Characters of a text that are searched for them."""
 
-_REMINDED = re.compile(rb"</(?:system-reminder|session_context|environment_context)>(?: |\\n)*")
 _JSON = "{[`"
-_BEFORE_TAG = frozenset(b"< \\")
 _RUN = re.compile(r"(?<![0-9A-Za-z])(?!\d{8}T\d{6})[0-9A-Za-z]{8,}")
 """What may have been made at random in an id; a time is not."""
 
@@ -75,7 +74,7 @@ class Kind:
     OTHER = b"\x14"
 
 
-_TEXT, _THOUGHT, _CALL, _RESULT = Kind.TEXT, Kind.THOUGHT, Kind.CALL, Kind.RESULT
+_TEXT = Kind.TEXT
 _SYSTEM, _USER, _MODEL, _TOOL = Role.SYSTEM, Role.USER, Role.MODEL, Role.TOOL
 
 
@@ -93,6 +92,8 @@ class Digester:
         "_older",
         "_one",
         "_values",
+        "begin_asked",
+        "begin_said",
         "begin_text",
         "recent",
         "salt",
@@ -110,6 +111,8 @@ class Digester:
             begun = fresh.copy()
             begun.update(role + _TEXT)
             self._one[role, _TEXT] = begun.copy
+        self.begin_asked, self.begin_said = self._one[_USER, _TEXT], self._one[_MODEL, _TEXT]
+        """They begin a message that is one text: of a user, which follows, or of a model, of which its digest does."""
         words = (b"id", b"text", b"value", b"task")
         self._ids, self.begin_text, self._values, self._calls = (kind(word).copy for word in words)
         """`begin_text` begins a text that comes in pieces."""
@@ -122,7 +125,7 @@ class Digester:
     def known(self, key: int) -> "Message | None":
         """What was made of that message, if it is still known."""
         message = self.recent.get(key)
-        if message is None and (message := self._older.get(key)) is not None:
+        if message is None and self._older and (message := self._older.get(key)) is not None:
             self.learn(key, message)
         return message
 
@@ -234,15 +237,18 @@ class Said:
     __slots__ = ("ids", "marks", "text")
 
     def __init__(self, digester: Digester, ids: list[Id], text: str, digest: bytes) -> None:
-        self.ids = [(digester.id(one[0]), is_own(one)) for one in ids] if ids else []
-        if not ids and "_" in text:  # one that a text mentions may be any other answer's
-            self.ids = [(digester.id(found), False) for found in _IN_TEXT.findall(text[:_SEARCHED])]
-        self.marks: list[bytes] = []
         self.text = digest
-        if len(text) >= SHORTEST:
-            self.marks.append(self.text)
-            if text[0] in _JSON and (value := digester.json(text)) is not None:
-                self.marks.append(value)
+        self.ids: Sequence[tuple[bytes, bool]] = ()
+        if ids:
+            self.ids = [(digester.id(one[0]), is_own(one)) for one in ids]
+        elif "_" in text:  # one that a text mentions may be any other answer's
+            self.ids = [(digester.id(found), False) for found in _IN_TEXT.findall(text[:_SEARCHED])]
+        if len(text) < SHORTEST:
+            self.marks: tuple[bytes, ...] = ()
+        elif text[0] in _JSON and (value := digester.json(text)) is not None:
+            self.marks = (digest, value)
+        else:
+            self.marks = (digest,)
 
     @property
     def known_by(self) -> frozenset[bytes]:
@@ -259,91 +265,22 @@ class Said:
 class Message:
     """One message of a history, as digests in three forms: whole; without thinking and reminders; its texts alone.
 
-    The latter two are empty where nothing is left. `said` is what it may be the echo of, `task` the digest of a user's text,
-    where it was asked for, and `sketch` some of what a system prompt consists of.
+    The latter two are empty where nothing is left. `said` is what it may be the echo of, `task` the digest of a user's text
+    where it was asked for, `sketch` some of what a system prompt consists of.
     """
 
     __slots__ = ("full", "reduced", "role", "said", "sketch", "spoken", "task")
 
-    def __init__(self, digester: Digester, role: bytes, parts: list[Part], ids: list[Id]) -> None:
+    def __init__(
+        self, role: bytes, full: bytes, reduced: bytes, spoken: bytes, said: Said | None = None
+    ) -> None:
         self.role = role
-        self.said: Said | None = None
-        if role is _MODEL:
-            parts, text, digest = _told(digester, parts)
-            self.said = Said(digester, ids, text, digest)
-        self.full = whole = digester.message(role, parts)
-        self.reduced = self.spoken = b""
+        self.full = full
+        self.reduced = reduced
+        self.spoken = spoken
+        self.said = said
+        self.sketch = _NO_SKETCH
         self.task: bytes | None = None
-        self.sketch: frozenset[int] = frozenset()
-        if role is _SYSTEM:
-            self.sketch = _sketch([token for _, token in parts])
-            return
-        if len(parts) == 1 and parts[0][0] is _TEXT and parts[0][1][1] not in _BEFORE_TAG:
-            self.reduced = whole  # as most are
-            self.spoken = b"" if role is _TOOL else whole
-            return
-        kept = [kept for part in parts if (kept := _lasting(part)) is not None]
-        if not kept:
-            return
-        self.reduced = reduced = whole if kept == parts else digester.message(role, kept)
-        spoken = _spoken(role, kept)
-        if spoken:
-            self.spoken = reduced if len(spoken) == len(kept) else digester.message(role, spoken)
-
-    def learn_task(self, digester: Digester, parts: list[Part]) -> None:
-        """It is the first one of a user: its text, if it has any, may have begun a sub-agent."""
-        spoken = _spoken(_USER, [kept for part in parts if (kept := _lasting(part)) is not None])
-        text = next((token for kind, token in spoken if kind is _TEXT), None)
-        self.task = b"" if text is None else digester.task(string(text))
-
-
-def _told(digester: Digester, parts: list[Part]) -> tuple[list[Part], str, bytes]:
-    """A model's message: its parts with digests in place of texts, all of its text, and the digest of that."""
-    made: list[Part] = []
-    texts: list[str] = []
-    digest = b""
-    for part in parts:
-        text = string(part[1]) if part[0] is _TEXT else ""
-        if text:
-            texts.append(text)
-            digest = digester.text(text)
-            made.append((_TEXT, digest))
-        else:
-            made.append(part)
-    whole = "".join(texts).strip()
-    if not whole:
-        return made, "", b""
-    return made, whole, digest if len(texts) < 2 else digester.text(whole)
-
-
-def _sketch(tokens: list[Token]) -> frozenset[int]:
-    """Some of what a system prompt consists of: two that were changed in places have much of it in common."""
-    whole = b"\n".join(tokens)
-    pieces = set(whole.split(b"\\n"))
-    if len(pieces) < _SKETCH:
-        pieces = set(whole.split())
-    return frozenset(sorted(map(hash, pieces))[:_SKETCH])
-
-
-def _lasting(part: Part) -> Part | None:
-    """What the reduced form has of a part: nothing of thinking and of reminders, all of the text behind a reminder."""
-    kind, token = part
-    if kind is _THOUGHT:
-        return None
-    if kind is not _TEXT or token[1] not in _BEFORE_TAG or not _REMINDER.match(bytes(token[:64])):
-        return part
-    text = bytes(token)
-    behind = _REMINDED.split(text)[-1]
-    return (kind, b'"' + behind) if len(behind) > 1 and len(behind) < len(text) else None
-
-
-def _spoken(role: bytes, kept: list[Part]) -> list[Part]:
-    """What is left where calls and results are dropped, and the messages that make calls."""
-    if len(kept) == 1 and kept[0][0] is _TEXT:
-        return [] if role is _TOOL else kept
-    if role is _TOOL or any(kind is _CALL for kind, _ in kept):
-        return []
-    return [part for part in kept if part[0] is not _RESULT]
 
 
 class Point:
@@ -365,103 +302,141 @@ class Point:
 
 
 class History:
-    """What a request's body says of its past: it takes its messages one after another, then is `closed`.
+    """What a request's body says of its past.
 
-    `system` and `tools` are digests, empty where there are none. `previous` is the answer that it names in place of its
-    past, `titles` that it asks for a title and nothing else.
+    `beside` are system prompts beside the messages. `system` and `tools` are digests, empty where there are none. `previous` is
+    the answer that it names in place of its past, `titles` that it asks for a title and nothing else.
     """
 
     __slots__ = (
-        "_full",
-        "_last",
+        "_messages",
         "_points",
-        "_reduced",
-        "_spoken",
+        "_roles",
+        "_said",
         "_stands",
         "_systems",
+        "_task",
+        "answered_at",
         "digester",
         "digests",
         "end",
         "in_pieces",
         "previous",
-        "said",
         "system",
-        "task",
         "titles",
         "tools",
     )
 
-    digests: bytes
-    """Those of its messages."""
-    end: Point
-    system: bytes
-    tools: bytes
-    previous: str | None
-    titles: bool
-
-    def __init__(self, digester: Digester) -> None:
+    def __init__(
+        self,
+        digester: Digester,
+        messages: Sequence[Message],
+        tools: bytes,
+        beside: Sequence[Message] = (),
+        *,
+        previous: str | None = None,
+        titles: bool = False,
+        task: Callable[[], bytes] | None = None,
+    ) -> None:
         self.digester = digester
-        self._last = _SYSTEM
-        self._full: list[bytes] = []
-        self._reduced: list[bytes] = []
-        self._spoken: list[bytes] = []
-        self._stands: list[tuple[int, int, int]] = []
-        """How many of each precede an answer."""
-        self._points: dict[int, Point] = {}
-        self._systems: list[Message] = []
+        self.tools = tools
+        self.previous = previous
+        self.titles = titles
+        self._messages = messages
+        self._roles = roles = b"".join(map(_ROLE, messages))
+        self.digests = whole = b"".join(map(_FULL, messages))
+        """Those of its messages."""
+        self.end = _point(digester, messages, whole)
+        self.answered_at = roles.rfind(_MODEL)
+        """Where the latest message of the model is; negative where there is none."""
+        self._task = task
+        self._stands: list[int] | None = None
+        """How many messages precede each answer."""
+        self._said: list[tuple[int, Said]] | None = None
+        self._points: dict[int, Point] | None = None
+        self.in_pieces = _TWICE in roles and self._has_pieces()
+        """Several texts of the model stand behind each other at the latest place where an answer follows."""
+        self._systems: Sequence[Message] = beside
         """The system prompts at its beginning, and beside it."""
-        self.said: list[tuple[int, Said]] = []
-        """What may be the echo of an answer, and at which of the places where one follows."""
-        self.in_pieces = False
-        """Several texts of the model stand behind each other at the latest of these places."""
-        self.task = b""
-        """The digest of a user's first text, as one that starts a sub-agent; empty where there is none."""
+        if _SYSTEM in roles:
+            self._systems = [*_leading(messages), *beside]
+        self.system = b"" if not self._systems else self._system()
 
-    def add(self, message: Message) -> None:
-        """The next message."""
-        role, said = message.role, message.said
-        if role is _MODEL:
-            if self._last is not _MODEL:
-                self._stands.append((len(self._full), len(self._reduced), len(self._spoken)))
-                self.in_pieces = False
-            elif said and said.text and self.said[-1][1].text:
-                self.in_pieces = True
-        if said is not None and self._stands:
-            self.said.append((len(self._stands) - 1, said))
-        if role is _SYSTEM and not self._reduced:
-            self._systems.append(message)
-        self._last = role
-        self._full.append(message.full)
-        if message.reduced:
-            self._reduced.append(message.reduced)
-        if message.spoken:
-            self._spoken.append(message.spoken)
+    def _system(self) -> bytes:
+        systems = self._systems
+        if len(systems) == 1:
+            return systems[0].full
+        return self.digester.value(b"".join([system.full for system in systems]))
+
+    def _has_pieces(self) -> bool:
+        start = self._places()[-1]
+        run = self._messages[start : start + len(_ANSWERS.match(self._roles, start)[0])]  # type: ignore[index] # it does
+        texts = [bool(message.said and message.said.text) for message in run]
+        return any(map(all, pairwise(texts)))
+
+    def _places(self) -> Sequence[int]:
+        stands = self._stands
+        if stands is None:
+            if _MODEL not in self._roles:
+                return ()
+            self._stands = stands = [run.start() for run in _ANSWERS.finditer(self._roles)]
+        return stands
+
+    @property
+    def said(self) -> Sequence[tuple[int, Said]]:
+        """What may be the echo of an answer, and at which of the places where one follows."""
+        found = self._said
+        if found is None:
+            if _MODEL not in self._roles:
+                return ()
+            self._said = found = []
+            for at, run in enumerate(_ANSWERS.finditer(self._roles)):
+                answers = self._messages[run.start() : run.end()]
+                found += [(at, message.said) for message in answers if message.said is not None]
+        return found
+
+    @property
+    def answer(self) -> Said | None:
+        """What may be the echo of an answer at the latest place where one follows, if that is a single message."""
+        at = self.answered_at
+        if _TWICE in self._roles and self._roles[at - 1 : at] == _MODEL:
+            return None
+        return self._messages[at].said
+
+    def begins(self, end: Point, digests: bytes) -> bool:
+        """True if all messages of an earlier request stand at the beginning of this one. Its digests are given, or the first ones."""
+        if len(digests) == end.count * SIZE:
+            return self.digests.startswith(digests)
+        return end.full == self.end.full or self.begins_with(end)
+
+    def found_by(self) -> list[bytes]:
+        """All that a turn may be found by whose answer this history has: what was said, and what precedes it."""
+        said = self.said
+        found = [mark for _, one in said for mark in one.marks]
+        found += [digest for _, one in said for digest, _ in one.ids]
+        made, before, kept = self.digester.value_in_pieces(), 0, False
+        for count in self._places():
+            part = b"".join(map(_REDUCED, self._messages[before:count]))
+            before, kept = count, kept or bool(part)
+            made.update(part)
+            found.append(made.copy().digest() if kept else self.digester.value(self.digests[: count * SIZE]))
+        return found
+
+    @property
+    def task(self) -> bytes:
+        """The digest of a user's first text, as one that starts a sub-agent; empty where there is none."""
+        return b"" if self._task is None else self._task()
 
     @property
     def since_asked(self) -> int:
         """How many messages there are from the latest place on where an answer follows."""
-        return len(self._full) - self._stands[-1][0]
+        return len(self._messages) - self._places()[-1]
 
     def put_together(self, text: str, ids: list[Id]) -> None:
         """What stands there in pieces, as a client keeps those of a stream, is one answer as well."""
         text = text.strip()
         whole = Said(self.digester, ids, text, self.digester.text(text))
-        self.said.append((len(self._stands) - 1, whole))
-
-    def instruct(self, message: Message) -> None:
-        """A system prompt beside the messages."""
-        self._systems.append(message)
-
-    def close(self, tools: bytes, *, previous: str | None = None, titles: bool = False) -> "History":
-        """All has come."""
-        self.tools, self.previous, self.titles = tools, previous, titles
-        self.digests = b"".join(self._full)
-        self.end = self._point(len(self._full), len(self._reduced), len(self._spoken))
-        systems = self._systems
-        self.system = systems[0].full if len(systems) == 1 else b""
-        if len(systems) > 1:
-            self.system = self.digester.value(b"".join([system.full for system in systems]))
-        return self
+        self._said = [*self.said, (len(self._places()) - 1, whole)]
 
     def sketch(self) -> frozenset[int]:
         """Some of what the system prompt consists of."""
@@ -473,40 +448,42 @@ class History:
     def point(self, at: int) -> Point:
         """One of the places where an answer follows."""
         points = self._points
-        if at not in points and len(points) < _SINGLY:
-            points[at] = self._point(*self._stands[at])
-        elif at not in points:
-            self._find_points()
-        return points[at]
+        if points is None:
+            points = self._points = {}
+        point = points.get(at)
+        if point is not None:
+            return point
+        if len(points) >= _SINGLY:
+            self._find_points(points)
+            return points[at]
+        count = self._places()[at]
+        points[at] = point = _point(self.digester, self._messages[:count], self.digests[: count * SIZE])
+        return point
 
     def latest_places(self, most: int) -> range:
         """The places where an answer follows, the last one first, so many at most."""
-        places = len(self._stands)
+        places = len(self._places())
         return range(max(0, places - most), places)[::-1]
 
     def point_behind(self, count: int) -> int | None:
         """Which of the places follows so many messages."""
-        return next((at for at, counts in enumerate(self._stands) if counts[0] == count), None)
+        places = self._places()
+        return places.index(count) if count in places else None
 
-    def _point(self, count: int, reduced: int, spoken: int) -> Point:
-        value = self.digester.value
-        said = self.digests[: count * SIZE]
-        full = value(said)
-        kept, texts = b"".join(self._reduced[:reduced]), b"".join(self._spoken[:spoken])
-        lasting = full if kept == said else value(kept) if kept else b""
-        return Point(count, full, lasting, lasting if texts == kept else value(texts) if texts else b"")
-
-    def _find_points(self) -> None:
+    def _find_points(self, points: dict[int, Point]) -> None:
         """All of them, each from the one before it."""
         begun = [self.digester.value_in_pieces() for _ in range(3)]
-        forms, before = (self._full, self._reduced, self._spoken), (0, 0, 0)
-        for at, counts in enumerate(self._stands):
-            for made, form, start, end in zip(begun, forms, before, counts, strict=True):
-                made.update(b"".join(form[start:end]))
+        before = kept = texts = 0
+        for at, count in enumerate(self._places()):
+            part = self._messages[before:count]
+            for made, form in zip(begun, (_FULL, _REDUCED, _SPOKEN), strict=True):
+                made.update(b"".join(map(form, part)))
+            kept += any(map(_REDUCED, part))
+            texts += any(map(_SPOKEN, part))
             full, reduced, spoken = [made.copy().digest() for made in begun]
-            count, kept, texts = before = counts
             lasting = reduced if kept or not count else b""
-            self._points[at] = Point(count, full, lasting, spoken if texts else b"" if kept else lasting)
+            points[at] = Point(count, full, lasting, spoken if texts else b"" if kept else lasting)
+            before = count
 
     def begins_with(self, end: Point) -> bool:
         """True if all messages of an earlier request stand at the beginning of this one, and more behind them."""
@@ -525,8 +502,40 @@ class History:
 
     def forget(self) -> None:
         """Lets go of what a long one takes, once it has been recognised."""
-        self._full, self._reduced, self._spoken = [], [], []
-        self._stands, self._systems, self.said, self._points = [], [], [], {}
+        self._messages = self._systems = ()
+        self._roles = b""
+        self._said = self._stands = self._points = self._task = None
+
+
+def _point(digester: Digester, messages: Sequence[Message], full: bytes) -> Point:
+    """What these messages say."""
+    reduced, spoken = b"".join(map(_REDUCED, messages)), b"".join(map(_SPOKEN, messages))
+    made = digester.value_in_pieces()
+    made.update(full)
+    whole = kept = texts = made.digest()
+    if reduced != full:
+        kept = texts = digester.value(reduced) if reduced else b""
+    if spoken != reduced:
+        texts = digester.value(spoken) if spoken else b""
+    return Point(len(messages), whole, kept, texts)
+
+
+def _leading(messages: Sequence[Message]) -> list[Message]:
+    """The system prompts at a history's beginning: those before which nothing stands that lasts."""
+    found = []
+    for message in messages:
+        if message.role is _SYSTEM:
+            found.append(message)
+        elif message.reduced:
+            break
+    return found
+
+
+_ROLE, _FULL = attrgetter("role"), attrgetter("full")
+_REDUCED, _SPOKEN = attrgetter("reduced"), attrgetter("spoken")
+_TWICE = 2 * _MODEL
+_ANSWERS = re.compile(re.escape(_MODEL) + rb"+")
+"""Messages of the model, one behind another, where a message's role stands for it."""
 
 
 class Prompt(History):
@@ -538,11 +547,9 @@ class Prompt(History):
     __slots__ = ("_text",)
 
     def __init__(self, digester: Digester, text: str) -> None:
-        super().__init__(digester)
+        super().__init__(digester, (), b"")
         self._text = encoded(text)
-        whole = self.digest(len(self._text))
-        self._full.append(whole)
-        self.close(b"")
+        self.digests = whole = self.digest(len(self._text))
         self.end = Point(self.size, whole, b"", b"")
 
     @property
@@ -564,6 +571,10 @@ class Prompt(History):
         """What its answer adds to: the bytes in whole blocks, their digest so far, and the rest."""
         stem = self.size // BLOCK * BLOCK
         return stem, self._begun(stem), self._text[stem:]
+
+    def begins(self, end: Point, digests: bytes) -> bool:  # noqa: ARG002 - it has no messages
+        """True if an earlier prompt stands at its beginning."""
+        return end.full == self.end.full or self.begins_with(end)
 
     def kept(self, before: bytes) -> None:
         """None: it has no messages."""

@@ -25,8 +25,8 @@ _JSON = ("{", "[", "```")
 NOTHING_SAID = b""
 """What stands for an answer that has neither a text nor a call with an id."""
 
-Marks = tuple[list[bytes], list[bytes], list[bytes], list[bytes]]
-"""What is remembered of an answer: its ids, its texts, those too short to be told from others, and its tasks."""
+Marks = tuple[tuple[bytes, ...], frozenset[bytes], bool]
+"""What an answer is found by, all that it can be known by, and whether it calls sub-agents."""
 
 _TASKS = ("prompt", "task", "message")
 """The arguments of a call that give a sub-agent its first message."""
@@ -43,14 +43,6 @@ class _Text:
         self._size = len(first)
         self.pieces = [first]
         """What is not digested yet."""
-
-    @property
-    def json(self) -> str | None:
-        """All of it, where it may be JSON."""
-        if self._digested:
-            return None
-        text = "".join(self.pieces)
-        return text if text.lstrip().startswith(_JSON) else None
 
     def add(self, piece: str) -> None:
         self.pieces.append(piece)
@@ -71,12 +63,13 @@ class _Text:
         self.pieces = [text[len(stem) :]]
         self._size = len(self.pieces[0])
 
-    def close(self) -> tuple[bytes, int]:
-        """The whole text's digest, and its characters without blanks around it."""
+    def close(self) -> tuple[bytes, int, str]:
+        """The whole text's digest, its characters without blanks around it, and these where it may be JSON."""
         rest = "".join(self.pieces)
         rest = rest.rstrip() if self._digested else rest.strip()
         self._digest.update(rest.encode("utf-8", "surrogatepass"))
-        return self._digest.digest(), self._digested + len(rest)
+        json = rest if not self._digested and rest.startswith(_JSON) else ""
+        return self._digest.digest(), self._digested + len(rest), json
 
     def tails(self) -> list[bytes]:
         """Digests of the text as it was after each of its latest pieces, the longest first."""
@@ -185,21 +178,25 @@ class Echo:
         """The digests of its texts as they were after each of their last pieces."""
         return tuple(digest for text in self._texts.values() for digest in text.tails())[:_MOST]
 
-    def marks(self) -> "Marks":
+    def marks(self) -> Marks:
         """What is remembered of it, once all of it has passed; nothing can be added to it then."""
         texts: list[bytes] = []
         short: list[bytes] = []
         for text in self._texts.values():
-            digest, size = text.close()
-            long = size >= SHORTEST
-            if size:
-                (texts if long else short).append(digest)
-            if long and (whole := text.json) and (value := self._digester.json(whole)) is not None:
-                texts.append(value)
+            digest, size, json = text.close()
+            if size >= SHORTEST:
+                texts.append(digest)
+                if json and (value := self._digester.json(json)) is not None:
+                    texts.append(value)
+            elif size:
+                short.append(digest)
+        if texts and not self._ids and not self._arguments and len(self._texts) == 1:  # as most are
+            return tuple(texts), frozenset(texts), False
         ids = [digest for digest, _ in self.ids()] if self._ids else []
         if len(texts) + len(short) < max(1, len(self._texts)) and not any(self._ids.values()):
             short.append(NOTHING_SAID)
-        return ids, texts, short, self._tasks() if self._arguments else []
+        tasks = self._tasks() if self._arguments else []
+        return (*ids, *texts, *tasks), frozenset((*ids, *texts, *short)), bool(tasks)
 
     def _tasks(self) -> list[bytes]:
         """What its calls say to sub-agents."""

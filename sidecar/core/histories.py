@@ -6,15 +6,30 @@ counted. A turn here is one request that carries its history.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from sidecar.core.digests import SHORTEST, History, Point, Prompt, Said
-from sidecar.core.echo import NOTHING_SAID, Echo
+from sidecar.core.digests import SHORTEST, SIZE, History, Point, Prompt, Said
+from sidecar.core.echo import Echo
 from sidecar.core.facts import Anomaly
 from sidecar.core.identity import MADE_UP, MAIN, Identity
 from sidecar.core.registry import BoundedMap
-from sidecar.core.threads import Past, Place, Relation, Thread
+from sidecar.core.threads import (
+    Past,
+    Place,
+    Relation,
+    Thread,
+    alternatives,
+    begins_with,
+    confirms,
+    follows,
+    had_of,
+    is_all,
+    may_be,
+    sampled,
+    spread,
+    standing,
+)
 from sidecar.core.turns import ConversationSummary, SessionListener
 
 SIDE = "side:"
@@ -76,6 +91,7 @@ class Histories(SessionListener):
 
     __slots__ = (
         "_anomaly",
+        "_calls",
         "_found",
         "_gone",
         "_gone_before",
@@ -95,6 +111,8 @@ class Histories(SessionListener):
         orphaned: Callable[[], None],
     ) -> None:
         self._orphaned = orphaned
+        self._calls = False
+        """An answer has called a sub-agent."""
         self._limit = limit
         self._anomaly = anomaly
         self.turns = 0
@@ -116,6 +134,50 @@ class Histories(SessionListener):
 
     def recognise(self, history: History, identity: Identity) -> Place:
         """What a request of that identity is, by its history."""
+        place = self._next(history, identity) if history.answered_at > 0 else None
+        return self._any(history, identity) if place is None else place
+
+    def _next(self, history: History, identity: Identity) -> Place | None:
+        """What a request is, if it is the latest request of a thread, its answer, and what is said then, as most are.
+
+        It is what the rules for any request say; None where they may say something else.
+        """
+        said = history.answer
+        if said is None or history.previous is not None:
+            return None
+        found, ids, marks = self._found, said.ids, said.marks
+        mark = ids[0][0] if ids else marks[0] if len(marks) == 1 else b""
+        known = found.get(mark, ())
+        past = known[0] if len(known) == 1 else None
+        if past is None or past.answer is None or past.continued:
+            return None
+        thread, end = past.thread, past.end
+        if (
+            thread.past[-1] is not past
+            or thread.longest > end.count
+            or history.answered_at != end.count
+            or not history.begins(end, thread.digests)
+            or history.end.key in thread.ends
+            or (ids and not all(own and found.get(digest) == known for digest, own in ids))
+        ):
+            return None
+        joins = identity.source in MADE_UP
+        if joins:
+            if not ids and (end.key in found or self._is_gone(mark + end.key)):
+                return None
+        elif self._threads.get((identity.session_id, thread.conversation_id)) is not thread:
+            return None
+        elif identity.conversation_supplied:
+            if identity.conversation_id != thread.conversation_id:
+                return None
+        elif thread.conversation_supplied:
+            return None
+        if history.tools != thread.tools and not thread.conversation_supplied and thread.is_beside(history):
+            return None
+        return Place(Relation.CONTINUES, thread, past, past, len(thread.digests) // SIZE, joins=joins)
+
+    def _any(self, history: History, identity: Identity) -> Place:
+        """The same, by the rules."""
         if identity.source in MADE_UP:
             return self._unnamed(history)
         if not identity.conversation_supplied:
@@ -124,8 +186,8 @@ class Histories(SessionListener):
         if thread is None:
             parents = self._parents(history, identity.session_id)
             return Place(Relation.FIRST, spawned_by=parents[0] if parents else None)
-        grows = isinstance(history, Prompt)
-        echoed = self._echoed(history, (thread,)) if history.said or grows else None
+        grows = history.answered_at >= 0 or isinstance(history, Prompt)
+        echoed = self._echoed(history, (thread,)) if grows else None
         return self._relate(history, thread, echoed)
 
     def _grown(self, prompt: Prompt, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
@@ -136,7 +198,7 @@ class Histories(SessionListener):
         least = SHORTEST if threads is None else 0
         for key in prompt.stems():
             known = self._known(key, threads)
-            found = tuple([past for past in known if past is not None and _begins(prompt, past, least)])
+            found = tuple([past for past in known if past is not None and begins_with(prompt, past, least)])
             if found:
                 return (*found, None) if None in known else found
         return ()
@@ -154,7 +216,7 @@ class Histories(SessionListener):
     def _unnamed(self, history: History) -> Place:
         if isinstance(history, Prompt):
             return self._unnamed_prompt(history)
-        for at, said in reversed(history.said):
+        for at, said in reversed(history.said) if self._may_know(history) else ():
             found = self._candidates(history.point(at), said, None)
             if not found:
                 continue
@@ -163,7 +225,7 @@ class Histories(SessionListener):
             past = next((past for past, confirmed in found.items() if confirmed), None) or next(iter(found))
             if past is None:
                 return _UNKNOWN
-            past = _spread(found, past)
+            past = spread(found, past)
             echoed = _Echoed(past, at, said, found[past])
             if said is not history.said[-1][1]:  # what stands behind it may be known to its thread
                 echoed = self._echoed(history, (past.thread,)) or echoed
@@ -245,6 +307,8 @@ class Histories(SessionListener):
 
     def _parents(self, history: History, session_id: str | None = None) -> list[Past]:
         """The turns, of a session or of any, whose answer gives a sub-agent this request's first text: once for each call."""
+        if not self._calls:
+            return []
         found = self._found.get(history.task, ())
         return [past for past in found if past and session_id in (None, past.thread.session_id)]
 
@@ -267,11 +331,13 @@ class Histories(SessionListener):
         if isinstance(history, Prompt):
             past = next(iter(self._grown(history, threads)), None)
             return None if past is None else _Echoed(past, 0, None, confirmed=True)
+        if not self._may_know(history):
+            return None
         for at, said in reversed(history.said):
             found = self._candidates(history.point(at), said, threads)
             past = next(filter(None, found), None)
             if past is not None:
-                past = _spread(found, past)
+                past = spread(found, past)
                 return _Echoed(past, at, said, found[past])
         if history.previous is not None:  # the id that stands first names an answer, whatever it looks like
             at, said = history.said[0]
@@ -289,10 +355,10 @@ class Histories(SessionListener):
         """
         sure: dict[Past | None, bool] = {}
         likely: dict[Past | None, bool] = {}
-        fits = _is_all if threads is None else _confirms
+        fits = is_all if threads is None else confirms
         for digest, own in said.ids:
             if own:
-                sure.update((past, _confirms(past, point)) for past in self._known(digest, threads) if past)
+                sure.update((past, confirms(past, point)) for past in self._known(digest, threads) if past)
         if sure:
             return sure
         texts = dict.fromkeys(said.marks, b"")
@@ -309,7 +375,7 @@ class Histories(SessionListener):
                 if threads is None and self._is_gone(mark + point.key):
                     likely[None] = False
                 for past in known:
-                    if past is None or _may_be(past, point):
+                    if past is None or may_be(past, point):
                         likely.setdefault(past, False)
         waiting = self._known(point.key, threads)
         begun = [past for past in waiting if past is not None and any(map(past.begins, marks))]
@@ -317,6 +383,10 @@ class Histories(SessionListener):
         if begun and None in waiting:
             likely[None] = False
         return likely
+
+    def _may_know(self, history: History) -> bool:
+        """False if no turn is found by anything that a history has."""
+        return history.answered_at >= 0 and not self._found.keys().isdisjoint(history.found_by())
 
     def _is_gone(self, key: bytes) -> bool:
         """True if a turn that is forgotten was found by this."""
@@ -343,18 +413,18 @@ class Histories(SessionListener):
             reached = parent.end.count if isinstance(history, Prompt) else history.point(echoed.at).count
             # Several answers may have an id that is not its own.
             if said is not None and not said.text and said.ids and not said.ids[0][1]:
-                answers = _alternatives(history, _standing(history, echoed.at))
-                parent = _sampled(answers, parent)
-                if not _follows(answers, parent):
+                answers = alternatives(history, standing(history, echoed.at))
+                parent = sampled(answers, parent)
+                if not follows(answers, parent):
                     parent, reached = None, -1
         extended, behind = self._extended(history, thread, max(reached, 0))
         if extended is not None:
-            there = _standing(history, behind)
-            answers = _alternatives(history, there)
-            extended = _sampled(answers, extended)
+            there = standing(history, behind)
+            answers = alternatives(history, there)
+            extended = sampled(answers, extended)
             if extended.in_flight:
-                return Place(Relation.RACES, thread, parent, extended, kept, _had(there))
-            if _follows(answers, extended):
+                return Place(Relation.RACES, thread, parent, extended, kept, had_of(there))
+            if follows(answers, extended):
                 parent = extended
         if parent is None:
             if echoed is None and not history.said and not thread.grew:
@@ -386,6 +456,8 @@ class Histories(SessionListener):
                 place = at
                 break
         longest = reached if found is None else found.end.count
+        if thread.longest <= longest:
+            return found, place
         for past in reversed(thread.past):
             if past.end.count > longest and history.begins_with(past.end):
                 found, longest = past, past.end.count
@@ -403,26 +475,28 @@ class Histories(SessionListener):
             if not thread.conversation_supplied:
                 lanes = self._lanes.setdefault(thread.session_id, _Lanes())
                 lanes.threads[thread.conversation_id] = thread
-        if not thread.grew and place.relation not in (Relation.FIRST, Relation.REPEATS):
+        relation = place.relation
+        if not thread.grew and relation is not Relation.FIRST and relation is not Relation.REPEATS:
             thread.grew = True
             lane = thread.session_supplied and not thread.conversation_supplied
             if lane and thread.system and not thread.tools:
                 self._prompts.put(thread.system, MAIN)
         past = Past(place, thread, history.end, ref, echo)
-        if place.parent is not None:
-            place.parent.continued = (*place.parent.continued, past)[-_ALIKE:]
-            if called := place.parent.called:
+        parent = place.parent
+        if parent is not None:
+            parent.continued = (*parent.continued, past)[-_ALIKE:] if parent.continued else (past,)
+            if called := parent.called:
                 past.spawned = tuple([agent.past[-1].ref for agent in called if agent.past])
         if place.spawned_by is not None and place.spawned_by.thread is not thread:
             place.spawned_by.called = (*place.spawned_by.called, thread)[-_ALIKE:]
-        if place.relation is Relation.RACES and place.other is not None:
+        if relation is Relation.RACES and place.other is not None:
             place.other.rivals = (*place.other.rivals, (past, place.had))[-_ALIKE:]
         thread.add(past, history)
         self._turns.append(past)
         self.turns += 1
-        key = history.end.key
-        past.keys, known = (key,), self._found.get(key, ())
-        self._found[key] = (past, *known) if len(known) < _ALIKE else (past, *known[: _ALIKE - 1], None)
+        past.keys = (key,) = (history.end.key,)
+        known = self._found.get(key)
+        self._found[key] = (past,) if known is None else _latest(past, known)
         if len(thread.past) > PER_THREAD:
             self._anomaly(Anomaly.HISTORY_CONVERSATION_CAP)
             self._forget(thread.past[0])
@@ -438,7 +512,7 @@ class Histories(SessionListener):
     def answered(self, past: Past, *, whole: bool, input_tokens: int | None = None) -> None:
         """Its answer has ended; one that is not whole may come back as far as it went."""
         past.input_tokens, past.before = input_tokens, None
-        echo, past.echo, past.in_flight = past.echo, None, False
+        echo, past.echo, past.in_flight, found = past.echo, None, False, self._found
         if echo is None or past.forgotten:
             return
         if echo.grown:
@@ -447,12 +521,16 @@ class Histories(SessionListener):
             past.answer = frozenset(digest for _, digest in past.grown) if whole else None
             return
         if whole:
-            ids, texts, short, tasks = echo.marks()
-            self._lose(past)
-            past.answer = answer = frozenset((*ids, *texts, *short))
-            self._find_by(past, (*ids, *texts, *tasks))
+            keys, past.answer, calls = echo.marks()
+            self._calls = self._calls or calls
+            if len(past.keys) == 1 and found.get(past.end.key) == (past,):
+                del found[past.end.key]
+                past.keys = ()
+            else:
+                self._lose(past)
+            self._find_by(past, keys)
             for rival, had in past.rivals:
-                if had in answer:
+                if had in past.answer:
                     rival.thread.clear(rival)
         else:
             past.tails = echo.tails()
@@ -469,9 +547,10 @@ class Histories(SessionListener):
     def _find_by(self, past: Past, keys: tuple[bytes, ...]) -> None:
         """It is found by these from now on."""
         past.keys += keys
+        found = self._found
         for key in keys:
-            known = self._found.get(key, ())
-            self._found[key] = (past, *known) if len(known) < _ALIKE else (past, *known[: _ALIKE - 1], None)
+            known = found.get(key)
+            found[key] = (past,) if known is None else _latest(past, known)
 
     def _lose(self, past: Past) -> None:
         """It is found no more."""
@@ -507,78 +586,6 @@ class Histories(SessionListener):
                     del self._lanes[thread.session_id]
 
 
-_Answers = list[list[frozenset[bytes]]]
-"""What stands behind a request, as what it can be known by: in each of the ways in which that may be one answer."""
-
-
-def _standing(history: History, place: int | None) -> list[Said]:
-    """What stands at a place where an answer follows."""
-    return [said for at, said in history.said if at == place] if place is not None else []
-
-
-def _alternatives(history: History, there: list[Said]) -> _Answers:
-    """What stands there: all of it is one answer, or, where it is one in pieces, the whole is."""
-    if not there:
-        return []
-    answers = [[said.known_by for said in there if said.text or said.ids]]
-    if history.in_pieces and there[-1] is history.said[-1][1]:
-        answers.append(answers[0][-1:])
-    return answers
-
-
-def _follows(answers: _Answers, past: Past) -> bool:
-    """True if what stands behind a turn's request is its answer, or the turn had none."""
-    answer = past.answer
-    if answer is None:
-        return True
-    return any(all(answer & known for known in one) if one else NOTHING_SAID in answer for one in answers)
-
-
-def _sampled(answers: _Answers, latest: Past) -> Past:
-    """Of the turns that asked what the latest of them did, that whose whole answer stands there; else the latest."""
-    for past in reversed(latest.thread.past):
-        if past.answer is not None and past.end.key == latest.end.key and _follows(answers, past):
-            return past
-    return latest
-
-
-def _had(there: list[Said]) -> bytes | None:
-    """What stands there, as it is compared with an answer; None if nothing does."""
-    if not there:
-        return None
-    return next((said.text for said in reversed(there) if said.text), there[0].had)
-
-
-def _spread(found: Mapping[Past | None, bool], past: Past) -> Past:
-    """The same, or, if a turn went on from it, one of another thread that fits as well and from which none did."""
-    if past.continued and len(found) > 1:
-        for other, confirmed in found.items():
-            if other and confirmed and not other.continued and other.thread is not past.thread:
-                return other
-    return past
-
-
-def _begins(prompt: Prompt, past: Past, least: int) -> bool:
-    """True if a turn's prompt, with an answer to it of so many bytes at least, stands at the beginning of a prompt."""
-    return any(
-        past.end.count + least <= size <= prompt.size and prompt.digest(size) == digest
-        for size, digest in past.grown
-    )
-
-
-def _confirms(past: Past, point: Point) -> bool:
-    """True if a turn's request is all that precedes a point, in one of the three forms."""
-    return _is_all(past, point) or (past.end.spoken == point.spoken and bool(point.spoken))
-
-
-def _is_all(past: Past, point: Point) -> bool:
-    """The same, in texts alone only where the history has nothing else: one that has calls says by them whose it is."""
-    end = past.end
-    reduced = end.reduced == point.reduced and bool(point.reduced)
-    spoken = end.spoken == point.spoken == point.reduced and bool(point.spoken)
-    return end.full == point.full or reduced or spoken
-
-
-def _may_be(past: Past, point: Point) -> bool:
-    """True if what precedes a point cannot rule a turn out: of both nothing is left but what clients move about."""
-    return not (past.end.reduced or point.reduced) and past.end.count == point.count
+def _latest(past: Past, known: tuple[Past | None, ...]) -> tuple[Past | None, ...]:
+    """It before those that are known; None for what has no room."""
+    return (past, *known) if len(known) < _ALIKE else (past, *known[: _ALIKE - 1], None)

@@ -5,10 +5,11 @@ system prompts it was seen with, and which of its answers nobody went on from. D
 """
 
 from collections import deque
+from collections.abc import Mapping
 from enum import StrEnum
 
-from sidecar.core.digests import SIZE, History, Point
-from sidecar.core.echo import Echo
+from sidecar.core.digests import SIZE, History, Point, Prompt, Said
+from sidecar.core.echo import NOTHING_SAID, Echo
 from sidecar.core.facts import record
 from sidecar.core.identity import MAIN, Identity, Source
 
@@ -59,6 +60,7 @@ class Thread:
         "digests",
         "ends",
         "grew",
+        "longest",
         "past",
         "session_id",
         "session_supplied",
@@ -77,6 +79,8 @@ class Thread:
         """They, by what each says; the latest of those that say the same."""
         self.digests = b""
         """The messages of the latest one, as far as they are compared."""
+        self.longest = 0
+        """The messages of the longest one that there was."""
         self.went_on = 0
         """The number of the latest one that went on from others."""
         self.grew = False
@@ -85,33 +89,47 @@ class Thread:
         self._systems: tuple[bytes, ...] = ()
         self._sketch: frozenset[int] = frozenset()
 
-    def _breaks(self, history: History) -> Break | None:
-        """Where a request is another one than the latest, in the order in which a provider reads them; None where it goes on."""
+    def _breaks(self, history: History, kept: int | None) -> Break | None:
+        """Where a request is another one than the latest, in the order in which a provider reads them; None where it goes on.
+
+        So many messages of the latest one are known to stand at its beginning.
+        """
         if history.tools != self.tools:
             return Break.TOOLS
         if history.system != self._systems[-1]:
             return Break.SYSTEM
-        latest = self.past[-1].end
-        whole = history.end.full == latest.full or history.begins_with(latest)
-        return None if whole else Break.MESSAGE
+        end = self.past[-1].end
+        return None if kept == end.count or history.begins(end, self.digests) else Break.MESSAGE
 
     def add(self, past: "Past", history: History) -> None:
         """A turn of it has come: that request."""
-        if self.past:
-            past.before, past.broke_at = self.past[-1], self._breaks(history)
-        past.number = self.past[-1].number + 1 if self.past else 1
-        self.past.append(past)
+        before = self.past
+        if before:
+            past.before = latest = before[-1]
+            past.number = latest.number + 1
+            past.broke_at = self._breaks(history, past.kept)
+        else:
+            past.number = 1
+        before.append(past)
         if past.relation in _GOES_ON:
             self.went_on = past.number
-        self.ends[past.end.key] = past
+        end = past.end
+        self.ends[end.key] = past
+        if end.count > self.longest:  # noqa: PLR1730 - a third of the cost of calling max()
+            self.longest = end.count
         self.digests = history.digests[: _COMPARED * SIZE]
         self.tools = history.tools
         systems = self._systems
         if not systems or systems[-1] != history.system:
-            if history.system not in systems:
-                self._sketch = history.sketch()
-            others = tuple([system for system in systems if system != history.system])
-            self._systems = (*others, history.system)[-_SYSTEMS:]
+            self._add_system(history)
+
+    def _add_system(self, history: History) -> None:
+        """Its latest system prompt is another one."""
+        systems = self._systems
+        if history.system not in systems:
+            self._sketch = history.sketch()
+        others = tuple([system for system in systems if system != history.system])
+        self._systems = (*others, history.system)[-_SYSTEMS:]
 
     def clear(self, past: "Past") -> None:
         """A turn that seemed to race another one had the whole of its answer."""
@@ -301,4 +319,81 @@ def placed(identity: Identity, place: Place) -> Identity:
         parent,
         identity.agent_kind,
         identity.initiator,
+    )
+
+
+Answers = list[list[frozenset[bytes]]]
+"""What stands behind a request, as what it can be known by: in each of the ways in which that may be one answer."""
+
+
+def standing(history: History, place: int | None) -> list[Said]:
+    """What stands at a place where an answer follows."""
+    return [said for at, said in history.said if at == place] if place is not None else []
+
+
+def alternatives(history: History, there: list[Said]) -> Answers:
+    """What stands there: all of it is one answer, or, where it is one in pieces, the whole is."""
+    if not there:
+        return []
+    answers = [[said.known_by for said in there if said.text or said.ids]]
+    if history.in_pieces and there[-1] is history.said[-1][1]:
+        answers.append(answers[0][-1:])
+    return answers
+
+
+def follows(answers: Answers, past: Past) -> bool:
+    """True if what stands behind a turn's request is its answer, or the turn had none."""
+    answer = past.answer
+    if answer is None:
+        return True
+    return any(all(answer & known for known in one) if one else NOTHING_SAID in answer for one in answers)
+
+
+def sampled(answers: Answers, latest: Past) -> Past:
+    """Of the turns that asked what the latest of them did, that whose whole answer stands there; else the latest."""
+    for past in reversed(latest.thread.past):
+        if past.answer is not None and past.end.key == latest.end.key and follows(answers, past):
+            return past
+    return latest
+
+
+def had_of(there: list[Said]) -> bytes | None:
+    """What stands there, as it is compared with an answer; None if nothing does."""
+    if not there:
+        return None
+    return next((said.text for said in reversed(there) if said.text), there[0].had)
+
+
+def spread(found: Mapping[Past | None, bool], past: Past) -> Past:
+    """The same, or, if a turn went on from it, one of another thread that fits as well and from which none did."""
+    if past.continued and len(found) > 1:
+        for other, confirmed in found.items():
+            if other and confirmed and not other.continued and other.thread is not past.thread:
+                return other
+    return past
+
+
+def confirms(past: Past, point: Point) -> bool:
+    """True if a turn's request is all that precedes a point, in one of the three forms."""
+    return is_all(past, point) or (past.end.spoken == point.spoken and bool(point.spoken))
+
+
+def is_all(past: Past, point: Point) -> bool:
+    """The same, in texts alone only where the history has nothing else: one that has calls says by them whose it is."""
+    end = past.end
+    reduced = end.reduced == point.reduced and bool(point.reduced)
+    spoken = end.spoken == point.spoken == point.reduced and bool(point.spoken)
+    return end.full == point.full or reduced or spoken
+
+
+def may_be(past: Past, point: Point) -> bool:
+    """True if what precedes a point cannot rule a turn out: of both nothing is left but what clients move about."""
+    return not (past.end.reduced or point.reduced) and past.end.count == point.count
+
+
+def begins_with(prompt: Prompt, past: Past, least: int) -> bool:
+    """True if a turn's prompt, with an answer to it of so many bytes at least, stands at the beginning of a prompt."""
+    return any(
+        past.end.count + least <= size <= prompt.size and prompt.digest(size) == digest
+        for size, digest in past.grown
     )

@@ -1,0 +1,132 @@
+"""A message of a history as digests: in three forms, by what it is recognised when it comes again.
+
+Owns what of a message lasts: clients drop thinking, write reminders anew, and some keep texts alone. It takes a message's
+parts as the JSON tokens they came as, and keeps none of them.
+"""
+
+import re
+
+import msgspec
+
+from sidecar.core.digests import Digester, Id, Kind, Message, Part, Role, Said, Token, string
+
+_REMINDER = re.compile(rb'"(?: |\\n)*<(?:system-reminder|session_context|environment_context)\b')
+"""How a block begins that a client writes into a user's message by itself, and anew with each call."""
+
+_REMINDED = re.compile(rb"</(?:system-reminder|session_context|environment_context)>(?: |\\n)*")
+_BEFORE_TAG = frozenset(b"< \\")
+_QUOTE = b'"'[0]
+
+_TEXT, _THOUGHT, _CALL, _RESULT = Kind.TEXT, Kind.THOUGHT, Kind.CALL, Kind.RESULT
+_SYSTEM, _USER, _MODEL, _TOOL = Role.SYSTEM, Role.USER, Role.MODEL, Role.TOOL
+_SKETCH = 16
+"""Pieces of a system prompt that it is compared by."""
+
+
+def message_of(digester: Digester, role: bytes, parts: list[Part], ids: list[Id]) -> Message:
+    """Any message."""
+    said = None
+    if role is _MODEL:
+        parts, text, digest = _told(digester, parts)
+        said = Said(digester, ids, text, digest)
+    whole = digester.message(role, parts)
+    if role is _SYSTEM:
+        made = Message(role, whole, b"", b"")
+        made.sketch = _sketch([token for _, token in parts])
+        return made
+    if len(parts) == 1 and parts[0][0] is _TEXT and parts[0][1][1] not in _BEFORE_TAG:
+        return Message(role, whole, whole, b"" if role is _TOOL else whole, said)
+    kept = [kept for part in parts if (kept := _lasting(part)) is not None]
+    if not kept:
+        return Message(role, whole, b"", b"", said)
+    reduced = whole if kept == parts else digester.message(role, kept)
+    spoken = _spoken(role, kept)
+    if not spoken:
+        return Message(role, whole, reduced, b"", said)
+    texts = reduced if len(spoken) == len(kept) else digester.message(role, spoken)
+    return Message(role, whole, reduced, texts, said)
+
+
+def text_of(digester: Digester, role: bytes, token: Token) -> Message | None:
+    """The same of a message of a user or a model that is one text and nothing else; None where there is more to it."""
+    if len(token) < 3 or token[0] != _QUOTE:
+        return None
+    if role is _USER:
+        if token[1] in _BEFORE_TAG:
+            return None
+        made = digester.begin_asked()
+        made.update(token)
+        whole = made.digest()
+        return Message(role, whole, whole, whole)
+    try:
+        text = _decoded(token).strip()
+    except ValueError:
+        text = string(token).strip()
+    if not text:
+        return None
+    made = digester.begin_text()
+    made.update(text.encode("utf-8", "surrogatepass"))
+    digest = made.digest()
+    made = digester.begin_said()
+    made.update(digest)
+    whole = made.digest()
+    return Message(role, whole, whole, whole, Said(digester, [], text, digest))
+
+
+_decoded = msgspec.json.Decoder(str).decode
+
+
+def _told(digester: Digester, parts: list[Part]) -> tuple[list[Part], str, bytes]:
+    """A model's message: its parts with digests in place of texts, all of its text, and the digest of that."""
+    made: list[Part] = []
+    texts: list[str] = []
+    digest = b""
+    for part in parts:
+        text = string(part[1]) if part[0] is _TEXT else ""
+        if text:
+            texts.append(text)
+            digest = digester.text(text)
+            made.append((_TEXT, digest))
+        else:
+            made.append(part)
+    whole = "".join(texts).strip()
+    if not whole:
+        return made, "", b""
+    return made, whole, digest if len(texts) < 2 else digester.text(whole)
+
+
+def _sketch(tokens: list[Token]) -> frozenset[int]:
+    """Some of what a system prompt consists of: two that were changed in places have much of it in common."""
+    whole = b"\n".join(tokens)
+    pieces = set(whole.split(b"\\n"))
+    if len(pieces) < _SKETCH:
+        pieces = set(whole.split())
+    return frozenset(sorted(map(hash, pieces))[:_SKETCH])
+
+
+def _lasting(part: Part) -> Part | None:
+    """What the reduced form has of a part: nothing of thinking and of reminders, all of the text behind a reminder."""
+    kind, token = part
+    if kind is _THOUGHT:
+        return None
+    if kind is not _TEXT or token[1] not in _BEFORE_TAG or not _REMINDER.match(bytes(token[:64])):
+        return part
+    text = bytes(token)
+    behind = _REMINDED.split(text)[-1]
+    return (kind, b'"' + behind) if len(behind) > 1 and len(behind) < len(text) else None
+
+
+def _spoken(role: bytes, kept: list[Part]) -> list[Part]:
+    """What is left where calls and results are dropped, and the messages that make calls."""
+    if len(kept) == 1 and kept[0][0] is _TEXT:
+        return [] if role is _TOOL else kept
+    if role is _TOOL or any(kind is _CALL for kind, _ in kept):
+        return []
+    return [part for part in kept if part[0] is not _RESULT]
+
+
+def task_of(digester: Digester, parts: list[Part]) -> bytes:
+    """The digest of the text in a user's message as one that may have begun a sub-agent; empty where there is none."""
+    spoken = _spoken(_USER, [kept for part in parts if (kept := _lasting(part)) is not None])
+    text = next((token for kind, token in spoken if kind is _TEXT), None)
+    return b"" if text is None else digester.task(string(text))
