@@ -373,6 +373,7 @@ API = Api(
     ),
     request=MessagesRequest,
     history=_history,
+    messages="messages",
     stream=MessagesReader,
     body=MessagesReader,
     finish_reasons="""

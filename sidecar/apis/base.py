@@ -112,7 +112,7 @@ class Api:
     `name` is how routes name it (`openai.chat`), `title` how people do. `request` is what is read of a request's body;
     `body` and `stream` make readers of whole and streamed answers (no `stream`: there are none). `history`
     reads the past that a request carries (none: it carries none); it raises ValueError or RecursionError for what is no JSON.
-    `prompts` says that this past is one text, and not a list of messages. `others` are templates
+    `messages` is the member that holds them; `prompts` says that this past is one text, and not a list. `others` are templates
     that are known by name only, the more special ones first; an answer's id begins with `own_ids` behind any prefix.
     `finish_reasons` may become labels: words in lower case. `objects` says that what a path asks to be streamed comes as
     JSON objects if not as events.
@@ -125,6 +125,7 @@ class Api:
     body: Callable[[ResponseFacts], BodyReader]
     stream: Callable[[ResponseFacts], StreamReader] | None = None
     history: ReadHistory | None = None
+    messages: str = ""
     prompts: bool = False
     finish_reasons: str = ""
     others: tuple[str, ...] = ()

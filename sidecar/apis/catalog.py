@@ -6,6 +6,7 @@ they hold: wrong types are listed, and only what is no JSON at all is refused. R
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum
 from functools import lru_cache
 from operator import attrgetter
@@ -17,6 +18,7 @@ from sidecar.apis.base import Api, BodyReader, EventParser, RequestBody, StreamR
 from sidecar.apis.history import MOST_MESSAGES, Past, Written, in_steps
 from sidecar.apis.history import at_once as past_at_once
 from sidecar.apis.json_array import JsonArrayParser
+from sidecar.apis.pieces import PIECE, rest_of
 from sidecar.apis.routes import Routes
 from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, at_once
 from sidecar.core.digests import Digester, History
@@ -38,7 +40,7 @@ _NAMING = RequestBody.__struct_fields__
 
 _UNNAMED = (None,) * len(_NAMING)
 
-_COUNTED, _CROWD = 4 << 20, 100_000
+_COUNTED, _CROWD = 1 << 20, 100_000
 """Bytes in which brackets are counted between two pauses, and how many a body has at most that is read as a history."""
 
 _STRIDE = 7
@@ -99,6 +101,7 @@ class Catalog:
         self._bodies = {api.name: api.body for api in apis}
         self._streams = {api.name: api.stream for api in apis if api.stream is not None}
         self._histories = {api.name: api.history for api in apis if api.history is not None}
+        self._lists: dict[str | None, str] = {api.name: api.messages for api in apis if api.messages}
         self._prompts = frozenset(api.name for api in apis if api.prompts)
         self._objects = frozenset(api.name for api in apis if api.objects)
 
@@ -122,9 +125,9 @@ class Catalog:
         except (ValueError, RecursionError, TypeError):
             return None
         if request.previous_response_id is not None:
-            facts = _facts(route, request, {}, (), None)  # it is an attribute as well
+            facts = _facts(route, request, {}, (), None, kind[-1])  # it is an attribute as well
         elif facts is None:
-            facts = self._remember(kind, _facts(route, request, {}, (), None))
+            facts = self._remember(kind, _facts(route, request, {}, (), None, kind[-1]))
         history = None
         if digester is not None:
             try:
@@ -165,8 +168,18 @@ class Catalog:
         Raises:
             UnreadableBody: the body is not JSON, or is nested absurdly deep.
         """
+        shape = self._requests.get(route.api, _ANY).shape
+        taken: list[msgspec.Raw] = []
         request: RequestBody
-        request, ignored = yield from self._requests.get(route.api, _ANY).shape.steps(body)
+        if len(body) > 2 * PIECE and route.api in self._lists:
+            rest = yield from rest_of(body, self._lists[route.api], MOST_MESSAGES)
+            request, ignored = yield from shape.steps(rest.body)
+            if ignored:  # what is odd is read as it is everywhere
+                request, ignored = yield from shape.steps(body)
+            else:
+                body, taken = rest.body, rest.taken
+        else:
+            request, ignored = yield from shape.steps(body)
         hints = request.hints()
         if fields:
             if len(body) > LARGE:
@@ -174,22 +187,32 @@ class Catalog:
             own, unfit = yield from _read_fields(body, fields)
             hints.update(own)
             ignored += tuple(path for path in unfit if path not in ignored)
-        history = None
+        history, count = None, request.message_count()
+        count = None if count is None else count + len(taken)
         if digester is not None:
-            history = yield from self._history(route, body, request.message_count(), digester)
-        return _facts(route, request, hints, ignored, history)
+            history = yield from self._history(route, body, count, digester, taken)
+        return _facts(route, request, hints, ignored, history, count)
 
     def _history(
-        self, route: Route, body: bytes | bytearray, messages: int | None, digester: Digester
+        self,
+        route: Route,
+        body: bytes | bytearray,
+        messages: int | None,
+        digester: Digester,
+        taken: list[msgspec.Raw],
     ) -> Steps[History | None]:
-        """A request's past; none of a body that has too much beside its messages."""
+        """A request's past, behind the messages that were taken out; none of a body that has too much beside its messages."""
         if not route.turn or route.api not in self._histories:
             return None
         if len(body) > LARGE and (yield from _crowded(body, digester.salt[0])):
             return None
         try:
             past = self._past(route, body, messages)
-            return None if past is None else (yield from in_steps(past, digester))
+            if past is None:
+                return None
+            if taken and isinstance(past, Written):
+                past = replace(past, messages=taken + past.messages)
+            return (yield from in_steps(past, digester))
         except (ValueError, RecursionError):
             return None
 
@@ -249,11 +272,12 @@ def _facts(
     hints: dict[str, str],
     ignored: tuple[str, ...],
     history: History | None,
+    messages: int | None,
 ) -> RequestFacts:
     return RequestFacts(
         model=request.asked_model() or route.model,
         streaming=route.streaming or request.asks_stream(),
-        messages=request.message_count(),
+        messages=messages,
         hints=hints,
         attributes=request.attributes(),
         ignored=ignored,

@@ -363,6 +363,7 @@ API = Api(
     ),
     request=GenerateRequest,
     history=_history,
+    messages="contents",
     stream=GenerateReader,
     body=GenerateReader,
     objects=True,

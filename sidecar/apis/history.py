@@ -33,8 +33,8 @@ _BRACES = 100_000
 _BLOCKS = 2048
 """The same of one message's content, which is then one part."""
 
-_MOST = 48
-"""Messages that are looked at between two pauses."""
+_TOGETHER, _MOST = 128 * 1024, 32
+"""Bytes, and messages, that are looked at between two pauses where messages are smaller."""
 
 _VOLATILE = frozenset(("cache_control", "cachePoint", "id", "status", "annotations", "logprobs", "index"))
 """Members that clients change, add or leave out from call to call, of what an API defines."""
@@ -286,7 +286,7 @@ def in_steps(past: Past, digester: Digester) -> Steps[History]:
     sizes, start = [*accumulate(map(len, messages))], 0
     while start < len(messages):
         since = sizes[start - 1] if start else 0
-        end = min(max(bisect(sizes, since + _STEP), start + 1), start + _MOST)
+        end = min(max(bisect(sizes, since + _TOGETHER), start + 1), start + _MOST)
         if sizes[start] - since > _STEP:
             made.append((yield from _made_in_steps(past, messages[start], digester)))
         else:

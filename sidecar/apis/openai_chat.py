@@ -365,6 +365,7 @@ API = Api(
     own_ids="chatcmpl-",
     request=ChatRequest,
     history=_history,
+    messages="messages",
     stream=ChatReader,
     body=ChatReader,
     finish_reasons="""

@@ -359,6 +359,7 @@ API = Api(
     own_ids="resp_",
     request=ResponsesRequest,
     history=_history,
+    messages="input",
     stream=ResponsesReader,
     body=ResponsesReader,
     finish_reasons="completed incomplete max_output_tokens content_filter cancelled failed",

@@ -1,0 +1,131 @@
+"""A large body that is read in pieces tells what one that is read at once does, and no step of it is long."""
+
+import json
+import time
+from random import Random
+from typing import Any
+
+import pytest
+
+from sidecar import apis
+from sidecar.apis import catalog, pieces
+from sidecar.core.digests import Digester
+from sidecar.core.facts import RequestFacts, Route
+from tests.pace import slowness
+
+WHOLE: Any = object()
+"""Stands for the end of all steps."""
+
+APIS = {
+    "openai.chat": ("messages", "content"),
+    "anthropic.messages": ("messages", "content"),
+    "openai.responses": ("input", "content"),
+    "gemini.generate_content": ("contents", "parts"),
+}
+ODD: dict[str, bytes] = {
+    "a message that is none": b'{"model":"m","messages":[{"role":"user"},%b,7,{"role":"user","content":"a"}]}',
+    "no end": b'{"model":"m","messages":[{"role":"user"},%b,{"role":"user"}',
+    "no JSON behind": b'{"model":"m","messages":[{"role":"user"},%b,{"role":"user"}],x}',
+    "twice": b'{"model":"m","messages":[{"role":"user"},%b,{"role":"user"}],"messages":[{"role":"user"}]}',
+    "within another": b'{"model":"m","x":{"messages":[{"role":"user"},%b,{"role":"user"}]},"messages":[{"role":"user"}]}',
+    "another type": b'{"model":7,"messages":[{"role":"user"},%b,{"role":"user","content":"a"}]}',
+    "blanks": b' {\n"model" : "m", "messages" : [ {"role":"user"} , %b , {"role":"user"} ] , "stream":true }',
+    "in a text": b'{"model":"\\"messages\\":[","messages":[{"role":"user"},%b,{"role":"user"}]}',
+    "empty": b'{"model":"m","messages":[{},%b,{}]}',
+}
+
+
+def read(api: str, body: bytes) -> tuple[RequestFacts, object, int]:
+    """What a body tells, what its history is, and in how many steps."""
+    steps = apis.request_steps(Route("", api, turn=True), body, (), Digester(b"a key"))
+    taken = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            facts: RequestFacts = end.value
+            break
+        taken += 1
+    history, told = facts.history, (facts.model, facts.messages, facts.ignored, facts.streaming)
+    if history is None:
+        return told, None, taken  # type: ignore[return-value] # compared and nothing else
+    ends = [getattr(history.end, name) for name in history.end.__slots__]
+    said = [(at, one.text, one.ids) for at, one in history.said]
+    return told, (ends, said, history.digests, history.tools, history.system, history.task), taken  # type: ignore[return-value] # the same
+
+
+def both(api: str, body: bytes, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """What is read of a body in pieces, and without."""
+    found = []
+    for size in (pieces.PIECE, 1 << 40):
+        monkeypatch.setattr(catalog, "PIECE", size)
+        try:
+            found.append(read(api, body))
+        except apis.UnreadableBody as error:
+            found.append((type(error), None, 0))  # type: ignore[arg-type] # the same
+    return found[0], found[1]
+
+
+def messages(dice: Random, holds: str, size: int) -> list[dict[str, Any]]:
+    """Messages of some size in all, one of them large, and some with parts that look like messages."""
+    made: list[dict[str, Any]] = []
+    while size > 0:
+        text = f'{dice.random()} \u00e9 \\ " }},{{ ' + "and more words, " * dice.choice((1, 20, 400))
+        if dice.random() < 0.01:
+            text *= 2 + 300_000 // len(text)
+        parts = [{"text": text}, {"type": "text", "text": '{"role":"user"},{"role":"user"}'}]
+        content: Any = parts if holds == "parts" or dice.random() < 0.3 else text
+        made.append({"role": dice.choice(("user", "assistant", "model")), holds: content})
+        size -= len(text)
+    return made
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+@pytest.mark.parametrize("api", APIS)
+def test_pieces_tell_what_the_whole_does(api: str, spaced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its facts, and each digest of its history."""
+    name, holds = APIS[api]
+    given = {"model": "m", name: messages(Random(api), holds, 3_000_000), "stream": True, "tools": [{"a": 1}]}
+    body = json.dumps(given, separators=None if spaced else (",", ":"), ensure_ascii=spaced).encode()
+    pieced, whole = both(api, body, monkeypatch)
+    assert pieced[:2] == whole[:2]
+    assert pieced[1] is not None
+    assert pieced[2] > whole[2] or pieced[2] > 10
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_bodies_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is odd is read as it ever is, or is no JSON."""
+    many = b",".join(b'{"role":"user","content":"%d %b"}' % (at, b"x" * 2000) for at in range(1000))
+    pieced, whole = both("openai.chat", ODD[name] % many, monkeypatch)
+    assert pieced[:2] == whole[:2]
+
+
+def longest(body: bytes, digesters: list[Digester | None]) -> float:
+    """Seconds of CPU of the longest step, at best of some readings."""
+    runs = []
+    for digester in digesters:
+        steps = apis.request_steps(Route("", "openai.chat", turn=True), body, (), digester)
+        most, done = 0.0, False
+        while not done:
+            begin = time.thread_time()
+            done = next(steps, WHOLE) is WHOLE
+            most = max(most, time.thread_time() - begin)
+        runs.append(most)
+    return min(runs)
+
+
+@pytest.mark.parametrize("history", ["off", "new", "known"])
+def test_no_step_is_long(history: str) -> None:
+    """Of a history of 4 MB no step takes more than a millisecond, as a quiet machine would take it."""
+    text = "Some words.\n" * 170
+    said = [{"role": ("user", "assistant")[at % 2], "content": f"{at} {text}"} for at in range(2000)]
+    body = json.dumps({"model": "m", "messages": said, "stream": True}).encode()
+    one, other, third = (Digester(b"a key") for _ in range(3))
+    digesters: dict[str, list[Digester | None]] = {
+        "off": [None] * 3,
+        "new": [one, other, third],
+        "known": [one] * 4,
+    }
+    slow = slowness()
+    assert longest(body, digesters[history]) < 0.001 * max(slow, slowness())
