@@ -26,6 +26,9 @@ START_TIMEOUT = 60.0
 TIMEOUT = 30.0
 """Seconds that a test waits for something to happen before it fails."""
 
+_SOON, _AT_MOST, _SHARE = 0.01, 0.1, 0.1
+"""Seconds between two looks at a condition, first and at most, and their share of the wait so far: a look mostly costs a request."""
+
 _INHERITED = (
     "PATH",
     "HOME",
@@ -248,16 +251,17 @@ class RunningSidecar:
         Raises:
             AssertionError: it did not hold in time, or the process ended.
         """
-        end = time.monotonic() + timeout
+        begun = time.monotonic()
         while True:
             try:
                 if condition():
                     return
             except OSError:
                 pass
-            if time.monotonic() > end or not self.running:
+            waited = time.monotonic() - begun
+            if waited > timeout or not self.running:
                 raise AssertionError(f"not within {timeout} s; stderr:\n{self._tail()}")
-            time.sleep(0.01)
+            time.sleep(min(max(waited * _SHARE, _SOON), _AT_MOST))
 
     # --- stderr
 
