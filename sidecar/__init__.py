@@ -4,6 +4,17 @@
 standard library.
 """
 
-from sidecar.core.sessions import SessionManager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sidecar.core.sessions import SessionManager as SessionManager
 
 __all__ = ["SessionManager"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "SessionManager":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sidecar.core.sessions import SessionManager  # noqa: PLC0415 - every command and client begins in this package
+
+    return SessionManager

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-from sidecar.apis import provider_of_host
 from sidecar.core.exchange import Upstream
 from sidecar.core.shown import mask
 from sidecar.core.turns import DEFAULT_FORMAT, RequestIdFormat
+from sidecar.providers import provider_of_host
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,8 @@ ROOMS = {
     "errors": "core",
     "listener": "",
     "codings": "",
-    "settings_values": "core apis",
+    "providers": "",
+    "settings_values": "core providers",
     "settings": "core settings_values",
     "proxy": "apis codings core errors listener settings ways_out",
     "live": "core",
@@ -92,7 +93,7 @@ ROOMS = {
     "stdio": "",
     "cli": "app check core demo errors explain health inject picture proxy record request_text settings settings_values stdio telemetry top version",
     "__main__": "cli",
-    "__init__": "core client",
+    "__init__": "core",
 }
 """Which rooms a room may import. Arrows point down only: cli, app, (proxy, admin, telemetry), apis, core."""
 

@@ -13,7 +13,6 @@ from sidecar.apis.base import Api, BodyReader, EventParser, StreamReader
 from sidecar.apis.catalog import Catalog, Form, event_parser, undecided
 from sidecar.apis.ends import ends_of
 from sidecar.apis.errors import KNOWN_ERRORS, error_code
-from sidecar.apis.providers import provider_of_host
 from sidecar.apis.routes import UNKNOWN
 from sidecar.apis.shapes import LARGE, Steps, UnreadableBody, at_once
 
@@ -61,7 +60,6 @@ __all__ = [
     "event_parser",
     "form",
     "match",
-    "provider_of_host",
     "read_request",
     "request_steps",
     "small_request",

@@ -400,11 +400,15 @@ def test_it_is_the_official_client(make: Any, kind: Any) -> None:
     "line,absent",
     [
         ("from sidecar import SessionManager", "openai opentelemetry aiohttp"),
-        ("from sidecar.client import session, session_headers", "openai opentelemetry.sdk aiohttp"),
+        (
+            "from sidecar.client import session, session_headers",
+            "openai opentelemetry.sdk aiohttp sidecar.core.sessions",
+        ),
+        ("from sidecar import cli", "msgspec opentelemetry aiohttp sidecar.apis sidecar.core.sessions"),
     ],
 )
 def test_imports_are_light(line: str, absent: str) -> None:
-    """The session manager needs the standard library, the block OpenTelemetry's interface, nothing more."""
+    """The session manager and the command line need the standard library, the block OpenTelemetry's interface, nothing more."""
     code = f"{line}; import sys; print([name for name in {absent.split()} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
