@@ -155,22 +155,20 @@ def test_a_probe_under_way_is_in_flight(
 
 
 @pytest.mark.parametrize(
-    "setting, line, is_quiet",
+    "setting, lines",
     [
-        ("none", "GET /health", False),
-        ("none", "HEAD /", False),
-        ("/up", "GET /up", True),
-        ("/up", "GET /health", False),
-        ("/internal/*", "GET /internal/x/y", True),
-        ("/internal/*", "GET /internal", False),
-        ("HEAD /v1/models", "HEAD /v1/models", True),
-        ("HEAD /v1/models", "GET /v1/models", False),
-        ("GET /a, HEAD /b*", "HEAD /bc", True),
-        ("GET /a, HEAD /b*", "HEAD /a", False),
+        ("none", {"GET /health": False, "HEAD /": False}),
+        ("/up", {"GET /up": True, "GET /health": False}),
+        ("/internal/*", {"GET /internal/x/y": True, "GET /internal": False}),
+        ("HEAD /v1/models", {"HEAD /v1/models": True, "GET /v1/models": False}),
+        ("GET /a, HEAD /b*", {"HEAD /bc": True, "HEAD /a": False}),
     ],
 )
-def test_the_setting(start_sidecar: Any, setting: str, line: str, is_quiet: bool) -> None:
+def test_the_setting(start_sidecar: Any, setting: str, lines: Mapping[str, bool]) -> None:
     """Paths of the operator's own take the place of the usual ones."""
     sidecar = start_sidecar(settings={"QUIET_PATHS": setting})
-    exchange(sidecar.port, request_bytes(*line.split(" ")))
-    sidecar.wait_until(lambda: counted(sidecar) == (1, int(is_quiet)))
+    for line, is_quiet in lines.items():
+        settled, quiet = counted(sidecar)
+        exchange(sidecar.port, request_bytes(*line.split(" ")))
+        sidecar.wait_until(lambda: counted(sidecar)[0] > settled)  # noqa: B023 - called at once
+        assert counted(sidecar) == (settled + 1, quiet + is_quiet), line

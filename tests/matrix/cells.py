@@ -173,6 +173,15 @@ class Cell:
         )
 
     @property
+    def group(self) -> tuple[str, str]:
+        """The timer that ends its request, and the family of APIs that it is of, where none does."""
+        timer = self.ending.timer
+        return (
+            "EARLY" if timer and timer != "IDLE" else timer,
+            "" if timer else self.api.name.partition(",")[0],
+        )
+
+    @property
     def stream(self) -> Stream:
         """The API's stream."""
         if self.api.stream is None:
@@ -306,7 +315,7 @@ def _shapes() -> Iterator[tuple[Example, bool, Ending]]:
             yield api, False, WHOLE
 
 
-CELLS = tuple(sorted(_cells(), key=lambda cell: cell.ending.timer))
-"""Those whose sidecar waits, then those of others: each sidecar exports its metrics as fast as it can, asked or not."""
+CELLS = tuple(sorted(_cells(), key=lambda cell: cell.group))
+"""Those that are played through one sidecar stand together."""
 ANY_PROXY = tuple(cell for cell in CELLS if not cell.ending.timer and cell.media)
 """The cells that make sense for another proxy: its time-outs are its own, and so is what it does with empty fields."""

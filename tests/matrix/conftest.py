@@ -1,4 +1,4 @@
-"""What the matrix runs through: a sidecar with patient timers, two with short ones, or any proxy that is named.
+"""What the matrix runs through: sidecars with patient timers, two with short ones, or any proxy that is named.
 
 Owns these fixtures. `MATRIX_TARGET` (the port of a proxy on this machine) and `MATRIX_UPSTREAM` (the port to which
 it forwards, on which the provider will listen) point the same cells at another proxy; then bytes alone are checked.
@@ -7,18 +7,20 @@ it forwards, on which the provider will listen) point the same cells at another 
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from sidecar.testing import OtlpSink, RunningSidecar, ScriptedUpstream, changes
 from tests.blackbox.conftest import VOLATILE
+from tests.matrix.cells import Cell
 from tests.matrix.expected import Series
 
 TIMER = 0.5
 """Seconds of every timer of the impatient sidecars."""
 
-SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "25", "OTEL_BSP_SCHEDULE_DELAY": "5"}
-"""Telemetry comes as fast as it can, since each cell waits for its own."""
+SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "50", "OTEL_BSP_SCHEDULE_DELAY": "5"}
+"""Telemetry comes soon, since each cell waits for its own."""
 
 
 class Watched:
@@ -41,34 +43,54 @@ class Watched:
         }
 
 
-@pytest.fixture(scope="module")
-def patient(module_upstream: ScriptedUpstream) -> Iterator[Watched]:
-    """A sidecar that waits."""
-    with OtlpSink() as sink, RunningSidecar(upstream=module_upstream.url, sink=sink, environ=SOON) as sidecar:
-        yield Watched(sidecar, sink)
+class Sidecars:
+    """One sidecar at a time, in front of `upstream`: that of the cells which are played now.
+
+    What it exports again and again is every series that it has ever had, so that those of one API are enough for one.
+    """
+
+    def __init__(self, upstream: ScriptedUpstream, blackhole: int) -> None:
+        self._upstream = upstream
+        self._blackhole = f"blackhole=http://127.0.0.1:{blackhole}"
+        self._running = ExitStack()
+        self._group: tuple[str, str] | None = None
+        self._watched: Watched | None = None
+
+    def watched(self, cell: Cell) -> Watched:
+        """The sidecar for this cell; where that is another one, the one before has ended."""
+        if self._watched is None or self._group != cell.group:
+            self.stop()
+            sink = self._running.enter_context(OtlpSink())
+            running = RunningSidecar(
+                upstream=self._upstream.url, sink=sink, settings=self._settings(cell), environ=SOON
+            )
+            self._watched = Watched(self._running.enter_context(running), sink)
+            self._group = cell.group
+        return self._watched
+
+    def _settings(self, cell: Cell) -> dict[str, str]:
+        """It waits; or it waits for an answer to begin and not for one to go on; or it has short timers up to the begin.
+
+        The last has a second upstream, which lets nobody in.
+        """
+        if not cell.ending.timer:
+            return {}
+        if cell.ending.timer == "IDLE":
+            return {"IDLE_TIMEOUT": f"{TIMER}s"}
+        early = {f"{name}_TIMEOUT": f"{TIMER}s" for name in ("CLIENT_BODY", "CONNECT", "FIRST_BYTE")}
+        return {**early, "UPSTREAMS": self._blackhole}
+
+    def stop(self) -> None:
+        """Ends the one that runs."""
+        self._running.close()
 
 
 @pytest.fixture(scope="module")
-def idle(module_upstream: ScriptedUpstream) -> Iterator[Watched]:
-    """A sidecar that waits for an answer to begin, and not for one to go on."""
-    settings = {"IDLE_TIMEOUT": f"{TIMER}s"}
-    with (
-        OtlpSink() as sink,
-        RunningSidecar(upstream=module_upstream.url, sink=sink, settings=settings, environ=SOON) as sidecar,
-    ):
-        yield Watched(sidecar, sink)
-
-
-@pytest.fixture(scope="module")
-def impatient(module_upstream: ScriptedUpstream, blackhole: int) -> Iterator[Watched]:
-    """A sidecar with short timers up to an answer's begin, and a second upstream that lets nobody in."""
-    settings = {f"{name}_TIMEOUT": f"{TIMER}s" for name in ("CLIENT_BODY", "CONNECT", "FIRST_BYTE")}
-    settings["UPSTREAMS"] = f"blackhole=http://127.0.0.1:{blackhole}"
-    with (
-        OtlpSink() as sink,
-        RunningSidecar(upstream=module_upstream.url, sink=sink, settings=settings, environ=SOON) as sidecar,
-    ):
-        yield Watched(sidecar, sink)
+def sidecars(module_upstream: ScriptedUpstream, blackhole: int) -> Iterator[Sidecars]:
+    """What cells are played through."""
+    made = Sidecars(module_upstream, blackhole)
+    yield made
+    made.stop()
 
 
 def named_target() -> int | None:

@@ -4,20 +4,19 @@ import pytest
 
 from sidecar.testing import ScriptedUpstream
 from tests.matrix.cells import ANY_PROXY, CELLS, Cell
-from tests.matrix.conftest import Watched, named_target
+from tests.matrix.conftest import Sidecars, named_target
 from tests.matrix.expected import Expected
 from tests.matrix.play import play
 
 if named_target() is None:
 
     @pytest.mark.parametrize("cell", CELLS, ids=[cell.id for cell in CELLS])
-    def test_the_sidecar(cell: Cell, upstream: ScriptedUpstream, request: pytest.FixtureRequest) -> None:
+    def test_the_sidecar(cell: Cell, upstream: ScriptedUpstream, sidecars: Sidecars, blackhole: int) -> None:
         """What passes is untouched, and what is exported of it is exactly what is expected, no more."""
-        through = {"": "patient", "IDLE": "idle"}.get(cell.ending.timer, "impatient")
-        watched: Watched = request.getfixturevalue(through)
+        watched = sidecars.watched(cell)
         name, port = "default", upstream.port
         if cell.ending.timer == "CONNECT":
-            name, port = "blackhole", request.getfixturevalue("blackhole")
+            name, port = "blackhole", blackhole
         expected = Expected(cell, cell.id, name)
         prefix = "" if name == "default" else f"/{name}"
         message = play(cell, watched.port, upstream, cell.id, path_prefix=prefix, own_timers=True)
