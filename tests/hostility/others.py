@@ -50,10 +50,14 @@ def longest_turn(sidecar: RunningSidecar, busy: Callable[[], object]) -> float:
     return _longest(sidecar) / max(slow, slowness())
 
 
-def fair(sidecar: RunningSidecar, busy: Callable[[], object], *, most: float = FAIR) -> None:
-    """Asserts that no turn takes more than `most` seconds of CPU while `busy` runs.
+def fair(sidecar: RunningSidecar, busy: Callable[[], object], *, most: float = FAIR) -> int:
+    """Asserts that no turn takes more than `most` seconds of CPU while `busy` runs; gives how often it has run.
 
-    Of three runs the best counts: what a peer costs it costs each time, and a busy machine only adds to it.
+    Of three runs the best counts: what a peer costs it costs each time, and a busy machine only adds to it. So the first
+    one that is good enough is the last.
     """
-    seen = [longest_turn(sidecar, busy) for _ in range(3)]
-    assert min(seen) < most + _BESIDE, seen
+    seen: list[float] = []
+    while len(seen) < 3 and (not seen or seen[-1] >= most + _BESIDE):
+        seen.append(longest_turn(sidecar, busy))
+    assert seen[-1] < most + _BESIDE, seen
+    return len(seen)
