@@ -1,6 +1,7 @@
 """The Python clients, each told to do one of the same few things, as an app would write it.
 
-Each gives what it understood, and the exact bytes that its HTTP layer was given. None knows of the sidecar.
+Each gives what it understood, and the exact bytes that its HTTP layer was given. None knows of the sidecar. Two of the
+packages take seconds to be imported: they are where they are used.
 """
 
 import asyncio
@@ -10,10 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-import anthropic
 import httpx2
 import openai
-from google import genai
 
 from tests.clients.apis import CHAT, GEMINI, MESSAGES, QUESTION, TOOL, Api
 
@@ -252,6 +251,8 @@ def _anthropic_block(heard: Heard, block: Any) -> None:
 
 def anthropic_sync(ask: Ask) -> Heard:
     """`anthropic.Anthropic`, with its own helper for streams."""
+    import anthropic
+
     heard = Heard()
     http = httpx2.Client(transport=Recording(heard))
     with anthropic.Anthropic(http_client=http, **_anthropic_options(ask)) as client:
@@ -273,6 +274,8 @@ def anthropic_sync(ask: Ask) -> Heard:
 
 async def anthropic_async(ask: Ask) -> Heard:
     """`anthropic.AsyncAnthropic`, the same way."""
+    import anthropic
+
     heard = Heard()
     http = httpx2.AsyncClient(transport=AsyncRecording(heard))
     async with anthropic.AsyncAnthropic(http_client=http, **_anthropic_options(ask)) as client:
@@ -320,11 +323,14 @@ def _google_part(heard: Heard, made: Any) -> None:
             heard.calls.append((part.function_call.name, part.function_call.args))
 
 
-GOOGLE_ERRORS = (genai.errors.APIError, httpx2.HTTPError, aiohttp.ClientError, TimeoutError)
+GOOGLE_ERRORS = (httpx2.HTTPError, aiohttp.ClientError, TimeoutError)
+"""Beside its own."""
 
 
 def google_sync(ask: Ask) -> Heard:
     """`google.genai.Client`."""
+    from google import genai
+
     heard = Heard()
     options: Any = _google_options(ask, client_args={"transport": Recording(heard)})
     with genai.Client(api_key=KEY, http_options=options) as client:
@@ -338,7 +344,7 @@ def google_sync(ask: Ask) -> Heard:
                 if ask.early:
                     break
             stream.close()
-        except GOOGLE_ERRORS as error:
+        except (genai.errors.APIError, *GOOGLE_ERRORS) as error:
             heard.error = type(error).__name__
     return heard
 
@@ -356,6 +362,8 @@ async def google_aiohttp(ask: Ask) -> Heard:
 
 
 async def _google_async(ask: Ask, heard: Heard, **transport: Any) -> Heard:
+    from google import genai
+
     options: Any = _google_options(ask, **transport)
     async with genai.Client(api_key=KEY, http_options=options).aio as client:
         try:
@@ -368,7 +376,7 @@ async def _google_async(ask: Ask, heard: Heard, **transport: Any) -> Heard:
                 if ask.early:
                     break
             await stream.aclose()
-        except GOOGLE_ERRORS as error:
+        except (genai.errors.APIError, *GOOGLE_ERRORS) as error:
             heard.error = type(error).__name__
     return heard
 

@@ -9,11 +9,9 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import anthropic
 import httpx2
 import openai
 import pytest
-from google import genai
 from opentelemetry import propagate, trace
 
 from sidecar.client import (
@@ -433,6 +431,8 @@ def check_headers(upstream: ScriptedUpstream, number: int) -> None:
 
 def test_hooks_anthropic(upstream: ScriptedUpstream) -> None:
     """The hook names the calls of the `anthropic` client, which injects nothing twice."""
+    import anthropic
+
     http = anthropic.DefaultHttpxClient(**HOOKS)
     with (
         anthropic.Anthropic(base_url=upstream.url, api_key="k", http_client=http) as client,
@@ -445,6 +445,8 @@ def test_hooks_anthropic(upstream: ScriptedUpstream) -> None:
 
 async def test_hooks_anthropic_async(upstream: ScriptedUpstream) -> None:
     """The same for the async client."""
+    import anthropic
+
     http = anthropic.DefaultAsyncHttpxClient(**ASYNC_HOOKS)
     async with anthropic.AsyncAnthropic(base_url=upstream.url, api_key="k", http_client=http) as client:
         with app_span(22), session("visit", conversation="trains"):
@@ -454,6 +456,8 @@ async def test_hooks_anthropic_async(upstream: ScriptedUpstream) -> None:
 
 async def test_hooks_google(upstream: ScriptedUpstream) -> None:
     """Both clients of `google-genai` can be given them; the async one leaves aiohttp for httpx then."""
+    from google import genai
+
     async with httpx2.AsyncClient(**ASYNC_HOOKS) as http:
         options: Any = {"base_url": upstream.url, "client_args": HOOKS, "httpx_async_client": http}
         with genai.Client(api_key="k", http_options=options) as client:
@@ -468,6 +472,8 @@ async def test_hooks_google(upstream: ScriptedUpstream) -> None:
 
 def test_headers_per_call(upstream: ScriptedUpstream) -> None:
     """Any client that takes header fields per call can be told."""
+    import anthropic
+
     with (
         anthropic.Anthropic(base_url=upstream.url, api_key="k") as client,
         app_span(25),

@@ -3,6 +3,8 @@
 import json
 import re
 from collections import Counter
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +19,17 @@ from tests.grafana.charts import LABELS, METRICS, ROOT, defined
 OF_PROMETHEUS = {"job", "instance", "le", "severity", "k8s_pod_name"}
 
 
+@cache
+def paths() -> tuple[Path, ...]:
+    """Where the files are: to know that, all of them are made."""
+    return tuple(files())
+
+
 def dashboards(*, of_metrics: bool = True) -> list[dict[str, Any]]:
     """The dashboards as they stand in their files; those on traces (`test_explorer.py`) and on recorded
     sums only where they are wanted.
     """
-    every = [json.loads(path.read_text(encoding="utf-8")) for path in files() if path.suffix == ".json"]
+    every = [json.loads(path.read_text(encoding="utf-8")) for path in paths() if path.suffix == ".json"]
     others = ("sidecar-explorer", "sidecar-value")
     return [one for one in every if not (of_metrics and one["uid"].startswith(others))]
 
