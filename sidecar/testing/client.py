@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from sidecar.testing.messages import Message, MessageReader
 
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 """Seconds that a read waits before it fails with `TimeoutError`."""
 
 

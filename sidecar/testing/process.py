@@ -20,10 +20,10 @@ from typing import Any, Self
 
 from sidecar.testing.sink import OtlpSink
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = 120.0
 """Seconds for a process to become ready."""
 
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 """Seconds that a test waits for something to happen before it fails."""
 
 _SOON, _AT_MOST, _SHARE = 0.01, 0.1, 0.1
@@ -136,7 +136,7 @@ class RunningSidecar:
         self._reader.start()
         return self
 
-    def stop(self, *, timeout: float = 30.0) -> int:
+    def stop(self, *, timeout: float = TIMEOUT) -> int:
         """Asks it to stop (SIGTERM), unless it has ended, and gives its exit code.
 
         Raises:
@@ -150,7 +150,7 @@ class RunningSidecar:
         """Sends it a signal."""
         self._child().send_signal(number)
 
-    def wait(self, *, timeout: float = 30.0) -> int:
+    def wait(self, *, timeout: float = TIMEOUT) -> int:
         """Waits until it has ended, and gives its exit code.
 
         Raises:

@@ -20,7 +20,7 @@ from sidecar.testing.otlp import LogLine, MetricExport, Point, Span, Value, read
 from sidecar.testing.sink_servers import SIGNALS, GrpcServices, HttpServer, SinkAnswer
 from sidecar.testing.tls import Certificate
 
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 """Seconds that a test waits for an export before it fails."""
 
 
