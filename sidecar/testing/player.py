@@ -105,6 +105,8 @@ class Player(asyncio.Protocol):
         changed: "Callable[[Player, BaseException | None], None]",
     ) -> None:
         self.connection = Connection()
+        self.idle_since: float | None = None
+        """When it had said its last answer (`time.monotonic`), while it waits for another request; else None."""
         self._choose = choose
         self._changed = changed
         self._transport: asyncio.Transport | None = None
@@ -220,7 +222,10 @@ class Player(asyncio.Protocol):
 
     async def _play_one(self) -> None:
         reader = self._reader
+        if self.connection.requests:
+            self.idle_since = time.monotonic()
         await self._until(lambda: reader.head_read or self.connection.closed is not None)
+        self.idle_since = None
         if not reader.head_read:
             raise _Over
         self.connection.requests += 1

@@ -8,6 +8,7 @@ What one connection does is `player.py`.
 import asyncio
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,8 +18,11 @@ from typing import Self
 from sidecar.testing.player import Connection, Player, Received
 from sidecar.testing.steps import Echo, Script, Step
 
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 """Seconds that a test waits for something to happen before it fails."""
+
+_IDLE = 0.08
+"""Seconds from which on a connection that is dropped may seem to have waited too long."""
 
 Behaviour = Callable[[Received], Script]
 """Gives the script for a request whose head is known."""
@@ -52,6 +56,8 @@ class ScriptedUpstream:
         self._connections: list[Connection] = []
         self._players: set[Player] = set()
         self._opened = 0
+        self._dropped: list[float] = []
+        """How long (s) those that were dropped last had been idle."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="scripted-upstream", daemon=True)
         self._server: asyncio.Server | None = None
@@ -104,11 +110,27 @@ class ScriptedUpstream:
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(TIMEOUT)
 
     def drop_connections(self) -> None:
-        """Closes every open connection from this side, idle ones as well, and waits until it is done."""
+        """Closes every open connection from this side, idle ones as well, and waits until it is done.
+
+        None has been idle about as long as one that was dropped before: two alike would be an origin's time-out, which
+        the sidecar learns.
+        """
         players = list(self._players)
+        while self._seems_impatient(players):
+            with self._changed:
+                self._changed.wait(0.01)
         for player in players:
             self._call(player.drop)
         self.wait_for(lambda: all(player.over for player in players))
+
+    def _seems_impatient(self, players: list[Player]) -> bool:
+        now = time.monotonic()
+        idle = [now - since for player in players if (since := player.idle_since) is not None]
+        long = [one for one in idle if one > _IDLE]
+        if any(abs(one - before) < max(one, before) / 4 for one in long for before in self._dropped):
+            return True
+        self._dropped = idle
+        return False
 
     def _call(self, function: Callable[[], object]) -> None:
         async def call() -> None:

@@ -1,7 +1,7 @@
 """Origins that close what has waited too long: their time is kept to or learnt, so that few POSTs meet a closing socket.
 
-Whoever closes after half a second here stands for those that do after five, as uvicorn does: the margin is a quarter
-up to four seconds, and a second above.
+Whoever closes after a second or two here stands for those that do after five, as uvicorn does: the margin is a quarter
+up to four seconds, and a second above. A busy machine must not keep a request waiting for that long.
 """
 
 import asyncio
@@ -116,8 +116,8 @@ def posts(sidecar: RunningSidecar, pause: float) -> list[int]:
 KINDS = {
     "closes": (False, b""),
     "resets": (True, b""),
-    "closes and says so": (False, b"Keep-Alive: timeout=1\r\n"),
-    "resets and says so": (True, b"Keep-Alive: max=9, timeout=1\r\n"),
+    "closes and says so": (False, b"Keep-Alive: timeout=2\r\n"),
+    "resets and says so": (True, b"Keep-Alive: max=9, timeout=2\r\n"),
 }
 
 
@@ -125,7 +125,7 @@ KINDS = {
 def test_few_posts_meet_a_closing_socket(start_sidecar: Any, name: str) -> None:
     """Over a hundred with pauses around the origin's time: one or two are lost while it is learnt, hardly any later."""
     reset, hint = KINDS[name]
-    patience = 1.0 if hint else 0.5
+    patience = 2.0 if hint else 1.5
     fields = {"patience": patience, "reset": reset, "hint": hint, "opened": 0, "stands": []}
     kind = type("Kind", (Impatient,), fields)
     with origin(kind) as url:
@@ -147,6 +147,22 @@ def test_an_origin_that_ends_is_not_impatient(start_sidecar: Any, upstream: Scri
     upstream.drop_connections()
     assert post(sidecar) == 200
     threading.Event().wait(1.0)
+    assert post(sidecar) == 200
+    assert upstream.requests[-1].connection is upstream.requests[-2].connection
+
+
+def test_an_origin_of_the_tests_that_drops_its_connections_is_not_impatient(
+    start_sidecar: Any, upstream: ScriptedUpstream
+) -> None:
+    """Whatever it is made to drop, and however slow the machine is: tests of kept connections hold beside it."""
+    sidecar = start_sidecar()
+    upstream.answer_always(answer(b"ok"))
+    for _ in range(3):
+        assert post(sidecar) == 200
+        threading.Event().wait(0.15)
+        upstream.drop_connections()
+    assert post(sidecar) == 200
+    threading.Event().wait(0.3)
     assert post(sidecar) == 200
     assert upstream.requests[-1].connection is upstream.requests[-2].connection
 
