@@ -1,12 +1,16 @@
-"""How fast this machine is just now, so that a bound in seconds of CPU means the same on each.
+"""How fast this machine is just now, so that a bound in seconds means the same on each.
 
-Owns the measure: one pass of the JSON decoder over 8 MiB of numbers, which takes as long as a step of the longest kind.
+Owns two measures. Of CPU time: one pass of the JSON decoder over 8 MiB of numbers, which takes as long as a step of the
+longest kind. Of the wall's time: what processes had to wait for a processor meanwhile, as Linux counts it for each thread.
 """
 
+import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 
 import msgspec
 
@@ -33,3 +37,43 @@ def within(seconds: float) -> Iterator[None]:
     yield
     took = time.thread_time() - begun
     assert took < seconds * max(slow, slowness()), took
+
+
+def kept_waiting(pid: int) -> float:
+    """Seconds that the threads of a process have waited for a processor, in all; 0 where it has gone."""
+    waited = 0
+    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError):
+            waited += int(thread.read_text().split()[1])
+    return waited / 1e9
+
+
+@contextmanager
+def promptly(seconds: float, *pids: int) -> Iterator[None]:
+    """Asserts that it takes less time, without what these processes and this one were kept waiting for a processor.
+
+    They may end meanwhile.
+    """
+    begun, over = time.monotonic(), threading.Event()
+    before = {pid: kept_waiting(pid) for pid in (os.getpid(), *pids)}
+    latest = dict(before)
+
+    def look() -> None:
+        for pid, waited in latest.items():
+            latest[pid] = max(waited, kept_waiting(pid))
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            look()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+        took = time.monotonic() - begun
+    finally:
+        over.set()
+        watcher.join()
+    look()
+    waited = sum(latest.values()) - sum(before.values())
+    assert took - waited < seconds, (took, waited)

@@ -7,7 +7,6 @@ and compared with what the collector says that it took.
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from sidecar.testing import (
     json_answer,
 )
 from tests.blackbox.names import NameServer
+from tests.pace import promptly
 
 HTTP, GRPC = "http/protobuf", "grpc"
 SIGNALS = ("traces", "logs", "metrics")
@@ -37,7 +37,7 @@ REQUESTS = 4
 """Requests while the fault lasts, and as many again after it."""
 
 ENVIRON = {
-    "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "2500",
     "OTEL_BSP_SCHEDULE_DELAY": "20",
     "OTEL_BLRP_SCHEDULE_DELAY": "20",
     "OTEL_METRIC_EXPORT_INTERVAL": "100",
@@ -176,7 +176,7 @@ def test_a_fault_and_its_end(fault: Fault, protocol: str, upstream: ScriptedUpst
                     now[signal]["exported"] > before[signal]["exported"] for signal in ("traces", "logs")
                 )
 
-            sidecar.wait_until(exported_again, timeout=30)
+            sidecar.wait_until(exported_again)
             before = settled(sidecar, asked)
             ask(sidecar, upstream, "after")
             after = settled(sidecar, asked + REQUESTS)
@@ -356,7 +356,7 @@ def dribbling(dribble: Dribble) -> Iterator[str]:
             over.set()
             server.shutdown(socket.SHUT_RDWR)
             for thread in threads:
-                thread.join(5)
+                thread.join(30)
 
 
 @contextmanager
@@ -384,24 +384,22 @@ def goes_on_without(url: str, protocol: str, upstream: ScriptedUpstream) -> None
     settings = {"SHUTDOWN_TIMEOUT": "4s"}
     with RunningSidecar(upstream=upstream.url, settings=settings, environ=environ) as sidecar:
         for batch in (1, 2):
-            begun = time.monotonic()
-            ask(sidecar, upstream, f"batch-{batch}", 1)
 
             def told(batch: int = batch) -> bool:
                 counts = ledger(sidecar)["traces"]
                 return counts["created"] >= 3 * batch and not counts["queued"]
 
-            sidecar.wait_until(told)
-            assert time.monotonic() - begun < 1 + 8  # the time-out, and what a busy machine adds
+            with promptly(2.5 + 6.5, sidecar.pid):  # the time-out, and what is done besides
+                ask(sidecar, upstream, f"batch-{batch}", 1)
+                sidecar.wait_until(told)
         states = ledger(sidecar)["traces"]
         assert states["failed"] + states["unknown"] == states["created"]
         assert sidecar.wait_log("sidecar.telemetry.failing")["signal"] == "traces"
         assert len(sidecar.find_logs("sidecar.telemetry.failing")) == 1
         assert len(sidecar.logs) == len(sidecar.stderr.splitlines())  # no library's own line among them
         ask(sidecar, upstream, "last", 1)
-        begun = time.monotonic()
-        assert sidecar.stop() == 0
-        assert time.monotonic() - begun < 4 + 8
+        with promptly(4 + 8, sidecar.pid):
+            assert sidecar.stop() == 0
 
 
 @pytest.mark.parametrize(
