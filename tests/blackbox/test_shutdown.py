@@ -3,7 +3,6 @@
 import json
 import signal
 import threading
-import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,6 +24,7 @@ from sidecar.testing import (
     request_bytes,
     sse_head,
 )
+from tests.pace import promptly
 
 DATA = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
 
@@ -127,13 +127,12 @@ def test_what_outlasts_the_drain_is_shut_down(
         streaming.read_until(DATA)
         waiting.send(chat_request(headers=own("shut-wait")))
         upstream.request(1)
-        began = time.monotonic()
-        sidecar.signal(signal.SIGTERM)
-        said = waiting.read_answer("POST")
-        assert (said.status, json.loads(said.body)["error"]["code"]) == (503, "shutdown")
-        assert not streaming.read_to_end().endswith(b"0\r\n\r\n")
-    assert sidecar.wait() == 0
-    assert time.monotonic() - began < 2 + 8
+        with promptly(2 + 8, sidecar.pid):
+            sidecar.signal(signal.SIGTERM)
+            said = waiting.read_answer("POST")
+            assert (said.status, json.loads(said.body)["error"]["code"]) == (503, "shutdown")
+            assert not streaming.read_to_end().endswith(b"0\r\n\r\n")
+            assert sidecar.wait() == 0
     gate.open()
     for session, phase, status in (("shut-stream", "mid_stream", 200), ("shut-wait", "before_headers", 503)):
         server = sink.span(kind="SERVER", attributes={"session.id": session})
@@ -176,10 +175,9 @@ def test_a_second_signal_exits_at_once(start_sidecar: Any, upstream: ScriptedUps
         sidecar.signal(signal.SIGTERM)
         sidecar.wait_log("sidecar.draining")
         assert sidecar.running
-        began = time.monotonic()
-        sidecar.signal(signal.SIGTERM)
-        assert sidecar.wait() != 0
-        assert time.monotonic() - began < 15
+        with promptly(15, sidecar.pid):
+            sidecar.signal(signal.SIGTERM)
+            assert sidecar.wait() != 0
     gate.open()
 
 
@@ -192,9 +190,8 @@ def test_a_hanging_collector_does_not_hold_the_end(upstream: ScriptedUpstream, p
         settings = {"SHUTDOWN_TIMEOUT": "2s"}
         with RunningSidecar(upstream=upstream.url, sink=sink, settings=settings) as sidecar:
             assert exchange(sidecar.port, chat_request()).status == 200
-            began = time.monotonic()
-            assert sidecar.stop() == 0
-            assert time.monotonic() - began < 2 + 6
+            with promptly(2 + 6, sidecar.pid):
+                assert sidecar.stop() == 0
     ledger = ledger_of(sidecar)
     assert ledger["created"] > 0
     assert ledger["exported"] == 0
@@ -206,7 +203,7 @@ def test_health(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
     gate = Gate()
     upstream.answer(Wait(gate), answer(b"ok"))
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
-    sidecar = start_sidecar(environ=environ, settings={"SHUTDOWN_TIMEOUT": "2s"})
+    sidecar = start_sidecar(environ=environ, settings={"SHUTDOWN_TIMEOUT": "20s"})
     for path in ("/startup", "/liveness", "/readiness"):
         assert sidecar.admin("GET", path)[0] == 200
     with RawClient(sidecar.port) as client:
@@ -251,8 +248,8 @@ def test_the_collector_may_be_down(upstream: ScriptedUpstream) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        requests = sidecar.stats()["requests"]
-        assert (requests["started"], requests["settled"]) == (20, 20)
+        sidecar.wait_until(lambda: sidecar.stats()["requests"]["settled"] == 20)
+        assert sidecar.stats()["requests"]["started"] == 20
         assert sidecar.stop() == 0
     ledger = ledger_of(sidecar)
     assert ledger["exported"] == 0

@@ -327,6 +327,8 @@ def test_tiny_records(tmp_path: Path, module_sink: OtlpSink, name: str) -> None:
         ) as sidecar,
     ):
         runs = fair(sidecar, lambda: exchange(sidecar.port, chat_request(stream=True)))
+        # What has passed may still be read.
+        sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
         requests = sidecar.stats()["requests"]
     assert requests["outcomes"] == {"completed": runs}
 
