@@ -63,7 +63,7 @@ APART = Pause(0.02)
 TIMER = 0.4
 """Seconds of every timer of the impatient sidecar."""
 
-IDLE = 1.0
+IDLE = 2.0
 """Seconds of the other one's: pings come several times as often on a busy machine too."""
 
 
@@ -1007,13 +1007,13 @@ def _in_process(upstream: ScriptedUpstream, sink: OtlpSink) -> Iterator[int]:
         await running.start()
         return running
 
-    running = asyncio.run_coroutine_threadsafe(make(), loop).result(10)
+    running = asyncio.run_coroutine_threadsafe(make(), loop).result(60)
     try:
         yield port
     finally:
-        asyncio.run_coroutine_threadsafe(running.stop(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(running.stop(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
+        thread.join(30)
         loop.close()
 
 

@@ -117,7 +117,9 @@ def test_the_upstream_is_silent(
 ) -> None:
     """It has said all it will, and does not end: the time-out comes long before all of it has been read."""
     gate, session, sent = Gate(), f"silent-{whole}", told(40_000, whole=whole)
-    upstream.answer(sse_head((b"Content-Encoding: gzip",)), Chunk(sent), Wait(gate))
+    head = sse_head((b"Content-Encoding: gzip",))
+    # Head and chunk in one write: an upstream that stood still between them would be silent by itself.
+    upstream.answer(head, Garbage(b"\r\n%x\r\n%b\r\n" % (len(sent), sent)), Wait(gate))
     with RawClient(impatient.port) as client:
         ask(client, session)
         assert sent in client.read_to_end()
@@ -130,16 +132,18 @@ def test_the_upstream_is_silent(
         assert span.attributes["error.type"] == "timeout.idle"
 
 
-LETTERS = bytes(range(97, 123)) * 8000
+LETTERS = bytes(range(97, 123)) * 16_000
 FRAMES = b"\r\n" + b"".join(b"1\r\n%c\r\n" % letter for letter in LETTERS)
 
 
 def test_what_has_come_passes_before_a_time_out(
-    impatient: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
+    start_sidecar: StartSidecar, upstream: ScriptedUpstream, sink: OtlpSink
 ) -> None:
     """Frames that take many turns to read, longer than the time-out: it begins when the last of them has passed."""
+    # Half a second of work, in which a busy machine may let the upstream stand still for a while.
+    sidecar = start_sidecar(settings={"IDLE_TIMEOUT": "150ms"})
     upstream.answer(Status(), Header(b"Transfer-Encoding: chunked"), Garbage(FRAMES + b"0\r\n\r\n"))
-    with RawClient(impatient.port) as client:
+    with RawClient(sidecar.port) as client:
         ask(client, "frames")
         assert client.read_answer("POST").body == LETTERS
     span = sink.span(kind="SERVER", attributes={"session.id": "frames"})
@@ -151,7 +155,7 @@ STREAMS = 20
 
 def test_the_drain_ends(start_sidecar: StartSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
     """While streams end one after another, all of it dear to read: who has had its end is complete, the others are not."""
-    sent, gate, over = told(2_000, whole=True), Gate(), Gate()
+    sent, gate, over = told(1_000, whole=True), Gate(), Gate()
     for number in range(STREAMS):
         pause = Pause(0.6 + number * 0.04)
         upstream.answer(sse_head((b"Content-Encoding: gzip",)), Wait(gate), pause, Chunk(sent), Wait(over))
