@@ -26,7 +26,7 @@ class Looking:
     """A browser, as far as the stream goes: `bars` by id, `figures` as told last, `hellos` counted."""
 
     def __init__(self, port: int, headers: Mapping[str, str] | None = None) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         self._socket.sendall(f"GET /live/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n".encode())
         self._file = self._socket.makefile("rb")
@@ -78,7 +78,7 @@ class Looking:
         Raises:
             AssertionError: the stream ended before, or it did not hold in time.
         """
-        deadline = monotonic() + 30
+        deadline = monotonic() + 60
         while not condition():
             assert self.read(), "the stream has ended"
             assert monotonic() < deadline, f"not told in time: {self.bars}"

@@ -185,17 +185,17 @@ def test_only_the_latest_hour_is_kept(
     start_sidecar: Callable[..., RunningSidecar], upstream: ScriptedUpstream
 ) -> None:
     """However few there are; the stream says for how long and how many."""
-    sidecar = start_sidecar(settings={"LIVE_AGE": "1s"})
+    sidecar = start_sidecar(settings={"LIVE_AGE": "3s"})
     gate = Gate()
-    upstream.answer(*json_answer(chat_completion("Hi")))
-    exchange(sidecar.port, chat_request(headers=named("old")))
-    upstream.answer(Wait(gate), *json_answer(chat_completion("Hi")))
-    running = RawClient(sidecar.port)
-    running.send(chat_request(headers=named("running")))
     with Looking(sidecar.admin_port) as looking:
+        upstream.answer(*json_answer(chat_completion("Hi")))
+        exchange(sidecar.port, chat_request(headers=named("old")))
         old = looking.one(session="old", outcome="completed")["id"]
+        upstream.answer(Wait(gate), *json_answer(chat_completion("Hi")))
+        running = RawClient(sidecar.port)
+        running.send(chat_request(headers=named("running")))
         looking.one(session="running")
-        assert (looking.about["age_s"], looking.about["limit"]) == (1.0, 1000)
+        assert (looking.about["age_s"], looking.about["limit"]) == (3.0, 1000)
     sidecar.wait_until(lambda: sidecar.admin("GET", f"/live/requests/{old}")[0] == 404)
     with Looking(sidecar.admin_port) as looking:
         looking.one(session="running", outcome=None)
