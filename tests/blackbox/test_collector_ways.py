@@ -98,7 +98,7 @@ def deafening(port: int) -> Iterator[tuple[int, threading.Event]]:
             yield server.getsockname()[1], deaf
         finally:
             server.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
+            thread.join(30)
             for one in held:
                 with suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
@@ -116,7 +116,7 @@ def test_a_connection_behind_which_nobody_answers(
             **sink.environ(),
             **signals,
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "3000",
         }
         with RunningSidecar(upstream=provider.url, environ=environ) as sidecar:
             ask(sidecar)
@@ -224,7 +224,7 @@ def test_a_collector_behind_a_unix_socket(form: str, tmp_path: Path, provider: S
         with on_a_unix_socket(path) as sink:
             sidecar = stack.enter_context(RunningSidecar(upstream=provider.url, environ=environ))
             ask(sidecar, "there")
-            sink.wait_for(lambda: sink.spans and sink.logs and sink.points, timeout=15)
+            sink.wait_for(lambda: sink.spans and sink.logs and sink.points)
             assert states(sidecar).keys() == {"exported"}
             assert states(sidecar)["exported"] == len(sink.spans)
         ask(sidecar, "gone")
@@ -236,7 +236,7 @@ def test_a_collector_behind_a_unix_socket(form: str, tmp_path: Path, provider: S
                 ask(sidecar, "back")
                 return bool(sink.find_spans(attributes={"session.id": "back"}))
 
-            sidecar.wait_until(back, timeout=30)
+            sidecar.wait_until(back)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_collector_that_is_not_trusted(
 ) -> None:
     """Nothing was sent, and the reason says which check failed."""
     with OtlpSink(protocol, tls=certificate) as sink:
-        environ = {**sink.environ(), **TRACES_ONLY, "OTEL_EXPORTER_OTLP_TIMEOUT": "1000"}
+        environ = {**sink.environ(), **TRACES_ONLY, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000"}
         with RunningSidecar(upstream=provider.url, environ=environ) as sidecar:
             ask(sidecar)
             assert set(states(sidecar)) == {"failed"}
@@ -366,7 +366,7 @@ def test_renewed_certificates_are_read(
         environ = {
             **sink.environ(),
             **TRACES_ONLY,
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "4000",
             "OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate.certificate),
             "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(stranger.certificate),
             "OTEL_EXPORTER_OTLP_CLIENT_KEY": str(stranger.key),
@@ -403,7 +403,7 @@ def test_a_key_with_a_password_is_asked_of_nobody(
             "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0",
         }
         command = [sys.executable, "-m", "sidecar", "run"]
-        sidecar = OnTerminal(command, streams=ALL, environ=environ, limit=20)
+        sidecar = OnTerminal(command, streams=ALL, environ=environ, limit=60)
         try:
             sidecar.read_until(r"sidecar\.telemetry\.failing.*\n")
             sidecar.process.terminate()

@@ -15,8 +15,8 @@ async def sent(settings: dict[str, str], count: int = 3) -> WayOut:
     out = started(settings)
     for number in range(1, count + 1):
         out.pipeline.span(out.span(number))
-    assert await out.pipeline.flush(5)
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.flush(30)
+    assert await out.pipeline.shutdown(30)
     return out
 
 
@@ -28,7 +28,7 @@ async def test_all_signals_arrive(sink: OtlpSink) -> None:
         out.pipeline.log(out.record(number))
     out.store.add(COUNTER, 2, (("k", "a"),))
     out.store.add(COUNTER, 3, (("k", "b"),))
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     assert out.states("traces") == {"created": 5, "exported": 5}
     assert out.states("logs") == {"created": 5, "exported": 5}
     assert out.states("metrics") == {"created": 2, "exported": 2}
@@ -47,7 +47,7 @@ async def test_logs_of_several_pieces_arrive_in_order(sink: OtlpSink) -> None:
     out = started(exporting(sink))
     for number in range(1, 51):
         out.pipeline.log(out.record(number))
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     assert [line.time for line in sink.logs] == list(range(1, 51))
     assert [call.items for call in sink.calls] == [50]
 
@@ -76,14 +76,14 @@ async def test_a_busy_collector_gets_it_again(sink: OtlpSink, status: int, code:
 async def test_a_collector_that_stays_busy_is_failed(sink: OtlpSink) -> None:
     """Retries end with the time-out."""
     sink.answer_always("traces", SinkAnswer(status=503, code="UNAVAILABLE"))
-    out = await sent(exporting(sink, OTEL_EXPORTER_OTLP_TIMEOUT="300"))
+    out = await sent(exporting(sink, OTEL_EXPORTER_OTLP_TIMEOUT="2000"))
     assert out.states() == {"created": 3, "failed": 3}
 
 
 async def test_silence_is_unknown(sink: OtlpSink) -> None:
     """No answer in time: it may have arrived, and nobody claims to know."""
     sink.answer_always("traces", SinkAnswer(hang=True))
-    out = await sent(exporting(sink, OTEL_EXPORTER_OTLP_TIMEOUT="300"))
+    out = await sent(exporting(sink, OTEL_EXPORTER_OTLP_TIMEOUT="2000"))
     assert out.states() == {"created": 3, "unknown": 3}
     assert out.lines[0]["reason"] == "no answer in time"
 
@@ -105,9 +105,9 @@ async def test_partial_success_of_the_other_signals(sink: OtlpSink, signal: str)
     for number in range(3):
         out.pipeline.log(out.record(number))
         out.store.add(COUNTER, 1, (("k", str(number)),))
-    assert await out.pipeline.flush(5)
+    assert await out.pipeline.flush(30)
     assert out.states(signal) == {"created": 3, "exported": 2, "rejected": 1}
-    await out.pipeline.shutdown(5)
+    await out.pipeline.shutdown(30)
 
 
 async def test_more_rejected_than_sent_is_all(sink: OtlpSink) -> None:
@@ -170,7 +170,7 @@ async def test_nobody_there_is_failed(protocol: str) -> None:
         settings = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{closed.getsockname()[1]}",
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "500",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "2000",
             **SLOW,
         }
         out = await sent(settings)
@@ -194,7 +194,7 @@ async def test_a_connection_lost_after_sending_is_unknown() -> None:
         thread = threading.Thread(target=hang_up, daemon=True)
         thread.start()
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
-        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "500", **SLOW}
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "2000", **SLOW}
         out = await sent(settings)
         server.shutdown(socket.SHUT_RDWR)
     thread.join(5)
@@ -245,9 +245,9 @@ async def test_a_batch_that_cannot_be_encoded_is_failed(sink: OtlpSink) -> None:
     """A span that is none costs its batch, and the worker goes on."""
     out = started(exporting(sink))
     out.pipeline.span("no span")  # type: ignore[arg-type]
-    assert await out.pipeline.flush(5)
+    assert await out.pipeline.flush(30)
     out.pipeline.span(out.span())
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     assert out.states() == {"created": 2, "exported": 1, "failed": 1}
     assert out.events == ["sidecar.telemetry.failing", "sidecar.telemetry.recovered"]
 
@@ -258,7 +258,7 @@ async def test_console_exporters_write_to_standard_output(capfd: pytest.CaptureF
     out.pipeline.span(out.span())
     out.pipeline.log(out.record())
     out.store.add(COUNTER, 1)
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     for signal in ("traces", "metrics", "logs"):
         assert out.states(f"console_{signal}") == {"created": 1, "exported": 1}
         assert out.states(signal) == {}

@@ -80,9 +80,9 @@ def grpcs(certificate: Certificate) -> Iterator[str]:
 
 
 async def _sent(settings: dict[str, str]) -> WayOut:
-    out = started({**SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "2000", **settings})
+    out = started({**SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "20000", **settings})
     out.pipeline.span(out.span())
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     return out
 
 
@@ -102,7 +102,7 @@ async def test_https_with_a_client_certificate(https: str, certificate: Certific
 
 async def test_https_that_is_not_trusted_has_failed(https: str) -> None:
     """Nothing was sent, so nothing is unknown."""
-    out = await _sent({"OTEL_EXPORTER_OTLP_ENDPOINT": https, "OTEL_EXPORTER_OTLP_TIMEOUT": "500"})
+    out = await _sent({"OTEL_EXPORTER_OTLP_ENDPOINT": https, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000"})
     assert out.states() == {"created": 1, "failed": 1}
     assert out.lines[0]["reason"] == "TLS failed: self-signed certificate"
 
@@ -117,7 +117,7 @@ async def test_grpc_with_a_client_certificate(grpcs: str, certificate: Certifica
 async def test_grpc_that_is_not_trusted_has_failed(grpcs: str) -> None:
     """Likewise with gRPC."""
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": grpcs, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
-    out = await _sent({**settings, "OTEL_EXPORTER_OTLP_TIMEOUT": "500"})
+    out = await _sent({**settings, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000"})
     assert out.states() == {"created": 1, "failed": 1}
 
 
@@ -130,7 +130,7 @@ async def test_renewed_files_are_read(
     out = started(
         {
             **SLOW,
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "1500",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "5000",
             "OTEL_EXPORTER_OTLP_ENDPOINT": https if protocol == "http/protobuf" else grpcs,
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
             "OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate.certificate),
@@ -139,15 +139,15 @@ async def test_renewed_files_are_read(
         }
     )
     out.pipeline.span(out.span())
-    assert await out.pipeline.flush(5)
+    assert await out.pipeline.flush(30)
     assert out.states() == {"created": 1, "failed": 1}
     assert out.lines[0]["reason"].startswith("TLS failed: ")
     for ours, theirs in ((stranger.certificate, certificate.certificate), (stranger.key, certificate.key)):
         ours.write_bytes(theirs.read_bytes())
     out.pipeline.span(out.span())
-    assert await out.pipeline.flush(5)
+    assert await out.pipeline.flush(30)
     assert out.states() == {"created": 2, "failed": 1, "exported": 1}
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
 
 
 async def test_the_collector_is_trusted_as_upstreams_are(

@@ -38,7 +38,7 @@ async def test_totals_leave_by_the_interval(sink: OtlpSink) -> None:
     await until(lambda: sink.points[-1].value == 7)
     assert {point.temporality for point in sink.points} == {"cumulative"}
     assert len({point.start for point in sink.points}) == 1
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     assert out.states("metrics")["exported"] == len(sink.points)
 
 
@@ -49,7 +49,7 @@ async def test_the_first_leaves_at_once(sink: OtlpSink) -> None:
     await until(lambda: len(sink.points) == 1)
     assert sink.points[0].value == 0
     out.store.add(COUNTER, 2)
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     assert [point.value for point in sink.points] == [0, 2]
 
 
@@ -59,7 +59,7 @@ async def test_differences_add_up_to_the_total(sink: OtlpSink) -> None:
     for total in (1, 3, 6, 10, 15):
         out.store.add(COUNTER, total - _sum(sink))
         await until(partial(_reached, sink, total))
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     assert len(sink.points) == 5
     assert {point.temporality for point in sink.points} == {"delta"}
 
@@ -74,7 +74,7 @@ async def test_a_slow_collector_delays_differences_and_loses_none(sink: OtlpSink
     out.store.add(COUNTER, 4)
     await until(partial(_reached, sink, 7))
     assert [point.value for point in sink.points] == [1, 6]
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     assert out.states("metrics") == {"created": 2, "exported": 2}
 
 
@@ -91,7 +91,7 @@ async def test_the_last_export_counts_the_last_spans(sink: OtlpSink) -> None:
     )
     for number in range(1, 4):
         out.pipeline.span(out.span(number))
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     told = {(point.attributes["signal"], point.attributes["state"]): point.value for point in sink.points}
     assert told["traces", "exported"] == 3
 
@@ -116,7 +116,7 @@ async def test_a_number_that_cannot_be_had_ends_neither_export_nor_shutdown(sink
     out.store.observe(gauge, age)
     await until(lambda: sink.points)
     out.pipeline.span(out.span())
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     assert next(point.value for point in sink.points) == 1.5
     assert told[0] == "once"
     assert out.states("traces") == {"created": 1, "exported": 1}
@@ -125,6 +125,6 @@ async def test_a_number_that_cannot_be_had_ends_neither_export_nor_shutdown(sink
 async def test_nothing_recorded_is_nothing_exported(sink: OtlpSink) -> None:
     """No empty requests."""
     out = started({**sink.environ(), **SLOW})
-    assert await out.pipeline.flush(5)
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.flush(30)
+    assert await out.pipeline.shutdown(30)
     assert sink.calls == []

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +10,7 @@ from sidecar.core.clock import SECOND
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.queues import FailureLog
 from sidecar.testing import OtlpSink, SinkAnswer
+from tests.pace import promptly
 from tests.telemetry.way_out import COUNTER, FAST, SLOW, adds_up, started, until, way_out
 
 
@@ -58,7 +58,7 @@ async def test_the_ledger_adds_up_at_every_moment(sink: OtlpSink) -> None:
             out.pipeline.span(out.span(burst * 100 + number))
         out.pipeline.not_made(Signal.TRACES, 2)
         await asyncio.sleep(0)
-    assert await out.pipeline.shutdown(10)
+    assert await out.pipeline.shutdown(30)
     looking.set()
     looker.join()
     assert wrong == []
@@ -92,10 +92,10 @@ async def test_a_full_batch_does_not_wait_for_its_time(sink: OtlpSink) -> None:
     for number in range(1, 7):
         out.pipeline.span(out.span(number))
     await until(lambda: out.states() == {"created": 6, "exported": 4, "queued": 2})
-    assert await out.pipeline.flush(5)
+    assert await out.pipeline.flush(30)
     assert out.states() == {"created": 6, "exported": 6}
     assert [call.items for call in sink.calls] == [4, 2]
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
 
 
 async def test_what_makes_no_full_batch_leaves_after_the_delay(sink: OtlpSink) -> None:
@@ -104,7 +104,7 @@ async def test_what_makes_no_full_batch_leaves_after_the_delay(sink: OtlpSink) -
     out.pipeline.span(out.span())
     out.pipeline.log(out.record())
     await until(lambda: sink.spans and sink.logs)
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
@@ -118,9 +118,8 @@ async def test_a_hanging_collector_is_abandoned_in_time(protocol: str) -> None:
         for number in range(1, 26):
             out.pipeline.span(out.span(number))
         out.pipeline.log(out.record())
-        begun = time.monotonic()
-        assert not await out.pipeline.shutdown(0.4)
-        assert time.monotonic() - begun < 5
+        with promptly(3 + 5):  # time for the exports to be under way, on a busy machine too
+            assert not await out.pipeline.shutdown(3)
         assert out.states("traces") == {"created": 25, "unknown": 10, "dropped": 15}
         assert out.states("logs") == {"created": 1, "unknown": 1}
         assert out.states("metrics") == {"created": 1, "unknown": 1}
@@ -137,9 +136,8 @@ async def test_a_dead_collector_leaves_nothing_unknown(protocol: str) -> None:
     out = started(settings)
     for number in range(1, 26):
         out.pipeline.span(out.span(number))
-    begun = time.monotonic()
-    assert not await out.pipeline.shutdown(0.5)
-    assert time.monotonic() - begun < 5
+    with promptly(2 + 4):
+        assert not await out.pipeline.shutdown(2)
     assert out.states() == {"created": 25, "failed": 10, "dropped": 15}
 
 
@@ -159,7 +157,7 @@ async def test_one_hanging_signal_does_not_hold_the_others(sink: OtlpSink) -> No
 async def test_after_the_end_everything_is_dropped(sink: OtlpSink) -> None:
     """A late span is counted, a second shutdown does nothing."""
     out = started({**sink.environ(), **FAST})
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     out.pipeline.span(out.span())
     assert await out.pipeline.flush(1)
     assert await out.pipeline.shutdown(1)
@@ -171,7 +169,7 @@ async def test_a_pipeline_that_never_started_ends_at_once(sink: OtlpSink) -> Non
     out = way_out({**sink.environ(), **FAST})
     out.pipeline.span(out.span())
     assert not await out.pipeline.flush(1)
-    assert not await out.pipeline.shutdown(5)
+    assert not await out.pipeline.shutdown(30)
     assert out.states() == {"created": 1, "dropped": 1}
     assert sink.calls == []
 
@@ -182,7 +180,7 @@ async def test_failure_and_recovery_are_each_told_once(sink: OtlpSink) -> None:
     out = started({**sink.environ(), **SLOW})
     for number in range(1, 6):
         out.pipeline.span(out.span(number))
-        assert await out.pipeline.flush(5)
+        assert await out.pipeline.flush(30)
     assert out.events == ["sidecar.telemetry.failing", "sidecar.telemetry.recovered"]
     assert out.lines[1] == {
         "signal": "traces",
@@ -190,7 +188,7 @@ async def test_failure_and_recovery_are_each_told_once(sink: OtlpSink) -> None:
         "event": "sidecar.telemetry.recovered",
         "log_level": "info",
     }
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
 
 
 def test_lasting_failure_is_told_once_a_minute() -> None:
@@ -243,7 +241,7 @@ async def test_more_spans_than_a_queue_takes_are_told(sink: OtlpSink) -> None:
     for number in range(200):
         out.pipeline.span(*[out.span(number)] * 50)
     await until(lambda: "sidecar.telemetry.dropped" in out.events)
-    assert await out.pipeline.shutdown(5)
+    assert await out.pipeline.shutdown(30)
     states = out.states()
     assert states["dropped"] + states["exported"] == states["created"] == 10_000
 
@@ -284,9 +282,8 @@ async def test_handing_over_does_not_wait_for_a_dead_collector(sink: OtlpSink) -
     out.pipeline.span(out.span())
     await until(lambda: sink.calls)
     one = out.span(2)
-    begun = time.perf_counter()
-    for _ in range(2000):
-        out.pipeline.span(one)
-    assert time.perf_counter() - begun < 5  # an export may take 10
+    with promptly(5):  # an export may take 10
+        for _ in range(2000):
+            out.pipeline.span(one)
     assert out.states() == {"created": 2001, "queued": 1001, "dropped": 1000}
     await out.pipeline.shutdown(0)

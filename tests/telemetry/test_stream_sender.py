@@ -1,8 +1,11 @@
 """Writing to a stream: whole lines, in order, and none that continues another."""
 
+import fcntl
 import json
 import os
 import resource
+import sys
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,7 +97,7 @@ async def test_a_loss_is_told_once() -> None:
     assert ledger.snapshot()["lines"]["dropped"] == 6
     lines_out.start()
     await until(lambda: ledger.snapshot()["lines"]["exported"] == 5)
-    await lines_out.shutdown(5)
+    await lines_out.shutdown(30)
     os.close(writer)
     with os.fdopen(reader) as read:
         lines = [json.loads(line) for line in read]
@@ -112,6 +115,11 @@ async def test_a_loss_is_told_once() -> None:
     }
 
 
+def waiting_in(pipe: int) -> int:
+    """Bytes that nobody has read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 async def test_an_end_on_a_stream_that_stands_still_is_in_time_and_adds_up() -> None:
     """A write that blocks is abandoned: nobody knows what of it arrives."""
     reader, writer = os.pipe()
@@ -122,6 +130,7 @@ async def test_an_end_on_a_stream_that_stands_still_is_in_time_and_adds_up() -> 
     lines_out.start()
     for _ in range(2000):
         lines_out.lines.write({"event": "e", "text": "x" * 100})
+    await until(lambda: waiting_in(reader) > 60_000)  # the pipe is full
     await lines_out.shutdown(0.3)
     lines = ledger.snapshot()["lines"]
     assert lines["created"] == 2000 == lines["exported"] + lines["dropped"] + lines["unknown"]

@@ -4,7 +4,7 @@ import threading
 
 from sidecar.telemetry.queues import PIECE, Work, Worker
 
-SOON = 10
+SOON = 60
 NOTHING = Work()
 
 

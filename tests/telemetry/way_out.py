@@ -34,8 +34,8 @@ SLOW = {
 
 
 def exporting(sink: OtlpSink, **more: str) -> dict[str, str]:
-    """Settings that export everything to `sink`, by flushes only."""
-    return {**sink.environ(), **SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000", **more}
+    """Settings that export everything to `sink`, by flushes only; no answer that is given comes too late."""
+    return {**sink.environ(), **SLOW, "OTEL_EXPORTER_OTLP_TIMEOUT": "20000", **more}
 
 
 @dataclass(frozen=True)
