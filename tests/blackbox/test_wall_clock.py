@@ -44,8 +44,8 @@ from tests.blackbox.test_collector_ways import deafening
 SECOND = 1_000_000_000
 HOUR = 3600 * SECOND
 STEPS = {"an hour forth": HOUR, "an hour back": -HOUR, "three days forth": 72 * HOUR}
-NEAR = 5 * SECOND
-"""How far from the wall's time what has just happened may be told, on a busy machine."""
+NEAR = 300 * SECOND
+"""How far from the wall's time what has just happened may be told: longer than a test, and far from an hour."""
 
 ENVIRON = {
     "OTEL_BSP_SCHEDULE_DELAY": "10",
@@ -83,7 +83,7 @@ class Set:
     def told(self, moved: int) -> None:
         """Waits for the line that says so."""
         line = self.sidecar.wait_log("sidecar.clock.jumped")
-        assert abs(line["sidecar.clock.jump"] - moved / SECOND) < 0.1
+        assert abs(line["sidecar.clock.jump"] - moved / SECOND) < 1
         assert self.now(line["timestamp"])
 
     def now(self, at: int | str) -> bool:
@@ -161,7 +161,7 @@ def test_what_begins_after_a_step_has_the_walls_time(
     assert one.now(int(request_id.split(":")[3]) * 1_000_000)
     line = one.sidecar.wait_log("sidecar.request.completed", session_id=session)
     assert one.now(line["timestamp"])
-    assert 0 < line["sidecar.request.duration"] < 5 if "sidecar.request.duration" in line else True
+    assert 0 < line.get("sidecar.request.duration", 1) < NEAR / SECOND
     sink.wait_for(lambda: [log for log in sink.logs if log.attributes.get("session.id") == session])
     for log in sink.logs:
         if log.attributes.get("session.id") == session:
@@ -170,8 +170,8 @@ def test_what_begins_after_a_step_has_the_walls_time(
         one_ for one_ in one.sidecar.admin("GET", "/sessions")[1]["sessions"] if one_["id"] == session
     )
     assert one.now(live["started_at"])
-    assert 0 <= live["idle_s"] < 5
-    assert one.sidecar.stats()["uptime_s"] < 60
+    assert 0 <= live["idle_s"] < NEAR / SECOND
+    assert one.sidecar.stats()["uptime_s"] < NEAR / SECOND
     assert one.sidecar.stop() == 0
     for name, ids in (("session", [f"before{step}", session]), ("conversation", [f"before{step}", session])):
         for session_id in ids:
@@ -271,7 +271,7 @@ def test_no_timer_strikes_or_waits_because_of_a_step(
 ) -> None:
     """Idle time-outs, keep-alive and the sessions' idle time count what has passed."""
     upstream.answer(*sse_head(), Chunk(sse_event(chat_chunk("one"))), Wait(Gate()))
-    one = start(settings={"IDLE_TIMEOUT": "3s", "CLIENT_KEEPALIVE": "3s", "SESSION_IDLE": "3s"})
+    one = start(settings={"IDLE_TIMEOUT": "8s", "CLIENT_KEEPALIVE": "8s", "SESSION_IDLE": "8s"})
     with RawClient(one.sidecar.port) as kept, RawClient(one.sidecar.port) as client:
         client.send(chat_request(stream=True, headers=(b"X-Sidecar-Session-Id: silent",)))
         client.read_until(b"one")
@@ -284,7 +284,7 @@ def test_no_timer_strikes_or_waits_because_of_a_step(
         assert one.sidecar.stats()["requests"]["in_flight"] == 1
         line = one.sidecar.wait_log("sidecar.request.failed", session_id="silent")
         assert line["error.type"] == "timeout.idle"
-        assert time.monotonic() - begun > 1.5
+        assert time.monotonic() - begun > 4
         assert kept.is_closed()
         one.sidecar.wait_until(
             lambda: any(line["session.id"] == "idle" for line in one.sidecar.find_logs("session.end"))
@@ -302,7 +302,7 @@ def test_an_exports_time_is_what_has_passed(
     """A collector that hangs or is busy holds an export up for its time-out, not for an hour."""
     with OtlpSink(protocol) as sink:
         sink.answer_always("traces", answer)
-        one = start({**sink.environ(), "OTEL_EXPORTER_OTLP_TIMEOUT": "2000"}, sink=None)
+        one = start({**sink.environ(), "OTEL_EXPORTER_OTLP_TIMEOUT": "4000"}, sink=None)
         ask(one.sidecar, upstream, "held-up")
         sink.wait_for(lambda: [call for call in sink.calls if call.signal == "traces"])
         one.step(by)
@@ -344,14 +344,16 @@ def test_the_first_request_after_a_pause_has_the_walls_time(
 
 def test_a_session_goes_on_after_a_night(start: Start, upstream: ScriptedUpstream) -> None:
     """It is quiet only while a request could come: it ends when that has taken its time."""
-    one = start(settings={"SESSION_IDLE": "3s"})
+    one = start(settings={"SESSION_IDLE": "8s"})
     assert ask(one.sidecar, upstream, "night").split(":")[2] == "1"
     one.suspend(8 * HOUR)
     assert ask(one.sidecar, upstream, "night").split(":")[2] == "2"
     begun = time.monotonic()
     one.suspend(8 * HOUR)
-    one.sidecar.wait_log("session.end", timeout=15, **{"session.id": "night"})
-    assert time.monotonic() - begun > 2
+    one.sidecar.wait_until(
+        lambda: any(line["session.id"] == "night" for line in one.sidecar.find_logs("session.end"))
+    )
+    assert time.monotonic() - begun > 5
 
 
 @pytest.mark.parametrize("slept", [10 * SECOND, 8 * HOUR], ids=["seconds", "a night"])
@@ -392,12 +394,12 @@ def test_connections_to_the_collector_are_made_anew(
             return all(not pages[signal]["queued"] for signal in ("traces", "logs"))
 
         ask(one.sidecar, upstream, "before")
-        sink.wait_for(lambda: sink.spans and sink.logs, timeout=15)
+        sink.wait_for(lambda: sink.spans and sink.logs)
         one.sidecar.wait_until(all_is_told)
         deaf.set()
         one.suspend(HOUR)
         ask(one.sidecar, upstream, "after")
-        sink.wait_for(lambda: sink.find_spans(kind="SERVER", attributes={"session.id": "after"}), timeout=15)
+        sink.wait_for(lambda: sink.find_spans(kind="SERVER", attributes={"session.id": "after"}))
         one.sidecar.wait_until(all_is_told)
         pages = one.sidecar.stats()["telemetry"]
         assert [pages[signal]["unknown"] for signal in ("traces", "logs")] == [0, 0]
