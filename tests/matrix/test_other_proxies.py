@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.testing import RawClient, ScriptedUpstream, free_port
+from sidecar.testing import MessageReader, RawClient, ScriptedUpstream, free_port
 from tests.matrix.cells import ANY_PROXY, CELLS, WHOLE, Cell
 from tests.matrix.play import play
 
@@ -78,13 +78,13 @@ def careless(upstream: int, forgets: int) -> Iterator[int]:
     def serve(listener: socket.socket) -> None:
         client, _ = listener.accept()
         with client, socket.create_connection(("127.0.0.1", upstream)) as up:
-            up.sendall(client.recv(65536))
-            up.settimeout(0.1)
-            answer = b""
-            with suppress(TimeoutError):
-                while piece := up.recv(65536):
-                    answer += piece
-            client.sendall(answer[: len(answer) - forgets])
+            asked, said = MessageReader(), MessageReader("POST")
+            for source, reader, target, less in ((client, asked, up, 0), (up, said, client, forgets)):
+                whole = b""
+                while not reader.message.complete and (piece := source.recv(65536)):
+                    whole += piece
+                    reader.feed(piece)
+                target.sendall(whole[: len(whole) - less])
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
