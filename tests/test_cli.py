@@ -179,7 +179,7 @@ def test_port_in_use_is_one_line_with_code_1(taken: str) -> None:
             env=environ,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
     assert ended.returncode == 1
@@ -220,7 +220,7 @@ def test_an_error_that_cannot_be_said(command: str, code: int, stderr: str) -> N
     """The exit code says it still."""
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     words = ("/bin/sh", "-c", f'exec "$@" {stderr}', "sh", sys.executable, "-m", "sidecar", *command.split())
-    ended = subprocess.run(words, env=environ, check=False, timeout=60)
+    ended = subprocess.run(words, env=environ, check=False, timeout=120)
     assert ended.returncode == code
 
 
@@ -233,6 +233,6 @@ def test_interrupted(command: str) -> None:
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             connection, _ = silent.accept()
             process.send_signal(signal.SIGINT)
-            assert process.communicate(timeout=60) == (b"", b"")
+            assert process.communicate(timeout=120) == (b"", b"")
             connection.close()
         assert process.returncode == -signal.SIGINT

@@ -252,7 +252,7 @@ def test_a_locale_without_the_characters(tmp_path: Path) -> None:
         [sys.executable, "-m", "sidecar", "explain", line, *UPSTREAMS],
         env=environ,
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")

@@ -49,7 +49,7 @@ def test_as_a_command(sidecar: RunningSidecar) -> None:
         [sys.executable, "-m", "sidecar", "health", url],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

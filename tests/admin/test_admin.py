@@ -153,7 +153,7 @@ async def raw(port: Port, *lines: str) -> Answer:
     """Sends a head as it stands, one character a byte, and takes the last answer of the connection."""
     reader, writer = await asyncio.open_connection(port.address.host, port.address.port)
     writer.write("\r\n".join((*lines, "Connection: close", "", "")).encode("latin-1"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         data = await reader.read()
     writer.close()
     head, _, body = data.decode().rpartition("\r\n\r\n")

@@ -139,7 +139,7 @@ def test_health_on_a_port_of_its_own(start_sidecar: Any, upstream: ScriptedUpstr
         port = reserved.port
     start_sidecar(settings={"HEALTH_LISTEN": f"127.0.0.1:{port}"})
     for path, status in (("/startup", 200), ("/liveness", 200), ("/readiness", 200), ("/stats", 404)):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", path, headers={"Host": "10.0.0.7"})
         assert connection.getresponse().status == status
         connection.close()

@@ -254,7 +254,7 @@ def test_a_thread_outlives_the_block() -> None:
     said: Future[dict[str, str]] = Future()
 
     def late() -> None:
-        ended.wait(5)
+        ended.wait(60)
         said.set_result(session_headers())
 
     with session("outliving"):

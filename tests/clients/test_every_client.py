@@ -20,7 +20,7 @@ BY_NAME = {client.name: client for client in PYTHON_CLIENTS}
 NODE = pytest.param(
     "openai-node", marks=pytest.mark.skipif(not at_hand(), reason="node and npm are not at hand")
 )
-SOON = 0.5
+SOON = 2.0
 """The time-out of a client that is to run into it, in seconds."""
 
 

@@ -123,4 +123,4 @@ async def test_nobody_there() -> None:
     """Without a server every call fails, and the round still ends."""
     async with Provider() as provider:
         gone = provider.url
-    await asyncio.wait_for(play(f"{gone}/v1", 1, seed=0, pace=0.01), timeout=20)
+    await asyncio.wait_for(play(f"{gone}/v1", 1, seed=0, pace=0.01), timeout=60)

@@ -25,7 +25,7 @@ def ran(*command: str, environ: dict[str, str] | None = None) -> subprocess.Comp
     """A command with the secrets, or what else is given, in its environment."""
     kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
     given = {**kept, **(SECRETS if environ is None else environ)}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=given, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=given, check=False)
 
 
 @cache

@@ -164,7 +164,7 @@ def sidecar_without_a_disk(sink: OtlpSink, upstream: ScriptedUpstream) -> Iterat
         listening = json.loads(said[-1])
         yield int(listening["data"].rpartition(":")[2]), listening["admin"]
         process.terminate()
-        rest, _ = process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=120)
         assert process.returncode == 0, rest
 
 

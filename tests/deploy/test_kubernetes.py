@@ -249,7 +249,7 @@ def kustomize() -> str | None:
 def test_built_by_kustomize() -> None:
     """It builds the overlay; its manifests are ours, with namespace, images and labels added, and are valid."""
     command = [str(kustomize()), "build", str(OVERLAY)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     built = {identity(one): one for one in yaml.safe_load_all(done.stdout)}
     for version in VERSIONS:

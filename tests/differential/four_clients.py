@@ -18,7 +18,7 @@ import openai
 import requests
 from openai._models import FinalRequestOptions
 
-TIMEOUT = 5.0
+TIMEOUT = 20.0
 """Seconds for a whole call; one that takes longer has failed."""
 
 PIECE = 8192

@@ -202,7 +202,7 @@ def told(base: str, api: Api) -> Told:
     """What the sync client tells an app."""
     events: list[object] = []
     plain = httpx2.Client(**PLAIN)
-    with openai.OpenAI(base_url=base, api_key="k", max_retries=0, timeout=5, http_client=plain) as client:
+    with openai.OpenAI(base_url=base, api_key="k", max_retries=0, timeout=60, http_client=plain) as client:
         try:
             with api.call(client) as stream:
                 events.extend(event.to_dict() for event in stream)
@@ -215,7 +215,7 @@ async def told_async(base: str, api: Api) -> Told:
     """What the async client tells an app."""
     events: list[object] = []
     plain = httpx2.AsyncClient(**PLAIN)
-    options: Any = {"base_url": base, "api_key": "k", "max_retries": 0, "timeout": 5, "http_client": plain}
+    options: Any = {"base_url": base, "api_key": "k", "max_retries": 0, "timeout": 60, "http_client": plain}
     async with openai.AsyncOpenAI(**options) as client:
         try:
             async with await api.call(client) as stream:
@@ -260,7 +260,7 @@ def test_a_second_try(sidecar: RunningSidecar, upstream: ScriptedUpstream, name:
         upstream.answer_always(*wholes(api)["an event a chunk"])
         upstream.answer(*RETRIED[case])
         with (
-            openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=5) as client,
+            openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=60) as client,
             api.call(client) as stream,
         ):
             events.append([event.to_dict() for event in stream])

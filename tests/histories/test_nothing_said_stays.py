@@ -71,7 +71,7 @@ async def play(upstream: str, *, streamed: bool) -> list[object]:
         sent = chat_request(messages=[{"role": "user", "content": ASKED}], stream=streamed)
         await asyncio.to_thread(exchange, port, sent)
         await asyncio.to_thread(exchange, port, b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while sum(isinstance(one, Ended) for one in reached(running)) < 2:  # noqa: ASYNC110 - a worker tells of them
                 await asyncio.sleep(0)
         return [one for one in reached(running) if says(one, ASKED) or says(one, ANSWERED)]
