@@ -136,6 +136,7 @@ def test_the_egress_proxys_name_hangs(
 ) -> None:
     """Who does not need it is not held up."""
     names.names["proxy.test"] = HANG
+    names.patience = 30
     sidecar = start_sidecar(
         upstream=None,
         settings=upstreams(upstream, good=GOOD[0], far="far.test") | {"CONNECT_TIMEOUT": "4s"},
