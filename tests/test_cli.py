@@ -72,7 +72,7 @@ def test_the_upstream_alone(upstream: ScriptedUpstream, start_sidecar: Any) -> N
     sidecar = start_sidecar(upstream=None, arguments=("run", f" {upstream.url}/v1 "))
     assert exchange(sidecar.port, request_bytes("GET", "/x")).status == 200
     assert upstream.request().path == "/v1/x"
-    (line,) = sidecar.find_logs("sidecar.way_out", level="warning")
+    line = sidecar.wait_log("sidecar.way_out", level="warning")
     assert "/v1/... is asked for as /v1/v1/..." in line["message"]
 
 

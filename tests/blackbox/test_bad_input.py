@@ -467,6 +467,8 @@ def test_egress_by_a_proxy(start_sidecar: Any, module_upstream: ScriptedUpstream
         environ = {"HTTP_PROXY": f"http://user:pass@127.0.0.1:{proxy.port}", "NO_PROXY": "127.0.0.1"}
         settings = {"UPSTREAMS": f"direct={module_upstream.url}"}
         sidecar = start_sidecar(upstream="http://models.test", settings=settings, environ=environ)
+        # Those of collectors are told last.
+        sidecar.wait_until(lambda: any("collector" in line for line in sidecar.find_logs("sidecar.way_out")))
         ways = [
             {line[key] for key in ("upstream", "to", "by")}
             for line in sidecar.find_logs("sidecar.way_out")

@@ -262,5 +262,6 @@ def test_without_a_collector_it_says_so_once(upstream: ScriptedUpstream) -> None
     with RunningSidecar(upstream=upstream.url) as sidecar:
         for _ in range(3):
             assert exchange(sidecar.port, chat_request()).status == 200
+        sidecar.wait_until(lambda: "OTEL_EXPORTER_OTLP_ENDPOINT" in sidecar.stderr)
         lines = [line for line in sidecar.stderr.splitlines() if "OTEL_EXPORTER_OTLP_ENDPOINT" in line]
         assert len(lines) == 1

@@ -78,8 +78,12 @@ def test_a_folder_that_cannot_be_had(
     upstream.answer_always(*json_answer(chat_completion("Hi")))
     sidecar = start_sidecar(settings={"RECORD": str(tmp_path / "file" / "below")})
     call(sidecar, "one")
-    messages = [line["message"] for line in sidecar.find_logs("sidecar.telemetry")]
-    assert any("SIDECAR_RECORD=" in message and "nothing is recorded" in message for message in messages)
+
+    def told() -> bool:
+        messages = [line["message"] for line in sidecar.find_logs("sidecar.telemetry")]
+        return any("SIDECAR_RECORD=" in message and "nothing is recorded" in message for message in messages)
+
+    sidecar.wait_until(told)
 
 
 def test_files_are_bounded(tmp_path: Path) -> None:
