@@ -33,6 +33,7 @@ from sidecar.testing import (
     sse_head,
 )
 from tests.hostility.witness import Witness
+from tests.pace import kept_waiting
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -260,14 +261,18 @@ def test_windows(witness: Witness, module_sink: OtlpSink, coding: str) -> None:
 
 
 def until_nothing_moves(sidecar: RunningSidecar) -> None:
-    """Returns once the process has used next to no CPU time for half a second."""
+    """Returns once the process has used next to no CPU time for half a second, nor waited for some."""
     clock = (~sidecar.pid << 3) | 2  # clock_getcpuclockid(3)
-    used, since = time.clock_gettime_ns(clock), time.monotonic_ns()
+
+    def wanted() -> float:
+        return time.clock_gettime(clock) + kept_waiting(sidecar.pid)
+
+    used, since = wanted(), time.monotonic()
 
     def still() -> bool:
         nonlocal used, since
-        now, at = time.clock_gettime_ns(clock), time.monotonic_ns()
-        if at - since < 500_000_000:
+        now, at = wanted(), time.monotonic()
+        if at - since < 0.5:
             return False
         busy, used, since = (now - used) / (at - since), now, at
         return busy < 0.1
