@@ -159,10 +159,10 @@ def test_an_origin_of_the_tests_that_drops_its_connections_is_not_impatient(
     upstream.answer_always(answer(b"ok"))
     for _ in range(3):
         assert post(sidecar) == 200
-        threading.Event().wait(0.15)
+        threading.Event().wait(0.4)
         upstream.drop_connections()
     assert post(sidecar) == 200
-    threading.Event().wait(0.3)
+    threading.Event().wait(0.6)
     assert post(sidecar) == 200
     assert upstream.requests[-1].connection is upstream.requests[-2].connection
 
