@@ -37,7 +37,7 @@ REQUESTS = 4
 """Requests while the fault lasts, and as many again after it."""
 
 ENVIRON = {
-    "OTEL_EXPORTER_OTLP_TIMEOUT": "2500",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
     "OTEL_BSP_SCHEDULE_DELAY": "20",
     "OTEL_BLRP_SCHEDULE_DELAY": "20",
     "OTEL_METRIC_EXPORT_INTERVAL": "100",
@@ -389,7 +389,7 @@ def goes_on_without(url: str, protocol: str, upstream: ScriptedUpstream) -> None
                 counts = ledger(sidecar)["traces"]
                 return counts["created"] >= 3 * batch and not counts["queued"]
 
-            with promptly(2.5 + 6.5, sidecar.pid):  # the time-out, and what is done besides
+            with promptly(1 + 8, sidecar.pid):  # the time-out, and what is done besides
                 ask(sidecar, upstream, f"batch-{batch}", 1)
                 sidecar.wait_until(told)
         states = ledger(sidecar)["traces"]
