@@ -88,7 +88,8 @@ FAULTS = (
         protocols=(HTTP,),
     ),
     Fault("hangs up", "unknown", SinkAnswer(status=503, hang_up=True), protocols=(HTTP,)),
-    Fault("a byte at a time", "unknown", SinkAnswer(status=503, drip=0.1), protocols=(HTTP,)),
+    # So slow that not even its status is known in time.
+    Fault("a byte at a time", "unknown", SinkAnswer(status=503, drip=1.0), protocols=(HTTP,)),
     Fault("half of it", "exported", SinkAnswer(rejected=1, message="too old")),
     Fault("hanging", "unknown", SinkAnswer(hang=True)),
 )
