@@ -48,7 +48,7 @@ def rest_of(body: bytes | bytearray, name: str, most: int) -> Steps[Rest]:
     whole, crowd = Rest(body, []), 0
     begin = start = _beginning(body, name)
     while start and len(body) - start > 2 * PIECE:
-        found = _next(body, start)
+        found = yield from _next(body, start)
         if found is None:
             break
         messages, end = found
@@ -76,12 +76,17 @@ def _beginning(body: bytes | bytearray, name: str) -> int:
         return 0
 
 
-def _next(body: bytes | bytearray, start: int) -> tuple[list[Raw], int] | None:
-    """The messages from there on, and where the next one begins; None if that is not found."""
+def _next(body: bytes | bytearray, start: int) -> Steps[tuple[list[Raw], int] | None]:
+    """The messages from there on, and where the next one begins; None if that is not found.
+
+    It pauses before it looks further than a piece: a wrong guess there costs a pass over all that lies between.
+    """
     for opens in _OPENS:
         end = body.rfind(opens, start + 1, start + PIECE)
         if end < 0:
+            yield
             end = body.find(opens, start + PIECE)
+            yield
         piece = body[start : max(end, start)].rstrip()
         if piece.endswith(b","):
             try:

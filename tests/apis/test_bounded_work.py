@@ -78,6 +78,14 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a model": ("chat", lambda: filled(b'{"model":"', b"m", b'"}')),
     "a session": ("chat", lambda: filled(b'{"session_id":"', "\u00e9".encode(), b'"}')),
     "a user": ("messages", lambda: filled(b'{"metadata":{"user_id":"', rb"\"", b'"}}')),
+    "messages inside of one": (
+        "chat",
+        lambda: filled(
+            b'{"model":"m","messages":[{"role":"user","x":[[1',
+            b",1",
+            b'],{"role":1},{"type":1},{"parts":1}]}]}',
+        ),
+    ),
     "no JSON at its end": ("chat", lambda: filled(b'{"messages":[1', b",{}", b"]x")),
     "no JSON": ("chat", lambda: filled(b"", b"x", b"")),
 }
