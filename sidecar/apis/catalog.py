@@ -18,7 +18,7 @@ from sidecar.apis.base import Api, BodyReader, EventParser, RequestBody, StreamR
 from sidecar.apis.history import MOST_MESSAGES, Past, Written, in_steps
 from sidecar.apis.history import at_once as past_at_once
 from sidecar.apis.json_array import JsonArrayParser
-from sidecar.apis.pieces import PIECE, rest_of
+from sidecar.apis.pieces import CROWD, PIECE, rest_of
 from sidecar.apis.routes import Routes
 from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, at_once
 from sidecar.core.digests import Digester, History
@@ -40,8 +40,8 @@ _NAMING = RequestBody.__struct_fields__
 
 _UNNAMED = (None,) * len(_NAMING)
 
-_COUNTED, _CROWD = 1 << 20, 100_000
-"""Bytes in which brackets are counted between two pauses, and how many a body has at most that is read as a history."""
+_COUNTED = 1 << 20
+"""Bytes in which brackets are counted between two pauses."""
 
 _STRIDE = 7
 """Of so many bytes one is looked at for it."""
@@ -295,7 +295,7 @@ def _crowded(body: bytes | bytearray, secret: int) -> Steps[bool]:
     for start in range(0, len(body), _COUNTED):
         sample = body[start + secret % _STRIDE : start + _COUNTED : _STRIDE]
         found += sample.count(b"{") + sample.count(b"[")
-        if found * _STRIDE > _CROWD:
+        if found * _STRIDE > CROWD:
             return True
         yield
     return False

@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from sidecar.core.digests import Digester, Id, Kind, Message, Part, Role, Said, Token, string
+from sidecar.core.digests import SKETCH, Digester, Id, Kind, Message, Part, Role, Said, Token, string
 
 _REMINDER = re.compile(rb'"(?: |\\n)*<(?:system-reminder|session_context|environment_context)\b')
 """How a block begins that a client writes into a user's message by itself, and anew with each call."""
@@ -19,8 +19,6 @@ _QUOTE = b'"'[0]
 
 _TEXT, _THOUGHT, _CALL, _RESULT = Kind.TEXT, Kind.THOUGHT, Kind.CALL, Kind.RESULT
 _SYSTEM, _USER, _MODEL, _TOOL = Role.SYSTEM, Role.USER, Role.MODEL, Role.TOOL
-_SKETCH = 16
-"""Pieces of a system prompt that it is compared by."""
 
 
 def message_of(digester: Digester, role: bytes, parts: list[Part], ids: list[Id]) -> Message:
@@ -99,9 +97,9 @@ def _sketch(tokens: list[Token]) -> frozenset[int]:
     """Some of what a system prompt consists of: two that were changed in places have much of it in common."""
     whole = b"\n".join(tokens)
     pieces = set(whole.split(b"\\n"))
-    if len(pieces) < _SKETCH:
+    if len(pieces) < SKETCH:
         pieces = set(whole.split())
-    return frozenset(sorted(map(hash, pieces))[:_SKETCH])
+    return frozenset(sorted(map(hash, pieces))[:SKETCH])
 
 
 def _lasting(part: Part) -> Part | None:

@@ -19,8 +19,8 @@ _HEAD = 128 * 1024
 _OPENS = (b'{"role"', b'{"type"', b'{"parts"')
 """How a message begins."""
 
-_CROWD = 100_000
-"""Objects and lists of the messages that are taken, at most."""
+CROWD = 100_000
+"""Objects and lists that a body has at most which is read as a history, or in pieces."""
 
 _BRACE = b"{"[0]
 
@@ -55,7 +55,7 @@ def rest_of(body: bytes | bytearray, name: str, most: int) -> Steps[Rest]:
         crowd += body.count(b"{", start, end) + body.count(b"[", start, end)
         taken += messages
         start = end
-        if len(taken) > most or crowd > _CROWD:
+        if len(taken) > most or crowd > CROWD:
             return whole
         yield
     if start == begin or body.find(b'"%b"' % name.encode(), start) >= 0:

@@ -32,7 +32,7 @@ _SINGLY = 8
 """Places of a history that are digested one by one before all of them are."""
 
 _LONGEST_ID = 1024
-_SKETCH = 16
+SKETCH = 16
 """Pieces of a system prompt that it is compared by."""
 
 _NO_SKETCH: frozenset[int] = frozenset()
@@ -443,7 +443,7 @@ class History:
         systems = self._systems
         if len(systems) == 1:
             return systems[0].sketch
-        return frozenset(sorted({piece for system in systems for piece in system.sketch})[:_SKETCH])
+        return frozenset(sorted({piece for system in systems for piece in system.sketch})[:SKETCH])
 
     def point(self, at: int) -> Point:
         """One of the places where an answer follows."""

@@ -445,7 +445,7 @@ class _Pairs:
                     encoded.append(key.one_byte + _BYTE[value])
                     continue
                 if 0 <= value < _TWO_BYTES:
-                    encoded.append(key.two_bytes + bytes((value & 0x7F | 0x80, value >> 7)))
+                    encoded.append(key.two_bytes + _varint(value))
                     continue
             if pair := _left_out_if_bad(name, value):
                 encoded.append(self._tag + pair)
