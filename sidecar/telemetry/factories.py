@@ -9,7 +9,8 @@ for the count.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from operator import call
 from struct import Struct
 from typing import Any, Protocol, TypeVar
 
@@ -34,9 +35,11 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
+from sidecar.core.turns import Ref
 from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import Ledger, Signal, State
 from sidecar.telemetry.queues import Work
+from sidecar.telemetry.trace import FLAGS, ref_ids
 
 SpanAttributes = dict[str, AttributeValue]
 """Attributes as they are gathered: no value is None."""
@@ -79,14 +82,16 @@ class WayOut(Protocol):
 class Layer:
     """Attributes that several spans or lines have in common. Nobody changes them once they are made."""
 
-    __slots__ = ("encoded", "recorded", "rendered", "values")
+    __slots__ = ("encoded", "pairs", "recorded", "rendered", "values")
 
     def __init__(self, values: Mapping[str, AttributeValue]) -> None:
         self.values = values
+        self.pairs: list[bytes] | None = None
+        """What an encoder made of each."""
         self.encoded: bytes | None = None
-        """What the encoder of spans made of them."""
+        """All of them as a span has them."""
         self.recorded: bytes | None = None
-        """What the encoder of log records did."""
+        """As a log record has them."""
         self.rendered: bytes | None = None
         """What the log made of them."""
 
@@ -111,6 +116,26 @@ class TraceIds(Protocol):
         """The trace state."""
 
 
+class SpanIds(Protocol):
+    """Where a log record's event happened."""
+
+    @property
+    def trace_id(self) -> int:
+        """128-bit trace id."""
+
+    @property
+    def span_id(self) -> int:
+        """64-bit id."""
+
+    @property
+    def trace_flags(self) -> TraceFlags:
+        """The flags of its trace."""
+
+
+Linked = tuple[SpanContext | Ref, str]
+"""What a span is linked to, and the kind of link."""
+
+
 class SpanFactory(Protocol):
     """Makes spans ready for export."""
 
@@ -126,12 +151,11 @@ class SpanFactory(Protocol):
         kind: SpanKind = SpanKind.INTERNAL,
         status: Status = UNSET,
         events: Sequence[tuple[str, int, SpanAttributes]] = (),
-        links: Sequence[tuple[SpanContext, str]] = (),
+        links: Sequence[Linked] = (),
     ) -> Span:
         """A span. `times` are its start and end, ns since the epoch; an end before the start becomes the start.
 
-        `parent` is a span of the same trace, or the caller's. `events` are (name, time, attributes), `links` (context,
-        the kind of link).
+        `parent` is a span of the same trace, or the caller's. `events` are (name, time, attributes).
         """
 
 
@@ -146,7 +170,7 @@ class RecordFactory(Protocol):
         *,
         times: tuple[int, int],
         attributes: Layers,
-        span: SpanContext | None = None,
+        span: SpanIds | None = None,
     ) -> Record:
         """A record of the event `name`, which is its body as well. `text` is the severity in the source's own words.
 
@@ -160,13 +184,7 @@ class ReadableSpans:
     def __init__(self, resource: Resource, scope: InstrumentationScope, limits: SpanLimits) -> None:
         self._resource = resource
         self._scope = scope
-        self._span_count = limits.max_span_attributes
-        self._span_length = limits.max_span_attribute_length
-        self._events = limits.max_events
-        self._links = limits.max_links
-        self._event_count = limits.max_event_attributes
-        self._link_count = limits.max_link_attributes
-        self._length = limits.max_attribute_length
+        self._limits = limits
 
     def build(
         self,
@@ -180,9 +198,10 @@ class ReadableSpans:
         kind: SpanKind = SpanKind.INTERNAL,
         status: Status = UNSET,
         events: Sequence[tuple[str, int, SpanAttributes]] = (),
-        links: Sequence[tuple[SpanContext, str]] = (),
+        links: Sequence[Linked] = (),
     ) -> ReadableSpan:
         """See `SpanFactory`."""
+        limits = self._limits
         if isinstance(parent, int):
             parent = SpanContext(trace.trace_id, parent, False, trace.flags, trace.state)
         return ReadableSpan(
@@ -190,7 +209,7 @@ class ReadableSpans:
             SpanContext(trace.trace_id, span_id, False, trace.flags, trace.state),
             parent,
             self._resource,
-            _bounded(_together(attributes), self._span_count, self._span_length),
+            _bounded(_together(attributes), limits.max_span_attributes, limits.max_span_attribute_length),
             self._bounded_events(events),
             self._bounded_links(links),
             kind,
@@ -201,16 +220,21 @@ class ReadableSpans:
         )
 
     def _bounded_events(self, events: Sequence[tuple[str, int, SpanAttributes]]) -> Sequence[Event]:
-        limit, length = self._event_count, self._length
-        kept = events if self._events is None else events[: self._events]
+        limit, length = self._limits.max_event_attributes, self._limits.max_attribute_length
+        kept = events[: self._limits.max_events]
         made = [Event(name, _bounded(attributes, limit, length), at) for name, at, attributes in kept]
         return _dropping(made, len(events) - len(kept))
 
-    def _bounded_links(self, links: Sequence[tuple[SpanContext, str]]) -> Sequence[Link]:
-        limit, length = self._link_count, self._length
-        kept = links if self._links is None else links[: self._links]
-        made = [Link(context, _bounded({n.LINK: kind}, limit, length)) for context, kind in kept]
+    def _bounded_links(self, links: Sequence[Linked]) -> Sequence[Link]:
+        limit, length = self._limits.max_link_attributes, self._limits.max_attribute_length
+        kept = links[: self._limits.max_links]
+        made = [Link(_context(linked), _bounded({n.LINK: kind}, limit, length)) for linked, kind in kept]
         return _dropping(made, len(links) - len(kept))
+
+
+def _context(linked: SpanContext | Ref) -> SpanContext:
+    """Whether a request was sampled is not exported with a link to it."""
+    return SpanContext(*ref_ids(linked), False, FLAGS[3]) if isinstance(linked, bytes) else linked
 
 
 _NOWHERE = Context()
@@ -233,14 +257,18 @@ class ReadableRecords:
         *,
         times: tuple[int, int],
         attributes: Layers,
-        span: SpanContext | None = None,
+        span: SpanIds | None = None,
     ) -> ReadableLogRecord:
         """See `RecordFactory`."""
         at, observed = times
+        where = _NOWHERE
+        if span is not None:
+            context = SpanContext(span.trace_id, span.span_id, False, span.trace_flags)
+            where = set_span_in_context(NonRecordingSpan(context), _NOWHERE)
         record = LogRecord(
             timestamp=at,
             observed_timestamp=observed,
-            context=_NOWHERE if span is None else set_span_in_context(NonRecordingSpan(span), _NOWHERE),
+            context=where,
             severity_text=text,
             severity_number=severity,
             body=name,
@@ -248,26 +276,6 @@ class ReadableRecords:
             event_name=name,
         )
         return ReadableLogRecord(record, self._resource, self._scope)
-
-
-_LIMITED = ("max_span_attributes", "max_events", "max_links", "max_event_attributes", "max_link_attributes")
-_ENOUGH = 128
-"""What no span or record of ours has more of: attributes, events, links. It is the SDK's own limit unless it is told another."""
-
-
-def spans_are_limited(limits: SpanLimits) -> bool:
-    """Whether a limit could cut a span of ours."""
-    counts = [getattr(limits, name) for name in _LIMITED]
-    lengths = (limits.max_attribute_length, limits.max_span_attribute_length)
-    return any(length is not None for length in lengths) or any(
-        count is not None and count < _ENOUGH for count in counts
-    )
-
-
-def records_are_limited(limits: SpanLimits) -> bool:
-    """Whether a limit could cut a log record of ours."""
-    count: int | None = limits.max_attributes
-    return limits.max_attribute_length is not None or (count is not None and count < _ENOUGH)
 
 
 def _together(attributes: Layers) -> SpanAttributes:
@@ -306,36 +314,29 @@ def _dropping(items: list[_Item], dropped: int) -> Sequence[_Item]:
 
 
 _CACHE_LIMIT = 4096
-"""Encoded keys kept, over which they are forgotten all at once; and names, of which the oldest go then."""
-_SHORT = 60
-"""Bytes of a key's head, and of a text, up to which lengths and sums of lengths are one byte each."""
-_ONE_BYTE, _TWO_BYTES = 0x80, 0x4000
+"""Encoded names kept, of which the oldest go; and ways to encode attributes, over which they are forgotten all at once."""
+_KNOWN_LIMIT, _KNOWN_LENGTH = 256, 100
+"""Encoded pairs kept of a key, over which they are forgotten all at once, and the length (bytes) up to which they are."""
 
 # Tags: the field's number times 8, plus how it is written (0 varint, 1 eight bytes, 2 length and bytes, 5 four bytes).
 _TIMES = Struct("<BQBQ")
 _TIME = Struct("<BQ")
 _DOUBLE = Struct("<Bd")
-_EIGHT = Struct("<d").pack
 _FLAGS = Struct("<I")
 _LOCAL, _REMOTE = _FLAGS.pack(0x100), _FLAGS.pack(0x300)
-_SPAN_FLAGS, _LINK_FLAGS = b"\x85\x01", b"\x35"
-_BYTE = [bytes((number,)) for number in range(256)]
+_SPAN_FLAGS = b"\x85\x01"
 _KINDS = {kind: bytes((0x30, kind.value + 1)) for kind in SpanKind}
 
-AnyValue = object
+
+def _long_varint(number: int) -> bytes:
+    return bytes((number & 0x7F | 0x80,)) + _long_varint(number >> 7) if number > 0x7F else bytes((number,))
+
+
+_VARINTS = [_long_varint(number) for number in range(4096)]
 
 
 def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return _BYTE[number]
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    return _VARINTS[number] if number < 4096 else _long_varint(number)
 
 
 def _text(tag: bytes, text: str) -> bytes:
@@ -350,14 +351,18 @@ def _message(tag: bytes, body: bytes) -> bytes:
     return tag + _varint(len(body)) + body
 
 
-def _value(value: AnyValue) -> bytes:
+def _fields(tag: bytes, messages: Sequence[bytes]) -> bytes:
+    """Messages with their lengths as the fields of another one."""
+    return tag + tag.join(messages) if messages else b""
+
+
+def _value(value: object) -> bytes:
     """An `AnyValue`. Raises `ValueError` or `TypeError` for what cannot be one."""
     match value:
+        case str():
+            return _message(b"\x0a", value.encode())
         case bool():
             return b"\x10\x01" if value else b"\x10\x00"
-        case str():
-            body = value.encode()
-            return b"\x0a" + _varint(len(body)) + body
         case int():
             if not -(2**63) <= value < 2**63:
                 raise ValueError(value)
@@ -369,99 +374,98 @@ def _value(value: AnyValue) -> bytes:
         case None:
             return b""
         case Mapping():
-            pairs = (_message(b"\x0a", _pair(str(key), item)) for key, item in value.items())
-            return _message(b"\x32", b"".join(pairs))
+            pairs = [_pair(str(key).encode(), item) for key, item in value.items()]
+            return _message(b"\x32", _fields(b"\x0a", pairs))
         case Sequence():
-            return _message(b"\x2a", b"".join(_message(b"\x0a", _value(item)) for item in value))
+            return _message(b"\x2a", b"".join([_message(b"\x0a", _value(item)) for item in value]))
         case _:
             raise TypeError(value)
 
 
-def _pair(key: str, value: AnyValue) -> bytes:
-    """A `KeyValue`. Raises `ValueError` (a text that is no UTF-8 too) or `TypeError`."""
-    name = key.encode()
-    return (
-        _message(b"\x0a", name) + _message(b"\x12", _value(value))
-        if name
-        else _message(b"\x12", _value(value))
-    )
+def _pair(key: bytes, value: object) -> bytes:
+    """A `KeyValue`, with its length before it. Raises `ValueError` (a text that is no UTF-8 too) or `TypeError`."""
+    body = _message(b"\x12", _value(value))
+    if key:
+        body = _message(b"\x0a", key) + body
+    return _varint(len(body)) + body
+
+
+def _left_out_if_bad(key: bytes, value: object) -> bytes:
+    """The pair, or nothing."""
+    try:
+        return _pair(key, value)
+    except (ValueError, TypeError):
+        return b""
 
 
 def _status(status: Status) -> bytes:
-    if status is UNSET:
-        return b"\x7a\x00"
     body = _text(b"\x12", status.description or "") + b"\x18%c" % status.status_code.value
     return _message(b"\x7a", body)
 
 
-class _Key:
-    """What stands before a short value of one key, by the value's kind: tag and length, the key, the value's length and tag."""
+class _Known(dict[Any, bytes]):
+    """The pairs of one key by their values, all of one type: made when they are asked for, and kept if they are short."""
 
-    __slots__ = ("_name", "_tag", "double", "one_byte", "texts", "two_bytes")
+    __slots__ = ("_key",)
 
-    def __init__(self, tag: bytes, name: bytes) -> None:
-        """`name` is the key as it stands in a pair, with the value's tag behind it."""
-        self._tag, self._name = tag, name
-        self.double = self._before(9, b"\x21")
-        self.one_byte, self.two_bytes = self._before(2, b"\x18"), self._before(3, b"\x18")
-        self.texts: list[bytes | None] = [None] * _SHORT
-        """By the text's length; each is made when it is needed first."""
+    def __init__(self, key: bytes) -> None:
+        self._key = key
 
-    def text(self, size: int) -> bytes:
-        """Before an ASCII text of `size` characters, fewer than `_SHORT`."""
-        before = self.texts[size] = self._before(size + 2, b"\x0a%c" % size)
-        return before
-
-    def _before(self, size: int, kind: bytes) -> bytes:
-        return b"%b%c%b%c%b" % (self._tag, len(self._name) + 1 + size, self._name, size, kind)
+    def __missing__(self, value: object) -> bytes:
+        pair = _left_out_if_bad(self._key, value)
+        if len(pair) <= _KNOWN_LENGTH:
+            if len(self) >= _KNOWN_LIMIT:
+                self.clear()
+            self[value] = pair
+        return pair
 
 
 class _Pairs:
-    """Encodes attributes as pairs with one tag; remembers the keys. For the worker's thread."""
+    """Encodes attributes as pairs, each with its length before it. For the worker's thread.
 
-    def __init__(self, tag: bytes) -> None:
-        self._tag = tag
-        self._keys: dict[str, _Key | None] = {}
-        """None of a key that is long, or no text."""
+    Attributes with the same keys and the same types of values go the same ways, which are remembered.
+    """
 
-    def __call__(self, attributes: Mapping[str, Any]) -> bytes:
+    def __init__(self) -> None:
+        self._ways: dict[tuple[object, ...], list[Callable[[Any], bytes]]] = {}
+        self._keys: dict[tuple[str, type], Callable[[Any], bytes]] = {}
+
+    def __call__(self, attributes: Mapping[str, Any]) -> list[bytes]:
         """One that cannot be encoded is left out, as the official encoder does."""
-        encoded: list[bytes] = []
-        keys = self._keys
-        for name, value in attributes.items():
-            key = keys.get(name) or self._key(name)
-            kind = type(value)
-            if key is None:
-                pass
-            elif kind is str:
-                if (size := len(value)) < _SHORT and value.isascii():
-                    encoded.append((key.texts[size] or key.text(size)) + value.encode())
-                    continue
-            elif kind is float:
-                encoded.append(key.double + _EIGHT(value))
-                continue
-            elif kind is int:
-                if 0 <= value < _ONE_BYTE:
-                    encoded.append(key.one_byte + _BYTE[value])
-                    continue
-                if 0 <= value < _TWO_BYTES:
-                    encoded.append(key.two_bytes + _varint(value))
-                    continue
-            if pair := _left_out_if_bad(name, value):
-                encoded.append(self._tag + pair)
-        return b"".join(encoded)
+        values = attributes.values()
+        ways = self._ways.get((*attributes, *map(type, values))) or self._find(attributes)
+        pairs = list(map(call, ways, values))
+        return pairs if all(pairs) else [pair for pair in pairs if pair]
 
-    def _key(self, name: str) -> _Key | None:
-        if name in self._keys:
-            return None
-        if len(self._keys) >= _CACHE_LIMIT:
+    def of(self, layer: Layer) -> list[bytes]:
+        """A layer's, made once."""
+        if layer.pairs is None:
+            layer.pairs = self(layer.values)
+        return layer.pairs
+
+    def _find(self, attributes: Mapping[str, Any]) -> list[Callable[[Any], bytes]]:
+        kinds = [*map(type, attributes.values())]
+        if max(len(self._ways), len(self._keys)) >= _CACHE_LIMIT:
+            self._ways.clear()
             self._keys.clear()
-        try:
-            head = (_message(b"\x0a", name.encode()) if name else b"") + b"\x12"
-        except UnicodeEncodeError:
-            return None
-        key = self._keys[name] = _Key(self._tag, head) if len(head) < _SHORT else None
-        return key
+        ways: list[Callable[[Any], bytes]] = []
+        for one in zip(attributes, kinds, strict=True):
+            if one not in self._keys:
+                self._keys[one] = _way(*one)
+            ways.append(self._keys[one])
+        self._ways[*attributes, *kinds] = ways
+        return ways
+
+
+def _way(name: str, kind: type) -> Callable[[Any], bytes]:
+    try:
+        key = name.encode()
+    except UnicodeEncodeError:
+        return lambda _: b""
+    if kind is float:
+        before = _pair(key, 0.0)[:-8]
+        return partial(Struct(f"<{len(before)}sd").pack, before)
+    return _Known(key).__getitem__ if kind in (str, int, bool) else partial(_left_out_if_bad, key)
 
 
 @lru_cache(_CACHE_LIMIT)
@@ -475,11 +479,17 @@ def _event_name(name: str) -> bytes:
     return _message(b"\x2a", _value(name)) + _text(b"\x62", name)
 
 
+@lru_cache(_CACHE_LIMIT)
+def _of_link(kind: str) -> bytes:
+    """What stands between a link's ids and its flags."""
+    return _fields(b"\x22", [_pair(n.LINK.encode(), kind)]) + b"\x35"
+
+
 class EncodedSpans:
     """Builds spans as their bytes. For the worker's thread."""
 
     def __init__(self) -> None:
-        self._attributes, self._of_event, self._of_link = _Pairs(b"\x4a"), _Pairs(b"\x1a"), _Pairs(b"\x22")
+        self._pairs = _Pairs()
 
     def build(
         self,
@@ -493,7 +503,7 @@ class EncodedSpans:
         kind: SpanKind = SpanKind.INTERNAL,
         status: Status = UNSET,
         events: Sequence[tuple[str, int, SpanAttributes]] = (),
-        links: Sequence[tuple[SpanContext, str]] = (),
+        links: Sequence[Linked] = (),
     ) -> bytes:
         """See `SpanFactory`: a `Span`, with its tag and length, as a part of `ScopeSpans`."""
         ids = trace.trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
@@ -515,36 +525,34 @@ class EncodedSpans:
         if events:
             parts += [_message(b"\x5a", self._event(*event)) for event in events]
         if links:
-            parts += [_message(b"\x6a", self._link(*link)) for link in links]
-        parts += (_status(status), _SPAN_FLAGS, flags)
+            parts += [self._link(*link) for link in links]
+        parts += (b"\x7a\x00" if status is UNSET else _status(status), _SPAN_FLAGS, flags)
         return _message(b"\x12", b"".join(parts))
 
     def _layer(self, layer: Layer) -> bytes:
-        """A layer's pairs; other spans that share it find them there."""
-        layer.encoded = encoded = self._attributes(layer.values)
+        layer.encoded = encoded = _fields(b"\x4a", self._pairs.of(layer))
         return encoded
 
     def _event(self, name: str, at: int, attributes: SpanAttributes) -> bytes:
-        return b"".join((_TIME.pack(0x09, at), _text(b"\x12", name), self._of_event(attributes)))
+        about = _fields(b"\x1a", self._pairs(attributes))
+        return b"".join((_TIME.pack(0x09, at), _text(b"\x12", name), about))
 
-    def _link(self, context: SpanContext, kind: str) -> bytes:
-        parts = [
-            b"\x0a\x10",
-            context.trace_id.to_bytes(16, "big"),
-            b"\x12\x08",
-            context.span_id.to_bytes(8, "big"),
-            self._of_link({n.LINK: kind}),
-            _LINK_FLAGS,
-            _REMOTE if context.is_remote else _LOCAL,
-        ]
-        return b"".join(parts)
+    @staticmethod
+    def _link(linked: SpanContext | Ref, kind: str) -> bytes:
+        flags = _LOCAL
+        if not isinstance(linked, bytes):
+            flags = _REMOTE if linked.is_remote else _LOCAL
+            linked = linked.trace_id.to_bytes(16, "big") + linked.span_id.to_bytes(8, "big")
+        return _message(
+            b"\x6a", b"\x0a\x10%b\x12\x08%b%b%b" % (linked[:16], linked[16:], _of_link(kind), flags)
+        )
 
 
 class EncodedRecords:
     """Builds log records as their bytes. For the worker's thread."""
 
     def __init__(self) -> None:
-        self._attributes = _Pairs(b"\x32")
+        self._pairs = _Pairs()
 
     def build(
         self,
@@ -554,7 +562,7 @@ class EncodedRecords:
         *,
         times: tuple[int, int],
         attributes: Layers,
-        span: SpanContext | None = None,
+        span: SpanIds | None = None,
     ) -> bytes:
         """See `RecordFactory`: a `LogRecord`, with its tag and length, as a part of `ScopeLogs`."""
         parts = [
@@ -570,27 +578,18 @@ class EncodedRecords:
         return _message(b"\x12", b"".join(parts))
 
     def _layer(self, layer: Layer) -> bytes:
-        """A layer's pairs; other records that share it find them there."""
-        layer.recorded = recorded = self._attributes(layer.values)
+        layer.recorded = recorded = _fields(b"\x32", self._pairs.of(layer))
         return recorded
-
-
-def _left_out_if_bad(key: str, value: AnyValue) -> bytes:
-    """The pair with its length before it, or nothing."""
-    try:
-        body = _pair(key, value)
-    except (ValueError, TypeError):
-        return b""
-    return _varint(len(body)) + body
 
 
 class Frame:
     """What stands around spans, or log records, in a message: their resource and their scope, encoded once."""
 
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
-        self._resource = _message(b"\x0a", _Pairs(b"\x0a")(resource.attributes))
+        pairs = _Pairs()
+        self._resource = _message(b"\x0a", _fields(b"\x0a", pairs(resource.attributes)))
         about = _text(b"\x0a", scope.name) + _text(b"\x12", scope.version or "")
-        self._scope = _message(b"\x0a", about + _Pairs(b"\x1a")(scope.attributes or {}))
+        self._scope = _message(b"\x0a", about + _fields(b"\x1a", pairs(scope.attributes or {})))
         self._resource_schema = _text(b"\x1a", resource.schema_url)
         self._scope_schema = _text(b"\x1a", scope.schema_url or "")
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 import msgspec
 import structlog
 from opentelemetry._logs import SeverityNumber
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import TraceFlags
 from opentelemetry.util.types import AttributeValue
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
@@ -32,7 +32,7 @@ from sidecar.core.facts import Outcome, record
 from sidecar.core.shown import shown
 from sidecar.telemetry import names as n
 from sidecar.telemetry.exporters import Stream, StreamSender
-from sidecar.telemetry.factories import Layer, Record, RecordFactory, SpanAttributes
+from sidecar.telemetry.factories import Layer, Layers, Record, RecordFactory, SpanAttributes, SpanIds
 from sidecar.telemetry.ledger import LINES, Account, Delivery, State
 from sidecar.telemetry.otel_settings import QueueSettings
 from sidecar.telemetry.queues import LINE, RECORDED_LINE, Calls, ExportQueue, Worker
@@ -150,6 +150,26 @@ class RequestContext:
     conversation_id: str | None
     request_id: str | None
 
+    @property
+    def trace_flags(self) -> TraceFlags:
+        """As a record has them."""
+        return FLAGS[self.sampled]
+
+
+def recorded(fields: Fields, request: RequestContext | None) -> Layer:
+    """A line's fields as a record has them: a request's ids are attributes of the spans' names.
+
+    Fields of the sidecar's own life have short names on stderr, and a namespace here.
+    """
+    if request is None:
+        return Layer({key if "." in key else f"sidecar.{key}": value for key, value in fields.items()})
+    ids = (
+        (n.SESSION_ID, request.session_id),
+        (n.CONVERSATION, request.conversation_id),
+        (n.REQUEST_ID, request.request_id),
+    )
+    return Layer({**fields, **{key: value for key, value in ids if value is not None}})
+
 
 class _Bucket:
     """Tokens of one event's name."""
@@ -227,28 +247,15 @@ class Log:
         at: int,
         fields: Fields,
         request: RequestContext | None = None,
-        alike: Layer | None = None,
     ) -> None:
-        """One event that may pass, or that is never left out; it tells how many were left out before it.
-
-        `alike`: more fields, not empty, which many lines have in common.
-        """
+        """One event that may pass, or that is never left out; it tells how many were left out before it."""
         fields = self._with_left_out(name, fields)
-        if not self._worker.put(RECORDED_LINE, self.say, name, level, at, fields, request, alike):
+        if not self._worker.put(RECORDED_LINE, self._say, name, level, at, fields, request):
             self._lost()
 
-    def say(
-        self,
-        name: str,
-        level: str,
-        at: int,
-        fields: Fields,
-        request: RequestContext | None,
-        alike: Layer | None,
-    ) -> None:
-        """Writes one event here and now: for the worker."""
-        self._write(name, level, at, fields, request, alike)
-        self.record(name, level, at, fields, request, alike)
+    def _say(self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None) -> None:
+        self.write(name, level, at, fields, request)
+        self.record(name, level, at, (recorded(fields, request),), request)
 
     def _with_left_out(self, name: str, fields: Fields) -> Fields:
         """The fields, and how many lines of this name were left out since the last one."""
@@ -258,32 +265,10 @@ class Log:
         suppressed, bucket.suppressed = bucket.suppressed, 0
         return {**fields, n.SUPPRESSED: suppressed}
 
-    def record(
-        self,
-        name: str,
-        level: str,
-        at: int,
-        fields: Fields,
-        request: RequestContext | None,
-        alike: Layer | None = None,
-    ) -> None:
-        """One event as a log record alone, if logs are exported; a request's ids are attributes of the spans' names.
-
-        Fields of the sidecar's own life have short names on stderr, and a namespace here.
-        """
+    def record(self, name: str, level: str, at: int, attributes: Layers, span: SpanIds | None) -> None:
+        """One event as a log record alone, if logs are exported; for the worker."""
         if self._records is None:
             return
-        span = None
-        if request is not None:
-            span = SpanContext(request.trace_id, request.span_id, False, FLAGS[request.sampled])
-            ids = (
-                (n.SESSION_ID, request.session_id),
-                (n.CONVERSATION, request.conversation_id),
-                (n.REQUEST_ID, request.request_id),
-            )
-            own = Layer({**fields, **{key: value for key, value in ids if value is not None}})
-        else:
-            own = Layer({key if "." in key else f"sidecar.{key}": value for key, value in fields.items()})
         correction = self._wall.correction
         self._export(
             self._records.build(
@@ -291,7 +276,7 @@ class Log:
                 _SEVERITY[level],
                 level.upper(),
                 times=(at + correction, self._clock() + correction),
-                attributes=(own,) if alike is None else (alike, own),
+                attributes=attributes,
                 span=span,
             )
         )
@@ -301,7 +286,7 @@ class Log:
         at = self._clock()
         if self.may_pass(n.LIBRARY, at):
             fields = self._with_left_out(n.LIBRARY, fields)
-            if not self._worker.put(LINE, self._write, n.LIBRARY, level, at, fields, None):
+            if not self._worker.put(LINE, self.write, n.LIBRARY, level, at, fields, None):
                 self._lost()
 
     def flush(self) -> None:
@@ -310,9 +295,9 @@ class Log:
             if bucket.suppressed:
                 fields = {n.SUPPRESSED: bucket.suppressed}
                 bucket.suppressed = 0
-                self._write(name, WARNING, self._clock(), fields, None)
+                self.write(name, WARNING, self._clock(), fields, None)
 
-    def _write(
+    def write(
         self,
         name: str,
         level: str,
@@ -321,6 +306,7 @@ class Log:
         request: RequestContext | None,
         alike: Layer | None = None,
     ) -> None:
+        """One event as a line alone; for the worker. `alike`: more fields, not empty, which many lines have in common."""
         line: dict[str, object] = {
             "timestamp": self._stamp(at + self._wall.correction),
             "event": name,

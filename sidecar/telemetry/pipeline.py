@@ -13,6 +13,7 @@ from typing import Any
 
 from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from sidecar.core.clock import Clock
@@ -27,8 +28,6 @@ from sidecar.telemetry.factories import (
     RecordFactory,
     Span,
     SpanFactory,
-    records_are_limited,
-    spans_are_limited,
 )
 from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
 from sidecar.telemetry.metric_store import MetricStore, Temporality
@@ -216,6 +215,26 @@ class Pipeline:
 
     def _queues(self) -> list[ExportQueue[Any]]:
         return [*self._traces, *self._logs, *(export.queue for export in self._metrics)]
+
+
+_LIMITED = ("max_span_attributes", "max_events", "max_links", "max_event_attributes", "max_link_attributes")
+_ENOUGH = 128
+"""What no span or record of ours has more of: attributes, events, links. It is the SDK's own limit unless it is told another."""
+
+
+def spans_are_limited(limits: SpanLimits) -> bool:
+    """Whether a limit could cut a span of ours."""
+    counts = [getattr(limits, name) for name in _LIMITED]
+    lengths = (limits.max_attribute_length, limits.max_span_attribute_length)
+    return any(length is not None for length in lengths) or any(
+        count is not None and count < _ENOUGH for count in counts
+    )
+
+
+def records_are_limited(limits: SpanLimits) -> bool:
+    """Whether a limit could cut a log record of ours."""
+    count: int | None = limits.max_attributes
+    return limits.max_attribute_length is not None or (count is not None and count < _ENOUGH)
 
 
 def are_encoded(signal: Signal, config: OtelConfig) -> bool:

@@ -27,13 +27,24 @@ from sidecar.core.sessions import (
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
-from sidecar.telemetry.factories import RecordFactory, SpanAttributes, SpanFactory, WayOut
+from sidecar.telemetry.factories import Layer, RecordFactory, SpanAttributes, SpanFactory, WayOut
 from sidecar.telemetry.ledger import LINES, Signal, State, observe_ledger
-from sidecar.telemetry.logs import ERROR, INFO, WARNING, Lines, Log, LongRunning, RequestContext, level_of
+from sidecar.telemetry.logs import (
+    ERROR,
+    INFO,
+    WARNING,
+    Lines,
+    Log,
+    LongRunning,
+    RequestContext,
+    level_of,
+    recorded,
+)
 from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.queues import RECORDED_LINE, Calls, Work, Worker
 from sidecar.telemetry.request_attributes import (
+    NOBODY,
     OwnAttributes,
     RequestAttributes,
     Shape,
@@ -400,13 +411,18 @@ class Recorder:
 
     def _wide_line(self, exchange: Exchange, shape: Shape, own: OwnAttributes) -> None:
         name = n.REQUEST_COMPLETED if shape.completed else n.REQUEST_FAILED
-        fields = {**own.client, **own.server, n.DURATION: (exchange.end - exchange.start) / SECOND}
-        for key, layer in ((n.SESSION_SOURCE, own.who), (n.SEQUENCE, own.ids)):
-            if key in layer.values:
-                fields[key] = layer.values[key]
+        level, end, request = level_of(shape.outcome), exchange.end, _request(exchange)
+        more: SpanAttributes = {n.DURATION: (end - exchange.start) / SECOND}
         if exchange.verdict is not None and exchange.verdict.message:
-            fields[n.MESSAGE] = shown(exchange.verdict.message)
-        self.log.say(name, level_of(shape.outcome), exchange.end, fields, _request(exchange), own.alike)
+            more[n.MESSAGE] = shown(exchange.verdict.message)
+        fields = {**own.client.values, **own.server.values, **more}
+        if own.who is not NOBODY:
+            fields[n.SESSION_SOURCE] = own.who.records.values[n.SESSION_SOURCE]
+        if n.SEQUENCE in own.ids.values:
+            fields[n.SEQUENCE] = own.ids.values[n.SEQUENCE]
+        self.log.write(name, level, end, fields, request, own.alike)
+        layers = (own.alike, own.who.records, own.ids, own.client, own.server, Layer(more))
+        self.log.record(name, level, end, layers, request)
         if self.keep is not None:
             self.keep(exchange, fields, own.alike.values)
         if shape.client is not None and shape.client_failed and exchange.route.operation is not None:
@@ -419,7 +435,8 @@ class Recorder:
         if verdict is not None and verdict.message:
             fields[n.EXCEPTION_MESSAGE] = shown(verdict.message)
         context = _request(exchange, exchange.trace.client_span_id)
-        self.log.record(n.CALL_FAILED, WARNING, call_end(exchange), fields, context)
+        layers = (recorded(fields, context),)
+        self.log.record(n.CALL_FAILED, WARNING, call_end(exchange), layers, context)
 
 
 def _measures(

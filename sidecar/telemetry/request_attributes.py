@@ -334,16 +334,23 @@ _USAGE["both"] = {**_USAGE["shipped"], "cache_write": (n.CACHE_CREATION_TOKENS, 
 _LATEST_ONLY = frozenset({n.PREVIOUS_RESPONSE, n.REASONING_LEVEL})
 
 
+class Who(NamedTuple):
+    """Session and conversation, the same for all requests of a conversation: as spans tell them, and as log records do."""
+
+    spans: Layer
+    records: Layer
+
+
 class OwnAttributes(NamedTuple):
     """Attributes of one exchange alone; those it shares with others of its kind are its shape's.
 
     `who` and `ids` are part of both sides. `client` is empty if no connection was asked for.
     """
 
-    who: Layer
+    who: Who
     ids: Layer
-    server: SpanAttributes
-    client: SpanAttributes
+    server: Layer
+    client: Layer
     alike: Layer
     """What the shape says for the line, less what the sampler says otherwise."""
 
@@ -358,56 +365,52 @@ class RequestAttributes:
     def __init__(self, semconv: str) -> None:
         self._usage = _USAGE[semconv]
         self._semconv = semconv
-        self._who: dict[tuple[object, ...], Layer] = {}
+        self._who: dict[tuple[object, ...], Who] = {}
 
     def __call__(self, exchange: Exchange, shape: Shape) -> OwnAttributes:
         """The attributes of a settled exchange."""
-        who, ids, own, alike = (
-            self._who_talks(exchange.identity),
-            _ids(exchange),
-            _server_own(exchange),
-            shape.alike,
-        )
+        who, ids, own = self._who_talks(exchange.identity), _ids(exchange), _server_own(exchange)
+        client, alike = _NOTHING, shape.alike
+        if shape.client is not None:
+            client = Layer(_client_own(exchange, self._usage, self._semconv))
         sampling = exchange_sampling(exchange)
         if sampling:
-            said = {*who.values, *ids, *shape.server.values, *own}
+            said = {*who.spans.values, *ids, *shape.server.values, *own}
             own |= {key: value for key, value in sampling.items() if key not in said}
-        if shape.client is None:
-            return OwnAttributes(who, Layer(ids), own, {}, alike)
-        if sampling:
             alike = Layer({key: value for key, value in alike.values.items() if key not in own})
-        return OwnAttributes(who, Layer(ids), own, _client_own(exchange, self._usage, self._semconv), alike)
+        return OwnAttributes(who, Layer(ids), Layer(own), client, alike)
 
-    def _who_talks(self, identity: Identity | None) -> Layer:
-        """Session and conversation: the same for all requests of a conversation."""
+    def _who_talks(self, identity: Identity | None) -> Who:
         if identity is None:
-            return _NOBODY
+            return NOBODY
         key = (
             *(identity.session_id, identity.source, identity.conversation_id),
             *(identity.conversation_supplied, identity.session_supplied),
         )
-        layer = self._who.get(key)
-        if layer is None:
+        who = self._who.get(key)
+        if who is None:
             if len(self._who) >= _WHO_LIMIT:
                 self._who.clear()
-            layer = self._who[key] = Layer(_who(identity))
-        return layer
+            who = self._who[key] = _who(identity)
+        return who
 
 
-_NOBODY = Layer({})
+_NOTHING = Layer({})
+NOBODY = Who(_NOTHING, _NOTHING)
 
 
-def _who(identity: Identity) -> SpanAttributes:
+def _who(identity: Identity) -> Who:
     attributes: SpanAttributes = {
         n.SESSION_ID: identity.session_id,
         n.SESSION_SOURCE: identity.source.value,
         n.CONVERSATION: identity.conversation_id,
     }
+    records = Layer(attributes)
     if identity.conversation_supplied:
-        attributes[n.GEN_AI_CONVERSATION] = identity.conversation_id
-    elif identity.session_supplied and identity.named:
-        attributes[n.GEN_AI_CONVERSATION] = identity.session_id
-    return attributes
+        return Who(Layer({**attributes, n.GEN_AI_CONVERSATION: identity.conversation_id}), records)
+    if identity.session_supplied and identity.named:
+        return Who(Layer({**attributes, n.GEN_AI_CONVERSATION: identity.session_id}), records)
+    return Who(records, records)
 
 
 def _ids(exchange: Exchange) -> SpanAttributes:

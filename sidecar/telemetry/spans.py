@@ -20,11 +20,20 @@ from sidecar.core.facts import Outcome
 from sidecar.core.sessions import ConversationSummary, Ref, SessionListener, SessionSummary, Totals
 from sidecar.core.shown import shown
 from sidecar.telemetry import names as n
-from sidecar.telemetry.factories import UNSET, Layer, Layers, Span, SpanAttributes, SpanFactory, WayOut
+from sidecar.telemetry.factories import (
+    UNSET,
+    Layer,
+    Layers,
+    Linked,
+    Span,
+    SpanAttributes,
+    SpanFactory,
+    WayOut,
+)
 from sidecar.telemetry.ledger import Signal, State
 from sidecar.telemetry.queues import LINE, Worker
 from sidecar.telemetry.request_attributes import OwnAttributes, Shape, call_end, client_failed, has_client
-from sidecar.telemetry.trace import FLAGS, RequestTrace, Tracer, ref_ids
+from sidecar.telemetry.trace import FLAGS, RequestTrace, Tracer
 
 MOST_REPLAYED = 100
 """Requests of one session that have a span in its replay."""
@@ -41,9 +50,6 @@ def is_off(sampler: Sampler) -> bool:
     return sampler.get_description() == ALWAYS_OFF.get_description()
 
 
-Link = tuple[SpanContext, str]
-
-
 class RequestSpans:
     """Makes the spans of one exchange after another."""
 
@@ -54,60 +60,52 @@ class RequestSpans:
 
     def build(self, exchange: Exchange, trace: RequestTrace, shape: Shape, own: OwnAttributes) -> list[Span]:
         """The exchange's spans, the SERVER span first. `trace` is the exchange's own."""
-        common = (own.who, own.ids)
-        attributes: Layers = (*common, shape.server, Layer(own.server))
-        count = link_count(exchange)
-        links, within = _links(exchange, trace) if count else ([], [])
-        if within:
-            attributes = (*attributes, Layer({n.LINKS_WITHIN: within}))
-        if count > MAX_LINKS:
-            attributes = (*attributes, Layer({n.LINKS_DROPPED: count - MAX_LINKS}))
+        common = (own.who.spans, own.ids)
+        attributes: Layers = (*common, shape.server, own.server)
+        links, about = _links(exchange, trace)
+        if about:
+            attributes = (*attributes, Layer(about))
+        moved = exchange.correction
         span = self._build(
             shape.server_name,
             trace,
             trace.server_span_id,
-            times=(exchange.start + exchange.correction, exchange.end + exchange.correction),
+            times=(exchange.start + moved, exchange.end + moved),
             attributes=attributes,
             parent=trace.parent,
             kind=SpanKind.SERVER,
-            status=_status(exchange, shape.server_failed),
+            status=_status(exchange) if shape.server_failed else UNSET,
             links=links,
         )
         if shape.client is None:
             return [span]
-        asked = (*common, shape.client, Layer(own.client))
-        return [span, *self._call(exchange, trace, shape, common, asked)]
-
-    def _call(
-        self, exchange: Exchange, trace: RequestTrace, shape: Shape, common: Layers, asked: Layers
-    ) -> list[Span]:
-        """The CLIENT span and its children."""
-        client, moved = trace.client_span_id, exchange.correction
-        span = self._build(
+        client = self._build(
             shape.client_name,
             trace,
-            client,
+            trace.client_span_id,
             times=(exchange.asked + moved, call_end(exchange) + moved),
-            attributes=asked,
+            attributes=(*common, shape.client, own.client),
             parent=trace.server_span_id,
             kind=SpanKind.CLIENT,
-            status=_status(exchange, shape.client_failed),
+            status=_status(exchange) if shape.client_failed else UNSET,
         )
+        return [span, client, *self._children(exchange, trace, common)]
+
+    def _children(self, exchange: Exchange, trace: RequestTrace, common: Layers) -> list[Span]:
+        """The CLIENT span's."""
+        moved = exchange.correction
         return [
-            span,
-            *(
-                self._build(
-                    name,
-                    trace,
-                    self._span_id(),
-                    times=(start + moved, end + moved),
-                    attributes=(*common, Layer(attributes)) if attributes else common,
-                    parent=client,
-                    status=status,
-                    events=[(event, at + moved, about) for event, at, about in events],
-                )
-                for name, start, end, status, attributes, events in _steps(exchange)
-            ),
+            self._build(
+                name,
+                trace,
+                self._span_id(),
+                times=(start + moved, end + moved),
+                attributes=(*common, Layer(attributes)) if attributes else common,
+                parent=trace.client_span_id,
+                status=status,
+                events=[(event, at + moved, about) for event, at, about in events],
+            )
+            for name, start, end, status, attributes, events in _steps(exchange)
         ]
 
 
@@ -124,7 +122,7 @@ def _steps(exchange: Exchange) -> list[Step]:
     steps: list[Step] = []
     connect = _connect(exchange)
     if connect is not None:
-        status = _status(exchange, not exchange.sent and client_failed(exchange))
+        status = _status(exchange) if not exchange.sent and client_failed(exchange) else UNSET
         steps.append(("connect", connect.start, connect.end, status, _connect_attributes(connect), []))
     if exchange.sent:
         # An answer may begin before the request's body has ended: then the wait began with the head.
@@ -182,9 +180,8 @@ def _stream_attributes(exchange: Exchange) -> SpanAttributes:
     return attributes
 
 
-def _status(exchange: Exchange, failed: bool) -> Status:
-    if not failed:
-        return UNSET
+def _status(exchange: Exchange) -> Status:
+    """Of a span that is an error."""
     message = exchange.verdict.message if exchange.verdict else None
     return Status(StatusCode.ERROR, shown(message)) if message else _ERROR
 
@@ -200,26 +197,26 @@ def link_count(exchange: Exchange) -> int:
     return count + len(exchange.races) + (exchange.spawned_by is not None) + len(exchange.spawned)
 
 
-def _links(exchange: Exchange, trace: RequestTrace) -> tuple[list[Link], list[str]]:
-    """The links that are kept; and, as texts, those that stay within the trace.
+def _links(exchange: Exchange, trace: RequestTrace) -> tuple[list[Linked], SpanAttributes]:
+    """The links that are kept; and as attributes those that stay within the trace, and how many are left out.
 
     A viewer takes a link within a trace for the parent where that is missing, and draws calls that ran at once one
     inside the other.
     """
-    links = [(trace.caller, "caller")] if trace.caller is not None else []
+    links: list[Linked] = [] if trace.caller is None else [(trace.caller, "caller")]
     within: list[str] = []
     own = trace.trace_id.to_bytes(16, "big")
     for kind, ref in islice(referred(exchange), MAX_LINKS - len(links)):
-        if ref[:16] == own:
+        if ref.startswith(own):
             within.append(f"{kind}:{ref[16:].hex()}")
         else:
-            links.append((ref_context(ref), kind))
-    return links, within
-
-
-def ref_context(ref: Ref) -> SpanContext:
-    """The context of a request's SERVER span, to link to; whether it was sampled is not exported with a link."""
-    return SpanContext(*ref_ids(ref), False, FLAGS[3])
+            links.append((ref, kind))
+    about: SpanAttributes = {}
+    if within:
+        about[n.LINKS_WITHIN] = within
+    if len(links) + len(within) == MAX_LINKS and (count := link_count(exchange)) > MAX_LINKS:
+        about[n.LINKS_DROPPED] = count - MAX_LINKS
+    return links, about
 
 
 _OUTCOMES = {
@@ -279,7 +276,7 @@ class SessionSpans(SessionListener):
                     summary.ended_at + self._wall.correction,
                 ),
                 attributes=(Layer(attributes),),
-                links=[(ref_context(ref), kind) for kind, ref in kept],
+                links=[(ref, kind) for kind, ref in kept],
             )
         )
         contexts, more = self._ended.setdefault(summary.session_id, ([], 0))
@@ -500,7 +497,7 @@ class Replays(SessionListener):
                     attributes=(lane, Layer(_attributes(one))),
                     parent=thread,
                     status=_ERROR if one.failed else UNSET,
-                    links=[(ref_context(ref), "request")],
+                    links=[(ref, "request")],
                 )
                 for ref, one in requests
             ]

@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from sidecar.telemetry.factories import (
     _CACHE_LIMIT,
+    _KNOWN_LIMIT,
     EncodedRecords,
     EncodedSpans,
     Frame,
@@ -27,9 +28,8 @@ from sidecar.telemetry.factories import (
     ReadableRecords,
     ReadableSpans,
     _span_name,
-    records_are_limited,
-    spans_are_limited,
 )
+from sidecar.telemetry.pipeline import records_are_limited, spans_are_limited
 
 ENCODED = EncodedSpans()
 """One for all examples, so that what it remembers of earlier ones is tested too."""
@@ -203,14 +203,15 @@ def test_a_name_that_is_no_text_does_not_cost_the_batch() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """Keys and names that never repeat are not all remembered, and values are not at all."""
+    """Keys, names and values that never repeat are not all remembered, and long values are not at all."""
     by = EncodedSpans()
     for number in range(3 * _CACHE_LIMIT):
-        encoded({**one(), "name": f"name-{number}"}, {f"key-{number}": "x" * 1000}, by=by)
+        encoded({**one(), "name": f"name-{number}"}, {f"key-{number}": "x" * 1000, "n": number}, by=by)
     assert _span_name.cache_info().currsize <= _CACHE_LIMIT
-    assert len(by._attributes._keys) <= _CACHE_LIMIT
-    kept = [text for key in by._attributes._keys.values() if key is not None for text in key.texts if text]
-    assert kept == []
+    pairs = by._pairs
+    assert max(len(pairs._ways), len(pairs._keys)) <= _CACHE_LIMIT
+    known = [way.__self__ for way in pairs._keys.values()]  # type: ignore[attr-defined]
+    assert sum(map(len, known)) <= _KNOWN_LIMIT
 
 
 @pytest.mark.parametrize(
