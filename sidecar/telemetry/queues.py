@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby, islice, repeat
+from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sidecar.core.clock import SECOND, Clock
@@ -51,6 +53,20 @@ class Work(NamedTuple):
 LINE, RECORDED_LINE = Work(), Work(records=1)
 
 _Entry = tuple[Work, Callable[..., object], tuple[Any, ...]]
+
+
+class Together:
+    """A call that is made for several at once: what is done in steps finds its code and what it needs at hand in each.
+
+    `make` is given what each of them was put off with.
+    """
+
+    def __init__(self, make: Callable[[Sequence[Any]], object]) -> None:
+        self.make = make
+
+    def __call__(self, *given: Any) -> None:
+        """Make it for one."""
+        self.make([given])
 
 
 class Worker:
@@ -114,14 +130,23 @@ class Worker:
     def _make_all(self) -> None:
         waiting = self._waiting
         while waiting:
-            for _ in range(min(PIECE, len(waiting))):
-                _, call, given = waiting[0]
-                try:
-                    call(*given)
-                except Exception as error:  # noqa: BLE001 - the outermost handler of this thread
-                    self._caught(error)
-                waiting.popleft()  # only now: until it is made it waits
+            for call, entries in groupby(list(islice(waiting, PIECE)), itemgetter(1)):
+                several = [given for _, _, given in entries]
+                if isinstance(call, Together):
+                    self._call(call.make, several)
+                    for _ in several:
+                        waiting.popleft()  # only now: until it is made it waits
+                else:
+                    for given in several:
+                        self._call(call, *given)
+                        waiting.popleft()
             rest()
+
+    def _call(self, call: Callable[..., object], *given: Any) -> None:
+        try:
+            call(*given)
+        except Exception as error:  # noqa: BLE001 - the outermost handler of this thread
+            self._caught(error)
 
 
 _REPEAT = 60 * SECOND
@@ -246,15 +271,16 @@ class ExportQueue(Generic[_Item]):
         """Queue items (each counts as `count` in the ledger); those that do not fit are dropped."""
         account, waiting = self._account, self._waiting
         with account.lock:
-            before = len(waiting)
+            before, offered = len(waiting), len(items)
+            account.created += offered * count
             room = 0 if self._closing else self._size - before
-            taken = items if len(items) <= room else items[:room]
-            account.created += len(items) * count
-            account.states[State.DROPPED] += (len(items) - len(taken)) * count
-            account.queued += len(taken) * count
-            waiting.extend([(item, count) for item in taken])
-            full = before < self._batch <= len(waiting)
-        if full:
+            if offered > room:
+                items = items[:room]
+                account.states[State.DROPPED] += (offered - room) * count
+                offered = room
+            account.queued += offered * count
+            waiting.extend(zip(items, repeat(count)))
+        if before < self._batch <= before + offered:
             self._wake.set()
 
     def wait_for(self, pending: Callable[[], int]) -> None:

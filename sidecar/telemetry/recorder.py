@@ -27,7 +27,7 @@ from sidecar.core.sessions import (
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
-from sidecar.telemetry.factories import Layer, RecordFactory, SpanAttributes, SpanFactory, WayOut
+from sidecar.telemetry.factories import RecordFactory, SpanAttributes, SpanFactory, WayOut
 from sidecar.telemetry.ledger import LINES, Signal, State, observe_ledger
 from sidecar.telemetry.logs import (
     ERROR,
@@ -42,7 +42,7 @@ from sidecar.telemetry.logs import (
 )
 from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures
 from sidecar.telemetry.metric_store import MetricStore
-from sidecar.telemetry.queues import RECORDED_LINE, Calls, Work, Worker
+from sidecar.telemetry.queues import RECORDED_LINE, Calls, Together, Work, Worker
 from sidecar.telemetry.request_attributes import (
     NOBODY,
     OwnAttributes,
@@ -153,6 +153,7 @@ class Recorder:
     ) -> None:
         """`store` None: no metrics are read, so none are recorded; `spans` or `records` None: likewise."""
         self._worker = Worker(self._count_failure)
+        self._made = Together(self._make_all)
         self._shapes = Shapes(settings.semconv)
         self._attributes_of = RequestAttributes(settings.semconv)
         self._pipeline = pipeline
@@ -371,15 +372,23 @@ class Recorder:
             n.REQUEST_STALLED, WARNING, at, {n.STALL_DURATION: silent / SECOND}, _request(exchange)
         )
 
-    def _make(self, exchange: Exchange, shape: Shape) -> None:
-        """In the worker: what nobody waits for."""
-        own = self.guard("attributes", self._attributes_of, exchange, shape)
-        if own is not None:
-            if self._spans is not None:
-                self.guard("spans", self._make_spans, self._spans, exchange, shape, own)
-            self.guard("wide line", self._wide_line, exchange, shape, own)
+    def _make_all(self, settled: Sequence[tuple[Exchange, Shape]]) -> None:
+        """In the worker: what nobody waits for. A step is taken for all of them before the next."""
+        guard, told = self.guard, []
+        for exchange, shape in settled:
+            own = guard("attributes", self._attributes_of, exchange, shape)
+            if own is not None:
+                told.append((exchange, shape, own))
+        if self._spans is not None:
+            for one in told:
+                guard("spans", self._make_spans, self._spans, *one)
+        for one in told:
+            guard("wide line", self._wide_line, *one)
+        for one in told:
+            guard("record", self._record, *one)
         if self._replays is not None:
-            self.guard("replay", self._replays.keep, exchange, shape)
+            for exchange, shape in settled:
+                guard("replay", self._replays.keep, exchange, shape)
 
     def _put_off(self, exchange: Exchange, shape: Shape) -> None:
         work = shape.work
@@ -396,7 +405,7 @@ class Recorder:
             if not (isinstance(trace, RequestTrace) and trace.sampled):
                 self._pipeline.not_made(Signal.TRACES, work.spans)
                 work = RECORDED_LINE
-        if not self._worker.put(work, self._make, exchange, shape):
+        if not self._worker.put(work, self._made, exchange, shape):
             self._pipeline.not_made(Signal.TRACES, work.spans, State.DROPPED)
             self._line_lost()
 
@@ -410,21 +419,21 @@ class Recorder:
             self._pipeline.span(*spans.build(exchange, trace, shape, own))
 
     def _wide_line(self, exchange: Exchange, shape: Shape, own: OwnAttributes) -> None:
-        name = n.REQUEST_COMPLETED if shape.completed else n.REQUEST_FAILED
-        level, end, request = level_of(shape.outcome), exchange.end, _request(exchange)
-        more: SpanAttributes = {n.DURATION: (end - exchange.start) / SECOND}
-        if exchange.verdict is not None and exchange.verdict.message:
-            more[n.MESSAGE] = shown(exchange.verdict.message)
-        fields = {**own.client.values, **own.server.values, **more}
+        fields = {**own.client.values, **own.server.values, **own.line.values}
         if own.who is not NOBODY:
             fields[n.SESSION_SOURCE] = own.who.records.values[n.SESSION_SOURCE]
         if n.SEQUENCE in own.ids.values:
             fields[n.SEQUENCE] = own.ids.values[n.SEQUENCE]
-        self.log.write(name, level, end, fields, request, own.alike)
-        layers = (own.alike, own.who.records, own.ids, own.client, own.server, Layer(more))
-        self.log.record(name, level, end, layers, request)
+        self.log.write(
+            shape.event, level_of(shape.outcome), exchange.end, fields, _request(exchange), own.alike
+        )
         if self.keep is not None:
             self.keep(exchange, fields, own.alike.values)
+
+    def _record(self, exchange: Exchange, shape: Shape, own: OwnAttributes) -> None:
+        """The wide line as a log record; it says the same."""
+        attributes = (own.alike, own.who.records, own.ids, own.client, own.server, own.line)
+        self.log.record(shape.event, level_of(shape.outcome), exchange.end, attributes, _request(exchange))
         if shape.client is not None and shape.client_failed and exchange.route.operation is not None:
             self._call_failed(exchange, shape)
 

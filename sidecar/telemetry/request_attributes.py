@@ -119,6 +119,7 @@ class Shape:
         "client_name",
         "completed",
         "error",
+        "event",
         "fresh_until",
         "outcome",
         "phase",
@@ -138,6 +139,7 @@ class Shape:
         route, verdict, method = exchange.route, exchange.verdict, known_method(exchange.head.method)
         self.outcome = outcome_of(exchange)
         self.completed = self.outcome is Outcome.COMPLETED
+        self.event = n.REQUEST_COMPLETED if self.completed else n.REQUEST_FAILED
         self.whole = self.outcome in _WHOLE
         self.phase = None if verdict is None or verdict.phase is None else verdict.phase.value
         self.error = None if verdict is None else error_type(verdict)
@@ -351,6 +353,8 @@ class OwnAttributes(NamedTuple):
     ids: Layer
     server: Layer
     client: Layer
+    line: Layer
+    """What its line alone tells."""
     alike: Layer
     """What the shape says for the line, less what the sampler says otherwise."""
 
@@ -378,7 +382,7 @@ class RequestAttributes:
             said = {*who.spans.values, *ids, *shape.server.values, *own}
             own |= {key: value for key, value in sampling.items() if key not in said}
             alike = Layer({key: value for key, value in alike.values.items() if key not in own})
-        return OwnAttributes(who, Layer(ids), Layer(own), client, alike)
+        return OwnAttributes(who, Layer(ids), Layer(own), client, Layer(_line_own(exchange)), alike)
 
     def _who_talks(self, identity: Identity | None) -> Who:
         if identity is None:
@@ -411,6 +415,13 @@ def _who(identity: Identity) -> Who:
     if identity.session_supplied and identity.named:
         return Who(Layer({**attributes, n.GEN_AI_CONVERSATION: identity.session_id}), records)
     return Who(records, records)
+
+
+def _line_own(exchange: Exchange) -> SpanAttributes:
+    attributes: SpanAttributes = {n.DURATION: (exchange.end - exchange.start) / SECOND}
+    if exchange.verdict is not None and exchange.verdict.message:
+        attributes[n.MESSAGE] = shown(exchange.verdict.message)
+    return attributes
 
 
 def _ids(exchange: Exchange) -> SpanAttributes:

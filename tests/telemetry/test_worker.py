@@ -2,7 +2,7 @@
 
 import threading
 
-from sidecar.telemetry.queues import PIECE, Work, Worker
+from sidecar.telemetry.queues import PIECE, Together, Work, Worker
 
 SOON = 60
 NOTHING = Work()
@@ -101,3 +101,35 @@ def test_a_call_that_raises_stops_no_other() -> None:
     worker.put(NOTHING, made.append, 1)
     done(worker)
     assert (caught, made) == ([error], [1])
+
+
+def test_calls_that_are_made_together() -> None:
+    """Those that wait behind one another, in their order, and no more than a piece; one by one where nothing is put off."""
+    made: list[object] = []
+    together = Together(made.append)
+    go, began = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        assert go.wait(SOON)
+
+    worker = Worker(lambda _: None)
+    worker.put(NOTHING, together, 0, "a")
+    worker.start()
+    worker.put(NOTHING, wait)
+    assert began.wait(SOON)
+    for number in range(3):
+        worker.put(NOTHING, together, number, "b")
+    worker.put(NOTHING, made.append, "between")
+    for number in range(PIECE):
+        worker.put(NOTHING, together, number, "c")
+    go.set()
+    done(worker)
+    first, several, between, *rest = made
+    assert (first, several, between) == ([(0, "a")], [(0, "b"), (1, "b"), (2, "b")], "between")
+    lengths = [len(piece) for piece in rest if isinstance(piece, list)]
+    assert sum(lengths) == PIECE
+    assert 0 < max(lengths) <= PIECE
+    assert [one for piece in rest if isinstance(piece, list) for one in piece] == [
+        (number, "c") for number in range(PIECE)
+    ]
