@@ -69,8 +69,8 @@ class WayOut(Protocol):
     def roomy(self) -> bool:
         """Less than half of the spans that may wait do."""
 
-    def log(self, record: Record, /) -> None:
-        """Takes a log record."""
+    def log(self, *records: Record) -> None:
+        """Takes log records."""
 
     def wait_for(self, waiting: Callable[[], Work], /) -> None:
         """Lets the ledger count what is still to be made."""
@@ -325,7 +325,6 @@ _DOUBLE = Struct("<Bd")
 _FLAGS = Struct("<I")
 _LOCAL, _REMOTE = _FLAGS.pack(0x100), _FLAGS.pack(0x300)
 _SPAN_FLAGS = b"\x85\x01"
-_KINDS = {kind: bytes((0x30, kind.value + 1)) for kind in SpanKind}
 
 
 def _long_varint(number: int) -> bytes:
@@ -469,14 +468,15 @@ def _way(name: str, kind: type) -> Callable[[Any], bytes]:
 
 
 @lru_cache(_CACHE_LIMIT)
-def _span_name(name: str) -> bytes:
-    return _text(b"\x2a", name)
+def _span_name(name: str, kind: SpanKind) -> bytes:
+    return _text(b"\x2a", name) + bytes((0x30, kind.value + 1))
 
 
 @lru_cache(_CACHE_LIMIT)
-def _event_name(name: str) -> bytes:
-    """A record's name, which is its body as well."""
-    return _message(b"\x2a", _value(name)) + _text(b"\x62", name)
+def _event_name(name: str, severity: SeverityNumber, text: str) -> bytes:
+    """A record's name, which is its body as well, and how severe it is."""
+    severe = b"\x10%c" % severity.value + _text(b"\x1a", text)
+    return severe + _message(b"\x2a", _value(name)) + _text(b"\x62", name)
 
 
 @lru_cache(_CACHE_LIMIT)
@@ -517,8 +517,7 @@ class EncodedSpans:
                 parent = parent.span_id
             parts.append(b"\x22\x08" + parent.to_bytes(8, "big"))
         parts += (
-            _span_name(name),
-            _KINDS[kind],
+            _span_name(name, kind),
             _TIMES.pack(0x39, times[0], 0x41, max(times)),
             *[layer.encoded or self._layer(layer) for layer in attributes],
         )
@@ -567,9 +566,7 @@ class EncodedRecords:
         """See `RecordFactory`: a `LogRecord`, with its tag and length, as a part of `ScopeLogs`."""
         parts = [
             _TIMES.pack(0x09, times[0], 0x59, times[1]),
-            b"\x10%c" % severity.value,
-            _text(b"\x1a", text),
-            _event_name(name),
+            _event_name(name, severity, text),
             *[layer.recorded or self._layer(layer) for layer in attributes],
         ]
         if span is not None:

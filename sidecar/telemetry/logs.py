@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import PurePath
@@ -71,24 +71,26 @@ def level_of(outcome: Outcome) -> str:
 
 
 class Lines:
-    """The form of lines: `json`, or for the `console`. `put` takes each of them whole, with its line end.
+    """The form of lines: `json`, or for the `console`. `put` takes them whole, with their line ends.
 
-    `logger` is structlog's, for whoever says a line now and then; `write` takes a line that is whole already, past
+    `logger` is structlog's, for whoever says a line now and then; `whole` takes one that is complete already, past
     structlog's chain, whose steps cost three times as much as encoding it. No control character is in either form.
     """
 
-    def __init__(self, log_format: str, put: Callable[[bytes], object], *, colours: bool = False) -> None:
-        self._put = put
+    def __init__(
+        self, log_format: str, put: Callable[[Sequence[bytes]], object], *, colours: bool = False
+    ) -> None:
+        self.put = put
         if log_format == "console":
             console = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)
             self._render: Callable[[dict[str, object]], bytes] = lambda line: str(
                 console(None, "", {key: _for_people(value) for key, value in line.items()})
             ).encode()
-            self._whole = self._on_console
+            self.whole = self._on_console
         else:
             encode = msgspec.json.Encoder(enc_hook=str).encode
             self._render = lambda line: _escaped(encode(line))
-            self._whole = self._as_json
+            self.whole = self._as_json
         says = dict.fromkeys(("debug", "info", "warning", "error", "critical"), self._say)
         self.logger = cast(
             Logger,
@@ -100,20 +102,19 @@ class Lines:
             ),
         )
 
-    def write(self, line: dict[str, object], alike: Layer | None = None) -> None:
-        """Writes a line that has its event, level and time; what stands in `alike` too is rendered once for all lines."""
-        self._say(self._render(line) if alike is None else self._whole(line, alike))
-
     def _say(self, line: bytes) -> None:
-        self._put(line + b"\n")
+        self.put((line + b"\n",))
 
-    def _on_console(self, line: dict[str, object], alike: Layer) -> bytes:
-        return self._render({**line, **alike.values})
+    def _on_console(self, line: dict[str, object], alike: Layer | None = None) -> bytes:
+        return self._render(line if alike is None else {**line, **alike.values}) + b"\n"
 
-    def _as_json(self, line: dict[str, object], alike: Layer) -> bytes:
+    def _as_json(self, line: dict[str, object], alike: Layer | None = None) -> bytes:
+        """What stands in `alike` is rendered once for all lines that have it."""
+        if alike is None:
+            return self._render(line) + b"\n"
         if alike.rendered is None:
-            alike.rendered = self._render(dict(alike.values))
-        return b"%b,%b" % (self._render(line)[:-1], alike.rendered[1:])
+            alike.rendered = self._render(dict(alike.values))[1:] + b"\n"
+        return b"%b,%b" % (self._render(line)[:-1], alike.rendered)
 
 
 def _escaped(line: bytes) -> bytes:
@@ -194,7 +195,7 @@ class Log:
         worker: Worker,
         lost: Callable[[], object],
         records: RecordFactory | None,
-        export: Callable[[Record], object],
+        export: Callable[..., object],
     ) -> None:
         """`records` makes each event a log record, which `export` takes; None when logs are not exported.
 
@@ -254,8 +255,17 @@ class Log:
             self._lost()
 
     def _say(self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None) -> None:
-        self.write(name, level, at, fields, request)
-        self.record(name, level, at, (recorded(fields, request),), request)
+        self.give(
+            [self.line(name, level, at, fields, request)],
+            self.record(name, level, at, (recorded(fields, request),), request),
+        )
+
+    def give(self, lines: Sequence[bytes], records: Sequence[Record]) -> None:
+        """Hands over what was made."""
+        if lines:
+            self._lines.put(lines)
+        if records:
+            self._export(*records)
 
     def _with_left_out(self, name: str, fields: Fields) -> Fields:
         """The fields, and how many lines of this name were left out since the last one."""
@@ -265,12 +275,14 @@ class Log:
         suppressed, bucket.suppressed = bucket.suppressed, 0
         return {**fields, n.SUPPRESSED: suppressed}
 
-    def record(self, name: str, level: str, at: int, attributes: Layers, span: SpanIds | None) -> None:
-        """One event as a log record alone, if logs are exported; for the worker."""
+    def record(
+        self, name: str, level: str, at: int, attributes: Layers, span: SpanIds | None
+    ) -> list[Record]:
+        """An event as a log record, if logs are exported; for the worker."""
         if self._records is None:
-            return
+            return []
         correction = self._wall.correction
-        self._export(
+        return [
             self._records.build(
                 name,
                 _SEVERITY[level],
@@ -279,14 +291,14 @@ class Log:
                 attributes=attributes,
                 span=span,
             )
-        )
+        ]
 
     def library(self, level: str, fields: Fields) -> None:
         """A line of a library below. It is not exported: an exporter's complaint would feed itself."""
         at = self._clock()
         if self.may_pass(n.LIBRARY, at):
             fields = self._with_left_out(n.LIBRARY, fields)
-            if not self._worker.put(LINE, self.write, n.LIBRARY, level, at, fields, None):
+            if not self._worker.put(LINE, self._say_only, n.LIBRARY, level, at, fields):
                 self._lost()
 
     def flush(self) -> None:
@@ -295,9 +307,12 @@ class Log:
             if bucket.suppressed:
                 fields = {n.SUPPRESSED: bucket.suppressed}
                 bucket.suppressed = 0
-                self.write(name, WARNING, self._clock(), fields, None)
+                self._say_only(name, WARNING, self._clock(), fields)
 
-    def write(
+    def _say_only(self, name: str, level: str, at: int, fields: Fields) -> None:
+        self.give([self.line(name, level, at, fields, None)], [])
+
+    def line(
         self,
         name: str,
         level: str,
@@ -305,21 +320,19 @@ class Log:
         fields: Fields,
         request: RequestContext | None,
         alike: Layer | None = None,
-    ) -> None:
-        """One event as a line alone; for the worker. `alike`: more fields, not empty, which many lines have in common."""
-        line: dict[str, object] = {
-            "timestamp": self._stamp(at + self._wall.correction),
-            "event": name,
-            "level": level,
-        }
+    ) -> bytes:
+        """An event as a line; for the worker. `alike`: more fields, not empty, which many lines have in common."""
+        ids: dict[str, object] = {}
         if request is not None:
-            line["trace_id"] = f"{request.trace_id:032x}"
-            line["span_id"] = f"{request.span_id:016x}"
-            line["session_id"] = request.session_id
-            line["conversation_id"] = request.conversation_id
-            line["request_id"] = request.request_id
-        line.update(fields)
-        self._lines.write(line, alike)
+            ids = {
+                "trace_id": f"{request.trace_id:032x}",
+                "span_id": f"{request.span_id:016x}",
+                "session_id": request.session_id,
+                "conversation_id": request.conversation_id,
+                "request_id": request.request_id,
+            }
+        stamp = self._stamp(at + self._wall.correction)
+        return self._lines.whole({"timestamp": stamp, "event": name, "level": level, **ids, **fields}, alike)
 
 
 class LibraryHandler(logging.Handler):
@@ -437,8 +450,8 @@ class LineQueue:
         await closing.done(deadline - asyncio.get_running_loop().time())
         self._queue.abandon()
 
-    def _put(self, line: bytes) -> None:
-        self._queue.offer((line,))
+    def _put(self, lines: Sequence[bytes]) -> None:
+        self._queue.offer(lines)
 
     def _tell(self, delivery: Delivery) -> None:
         """Says how many lines were lost, once there is no crowd left to write; else once a minute."""

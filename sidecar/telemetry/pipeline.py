@@ -140,10 +140,10 @@ class Pipeline:
         """There is room for spans that can wait."""
         return all(queue.roomy for queue in self._traces)
 
-    def log(self, record: Record, /) -> None:
-        """Queue a log record."""
+    def log(self, *records: Record) -> None:
+        """Queue log records."""
         for queue in self._logs:
-            queue.offer((record,))
+            queue.offer(records)
 
     def not_made(self, signal: Signal, count: int, state: State = State.NOT_SAMPLED, /) -> None:
         """Count what was not made: because the sampler said no, or for want of time (`dropped`)."""

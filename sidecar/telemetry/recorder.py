@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -27,7 +28,7 @@ from sidecar.core.sessions import (
 from sidecar.core.shown import shown
 from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
-from sidecar.telemetry.factories import RecordFactory, SpanAttributes, SpanFactory, WayOut
+from sidecar.telemetry.factories import Record, RecordFactory, Span, SpanAttributes, SpanFactory, WayOut
 from sidecar.telemetry.ledger import LINES, Signal, State, observe_ledger
 from sidecar.telemetry.logs import (
     ERROR,
@@ -374,21 +375,26 @@ class Recorder:
 
     def _make_all(self, settled: Sequence[tuple[Exchange, Shape]]) -> None:
         """In the worker: what nobody waits for. A step is taken for all of them before the next."""
-        guard, told = self.guard, []
-        for exchange, shape in settled:
-            own = guard("attributes", self._attributes_of, exchange, shape)
-            if own is not None:
-                told.append((exchange, shape, own))
+        told = [
+            (exchange, shape, own)
+            for exchange, shape in settled
+            if (own := self.guard("attributes", self._attributes_of, exchange, shape)) is not None
+        ]
         if self._spans is not None:
-            for one in told:
-                guard("spans", self._make_spans, self._spans, *one)
-        for one in told:
-            guard("wide line", self._wide_line, *one)
-        for one in told:
-            guard("record", self._record, *one)
+            spans = self._each("spans", partial(self._make_spans, self._spans), told)
+            if any(spans):
+                self.guard("spans", self._pipeline.span, *chain.from_iterable(spans))
+        lines = self._each("wide line", self._wide_line, told)
+        records = self._each("record", self._record, told)
+        self.guard("wide line", self.log.give, lines, [*chain.from_iterable(records)])
         if self._replays is not None:
-            for exchange, shape in settled:
-                guard("replay", self._replays.keep, exchange, shape)
+            self._each("replay", self._replays.keep, settled)
+
+    def _each(
+        self, what: str, make: Callable[..., _Given], given: Iterable[tuple[object, ...]]
+    ) -> list[_Given]:
+        """What is made of each, but of those that raise."""
+        return [made for one in given if (made := self.guard(what, make, *one)) is not None]
 
     def _put_off(self, exchange: Exchange, shape: Shape) -> None:
         work = shape.work
@@ -413,39 +419,46 @@ class Recorder:
         self._pipeline.ledger.account(LINES).not_made(1, State.DROPPED)
         self._pipeline.not_made(Signal.LOGS, 1, State.DROPPED)
 
-    def _make_spans(self, spans: RequestSpans, exchange: Exchange, shape: Shape, own: OwnAttributes) -> None:
+    def _make_spans(
+        self, spans: RequestSpans, exchange: Exchange, shape: Shape, own: OwnAttributes
+    ) -> list[Span]:
         trace = exchange.trace
-        if isinstance(trace, RequestTrace) and trace.sampled:
-            self._pipeline.span(*spans.build(exchange, trace, shape, own))
+        return (
+            spans.build(exchange, trace, shape, own)
+            if isinstance(trace, RequestTrace) and trace.sampled
+            else []
+        )
 
-    def _wide_line(self, exchange: Exchange, shape: Shape, own: OwnAttributes) -> None:
+    def _wide_line(self, exchange: Exchange, shape: Shape, own: OwnAttributes) -> bytes:
         fields = {**own.client.values, **own.server.values, **own.line.values}
         if own.who is not NOBODY:
             fields[n.SESSION_SOURCE] = own.who.records.values[n.SESSION_SOURCE]
         if n.SEQUENCE in own.ids.values:
             fields[n.SEQUENCE] = own.ids.values[n.SEQUENCE]
-        self.log.write(
-            shape.event, level_of(shape.outcome), exchange.end, fields, _request(exchange), own.alike
-        )
         if self.keep is not None:
             self.keep(exchange, fields, own.alike.values)
+        level = level_of(shape.outcome)
+        return self.log.line(shape.event, level, exchange.end, fields, _request(exchange), own.alike)
 
-    def _record(self, exchange: Exchange, shape: Shape, own: OwnAttributes) -> None:
-        """The wide line as a log record; it says the same."""
+    def _record(self, exchange: Exchange, shape: Shape, own: OwnAttributes) -> list[Record]:
+        """The wide line as a log record, which says the same; with the event of a call that failed."""
         attributes = (own.alike, own.who.records, own.ids, own.client, own.server, own.line)
-        self.log.record(shape.event, level_of(shape.outcome), exchange.end, attributes, _request(exchange))
+        level = level_of(shape.outcome)
+        records = self.log.record(shape.event, level, exchange.end, attributes, _request(exchange))
         if shape.client is not None and shape.client_failed and exchange.route.operation is not None:
-            self._call_failed(exchange, shape)
+            records += self._call_failed(exchange, shape)
+        return records
 
-    def _call_failed(self, exchange: Exchange, shape: Shape) -> None:
+    def _call_failed(self, exchange: Exchange, shape: Shape) -> list[Record]:
         """The event that the conventions have for a model call, if its span is an error."""
         verdict = exchange.verdict
         fields: SpanAttributes = {n.EXCEPTION_TYPE: shape.error or shape.outcome.value}
         if verdict is not None and verdict.message:
             fields[n.EXCEPTION_MESSAGE] = shown(verdict.message)
         context = _request(exchange, exchange.trace.client_span_id)
-        layers = (recorded(fields, context),)
-        self.log.record(n.CALL_FAILED, WARNING, call_end(exchange), layers, context)
+        return self.log.record(
+            n.CALL_FAILED, WARNING, call_end(exchange), (recorded(fields, context),), context
+        )
 
 
 def _measures(

@@ -103,7 +103,7 @@ class RequestSpans:
                 attributes=(*common, Layer(attributes)) if attributes else common,
                 parent=trace.client_span_id,
                 status=status,
-                events=[(event, at + moved, about) for event, at, about in events],
+                events=events and [(event, at + moved, about) for event, at, about in events],
             )
             for name, start, end, status, attributes, events in _steps(exchange)
         ]

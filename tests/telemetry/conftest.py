@@ -48,7 +48,7 @@ def make_world() -> MakeWorld:
             store=store if metrics else None,
             clock=lambda: now[0],
             sampler=sampler,
-            lines=Lines(settings.log_format, stderr.write),
+            lines=Lines(settings.log_format, stderr.writelines),
             spans=ReadableSpans(resource, scope, limits or SpanLimits()) if export_traces else None,
             records=ReadableRecords(resource, scope, limits or SpanLimits()) if export_logs else None,
             random=Random(7),

@@ -129,7 +129,7 @@ FEW = ReadableRecords(Resource({}), InstrumentationScope("sidecar"), SpanLimits(
 def make_log(stream: io.BytesIO, **options: object) -> Log:
     """A log to a buffer, on a clock that stands at T0."""
     return Log(
-        Lines("json", stream.write),
+        Lines("json", stream.writelines),
         clock=lambda: ms(0),
         worker=Worker(lambda _: None),
         lost=lambda: None,
@@ -252,10 +252,15 @@ CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 def test_no_line_has_a_raw_control_character(form: str, around: str) -> None:
     """A terminal that shows it would obey; a reader of lines would find one more. JSON still says the same."""
     stream = io.BytesIO()
-    lines = Lines(form, stream.write)
+    lines = Lines(form, stream.writelines)
     texts = [f"a{around}{chr(code)}b\xa0\xe9" for code in CONTROLS]
-    lines.write({"event": "e", "told": texts[5], "many": texts})
-    lines.write({"event": "e"}, Layer({f"k{code}": text for code, text in zip(CONTROLS, texts, strict=True)}))
+    alike = Layer({f"k{code}": text for code, text in zip(CONTROLS, texts, strict=True)})
+    lines.put(
+        (
+            lines.whole({"event": "e", "told": texts[5], "many": texts}, None),
+            lines.whole({"event": "e"}, alike),
+        )
+    )
     lines.logger.warning("e", **{f"k{code}": text for code, text in zip(CONTROLS, texts, strict=True)})
     written = stream.getvalue().decode()
     assert written.count("\n") == 3
@@ -269,8 +274,8 @@ def test_no_line_has_a_raw_control_character(form: str, around: str) -> None:
 def test_console_lines_are_for_people(make_world: MakeWorld) -> None:
     """Plain text with the event's name and its fields."""
     stream = io.BytesIO()
-    Lines("console", stream.write).logger.warning("it.happened", how="so")
-    Lines("json", stream.write).logger.info("plain", word=Anomaly.MODEL_CAP)
+    Lines("console", stream.writelines).logger.warning("it.happened", how="so")
+    Lines("json", stream.writelines).logger.info("plain", word=Anomaly.MODEL_CAP)
     console, plain = stream.getvalue().decode().splitlines()
     assert "it.happened" in console
     assert "how=so" in console

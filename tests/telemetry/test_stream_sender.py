@@ -93,7 +93,7 @@ async def test_a_loss_is_told_once() -> None:
         "json", stream=Stream(writer), account=ledger.account("lines"), size=4, clock=lambda: now[0]
     )
     for number in range(10):
-        lines_out.lines.write({"event": "e", "number": number})
+        lines_out.lines.put((lines_out.lines.whole({"event": "e", "number": number}),))
     assert ledger.snapshot()["lines"]["dropped"] == 6
     lines_out.start()
     await until(lambda: ledger.snapshot()["lines"]["exported"] == 5)
@@ -129,7 +129,7 @@ async def test_an_end_on_a_stream_that_stands_still_is_in_time_and_adds_up() -> 
     )
     lines_out.start()
     for _ in range(2000):
-        lines_out.lines.write({"event": "e", "text": "x" * 100})
+        lines_out.lines.put((lines_out.lines.whole({"event": "e", "text": "x" * 100}),))
     await until(lambda: waiting_in(reader) > 60_000)  # the pipe is full
     await lines_out.shutdown(0.3)
     lines = ledger.snapshot()["lines"]

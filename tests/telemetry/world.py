@@ -68,10 +68,9 @@ class ListPipeline:
         """Keeps them."""
         self.spans.extend(span for span in spans if isinstance(span, ReadableSpan))
 
-    def log(self, record: Record, /) -> None:
-        """Keeps it."""
-        if isinstance(record, ReadableLogRecord):
-            self.records.append(record)
+    def log(self, *records: Record) -> None:
+        """Keeps them."""
+        self.records.extend(record for record in records if isinstance(record, ReadableLogRecord))
 
     def wait_for(self, waiting: Callable[[], Work], /) -> None:
         """Nothing waits here."""
