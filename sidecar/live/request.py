@@ -6,11 +6,12 @@ durations in the documents are seconds. `docs/admin.md` has every field.
 """
 
 from collections.abc import Mapping
-from typing import TypedDict
+from operator import attrgetter
+from typing import NamedTuple, TypedDict
 
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import ConnectTiming, Exchange, Stream, Trace, Upstream, Verdict, referred
-from sidecar.core.facts import Outcome, RequestFacts, ResponseFacts, Route, record
+from sidecar.core.facts import Outcome, RequestFacts, ResponseFacts, Route
 from sidecar.core.identity import Identity
 from sidecar.core.sessions import Ref
 from sidecar.core.shown import shown
@@ -91,10 +92,12 @@ class Detail(TypedDict):
     """The wide line's fields."""
 
 
-@record
-class Ended:
+class Ended(NamedTuple):
     """What is kept of a settled exchange, under the same names: all but its headers. And its wide line's fields."""
 
+    facts: Facts
+    alike: Facts
+    overhead: int
     trace: Trace
     route: Route
     upstream: Upstream | None
@@ -120,45 +123,16 @@ class Ended:
     last_byte: int
     end: int
     streams: bool
-    overhead: int
     correction: int
-    facts: Facts
-    alike: Facts
+
+
+_as_they_are = attrgetter(*Ended._fields[3:])
 
 
 def ended(exchange: Exchange, facts: Facts, alike: Facts) -> Ended:
     """Keeps a settled exchange. `facts` and `alike` together are the fields of its wide line."""
-    return Ended(
-        exchange.trace,
-        exchange.route,
-        exchange.upstream,
-        exchange.identity,
-        exchange.turn,
-        exchange.request_id,
-        exchange.request,
-        exchange.response,
-        exchange.stream,
-        exchange.verdict,
-        exchange.retry_of,
-        exchange.continues,
-        exchange.races,
-        exchange.spawned_by,
-        exchange.spawned,
-        exchange.connect,
-        exchange.start,
-        exchange.arrived,
-        exchange.asked,
-        exchange.sent,
-        exchange.request_end,
-        exchange.first_byte,
-        exchange.last_byte,
-        exchange.end,
-        exchange.streams,
-        exchange.overhead_before + exchange.overhead_after + exchange.overhead_loop,
-        exchange.correction,
-        facts,
-        alike,
-    )
+    overhead = exchange.overhead_before + exchange.overhead_after + exchange.overhead_loop
+    return Ended(facts, alike, overhead, *_as_they_are(exchange))
 
 
 def bar_of(one: Exchange | Ended) -> Bar:

@@ -82,18 +82,17 @@ class WayOut(Protocol):
 class Layer:
     """Attributes that several spans or lines have in common. Nobody changes them once they are made."""
 
-    __slots__ = ("encoded", "pairs", "recorded", "rendered", "values")
+    pairs: list[bytes] | None = None
+    """What an encoder made of each."""
+    encoded: bytes | None = None
+    """All of them as a span has them."""
+    recorded: bytes | None = None
+    """As a log record has them."""
+    rendered: bytes | None = None
+    """What the log made of them."""
 
     def __init__(self, values: Mapping[str, AttributeValue]) -> None:
         self.values = values
-        self.pairs: list[bytes] | None = None
-        """What an encoder made of each."""
-        self.encoded: bytes | None = None
-        """All of them as a span has them."""
-        self.recorded: bytes | None = None
-        """As a log record has them."""
-        self.rendered: bytes | None = None
-        """What the log made of them."""
 
 
 Layers = tuple[Layer, ...]
@@ -436,11 +435,12 @@ class _Pairs:
         pairs = list(map(call, ways, values))
         return pairs if all(pairs) else [pair for pair in pairs if pair]
 
-    def of(self, layer: Layer) -> list[bytes]:
-        """A layer's, made once."""
-        if layer.pairs is None:
-            layer.pairs = self(layer.values)
-        return layer.pairs
+    def fields(self, tag: bytes, layer: Layer) -> bytes:
+        """A layer's as fields of a message; the pairs are made once."""
+        pairs = layer.pairs
+        if pairs is None:
+            pairs = layer.pairs = self(layer.values)
+        return tag + tag.join(pairs) if pairs else b""
 
     def _find(self, attributes: Mapping[str, Any]) -> list[Callable[[Any], bytes]]:
         kinds = [*map(type, attributes.values())]
@@ -529,7 +529,7 @@ class EncodedSpans:
         return _message(b"\x12", b"".join(parts))
 
     def _layer(self, layer: Layer) -> bytes:
-        layer.encoded = encoded = _fields(b"\x4a", self._pairs.of(layer))
+        layer.encoded = encoded = self._pairs.fields(b"\x4a", layer)
         return encoded
 
     def _event(self, name: str, at: int, attributes: SpanAttributes) -> bytes:
@@ -575,7 +575,7 @@ class EncodedRecords:
         return _message(b"\x12", b"".join(parts))
 
     def _layer(self, layer: Layer) -> bytes:
-        layer.recorded = recorded = _fields(b"\x32", self._pairs.of(layer))
+        layer.recorded = recorded = self._pairs.fields(b"\x32", layer)
         return recorded
 
 

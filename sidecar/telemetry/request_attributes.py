@@ -321,6 +321,7 @@ _REQUEST_IDS = (
 )
 _PROCESSING = (b"openai-processing-ms", b"x-envoy-upstream-service-time")
 """Header fields in which a provider tells its own processing time, in milliseconds."""
+_TOLD = frozenset({*_REQUEST_IDS, *_PROCESSING})
 
 _USAGE: dict[str, dict[str, tuple[str, ...]]] = {
     "shipped": {
@@ -574,7 +575,7 @@ def _asked_url(exchange: Exchange, upstream: Upstream) -> str:
 
 def _short(value: object) -> AttributeValue:
     """A value of the body, bounded: texts cut, at most 32 of a list."""
-    if isinstance(value, bool | int | float):
+    if isinstance(value, (int, float)):
         return value
     if isinstance(value, list | tuple):
         return tuple(shown(str(item)) for item in value[:32])
@@ -583,6 +584,8 @@ def _short(value: object) -> AttributeValue:
 
 def _add_upstream_headers(attributes: SpanAttributes, headers: Headers) -> None:
     first = headers.first
+    if _TOLD.isdisjoint(first):
+        return
     for name in _REQUEST_IDS:
         if name in first and (text := headers.text(name)):
             if len(text) > 200 or not (text.isascii() and text.isprintable()) or is_credential(text):
