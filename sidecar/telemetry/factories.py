@@ -39,7 +39,7 @@ from sidecar.core.turns import Ref
 from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import Ledger, Signal, State
 from sidecar.telemetry.queues import Work
-from sidecar.telemetry.trace import FLAGS, ref_ids
+from sidecar.telemetry.trace import FLAGS, NO_STATE, ref_ids
 
 SpanAttributes = dict[str, AttributeValue]
 """Attributes as they are gathered: no value is None."""
@@ -508,7 +508,7 @@ class EncodedSpans:
         """See `SpanFactory`: a `Span`, with its tag and length, as a part of `ScopeSpans`."""
         ids = trace.trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big")
         parts = [b"\x0a\x10%b\x12\x08%b" % ids]
-        if trace.state:
+        if trace.state is not NO_STATE and trace.state:
             parts.append(_text(b"\x1a", ",".join(f"{key}={value}" for key, value in trace.state.items())))
         flags = _LOCAL
         if parent is not None:

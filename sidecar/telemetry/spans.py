@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceState
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
 from sidecar.core.clock import SECOND, STEADY, Wall
 from sidecar.core.exchange import ConnectTiming, Exchange, referred
@@ -33,7 +33,7 @@ from sidecar.telemetry.factories import (
 from sidecar.telemetry.ledger import Signal, State
 from sidecar.telemetry.queues import LINE, Worker
 from sidecar.telemetry.request_attributes import OwnAttributes, Shape, call_end, client_failed, has_client
-from sidecar.telemetry.trace import FLAGS, RequestTrace, Tracer
+from sidecar.telemetry.trace import FLAGS, NO_STATE, RequestTrace, Tracer
 
 MOST_REPLAYED = 100
 """Requests of one session that have a span in its replay."""
@@ -321,7 +321,7 @@ class _OwnTrace:
     __slots__ = ("span_id", "trace_id")
 
     flags = FLAGS[3]
-    state = TraceState()
+    state = NO_STATE
 
     def __init__(self, tracer: Tracer) -> None:
         self.trace_id = tracer.trace_id()

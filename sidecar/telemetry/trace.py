@@ -41,7 +41,8 @@ _64_BITS = (1 << 64) - 1
 FLAGS = tuple(TraceFlags(value) for value in range(4))
 """Trace flags by value: 1 sampled, 2 random trace id."""
 _RANDOM = int(TraceFlags.RANDOM_TRACE_ID)
-_NO_STATE = TraceState()
+NO_STATE = TraceState()
+"""What most traces have; told by its identity."""
 _NO_ATTRIBUTES: Attributes = {}
 _TAKE_ALL: tuple[Sampler, ...] = (ALWAYS_ON, DEFAULT_ON)
 
@@ -147,12 +148,12 @@ class Tracer:
             (drawn >> 128 or 1, _RANDOM) if parent is None else (parent.trace_id, parent.trace_flags)
         )
         if self._takes_all and (parent is None or parent.trace_flags.sampled):
-            sampled, state = True, _NO_STATE if parent is None else parent.trace_state
+            sampled, state = True, NO_STATE if parent is None else parent.trace_state
             attributes: Attributes = _NO_ATTRIBUTES
         else:
             result = self._ask(head, route, trace_id, parent)
             sampled = result.decision is Decision.RECORD_AND_SAMPLE
-            state, attributes = result.trace_state or _NO_STATE, result.attributes
+            state, attributes = result.trace_state or NO_STATE, result.attributes
         return RequestTrace(
             trace_id=trace_id,
             server_span_id=drawn >> 64 & _64_BITS or 1,
@@ -235,10 +236,10 @@ def _read_state(values: list[bytes]) -> TraceState:
     every span, so one that holds a credential is none.
     """
     if not values:
-        return _NO_STATE
+        return NO_STATE
     text = b",".join(values).decode("latin-1")
     if len(text) > _TRACESTATE_LIMIT or not _TRACESTATE.fullmatch(text) or is_credential(text):
-        return _NO_STATE
+        return NO_STATE
     return TraceState.from_header([text])
 
 
