@@ -277,7 +277,7 @@ class MessagesReader(Reader[_Event, _Body]):
                 usage.cache_creation_input_tokens, usage.apart("cache_creation_input_tokens")
             ),
         }
-        self._tokens(reconciled(counts, None))
+        self._tokens(reconciled(present(counts), None))
         self._uncached = usage.input_tokens or self._uncached or usage.input_tokens
         self._apart = usage.apart("input_tokens") or self._apart
         if self._uncached is not None:

@@ -251,20 +251,20 @@ def holds(items: msgspec.Raw) -> bool:
     return bytes(memoryview(items)[:1]) == b"[" and bytes(memoryview(items)[1:2]) != b"]"
 
 
-def reconciled(counts: Mapping[str, int | None], total: int | None) -> dict[str, int]:
-    """The counts that were told, with no part larger than its whole.
+def reconciled(told: dict[str, int], total: int | None) -> dict[str, int]:
+    """The counts that were told, with no part larger than its whole; they are changed in place.
 
     Some providers count a part beside its whole (xAI: reasoning beside completion tokens). Only the total
     proves it: where it exceeds input and output by exactly one choice of the parts, those are added. A part
     that is larger than its whole all the same is left out.
     """
-    told = {name: count for name, count in counts.items() if count is not None}
     if total is not None and "input" in told and "output" in told:
         beside = total - told["input"] - told["output"]
         if beside > 0:
             _add_beside(told, beside)
     for part, whole in _WHOLES.items():
-        if part in told and told[part] > told.get(whole, told[part]):
+        count = told.get(part)
+        if count and count > told.get(whole, count):
             del told[part]
     return told
 
@@ -367,6 +367,9 @@ class Reader(ABC, Generic[E, B]):
     def _tokens(self, counts: Mapping[str, int]) -> None:
         """Notes token counts. They are cumulative: no later report, which may be a placeholder, lowers them."""
         tokens = self.facts.tokens
+        if not tokens:
+            tokens.update(counts)
+            return
         for name, count in counts.items():
             if count >= tokens.get(name, 0):
                 tokens[name] = count

@@ -190,7 +190,7 @@ class _Usage(msgspec.Struct, rename="camel"):
             "cache_read": self.cached_content_token_count,
             "reasoning": thoughts,
         }
-        return reconciled(counts, None)
+        return reconciled(present(counts), None)
 
 
 class _Chunk(msgspec.Struct, rename="camel"):

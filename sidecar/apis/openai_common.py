@@ -3,6 +3,8 @@
 Owns pieces, never a whole message: what a request, chunk or body means stands in the module of its API.
 """
 
+from operator import attrgetter
+
 import msgspec
 
 from sidecar.apis.base import ModelRequest, present, reconciled, several
@@ -90,6 +92,24 @@ class Usage(msgspec.Struct):
 
     def tokens(self) -> dict[str, int]:
         """The counts that are told, by the words of the facts."""
+        given, made = self.prompt_tokens_details, self.completion_tokens_details
+        if _elsewhere(self) != _NOWHERE or (given is not None and _written(given) != _NO_WRITTEN):
+            return reconciled(self._found(), self.total_tokens)
+        told: dict[str, int] = {}  # as OpenAI itself tells them
+        if self.prompt_tokens is not None:
+            told["input"] = self.prompt_tokens
+        if self.completion_tokens is not None:
+            told["output"] = self.completion_tokens
+        if given is None and made is None:
+            return told
+        if given is not None and given.cached_tokens is not None:
+            told["cache_read"] = given.cached_tokens
+        if made is not None and made.reasoning_tokens is not None:
+            told["reasoning"] = made.reasoning_tokens
+        return reconciled(told, self.total_tokens)
+
+    def _found(self) -> dict[str, int]:
+        """The same from wherever they are told, before they are reconciled."""
         given = (
             self.prompt_tokens_details
             or self.input_tokens_details
@@ -120,9 +140,20 @@ class Usage(msgspec.Struct):
         for name, told in places.items():
             # The first that says something: where one number stands in several places, some may be zero.
             counts[name] = next(filter(None, told), 0 if 0 in told else None)
-        return reconciled(counts, self.total_tokens)
+        return present(counts)
 
 
+_USUAL = (
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "prompt_tokens_details",
+    "completion_tokens_details",
+)
+_OTHERS = tuple(name for name in Usage.__struct_fields__ if name not in _USUAL)
+_elsewhere, _NOWHERE = attrgetter(*_OTHERS), (None,) * len(_OTHERS)
+_WRITTEN = tuple(name for name in InputDetails.__struct_fields__ if name != "cached_tokens")
+_written, _NO_WRITTEN = attrgetter(*_WRITTEN), (None,) * len(_WRITTEN)
 _NO_INPUT_DETAILS, _NO_OUTPUT_DETAILS = InputDetails(), OutputDetails()
 
 
