@@ -494,11 +494,14 @@ class History:
         """How many messages of an earlier request, given its digests, stand at this one's beginning."""
         mine = self.digests
         most = min(len(mine), len(before))
-        if mine[:most] == before[:most]:
-            return most // SIZE
-        return (
-            next(at for at in range(0, most, SIZE) if mine[at : at + SIZE] != before[at : at + SIZE]) // SIZE
-        )
+        same, other = 0, most // SIZE + 1
+        while other - same > 1:
+            middle = (same + other) // 2
+            if mine.startswith(before[: middle * SIZE]):
+                same = middle
+            else:
+                other = middle
+        return same
 
     def forget(self) -> None:
         """Lets go of what a long one takes, once it has been recognised."""

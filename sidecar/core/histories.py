@@ -403,10 +403,9 @@ class Histories(SessionListener):
 
     def _relate(self, history: History, thread: Thread, echoed: _Echoed | None) -> Place:
         """What a request is within its thread."""
-        kept = history.kept(thread.digests)
         same = thread.ends.get(history.end.key)
         if same is not None:
-            return Place(Relation.REPEATS, thread, None, same, kept)
+            return Place(Relation.REPEATS, thread, None, same, history.kept(thread.digests))
         parent, reached = None, -1
         if echoed is not None and (echoed.confirmed or history.previous is not None):
             parent, said = echoed.past, echoed.said
@@ -423,13 +422,16 @@ class Histories(SessionListener):
             answers = alternatives(history, there)
             extended = sampled(answers, extended)
             if extended.in_flight:
+                kept = history.kept(thread.digests)
                 return Place(Relation.RACES, thread, parent, extended, kept, had_of(there))
             if follows(answers, extended):
                 parent = extended
         if parent is None:
-            if echoed is None and not history.said and not thread.grew:
+            if echoed is None and not thread.grew and not history.said:
                 return Place(Relation.FIRST, thread)
+            kept = history.kept(thread.digests)
             return Place(Relation.REWRITTEN, thread, None if echoed is None else echoed.past, None, kept)
+        kept = history.kept(thread.digests)
         if parent.in_flight:
             had = None if echoed is None or echoed.said is None else echoed.said.had
             return Place(Relation.RACES, thread, parent, parent, kept, had)
@@ -456,10 +458,11 @@ class Histories(SessionListener):
                 place = at
                 break
         longest = reached if found is None else found.end.count
-        if thread.longest <= longest:
+        mine = history.end.count
+        if thread.longest <= longest or thread.shortest >= mine:
             return found, place
         for past in reversed(thread.past):
-            if past.end.count > longest and history.begins_with(past.end):
+            if longest < past.end.count < mine and history.begins_with(past.end):
                 found, longest = past, past.end.count
                 place = history.point_behind(longest)
         return found, place

@@ -64,6 +64,7 @@ class Thread:
         "past",
         "session_id",
         "session_supplied",
+        "shortest",
         "tools",
         "went_on",
     )
@@ -81,6 +82,8 @@ class Thread:
         """The messages of the latest one, as far as they are compared."""
         self.longest = 0
         """The messages of the longest one that there was."""
+        self.shortest = 0
+        """And of the shortest one."""
         self.went_on = 0
         """The number of the latest one that went on from others."""
         self.grew = False
@@ -117,6 +120,8 @@ class Thread:
         self.ends[end.key] = past
         if end.count > self.longest:  # noqa: PLR1730 - a third of the cost of calling max()
             self.longest = end.count
+        if end.count < self.shortest or not self.shortest:
+            self.shortest = end.count
         self.digests = history.digests[: _COMPARED * SIZE]
         self.tools = history.tools
         systems = self._systems
