@@ -357,8 +357,12 @@ def _closed(past: Written, made: list[Message], digester: Digester) -> History:
     if past.system and (known := _instruction(past, past.system, digester)).sketch:
         beside = (known,)
     tools = _tools(past.tools, digester) if past.tools else b""
-    task = partial(_task, past, made, digester)
-    return History(digester, made, tools, beside, previous=past.previous, titles=past.titles, task=task)
+    history = History(digester, made, tools, beside, partial(_task, past, made, digester))
+    if past.previous is not None:
+        history.previous = past.previous
+    if past.titles:
+        history.titles = True
+    return history
 
 
 def _task(past: Written, made: list[Message], digester: Digester) -> bytes:

@@ -167,7 +167,9 @@ class Digester:
 
     def text(self, text: str) -> bytes:
         """A text, without blanks around it."""
-        return _of(self.begin_text(), text.strip())
+        made = self.begin_text()
+        made.update(text.strip().encode("utf-8", "surrogatepass"))
+        return made.digest()
 
     def task(self, text: str) -> bytes:
         """A text that starts a sub-agent."""
@@ -308,24 +310,22 @@ class History:
     the answer that it names in place of its past, `titles` that it asks for a title and nothing else.
     """
 
-    __slots__ = (
-        "_messages",
-        "_points",
-        "_roles",
-        "_said",
-        "_stands",
-        "_systems",
-        "_task",
-        "answered_at",
-        "digester",
-        "digests",
-        "end",
-        "in_pieces",
-        "previous",
-        "system",
-        "titles",
-        "tools",
-    )
+    answered_at = -1
+    """Where the latest message of the model is; negative where there is none."""
+    in_pieces = False
+    """Several texts of the model stand behind each other at the latest place where an answer follows."""
+    previous: str | None = None
+    titles = False
+    system = b""
+    _messages: Sequence[Message] = ()
+    _roles = b""
+    _systems: Sequence[Message] = ()
+    """The system prompts at its beginning, and beside it."""
+    _task: Callable[[], bytes] | None = None
+    _stands: list[int] | None = None
+    """How many messages precede each answer."""
+    _said: list[tuple[int, Said]] | None = None
+    _points: dict[int, Point] | None = None
 
     def __init__(
         self,
@@ -333,40 +333,27 @@ class History:
         messages: Sequence[Message],
         tools: bytes,
         beside: Sequence[Message] = (),
-        *,
-        previous: str | None = None,
-        titles: bool = False,
         task: Callable[[], bytes] | None = None,
     ) -> None:
         self.digester = digester
         self.tools = tools
-        self.previous = previous
-        self.titles = titles
+        self._task = task
         self._messages = messages
         self._roles = roles = b"".join(map(_ROLE, messages))
-        self.digests = whole = b"".join(map(_FULL, messages))
+        self.digests = digests = b"".join(map(_FULL, messages))
         """Those of its messages."""
-        self.end = _point(digester, messages, whole)
+        self.end = _point(digester, messages, digests)
         self.answered_at = roles.rfind(_MODEL)
-        """Where the latest message of the model is; negative where there is none."""
-        self._task = task
-        self._stands: list[int] | None = None
-        """How many messages precede each answer."""
-        self._said: list[tuple[int, Said]] | None = None
-        self._points: dict[int, Point] | None = None
-        self.in_pieces = _TWICE in roles and self._has_pieces()
-        """Several texts of the model stand behind each other at the latest place where an answer follows."""
-        self._systems: Sequence[Message] = beside
-        """The system prompts at its beginning, and beside it."""
+        if _TWICE in roles:
+            self.in_pieces = self._has_pieces()
         if _SYSTEM in roles:
-            self._systems = [*_leading(messages), *beside]
-        self.system = b"" if not self._systems else self._system()
+            beside = (*(messages[:1] if roles.rfind(_SYSTEM) == 0 else _leading(messages)), *beside)
+        if beside:
+            self._systems = beside
+            self.system = beside[0].full if len(beside) == 1 else self._system()
 
     def _system(self) -> bytes:
-        systems = self._systems
-        if len(systems) == 1:
-            return systems[0].full
-        return self.digester.value(b"".join([system.full for system in systems]))
+        return self.digester.value(b"".join(map(_FULL, self._systems)))
 
     def _has_pieces(self) -> bool:
         start = self._places()[-1]
@@ -377,7 +364,7 @@ class History:
     def _places(self) -> Sequence[int]:
         stands = self._stands
         if stands is None:
-            if _MODEL not in self._roles:
+            if self.answered_at < 0:
                 return ()
             self._stands = stands = [run.start() for run in _ANSWERS.finditer(self._roles)]
         return stands
@@ -387,7 +374,7 @@ class History:
         """What may be the echo of an answer, and at which of the places where one follows."""
         found = self._said
         if found is None:
-            if _MODEL not in self._roles:
+            if self.answered_at < 0:
                 return ()
             self._said = found = []
             for at, run in enumerate(_ANSWERS.finditer(self._roles)):
@@ -506,8 +493,7 @@ class History:
     def forget(self) -> None:
         """Lets go of what a long one takes, once it has been recognised."""
         self._messages = self._systems = ()
-        self._roles = b""
-        self._said = self._stands = self._points = self._task = None
+        self._said = self._points = self._task = None
 
 
 def _point(digester: Digester, messages: Sequence[Message], full: bytes) -> Point:
@@ -547,10 +533,9 @@ class Prompt(History):
     Sizes are bytes.
     """
 
-    __slots__ = ("_text",)
-
     def __init__(self, digester: Digester, text: str) -> None:
-        super().__init__(digester, (), b"")
+        self.digester = digester
+        self.tools = b""
         self._text = encoded(text)
         self.digests = whole = self.digest(len(self._text))
         self.end = Point(self.size, whole, b"", b"")

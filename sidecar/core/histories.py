@@ -15,6 +15,8 @@ from sidecar.core.facts import Anomaly
 from sidecar.core.identity import MADE_UP, MAIN, Identity
 from sidecar.core.registry import BoundedMap
 from sidecar.core.threads import (
+    SIDE,
+    Lanes,
     Past,
     Place,
     Relation,
@@ -32,9 +34,6 @@ from sidecar.core.threads import (
 )
 from sidecar.core.turns import ConversationSummary, SessionListener
 
-SIDE = "side:"
-"""How the names of lanes begin that are not the main one."""
-
 AGENT = "agent"
 TITLE = SIDE + "title"
 COMPACTION = SIDE + "compaction"
@@ -45,31 +44,8 @@ PER_THREAD = 64
 _ALIKE = 8
 """Turns that are remembered under one digest; what more of them have in common tells none of them from the others."""
 
-_LANES = 32
-"""Lanes of one session; what begins after them is in the main one."""
-
 _PROMPTS = 256
 """System prompts of which it is known what the calls under them are."""
-
-
-class _Lanes:
-    """The threads of one session that nobody named as conversations."""
-
-    __slots__ = ("_made", "threads")
-
-    def __init__(self) -> None:
-        self.threads: dict[str, Thread] = {}
-        self._made: dict[str, int] = {}
-
-    def begin(self, word: str = "") -> str:
-        """The name of one more side lane; the main one's if there are too many."""
-        if len(self.threads) >= _LANES:
-            return MAIN
-        begun = SIDE + word + "-" * bool(word)
-        while True:
-            number = self._made[word] = self._made.get(word, 0) + 1
-            if (name := f"{begun}{number}") not in self.threads:
-                return name
 
 
 _UNKNOWN = Place(Relation.FIRST)
@@ -125,7 +101,7 @@ class Histories(SessionListener):
         """What turns that are forgotten were found by, with what precedes it; and that of as many ones before them."""
         self._gone_before: set[bytes] = set()
         self._threads: dict[tuple[str, str], Thread] = {}
-        self._lanes: dict[str, _Lanes] = {}
+        self._lanes: dict[str, Lanes] = {}
         self._prompts: BoundedMap[bytes, str] = BoundedMap(_PROMPTS, lambda: None)
         """Lanes by system prompts. Of calls without tools that come before a main thread, which has some: that of titles, or
         any side lane; the main one for what goes on after all. Of calls beside it: that of compaction."""
@@ -240,8 +216,8 @@ class Histories(SessionListener):
         place = self._called(history, parents, self._lanes_of(parents[0].thread.session_id))
         return _UNKNOWN if place is None else replace(place, joins=True)
 
-    def _lanes_of(self, session_id: str) -> _Lanes:
-        return self._lanes.get(session_id) or _Lanes()
+    def _lanes_of(self, session_id: str) -> Lanes:
+        return self._lanes.get(session_id) or Lanes()
 
     def _in_lanes(self, history: History, session_id: str) -> Place:
         """What a request is in a session of which no conversation is named: the main thread's, or a side lane's."""
@@ -312,7 +288,7 @@ class Histories(SessionListener):
         found = self._found.get(history.task, ())
         return [past for past in found if past and session_id in (None, past.thread.session_id)]
 
-    def _called(self, history: History, parents: list[Past], lanes: _Lanes) -> Place | None:
+    def _called(self, history: History, parents: list[Past], lanes: Lanes) -> Place | None:
         """What a request is that has the task of a call: the beginning of a sub-agent, or of one that has begun already again."""
         key, agents = history.end.key, []
         for parent in dict.fromkeys(parents):
@@ -473,13 +449,8 @@ class Histories(SessionListener):
         """A request of that identity is on its way; it begins a thread if it belongs to none."""
         thread = place.thread
         if thread is None:
-            thread = Thread(identity, place.lane)
-            self._threads[thread.session_id, thread.conversation_id] = thread
-            if not thread.conversation_supplied:
-                lanes = self._lanes.setdefault(thread.session_id, _Lanes())
-                lanes.threads[thread.conversation_id] = thread
-        relation = place.relation
-        if not thread.grew and relation is not Relation.FIRST and relation is not Relation.REPEATS:
+            thread = self._begun(identity, place.lane)
+        if not thread.grew and place.relation not in _BEGINS:
             thread.grew = True
             lane = thread.session_supplied and not thread.conversation_supplied
             if lane and thread.system and not thread.tools:
@@ -492,30 +463,47 @@ class Histories(SessionListener):
                 past.spawned = tuple([agent.past[-1].ref for agent in called if agent.past])
         if place.spawned_by is not None and place.spawned_by.thread is not thread:
             place.spawned_by.called = (*place.spawned_by.called, thread)[-_ALIKE:]
-        if relation is Relation.RACES and place.other is not None:
+        if place.other is not None and place.relation is Relation.RACES:
             place.other.rivals = (*place.other.rivals, (past, place.had))[-_ALIKE:]
         thread.add(past, history)
         self._turns.append(past)
         self.turns += 1
-        past.keys = (key,) = (history.end.key,)
+        key = past.end.key
         known = self._found.get(key)
         self._found[key] = (past,) if known is None else _latest(past, known)
+        if len(thread.past) > PER_THREAD or self.turns > self._limit:
+            self._make_room(thread)
+        return past
+
+    def _begun(self, identity: Identity, lane: str | None) -> Thread:
+        """A thread that begins with a request of that identity, or a lane of its session."""
+        thread = Thread(identity, lane)
+        self._threads[thread.session_id, thread.conversation_id] = thread
+        if not thread.conversation_supplied:
+            lanes = self._lanes.setdefault(thread.session_id, Lanes())
+            lanes.threads[thread.conversation_id] = thread
+        return thread
+
+    def _make_room(self, thread: Thread) -> None:
+        """Forgets what exceeds the bounds: of the turns of a thread, and of all."""
         if len(thread.past) > PER_THREAD:
             self._anomaly(Anomaly.HISTORY_CONVERSATION_CAP)
             self._forget(thread.past[0])
+        turns = self._turns
         while self.turns > self._limit:
-            oldest = self._turns.popleft()
+            oldest = turns.popleft()
             if not oldest.forgotten:
                 self._anomaly(Anomaly.HISTORY_EVICTED)
                 self._forget(oldest)
-        while self._turns[0].forgotten:
-            self._turns.popleft()
-        return past
+        while turns[0].forgotten:
+            turns.popleft()
 
     def answered(self, past: Past, *, whole: bool, input_tokens: int | None = None) -> None:
         """Its answer has ended; one that is not whole may come back as far as it went."""
-        past.input_tokens, past.before = input_tokens, None
-        echo, past.echo, past.in_flight, found = past.echo, None, False, self._found
+        echo = past.echo
+        past.input_tokens = input_tokens
+        past.before = past.echo = None
+        past.in_flight = False
         if echo is None or past.forgotten:
             return
         if echo.grown:
@@ -523,21 +511,23 @@ class Histories(SessionListener):
             self._find_by(past, tuple({stem for grown in echo.grown.values() if (stem := grown.stem())}))
             past.answer = frozenset(digest for _, digest in past.grown) if whole else None
             return
-        if whole:
-            keys, past.answer, calls = echo.marks()
-            self._calls = self._calls or calls
-            if len(past.keys) == 1 and found.get(past.end.key) == (past,):
-                del found[past.end.key]
-                past.keys = ()
-            else:
-                self._lose(past)
-            self._find_by(past, keys)
-            for rival, had in past.rivals:
-                if had in past.answer:
-                    rival.thread.clear(rival)
-        else:
+        if not whole:
             past.tails = echo.tails()
             self._find_by(past, tuple(digest for digest, _ in echo.ids()))
+            return
+        keys, past.answer, calls = echo.marks()
+        if calls:
+            self._calls = True
+        found, key = self._found, past.end.key
+        if len(past.keys) == 1 and found.get(key) == (past,):
+            del found[key]
+            past.keys = ()
+        else:
+            self._lose(past)
+        self._find_by(past, keys)
+        for rival, had in past.rivals:
+            if had in past.answer:
+                rival.thread.clear(rival)
 
     def conversation_ended(self, summary: ConversationSummary) -> None:
         """What is known by now: which of its answers no later turn has."""
@@ -587,6 +577,10 @@ class Histories(SessionListener):
                 del lanes.threads[thread.conversation_id]
                 if not lanes.threads:
                     del self._lanes[thread.session_id]
+
+
+_BEGINS = frozenset((Relation.FIRST, Relation.REPEATS))
+"""What a turn may be to a past of which nothing is known."""
 
 
 def _latest(past: Past, known: tuple[Past | None, ...]) -> tuple[Past | None, ...]:

@@ -16,8 +16,15 @@ from sidecar.core.identity import MAIN, Identity, Source
 _SYSTEMS = 8
 """System prompts of a thread that are known."""
 
-_COMPARED = 256
-"""Messages of a thread's latest request with which the next one is compared."""
+_COMPARED = 256 * SIZE
+"""Bytes of the digests of a thread's latest request with which the next one is compared."""
+
+
+SIDE = "side:"
+"""How the names of lanes begin that are not the main one."""
+
+_LANES = 32
+"""Lanes of one session; what begins after them is in the main one."""
 
 
 class Relation(StrEnum):
@@ -92,7 +99,7 @@ class Thread:
         self._systems: tuple[bytes, ...] = ()
         self._sketch: frozenset[int] = frozenset()
 
-    def _breaks(self, history: History, kept: int | None) -> Break | None:
+    def _breaks(self, history: History, latest: "Past", kept: int | None) -> Break | None:
         """Where a request is another one than the latest, in the order in which a provider reads them; None where it goes on.
 
         So many messages of the latest one are known to stand at its beginning.
@@ -101,28 +108,28 @@ class Thread:
             return Break.TOOLS
         if history.system != self._systems[-1]:
             return Break.SYSTEM
-        end = self.past[-1].end
+        end = latest.end
         return None if kept == end.count or history.begins(end, self.digests) else Break.MESSAGE
 
     def add(self, past: "Past", history: History) -> None:
         """A turn of it has come: that request."""
-        before = self.past
+        before, end = self.past, past.end
         if before:
             past.before = latest = before[-1]
             past.number = latest.number + 1
-            past.broke_at = self._breaks(history, past.kept)
-        else:
-            past.number = 1
+            broke = self._breaks(history, latest, past.kept)
+            if broke is not None:
+                past.broke_at = broke
         before.append(past)
         if past.relation in _GOES_ON:
             self.went_on = past.number
-        end = past.end
         self.ends[end.key] = past
-        if end.count > self.longest:  # noqa: PLR1730 - a third of the cost of calling max()
-            self.longest = end.count
-        if end.count < self.shortest or not self.shortest:
-            self.shortest = end.count
-        self.digests = history.digests[: _COMPARED * SIZE]
+        count = end.count
+        if count > self.longest:  # noqa: PLR1730 - a third of the cost of calling max()
+            self.longest = count
+        if count < self.shortest or not self.shortest:
+            self.shortest = count
+        self.digests = history.digests[:_COMPARED]
         self.tools = history.tools
         systems = self._systems
         if not systems or systems[-1] != history.system:
@@ -176,71 +183,71 @@ class Thread:
         return history.tools != self.tools and not self.is_under(history)
 
 
+class Lanes:
+    """The threads of one session that nobody named as conversations."""
+
+    __slots__ = ("_made", "threads")
+
+    def __init__(self) -> None:
+        self.threads: dict[str, Thread] = {}
+        self._made: dict[str, int] = {}
+
+    def begin(self, word: str = "") -> str:
+        """The name of one more side lane; the main one's if there are too many."""
+        if len(self.threads) >= _LANES:
+            return MAIN
+        begun = SIDE + word + "-" * bool(word)
+        while True:
+            number = self._made[word] = self._made.get(word, 0) + 1
+            if (name := f"{begun}{number}") not in self.threads:
+                return name
+
+
 _GOES_ON = frozenset((Relation.CONTINUES, Relation.BRANCHES, Relation.REWRITTEN))
 
 
 class Past:
-    """One turn that is remembered. `ref` is what links name."""
+    """One turn that is remembered. `ref` is what links name.
 
-    __slots__ = (
-        "answer",
-        "before",
-        "broke_at",
-        "called",
-        "continued",
-        "echo",
-        "end",
-        "forgotten",
-        "grown",
-        "in_flight",
-        "input_tokens",
-        "kept",
-        "keys",
-        "number",
-        "other",
-        "ref",
-        "relation",
-        "rivals",
-        "spawned",
-        "tails",
-        "thread",
-    )
+    What few turns have is an attribute of the class until they have it.
+    """
+
+    broke_at: Break | None = None
+    before: "Past | None" = None
+    """The turn before it in its thread, while it is in flight; None for a first one."""
+    input_tokens: int | None = None
+    """Those that its answer reported."""
+    grown: tuple[tuple[int, bytes], ...] = ()
+    """Of a prompt that is one text: how long it is with its answer, and what that is."""
+    number = 1
+    """Its number in its thread."""
+    forgotten = False
+    in_flight = True
+    tails: tuple[bytes, ...] = ()
+    """Of an answer that broke off: its text as it was after each of the last pieces."""
+    answer: frozenset[bytes] | None = None
+    """Of one that is whole: all that it can be known by; None if there was none."""
+    continued: "tuple[Past, ...]" = ()
+    """Turns that continue it, the latest ones."""
+    rivals: "tuple[tuple[Past, bytes | None], ...]" = ()
+    """Turns that raced it, and what they had of its answer by then, if anything."""
+    called: tuple[Thread, ...] = ()
+    """Sub-agents that its answer called, the latest ones."""
+    spawned: tuple[bytes, ...] = ()
+    """Of those that the answer called from which it goes on: the latest turn of each."""
 
     def __init__(self, place: "Place", thread: Thread, end: Point, ref: bytes, echo: Echo) -> None:
         self.relation = place.relation
         self.other = place.other
         """The turn that it is in this relation to."""
         self.kept = place.kept
-        self.broke_at: Break | None = None
-        self.before: Past | None = None
-        """The turn before it in its thread, while it is in flight; None for a first one."""
-        self.input_tokens: int | None = None
-        """Those that its answer reported."""
         self.thread = thread
-        self.grown: tuple[tuple[int, bytes], ...] = ()
-        """Of a prompt that is one text: how long it is with its answer, and what that is."""
-        self.number = 0
-        """Its number there."""
-        self.forgotten = False
         self.end = end
         self.ref = ref
-        self.in_flight = True
         self.echo: Echo | None = echo
         """Its answer, while it passes."""
-        self.tails: tuple[bytes, ...] = ()
-        """Of an answer that broke off: its text as it was after each of the last pieces."""
-        self.answer: frozenset[bytes] | None = None
-        """Of one that is whole: all that it can be known by; None if there was none."""
-        self.continued: tuple[Past, ...] = ()
-        """Turns that continue it, the latest ones."""
-        self.keys: tuple[bytes, ...] = ()
+        self.keys: tuple[bytes, ...] = (end.key,)
         """Under which it is found."""
-        self.rivals: tuple[tuple[Past, bytes | None], ...] = ()
-        """Turns that raced it, and what they had of its answer by then, if anything."""
-        self.called: tuple[Thread, ...] = ()
-        """Sub-agents that its answer called, the latest ones."""
-        self.spawned: tuple[bytes, ...] = ()
-        """Of those that the answer called from which it goes on: the latest turn of each."""
 
     @property
     def races(self) -> tuple[bytes, ...]:
@@ -299,7 +306,16 @@ class Place:
 
 def placed(identity: Identity, place: Place) -> Identity:
     """The identity of a request by its history: its session if nobody named it, and its conversation likewise."""
-    family, thread, spawned = place.thread or place.family, place.thread, place.spawned_by
+    thread, spawned = place.thread, place.spawned_by
+    if (
+        thread is not None
+        and spawned is None
+        and not place.joins
+        and thread.conversation_id == identity.conversation_id
+        and thread.conversation_supplied is identity.conversation_supplied
+    ):
+        return identity  # as most are that name their session
+    family = thread or place.family
     joins = place.joins and family is not None
     parent = identity.parent_conversation
     if parent is None and spawned is not None and spawned.thread is not thread:
