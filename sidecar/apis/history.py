@@ -53,6 +53,7 @@ Said = tuple[bytes, list[Part], list[Id]]
 
 _QUOTE, _BRACKET, _BRACE = b'"[{'
 _members: Callable[[Raw], dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw]).decode
+_text = msgspec.json.Decoder(str).decode
 _EMPTY = frozenset((b"", b"null", b'""', b"[]", b"{}"))
 
 
@@ -69,6 +70,14 @@ def word(raw: Raw) -> str:
         return msgspec.json.decode(raw, type=str)
     except ValueError:
         return ""
+
+
+def told(raw: Raw) -> str:
+    """What a text says, however long it is; nothing for anything else."""
+    try:
+        return _text(raw)
+    except ValueError:
+        return string(memoryview(raw))
 
 
 def plain(raw: Raw, volatile: frozenset[str] = _VOLATILE) -> bytes:

@@ -28,6 +28,7 @@ from sidecar.apis.history import (
     plain,
     result,
     there,
+    told,
     word,
 )
 from sidecar.apis.openai_common import (
@@ -220,12 +221,33 @@ _ROLES = {
 
 def _said(raw: Raw) -> Said:
     """One message of a history."""
-    parts: list[Part] = []
-    ids: list[Id] = []
     try:
         message = _message.decode(raw)
     except (ValueError, RecursionError):
-        return USER, [(OTHER, plain(raw))], ids
+        return USER, [(OTHER, plain(raw))], []
+    return _parts_of(message)
+
+
+def _answered(echo: Echo, choice: int, raw: Raw) -> None:
+    """Notes the message of a choice, as it will stand in a history."""
+    try:
+        message = _message.decode(raw)
+    except (ValueError, RecursionError):
+        return
+    if message.role == "assistant" and not (
+        message.tool_calls or message.function_call or (message.refusal and there(message.refusal))
+    ):
+        text = told(message.content)
+        if text:
+            echo.text(choice, text)
+            return
+    echoed(echo, choice, _parts_of(message))
+
+
+def _parts_of(message: _Message) -> Said:
+    """What a message is."""
+    parts: list[Part] = []
+    ids: list[Id] = []
     role = _ROLES.get(message.role or "", USER)
     if message.name:
         parts.append((OTHER, bytes(message.name)))
@@ -332,7 +354,7 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
         usage, echo = body.usage, self.facts.echo
         for choice in body.choices or ():
             if echo is not None and len(choice.message):
-                echoed(echo, choice.index, _said(choice.message))
+                _answered(echo, choice.index, choice.message)
             if error := self._choice_ended(choice.index, choice.finish_reason, choice.error):
                 self._failed(error)
             usage = usage or choice.usage

@@ -37,20 +37,21 @@ class _Text:
 
     __slots__ = ("_digest", "_digested", "_size", "pieces")
 
-    def __init__(self, digest: "blake2b", first: str) -> None:
-        self._digest = digest
+    def __init__(self, first: str) -> None:
+        self._digest: blake2b | None = None
+        """What of it is digested: nothing, as long as it is short."""
         self._digested = 0
         self._size = len(first)
         self.pieces = [first]
         """What is not digested yet."""
 
-    def add(self, piece: str) -> None:
+    def add(self, piece: str, digester: Digester) -> None:
         self.pieces.append(piece)
         self._size += len(piece)
         if self._size > _PIECE:
-            self._digest_some()
+            self._digest_some(digester)
 
-    def _digest_some(self) -> None:
+    def _digest_some(self, digester: Digester) -> None:
         text = "".join(self.pieces)
         if not self._digested:
             text = text.lstrip()
@@ -59,21 +60,26 @@ class _Text:
                 return
         stem = text.rstrip()
         self._digested += len(stem)
+        if self._digest is None:
+            self._digest = digester.begin_text()
         self._digest.update(encoded(stem))
         self.pieces = [text[len(stem) :]]
         self._size = len(self.pieces[0])
 
-    def close(self) -> tuple[bytes, int, str]:
+    def close(self, digester: Digester) -> tuple[bytes, int, str]:
         """The whole text's digest, its characters without blanks around it, and these where it may be JSON."""
         rest = "".join(self.pieces)
-        rest = rest.rstrip() if self._digested else rest.strip()
-        self._digest.update(rest.encode("utf-8", "surrogatepass"))
-        json = rest if not self._digested and rest.startswith(_JSON) else ""
-        return self._digest.digest(), self._digested + len(rest), json
+        if self._digested and self._digest is not None:
+            rest = rest.rstrip()
+            self._digest.update(encoded(rest))
+            return self._digest.digest(), self._digested + len(rest), ""
+        rest = rest.strip()
+        return digester.text(rest), len(rest), rest if rest.startswith(_JSON) else ""
 
-    def tails(self) -> list[bytes]:
+    def tails(self, digester: Digester) -> list[bytes]:
         """Digests of the text as it was after each of its latest pieces, the longest first."""
-        text, so_far, done = "".join(self.pieces[:-_TAILS]), self._digest.copy(), self._digested
+        text, done = "".join(self.pieces[:-_TAILS]), self._digested
+        so_far = digester.begin_text() if self._digest is None else self._digest.copy()
         made = []
         for piece in self.pieces[-_TAILS:]:
             text += piece
@@ -146,9 +152,9 @@ class Echo:
         if text is None:
             if len(self._texts) >= _MOST:
                 return
-            self._texts[choice] = _Text(self._digester.begin_text(), piece)
+            self._texts[choice] = _Text(piece)
             return
-        text.add(piece)
+        text.add(piece, self._digester)
 
     def _grow(self, choice: int, piece: str, prompt: Grown) -> None:
         grown = self.grown.get(choice)
@@ -176,17 +182,19 @@ class Echo:
 
     def tails(self) -> tuple[bytes, ...]:
         """The digests of its texts as they were after each of their last pieces."""
-        return tuple(digest for text in self._texts.values() for digest in text.tails())[:_MOST]
+        digester = self._digester
+        return tuple(digest for text in self._texts.values() for digest in text.tails(digester))[:_MOST]
 
     def marks(self) -> Marks:
         """What is remembered of it, once all of it has passed; nothing can be added to it then."""
         texts: list[bytes] = []
         short: list[bytes] = []
+        digester = self._digester
         for text in self._texts.values():
-            digest, size, json = text.close()
+            digest, size, json = text.close(digester)
             if size >= SHORTEST:
                 texts.append(digest)
-                if json and (value := self._digester.json(json)) is not None:
+                if json and (value := digester.json(json)) is not None:
                     texts.append(value)
             elif size:
                 short.append(digest)
