@@ -6,7 +6,6 @@ they hold: wrong types are listed, and only what is no JSON at all is refused. R
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from enum import Enum
 from functools import lru_cache
 from operator import attrgetter
@@ -14,7 +13,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from sidecar.apis.base import Api, BodyReader, EventParser, RequestBody, StreamReader
+from sidecar.apis.base import Api, BodyReader, EventParser, ReadHistory, RequestBody, StreamReader
 from sidecar.apis.history import MOST_MESSAGES, Past, Written, in_steps
 from sidecar.apis.history import at_once as past_at_once
 from sidecar.apis.json_array import JsonArrayParser
@@ -100,7 +99,9 @@ class Catalog:
         self._facts: dict[object, RequestFacts] = {}
         self._bodies = {api.name: api.body for api in apis}
         self._streams = {api.name: api.stream for api in apis if api.stream is not None}
-        self._histories = {api.name: api.history for api in apis if api.history is not None}
+        self._histories: dict[str | None, ReadHistory] = {
+            api.name: api.history for api in apis if api.history is not None
+        }
         self._lists: dict[str | None, str] = {api.name: api.messages for api in apis if api.messages}
         self._prompts = frozenset(api.name for api in apis if api.prompts)
         self._objects = frozenset(api.name for api in apis if api.objects)
@@ -211,7 +212,7 @@ class Catalog:
             if past is None:
                 return None
             if taken and isinstance(past, Written):
-                past = replace(past, messages=taken + past.messages)
+                past = msgspec.structs.replace(past, messages=taken + past.messages)
             return (yield from in_steps(past, digester))
         except (ValueError, RecursionError):
             return None
@@ -222,10 +223,13 @@ class Catalog:
         Raises:
             ValueError, RecursionError: it is not as its API says.
         """
-        find = self._histories.get(route.api or "") if route.turn else None
-        if find is None or (messages or 0) > MOST_MESSAGES:
+        find = self._histories.get(route.api) if route.turn else None
+        if find is None:
             return None
-        if messages is None and route.api not in self._prompts:
+        if messages is None:
+            if route.api not in self._prompts:
+                return None
+        elif messages > MOST_MESSAGES:
             return None
         past = find(body)
         return None if isinstance(past, Written) and len(past.messages) > MOST_MESSAGES else past

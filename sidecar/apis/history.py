@@ -12,11 +12,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from sidecar.apis.messages import message_of, task_of, text_of
+from sidecar.apis.messages import answered, asked, message_of, task_of
 from sidecar.apis.shapes import Steps
 from sidecar.core.digests import Digester, History, Id, Kind, Message, Part, Prompt, Role, string
 from sidecar.core.echo import Echo
-from sidecar.core.facts import record
 
 MOST_MESSAGES = 10_000
 """Messages of one request that are read; a longer history is not."""
@@ -53,7 +52,6 @@ Said = tuple[bytes, list[Part], list[Id]]
 
 _QUOTE, _BRACKET, _BRACE = b'"[{'
 _members: Callable[[Raw], dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw]).decode
-_text = msgspec.json.Decoder(str).decode
 _EMPTY = frozenset((b"", b"null", b'""', b"[]", b"{}"))
 
 
@@ -70,14 +68,6 @@ def word(raw: Raw) -> str:
         return msgspec.json.decode(raw, type=str)
     except ValueError:
         return ""
-
-
-def told(raw: Raw) -> str:
-    """What a text says, however long it is; nothing for anything else."""
-    try:
-        return _text(raw)
-    except ValueError:
-        return string(memoryview(raw))
 
 
 def plain(raw: Raw, volatile: frozenset[str] = _VOLATILE) -> bytes:
@@ -134,7 +124,6 @@ class _Message(msgspec.Struct, gc=False):
 _FRAME = len(b'{"role": "", "content": }')
 """Bytes of it, beside both, however it is written; another member would take more."""
 
-_PLAIN_ROLES = {"user": USER, "assistant": MODEL}
 _plain_message = msgspec.json.Decoder(_Message).decode
 _THOUGHTS = frozenset(("thinking", "redacted_thinking", "reasoning"))
 _blocks: Callable[[Raw], list[Block]] = msgspec.json.Decoder(list[Block]).decode
@@ -242,8 +231,7 @@ def parts_of(raw: Raw) -> list[Part]:
     return parts
 
 
-@record
-class Written:
+class Written(msgspec.Struct, gc=False):
     """A history as a body has it. `api` stands for how it is read: what is written the same may mean another thing elsewhere.
 
     `read` is how a message is, `instructs` how a `system` prompt is that stands beside the messages, `before` what stands
@@ -271,13 +259,12 @@ def at_once(past: Past, digester: Digester) -> History:
     """The history of a body that is no larger than `shapes.LARGE`."""
     if not isinstance(past, Written):
         return past(digester)
-    messages = past.messages
-    made = _made(past, messages, digester)
+    made = _made(past, past.messages, digester)
     if past.before:
         made = [*[message_of(digester, *said) for said in past.before], *made]
     history = _closed(past, made, digester)
     if history.in_pieces:
-        for _ in _put_together(history, messages[-history.since_asked :], past.read):
+        for _ in _put_together(history, past.messages[-history.since_asked :], past.read):
             pass
     return history
 
@@ -322,16 +309,18 @@ def _make(
     past: Written, messages: Sequence[Raw], keys: list[int], made: list[Message | None], digester: Digester
 ) -> None:
     """Makes of messages what they are, where it is not known."""
-    known, learn = digester.known, digester.learn
-    for at, raw in enumerate(messages):
-        if made[at] is None:
-            key = keys[at]
-            message = known(key)
+    at = -1
+    for _ in range(made.count(None)):
+        at = made.index(None, at + 1)
+        key = keys[at]
+        message = digester.known(key)
+        if message is None:
+            raw = messages[at]
+            message = _plain_text(raw, digester) if past.texts else None
             if message is None:
-                message = _plain_text(raw, digester) if past.texts else None
-                message = message or message_of(digester, *past.read(raw))
-                learn(key, message)
-            made[at] = message
+                message = message_of(digester, *past.read(raw))
+            digester.learn(key, message)
+        made[at] = message
 
 
 def _plain_text(raw: Raw, digester: Digester) -> Message | None:
@@ -341,9 +330,11 @@ def _plain_text(raw: Raw, digester: Digester) -> Message | None:
     except (ValueError, RecursionError):
         return None
     token, name = memoryview(written.content), written.role
-    if len(raw) - len(token) - len(name) > _FRAME or name not in _PLAIN_ROLES:
+    if len(raw) - len(token) - len(name) > _FRAME:
         return None
-    return text_of(digester, _PLAIN_ROLES[name], token)
+    if name == "user":
+        return asked(digester, token)
+    return answered(digester, written.content) if name == "assistant" else None
 
 
 def _made_in_steps(past: Written, raw: Raw, digester: Digester) -> Steps[Message]:

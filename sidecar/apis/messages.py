@@ -23,11 +23,11 @@ _SYSTEM, _USER, _MODEL, _TOOL = Role.SYSTEM, Role.USER, Role.MODEL, Role.TOOL
 
 def message_of(digester: Digester, role: bytes, parts: list[Part], ids: list[Id]) -> Message:
     """Any message."""
-    said = None
+    said, told = None, b""
     if role is _MODEL:
-        parts, text, digest = _told(digester, parts)
-        said = Said(digester, ids, text, digest)
-    whole = digester.message(role, parts)
+        parts, text, told = _told(digester, parts)
+        said = Said(digester, ids, text, told)
+    whole = _digest(digester, role, parts, told)
     if role is _SYSTEM:
         made = Message(role, whole, b"", b"")
         made.sketch = _sketch([token for _, token in parts])
@@ -37,41 +37,49 @@ def message_of(digester: Digester, role: bytes, parts: list[Part], ids: list[Id]
     kept = [kept for part in parts if (kept := _lasting(part)) is not None]
     if not kept:
         return Message(role, whole, b"", b"", said)
-    reduced = whole if kept == parts else digester.message(role, kept)
+    reduced = whole if kept == parts else _digest(digester, role, kept, told)
     spoken = _spoken(role, kept)
     if not spoken:
         return Message(role, whole, reduced, b"", said)
-    texts = reduced if len(spoken) == len(kept) else digester.message(role, spoken)
+    texts = reduced if len(spoken) == len(kept) else _digest(digester, role, spoken, told)
     return Message(role, whole, reduced, texts, said)
 
 
-def text_of(digester: Digester, role: bytes, token: Token) -> Message | None:
-    """The same of a message of a user or a model that is one text and nothing else; None where there is more to it."""
-    if len(token) < 3 or token[0] != _QUOTE:
+def _digest(digester: Digester, role: bytes, parts: list[Part], told: bytes) -> bytes:
+    """That of a message: of the model's that is one text, the digest of what that tells."""
+    if told and len(parts) == 1 and parts[0][1] is told:
+        return told
+    return digester.message(role, parts)
+
+
+def asked(digester: Digester, token: Token) -> Message | None:
+    """The same of a message of a user that is one text and nothing else; None where there is more to it."""
+    if len(token) < 3 or token[0] != _QUOTE or token[1] in _BEFORE_TAG:
         return None
-    if role is _USER:
-        if token[1] in _BEFORE_TAG:
-            return None
-        made = digester.begin_asked()
-        made.update(token)
-        whole = made.digest()
-        return Message(role, whole, whole, whole)
-    try:
-        text = _decoded(token).strip()
-    except ValueError:
-        text = string(token).strip()
+    made = digester.begin_asked()
+    made.update(token)
+    whole = made.digest()
+    return Message(_USER, whole, whole, whole)
+
+
+def answered(digester: Digester, raw: msgspec.Raw) -> Message | None:
+    """The same of a message of the model: what it is is what its text is."""
+    text = text_of(raw).strip()
     if not text:
         return None
-    made = digester.begin_text()
-    made.update(text.encode("utf-8", "surrogatepass"))
-    digest = made.digest()
-    made = digester.begin_said()
-    made.update(digest)
-    whole = made.digest()
-    return Message(role, whole, whole, whole, Said(digester, [], text, digest))
+    whole = digester.text(text)
+    return Message(_MODEL, whole, whole, whole, Said(digester, (), text, whole))
 
 
-_decoded = msgspec.json.Decoder(str).decode
+_text = msgspec.json.Decoder(str).decode
+
+
+def text_of(raw: msgspec.Raw) -> str:
+    """What a text says, however long it is; nothing for anything else."""
+    try:
+        return _text(raw)
+    except ValueError:
+        return string(memoryview(raw))
 
 
 def _told(digester: Digester, parts: list[Part]) -> tuple[list[Part], str, bytes]:

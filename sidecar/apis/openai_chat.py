@@ -28,9 +28,9 @@ from sidecar.apis.history import (
     plain,
     result,
     there,
-    told,
     word,
 )
+from sidecar.apis.messages import text_of
 from sidecar.apis.openai_common import (
     DONE,
     Format,
@@ -237,7 +237,7 @@ def _answered(echo: Echo, choice: int, raw: Raw) -> None:
     if message.role == "assistant" and not (
         message.tool_calls or message.function_call or (message.refusal and there(message.refusal))
     ):
-        text = told(message.content)
+        text = text_of(message.content)
         if text:
             echo.text(choice, text)
             return

@@ -93,7 +93,6 @@ class Digester:
         "_one",
         "_values",
         "begin_asked",
-        "begin_said",
         "begin_text",
         "recent",
         "salt",
@@ -107,12 +106,12 @@ class Digester:
         fresh = kind(b"message")
         self._fresh = self.value_in_pieces = fresh.copy
         self._one: dict[tuple[bytes, bytes], Callable[[], blake2b]] = {}
-        for role in (_SYSTEM, _USER, _MODEL, _TOOL):
+        for role in (_SYSTEM, _USER, _TOOL):
             begun = fresh.copy()
             begun.update(role + _TEXT)
             self._one[role, _TEXT] = begun.copy
-        self.begin_asked, self.begin_said = self._one[_USER, _TEXT], self._one[_MODEL, _TEXT]
-        """They begin a message that is one text: of a user, which follows, or of a model, of which its digest does."""
+        self.begin_asked = self._one[_USER, _TEXT]
+        """Begins a message of a user that is one text, which follows."""
         words = (b"id", b"text", b"value", b"task")
         self._ids, self.begin_text, self._values, self._calls = (kind(word).copy for word in words)
         """`begin_text` begins a text that comes in pieces."""
@@ -238,7 +237,7 @@ class Said:
 
     __slots__ = ("ids", "marks", "text")
 
-    def __init__(self, digester: Digester, ids: list[Id], text: str, digest: bytes) -> None:
+    def __init__(self, digester: Digester, ids: Sequence[Id], text: str, digest: bytes) -> None:
         self.text = digest
         self.ids: Sequence[tuple[bytes, bool]] = ()
         if ids:
