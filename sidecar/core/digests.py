@@ -311,6 +311,8 @@ class History:
 
     answered_at = -1
     """Where the latest message of the model is; negative where there is none."""
+    answer: Said | None = None
+    """What may be the echo of an answer at the latest place where one follows, if that is a single message."""
     in_pieces = False
     """Several texts of the model stand behind each other at the latest place where an answer follows."""
     previous: str | None = None
@@ -342,9 +344,14 @@ class History:
         self.digests = digests = b"".join(map(_FULL, messages))
         """Those of its messages."""
         self.end = _point(digester, messages, digests)
-        self.answered_at = roles.rfind(_MODEL)
-        if _TWICE in roles:
-            self.in_pieces = self._has_pieces()
+        at = roles.rfind(_MODEL)
+        if at >= 0:
+            self.answered_at = at
+            self.answer = messages[at].said
+            if _TWICE in roles:
+                self.in_pieces = self._has_pieces()
+                if roles[at - 1 : at] == _MODEL:
+                    self.answer = None
         if _SYSTEM in roles:
             beside = (*(messages[:1] if roles.rfind(_SYSTEM) == 0 else _leading(messages)), *beside)
         if beside:
@@ -380,14 +387,6 @@ class History:
                 answers = self._messages[run.start() : run.end()]
                 found += [(at, message.said) for message in answers if message.said is not None]
         return found
-
-    @property
-    def answer(self) -> Said | None:
-        """What may be the echo of an answer at the latest place where one follows, if that is a single message."""
-        at = self.answered_at
-        if _TWICE in self._roles and self._roles[at - 1 : at] == _MODEL:
-            return None
-        return self._messages[at].said
 
     def begins(self, end: Point, digests: bytes) -> bool:
         """True if all messages of an earlier request stand at the beginning of this one. Its digests are given, or the first ones."""

@@ -226,12 +226,15 @@ class Histories(SessionListener):
         echoed = self._echoed(history, threads.values())
         if echoed is not None:
             return self._beside(history, echoed)
-        parents = [] if history.said else self._parents(history, session_id)
-        alike = {agent for past in parents for agent in past.called if history.end.key in agent.ends}
+        parents: list[Past] = []
+        alike: set[Thread] = set()
+        if self._calls and not history.said:
+            parents = self._parents(history, session_id)
+            alike = {agent for past in parents for agent in past.called if history.end.key in agent.ends}
         for thread in threads.values():
-            if thread not in alike and thread.is_under(history):
+            if thread.leads_to(history) and thread not in alike and thread.is_under(history):
                 place = self._relate(history, thread, None)
-                if place.relation not in (Relation.FIRST, Relation.REWRITTEN):
+                if place.relation not in _OF_NO_TURN:
                     return place
         if parents and (called := self._called(history, parents, lanes)) is not None:
             return called
@@ -243,13 +246,13 @@ class Histories(SessionListener):
             lane = lane or MAIN
             lane = lanes.begin() if lane == SIDE else lane
             return Place(Relation.FIRST, threads.get(lane), lane=lane)
-        if history.said:
+        if history.answered_at >= 0 and history.said:
             place = self._relate(history, main, None)
             if place.relation is Relation.REWRITTEN:
                 self._learn_compaction(history, main, threads.values())
             return place
         for thread in threads.values():
-            if not thread.grew and thread.is_under(history) and bool(thread.tools) == bool(history.tools):
+            if not thread.grew and thread.is_under(history) and (not thread.tools) is (not history.tools):
                 return Place(Relation.FIRST, thread)
         before = history.tools and not main.tools and not main.grew and main.system
         if before and self._prompts.get(before) is None:
@@ -581,6 +584,9 @@ class Histories(SessionListener):
 
 _BEGINS = frozenset((Relation.FIRST, Relation.REPEATS))
 """What a turn may be to a past of which nothing is known."""
+
+_OF_NO_TURN = frozenset((Relation.FIRST, Relation.REWRITTEN))
+"""What a turn may be that is nothing to any other one."""
 
 
 def _latest(past: Past, known: tuple[Past | None, ...]) -> tuple[Past | None, ...]:

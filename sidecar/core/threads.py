@@ -166,6 +166,11 @@ class Thread:
         new = history.sketch() if history.system else frozenset()
         return 2 * len(new & self._sketch) > len(new | self._sketch) > 0
 
+    def leads_to(self, history: History) -> bool:
+        """False if a request is nothing to any of its turns: it has no answer, and none asked the same, or how it begins."""
+        count, key = history.end.count, history.end.key
+        return history.answered_at >= 0 or self.shortest < count or key in self.ends
+
     def begins_as(self, history: History) -> bool:
         """True if one of its turns asked the same, under the same system prompt and with the same tools."""
         return history.end.key in self.ends and self.tools == history.tools and self.is_under(history)
