@@ -569,6 +569,8 @@ class Histories(SessionListener):
             self._gone_before, self._gone = self._gone, set()
         self._lose(past)
         past.forgotten = True
+        if not past.in_flight:
+            past.other = None  # of the turns before it each refers to another one
         thread = past.thread
         thread.drop(past)
         past.continued = past.rivals = past.called = ()

@@ -16,6 +16,9 @@ from sidecar.core.identity import MAIN, Identity, Source
 _SYSTEMS = 8
 """System prompts of a thread that are known."""
 
+_ENDLESS = 2**62
+"""Longer than any history."""
+
 _COMPARED = 256 * SIZE
 """Bytes of the digests of a thread's latest request with which the next one is compared."""
 
@@ -72,6 +75,7 @@ class Thread:
         "session_id",
         "session_supplied",
         "shortest",
+        "system",
         "tools",
         "went_on",
     )
@@ -89,51 +93,49 @@ class Thread:
         """The messages of the latest one, as far as they are compared."""
         self.longest = 0
         """The messages of the longest one that there was."""
-        self.shortest = 0
+        self.shortest = _ENDLESS
         """And of the shortest one."""
         self.went_on = 0
         """The number of the latest one that went on from others."""
         self.grew = False
         """One of them had a past."""
         self.tools = b""
+        self.system = b""
+        """Its latest system prompt, and the latest ones."""
         self._systems: tuple[bytes, ...] = ()
         self._sketch: frozenset[int] = frozenset()
 
-    def _breaks(self, history: History, latest: "Past", kept: int | None) -> Break | None:
-        """Where a request is another one than the latest, in the order in which a provider reads them; None where it goes on.
-
-        So many messages of the latest one are known to stand at its beginning.
-        """
-        if history.tools != self.tools:
-            return Break.TOOLS
-        if history.system != self._systems[-1]:
-            return Break.SYSTEM
-        end = latest.end
-        return None if kept == end.count or history.begins(end, self.digests) else Break.MESSAGE
-
     def add(self, past: "Past", history: History) -> None:
         """A turn of it has come: that request."""
-        before, end = self.past, past.end
-        if before:
-            past.before = latest = before[-1]
+        turns, end = self.past, past.end
+        if turns:
+            past.before = latest = turns[-1]
             past.number = latest.number + 1
-            broke = self._breaks(history, latest, past.kept)
-            if broke is not None:
-                past.broke_at = broke
-        before.append(past)
+            same = history.system == self.system
+            if not same or history.tools != self.tools or past.kept != latest.end.count:
+                past.broke_at = self._breaks(history, latest.end)
+                if not same:
+                    self._add_system(history)
+        else:
+            self._add_system(history)
+        turns.append(past)
         if past.relation in _GOES_ON:
             self.went_on = past.number
         self.ends[end.key] = past
-        count = end.count
-        if count > self.longest:  # noqa: PLR1730 - a third of the cost of calling max()
-            self.longest = count
-        if count < self.shortest or not self.shortest:
-            self.shortest = count
+        if end.count > self.longest:  # noqa: PLR1730 - a third of the cost of calling max()
+            self.longest = end.count
+        if end.count < self.shortest:  # noqa: PLR1730
+            self.shortest = end.count
         self.digests = history.digests[:_COMPARED]
         self.tools = history.tools
-        systems = self._systems
-        if not systems or systems[-1] != history.system:
-            self._add_system(history)
+
+    def _breaks(self, history: History, latest: Point) -> Break | None:
+        """Where a request is another one than the latest, in the order in which a provider reads them; None where it goes on."""
+        if history.tools != self.tools:
+            return Break.TOOLS
+        if history.system != self.system:
+            return Break.SYSTEM
+        return None if history.begins(latest, self.digests) else Break.MESSAGE
 
     def _add_system(self, history: History) -> None:
         """Its latest system prompt is another one."""
@@ -142,6 +144,7 @@ class Thread:
             self._sketch = history.sketch()
         others = tuple([system for system in systems if system != history.system])
         self._systems = (*others, history.system)[-_SYSTEMS:]
+        self.system = history.system
 
     def clear(self, past: "Past") -> None:
         """A turn that seemed to race another one had the whole of its answer."""
@@ -153,11 +156,6 @@ class Thread:
         self.past.remove(past)
         if self.ends.get(past.end.key) is past:
             del self.ends[past.end.key]
-
-    @property
-    def system(self) -> bytes:
-        """Its latest system prompt."""
-        return self._systems[-1] if self._systems else b""
 
     def is_under(self, history: History) -> bool:
         """True if a request has this thread's system prompt, or one of which the greater part is the same."""

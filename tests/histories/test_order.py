@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -397,3 +398,18 @@ def test_behind_a_request_that_was_made_again() -> None:
     third = turn([*asked, SILENT[CHAT], {"role": "user", "content": "Go on."}], "So.")
     assert (third.past.relation, third.place.other) == ("continues", second.past)
     assert other.past.relation == "branches"
+
+
+def test_what_is_forgotten_is_gone() -> None:
+    """However long a conversation is, its turns that are forgotten are not kept by those that followed them."""
+    memory, messages, turns = Memory(limit=4), [*ASKED], []
+    for number in range(8):
+        shown = memory.ask(CHAT, request_of(CHAT, messages), "named")
+        said = Answer(f"An answer of its own, with the number {number}.")
+        memory.answer(CHAT, shown, said)
+        messages += [said, NEXT]
+        turns.append(ref(shown.past))
+    del shown
+    assert sum(turn() is not None for turn in turns) == 4 + 1, (
+        "the oldest one that is known refers to one more"
+    )
