@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from sidecar.apis.messages import answered, asked, message_of, task_of
+from sidecar.apis.messages import message_of, task_of, text_of
 from sidecar.apis.shapes import Steps
 from sidecar.core.digests import Digester, History, Id, Kind, Message, Part, Prompt, Role, string
 from sidecar.core.echo import Echo
@@ -114,17 +114,6 @@ class Block(msgspec.Struct, gc=False):
     content: Raw = NOTHING
 
 
-class _Message(msgspec.Struct, gc=False):
-    """A message of OpenAI's or Anthropic's APIs, as most are: a role and a text."""
-
-    role: str = ""
-    content: Raw = NOTHING
-
-
-_FRAME = len(b'{"role": "", "content": }')
-"""Bytes of it, beside both, however it is written; another member would take more."""
-
-_plain_message = msgspec.json.Decoder(_Message).decode
 _THOUGHTS = frozenset(("thinking", "redacted_thinking", "reasoning"))
 _blocks: Callable[[Raw], list[Block]] = msgspec.json.Decoder(list[Block]).decode
 raws: Callable[[Raw], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
@@ -316,25 +305,11 @@ def _make(
         message = digester.known(key)
         if message is None:
             raw = messages[at]
-            message = _plain_text(raw, digester) if past.texts else None
+            message = text_of(raw, digester) if past.texts else None
             if message is None:
                 message = message_of(digester, *past.read(raw))
             digester.learn(key, message)
         made[at] = message
-
-
-def _plain_text(raw: Raw, digester: Digester) -> Message | None:
-    """What a message is that has a role, a text, and nothing else, as most have; None for any other."""
-    try:
-        written = _plain_message(raw)
-    except (ValueError, RecursionError):
-        return None
-    token, name = memoryview(written.content), written.role
-    if len(raw) - len(token) - len(name) > _FRAME:
-        return None
-    if name == "user":
-        return asked(digester, token)
-    return answered(digester, written.content) if name == "assistant" else None
 
 
 def _made_in_steps(past: Written, raw: Raw, digester: Digester) -> Steps[Message]:

@@ -15,7 +15,6 @@ _REMINDER = re.compile(rb'"(?: |\\n)*<(?:system-reminder|session_context|environ
 
 _REMINDED = re.compile(rb"</(?:system-reminder|session_context|environment_context)>(?: |\\n)*")
 _BEFORE_TAG = frozenset(b"< \\")
-_QUOTE = b'"'[0]
 
 _TEXT, _THOUGHT, _CALL, _RESULT = Kind.TEXT, Kind.THOUGHT, Kind.CALL, Kind.RESULT
 _SYSTEM, _USER, _MODEL, _TOOL = Role.SYSTEM, Role.USER, Role.MODEL, Role.TOOL
@@ -23,11 +22,11 @@ _SYSTEM, _USER, _MODEL, _TOOL = Role.SYSTEM, Role.USER, Role.MODEL, Role.TOOL
 
 def message_of(digester: Digester, role: bytes, parts: list[Part], ids: list[Id]) -> Message:
     """Any message."""
-    said, told = None, b""
+    said, alone = None, b""
     if role is _MODEL:
-        parts, text, told = _told(digester, parts)
-        said = Said(digester, ids, text, told)
-    whole = _digest(digester, role, parts, told)
+        parts, text, alone = _told(digester, parts)
+        said = Said(digester, ids, text, alone)
+    whole = _digest(digester, role, parts, alone)
     if role is _SYSTEM:
         made = Message(role, whole, b"", b"")
         made.sketch = _sketch([token for _, token in parts])
@@ -37,44 +36,59 @@ def message_of(digester: Digester, role: bytes, parts: list[Part], ids: list[Id]
     kept = [kept for part in parts if (kept := _lasting(part)) is not None]
     if not kept:
         return Message(role, whole, b"", b"", said)
-    reduced = whole if kept == parts else _digest(digester, role, kept, told)
+    reduced = whole if kept == parts else _digest(digester, role, kept, alone)
     spoken = _spoken(role, kept)
     if not spoken:
         return Message(role, whole, reduced, b"", said)
-    texts = reduced if len(spoken) == len(kept) else _digest(digester, role, spoken, told)
+    texts = reduced if len(spoken) == len(kept) else _digest(digester, role, spoken, alone)
     return Message(role, whole, reduced, texts, said)
 
 
-def _digest(digester: Digester, role: bytes, parts: list[Part], told: bytes) -> bytes:
-    """That of a message: of the model's that is one text, the digest of what that tells."""
-    if told and len(parts) == 1 and parts[0][1] is told:
-        return told
+def _digest(digester: Digester, role: bytes, parts: list[Part], alone: bytes) -> bytes:
+    """That of a message: of the model's that is one text, the digest of that text."""
+    if alone and len(parts) == 1 and parts[0][1] is alone:
+        return alone
     return digester.message(role, parts)
 
 
-def asked(digester: Digester, token: Token) -> Message | None:
-    """The same of a message of a user that is one text and nothing else; None where there is more to it."""
-    if len(token) < 3 or token[0] != _QUOTE or token[1] in _BEFORE_TAG:
-        return None
-    made = digester.begin_asked()
-    made.update(token)
-    whole = made.digest()
-    return Message(_USER, whole, whole, whole)
+class _Message(msgspec.Struct, gc=False):
+    """A message of OpenAI's or Anthropic's APIs, as most are: a role and a text."""
+
+    role: str = ""
+    content: msgspec.Raw = msgspec.Raw()
 
 
-def answered(digester: Digester, raw: msgspec.Raw) -> Message | None:
-    """The same of a message of the model: what it is is what its text is."""
-    text = text_of(raw).strip()
-    if not text:
-        return None
-    whole = digester.text(text)
-    return Message(_MODEL, whole, whole, whole, Said(digester, (), text, whole))
+_FRAME = len(b'{"role": "", "content": }')
+"""Bytes of it, beside both, however it is written; another member would take more."""
 
+_ASKED = re.compile(rb'"[^"< \\]').match
+"""How a text begins that says something, and no reminder first."""
 
+_text_message = msgspec.json.Decoder(_Message).decode
 _text = msgspec.json.Decoder(str).decode
 
 
-def text_of(raw: msgspec.Raw) -> str:
+def text_of(raw: msgspec.Raw, digester: Digester) -> Message | None:
+    """The same of a message that has a role, a text, and nothing else, as most have; None for any other."""
+    try:
+        written = _text_message(raw)
+    except (ValueError, RecursionError):
+        return None
+    content, role = written.content, written.role
+    if len(raw) - len(content) - len(role) > _FRAME:
+        return None
+    if role == "user" and _ASKED(content):
+        made = digester.begin_asked()
+        made.update(content)
+        whole = made.digest()
+        return Message(_USER, whole, whole, whole)
+    if role == "assistant" and (text := told(content).strip()):
+        whole = digester.text(text)
+        return Message(_MODEL, whole, whole, whole, Said(digester, (), text, whole))
+    return None
+
+
+def told(raw: msgspec.Raw) -> str:
     """What a text says, however long it is; nothing for anything else."""
     try:
         return _text(raw)

@@ -30,7 +30,7 @@ from sidecar.apis.history import (
     there,
     word,
 )
-from sidecar.apis.messages import text_of
+from sidecar.apis.messages import told
 from sidecar.apis.openai_common import (
     DONE,
     Format,
@@ -237,7 +237,7 @@ def _answered(echo: Echo, choice: int, raw: Raw) -> None:
     if message.role == "assistant" and not (
         message.tool_calls or message.function_call or (message.refusal and there(message.refusal))
     ):
-        text = text_of(message.content)
+        text = told(message.content)
         if text:
             echo.text(choice, text)
             return

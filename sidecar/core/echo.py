@@ -66,15 +66,23 @@ class _Text:
         self.pieces = [text[len(stem) :]]
         self._size = len(self.pieces[0])
 
-    def close(self, digester: Digester) -> tuple[bytes, int, str]:
-        """The whole text's digest, its characters without blanks around it, and these where it may be JSON."""
+    def close(self, digester: Digester, texts: list[bytes], short: list[bytes]) -> None:
+        """Adds what it is found by, the whole of it without blanks around it and the value that it is, or that it is short."""
         rest = "".join(self.pieces)
         if self._digested and self._digest is not None:
             rest = rest.rstrip()
             self._digest.update(encoded(rest))
-            return self._digest.digest(), self._digested + len(rest), ""
-        rest = rest.strip()
-        return digester.text(rest), len(rest), rest if rest.startswith(_JSON) else ""
+            digest, size, value = self._digest.digest(), self._digested + len(rest), None
+        else:
+            rest = rest.strip()
+            digest, size = digester.text(rest), len(rest)
+            value = digester.json(rest) if rest.startswith(_JSON) else None
+        if size >= SHORTEST:
+            texts.append(digest)
+            if value is not None:
+                texts.append(value)
+        elif size:
+            short.append(digest)
 
     def tails(self, digester: Digester) -> list[bytes]:
         """Digests of the text as it was after each of its latest pieces, the longest first."""
@@ -191,13 +199,7 @@ class Echo:
         short: list[bytes] = []
         digester = self._digester
         for text in self._texts.values():
-            digest, size, json = text.close(digester)
-            if size >= SHORTEST:
-                texts.append(digest)
-                if json and (value := digester.json(json)) is not None:
-                    texts.append(value)
-            elif size:
-                short.append(digest)
+            text.close(digester, texts, short)
         if texts and not self._ids and not self._arguments and len(self._texts) == 1:  # as most are
             return tuple(texts), frozenset(texts), False
         ids = [digest for digest, _ in self.ids()] if self._ids else []
