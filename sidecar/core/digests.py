@@ -340,10 +340,11 @@ class History:
         self.tools = tools
         self._task = task
         self._messages = messages
-        self._roles = roles = b"".join(map(_ROLE, messages))
-        self.digests = digests = b"".join(map(_FULL, messages))
+        roles, digests, reduced, spoken = map(b"".join, zip(*map(_FORMS, messages), strict=True))
+        self._roles = roles
+        self.digests = digests
         """Those of its messages."""
-        self.end = _point(digester, messages, digests)
+        self.end = _point(digester, len(messages), digests, reduced, spoken)
         at = roles.rfind(_MODEL)
         if at >= 0:
             self.answered_at = at
@@ -352,14 +353,16 @@ class History:
                 self.in_pieces = self._has_pieces()
                 if roles[at - 1 : at] == _MODEL:
                     self.answer = None
-        if _SYSTEM in roles:
-            beside = (*(messages[:1] if roles.rfind(_SYSTEM) == 0 else _leading(messages)), *beside)
-        if beside:
-            self._systems = beside
-            self.system = beside[0].full if len(beside) == 1 else self._system()
-
-    def _system(self) -> bytes:
-        return self.digester.value(b"".join(map(_FULL, self._systems)))
+        at = roles.rfind(_SYSTEM)
+        if at == 0 and not beside:  # as most have it
+            self._systems = messages[:1]
+            self.system = messages[0].full
+        elif at >= 0 or beside:
+            self._systems = systems = (*_leading(messages), *beside)
+            if systems:
+                self.system = (
+                    systems[0].full if len(systems) == 1 else digester.value(b"".join(map(_FULL, systems)))
+                )
 
     def _has_pieces(self) -> bool:
         start = self._places()[-1]
@@ -442,7 +445,9 @@ class History:
             self._find_points(points)
             return points[at]
         count = self._places()[at]
-        points[at] = point = _point(self.digester, self._messages[:count], self.digests[: count * SIZE])
+        before, full = self._messages[:count], self.digests[: count * SIZE]
+        reduced, spoken = b"".join(map(_REDUCED, before)), b"".join(map(_SPOKEN, before))
+        points[at] = point = _point(self.digester, count, full, reduced, spoken)
         return point
 
     def latest_places(self, most: int) -> range:
@@ -494,9 +499,8 @@ class History:
         self._said = self._points = self._task = None
 
 
-def _point(digester: Digester, messages: Sequence[Message], full: bytes) -> Point:
-    """What these messages say."""
-    reduced, spoken = b"".join(map(_REDUCED, messages)), b"".join(map(_SPOKEN, messages))
+def _point(digester: Digester, count: int, full: bytes, reduced: bytes, spoken: bytes) -> Point:
+    """What so many messages say, given their digests in each form."""
     made = digester.value_in_pieces()
     made.update(full)
     whole = kept = texts = made.digest()
@@ -504,7 +508,7 @@ def _point(digester: Digester, messages: Sequence[Message], full: bytes) -> Poin
         kept = texts = digester.value(reduced) if reduced else b""
     if spoken != reduced:
         texts = digester.value(spoken) if spoken else b""
-    return Point(len(messages), whole, kept, texts)
+    return Point(count, whole, kept, texts)
 
 
 def _leading(messages: Sequence[Message]) -> list[Message]:
@@ -518,8 +522,8 @@ def _leading(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-_ROLE, _FULL = attrgetter("role"), attrgetter("full")
-_REDUCED, _SPOKEN = attrgetter("reduced"), attrgetter("spoken")
+_FULL, _REDUCED, _SPOKEN = attrgetter("full"), attrgetter("reduced"), attrgetter("spoken")
+_FORMS = attrgetter("role", "full", "reduced", "spoken")
 _TWICE = 2 * _MODEL
 _ANSWERS = re.compile(re.escape(_MODEL) + rb"+")
 """Messages of the model, one behind another, where a message's role stands for it."""

@@ -4,6 +4,7 @@ Owns the marks of an answer: its texts, the ids in it and what it says to sub-ag
 wait to be digested, or to be parsed where it is JSON; nothing of it is kept afterwards.
 """
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 from sidecar.core.digests import BLOCK, LONGEST_JSON, SHORTEST, Digester, encoded, is_own, parsed
@@ -25,7 +26,7 @@ _JSON = ("{", "[", "```")
 NOTHING_SAID = b""
 """What stands for an answer that has neither a text nor a call with an id."""
 
-Marks = tuple[tuple[bytes, ...], frozenset[bytes], bool]
+Marks = tuple[tuple[bytes, ...], tuple[bytes, ...], bool]
 """What an answer is found by, all that it can be known by, and whether it calls sub-agents."""
 
 _TASKS = ("prompt", "task", "message")
@@ -66,23 +67,20 @@ class _Text:
         self.pieces = [text[len(stem) :]]
         self._size = len(self.pieces[0])
 
-    def close(self, digester: Digester, texts: list[bytes], short: list[bytes]) -> None:
-        """Adds what it is found by, the whole of it without blanks around it and the value that it is, or that it is short."""
-        rest = "".join(self.pieces)
-        if self._digested and self._digest is not None:
+    def close(self, digester: Digester) -> tuple[tuple[bytes, ...], bytes]:
+        """What it is found by, the whole of it without blanks around it and the value that it is; or what it is, if it is short."""
+        rest, size = "".join(self.pieces), self._digested
+        if size and self._digest is not None:
             rest = rest.rstrip()
             self._digest.update(encoded(rest))
-            digest, size, value = self._digest.digest(), self._digested + len(rest), None
+            digest = self._digest.digest()
         else:
             rest = rest.strip()
-            digest, size = digester.text(rest), len(rest)
-            value = digester.json(rest) if rest.startswith(_JSON) else None
-        if size >= SHORTEST:
-            texts.append(digest)
-            if value is not None:
-                texts.append(value)
-        elif size:
-            short.append(digest)
+            digest = digester.text(rest)
+        if size + len(rest) < SHORTEST:
+            return (), digest if size or rest else b""
+        value = None if size or not rest.startswith(_JSON) else digester.json(rest)
+        return (digest,) if value is None else (digest, value), b""
 
     def tails(self, digester: Digester) -> list[bytes]:
         """Digests of the text as it was after each of its latest pieces, the longest first."""
@@ -195,20 +193,23 @@ class Echo:
 
     def marks(self) -> Marks:
         """What is remembered of it, once all of it has passed; nothing can be added to it then."""
-        texts: list[bytes] = []
-        short: list[bytes] = []
+        texts: tuple[bytes, ...] = ()
+        short: tuple[bytes, ...] = ()
         digester = self._digester
         for text in self._texts.values():
-            text.close(digester, texts, short)
+            found, least = text.close(digester)
+            texts += found
+            if least:
+                short += (least,)
         if texts and not self._ids and not self._arguments and len(self._texts) == 1:  # as most are
-            return tuple(texts), frozenset(texts), False
-        ids = [digest for digest, _ in self.ids()] if self._ids else []
+            return texts, texts, False
+        ids = tuple([digest for digest, _ in self.ids()])
         if len(texts) + len(short) < max(1, len(self._texts)) and not any(self._ids.values()):
-            short.append(NOTHING_SAID)
-        tasks = self._tasks() if self._arguments else []
-        return (*ids, *texts, *tasks), frozenset((*ids, *texts, *short)), bool(tasks)
+            short = (*short, NOTHING_SAID)
+        tasks = self._tasks() if self._arguments else ()
+        return (*ids, *texts, *tasks), (*ids, *texts, *short), bool(tasks)
 
-    def _tasks(self) -> list[bytes]:
+    def _tasks(self) -> Sequence[bytes]:
         """What its calls say to sub-agents."""
         found: list[str] = []
         for pieces in self._arguments.values():

@@ -512,7 +512,7 @@ class Histories(SessionListener):
         if echo.grown:
             past.grown = tuple([grown.whole() for grown in echo.grown.values()])
             self._find_by(past, tuple({stem for grown in echo.grown.values() if (stem := grown.stem())}))
-            past.answer = frozenset(digest for _, digest in past.grown) if whole else None
+            past.answer = tuple([digest for _, digest in past.grown]) if whole else None
             return
         if not whole:
             past.tails = echo.tails()
@@ -538,7 +538,7 @@ class Histories(SessionListener):
         for past in () if thread is None else thread.past:
             if past.orphaned:
                 self._orphaned()
-                past.answer = frozenset()  # it counts once, also if the conversation goes on after all
+                past.answer = ()  # it counts once, also if the conversation goes on after all
 
     def _find_by(self, past: Past, keys: tuple[bytes, ...]) -> None:
         """It is found by these from now on."""

@@ -228,7 +228,7 @@ class Past:
     in_flight = True
     tails: tuple[bytes, ...] = ()
     """Of an answer that broke off: its text as it was after each of the last pieces."""
-    answer: frozenset[bytes] | None = None
+    answer: tuple[bytes, ...] | None = None
     """Of one that is whole: all that it can be known by; None if there was none."""
     continued: "tuple[Past, ...]" = ()
     """Turns that continue it, the latest ones."""
@@ -370,7 +370,10 @@ def follows(answers: Answers, past: Past) -> bool:
     answer = past.answer
     if answer is None:
         return True
-    return any(all(answer & known for known in one) if one else NOTHING_SAID in answer for one in answers)
+    return any(
+        not any(known.isdisjoint(answer) for known in one) if one else NOTHING_SAID in answer
+        for one in answers
+    )
 
 
 def sampled(answers: Answers, latest: Past) -> Past:
