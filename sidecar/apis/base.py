@@ -357,6 +357,10 @@ class Reader(ABC, Generic[E, B]):
     def _finish(self, choice: int, reason: str) -> None:
         """Notes why a choice ended; the reasons stand in the order of the choices."""
         choices, reasons = self._choices, self.facts.finish_reasons
+        if not choices:
+            choices.append(choice)
+            reasons.append(reason)
+            return
         at = bisect_left(choices, choice)
         if at < len(choices) and choices[at] == choice:
             reasons[at] = reason

@@ -198,11 +198,11 @@ class Echo:
         digester = self._digester
         for text in self._texts.values():
             found, least = text.close(digester)
+            if found and len(self._texts) == 1 and not self._ids and not self._arguments:  # as most are
+                return found, found, False
             texts += found
             if least:
                 short += (least,)
-        if texts and not self._ids and not self._arguments and len(self._texts) == 1:  # as most are
-            return texts, texts, False
         ids = tuple([digest for digest, _ in self.ids()])
         if len(texts) + len(short) < max(1, len(self._texts)) and not any(self._ids.values()):
             short = (*short, NOTHING_SAID)

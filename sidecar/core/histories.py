@@ -110,8 +110,9 @@ class Histories(SessionListener):
 
     def recognise(self, history: History, identity: Identity) -> Place:
         """What a request of that identity is, by its history."""
-        place = self._next(history, identity) if history.answered_at > 0 else None
-        return self._any(history, identity) if place is None else place
+        if history.answered_at > 0 and (place := self._next(history, identity)) is not None:
+            return place
+        return self._any(history, identity)
 
     def _next(self, history: History, identity: Identity) -> Place | None:
         """What a request is, if it is the latest request of a thread, its answer, and what is said then, as most are.

@@ -166,8 +166,8 @@ class Thread:
 
     def leads_to(self, history: History) -> bool:
         """False if a request is nothing to any of its turns: it has no answer, and none asked the same, or how it begins."""
-        count, key = history.end.count, history.end.key
-        return history.answered_at >= 0 or self.shortest < count or key in self.ends
+        end = history.end
+        return history.answered_at >= 0 or self.shortest < end.count or end.key in self.ends
 
     def begins_as(self, history: History) -> bool:
         """True if one of its turns asked the same, under the same system prompt and with the same tools."""
