@@ -48,6 +48,8 @@ def _request(body: bytes, digester: Digester | None, *, new: bool = False) -> Ca
     def read() -> object:
         if new and digester is not None:
             digester.recent.clear()
+        if len(body) <= apis.LARGE:
+            return apis.small_request(_ROUTE, body, digester)
         return apis.at_once(apis.request_steps(_ROUTE, body, (), digester))
 
     return read
