@@ -195,15 +195,15 @@ class Echo:
         """What is remembered of it, once all of it has passed; nothing can be added to it then."""
         texts: tuple[bytes, ...] = ()
         short: tuple[bytes, ...] = ()
-        digester = self._digester
+        digester, alone = self._digester, len(self._texts) == 1 and not self._ids and not self._arguments
         for text in self._texts.values():
             found, least = text.close(digester)
-            if found and len(self._texts) == 1 and not self._ids and not self._arguments:  # as most are
-                return found, found, False
+            if alone and (found or least):  # as most are
+                return found, found or (least,), False
             texts += found
             if least:
                 short += (least,)
-        ids = tuple([digest for digest, _ in self.ids()])
+        ids = tuple([digest for digest, _ in self.ids()]) if self._ids else ()
         if len(texts) + len(short) < max(1, len(self._texts)) and not any(self._ids.values()):
             short = (*short, NOTHING_SAID)
         tasks = self._tasks() if self._arguments else ()
