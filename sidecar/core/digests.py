@@ -340,10 +340,10 @@ class History:
         self.tools = tools
         self._task = task
         self._messages = messages
-        roles, digests, reduced, spoken = map(b"".join, zip(*map(_FORMS, messages), strict=True))
-        self._roles = roles
-        self.digests = digests
+        self._roles = roles = b"".join(map(_ROLE, messages))
+        self.digests = digests = b"".join(map(_FULL, messages))
         """Those of its messages."""
+        reduced, spoken = b"".join(map(_REDUCED, messages)), b"".join(map(_SPOKEN, messages))
         self.end = _point(digester, len(messages), digests, reduced, spoken)
         at = roles.rfind(_MODEL)
         if at >= 0:
@@ -522,8 +522,8 @@ def _leading(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-_FULL, _REDUCED, _SPOKEN = attrgetter("full"), attrgetter("reduced"), attrgetter("spoken")
-_FORMS = attrgetter("role", "full", "reduced", "spoken")
+_ROLE, _FULL = attrgetter("role"), attrgetter("full")
+_REDUCED, _SPOKEN = attrgetter("reduced"), attrgetter("spoken")
 _TWICE = 2 * _MODEL
 _ANSWERS = re.compile(re.escape(_MODEL) + rb"+")
 """Messages of the model, one behind another, where a message's role stands for it."""
