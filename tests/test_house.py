@@ -27,7 +27,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 MODULE_LINES, TEST_MODULE_LINES = 600, 600
 FUNCTION_LINES = 60
-FILES = {"core": 16, "proxy": 16, "telemetry": 20}
+FILES = {"core": 16, "proxy": 16, "telemetry": 21}
 """How many files the three great rooms may have: a story is told whole, in one of those there are."""
 POSITIONAL, PARAMETERS = 6, 10
 

@@ -19,25 +19,26 @@ from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.identity import MADE_UP, Source
 from sidecar.core.sessions import Revealed, SessionListener, SessionSummary
 from sidecar.core.shown import known_method
-from sidecar.core.threads import Break, Past, Relation
+from sidecar.core.threads import Break, Relation
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.metric_store import (
     Attributes,
-    CounterSeries,
     ExemplarContext,
-    HistogramSeries,
     MetricStore,
     Observations,
+    Rows,
 )
 from sidecar.telemetry.metrics import Metric
 from sidecar.telemetry.request_attributes import Shape, provider_of
 from sidecar.telemetry.series import (
-    MOST,
+    NO_BREAK,
     OTHER,
     TELLING,
+    TOKENS,
     Alike,
     Cap,
+    CommonSeries,
     Headroom,
     RequestSeries,
     UpstreamSeries,
@@ -67,16 +68,25 @@ def series_of(
         shape.error,
         shape.server_failed,
         shape.reason,
+        _stopped(shape, exchange),
         None if upstream is None else upstream.host,
         None if upstream is None else upstream.port,
     )
 
 
-_NO_BREAK = "none"
-"""Where nothing broke, in `sidecar.prompt.read_anew`."""
+def _stopped(shape: Shape, exchange: Exchange) -> bool:
+    if not exchange.route.turn:
+        return False
+    answered = exchange.upstream_status is not None and exchange.upstream_status < 400
+    # A caller that left took its own chance to see a reason: that is not the response's omission.
+    return bool(exchange.response.finish_reasons) or (answered and shape.outcome is not Outcome.CLIENT_LEFT)
+
 
 _FETCHED = "chat"
 """The operation that made an answer which is asked for by its id: its tokens count there."""
+
+_NO_CALL = (None,) * 6
+"""What its row has else."""
 
 
 _AT_HAND = SECOND
@@ -104,16 +114,12 @@ class Measures:
         self._asked = Cap(model_limit, partial(_count, anomalies))
         self._answered = Cap(model_limit, partial(_count, anomalies))
         store.full = partial(_count, anomalies, Anomaly.SERIES_CAP)
+        self._common = CommonSeries(store)
         self._upstreams: dict[str | None, UpstreamSeries] = {}
-        self._words: dict[tuple[Metric, str], CounterSeries] = {}
         self.in_flight: dict[int, Exchange] = {}
         """By its `id`, what has been started and has not settled."""
         self._streams: dict[int, Attributes] = {}
         self._streaming: dict[Attributes, int] = {}
-        self._before, self._after, self._loop = (
-            store.histogram(metrics.OVERHEAD, ((n.OVERHEAD_PART, part),))
-            for part in ("before", "after", "loop")
-        )
         self._lag = store.histogram(metrics.LOOP_LAG)
         store.observe(metrics.REQUESTS_ACTIVE, self._active)
         store.observe(
@@ -134,42 +140,37 @@ class Measures:
             upstream.begin()
             self._streaming.setdefault(upstream.attributes, 0)
         self._store.add(metrics.RESULTS, 0, ((n.RESULT, Outcome.REFUSED.value),))
+        common = self._common
         for word in (*Source, metrics.NO_TURN):
-            self._word(metrics.IDENTITY, n.SESSION_SOURCE, word).add(0)
+            common.identity.of(word).add(0)
         if not histories:
             return
         self._store.add(metrics.ORPHANED, 0)
         for relation in Relation:
-            self._word(metrics.TURNS_RELATED, n.TURN_RELATION, relation).add(0)
+            common.related.of(relation).add(0)
         for place in Break:
-            self._word(metrics.PROMPT_BREAKS, n.BROKE_AT, place.value).add(0)
-        for where in (*(place.value for place in Break), _NO_BREAK):
-            self._word(metrics.READ_ANEW, n.BROKE_AT, where).add(0)
+            common.breaks.of(place).add(0)
+        for where in (*Break, NO_BREAK):
+            common.read_anew.of(where).add(0)
 
     # What the relay tells
 
     def arrived(self, exchange: Exchange) -> None:
         """It joined its conversation: who it is, and whom it met there."""
-        identity, turn, at = exchange.identity, exchange.turn, exchange.arrived
-        counted: list[tuple[CounterSeries, float]] = []
-        measured: list[tuple[HistogramSeries, float, ExemplarContext]] = []
+        identity, turn, trace = exchange.identity, exchange.turn, exchange.trace
+        source: str | None = None
         if identity is not None:
-            source: str = identity.source if exchange.route.turn else metrics.NO_TURN
-            known = self._words.get((metrics.IDENTITY, source))
-            counted.append((known or self._word(metrics.IDENTITY, n.SESSION_SOURCE, source), 1))
+            source = identity.source if exchange.route.turn else metrics.NO_TURN
+        concurrency = think_time = overlaps = None
+        if turn is not None and turn.concurrency:
+            concurrency, overlaps = turn.concurrency, 1 if turn.overlaps else None
+            if turn.think_time is not None:
+                think_time = turn.think_time / SECOND
         name = None if exchange.upstream is None else exchange.upstream.name
         upstream = self._upstreams.get(name) or self._upstream(name)
-        if exchange.retry:
-            counted.append((upstream.retries, 1))
-        if turn is not None and turn.concurrency:
-            trace = exchange.trace
-            span = (trace.trace_id, trace.server_span_id, trace.sampled)
-            measured.append((upstream.concurrency, turn.concurrency, span))
-            if turn.overlaps:
-                counted.append((upstream.overlaps, 1))
-            if turn.think_time is not None:
-                measured.append((upstream.think_time, turn.think_time / SECOND, span))
-        self._store.take(counted, measured, at)
+        span = (trace.trace_id, trace.server_span_id, trace.sampled)
+        retried = 1 if exchange.retry else None
+        upstream.arrivals.take((exchange.arrived, span, source, concurrency, think_time, overlaps, retried))
 
     def streaming(self, exchange: Exchange) -> None:
         """Its answer is a stream, until it settles."""
@@ -195,9 +196,9 @@ class Measures:
     def settled(self, exchange: Exchange, shape: Shape) -> None:
         """It is frozen."""
         self.in_flight.pop(id(exchange), None)
-        if id(exchange) in self._streams:
+        if self._streams and id(exchange) in self._streams:
             self._stream_left(exchange)
-        at, trace = exchange.end, exchange.trace
+        at, trace, turn, past = exchange.end, exchange.trace, exchange.turn, exchange.past
         series = shape.at_hand
         if (
             series is None
@@ -206,28 +207,28 @@ class Measures:
         ):
             series = self._series(exchange, shape, exchange.route.operation)
         span = (trace.trace_id, trace.server_span_id, trace.sampled)
-        counted: list[tuple[CounterSeries, float]] = [(series.requests, 1), (series.result, 1)]
-        measured: list[tuple[HistogramSeries, float, ExemplarContext]] = [
-            (series.http, (at - exchange.start) / SECOND, span)
-        ]
+        before = after = loop = relation = broke = read_anew = completed = None
         if shape.client is not None:
-            measured += (
-                (self._before, exchange.overhead_before / SECOND, span),
-                (self._after, exchange.overhead_after / SECOND, span),
-                (self._loop, exchange.overhead_loop / SECOND, span),
-            )
-            self._call(exchange, shape, series, counted, measured)
+            before = exchange.overhead_before / SECOND
+            after = exchange.overhead_after / SECOND
+            loop = exchange.overhead_loop / SECOND
+            self._call(exchange, shape, series)
         if exchange.route.turn:
-            self._turn(exchange, shape, series, counted, measured)
+            relation = exchange.relation if past is None else past.relation
+            if past is not None:
+                broke, read_anew = past.broke_at, exchange.read_anew
+                if broke is not None and read_anew:
+                    self._common.read_anew.of(broke).add(read_anew)
+                    read_anew = None
+            if turn is not None and turn.concurrency and shape.completed:
+                completed = 1
+                if turn.distance:
+                    series.upstream.out_of_order.add()
+                    series.upstream.distance.record(turn.distance, span, at)
+        took = (at - exchange.start) / SECOND
+        series.request.take((at, span, took, before, after, loop, relation, broke, read_anew, completed))
         if exchange.streams:
-            stream, upstream = exchange.stream, series.upstream
-            counted += ((upstream.events, stream.events), (upstream.bytes, stream.bytes))
-            measured += (
-                (upstream.blocked, stream.blocked / SECOND, span),
-                (series.gap, stream.gap / SECOND, span),
-            )
-        self._store.take(counted, measured, at)
-        turn = exchange.turn
+            _streamed(exchange, series, span)
         if series.bad and turn is not None and turn.tracked and not turn.generated:
             self._bad_answer(turn.session_id)
 
@@ -237,102 +238,46 @@ class Measures:
 
     # Parts of settling
 
-    def _call(
-        self,
-        exchange: Exchange,
-        shape: Shape,
-        series: RequestSeries,
-        counted: list[tuple[CounterSeries, float]],
-        measured: list[tuple[HistogramSeries, float, ExemplarContext]],
-    ) -> None:
+    def _call(self, exchange: Exchange, shape: Shape, series: RequestSeries) -> None:
         """What the upstream call was, and what it told."""
-        trace, tokens = exchange.trace, exchange.response.tokens
+        trace, tokens, end = exchange.trace, exchange.response.tokens, exchange.end
+        asked, sent, first = exchange.asked, exchange.sent, exchange.first_byte
+        connect, headers, key = exchange.connect, exchange.upstream_headers, series.headroom
         span = (trace.trace_id, trace.client_span_id, trace.sampled)
-        end = exchange.last_byte if shape.whole and exchange.last_byte else exchange.end
-        upstream, connect, sent, first = series.upstream, exchange.connect, exchange.sent, exchange.first_byte
-        body = exchange.needed - exchange.start
-        if connect is None:
-            connecting = end - exchange.asked
-        else:
-            connecting = 0 if connect.kind == "reused" else connect.end - connect.start
-        key, headers = series.headroom, exchange.upstream_headers
+        if shape.whole and exchange.last_byte:
+            end = exchange.last_byte
         if key is not None and headers is not None and not TELLING.isdisjoint(headers.first):
-            heard = self._headroom.heard
-            before = heard.get(key)
-            if len(heard) < MOST if before is None else before[0] < first:
-                heard[key] = (first, headers, exchange.correction)
+            self._headroom.hear(key, exchange, headers)
+        body, connecting = exchange.needed - exchange.start, 0
+        if connect is None:
+            connecting = end - asked
+        elif connect.kind != "reused":
+            connecting = connect.end - connect.start
+        wait = stream = whole = cached = None
         if sent:
             # As its `wait` span: an answer may begin before the request's body has ended.
-            until = first or end
-            since = exchange.request_end if sent < exchange.request_end <= until else sent
+            until, since = first or end, exchange.request_end
+            if not sent < since <= until:
+                since = sent
             body += since - sent
-            measured.append((upstream.wait, (until - since) / SECOND, span))
+            wait = (until - since) / SECOND
             if first:
-                measured.append((upstream.stream, ((exchange.last_byte or end) - first) / SECOND, span))
-        measured += (
-            (upstream.body, body / SECOND, span),
-            (upstream.connect, connecting / SECOND, span),
-        )
+                stream = ((exchange.last_byte or end) - first) / SECOND
         if exchange.route.operation is not None:
-            duration = (end - exchange.asked) / SECOND
-            for histogram in series.durations:
-                measured.append((histogram, duration, span))
+            whole = (end - asked) / SECOND
             if exchange.streams and exchange.stream.first_chunk:
                 _chunks(exchange, series, span)
         elif tokens:
-            series = self._series(exchange, shape, _FETCHED)
-        if tokens:
-            for kind, histograms in series.usage.items():
-                if (told := tokens.get(kind)) is not None:
-                    for histogram in histograms:
-                        measured.append((histogram, told, span))
-            for kind, counter in series.details:
-                if more := tokens.get(kind):
-                    counted.append((counter, more))
-
-    def _turn(
-        self,
-        exchange: Exchange,
-        shape: Shape,
-        series: RequestSeries,
-        counted: list[tuple[CounterSeries, float]],
-        measured: list[tuple[HistogramSeries, float, ExemplarContext]],
-    ) -> None:
-        """Figures of a request that generates; those of the queue only if somebody named its session."""
-        answered = exchange.upstream_status is not None and exchange.upstream_status < 400
-        # A caller that left took its own chance to see a reason: that is not the response's omission.
-        if exchange.response.finish_reasons or (answered and shape.outcome is not Outcome.CLIENT_LEFT):
-            counted.append((series.finish, 1))
-        tokens = exchange.response.tokens
-        if (cached := tokens.get("cache_read")) is not None and (given := tokens.get("input")):
-            trace = exchange.trace
-            span = (trace.trace_id, trace.client_span_id, trace.sampled)
-            measured.append((series.cached, cached / given, span))
-        past = exchange.past
-        relation = exchange.relation if past is None else past.relation
-        if relation is not None:
-            known = self._words.get((metrics.TURNS_RELATED, relation))
-            counted.append((known or self._word(metrics.TURNS_RELATED, n.TURN_RELATION, relation), 1))
-        if past is not None and (past.broke_at is not None or exchange.read_anew):
-            self._prompt(exchange, past, counted)
-        turn = exchange.turn
-        if not shape.completed or turn is None or not turn.concurrency:
-            return
-        counted.append((series.upstream.turns, 1))
-        if turn.distance:
-            trace = exchange.trace
-            counted.append((series.upstream.out_of_order, 1))
-            span = (trace.trace_id, trace.server_span_id, trace.sampled)
-            measured.append((series.upstream.distance, turn.distance, span))
-
-    def _prompt(self, exchange: Exchange, past: Past, counted: list[tuple[CounterSeries, float]]) -> None:
-        """What became of the prompt before this one, and what the provider read anew."""
-        broke = past.broke_at
-        if broke is not None:
-            counted.append((self._word(metrics.PROMPT_BREAKS, n.BROKE_AT, broke.value), 1))
-        if exchange.read_anew:
-            where = _NO_BREAK if broke is None else broke.value
-            counted.append((self._word(metrics.READ_ANEW, n.BROKE_AT, where), exchange.read_anew))
+            fetched = self._series(exchange, shape, _FETCHED)
+            fetched.call.take((exchange.end, span, *_NO_CALL, *map(tokens.get, TOKENS)))
+            tokens = {}
+        given, told = tokens.get("input"), tokens.get
+        if given and exchange.route.turn and (hit := told("cache_read")) is not None:
+            cached = hit / given
+        row = (exchange.end, span, body / SECOND, connecting / SECOND, wait, stream, whole, cached)
+        series.call.take(
+            (*row, given, told("output"), told("cache_read"), told("cache_write"), told("reasoning"))
+        )
 
     def orphaned(self) -> None:
         """An answer that no later turn of its conversation has."""
@@ -341,19 +286,12 @@ class Measures:
     # Series, each found once
 
     def _upstream(self, name: str | None) -> UpstreamSeries:
-        found = self._upstreams[name] = UpstreamSeries(self._store, name)
+        found = self._upstreams[name] = UpstreamSeries(self._store, name, self._common)
         return found
 
     def _upstream_of(self, exchange: Exchange) -> UpstreamSeries:
         name = None if exchange.upstream is None else exchange.upstream.name
         return self._upstreams.get(name) or self._upstream(name)
-
-    def _word(self, metric: Metric, attribute: str, word: str) -> CounterSeries:
-        """The counter of one word of a fixed list."""
-        found = self._words.get((metric, word))
-        if found is None:
-            found = self._words[metric, word] = self._store.counter(metric, ((attribute, str(word)),))
-        return found
 
     def _series(self, exchange: Exchange, shape: Shape, operation: str | None) -> RequestSeries:
         """The series of requests like this one, whose models are told as far as there is room for them."""
@@ -367,7 +305,9 @@ class Measures:
         found = shape.series.get(key)
         if found is None:
             alike = series_of(shape, exchange, *key)
-            found = RequestSeries(self._store, alike, self._upstream_of(exchange), self._semconv)
+            found = RequestSeries(
+                self._store, alike, self._upstream_of(exchange), self._common, self._semconv
+            )
             shape.series[key] = found
         if operation == exchange.route.operation:
             # A name that is told as `other` may have a place by the next time.
@@ -396,6 +336,15 @@ class Measures:
             upstream = self._upstream_of(exchange).attributes
             found[upstream] = min(found.get(upstream, now), since(exchange) or now)
         return (((now - at) / SECOND, attributes) for attributes, at in found.items())
+
+
+def _streamed(exchange: Exchange, series: RequestSeries, span: ExemplarContext) -> None:
+    """What passed, how long the client held it up, and the longest silence."""
+    stream, upstream = exchange.stream, series.upstream
+    upstream.events.add(stream.events)
+    upstream.bytes.add(stream.bytes)
+    upstream.blocked.record(stream.blocked / SECOND, span, exchange.end)
+    series.gap.record(stream.gap / SECOND, span, exchange.end)
 
 
 def _chunks(exchange: Exchange, series: RequestSeries, span: ExemplarContext) -> None:
@@ -451,7 +400,7 @@ class SessionMeasures(SessionListener):
 
     def __init__(self, store: MetricStore) -> None:
         self._store = store
-        self._waits: dict[str | None, HistogramSeries] = {}
+        self._waits: dict[str | None, Rows] = {}
         """By upstream."""
         self._bad: set[str] = set()
         """Sessions that have met a bad answer."""
@@ -495,12 +444,13 @@ class SessionMeasures(SessionListener):
     def wait_avoided(self, revealed: Revealed) -> None:
         """The queue wait that a turn was spared."""
         wait, ref, sampled, upstream = revealed
+        span = (int.from_bytes(ref[:16], "big"), int.from_bytes(ref[16:], "big"), sampled)
         series = self._waits.get(upstream)
         if series is None:
             key: Attributes = () if upstream is None else ((n.UPSTREAM, upstream),)
-            series = self._waits[upstream] = self._store.histogram(metrics.WAIT_AVOIDED, key)
-        span = (int.from_bytes(ref[:16], "big"), int.from_bytes(ref[16:], "big"), sampled)
-        self._store.take((), ((series, wait / SECOND, span),), 0)
+            series = Rows(self._store, (), (self._store.histogram(metrics.WAIT_AVOIDED, key),))
+            self._waits[upstream] = series
+        series.take((self._store.clock(), span, wait / SECOND))
 
     def waits_unknown(self, count: int) -> None:
         """Waits that were given up."""

@@ -1,145 +1,99 @@
 """The metric accumulators: plain numbers per attribute set, read out as the SDK's own data points.
 
-Touched by the event loop only: no locks, no clock but the one given, a microsecond per record. What counts is a handle
-bound to one attribute set, which finds its series once per period: a few additions, no hashing.
+Touched by the event loop only: no locks, no clock but the one given. What counts is a handle bound to one attribute set,
+which finds its series once per period. What every request records goes by `Rows`: one append for all of it, summed up
+for many requests at once.
 Every record lands in the open period; a collect folds that period into each reader, so that readers
 (an OTLP export, a scrape of `/metrics`) keep their temporality and exemplars apart, as in the SDK.
 It must never grow past its cardinality limit; a series that is not used any more makes room.
 """
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
 from itertools import repeat
-from math import inf
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
-from sidecar.telemetry.metrics import ExemplarFilter, Metric, MetricKind
+from sidecar.telemetry.metric_points import (
+    Attributes,
+    Buckets,
+    Data,
+    ExemplarContext,
+    Reader,
+    Times,
+    Total,
+    again,
+    histogram_of,
+    number,
+    set_back,
+    sum_of,
+    temporality,
+)
+from sidecar.telemetry.metrics import ExemplarFilter, Metric, MetricKind, Temporality
 
-Attributes = tuple[tuple[str, str | bool | int], ...]
-"""Sorted by the caller; the key of one series."""
+__all__ = [
+    "Attributes",
+    "CounterSeries",
+    "ExemplarContext",
+    "HistogramSeries",
+    "MetricStore",
+    "Observations",
+    "Reader",
+    "Rows",
+    "Temporality",
+    "Words",
+]
 
-
-ExemplarContext = tuple[int, int, bool]
-"""The span a measurement belongs to: trace id, span id, and whether it is sampled."""
-
-HeldExemplar = tuple[int | float, int, ExemplarContext | None, Attributes]
-"""Value, time, span, and the attributes of the measurement."""
-
-
-class Total:
-    """A running sum."""
-
-    __slots__ = ("start", "used", "value")
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.used = 0
-        """When a reader last got something for it, ns."""
-        self.value: int | float = 0
-
-    def begun(self) -> "Total":
-        """An empty one that begins where this does."""
-        return Total(self.start)
-
-    def merge(self, other: "Total") -> None:
-        """Adds another period's sum."""
-        self.value += other.value
-
-
-class Buckets:
-    """A histogram's numbers, and the last exemplar of each bucket. What has just been measured waits to be summed up."""
-
-    __slots__ = ("counts", "exemplars", "maximum", "minimum", "start", "total", "used", "waiting")
-
-    def __init__(self, start: int, buckets: int) -> None:
-        self.start = start
-        self.used = 0
-        self.counts = [0] * buckets
-        self.total: int | float = 0
-        self.minimum: int | float = inf
-        self.maximum: int | float = -inf
-        self.exemplars: dict[int, HeldExemplar] = {}
-        self.waiting: list[HeldExemplar] = []
-
-    def sum_up(self, bounds: Sequence[float], wants: Callable[["ExemplarContext | None"], bool]) -> None:
-        """Counts what waits: many at once cost a fraction of what each would alone."""
-        waiting = self.waiting
-        values = [one[0] for one in waiting]
-        buckets = [*map(bisect_left, repeat(bounds), values)]
-        for bucket, count in Counter(buckets).items():
-            self.counts[bucket] += count
-        self.total = sum(values, self.total)
-        self.minimum = min(self.minimum, *values)
-        self.maximum = max(self.maximum, *values)
-        self.exemplars |= {bucket: one for bucket, one in zip(buckets, waiting, strict=True) if wants(one[2])}
-        waiting.clear()
-
-    def begun(self) -> "Buckets":
-        """An empty one that begins where this does."""
-        return Buckets(self.start, len(self.counts))
-
-    def merge(self, other: "Buckets") -> None:
-        """Adds another period's numbers; of two exemplars of a bucket the later one stays."""
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
-        self.total += other.total
-        self.minimum = min(self.minimum, other.minimum)
-        self.maximum = max(self.maximum, other.maximum)
-        for bucket, exemplar in other.exemplars.items():
-            kept = self.exemplars.get(bucket)
-            if kept is None or exemplar[1] >= kept[1]:
-                self.exemplars[bucket] = exemplar
+_is_sampled = itemgetter(2)
 
 
-class CounterSeries:
-    """One series of a counter, for whoever counts on it."""
+class _Series:
+    """What counts: one series of a metric, for whoever records on it. What it has found is good for one period."""
 
-    __slots__ = ("_attributes", "_metric", "_store", "period", "series")
-
-    series: Total
+    __slots__ = ("_attributes", "_metric", "_period", "_store")
 
     def __init__(self, store: "MetricStore", metric: Metric, attributes: Attributes) -> None:
         self._store = store
         self._metric = metric
         self._attributes = attributes
-        self.period = -1
-        """The period that `series` is good for."""
-
-    def add(self, value: float = 1) -> None:
-        """Count."""
-        self._store.take(((self, value),), (), 0)
-
-    def open(self) -> None:
-        """Find the numbers of the open period."""
-        self.period = self._store.period
-        self.series = self._store.open_total(self._metric, self._attributes)
+        self._period = -1
 
 
-class HistogramSeries:
-    """One series of a histogram, likewise."""
+class CounterSeries(_Series):
+    """One of a counter."""
 
-    __slots__ = ("_metric", "_store", "attributes", "period", "series", "waiting")
+    __slots__ = ("_total",)
 
-    series: Buckets
-    waiting: list[HeldExemplar]
+    _total: Total
 
-    def __init__(self, store: "MetricStore", metric: Metric, attributes: Attributes) -> None:
-        self._store = store
-        self._metric = metric
-        self.attributes = attributes
-        self.period = -1
+    def add(self, value: float = 1, since: int = 0) -> None:
+        """Count. `since` is when that began, as in `MetricStore.open_total`."""
+        if self._period != self._store.period:
+            self._total = self._store.open_total(self._metric, self._attributes, since)
+            self._period = self._store.period
+        self._total.value += value
+
+    def take(self, column: "Column") -> None:
+        """Counts what rows have; one that has 0 or None counts nothing."""
+        if more := sum(filter(None, column.values)):
+            self.add(more, column.since)
+
+
+class HistogramSeries(_Series):
+    """One of a histogram."""
+
+    __slots__ = ("_buckets",)
+
+    _buckets: Buckets
 
     def record(self, value: float, exemplar: ExemplarContext | None = None, at: int = 0) -> None:
         """One measurement, in the metric's unit; `at` in ns since the epoch, for the exemplar."""
-        self._store.take((), ((self, value, exemplar),), at)
+        store = self._store
+        self.take(Column((value,), (at or store.clock(),), (exemplar,), 0, store.wants(exemplar)))
 
     def record_buckets(
         self,
@@ -156,80 +110,137 @@ class HistogramSeries:
         """
         if not any(counts):
             return
-        store = self._store
-        if self.period != store.period:
-            self.open()
-        series = self.series
-        if series.waiting:
-            series.sum_up(self._metric.bounds, store.wants)
-        series.counts = [mine + more for mine, more in zip(series.counts, counts, strict=True)]
-        series.total += total
-        series.minimum = min(series.minimum, minimum)
-        series.maximum = max(series.maximum, maximum)
+        store, buckets = self._store, self._open()
+        buckets.counts = [mine + more for mine, more in zip(buckets.counts, counts, strict=True)]
+        buckets.total += total
+        buckets.minimum = min(buckets.minimum, minimum)
+        buckets.maximum = max(buckets.maximum, maximum)
         if store.wants(exemplar):
             bucket = bisect_left(self._metric.bounds, maximum)
-            series.exemplars[bucket] = (maximum, at or store.clock(), exemplar, self.attributes)
+            buckets.hold(bucket, (maximum, at or store.clock(), exemplar, self._attributes))
 
-    def open(self) -> None:
-        """Find the numbers of the open period."""
-        self.period = self._store.period
-        self.series = self._store.open_buckets(self._metric, self.attributes)
-        self.waiting = self.series.waiting
+    def take(self, column: "Column") -> None:
+        """Records what rows have measured; one that has None measured nothing."""
+        values, at, spans, since, wanted = column
+        if None in values:
+            measured = [one for one in zip(values, at, spans, strict=True) if one[0] is not None]
+            if not measured:
+                return
+            values, at, spans = zip(*measured, strict=True)
+        buckets = self._open(since)
+        numbers = [*map(bisect_left, repeat(self._metric.bounds), values)]
+        for bucket in set(numbers):
+            buckets.counts[bucket] += numbers.count(bucket)
+        buckets.total = sum(values, buckets.total)
+        buckets.minimum = min(buckets.minimum, *values)
+        buckets.maximum = max(buckets.maximum, *values)
+        places: Iterable[tuple[int, int]] = zip(numbers, range(len(numbers)), strict=True)
+        if not wanted:
+            places = [(bucket, place) for bucket, place in places if self._store.wants(spans[place])]
+        for bucket, place in dict(places).items():
+            buckets.hold(bucket, (values[place], at[place], spans[place], self._attributes))
+
+    def _open(self, since: int = 0) -> Buckets:
+        """The numbers of the open period."""
+        if self._period != self._store.period:
+            self._buckets = self._store.open_buckets(self._metric, self._attributes, since)
+            self._period = self._store.period
+        return self._buckets
 
 
-Counted = Iterable[tuple[CounterSeries, float]]
-"""What is to be added, and to which counters."""
+class Column(NamedTuple):
+    """What some rows have for one series each; `since` is when the first of them came, by the wall."""
 
-Measured = Iterable[tuple[HistogramSeries, float, ExemplarContext | None]]
-"""What was measured: for which histogram, in its unit, and by which span."""
+    values: Sequence[Any]
+    at: Sequence[int]
+    spans: Sequence[ExemplarContext | None]
+    since: int
+    wanted: bool
+    """All of these spans may be exemplars."""
+
+
+class Recordable(Protocol):
+    """What a column is recorded on."""
+
+    def take(self, column: Column, /) -> None:
+        """Records it."""
+
+
+class Words:
+    """The series of a counter by one attribute, whose values are a fixed list."""
+
+    __slots__ = ("_attribute", "_metric", "_store", "_words")
+
+    def __init__(self, store: "MetricStore", metric: Metric, attribute: str) -> None:
+        self._store = store
+        self._metric = metric
+        self._attribute = attribute
+        self._words: dict[str, CounterSeries] = {}
+
+    def of(self, word: str) -> CounterSeries:
+        """A word's series."""
+        found = self._words.get(word)
+        if found is None:
+            found = self._words[word] = self._store.counter(self._metric, ((self._attribute, str(word)),))
+        return found
+
+    def take(self, column: Column) -> None:
+        """Counts the words that rows have; one that has None counts nothing."""
+        for word in {*column.values} - {None}:
+            self.of(word).add(column.values.count(word), column.since)
+
+
+class Rows:
+    """Series that one moment records on together. Its row waits, and many are summed up at once, column by column.
+
+    `each` counts every row; of `columns`, each is what one place of a row is recorded on.
+    """
+
+    __slots__ = ("_columns", "_each", "_since", "_store", "_waiting")
+
+    def __init__(
+        self, store: "MetricStore", each: Iterable[CounterSeries], *columns: Iterable[Recordable]
+    ) -> None:
+        self._store = store
+        self._each = tuple(each)
+        self._columns = tuple(map(tuple, columns))
+        self._waiting: list[tuple[Any, ...]] = []
+        self._since = 0
+
+    def take(self, row: tuple[Any, ...]) -> None:
+        """Records (when, in ns since the epoch; by which span; and of each column a value, or None)."""
+        waiting, store = self._waiting, self._store
+        if not waiting:
+            self._since = store.begin_rows(self)
+        waiting.append(row)
+        store.rows_waiting += 1
+        if store.rows_waiting >= _TOGETHER:
+            store.sum_up()
+
+    def sum_up(self) -> None:
+        """Records what waits."""
+        rows, self._waiting = self._waiting, []
+        for counter in self._each:
+            counter.add(len(rows), self._since)
+        at, spans, *columns = zip(*rows, strict=True)
+        wanted = self._store.wants_all(spans)
+        for series, values in zip(self._columns, columns, strict=True):
+            column = Column(values, at, spans, self._since, wanted)
+            for one in series:
+                one.take(column)
+
 
 Observations = Iterable[tuple[int | float, Attributes]]
 
-_Series = TypeVar("_Series", Total, Buckets)
+_Numbers = TypeVar("_Numbers", Total, Buckets)
 
-_TOGETHER = 256
-"""How many moments' measurements wait to be summed up, at most."""
+_TOGETHER = 512
+"""How many rows wait to be summed up, at most."""
 
 OVERFLOW: Attributes = (("otel.metric.overflow", True),)
 CARDINALITY_LIMIT = 2000
 UNUSED = 3600 * SECOND
 """After so long without a record a series gives up its place to a new one, if there is no other, ns."""
-
-
-class Temporality(StrEnum):
-    """The values of OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE."""
-
-    CUMULATIVE = "cumulative"
-    DELTA = "delta"
-    LOW_MEMORY = "lowmemory"
-
-    def is_delta(self, kind: MetricKind, *, observed: bool) -> bool:
-        """Whether a metric of this kind is exported as differences."""
-        if self is Temporality.CUMULATIVE or kind in {MetricKind.UP_DOWN_COUNTER, MetricKind.GAUGE}:
-            return False
-        return self is Temporality.DELTA or not observed
-
-
-@dataclass(slots=True, eq=False)
-class Reader:
-    """One way out of the store, with its own temporality, exemplars and memory of what it has seen."""
-
-    temporality: Temporality
-    previous: int
-    """When it last collected, else when the store began, as timestamps have it (ns)."""
-    told: int = 0
-    """The wall's time of the points that it gave last (ns since the epoch)."""
-    moved: int = 0
-    """The wall's correction then."""
-    totals: dict[Metric, dict[Attributes, Total]] = field(default_factory=dict)
-    buckets: dict[Metric, dict[Attributes, Buckets]] = field(default_factory=dict)
-    observed: dict[Metric, dict[Attributes, Total]] = field(default_factory=dict)
-    since: dict[tuple[Metric, Attributes], int] = field(default_factory=dict)
-    """Where differences came back: when they begin, as timestamps have it."""
-
-    def begun(self, metric: Metric, attributes: Attributes, times: "Times") -> int:
-        """When a difference begins, by the wall: at the last collect, unless an earlier one came back."""
-        return self.since.get((metric, attributes), self.previous) + times.moved
 
 
 class MetricStore:
@@ -261,7 +272,9 @@ class MetricStore:
         """The number of the open period: what a handle has found is good for one."""
         self._begin = clock()
         self._readers: list[Reader] = []
-        self._taken = 0
+        self._waiting: list[Rows] = []
+        self.rows_waiting = 0
+        """How many rows wait to be summed up."""
         self.full: Callable[[], object] = lambda: None
         """Called for each series that found no place of its own, and for each that gave up its place."""
 
@@ -284,31 +297,22 @@ class MetricStore:
         """A handle on one series of a histogram."""
         return HistogramSeries(self, metric, attributes)
 
-    def take(self, counted: Counted, measured: Measured, at: int) -> None:
-        """Everything that one moment counts and measures, in one call: what a request costs here is mostly calls.
+    def begin_rows(self, rows: Rows) -> int:
+        """A first row waits: it will be summed up with all others. Gives the wall's time."""
+        self._waiting.append(rows)
+        return self._wall_time()
 
-        `at` (ns since the epoch) is for the exemplars; 0: now.
-        """
-        period = self.period
-        for counter, more in counted:
-            if counter.period != period:
-                counter.open()
-            counter.series.value += more
-        at = at or self.clock()
-        for histogram, value, exemplar in measured:
-            if histogram.period != period:
-                histogram.open()
-            histogram.waiting.append((value, at, exemplar, histogram.attributes))
-        self._taken += 1
-        if self._taken == _TOGETHER:
-            self._sum_up()
+    def sum_up(self) -> None:
+        """Records all rows that wait."""
+        waiting, self._waiting, self.rows_waiting = self._waiting, [], 0
+        for rows in waiting:
+            rows.sum_up()
 
-    def _sum_up(self) -> None:
-        self._taken = 0
-        for metric, histograms in self._buckets.items():
-            for buckets in histograms.values():
-                if buckets.waiting:
-                    buckets.sum_up(metric.bounds, self.wants)
+    def wants_all(self, spans: Sequence[ExemplarContext]) -> bool:
+        """Whether measurements of each of these spans may become exemplars."""
+        if self._exemplar_filter is ExemplarFilter.TRACE_BASED:
+            return all(map(_is_sampled, spans))
+        return self._exemplar_filter is ExemplarFilter.ALWAYS_ON
 
     def wants(self, exemplar: ExemplarContext | None) -> bool:
         """Whether a measurement of this span may become an exemplar."""
@@ -346,16 +350,16 @@ class MetricStore:
         elapsed, moved = self.clock(), self._wall.look()
         now = elapsed + moved
         if moved < reader.moved:
-            _set_back(reader, now)
+            set_back(reader, now)
         times = Times(reader.previous + moved, now, moved)
         collected: list[sdk.Metric] = []
         for metric in self.metrics:
             if metric in observed:
-                data: _Data | None = self._observed(reader, metric, observed[metric], times)
+                data: Data | None = self._observed(reader, metric, observed[metric], times)
             elif metric.kind is MetricKind.HISTOGRAM:
-                data = _histogram(reader, metric, times)
+                data = histogram_of(reader, metric, times)
             else:
-                data = _sum(reader, metric, times)
+                data = sum_of(reader, metric, times)
             if data is not None:
                 collected.append(sdk.Metric(metric.name, metric.description, metric.unit, data))
         reader.previous, reader.told, reader.moved = elapsed, now, moved
@@ -367,7 +371,7 @@ class MetricStore:
         by_name = {metric.name: metric for metric in self.metrics}
         for exported in metrics:
             metric, data = by_name[exported.name], exported.data
-            if isinstance(data, sdk.Gauge) or data.aggregation_temporality is not _temporality(True):
+            if isinstance(data, sdk.Gauge) or data.aggregation_temporality is not temporality(True):
                 continue
             series: dict[Metric, Any] = reader.totals if isinstance(data, sdk.Sum) else reader.buckets
             points: Iterable[Any] = data.data_points
@@ -376,32 +380,32 @@ class MetricStore:
                 if metric in self._callbacks:
                     reader.observed[metric][key].value -= point.value
                 else:
-                    again, own = _again(point, reader.moved), series.setdefault(metric, {})
+                    numbers, own = again(point, reader.moved), series.setdefault(metric, {})
                     if key not in own and len(own) >= self._limit:
                         self.full()
                         key = OVERFLOW
-                    own.setdefault(key, again.begun()).merge(again)
+                    own.setdefault(key, numbers.begun()).merge(numbers)
                 begun = point.start_time_unix_nano - reader.moved
                 reader.since[metric, key] = min(begun, reader.since.get((metric, key), begun))
 
-    def open_total(self, metric: Metric, attributes: Attributes) -> Total:
-        """A series's sum in the open period."""
+    def open_total(self, metric: Metric, attributes: Attributes, since: int = 0) -> Total:
+        """A series's sum in the open period; one that is new began at `since`, by the wall (0: now)."""
         period = self._totals[metric]
         total = period.get(attributes)
         if total is None:
             known = (reader.totals.get(metric) for reader in self._readers)
             key = self._admit(len(period), attributes, known)
-            total = period.setdefault(key, Total(self._wall_time()))
+            total = period.setdefault(key, Total(since or self._wall_time()))
         return total
 
-    def open_buckets(self, metric: Metric, attributes: Attributes) -> Buckets:
-        """A series's buckets in the open period."""
+    def open_buckets(self, metric: Metric, attributes: Attributes, since: int = 0) -> Buckets:
+        """A series's buckets in the open period, likewise."""
         period = self._buckets[metric]
         buckets = period.get(attributes)
         if buckets is None:
             known = (reader.buckets.get(metric) for reader in self._readers)
             key = self._admit(len(period), attributes, known)
-            buckets = period.setdefault(key, Buckets(self._wall_time(), len(metric.bounds) + 1))
+            buckets = period.setdefault(key, Buckets(since or self._wall_time(), len(metric.bounds) + 1))
         return buckets
 
     def _wall_time(self) -> int:
@@ -416,7 +420,7 @@ class MetricStore:
 
     def _fold(self) -> None:
         """Close the open period: every reader gets it, and the next one begins empty."""
-        self._sum_up()
+        self.sum_up()
         self.period += 1
         for metric, totals in self._totals.items():
             self._hand_over(
@@ -428,7 +432,10 @@ class MetricStore:
             )
 
     def _hand_over(
-        self, period: dict[Attributes, _Series], readers: Iterable[dict[Attributes, _Series]], metric: Metric
+        self,
+        period: dict[Attributes, _Numbers],
+        readers: Iterable[dict[Attributes, _Numbers]],
+        metric: Metric,
     ) -> None:
         """Adds a metric's period to what each reader has, and empties it."""
         now = self.clock()
@@ -458,8 +465,8 @@ class MetricStore:
             self.full()
 
     def _observed(
-        self, reader: Reader, metric: Metric, observations: Observations, times: "Times"
-    ) -> "_Data | None":
+        self, reader: Reader, metric: Metric, observations: Observations, times: Times
+    ) -> Data | None:
         known = reader.observed.setdefault(metric, {})
         values: dict[Attributes, int | float] = {}
         for value, attributes in observations:
@@ -471,130 +478,20 @@ class MetricStore:
         if not values:
             return None
         if metric.kind is MetricKind.GAUGE:
-            return sdk.Gauge([_number(key, None, times.now, value) for key, value in values.items()])
+            return sdk.Gauge([number(key, None, times.now, value) for key, value in values.items()])
         delta = reader.temporality.is_delta(metric.kind, observed=True)
         points = []
         for key, value in values.items():
             before = known[key]
             start = reader.begun(metric, key, times) if delta else before.start
-            points.append(_number(key, start, times.now, value - before.value if delta else value))
+            points.append(number(key, start, times.now, value - before.value if delta else value))
             before.value = value
-        return sdk.Sum(points, _temporality(delta), metric.kind is MetricKind.COUNTER)
+        return sdk.Sum(points, temporality(delta), metric.kind is MetricKind.COUNTER)
 
 
-_Data = sdk.Sum | sdk.Gauge | sdk.Histogram
-
-
-def _unused(mine: dict[Attributes, _Series], period: dict[Attributes, _Series], now: int) -> list[Attributes]:
+def _unused(
+    mine: dict[Attributes, _Numbers], period: dict[Attributes, _Numbers], now: int
+) -> list[Attributes]:
     """The series that nothing was recorded on for `UNUSED`, the longest unused one last."""
     found = [(one.used, key) for key, one in mine.items() if now - one.used >= UNUSED and key not in period]
     return [key for _, key in sorted(found, key=itemgetter(0), reverse=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """A collect's times (ns since the epoch) by the wall: when the one before it was, when it is itself.
-
-    `moved` makes a timestamp the wall's time. The wall may have been set since the last collect: the one before is told
-    as long ago as it was, which is what a difference since then is worth.
-    """
-
-    previous: int
-    now: int
-    moved: int
-
-
-def _set_back(reader: Reader, now: int) -> None:
-    """The wall has been set back: no series begins after its point; behind the latest points each begins anew at `now`.
-
-    A start that is not known is told as the time of the first point, says OpenTelemetry's data model; the values go on.
-    """
-    anew = now < reader.told
-    kept: tuple[dict[Metric, dict[Attributes, Total]] | dict[Metric, dict[Attributes, Buckets]], ...] = (
-        reader.totals,
-        reader.observed,
-        reader.buckets,
-    )
-    for metrics in kept:
-        for series in metrics.values():
-            for one in series.values():
-                one.start = now if anew else min(one.start, now)
-
-
-def _sum(reader: Reader, metric: Metric, times: Times) -> _Data | None:
-    series = reader.totals.get(metric)
-    if not series:
-        return None
-    delta = reader.temporality.is_delta(metric.kind, observed=False)
-    points = [
-        _number(key, reader.begun(metric, key, times) if delta else total.start, times.now, total.value)
-        for key, total in series.items()
-    ]
-    if delta:
-        reader.totals[metric] = {}
-    return sdk.Sum(points, _temporality(delta), metric.kind is MetricKind.COUNTER)
-
-
-def _histogram(reader: Reader, metric: Metric, times: Times) -> _Data | None:
-    series = reader.buckets.get(metric)
-    if not series:
-        return None
-    delta = reader.temporality.is_delta(metric.kind, observed=False)
-    points = []
-    for key, buckets in series.items():
-        attributes = dict(key)
-        points.append(
-            sdk.HistogramDataPoint(
-                attributes=attributes,
-                start_time_unix_nano=reader.begun(metric, key, times) if delta else buckets.start,
-                time_unix_nano=times.now,
-                count=sum(buckets.counts),
-                sum=buckets.total,
-                bucket_counts=tuple(buckets.counts),
-                explicit_bounds=metric.bounds,
-                min=buckets.minimum,
-                max=buckets.maximum,
-                exemplars=[
-                    _exemplar(held, attributes, times.moved) for _, held in sorted(buckets.exemplars.items())
-                ],
-            )
-        )
-        buckets.exemplars = {}
-    if delta:
-        reader.buckets[metric] = {}
-    return sdk.Histogram(points, _temporality(delta))
-
-
-def _again(point: Any, moved: int) -> Total | Buckets:
-    """The numbers a point was made of; `moved` is what made its times the wall's."""
-    if isinstance(point, sdk.NumberDataPoint):
-        total = Total(point.start_time_unix_nano)
-        total.value = point.value
-        return total
-    buckets = Buckets(point.start_time_unix_nano, len(point.bucket_counts))
-    buckets.counts = list(point.bucket_counts)
-    buckets.total, buckets.minimum, buckets.maximum = point.sum, point.min, point.max
-    for one in point.exemplars:
-        context = None if one.trace_id is None else (one.trace_id, one.span_id, True)
-        attributes: Attributes = tuple(one.filtered_attributes.items())
-        bucket = bisect_left(point.explicit_bounds, one.value)
-        buckets.exemplars[bucket] = (one.value, one.time_unix_nano - moved, context, attributes)
-    return buckets
-
-
-def _number(key: Attributes, start: int | None, now: int, value: float) -> sdk.NumberDataPoint:
-    # The SDK's type says `int`, its own gauges say `None`: a gauge has no start.
-    return sdk.NumberDataPoint(dict(key), start, now, value)  # type: ignore[arg-type]
-
-
-def _exemplar(held: HeldExemplar, point: dict[str, str | bool | int], moved: int) -> Exemplar:
-    value, at, context, attributes = held
-    dropped = {key: given for key, given in attributes if key not in point}
-    if context is None:
-        return Exemplar(dropped, value, at + moved)
-    trace_id, span_id, _ = context
-    return Exemplar(dropped, value, at + moved, span_id, trace_id)
-
-
-def _temporality(delta: bool) -> sdk.AggregationTemporality:
-    return sdk.AggregationTemporality.DELTA if delta else sdk.AggregationTemporality.CUMULATIVE

@@ -28,6 +28,20 @@ class ExemplarFilter(StrEnum):
     TRACE_BASED = "trace_based"
 
 
+class Temporality(StrEnum):
+    """The values of OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE."""
+
+    CUMULATIVE = "cumulative"
+    DELTA = "delta"
+    LOW_MEMORY = "lowmemory"
+
+    def is_delta(self, kind: MetricKind, *, observed: bool) -> bool:
+        """Whether a metric of this kind is exported as differences."""
+        if self is Temporality.CUMULATIVE or kind in {MetricKind.UP_DOWN_COUNTER, MetricKind.GAUGE}:
+            return False
+        return self is Temporality.DELTA or not observed
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Metric:
     """One metric's identity. Compared by identity: the store is asked about it on every record."""

@@ -25,6 +25,8 @@ from sidecar.telemetry.metric_store import (
     HistogramSeries,
     MetricStore,
     Observations,
+    Rows,
+    Words,
 )
 
 OTHER = "other"
@@ -166,7 +168,13 @@ _LATEST_TOKENS = {
     "reasoning": metrics.INFERENCE_REASONING_TOKENS,
 }
 
+TOKENS = tuple(_LATEST_TOKENS)
+"""The kinds of tokens that are counted, as a row has them."""
+
 _DETAILS = ("cache_read", "cache_write", "reasoning")
+
+NO_BREAK = "none"
+"""Where nothing broke, in `sidecar.prompt.read_anew`."""
 
 PHASES = ("body", "connect", "wait", "stream")
 """What a request's time goes to (`sidecar.request.phase`), in their order."""
@@ -199,19 +207,37 @@ class Alike(NamedTuple):
     error: str | None
     failed: bool
     reason: str
+    stopped: bool
+    """It tells why generation stopped, or was to."""
     host: str | None
     port: int | None
+
+
+class CommonSeries:
+    """The series of all requests, whatever their upstream."""
+
+    __slots__ = ("after", "before", "breaks", "identity", "loop", "read_anew", "related")
+
+    def __init__(self, store: MetricStore) -> None:
+        self.before, self.after, self.loop = (
+            store.histogram(metrics.OVERHEAD, ((n.OVERHEAD_PART, part),))
+            for part in ("before", "after", "loop")
+        )
+        self.identity = Words(store, metrics.IDENTITY, n.SESSION_SOURCE)
+        self.related = Words(store, metrics.TURNS_RELATED, n.TURN_RELATION)
+        self.breaks = Words(store, metrics.PROMPT_BREAKS, n.BROKE_AT)
+        self.read_anew = Words(store, metrics.READ_ANEW, n.BROKE_AT)
 
 
 class UpstreamSeries:
     """The series of requests to one upstream."""
 
     __slots__ = (
+        "arrivals",
         "attributes",
         "blocked",
         "body",
         "bytes",
-        "concurrency",
         "connect",
         "distance",
         "events",
@@ -221,23 +247,20 @@ class UpstreamSeries:
         "retries",
         "stalls",
         "stream",
-        "think_time",
         "turns",
         "wait",
     )
 
-    def __init__(self, store: MetricStore, name: str | None) -> None:
+    def __init__(self, store: MetricStore, name: str | None, common: CommonSeries) -> None:
         self.attributes = attributes = attribute_set((n.UPSTREAM, name))
         self.blocked = store.histogram(metrics.BACKPRESSURE, attributes)
         self.bytes = store.counter(metrics.STREAM_BYTES, attributes)
-        self.concurrency = store.histogram(metrics.CONCURRENCY, attributes)
         self.distance = store.histogram(metrics.DISTANCE, attributes)
         self.events = store.counter(metrics.STREAM_EVENTS, attributes)
         self.out_of_order = store.counter(metrics.OUT_OF_ORDER, attributes)
         self.overlaps = store.counter(metrics.OVERLAPS, attributes)
         self.retries = store.counter(metrics.RETRIES, attributes)
         self.stalls = store.counter(metrics.STREAM_STALLS, attributes)
-        self.think_time = store.histogram(metrics.THINK_TIME, attributes)
         self.turns = store.counter(metrics.TURNS, attributes)
         self.body, self.connect, self.wait, self.stream = (
             store.histogram(
@@ -249,21 +272,22 @@ class UpstreamSeries:
             word: store.counter(metrics.RESULTS, attribute_set((n.RESULT, word), (n.UPSTREAM, name)))
             for word in RESULTS
         }
+        self.arrivals = Rows(
+            store,
+            (),
+            (common.identity,),
+            (store.histogram(metrics.CONCURRENCY, attributes),),
+            (store.histogram(metrics.THINK_TIME, attributes),),
+            (self.overlaps,),
+            (self.retries,),
+        )
+        """Who it is; of a turn that is told of: turns in flight, time to think (s); 1 if it overlaps; 1 if it retries."""
 
     def begin(self) -> None:
         """What is counted is told from now on, as 0: whoever looks for more than there was sees the first one too."""
-        for counter in (
-            *(
-                self.bytes,
-                self.events,
-                self.out_of_order,
-                self.overlaps,
-                self.retries,
-                self.stalls,
-                self.turns,
-            ),
-            *self.results.values(),
-        ):
+        streams = self.bytes, self.events, self.stalls
+        turns = self.out_of_order, self.overlaps, self.retries, self.turns
+        for counter in (*streams, *turns, *self.results.values()):
             counter.add(0)
 
 
@@ -271,65 +295,63 @@ class RequestSeries:
     """The series of requests that are alike, under the conventions chosen; those never recorded on cost only a handle."""
 
     __slots__ = (
+        "_details",
+        "_durations",
+        "_usage",
         "bad",
         "betweens",
-        "cached",
-        "details",
-        "durations",
-        "finish",
+        "call",
         "firsts",
         "gap",
         "headroom",
-        "http",
-        "requests",
-        "result",
+        "request",
         "upstream",
-        "usage",
     )
 
-    def __init__(self, store: MetricStore, alike: Alike, upstream: UpstreamSeries, semconv: str) -> None:
+    def __init__(
+        self, store: MetricStore, alike: Alike, upstream: UpstreamSeries, common: CommonSeries, semconv: str
+    ) -> None:
         self.upstream = upstream
         told = alike.upstream is not None and alike.asked != OTHER
         self.headroom = (alike.upstream or "", alike.asked) if told else None
         """Whose headroom its answers tell."""
+        self.bad = alike.result in BAD
         models = (
             (n.PROVIDER, alike.provider),
             (n.REQUEST_MODEL, alike.asked),
             (n.UPSTREAM, alike.upstream),
         )
-        shared = (*models, (n.OPERATION, alike.operation), (n.STREAMING, alike.streaming))
-        self.requests = store.counter(
-            metrics.REQUESTS,
-            attribute_set(
-                *shared, (n.OUTCOME, alike.outcome), (n.PHASE, alike.phase), (n.ERROR_TYPE, alike.error)
-            ),
-        )
-        self.http = store.histogram(
-            metrics.HTTP_DURATION,
-            attribute_set(
-                (n.METHOD, alike.method),
-                (n.SCHEME, alike.scheme),
-                (n.STATUS, alike.status),
-                (n.ROUTE, alike.template),
-                (n.ERROR_TYPE, alike.error if alike.failed else None),
-                (n.UPSTREAM, alike.upstream),
-            ),
-        )
-        self.result = upstream.results[alike.result]
-        self.bad = alike.result in BAD
-        self.finish = store.counter(
-            metrics.FINISH_REASONS,
-            attribute_set(*models, (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)),
-        )
         self.gap = store.histogram(metrics.STREAM_GAP, attribute_set(*models))
-        self.cached = store.histogram(metrics.CACHED_SHARE, attribute_set(*models))
-        self.durations: tuple[HistogramSeries, ...] = ()
-        self.firsts: tuple[HistogramSeries, ...] = ()
-        self.betweens: tuple[HistogramSeries, ...] = ()
-        self.usage: dict[str, tuple[HistogramSeries, ...]] = {"input": (), "output": ()}
+        self.firsts: list[HistogramSeries] = []
+        self.betweens: list[HistogramSeries] = []
+        self._durations: list[HistogramSeries] = []
+        self._usage: dict[str, list[HistogramSeries]] = {"input": [], "output": []}
         """By the kind of token, where its count is a measurement."""
-        self.details: list[tuple[str, CounterSeries]] = []
+        self._details: dict[str, list[CounterSeries]] = {kind: [] for kind in _LATEST_TOKENS}
         """Where it is counted."""
+        shared = (*models, (n.OPERATION, alike.operation), (n.STREAMING, alike.streaming))
+        self._find(store, alike, shared, semconv)
+        each = _counted(store, alike, shared, models)
+        self.request = Rows(
+            store,
+            (*each, upstream.results[alike.result]),
+            (_http(store, alike),),
+            *((common.before,), (common.after,), (common.loop,)),
+            *((common.related,), (common.breaks,), (common.read_anew.of(NO_BREAK),)),
+            (upstream.turns,),
+        )
+        """Its duration; the overhead before, after and of the loop (s); what it is to its past, where its prompt broke, the
+        tokens read anew where none did; 1 if it is a turn that is told of and completed."""
+        self.call = Rows(
+            store,
+            (),
+            *((upstream.body,), (upstream.connect,), (upstream.wait,), (upstream.stream,), self._durations),
+            (store.histogram(metrics.CACHED_SHARE, attribute_set(*models)),),
+            *((*self._usage.get(kind, ()), *counters) for kind, counters in self._details.items()),
+        )
+        """Of its upstream call: the phases, the whole (s), the cached share of its input, and `TOKENS`."""
+
+    def _find(self, store: MetricStore, alike: Alike, shared: Pairs, semconv: str) -> None:
         call = (
             *shared,
             (n.SERVER_ADDRESS, alike.host),
@@ -342,29 +364,52 @@ class RequestSeries:
         if semconv != "shipped" and metrics.is_inference(alike.operation or ""):
             self._inference(store, call, chunks, whole)
         elif semconv != "shipped":
-            self.durations += (store.histogram(metrics.EMBEDDINGS_DURATION, whole),)
-            self.usage["input"] += (store.histogram(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, chunks),)
+            self._durations.append(store.histogram(metrics.EMBEDDINGS_DURATION, whole))
+            self._usage["input"].append(store.histogram(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, chunks))
 
     def _shipped(self, store: MetricStore, call: Pairs, chunks: Attributes, whole: Attributes) -> None:
-        self.durations += (store.histogram(metrics.OPERATION_DURATION, whole),)
-        self.firsts += (store.histogram(metrics.OPERATION_FIRST_CHUNK, chunks),)
-        self.betweens += (store.histogram(metrics.OPERATION_PER_CHUNK, chunks),)
+        self._durations.append(store.histogram(metrics.OPERATION_DURATION, whole))
+        self.firsts.append(store.histogram(metrics.OPERATION_FIRST_CHUNK, chunks))
+        self.betweens.append(store.histogram(metrics.OPERATION_PER_CHUNK, chunks))
         for kind in ("input", "output"):
             told = attribute_set(*call, (n.TOKEN_TYPE, kind))
-            self.usage[kind] += (store.histogram(metrics.TOKEN_USAGE, told),)
+            self._usage[kind].append(store.histogram(metrics.TOKEN_USAGE, told))
         for kind in _DETAILS:
             told = attribute_set(*call, (n.TOKEN_DETAIL, kind))
-            self.details.append((kind, store.counter(metrics.TOKEN_DETAILS, told)))
+            self._details[kind].append(store.counter(metrics.TOKEN_DETAILS, told))
 
     def _inference(self, store: MetricStore, call: Pairs, chunks: Attributes, whole: Attributes) -> None:
-        self.durations += (store.histogram(metrics.INFERENCE_DURATION, whole),)
-        self.firsts += (store.histogram(metrics.INFERENCE_FIRST_CHUNK, chunks),)
-        self.betweens += (store.histogram(metrics.INFERENCE_PER_CHUNK, chunks),)
-        self.usage["input"] += (store.histogram(metrics.INFERENCE_CALL_INPUT_TOKENS, whole),)
-        self.usage["output"] += (store.histogram(metrics.INFERENCE_CALL_OUTPUT_TOKENS, whole),)
+        self._durations.append(store.histogram(metrics.INFERENCE_DURATION, whole))
+        self.firsts.append(store.histogram(metrics.INFERENCE_FIRST_CHUNK, chunks))
+        self.betweens.append(store.histogram(metrics.INFERENCE_PER_CHUNK, chunks))
+        self._usage["input"].append(store.histogram(metrics.INFERENCE_CALL_INPUT_TOKENS, whole))
+        self._usage["output"].append(store.histogram(metrics.INFERENCE_CALL_OUTPUT_TOKENS, whole))
         modality = attribute_set(*call, (n.TOKEN_MODALITY, "unknown"))
         for kind, metric in _LATEST_TOKENS.items():
-            self.details.append((kind, store.counter(metric, modality)))
+            self._details[kind].append(store.counter(metric, modality))
+
+
+def _counted(store: MetricStore, alike: Alike, shared: Pairs, models: Pairs) -> Iterator[CounterSeries]:
+    """What each of these requests counts on."""
+    ended = (n.OUTCOME, alike.outcome), (n.PHASE, alike.phase), (n.ERROR_TYPE, alike.error)
+    yield store.counter(metrics.REQUESTS, attribute_set(*shared, *ended))
+    if alike.stopped:
+        stopped = (n.FINISH_REASON, alike.reason), (n.OPERATION, alike.operation)
+        yield store.counter(metrics.FINISH_REASONS, attribute_set(*models, *stopped))
+
+
+def _http(store: MetricStore, alike: Alike) -> HistogramSeries:
+    return store.histogram(
+        metrics.HTTP_DURATION,
+        attribute_set(
+            (n.METHOD, alike.method),
+            (n.SCHEME, alike.scheme),
+            (n.STATUS, alike.status),
+            (n.ROUTE, alike.template),
+            (n.ERROR_TYPE, alike.error if alike.failed else None),
+            (n.UPSTREAM, alike.upstream),
+        ),
+    )
 
 
 Key = tuple[str, str | None]
@@ -446,13 +491,19 @@ class Headroom:
         self._clock = clock
         self._in_flight = in_flight
         self._places = places
-        self.heard: dict[Key, Head] = {}
+        self._heard: dict[Key, Head] = {}
         """The latest heads that nobody has read, of requests that have ended; `MOST` at most."""
         self._told: dict[Key, Told] = {}
         # A snapshot asks in this order: what has come is read once for all three.
         store.observe(metrics.RATELIMIT_REMAINING, self._remaining)
         store.observe(metrics.RATELIMIT_LIMIT, lambda: self._figures("limit"))
         store.observe(metrics.RETRY_AFTER, self._waits)
+
+    def hear(self, key: Key, exchange: Exchange, headers: Headers) -> None:
+        """An answer with these fields has ended: the latest head that says something takes the place of the one before."""
+        before, first = self._heard.get(key), exchange.first_byte
+        if len(self._heard) < MOST if before is None else before[0] < first:
+            self._heard[key] = (first, headers, exchange.correction)
 
     def _remaining(self) -> Observations:
         self._read()
@@ -473,9 +524,9 @@ class Headroom:
 
     def _read(self) -> None:
         """Reads what has come, forgets what is too old."""
-        for key, head in (*self.heard.items(), *self._streaming()):
+        for key, head in (*self._heard.items(), *self._streaming()):
             self._learn(key, head)
-        self.heard.clear()
+        self._heard.clear()
         now = self._clock()
         for key in [key for key, told in self._told.items() if now >= max(told.at + STALE, told.until)]:
             del self._told[key]

@@ -120,7 +120,7 @@ TELEMETRY = [
     ("telemetry.measures:Measures.arrived", OVER, OVER),
     ("telemetry.measures:Measures.streaming", UNMET, OVER),
     ("telemetry.measures:Measures.settled", OVER, OVER),
-    ("telemetry.metric_store:MetricStore.take", OVER, OVER),
+    ("telemetry.metric_store:Rows.take", OVER, OVER),
     ("telemetry.recorder:Recorder._generated", OVER, OVER),
     ("telemetry.recorder:Recorder._put_off", OVER, OVER),
     ("telemetry.request_attributes:Shapes.of", OVER, OVER),

@@ -35,7 +35,9 @@ from sidecar.telemetry.metric_store import (
     ExemplarContext,
     MetricStore,
     Reader,
+    Rows,
     Temporality,
+    Words,
 )
 from sidecar.telemetry.metrics import Metric, MetricKind
 from tests.telemetry.ticking import Ticking
@@ -324,6 +326,42 @@ def test_a_handle_lasts_from_period_to_period() -> None:
         requests.add(value)
         duration.record(value)
         assert told(bound.collect(bound.scrape)) == told(named.collect(named.scrape))
+
+
+@pytest.mark.parametrize("exemplars", FILTERS)
+@pytest.mark.parametrize("rounds", [3, 300])
+def test_rows_equal_single_records(exemplars: str, rounds: int) -> None:
+    """Counted, measured and told in rows, by whatever spans: what as many records would have been, period by period."""
+    single = MetricStore([COUNTER, DURATION, LEVEL], clock=Ticking(), exemplar_filter=exemplars)
+    atonce = MetricStore([COUNTER, DURATION, LEVEL], clock=Ticking(), exemplar_filter=exemplars)
+    a, b = atonce.histogram(DURATION, key("a")), atonce.histogram(DURATION, key("b"))
+    levels = Words(atonce, LEVEL, "k")
+    count = atonce.counter(COUNTER, key("each"))
+    rows = Rows(atonce, (count,), (a, atonce.counter(COUNTER, key("sum"))), (b,), (levels,), ())
+    for period in range(2):
+        for number in range(rounds):
+            value, at = 2**-number if number < 8 else 2, 1000 * (number + 1)
+            span = SAMPLED if number % 3 else UNSAMPLED
+            other = value * 3 if number % 2 and not period else None
+            word = ("up", "down", None)[number % 3]
+            rows.take((at, span, value, other, word, None))
+            single.add(COUNTER, 1, key("each"))
+            single.add(COUNTER, value, key("sum"))
+            single.record(DURATION, value, key("a"), span, at)
+            if other is not None:
+                single.record(DURATION, other, key("b"), span, at)
+            if word is not None:
+                single.add(LEVEL, 1, key(word))
+        ours, theirs = atonce.collect(atonce.scrape), single.collect(single.scrape)
+        assert told(ours) == told(theirs)
+        assert _exemplars(ours) == _exemplars(theirs)
+
+
+def _exemplars(collected: Iterable[sdk.Metric]) -> list[tuple[float, int, int | None]]:
+    """Values, times and spans of all exemplars."""
+    points = [point for metric in collected for point in metric.data.data_points]
+    exemplars = [one for point in points for one in getattr(point, "exemplars", ())]
+    return [(one.value, one.time_unix_nano, one.span_id) for one in exemplars]
 
 
 def test_buckets_recorded_at_once_give_the_largest_as_exemplar() -> None:
