@@ -44,25 +44,28 @@ class WaitLine:
         self.unknown = 0
         """Waits that are still wanted and not known."""
 
-    def join(self, turn: Turn) -> None:
-        """A turn arrives behind others; its wait is not known yet, or given up by the cap.
+    def join(self, turn: Turn, *, told: bool) -> None:
+        """A turn arrives behind others. If it is `told` its wait is wanted, and not known yet or given up by the cap.
 
         One that comes first needs no more than to be put into `turns`: it waits until `free_at`.
         """
         turns = self.turns
-        if turn.figures:
-            if self.unknown < self._cap:
-                self.unknown += 1
-                turn.wanted = True
-            else:
-                turn.given_up = True
+        if told and self.unknown < self._cap:
+            self.unknown += 1
+            turn.wanted = True
+        elif told:
+            turn.given_up = True
         turns.append(turn)
         if len(turns) > self._fold_at:
             self._fold()
 
     def leave(self, turn: Turn, at: int) -> tuple[Revealed, ...]:
         """A turn ends at `at` (ns); gives the waits that are known from now on, in order of arrival."""
-        turn.took = max(0, at - turn.arrived_at)
+        took = turn.took = max(0, at - turn.arrived_at)
+        if len(self.turns) == 1:  # it stood there alone: nobody waits for it
+            self.free_at = max(self.free_at, turn.arrived_at) + took
+            self.turns.clear()
+            return ()
         revealed: list[Revealed] = []
         passed = 0
         for head in self.turns:
@@ -190,7 +193,6 @@ class Conversation:
     """A thread of a named session. Timestamps are ns since the epoch."""
 
     __slots__ = (
-        "_arrived",
         "_first",
         "_last",
         "_last_turn_end",
@@ -229,7 +231,6 @@ class Conversation:
         self.sums = Sums()
         self._limits = limits
         self._line = WaitLine(limits.pending_waits)
-        self._arrived = 0
         self._last_turn_end: int | None = None
         # The requests that its summary points at.
         self._first: Ref | None = None
@@ -249,44 +250,47 @@ class Conversation:
         """Its latest request."""
         return self._last
 
-    def join(self, turn: Turn) -> None:
-        """A request arrives, with its sequence and id already given; what that means is written into it."""
-        ref, at = turn.ref, turn.arrived_at
-        turn.previous, self._last = self._last, ref
+    def join(self, turn: Turn, *, told: bool) -> None:
+        """A request arrives, with its sequence and id already given; what that means is written into it.
+
+        `told`: figures are told of it, if it is a turn.
+        """
+        turn.previous, self._last = self._last, turn.ref
         if self._first is None:
-            self._first = ref
+            self._first = turn.ref
         self.active[turn.request_id] = turn
         if not turn.turn:
             return
-        sums, line = self.sums, self._line
-        sums.turns += 1
-        self._arrived = number = turn.number = self._arrived + 1
-        if self.turns:
-            self._meet(turn)
+        sums, others = self.sums, self.turns
+        sums.turns = number = turn.number = sums.turns + 1
+        if others:
+            self._meet(turn, told=told)
         else:
+            line, at, ended = self._line, turn.arrived_at, self._last_turn_end
             line.turns.append(turn)
-            if turn.figures:
+            if told:
                 turn.concurrency = 1
-                sums.most_at_once = sums.most_at_once or 1
-                if self._last_turn_end is not None:
-                    turn.think_time = think_time = max(0, at - self._last_turn_end)
+                if ended is not None:
+                    turn.think_time = think_time = at - ended if at > ended else 0
                     sums.think_time += think_time
-                turn.wait = wait = max(0, line.free_at - at)
+                turn.wait = wait = line.free_at - at if line.free_at > at else 0
                 sums.waits_known += 1
                 sums.wait_avoided += wait
-        self.turns[number] = turn
+                if not sums.most_at_once:
+                    sums.most_at_once = 1
+        others[number] = turn
 
-    def _meet(self, turn: Turn) -> None:
+    def _meet(self, turn: Turn, *, told: bool) -> None:
         """A turn arrives while others are in flight."""
         sums, others, ref = self.sums, self.turns, turn.ref
         # Only the turns that arrived among the last few still have room for one more link.
-        full = turn.number - self._limits.links
+        full, link = turn.number - self._limits.links, (ref,)
         for other in reversed(others.values()):
             if other.number < full:
                 break
-            other.overlapped_by.append(ref)
-        self._line.join(turn)
-        if not turn.figures:
+            other.overlapped_by += link
+        self._line.join(turn, told=told)
+        if not told:
             return
         latest = [other.ref for other in islice(reversed(others.values()), self._limits.links)]
         turn.overlaps = tuple(reversed(latest))
@@ -299,14 +303,13 @@ class Conversation:
     def turn_passed(self, turn: Turn, at: int) -> None:
         """A turn's last byte has been handed over, at the latest as it ends: who comes now does not meet it."""
         turns, sums = self.turns, self.sums
-        turn.passed = True
         del turns[turn.number]
-        turn.overlapped_by_rest = self._arrived - turn.number - len(turn.overlapped_by)
-        if turns:
-            # They stand in order of arrival; how this one ended says whether they have been overtaken.
-            turn.overtakes = tuple(takewhile(lambda other: other.number < turn.number, turns.values()))
         if self._last_turn_end is None or at > self._last_turn_end:
             self._last_turn_end = at
+        if turns or sums.turns > turn.number:
+            turn.overlapped_by_rest = sums.turns - turn.number - len(turn.overlapped_by)
+            # They stand in order of arrival; how this one ended says whether they have been overtaken.
+            turn.overtakes = tuple(takewhile(lambda other: other.number < turn.number, turns.values()))
         turn.revealed = revealed = self._line.leave(turn, at)
         for wait, *_ in revealed:
             sums.waits_known += 1
@@ -317,36 +320,39 @@ class Conversation:
 
         False if its model found no room in the sums.
         """
-        sums, ref, completed = self.sums, turn.ref, outcome is Outcome.COMPLETED
+        sums, model, completed = self.sums, turn.model, outcome is Outcome.COMPLETED
         took = at - turn.arrived_at
         del self.active[turn.request_id]
         if turn.turn:
-            if not turn.passed:
+            if turn.took is None:
                 self.turn_passed(turn, at)
             sums.model_time += took
-            if completed:
-                for other in turn.overtakes:
-                    other.overtaken += 1
-                if turn.figures and turn.overtaken:
-                    turn.distance = turn.overtaken
-                    sums.out_of_order += 1
-            else:
-                self.last_failed = ref
+            if not completed:
+                self.last_failed = turn.ref
+            elif turn.overtakes or turn.overtaken:
+                self._order(turn)
         if self.last_ended_at is None or at > self.last_ended_at:
             self.last_ended_at = at
         if not completed:
-            self._note("failed", ref)
+            self._note("failed", turn.ref)
         if took > self._slowest_took:
-            self._slowest, self._slowest_took = ref, took
+            self._slowest, self._slowest_took = turn.ref, took
         sums.requests[outcome] = sums.requests.get(outcome, 0) + 1
         if turn.input_tokens is not None:
             sums.input_tokens = (sums.input_tokens or 0) + turn.input_tokens
         if turn.output_tokens is not None:
             sums.output_tokens = (sums.output_tokens or 0) + turn.output_tokens
-        if turn.model is None:
+        if model is None or (completed and model in sums.models):
             return True
-        model = turn.model[:_MODEL_LENGTH]
-        return (completed and model in sums.models) or sums.model(model, completed=completed)
+        return sums.model(model[:_MODEL_LENGTH], completed=completed)
+
+    def _order(self, turn: Turn) -> None:
+        """A completed turn that has overtaken others, or was overtaken."""
+        for other in turn.overtakes:
+            other.overtaken += 1
+        if turn.concurrency and turn.overtaken:
+            turn.distance = turn.overtaken
+            self.sums.out_of_order += 1
 
     def _note(self, word: str, ref: Ref) -> None:
         """Keeps a `failed` or `overlapping` request for the summary, or counts it if there is no room left."""

@@ -50,7 +50,6 @@ class Session:
         "last_ended_at",
         "out_of_order",
         "recent",
-        "requests",
         "session_id",
         "source",
         "started_at",
@@ -67,12 +66,33 @@ class Session:
         self.expires = NEVER
         """When it ends unless a request arrives, not counting the `stood_still` of the registry."""
         self.ended = False
-        self.in_flight = 0
-        self.requests = self.completed = self.failed = self.out_of_order = 0
+        self.in_flight = self.completed = self.failed = self.out_of_order = 0
         self.conversations: OrderedDict[str, Conversation] = OrderedDict()
         self.conversations_started = 0
         self.recent: list[Recent] = []
         self.sums = Sums()
+
+    @property
+    def requests(self) -> int:
+        """All that have arrived."""
+        return self.in_flight + self.completed + self.failed
+
+    def leave(self, turn: Turn, outcome: Outcome, at: int, *, races: int, recent: int) -> None:
+        """A request of it ends at `at` (ns), raced by so many; for the view, `recent` of those that ended are kept."""
+        if outcome is Outcome.COMPLETED:
+            self.completed += 1
+            if turn.distance:
+                self.out_of_order += 1
+        else:
+            self.failed += 1
+        if self.last_ended_at is None or at > self.last_ended_at:
+            self.last_ended_at = at
+        asked = turn.request_id, turn.identity.conversation_id, turn.sequence, turn.streaming, turn.turn
+        came = turn.arrived_at, turn.ref, turn.sampled
+        self.recent.append((*asked, *came, outcome, at, turn.distance, turn.wait, turn.model, races))
+        if len(self.recent) > recent:
+            del self.recent[0]
+        self.in_flight -= 1
 
     def view(self) -> LiveSession:
         """The session as it stands."""
@@ -99,7 +119,7 @@ class Session:
 
 
 class Registry:
-    """The live sessions. Timestamps are ns since the epoch.
+    """The live sessions and conversations. Timestamps are ns since the epoch.
 
     A session is quiet only while a request of it could have come: `stood_still` is all time (ns) in which none could,
     and a session's end is as much later as that has grown since its last request ended.
@@ -108,7 +128,6 @@ class Registry:
     __slots__ = (
         "_limits",
         "_listeners",
-        "busy",
         "conversations",
         "idle",
         "sessions",
@@ -123,8 +142,6 @@ class Registry:
         self.sessions: dict[str, Session] = {}
         self.idle: OrderedDict[str, Session] = OrderedDict()
         """Those without a request in flight, the longest idle first."""
-        self.busy: set[Conversation] = set()
-        """Conversations with a request in flight."""
         self.conversations = 0
         self.started = 0
         self.stood_still = 0
@@ -135,16 +152,6 @@ class Registry:
         """When the longest idle session ends; None if every session is busy."""
         first = next(iter(self.idle.values()), None)
         return None if first is None else first.expires + self.stood_still
-
-    @property
-    def overlapping(self) -> int:
-        """Turns in flight that the queue would be holding: over conversations, max(0, turns in flight - 1)."""
-        return sum(max(0, len(conversation.turns) - 1) for conversation in self.busy)
-
-    @property
-    def most_concurrent(self) -> int:
-        """Turns in flight in the busiest conversation now."""
-        return max((len(conversation.turns) for conversation in self.busy), default=0)
 
     def session_for(self, identity: Identity, at: int, first: Turn | None) -> Session | None:
         """The session of an arrival, started if need be; None if every place is taken by a busy one.
@@ -208,13 +215,11 @@ class Registry:
             return None
         first.generated = False
         conversation.sequence += 1
-        session.requests += 1
-        conversation.join(first)
+        conversation.join(first, told=False)
         if first.took is not None:
             conversation.turn_passed(first, first.arrived_at + first.took)
         if first.outcome is None or first.ended_at is None:
             session.in_flight += 1
-            self.busy.add(conversation)
             return conversation
         conversation.leave(first, first.outcome, first.ended_at)
         session.last_ended_at = first.ended_at
@@ -287,7 +292,6 @@ class Registry:
         session.sums.merge(conversation.sums)
         del session.conversations[conversation.conversation_id]
         self.conversations -= 1
-        self.busy.discard(conversation)
         self.waits_given_up(open_waits)
         if summary.links_dropped:
             self._listeners.anomaly(Anomaly.LINKS_CAP)

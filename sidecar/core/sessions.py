@@ -103,10 +103,9 @@ class SessionManager:
         self._registry = Registry(limits, self._listeners)
         self._active: dict[str, tuple[Turn, Session | None, Conversation | None]] = {}
         """The requests in flight, each with what it counts in."""
-        self._arrived = self._completed = self._failed = self._untracked = 0
+        self._completed = self._failed = self._untracked = 0
         self._turns = self._overlaps = self._out_of_order = 0
         self._waits_known = self._wait_avoided = 0
-        self._hears_waits: Callable[[Revealed], object] | None = None
         anomaly = self._listeners.anomaly
         self._answers = Answers(limits.response_chain, lambda: anomaly(Anomaly.RESPONSE_CHAIN_EVICTED))
         self._unnamed = Answers(limits.unnamed, lambda: anomaly(Anomaly.HISTORY_EVICTED))
@@ -152,11 +151,11 @@ class SessionManager:
             failed_requests=self._failed,
             untracked_requests=self._untracked,
             active_conversations=registry.conversations,
-            busy_conversations=len(registry.busy),
+            busy_conversations=self.conversations_busy,
             turns=self._turns,
             overlaps=self._overlaps,
-            overlapping_requests=registry.overlapping,
-            most_concurrent=registry.most_concurrent,
+            overlapping_requests=self.overlapping,
+            most_concurrent=self.most_concurrent,
             out_of_order_responses=self._out_of_order,
             waits_known=self._waits_known,
             wait_avoided=self._wait_avoided,
@@ -200,8 +199,9 @@ class SessionManager:
         to count. Never raises, whatever the caps say: over them a request passes untracked, as number 0.
         """
         registry, named = self._registry, identity.source not in MADE_UP
-        session, conversation, sequence = None, None, 0 if named else 1
+        session, conversation, sequence = None, None, 1
         if named:
+            sequence = 0
             session = registry.sessions.get(identity.session_id)
             if session is None or at - registry.stood_still >= session.expires:
                 session = self._session_for(identity, at, continues)
@@ -213,27 +213,24 @@ class SessionManager:
         request_id = self.new_request_id(identity, sequence, at)
         arrived = Turn(request_id, identity, sequence, at, ref, sampled, streaming, turn, not named, upstream)
         self._active[request_id] = (arrived, session, conversation)
-        self._arrived += 1
-        self._untracked += not sequence
+        if not sequence:
+            self._untracked += 1
         if session is not None:
             if not session.in_flight:
                 registry.idle.pop(session.session_id, None)
                 session.expires = NEVER
             session.in_flight += 1
-            session.requests += 1
             if conversation is not None:
-                arrived.figures = turn
-                registry.busy.add(conversation)
-                conversation.join(arrived)
+                conversation.join(arrived, told=turn)
+        wait, listeners = arrived.wait, self._listeners
         if arrived.concurrency:
             self._turns += 1
-            self._overlaps += arrived.concurrency > 1
-        if arrived.wait is not None:
-            self._waits_known += 1
-            self._wait_avoided += arrived.wait
-            if self._hears_waits is not None:
-                self._hears_waits((arrived.wait, ref, sampled, upstream))
-        if arrived.given_up or self._listeners.arrivals or self._listeners.waits:
+            if arrived.concurrency > 1:
+                self._overlaps += 1
+            if wait is not None:
+                self._waits_known += 1
+                self._wait_avoided += wait
+        if arrived.given_up or listeners.arrivals or listeners.waits:
             self._tell_arrival(arrived)
         return arrived
 
@@ -270,40 +267,35 @@ class SessionManager:
         if turn.ended_at is not None:
             self._listeners.anomaly(Anomaly.UNKNOWN_ID_ENDED)
             return False
+        registry, limits = self._registry, self._limits
         _, session, conversation = self._active.pop(turn.request_id)
-        turn.ended_at = at = max(at, turn.arrived_at)
-        turn.outcome, turn.model = outcome, model
-        turn.input_tokens, turn.output_tokens = input_tokens, output_tokens
         completed = outcome is Outcome.COMPLETED
+        at = max(at, turn.arrived_at)
+        turn.ended_at, turn.outcome, turn.model = at, outcome, model
+        turn.input_tokens, turn.output_tokens = input_tokens, output_tokens
         if session is not None:
             if conversation is not None and not conversation.ended:
                 if not conversation.leave(turn, outcome, at):
                     self._listeners.anomaly(Anomaly.MODEL_CAP)
-                if not conversation.active:
-                    self._registry.busy.discard(conversation)
+                if not conversation.active and len(session.conversations) > 1:
                     session.conversations.move_to_end(conversation.conversation_id)
             if not session.ended:
-                session.completed += completed
-                session.failed += not completed
-                session.out_of_order += turn.distance > 0
-                session.in_flight -= 1
-                session.last_ended_at = last = max(at, session.last_ended_at or at)
+                session.leave(turn, outcome, at, races=races, recent=limits.recent)
                 if not session.in_flight:
-                    session.expires = last + self._limits.session_idle - self._registry.stood_still
-                    self._registry.idle[session.session_id] = session
-            asked = (turn.sequence, turn.streaming, turn.turn, turn.arrived_at, turn.ref, turn.sampled)
-            ended = (outcome, at, turn.distance, turn.wait, model, races)
-            session.recent.append((turn.request_id, turn.identity.conversation_id, *asked, *ended))
-            if len(session.recent) > self._limits.recent:
-                del session.recent[0]
+                    session.expires = (
+                        (session.last_ended_at or at) + limits.session_idle - registry.stood_still
+                    )
+                    registry.idle[session.session_id] = session
         if response_id is not None:
             self._answers.learn(response_id, turn)
         if turn.answers:
             turn.usage_told = bool(input_tokens or output_tokens)
             self._answers.condense(turn)
             self._unnamed.condense(turn)
-        self._completed += completed
-        self._failed += not completed
+        if completed:
+            self._completed += 1
+        else:
+            self._failed += 1
         if turn.distance or turn.revealed or self._listeners.endings:
             self._tell_ending(turn, outcome, finish_reason, error)
         turn.overtakes = ()
@@ -394,13 +386,6 @@ class SessionManager:
         """Tells `listener` no more."""
         self._listeners.remove(listener)
 
-    def hear_waits(self, told: Callable[[Revealed], object]) -> None:
-        """Calls `told` with every wait that becomes known: for one that never raises, and that the hot path may call.
-
-        Everybody else hears of them by `SessionListener.wait_known`.
-        """
-        self._hears_waits = told
-
     @property
     def next_expiry(self) -> int | None:
         """When (ns) the next session will have been idle for long enough; None if none is idle."""
@@ -439,17 +424,17 @@ class SessionManager:
     @property
     def conversations_busy(self) -> int:
         """Conversations with a request in flight."""
-        return len(self._registry.busy)
+        return len(self._busy)
 
     @property
     def overlapping(self) -> int:
         """Turns in flight that the queue would be holding: over conversations, max(0, turns in flight - 1)."""
-        return self._registry.overlapping
+        return sum(max(0, len(conversation.turns) - 1) for conversation in self._busy)
 
     @property
     def most_concurrent(self) -> int:
         """Turns in flight in the busiest conversation now."""
-        return self._registry.most_concurrent
+        return max((len(conversation.turns) for conversation in self._busy), default=0)
 
     def live_sessions(self, most: int = 1000) -> list[LiveSession]:
         """Live sessions, the latest started first, `most` of them."""
@@ -463,6 +448,17 @@ class SessionManager:
         return None if session is None else session.view_in_depth()
 
     # Inside.
+
+    @property
+    def _arrived(self) -> int:
+        """Requests since the start."""
+        return len(self._active) + self._completed + self._failed
+
+    @property
+    def _busy(self) -> set[Conversation]:
+        """Live conversations with a request in flight."""
+        held = (conversation for _, _, conversation in self._active.values())
+        return {conversation for conversation in held if conversation is not None and not conversation.ended}
 
     def _session_for(self, identity: Identity, at: int, continues: ChainEntry | None) -> Session | None:
         """Where an arrival of a named session counts. The first continuation of a made-up session makes it a session."""
@@ -511,12 +507,9 @@ class SessionManager:
         if turn.distance:
             self._out_of_order += 1
             listeners.tell(SessionListener.response_out_of_order, turn.request(), turn.distance)
-        for revealed in turn.revealed:
-            wait, ref, sampled, _ = revealed
+        for wait, ref, sampled, _ in turn.revealed:
             self._waits_known += 1
             self._wait_avoided += wait
-            if self._hears_waits is not None:
-                self._hears_waits(revealed)
             if listeners.waits:
                 listeners.tell(SessionListener.wait_known, KnownWait(ref, wait, sampled))
 

@@ -8,7 +8,7 @@ the epoch, durations ns.
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from string import Formatter
 from typing import Concatenate, ParamSpec
 
@@ -72,7 +72,8 @@ class Turn:
     overlaps: tuple[Ref, ...] = ()
     """The turns in flight at its arrival, the latest `SessionLimits.links` of them."""
     concurrency: int = 0
-    """Their full number with this one; 0 for what is no turn, or of a session that nobody named."""
+    """Their full number with this one; 0 if no figures are told of it: it is no turn, nobody named its session, or it
+    joined only when a later one continued it."""
     think_time: int | None = None
     """From the last ending to its arrival, where nothing was in flight between them."""
     wait: int | None = None
@@ -88,7 +89,7 @@ class Turn:
     output_tokens: int | None = None
     distance: int = 0
     """How many later turns completed before it; 0 unless it completed itself."""
-    overlapped_by: list[Ref] = field(default_factory=list)
+    overlapped_by: tuple[Ref, ...] = ()
     """The turns that arrived while it was in flight, the first `SessionLimits.links` of them."""
     overlapped_by_rest: int = 0
     """How many more there were."""
@@ -100,13 +101,10 @@ class Turn:
     """The keys under which its answers are remembered."""
     usage_told: bool = False
     """It told what it used, or another request did for it."""
-    figures: bool = False
-    """Those of its conversation are told of it. Not of one that joined only when a later one continued it."""
     number: int = 0
     """Its number among the conversation's turns."""
     overtaken: int = 0
     overtakes: "tuple[Turn, ...]" = ()
-    passed: bool = False
     wanted: bool = False
     """Its wait is to be told and is not known yet."""
     took: int | None = None

@@ -63,26 +63,28 @@ class Joining:
 
     def join(self, exchange: Exchange, at: int, head: HeadIdentity | None = None, *, inspected: bool) -> None:
         """Joins with what head and body tell; `inspected` is False when a body was there and was not read."""
-        request, route, trace = exchange.request, exchange.route, exchange.trace
+        request, route, trace, given = exchange.request, exchange.route, exchange.trace, exchange.head.headers
         hints: Mapping[str, str] = request.hints
         if route.fetches is not None:
             hints = _hints(exchange)
-        chain = self._continued(exchange) if hints else None
+        chain = self._continued(exchange, hints) if hints else None
         if exchange.turn is not None:
             self._learn_from_body(exchange, exchange.turn)
             return
         identity = None
         if head is None:
-            head, identity = self._heads.of(exchange.head.headers)
+            head, identity = self._heads.of(given)
         if hints or identity is None:
             identity = self._resolve(exchange, head, inspected=inspected)
-        history, histories, place = request.history, self._histories, None
-        if history is not None and histories is not None:
-            identity, place = self._recognise(exchange, histories, history, identity)
+        histories, history, place = self._histories, request.history, None
+        if histories is not None:
+            exchange.recognised = route.turn
+            if history is not None:
+                identity, place = self._recognise(exchange, histories, history, identity)
         exchange.identity = identity
         exchange.arrived = at
-        ref = trace.trace_id.to_bytes(16, "big") + trace.server_span_id.to_bytes(8, "big")
-        exchange.turn = self._sessions.arrive(
+        ref = (trace.trace_id << 64 | trace.server_span_id).to_bytes(24, "big")
+        exchange.turn = turn = self._sessions.arrive(
             identity,
             at=at,
             ref=ref,
@@ -92,14 +94,13 @@ class Joining:
             continues=chain,
             upstream=None if exchange.upstream is None else exchange.upstream.name,
         )
-        if history is not None and histories is not None and place is not None:
-            self._remember(exchange, histories, history, place)
-        exchange.recognised = route.turn and histories is not None
+        if histories is not None and history is not None and place is not None:
+            self._remember(exchange, turn, histories, history, place)
         parent = identity.parent_conversation
-        if parent is not None and exchange.spawned_by is None and exchange.turn.sequence == 1:
+        if parent is not None and exchange.spawned_by is None and turn.sequence == 1:
             exchange.spawned_by = self._sessions.latest(identity.session_id, parent)
-        given = exchange.head.headers.first
-        if _RETRY_COUNT in given or _RETRY_KEY in given:
+        # Many clients say with every request that it is no retry.
+        if given.first.get(_RETRY_COUNT, b"0") != b"0" or _RETRY_KEY in given.first:
             self._mark_retry(exchange, identity, ref)
         self._telemetry.arrived(exchange)
 
@@ -115,11 +116,10 @@ class Joining:
         told = identity.conversation_supplied and not place.joins and place.spawned_by is None
         return identity if told or not self._joins else placed(identity, place), place
 
-    def _remember(self, exchange: Exchange, histories: Histories, history: History, place: Place) -> None:
+    def _remember(
+        self, exchange: Exchange, turn: Turn, histories: Histories, history: History, place: Place
+    ) -> None:
         """Its answer is watched for what may come back."""
-        turn = exchange.turn
-        if turn is None:
-            return
         prompt = history.begun if isinstance(history, Prompt) else None
         exchange.response.echo = echo = Echo(history.digester, prompt)
         exchange.past = histories.remember(place, history, turn.ref, echo, turn.identity)
@@ -168,23 +168,24 @@ class Joining:
         if turn is None or verdict is None:
             return
         response, past, races = exchange.response, exchange.past, 0
+        tell, reasons = response.tokens.get, response.finish_reasons
         if past is not None and self._histories is not None:
-            whole = verdict.outcome is Outcome.COMPLETED
             _read_anew(exchange, past)
             response.echo = None  # it holds what was said, and the exchange outlives the request
-            self._histories.answered(past, whole=whole, input_tokens=response.tokens.get("input"))
+            whole = verdict.outcome is Outcome.COMPLETED
+            self._histories.answered(past, whole=whole, input_tokens=tell("input"))
             if past.rivals or past.relation is Relation.RACES:
                 races = len(past.races)
-        model = response.model or exchange.asked_model
+        model = response.model or exchange.request.model or exchange.route.model
         self._sessions.settle(
             turn,
             verdict.outcome,
             at=exchange.end,
             model=None if model is None else shown(model),
-            finish_reason=response.finish_reasons[0] if response.finish_reasons else None,
+            finish_reason=reasons[0] if reasons else None,
             error=verdict.error_type,
-            input_tokens=response.tokens.get("input"),
-            output_tokens=response.tokens.get("output"),
+            input_tokens=tell("input"),
+            output_tokens=tell("output"),
             response_id=response.id if response.id is not None and _leads_on(exchange) else None,
             races=races,
         )
@@ -200,9 +201,9 @@ class Joining:
             head=head,
         )
 
-    def _continued(self, exchange: Exchange) -> ChainEntry | None:
+    def _continued(self, exchange: Exchange, hints: Mapping[str, str]) -> ChainEntry | None:
         """Whose answer the body continues, if it says so and that is remembered; the link follows from it."""
-        previous = _hints(exchange).get(CHAIN_FIELD)
+        previous = hints.get(CHAIN_FIELD)
         chain = self._sessions.chain(previous) if previous else None
         exchange.continues = chain.ref if chain is not None else None
         return chain
@@ -212,7 +213,7 @@ class Joining:
         history, histories = exchange.request.history, self._histories
         if history is not None and histories is not None:
             _, place = self._recognise(exchange, histories, history, turn.identity)
-            self._remember(exchange, histories, history, place)
+            self._remember(exchange, turn, histories, history, place)
         if exchange.request.streaming:
             self._sessions.learn_streaming(turn)
 

@@ -17,17 +17,17 @@ from sidecar.core.clock import SECOND, Clock
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.identity import MADE_UP, Source
-from sidecar.core.sessions import Revealed, SessionListener, SessionSummary
+from sidecar.core.sessions import SessionListener, SessionSummary, Turn
 from sidecar.core.shown import known_method
 from sidecar.core.threads import Break, Relation
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.metric_store import (
     Attributes,
-    ExemplarContext,
     MetricStore,
     Observations,
-    Rows,
+    client_span,
+    server_span,
 )
 from sidecar.telemetry.metrics import Metric
 from sidecar.telemetry.request_attributes import Shape, provider_of
@@ -85,8 +85,8 @@ def _stopped(shape: Shape, exchange: Exchange) -> bool:
 _FETCHED = "chat"
 """The operation that made an answer which is asked for by its id: its tokens count there."""
 
-_NO_CALL = (None,) * 6
-"""What its row has else."""
+_NO_CALL: tuple[None, ...] = (None,) * (6 + len(TOKENS))
+"""The client's part of a row where no connection was asked for."""
 
 
 _AT_HAND = SECOND
@@ -157,20 +157,24 @@ class Measures:
 
     def arrived(self, exchange: Exchange) -> None:
         """It joined its conversation: who it is, and whom it met there."""
-        identity, turn, trace = exchange.identity, exchange.turn, exchange.trace
+        identity, turn = exchange.identity, exchange.turn
         source: str | None = None
         if identity is not None:
             source = identity.source if exchange.route.turn else metrics.NO_TURN
-        concurrency = think_time = overlaps = None
+        concurrency = think_time = wait = overlaps = None
         if turn is not None and turn.concurrency:
-            concurrency, overlaps = turn.concurrency, 1 if turn.overlaps else None
+            concurrency = turn.concurrency
+            if turn.overlaps:
+                overlaps = 1
             if turn.think_time is not None:
                 think_time = turn.think_time / SECOND
+            if turn.wait is not None:
+                wait = turn.wait / SECOND
         name = None if exchange.upstream is None else exchange.upstream.name
         upstream = self._upstreams.get(name) or self._upstream(name)
-        span = (trace.trace_id, trace.server_span_id, trace.sampled)
         retried = 1 if exchange.retry else None
-        upstream.arrivals.take((exchange.arrived, span, source, concurrency, think_time, overlaps, retried))
+        turn_told = concurrency, think_time, wait, overlaps
+        upstream.arrivals.take((exchange.arrived, exchange.trace, source, *turn_told, retried))
 
     def streaming(self, exchange: Exchange) -> None:
         """Its answer is a stream, until it settles."""
@@ -206,13 +210,13 @@ class Measures:
             or shape.places != self._asked.changes + self._answered.changes
         ):
             series = self._series(exchange, shape, exchange.route.operation)
-        span = (trace.trace_id, trace.server_span_id, trace.sampled)
         before = after = loop = relation = broke = read_anew = completed = None
+        call: tuple[float | None, ...] = _NO_CALL
         if shape.client is not None:
             before = exchange.overhead_before / SECOND
             after = exchange.overhead_after / SECOND
             loop = exchange.overhead_loop / SECOND
-            self._call(exchange, shape, series)
+            call = self._call(exchange, shape, series)
         if exchange.route.turn:
             relation = exchange.relation if past is None else past.relation
             if past is not None:
@@ -220,15 +224,14 @@ class Measures:
                 if broke is not None and read_anew:
                     self._common.read_anew.of(broke).add(read_anew)
                     read_anew = None
-            if turn is not None and turn.concurrency and shape.completed:
-                completed = 1
-                if turn.distance:
-                    series.upstream.out_of_order.add()
-                    series.upstream.distance.record(turn.distance, span, at)
+            if turn is not None and turn.concurrency:
+                completed = 1 if shape.completed else None
+                if turn.distance or turn.revealed:
+                    self._overlapped(exchange, turn, series, completed)
         took = (at - exchange.start) / SECOND
-        series.request.take((at, span, took, before, after, loop, relation, broke, read_anew, completed))
+        series.rows.take((at, trace, took, before, after, loop, relation, broke, read_anew, completed, *call))
         if exchange.streams:
-            _streamed(exchange, series, span)
+            _streamed(exchange, series)
         if series.bad and turn is not None and turn.tracked and not turn.generated:
             self._bad_answer(turn.session_id)
 
@@ -238,12 +241,11 @@ class Measures:
 
     # Parts of settling
 
-    def _call(self, exchange: Exchange, shape: Shape, series: RequestSeries) -> None:
-        """What the upstream call was, and what it told."""
-        trace, tokens, end = exchange.trace, exchange.response.tokens, exchange.end
+    def _call(self, exchange: Exchange, shape: Shape, series: RequestSeries) -> tuple[float | None, ...]:
+        """What the upstream call was, and what it told: the client's part of a row."""
+        tokens, end = exchange.response.tokens, exchange.end
         asked, sent, first = exchange.asked, exchange.sent, exchange.first_byte
         connect, headers, key = exchange.connect, exchange.upstream_headers, series.headroom
-        span = (trace.trace_id, trace.client_span_id, trace.sampled)
         if shape.whole and exchange.last_byte:
             end = exchange.last_byte
         if key is not None and headers is not None and not TELLING.isdisjoint(headers.first):
@@ -266,18 +268,28 @@ class Measures:
         if exchange.route.operation is not None:
             whole = (end - asked) / SECOND
             if exchange.streams and exchange.stream.first_chunk:
-                _chunks(exchange, series, span)
+                _chunks(exchange, series)
         elif tokens:
-            fetched = self._series(exchange, shape, _FETCHED)
-            fetched.call.take((exchange.end, span, *_NO_CALL, *map(tokens.get, TOKENS)))
+            _fetched(exchange, self._series(exchange, shape, _FETCHED))
             tokens = {}
-        given, told = tokens.get("input"), tokens.get
-        if given and exchange.route.turn and (hit := told("cache_read")) is not None:
+        tell = tokens.get
+        given, hit = tell("input"), tell("cache_read")
+        if given and hit is not None and exchange.route.turn:
             cached = hit / given
-        row = (exchange.end, span, body / SECOND, connecting / SECOND, wait, stream, whole, cached)
-        series.call.take(
-            (*row, given, told("output"), told("cache_read"), told("cache_write"), told("reasoning"))
-        )
+        times = body / SECOND, connecting / SECOND, wait, stream, whole
+        return *times, cached, given, tell("output"), hit, tell("cache_write"), tell("reasoning")
+
+    def _overlapped(
+        self, exchange: Exchange, turn: Turn, series: RequestSeries, completed: int | None
+    ) -> None:
+        """It was overtaken, or others waited for it."""
+        if completed and turn.distance:
+            series.upstream.out_of_order.add()
+            series.upstream.distance.record(turn.distance, server_span(exchange.trace), exchange.end)
+        for wait, ref, sampled, upstream in turn.revealed:
+            span = (int.from_bytes(ref[:16], "big"), int.from_bytes(ref[16:], "big"), sampled)
+            waited = self._upstreams.get(upstream) or self._upstream(upstream)
+            waited.waits.record(wait / SECOND, span)
 
     def orphaned(self) -> None:
         """An answer that no later turn of its conversation has."""
@@ -338,18 +350,29 @@ class Measures:
         return (((now - at) / SECOND, attributes) for attributes, at in found.items())
 
 
-def _streamed(exchange: Exchange, series: RequestSeries, span: ExemplarContext) -> None:
+def _streamed(exchange: Exchange, series: RequestSeries) -> None:
     """What passed, how long the client held it up, and the longest silence."""
-    stream, upstream = exchange.stream, series.upstream
+    stream, upstream, span = exchange.stream, series.upstream, server_span(exchange.trace)
     upstream.events.add(stream.events)
     upstream.bytes.add(stream.bytes)
     upstream.blocked.record(stream.blocked / SECOND, span, exchange.end)
     series.gap.record(stream.gap / SECOND, span, exchange.end)
 
 
-def _chunks(exchange: Exchange, series: RequestSeries, span: ExemplarContext) -> None:
+def _fetched(exchange: Exchange, made: RequestSeries) -> None:
+    """The tokens of an answer that is asked for by its id count where it was made."""
+    span = client_span(exchange.trace)
+    for kind, told in exchange.response.tokens.items():
+        for histogram in made.usage.get(kind, ()):
+            histogram.record(told, span, exchange.end)
+        if told:
+            for counter in made.details.get(kind, ()):
+                counter.add(told)
+
+
+def _chunks(exchange: Exchange, series: RequestSeries) -> None:
     """When the first chunk came, and the times between the others."""
-    stream = exchange.stream
+    stream, span = exchange.stream, client_span(exchange.trace)
     for first in series.firsts:
         first.record((stream.first_chunk - exchange.asked) / SECOND, span, exchange.end)
     if stream.chunks > 1:
@@ -391,17 +414,12 @@ class LiveSessions(Protocol):
     def most_concurrent(self) -> int:
         """Turns in flight in the busiest conversation."""
 
-    def hear_waits(self, told: Callable[[Revealed], object]) -> None:
-        """Calls `told`, which never raises, with every wait that becomes known."""
-
 
 class SessionMeasures(SessionListener):
     """Records what happens to sessions."""
 
     def __init__(self, store: MetricStore) -> None:
         self._store = store
-        self._waits: dict[str | None, Rows] = {}
-        """By upstream."""
         self._bad: set[str] = set()
         """Sessions that have met a bad answer."""
 
@@ -440,17 +458,6 @@ class SessionMeasures(SessionListener):
         if session_id not in self._bad:
             self._bad.add(session_id)
             self._store.add(metrics.SESSIONS_BAD, 1)
-
-    def wait_avoided(self, revealed: Revealed) -> None:
-        """The queue wait that a turn was spared."""
-        wait, ref, sampled, upstream = revealed
-        span = (int.from_bytes(ref[:16], "big"), int.from_bytes(ref[16:], "big"), sampled)
-        series = self._waits.get(upstream)
-        if series is None:
-            key: Attributes = () if upstream is None else ((n.UPSTREAM, upstream),)
-            series = Rows(self._store, (), (self._store.histogram(metrics.WAIT_AVOIDED, key),))
-            self._waits[upstream] = series
-        series.take((self._store.clock(), span, wait / SECOND))
 
     def waits_unknown(self, count: int) -> None:
         """Waits that were given up."""

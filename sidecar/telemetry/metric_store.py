@@ -12,12 +12,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import repeat
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
+from sidecar.core.exchange import Trace
 from sidecar.telemetry.metric_points import (
     Attributes,
     Buckets,
@@ -46,9 +47,11 @@ __all__ = [
     "Rows",
     "Temporality",
     "Words",
+    "client_span",
+    "server_span",
 ]
 
-_is_sampled = itemgetter(2)
+_is_sampled = attrgetter("sampled")
 
 
 class _Series:
@@ -93,7 +96,8 @@ class HistogramSeries(_Series):
     def record(self, value: float, exemplar: ExemplarContext | None = None, at: int = 0) -> None:
         """One measurement, in the metric's unit; `at` in ns since the epoch, for the exemplar."""
         store = self._store
-        self.take(Column((value,), (at or store.clock(),), (exemplar,), 0, store.wants(exemplar)))
+        one = Column((value,), (at or store.clock(),), (exemplar,), _itself, 0, store.wants(exemplar))
+        self.take(one)
 
     def record_buckets(
         self,
@@ -121,12 +125,12 @@ class HistogramSeries(_Series):
 
     def take(self, column: "Column") -> None:
         """Records what rows have measured; one that has None measured nothing."""
-        values, at, spans, since, wanted = column
+        values, at, traces, span, since, wanted = column
         if None in values:
-            measured = [one for one in zip(values, at, spans, strict=True) if one[0] is not None]
+            measured = [one for one in zip(values, at, traces, strict=True) if one[0] is not None]
             if not measured:
                 return
-            values, at, spans = zip(*measured, strict=True)
+            values, at, traces = zip(*measured, strict=True)
         buckets = self._open(since)
         numbers = [*map(bisect_left, repeat(self._metric.bounds), values)]
         for bucket in set(numbers):
@@ -136,9 +140,9 @@ class HistogramSeries(_Series):
         buckets.maximum = max(buckets.maximum, *values)
         places: Iterable[tuple[int, int]] = zip(numbers, range(len(numbers)), strict=True)
         if not wanted:
-            places = [(bucket, place) for bucket, place in places if self._store.wants(spans[place])]
+            places = [(bucket, place) for bucket, place in places if self._store.wants(span(traces[place]))]
         for bucket, place in dict(places).items():
-            buckets.hold(bucket, (values[place], at[place], spans[place], self._attributes))
+            buckets.hold(bucket, (values[place], at[place], span(traces[place]), self._attributes))
 
     def _open(self, since: int = 0) -> Buckets:
         """The numbers of the open period."""
@@ -153,10 +157,26 @@ class Column(NamedTuple):
 
     values: Sequence[Any]
     at: Sequence[int]
-    spans: Sequence[ExemplarContext | None]
+    traces: Sequence[Any]
+    span: Callable[[Any], ExemplarContext | None]
+    """Which span of a trace is meant."""
     since: int
     wanted: bool
-    """All of these spans may be exemplars."""
+    """All of these traces may have exemplars."""
+
+
+def _itself(context: ExemplarContext | None) -> ExemplarContext | None:
+    return context
+
+
+def server_span(trace: Trace) -> ExemplarContext:
+    """Its SERVER span."""
+    return trace.trace_id, trace.server_span_id, trace.sampled
+
+
+def client_span(trace: Trace) -> ExemplarContext:
+    """Its CLIENT span."""
+    return trace.trace_id, trace.client_span_id, trace.sampled
 
 
 class Recordable(Protocol):
@@ -193,22 +213,28 @@ class Words:
 class Rows:
     """Series that one moment records on together. Its row waits, and many are summed up at once, column by column.
 
-    `each` counts every row; of `columns`, each is what one place of a row is recorded on.
+    `each` counts every row. `server` and `client` are what the places of a row are recorded on, one after the other;
+    their exemplars lead to the SERVER span or the CLIENT span.
     """
 
     __slots__ = ("_columns", "_each", "_since", "_store", "_waiting")
 
     def __init__(
-        self, store: "MetricStore", each: Iterable[CounterSeries], *columns: Iterable[Recordable]
+        self,
+        store: "MetricStore",
+        each: Iterable[CounterSeries],
+        server: Iterable[Sequence[Recordable]],
+        client: Iterable[Sequence[Recordable]] = (),
     ) -> None:
         self._store = store
         self._each = tuple(each)
-        self._columns = tuple(map(tuple, columns))
+        self._columns = [(server_span, series) for series in server]
+        self._columns += [(client_span, series) for series in client]
         self._waiting: list[tuple[Any, ...]] = []
         self._since = 0
 
     def take(self, row: tuple[Any, ...]) -> None:
-        """Records (when, in ns since the epoch; by which span; and of each column a value, or None)."""
+        """Records (when, in ns since the epoch; in which trace; and for each place a value, or None)."""
         waiting, store = self._waiting, self._store
         if not waiting:
             self._since = store.begin_rows(self)
@@ -222,10 +248,10 @@ class Rows:
         rows, self._waiting = self._waiting, []
         for counter in self._each:
             counter.add(len(rows), self._since)
-        at, spans, *columns = zip(*rows, strict=True)
-        wanted = self._store.wants_all(spans)
-        for series, values in zip(self._columns, columns, strict=True):
-            column = Column(values, at, spans, self._since, wanted)
+        at, traces, *columns = zip(*rows, strict=True)
+        wanted = self._store.wants_all(traces)
+        for (span, series), values in zip(self._columns, columns, strict=True):
+            column = Column(values, at, traces, span, self._since, wanted)
             for one in series:
                 one.take(column)
 
@@ -308,10 +334,10 @@ class MetricStore:
         for rows in waiting:
             rows.sum_up()
 
-    def wants_all(self, spans: Sequence[ExemplarContext]) -> bool:
-        """Whether measurements of each of these spans may become exemplars."""
+    def wants_all(self, traces: Iterable[Trace]) -> bool:
+        """Whether measurements of each of these traces may become exemplars."""
         if self._exemplar_filter is ExemplarFilter.TRACE_BASED:
-            return all(map(_is_sampled, spans))
+            return all(map(_is_sampled, traces))
         return self._exemplar_filter is ExemplarFilter.ALWAYS_ON
 
     def wants(self, exemplar: ExemplarContext | None) -> bool:

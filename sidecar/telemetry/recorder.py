@@ -20,7 +20,6 @@ from sidecar.core.exchange import Exchange, RequestHead, Trace
 from sidecar.core.facts import Anomaly, Outcome, Route
 from sidecar.core.sessions import (
     ConversationSummary,
-    Revealed,
     SessionListener,
     SessionRequest,
     SessionSummary,
@@ -205,10 +204,9 @@ class Recorder:
         return self.requests_started - self.requests_settled
 
     def attach(self, sessions: LiveSessions) -> None:
-        """Lets the gauges ask the session manager at each snapshot, and hears of waits. Once, by the composition root."""
+        """Lets the gauges ask the session manager at each snapshot. Once, by the composition root."""
         if self._session_measures is not None:
             self._session_measures.observe(sessions)
-            sessions.hear_waits(self.wait_known)
 
     def expect(self, upstreams: Iterable[str], *, histories: bool) -> None:
         """Has what is counted by fixed words told as 0 from now on, of these upstreams, and of turns' pasts if they are read."""
@@ -307,14 +305,6 @@ class Recorder:
     def anomaly(self, anomaly: Anomaly) -> None:
         """Something that should not happen, outside any settled exchange."""
         self.anomalies[anomaly.value] += 1
-
-    def wait_known(self, revealed: Revealed) -> None:
-        """A turn's wait avoided has become known."""
-        if self._session_measures is not None:
-            try:
-                self._session_measures.wait_avoided(revealed)
-            except Exception as error:  # noqa: BLE001 - the guard
-                self._caught("wait_known", error)
 
     def record_lag(self, lag: int) -> None:
         """How late the event loop ran a timer, ns."""

@@ -249,6 +249,7 @@ class UpstreamSeries:
         "stream",
         "turns",
         "wait",
+        "waits",
     )
 
     def __init__(self, store: MetricStore, name: str | None, common: CommonSeries) -> None:
@@ -262,6 +263,7 @@ class UpstreamSeries:
         self.retries = store.counter(metrics.RETRIES, attributes)
         self.stalls = store.counter(metrics.STREAM_STALLS, attributes)
         self.turns = store.counter(metrics.TURNS, attributes)
+        self.waits = store.histogram(metrics.WAIT_AVOIDED, attributes)
         self.body, self.connect, self.wait, self.stream = (
             store.histogram(
                 metrics.PHASE_DURATION, attribute_set((n.REQUEST_PHASE, phase), (n.UPSTREAM, name))
@@ -275,13 +277,16 @@ class UpstreamSeries:
         self.arrivals = Rows(
             store,
             (),
-            (common.identity,),
-            (store.histogram(metrics.CONCURRENCY, attributes),),
-            (store.histogram(metrics.THINK_TIME, attributes),),
-            (self.overlaps,),
-            (self.retries,),
+            (
+                (common.identity,),
+                (store.histogram(metrics.CONCURRENCY, attributes),),
+                (store.histogram(metrics.THINK_TIME, attributes),),
+                (self.waits,),
+                (self.overlaps,),
+                (self.retries,),
+            ),
         )
-        """Who it is; of a turn that is told of: turns in flight, time to think (s); 1 if it overlaps; 1 if it retries."""
+        """Who it is; of a turn that is told of: turns in flight, time to think and wait (s), 1 if it overlaps; 1 if it retries."""
 
     def begin(self) -> None:
         """What is counted is told from now on, as 0: whoever looks for more than there was sees the first one too."""
@@ -295,17 +300,16 @@ class RequestSeries:
     """The series of requests that are alike, under the conventions chosen; those never recorded on cost only a handle."""
 
     __slots__ = (
-        "_details",
         "_durations",
-        "_usage",
         "bad",
         "betweens",
-        "call",
+        "details",
         "firsts",
         "gap",
         "headroom",
-        "request",
+        "rows",
         "upstream",
+        "usage",
     )
 
     def __init__(
@@ -316,40 +320,37 @@ class RequestSeries:
         self.headroom = (alike.upstream or "", alike.asked) if told else None
         """Whose headroom its answers tell."""
         self.bad = alike.result in BAD
-        models = (
-            (n.PROVIDER, alike.provider),
-            (n.REQUEST_MODEL, alike.asked),
-            (n.UPSTREAM, alike.upstream),
-        )
+        asked = (n.PROVIDER, alike.provider), (n.REQUEST_MODEL, alike.asked)
+        models = (*asked, (n.UPSTREAM, alike.upstream))
         self.gap = store.histogram(metrics.STREAM_GAP, attribute_set(*models))
         self.firsts: list[HistogramSeries] = []
         self.betweens: list[HistogramSeries] = []
         self._durations: list[HistogramSeries] = []
-        self._usage: dict[str, list[HistogramSeries]] = {"input": [], "output": []}
+        self.usage: dict[str, list[HistogramSeries]] = {"input": [], "output": []}
         """By the kind of token, where its count is a measurement."""
-        self._details: dict[str, list[CounterSeries]] = {kind: [] for kind in _LATEST_TOKENS}
+        self.details: dict[str, list[CounterSeries]] = {kind: [] for kind in _LATEST_TOKENS}
         """Where it is counted."""
         shared = (*models, (n.OPERATION, alike.operation), (n.STREAMING, alike.streaming))
         self._find(store, alike, shared, semconv)
-        each = _counted(store, alike, shared, models)
-        self.request = Rows(
+        self.rows = Rows(
             store,
-            (*each, upstream.results[alike.result]),
-            (_http(store, alike),),
-            *((common.before,), (common.after,), (common.loop,)),
-            *((common.related,), (common.breaks,), (common.read_anew.of(NO_BREAK),)),
-            (upstream.turns,),
+            (*_counted(store, alike, shared, models), upstream.results[alike.result]),
+            server=(
+                (_http(store, alike),),
+                *((common.before,), (common.after,), (common.loop,)),
+                *((common.related,), (common.breaks,), (common.read_anew.of(NO_BREAK),)),
+                (upstream.turns,),
+            ),
+            client=(
+                *((upstream.body,), (upstream.connect,), (upstream.wait,), (upstream.stream,)),
+                self._durations,
+                (store.histogram(metrics.CACHED_SHARE, attribute_set(*models)),),
+                *((*self.usage.get(kind, ()), *counters) for kind, counters in self.details.items()),
+            ),
         )
         """Its duration; the overhead before, after and of the loop (s); what it is to its past, where its prompt broke, the
-        tokens read anew where none did; 1 if it is a turn that is told of and completed."""
-        self.call = Rows(
-            store,
-            (),
-            *((upstream.body,), (upstream.connect,), (upstream.wait,), (upstream.stream,), self._durations),
-            (store.histogram(metrics.CACHED_SHARE, attribute_set(*models)),),
-            *((*self._usage.get(kind, ()), *counters) for kind, counters in self._details.items()),
-        )
-        """Of its upstream call: the phases, the whole (s), the cached share of its input, and `TOKENS`."""
+        tokens read anew where none did; 1 if it is a turn that is told of and completed. Of its upstream call: the
+        phases, the whole (s), the cached share of its input, and `TOKENS`."""
 
     def _find(self, store: MetricStore, alike: Alike, shared: Pairs, semconv: str) -> None:
         call = (
@@ -365,7 +366,7 @@ class RequestSeries:
             self._inference(store, call, chunks, whole)
         elif semconv != "shipped":
             self._durations.append(store.histogram(metrics.EMBEDDINGS_DURATION, whole))
-            self._usage["input"].append(store.histogram(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, chunks))
+            self.usage["input"].append(store.histogram(metrics.EMBEDDINGS_CALL_INPUT_TOKENS, chunks))
 
     def _shipped(self, store: MetricStore, call: Pairs, chunks: Attributes, whole: Attributes) -> None:
         self._durations.append(store.histogram(metrics.OPERATION_DURATION, whole))
@@ -373,20 +374,20 @@ class RequestSeries:
         self.betweens.append(store.histogram(metrics.OPERATION_PER_CHUNK, chunks))
         for kind in ("input", "output"):
             told = attribute_set(*call, (n.TOKEN_TYPE, kind))
-            self._usage[kind].append(store.histogram(metrics.TOKEN_USAGE, told))
+            self.usage[kind].append(store.histogram(metrics.TOKEN_USAGE, told))
         for kind in _DETAILS:
             told = attribute_set(*call, (n.TOKEN_DETAIL, kind))
-            self._details[kind].append(store.counter(metrics.TOKEN_DETAILS, told))
+            self.details[kind].append(store.counter(metrics.TOKEN_DETAILS, told))
 
     def _inference(self, store: MetricStore, call: Pairs, chunks: Attributes, whole: Attributes) -> None:
         self._durations.append(store.histogram(metrics.INFERENCE_DURATION, whole))
         self.firsts.append(store.histogram(metrics.INFERENCE_FIRST_CHUNK, chunks))
         self.betweens.append(store.histogram(metrics.INFERENCE_PER_CHUNK, chunks))
-        self._usage["input"].append(store.histogram(metrics.INFERENCE_CALL_INPUT_TOKENS, whole))
-        self._usage["output"].append(store.histogram(metrics.INFERENCE_CALL_OUTPUT_TOKENS, whole))
+        self.usage["input"].append(store.histogram(metrics.INFERENCE_CALL_INPUT_TOKENS, whole))
+        self.usage["output"].append(store.histogram(metrics.INFERENCE_CALL_OUTPUT_TOKENS, whole))
         modality = attribute_set(*call, (n.TOKEN_MODALITY, "unknown"))
         for kind, metric in _LATEST_TOKENS.items():
-            self._details[kind].append(store.counter(metric, modality))
+            self.details[kind].append(store.counter(metric, modality))
 
 
 def _counted(store: MetricStore, alike: Alike, shared: Pairs, models: Pairs) -> Iterator[CounterSeries]:

@@ -17,7 +17,6 @@ from sidecar.core.sessions import (
     KnownWait,
     Ref,
     Result,
-    Revealed,
     SessionLimits,
     SessionListener,
     SessionRequest,
@@ -203,15 +202,13 @@ def test_the_queue_would_still_be_busy() -> None:
 
 
 def test_every_wait_is_reported_once() -> None:
-    """Listeners, whoever hears of waits, and arrivals and endings each tell every turn's wait exactly once."""
+    """Listeners, and arrivals and endings, each tell every turn's wait exactly once."""
     driver = Driver()
-    heard: list[Revealed] = []
-    driver.manager.hear_waits(heard.append)
     one, two = driver.arrive(0), driver.arrive(10)
     assert (one.wait, two.wait) == (0, None)
     assert [waits(driver.end(one, 50)), waits(driver.end(two, 60))] == [{2: 40}, {}]
-    assert heard == [(0, ref(1), True, None), (40 * MILLISECOND, ref(2), True, None)]
-    assert [(known.wait, known.request, known.sampled, None) for known in driver.told.waits] == heard
+    told = [(known.wait, known.request, known.sampled) for known in driver.told.waits]
+    assert told == [(0, ref(1), True), (40 * MILLISECOND, ref(2), True)]
 
 
 def test_failed_turns_neither_are_nor_make_others_out_of_order() -> None:
@@ -280,7 +277,7 @@ def test_made_up_sessions_are_visible_but_not_counted(source: Source) -> None:
     assert [each.request_id for each in driver.manager.get_active_requests("made-up")] == [arrival.request_id]
     assert driver.manager.is_request_active(arrival.request_id)
     settled = driver.end(arrival, 10)
-    assert (settled.distance, settled.overlapped_by, settled.wait, settled.revealed) == (0, [], None, ())
+    assert (settled.distance, settled.overlapped_by, settled.wait, settled.revealed) == (0, (), None, ())
     assert driver.manager.get_active_requests("made-up") == []
     stats = driver.manager.get_session_stats()
     assert (stats.total_sessions, stats.completed_requests, stats.waits_known) == (0, 1, 0)

@@ -254,7 +254,7 @@ def test_links_are_capped_and_the_rest_counted() -> None:
     assert list(turns[-1].overlaps) == [turn.ref for turn in turns[3:7]]
     assert (turns[-1].concurrency, turns[-1].overlap_count) == (8, 7)
     assert manager.settle(turns[0], Outcome.COMPLETED, at=10)
-    assert turns[0].overlapped_by == [turn.ref for turn in turns[1:5]]
+    assert list(turns[0].overlapped_by) == [turn.ref for turn in turns[1:5]]
     assert (turns[0].overlapped_by_rest, turns[0].overlapped_by_count) == (3, 7)
     assert Anomaly.LINKS_CAP not in manager.get_session_stats().anomalies
     manager.shutdown(20)

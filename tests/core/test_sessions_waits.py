@@ -23,10 +23,9 @@ def join(line: WaitLine, number: int, at: int, *, wanted: bool = True) -> Turn:
         streaming=False,
         turn=True,
         generated=not wanted,
-        figures=wanted,
     )
     if line.turns:
-        line.join(turn)
+        line.join(turn, told=wanted)
     else:
         line.turns.append(turn)
         turn.wait = max(0, line.free_at - at)
@@ -89,7 +88,7 @@ def test_folding_changes_no_wait(turns: list[tuple[int, int, bool]]) -> None:
         if what == 1:
             line._fold_at = 0
             places[number] = turn = join(line, number, at, wanted=turns[number][2])
-            if turn.wait is not None and turn.figures:
+            if turn.wait is not None and turns[number][2]:
                 found[number] = turn.wait
         else:
             revealed = line.leave(places[number], at)

@@ -1,7 +1,6 @@
 """The metric points of settled exchanges and of sessions, exact."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +10,7 @@ from sidecar.core.clock import SECOND
 from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.facts import Anomaly, Outcome, Phase, RequestFacts, Route
 from sidecar.core.identity import Source
-from sidecar.core.sessions import Revealed, SessionSummary, Totals
+from sidecar.core.sessions import SessionSummary, Totals
 from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import Signal
@@ -417,22 +416,15 @@ class Live:
     overlapping: int = 4
     most_concurrent: int = 5
 
-    def hear_waits(self, told: Callable[[Revealed], object]) -> None:
-        """Whom to tell."""
-        self.told = told
-
 
 def test_sessions(world: World) -> None:
-    """Counters and histograms by source; gauges asked at each snapshot; waits with their turn's exemplar."""
+    """Counters and histograms by source; gauges asked at each snapshot."""
     live = Live()
     world.recorder.attach(live)
     listener = world.recorder.listener
     listener.session_started("s1", Source.BODY, ms(0))
     totals = Totals({Outcome.COMPLETED: 3, Outcome.TIMED_OUT: 2}, 5, None, None, 0, 1, 0, 0, 0, 0, 0, 0, ())
     listener.session_ended(SessionSummary("s1", Source.BODY, ms(0), ms(2500), 1, totals))
-    live.told((31_000_000_000, ref(7), True, "default"))
-    live.told((0, ref(8), True, "default"))
-    live.told((0, ref(9), True, None))
     listener.waits_unknown(4)
     assert world.points(metrics.SESSIONS) == {("body",): 1}
     assert world.points(metrics.SESSION_DURATION) == {("body",): (1, 2.5)}
@@ -448,13 +440,21 @@ def test_sessions(world: World) -> None:
     assert [world.points(gauge) for gauge in gauges] == [{(): n} for n in range(1, 6)]
     live.overlapping = 9
     assert world.points(metrics.REQUESTS_OVERLAPPING) == {(): 9}
+
+
+def test_waits_are_recorded_when_they_become_known(world: World) -> None:
+    """At the turn's own arrival, or by another one's ending."""
+    exchange = world.begin()
+    world.arrive(exchange, wait=2_000_000_000)
+    assert world.points(metrics.WAIT_AVOIDED) == {("default",): (1, 2.0)}
+    exchange.decide(Outcome.COMPLETED, ms(4))
+    world.settle(exchange, 5, revealed=((29_000_000_000, ref(7), True, "default"), (0, ref(9), True, None)))
     assert world.points(metrics.WAIT_AVOIDED) == {("default",): (2, 31.0), (): (1, 0.0)}
 
 
 def test_exemplars_lead_to_the_trace(world: World) -> None:
     """The call's to the CLIENT span, the request's to the SERVER span, a wait's to its turn's."""
-    exchange = world.stream()
-    world.recorder.wait_known((5, ref(7), True, "default"))
+    exchange = world.stream(revealed=((5, ref(7), True, "default"),))
     trace = exchange.trace
     collected = {metric.name: metric for metric in world.store.collect(world.store.scrape)}
 

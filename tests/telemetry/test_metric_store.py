@@ -38,8 +38,11 @@ from sidecar.telemetry.metric_store import (
     Rows,
     Temporality,
     Words,
+    client_span,
+    server_span,
 )
 from sidecar.telemetry.metrics import Metric, MetricKind
+from sidecar.telemetry.trace import RequestTrace
 from tests.telemetry.ticking import Ticking
 
 COUNTER = Metric("requests", MetricKind.COUNTER, "{request}", "settled", ("k",), integer=True)
@@ -337,19 +340,19 @@ def test_rows_equal_single_records(exemplars: str, rounds: int) -> None:
     a, b = atonce.histogram(DURATION, key("a")), atonce.histogram(DURATION, key("b"))
     levels = Words(atonce, LEVEL, "k")
     count = atonce.counter(COUNTER, key("each"))
-    rows = Rows(atonce, (count,), (a, atonce.counter(COUNTER, key("sum"))), (b,), (levels,), ())
+    rows = Rows(atonce, (count,), ((a, atonce.counter(COUNTER, key("sum"))), (levels,)), ((b,), ()))
     for period in range(2):
         for number in range(rounds):
             value, at = 2**-number if number < 8 else 2, 1000 * (number + 1)
-            span = SAMPLED if number % 3 else UNSAMPLED
+            trace = RequestTrace(number + 1, number + 2, number + 3, sampled=bool(number % 3))
             other = value * 3 if number % 2 and not period else None
             word = ("up", "down", None)[number % 3]
-            rows.take((at, span, value, other, word, None))
+            rows.take((at, trace, value, word, other, None))
             single.add(COUNTER, 1, key("each"))
             single.add(COUNTER, value, key("sum"))
-            single.record(DURATION, value, key("a"), span, at)
+            single.record(DURATION, value, key("a"), server_span(trace), at)
             if other is not None:
-                single.record(DURATION, other, key("b"), span, at)
+                single.record(DURATION, other, key("b"), client_span(trace), at)
             if word is not None:
                 single.add(LEVEL, 1, key(word))
         ours, theirs = atonce.collect(atonce.scrape), single.collect(single.scrape)

@@ -110,6 +110,7 @@ class World:
         overlaps: tuple[Ref, ...] = (),
         previous: Ref | None = None,
         think_time: int | None = None,
+        wait: int | None = None,
         sequence: int = 1,
     ) -> None:
         """It joins conversation `main` of session `s1` at 2 ms."""
@@ -130,6 +131,7 @@ class World:
             overlaps=overlaps,
             concurrency=len(overlaps) + 1 if turn else 0,
             think_time=think_time,
+            wait=wait,
         )
         self.recorder.arrived(exchange)
 
@@ -158,8 +160,8 @@ class World:
         exchange.settle(ms(at))
         self.recorder.settled(exchange)
 
-    def stream(self) -> Exchange:
-        """A streaming chat turn that completes at 500 ms: two chunks, 300 ms apart; its bytes end at 450 ms."""
+    def stream(self, **meant: object) -> Exchange:
+        """A streaming chat turn that completes at 500 ms, as `settle`: two chunks, 300 ms apart; its bytes end at 450 ms."""
         exchange = self.begin()
         exchange.request = RequestFacts("gpt-4o", streaming=True, messages=3)
         self.arrive(exchange)
@@ -181,7 +183,7 @@ class World:
         }
         exchange.event_read(EventKind.END, ms(450))
         exchange.last_byte = ms(450)
-        self.settle(exchange, 500)
+        self.settle(exchange, 500, **meant)
         return exchange
 
     def refuse(self, status: int) -> Exchange:
