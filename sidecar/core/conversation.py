@@ -61,11 +61,7 @@ class WaitLine:
 
     def leave(self, turn: Turn, at: int) -> tuple[Revealed, ...]:
         """A turn ends at `at` (ns); gives the waits that are known from now on, in order of arrival."""
-        took = turn.took = max(0, at - turn.arrived_at)
-        if len(self.turns) == 1:  # it stood there alone: nobody waits for it
-            self.free_at = max(self.free_at, turn.arrived_at) + took
-            self.turns.clear()
-            return ()
+        turn.took = max(0, at - turn.arrived_at)
         revealed: list[Revealed] = []
         passed = 0
         for head in self.turns:
@@ -302,15 +298,20 @@ class Conversation:
 
     def turn_passed(self, turn: Turn, at: int) -> None:
         """A turn's last byte has been handed over, at the latest as it ends: who comes now does not meet it."""
-        turns, sums = self.turns, self.sums
-        del turns[turn.number]
+        turns, sums, line = self.turns, self.sums, self._line
         if self._last_turn_end is None or at > self._last_turn_end:
             self._last_turn_end = at
-        if turns or sums.turns > turn.number:
-            turn.overlapped_by_rest = sums.turns - turn.number - len(turn.overlapped_by)
-            # They stand in order of arrival; how this one ended says whether they have been overtaken.
-            turn.overtakes = tuple(takewhile(lambda other: other.number < turn.number, turns.values()))
-        turn.revealed = revealed = self._line.leave(turn, at)
+        if len(line.turns) == 1:  # it was alone: nobody came, and nobody waits for it
+            turns.clear()
+            line.turns.clear()
+            took = turn.took = max(0, at - turn.arrived_at)
+            line.free_at = max(line.free_at, turn.arrived_at) + took
+            return
+        del turns[turn.number]
+        turn.overlapped_by_rest = sums.turns - turn.number - len(turn.overlapped_by)
+        # They stand in order of arrival; how this one ended says whether they have been overtaken.
+        turn.overtakes = tuple(takewhile(lambda other: other.number < turn.number, turns.values()))
+        turn.revealed = revealed = line.leave(turn, at)
         for wait, *_ in revealed:
             sums.waits_known += 1
             sums.wait_avoided += wait
@@ -322,7 +323,10 @@ class Conversation:
         """
         sums, model, completed = self.sums, turn.model, outcome is Outcome.COMPLETED
         took = at - turn.arrived_at
-        del self.active[turn.request_id]
+        if len(self.active) == 1:
+            self.active.clear()  # gives its room back, as does `turns`: most conversations that live are idle
+        else:
+            del self.active[turn.request_id]
         if turn.turn:
             if turn.took is None:
                 self.turn_passed(turn, at)

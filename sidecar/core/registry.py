@@ -67,10 +67,12 @@ class Session:
         """When it ends unless a request arrives, not counting the `stood_still` of the registry."""
         self.ended = False
         self.in_flight = self.completed = self.failed = self.out_of_order = 0
-        self.conversations: OrderedDict[str, Conversation] = OrderedDict()
+        self.conversations: dict[str, Conversation] = {}
+        """The longest idle first."""
         self.conversations_started = 0
         self.recent: list[Recent] = []
-        self.sums = Sums()
+        self.sums: Sums | None = None
+        """Of the conversations that have ended, if any has."""
 
     @property
     def requests(self) -> int:
@@ -87,9 +89,23 @@ class Session:
             self.failed += 1
         if self.last_ended_at is None or at > self.last_ended_at:
             self.last_ended_at = at
-        asked = turn.request_id, turn.identity.conversation_id, turn.sequence, turn.streaming, turn.turn
-        came = turn.arrived_at, turn.ref, turn.sampled
-        self.recent.append((*asked, *came, outcome, at, turn.distance, turn.wait, turn.model, races))
+        one = (
+            turn.request_id,
+            turn.identity.conversation_id,
+            turn.sequence,
+            turn.streaming,
+            turn.turn,
+            turn.arrived_at,
+            turn.ref,
+            turn.sampled,
+            outcome,
+            at,
+            turn.distance,
+            turn.wait,
+            turn.model,
+            races,
+        )
+        self.recent.append(one)
         if len(self.recent) > recent:
             del self.recent[0]
         self.in_flight -= 1
@@ -275,7 +291,7 @@ class Registry:
             started_at=session.started_at,
             ended_at=max(last, session.started_at),
             conversations=session.conversations_started,
-            totals=session.sums.freeze(),
+            totals=(session.sums or Sums()).freeze(),
         )
         self._listeners.tell(SessionListener.session_ended, summary)
 
@@ -289,6 +305,7 @@ class Registry:
             at if busy or last is None else last,
             session_supplied=session.supplied,
         )
+        session.sums = session.sums or Sums()
         session.sums.merge(conversation.sums)
         del session.conversations[conversation.conversation_id]
         self.conversations -= 1

@@ -237,11 +237,11 @@ class SessionManager:
     def new_request_id(self, identity: Identity, sequence: int, at: int) -> str:
         """A request's own id; `sequence` is 0 for one that joins no conversation. Nothing is tracked by it."""
         request_id = self._compose(
-            session=identity.session_id,
-            conversation=identity.conversation_id,
-            counter=sequence,
-            timestamp=(at + self._wall.correction) // MILLISECOND,
-            random=f"{self._random() & 0xFFFFFFFF:08x}",
+            identity.session_id,
+            identity.conversation_id,
+            sequence,
+            (at + self._wall.correction) // MILLISECOND,
+            f"{self._random() & 0xFFFFFFFF:08x}",
         )
         # A short format may repeat itself; an id in flight never does.
         return request_id if request_id not in self._active else f"{request_id}-{self._arrived:x}"
@@ -277,8 +277,9 @@ class SessionManager:
             if conversation is not None and not conversation.ended:
                 if not conversation.leave(turn, outcome, at):
                     self._listeners.anomaly(Anomaly.MODEL_CAP)
-                if not conversation.active and len(session.conversations) > 1:
-                    session.conversations.move_to_end(conversation.conversation_id)
+                known, key = session.conversations, conversation.conversation_id
+                if not conversation.active and len(known) > 1:
+                    known[key] = known.pop(key)
             if not session.ended:
                 session.leave(turn, outcome, at, races=races, recent=limits.recent)
                 if not session.in_flight:

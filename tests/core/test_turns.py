@@ -57,12 +57,12 @@ def test_an_everyday_request_is_nine_calls() -> None:
     assert calls[1:] == [
         "arrive",
         "new_request_id",
+        "compose",
         "__init__",
         "join",
         "settle",
         "leave",
         "turn_passed",
-        "leave",
         "leave",
     ]
 
