@@ -237,11 +237,13 @@ class SessionManager:
     def new_request_id(self, identity: Identity, sequence: int, at: int) -> str:
         """A request's own id; `sequence` is 0 for one that joins no conversation. Nothing is tracked by it."""
         request_id = self._compose(
-            identity.session_id,
-            identity.conversation_id,
-            sequence,
-            (at + self._wall.correction) // MILLISECOND,
-            f"{self._random() & 0xFFFFFFFF:08x}",
+            {
+                "session": identity.session_id,
+                "conversation": identity.conversation_id,
+                "counter": sequence,
+                "timestamp": (at + self._wall.correction) // MILLISECOND,
+                "random": f"{self._random() & 0xFFFFFFFF:08x}",
+            }
         )
         # A short format may repeat itself; an id in flight never does.
         return request_id if request_id not in self._active else f"{request_id}-{self._arrived:x}"

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from string import Formatter
 from typing import Concatenate, ParamSpec
 
@@ -466,43 +465,35 @@ class RequestIdFormat:
         RequestIdFormatError: the template names an unknown field, lacks `{random}` or is malformed.
     """
 
-    __slots__ = ("_fields", "_text", "template")
+    __slots__ = ("compose", "template")
 
     def __init__(self, template: str = DEFAULT_FORMAT) -> None:
         self.template = template
-        # With `%` an id is composed in a fifth of the time.
-        parts = _checked(template)
-        self._text = "".join(literal.replace("%", "%%") + field for literal, field, _ in parts)
-        places = [FORMAT_FIELDS.index(name) for _, _, name in parts if name is not None]
-        self._fields = itemgetter(*places)
-
-    def compose(self, session: str, conversation: str, counter: int, timestamp: int, random: str) -> str:
-        """The id of `FORMAT_FIELDS`."""
-        composed: str = self._text % self._fields((session, conversation, counter, timestamp, random))
-        return composed
+        self.compose: Callable[[Mapping[str, str | int]], str] = _checked(template).__mod__
+        """Gives the id of `FORMAT_FIELDS`, each by its name; by `%`, in a third of the time that `str.format` takes."""
 
 
-def _checked(template: str) -> list[tuple[str, str, str | None]]:
-    """The format's parts: literal text, what takes its place for `%` in the field behind it, and that field's name."""
+def _checked(template: str) -> str:
+    """The format as `%` takes it."""
     if len(template) > _LONGEST_FORMAT:
         raise RequestIdFormatError(template, f"longer than {_LONGEST_FORMAT} characters")
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
         raise RequestIdFormatError(template, str(error)) from None
-    checked: list[tuple[str, str, str | None]] = []
+    named, text = set(), ""
     for literal, name, spec, conversion in parts:
         if not (literal.isascii() and literal.isprintable()) or " " in literal:
             raise RequestIdFormatError(template, "its text must be printable ASCII without blanks")
+        text += literal.replace("%", "%%")
         if name is None:
-            checked.append((literal, "", None))
             continue
         if name not in FORMAT_FIELDS:
             raise RequestIdFormatError(template, f"unknown field {{{name}}}")
         if conversion or (spec and not (name in _NUMBERS and _NUMBER_SPEC.fullmatch(spec))):
             raise RequestIdFormatError(template, f"{{{name}}} cannot be formatted that way")
-        field = f"%{(spec or '').removesuffix('d')}d" if name in _NUMBERS else "%s"
-        checked.append((literal, field, name))
-    if all(name != "random" for _, _, name in checked):
+        named.add(name)
+        text += f"%({name}){spec.removesuffix('d')}d" if spec else f"%({name})s"
+    if "random" not in named:
         raise RequestIdFormatError(template, "without {random} two requests could share an id")
-    return checked
+    return text

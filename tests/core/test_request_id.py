@@ -8,9 +8,8 @@ from sidecar.core.turns import RequestIdFormat, RequestIdFormatError
 
 def compose(template: str) -> str:
     """An id by a template, of fixed parts."""
-    return RequestIdFormat(template).compose(
-        session="s:1", conversation="c", counter=7, timestamp=1_700_000_000_123, random="000000ab"
-    )
+    given: dict[str, str | int] = {"session": "s:1", "conversation": "c", "counter": 7, "random": "000000ab"}
+    return RequestIdFormat(template).compose({**given, "timestamp": 1_700_000_000_123})
 
 
 @pytest.mark.parametrize(
@@ -20,6 +19,8 @@ def compose(template: str) -> str:
         ("seq{counter:04d}-{random}", "seq0007-000000ab"),
         ("{random}", "000000ab"),
         ("{{{random}}}", "{000000ab}"),
+        ("100%{random}%s", "100%000000ab%s"),
+        ("{random}{random}", "000000ab000000ab"),
         ("{counter:d}/{timestamp:014}/{random}", "7/01700000000123/000000ab"),
     ],
 )

@@ -33,7 +33,7 @@ def arrive(
     return manager.arrive(identity, at=at, ref=ref, streaming=False, turn=True, continues=continues)
 
 
-def test_an_everyday_request_is_nine_calls() -> None:
+def test_an_everyday_request_is_eight_calls() -> None:
     """A turn of a named session, with a model and tokens: arrival and ending."""
     manager = SessionManager()
     identity, one = Identity("s", Source.BODY), bytes(24)
@@ -57,7 +57,6 @@ def test_an_everyday_request_is_nine_calls() -> None:
     assert calls[1:] == [
         "arrive",
         "new_request_id",
-        "compose",
         "__init__",
         "join",
         "settle",
