@@ -9,6 +9,7 @@ It must never grow past its cardinality limit; a series that is not used any mor
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import repeat
@@ -126,22 +127,32 @@ class HistogramSeries(_Series):
     def take(self, column: "Column") -> None:
         """Records what rows have measured; one that has None measured nothing."""
         values, at, traces, span, since, wanted = column
-        if None in values:
+        try:
+            total = sum(values)
+        except TypeError:  # some are None
             measured = [one for one in zip(values, at, traces, strict=True) if one[0] is not None]
             if not measured:
                 return
             values, at, traces = zip(*measured, strict=True)
+            total = sum(values)
         buckets = self._open(since)
         numbers = [*map(bisect_left, repeat(self._metric.bounds), values)]
-        for bucket in set(numbers):
-            buckets.counts[bucket] += numbers.count(bucket)
-        buckets.total = sum(values, buckets.total)
+        counts = Counter(numbers)
+        for bucket, count in counts.items():
+            buckets.counts[bucket] += count
+        buckets.total += total
         buckets.minimum = min(buckets.minimum, *values)
         buckets.maximum = max(buckets.maximum, *values)
-        places: Iterable[tuple[int, int]] = zip(numbers, range(len(numbers)), strict=True)
-        if not wanted:
-            places = [(bucket, place) for bucket, place in places if self._store.wants(span(traces[place]))]
-        for bucket, place in dict(places).items():
+        last = len(numbers) - 1
+        if wanted:
+            backwards = numbers[::-1]
+            held: Iterable[tuple[int, int]] = [(bucket, last - backwards.index(bucket)) for bucket in counts]
+        else:
+            wants = self._store.wants
+            held = {
+                bucket: place for place, bucket in enumerate(numbers) if wants(span(traces[place]))
+            }.items()
+        for bucket, place in held:
             buckets.hold(bucket, (values[place], at[place], span(traces[place]), self._attributes))
 
     def _open(self, since: int = 0) -> Buckets:
