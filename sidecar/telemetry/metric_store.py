@@ -378,6 +378,7 @@ class MetricStore:
 
     def collect(self, reader: Reader) -> list[sdk.Metric]:
         """What `reader` is to export now, in the SDK's data model; metrics without points are left out."""
+        self.sum_up()
         # Asked before anything is taken, so that a callback that fails loses no differences.
         observed = {
             metric: [one for callback in callbacks for one in callback()]
@@ -457,7 +458,6 @@ class MetricStore:
 
     def _fold(self) -> None:
         """Close the open period: every reader gets it, and the next one begins empty."""
-        self.sum_up()
         self.period += 1
         for metric, totals in self._totals.items():
             self._hand_over(
