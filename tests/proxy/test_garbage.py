@@ -184,9 +184,9 @@ def test_what_stays_is_not_walked_through_again(monkeypatch: pytest.MonkeyPatch)
     try:
         uvloop.run(running.serve())
         gc.callbacks.append(look)
-        kept: list[list[int]] = [[] for _ in range(100_000)]
-        assert len(kept) // 700 * 0.9 < len(walked)
-        assert max(walked) < 6_000
+        kept: list[list[int]] = [[] for _ in range(1_000_000)]
+        assert len(kept) // 10_000 * 0.9 < len(walked)
+        assert max(walked) < 40_000
     finally:
         gc.callbacks[:] = before
         gc.set_threshold(*thresholds)
