@@ -47,7 +47,8 @@ class AnswerReader:
 
     `reset` before each. Whoever reads takes `informational`, `head`, `pieces`, `trailers`; `ended` is set with the
     last byte, `malformed` says why nothing more can be read, `stray` that bytes came behind the end, `odd` that
-    the answer was not written as RFC 9112 has it. While `unread` holds bytes, `feed(b"")` reads on in them.
+    the answer was not written as RFC 9112 has it. While `unread` holds bytes, `feed(b"")` reads on in them. A read that is
+    `one_chunk` need not be fed.
     """
 
     def __init__(self, plans: AnswerPlans) -> None:
@@ -60,8 +61,6 @@ class AnswerReader:
         self.informational: list[AnswerHead] = []
         self.head: AnswerHead | None = None
         self.pieces: list[bytes] = []
-        self.chunk = b""
-        """The latest read, if it was one whole chunk, and written as `wire.chunk` would write it."""
         self.trailers: list[Field] = []
         self.ended = False
         self.malformed: str | None = None
@@ -77,7 +76,7 @@ class AnswerReader:
         self._searched = 0
         """How much of that has been searched for its end."""
         self._chunked = False
-        self._between_chunks = False
+        self.between_chunks = False
         """Whole chunks have been read, and nothing else was kept or odd."""
         self._chunk_end = False
         """A chunk's data is whole and its line end is awaited."""
@@ -106,9 +105,21 @@ class AnswerReader:
         )
         return bool(plain) and not self._chunked and 0 < (self._left or 0) <= _SMALL
 
+    def one_chunk(self, data: bytes) -> bytes | None:
+        """What is in the one whole chunk that these bytes are, as most reads of a stream are; None for any others.
+
+        To be asked only `between_chunks`. It is written as `wire.chunk` would write it: what its first line must be is known by its length.
+        """
+        size = len(data)
+        around = 6 if size < 262 else 7 if size < 4103 else 8
+        line = b"%x\r\n" % (size - around)
+        if data[: around - 2] != line or size < 7 or data[-2:] != b"\r\n":
+            return None
+        return data[around - 2 : -2]
+
     def feed(self, data: bytes) -> None:
         """Reads bytes, or as many of them as are done in one go."""
-        if self.malformed is not None or (self._between_chunks and self._read_one_chunk(data)):
+        if self.malformed is not None:
             return
         if self.head is None and not self._kept and not self.unread and self._method != "HEAD":
             planned = self._plans.take(data)
@@ -258,20 +269,6 @@ class AnswerReader:
             self.stray = left < 0
             self.pieces.append(data[:left] if left < 0 else data)
 
-    def _read_one_chunk(self, data: bytes) -> bool:
-        """Reads one whole chunk, if that is what it is: what most reads of a stream are.
-
-        What its first line must then be is known by its length, so nothing is searched for.
-        """
-        size = len(data)
-        around = 6 if size < 262 else 7 if size < 4103 else 8
-        line = b"%x\r\n" % max(0, size - around)
-        if len(line) + 2 != around or not data.startswith(line) or not data.endswith(b"\r\n"):
-            return False
-        self.pieces.append(data[around - 2 : -2])
-        self.chunk = data
-        return True
-
     def _read_chunks(self, data: bytes) -> None:
         """Reads as many chunks as there are; what they hold becomes one piece."""
         at, size, parts = 0, len(data), []
@@ -303,11 +300,11 @@ class AnswerReader:
             self._left, self._chunk_end = left, chunk_end
             if parts:
                 self.pieces.append(parts[0] if len(parts) == 1 else b"".join(parts))
-        self._between_chunks = False
+        self.between_chunks = False
         if self._in_trailers:
             self._read_trailers(data[at:])
         elif at == size:
-            self._between_chunks = not (left or chunk_end or self.odd)
+            self.between_chunks = not (left or chunk_end or self.odd)
         elif self._work > 0:
             self._kept = data[at:]
         else:

@@ -297,15 +297,6 @@ class Answer:
         payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return wire.chunk(payload) if self.chunked else payload
 
-    def observe(self, pieces: list[bytes], at: int) -> None:
-        """Counts the pieces and shows them to the observer; they have been written already."""
-        exchange = self._exchange
-        exchange.last_byte = self.quiet_since = at
-        for piece in pieces:
-            exchange.stream.bytes += len(piece)
-        if self.observer is not None:
-            self.observer.feed(pieces, at)
-
     def reading(self) -> Steps[None] | None:
         """What is to be done in steps before `ended`, if the body is large."""
         return None if self.observer is None else self.observer.reading()

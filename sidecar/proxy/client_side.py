@@ -19,7 +19,7 @@ from sidecar.proxy.loop import made, outermost
 from sidecar.proxy.request_reader import NO_HEAD, Inbound, RequestReader
 from sidecar.proxy.shared import Shared
 from sidecar.proxy.timers import Watchdog
-from sidecar.proxy.upstream_side import HIGH_WATER
+from sidecar.proxy.upstream_side import HIGH_WATER, SMALL_READ
 
 _LINGER = 2 * SECOND
 """How long what a client still sends is read and thrown away before its connection closes for good."""
@@ -95,7 +95,7 @@ class ClientConnection(asyncio.Protocol):
             inbound.expects_continue = False
             self.write(_CONTINUE)
 
-    def flow_done(self, inbound: Inbound, *, keep: bool, cut: bool = False) -> None:
+    def flow_done(self, inbound: Inbound, keep: bool, cut: bool) -> None:
         """The flow has settled. `keep`: the connection may carry another; `cut`: the answer is incomplete."""
         self._flow = None
         if self._gone or self._transport is None:
@@ -142,7 +142,7 @@ class ClientConnection(asyncio.Protocol):
             self._shared.report(error)
             reader, unknown = self._reader, self._hearing or self._reader.behind
             if unknown and not reader.ready and reader.partial is None and self._lingering is None:
-                reader.ready.append(Inbound(start=self.read_at))  # a request, as far as anybody can tell
+                reader.ready.append(Inbound(self.read_at))  # a request, as far as anybody can tell
             self.drop()
 
     # asyncio's side.
@@ -180,7 +180,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if reader.unparsed and reader.behind:
             self._parse_later(self._transport)
-        elif not self.paused:
+        elif len(data) > SMALL_READ and not self.paused:
             turn.done(self._transport, self.read_at, self._go_on)
 
     @outermost
@@ -386,12 +386,12 @@ def flow_for(shared: Shared, client: ClientConnection, inbound: Inbound) -> Flow
 
     None if a bug of ours keeps it from being made: that has been told, and the request has settled by it.
     """
-    flow = made(shared.report, partial(Flow, shared, client, inbound))
+    flow = made(shared.report, Flow, shared, client, inbound)
     if flow is not None:
         shared.flows.add(flow)
         shared.telemetry.started(flow.exchange)
         return flow
-    made(lambda _: None, partial(_settled_by_a_bug, shared, inbound))
+    made(lambda _: None, _settled_by_a_bug, shared, inbound)
     return None
 
 

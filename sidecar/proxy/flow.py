@@ -25,7 +25,7 @@ from sidecar.errors import (
 from sidecar.proxy import wire
 from sidecar.proxy.bodies import Answer, Upload
 from sidecar.proxy.connect import DialError
-from sidecar.proxy.loop import guarded, made, outermost
+from sidecar.proxy.loop import each_guarded, guarded, made, outermost
 from sidecar.proxy.observer import Observer, observer_for, small_read
 from sidecar.proxy.request_reader import NO_HEAD, Inbound
 from sidecar.proxy.shared import Client, Shared
@@ -241,24 +241,8 @@ class Flow:
             return
         exchange, answer, shared = self.exchange, self._answer, self._shared
         exchange.overhead_loop += shared.turn.waited
-        if answer.began and not side.ended and side.malformed is None:
-            # In the middle of an answer: what most reads of a stream are.
-            pieces, side.pieces = side.pieces, []
-            chunk, side.chunk = side.chunk, b""
-            if pieces:
-                alike = chunk and answer.chunked and len(pieces) == 1
-                self._client.write(chunk if alike else answer.body(pieces))
-                exchange.overhead_after += shared.clock() - at
-                if self._unwatched:
-                    self._choose_watcher(side, pieces, at)
-                answer.observe(pieces, at)
-                if exchange.response.id is not None and not self._learnt:
-                    self._learn()
-            if not self._client.writable:
-                self.client_blocked()
-            return
         began = answer.began
-        out, pieces = answer.take(side, at, close=not self._keep)
+        out, pieces = answer.take(side, at, close=not (began or self._keep))
         if out:
             self._replay = None
             self._client.write(out)
@@ -268,9 +252,7 @@ class Flow:
         elif self._unwatched:
             self._choose_watcher(side, pieces, at)
         if pieces:
-            answer.observe(pieces, at)
-            if exchange.response.id is not None and not self._learnt and answer.observer is not None:
-                self._learn()
+            self._observe(pieces[0] if len(pieces) == 1 else b"".join(pieces), at)
         if side.malformed:
             self._upstream_failed("malformed", side.malformed)
         elif side.ended:
@@ -283,10 +265,29 @@ class Flow:
         elif not self._client.writable:
             self.client_blocked()
 
-    def _learn(self) -> None:
-        """The answer has told its id."""
-        self._learnt = True
-        self._shared.joining.answered(self.exchange)
+    def chunk_read(self, chunk: bytes, piece: bytes, at: int) -> None:
+        """One whole chunk of an answer that is under way was read; it goes on as it is where its body goes in chunks."""
+        if self.done:
+            return
+        exchange, client, shared = self.exchange, self._client, self._shared
+        exchange.overhead_loop += shared.turn.waited
+        client.write(chunk if self._answer.chunked else piece)
+        exchange.overhead_after += shared.clock() - at
+        self._observe(piece, at)
+        if not client.writable:
+            self.client_blocked()
+
+    def _observe(self, piece: bytes, at: int) -> None:
+        """Counts a piece of the body that has been written on, and shows it to what watches."""
+        exchange, answer = self.exchange, self._answer
+        exchange.last_byte = answer.quiet_since = at
+        exchange.stream.bytes += len(piece)
+        observer = answer.observer
+        if observer is not None:
+            observer.feed(piece, at)
+            if not self._learnt and exchange.response.id is not None:
+                self._learnt = True
+                self._shared.joining.answered(exchange)
 
     @property
     def _passed(self) -> bool:
@@ -317,7 +318,7 @@ class Flow:
         if head is None:
             return
         if side.ended and len(pieces) == 1:
-            read = made(shared.report, partial(small_read, exchange, head.headers, pieces[0], shared))
+            read = made(shared.report, small_read, exchange, head.headers, pieces[0], shared)
             if read is None:
                 exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
             if read is not False:
@@ -489,7 +490,7 @@ class Flow:
         first = not self._told
         self._tell(error)
         if first:
-            guarded(self.broke, partial(self._fail, InternalError(), None))
+            guarded(self.broke, self._fail, InternalError(), None)
         now = self._shared.clock()
         self._finish(now, self._blame, cut=True)
         self._settle(now, self._blame)
@@ -514,7 +515,7 @@ class Flow:
     def _end(self, error: SidecarError, now: int, fact: Callable[[], object]) -> None:
         """Ends with an error of ours: as an answer while there is none, else by cutting it off."""
         self._closes = error.closes
-        guarded(self._tell, partial(self._shared.joining.identify, self.exchange))
+        guarded(self._tell, self._shared.joining.identify, self.exchange)
         if not self._answer.began:
             self.exchange.status = error.status
             self._client.write(self._shared.error_answer(self.exchange, error, close=not self._keep))
@@ -530,12 +531,12 @@ class Flow:
         if self._task is not None:
             self._task.cancel()
         told = self._told
-        guarded(self._tell, self._part_with_upstream, partial(self._upload.close, self.exchange))
-        guarded(self._stuck, partial(self._client.flow_done, self.inbound, keep=self._keep, cut=cut))
+        guarded(self._tell, self._part_with_upstream)
+        guarded(self._stuck, self._client.flow_done, self.inbound, self._keep, cut)
         if self._told is not told:
             fact = self._blame
         unseen = self._answer.observer is not None or self._answer.blocked_since
-        guarded(self.broke, partial(self._close_answer if unseen else self._settle, now, fact))
+        guarded(self.broke, self._close_answer if unseen else self._settle, now, fact)
 
     def _stuck(self, error: Exception) -> None:
         """A bug keeps the client's connection from going on."""
@@ -554,7 +555,7 @@ class Flow:
             shared.flows.discard(self)
             if shared.admission.draining:
                 shared.drained()
-            guarded(self._tell, fact, *shared.joining.leaving(self.exchange, partial(self._freeze, now)))
+            each_guarded(self._tell, fact, *shared.joining.leaving(self.exchange, partial(self._freeze, now)))
 
     def _freeze(self, now: int) -> None:
         """The books of this request are closed; if what was to decide has not, a bug of ours does."""
@@ -563,19 +564,19 @@ class Flow:
         self.exchange.settle(now)
 
     def _part_with_upstream(self) -> None:
+        """Nothing more goes to it, and nothing more of it is wanted."""
         side, self._side = self._side, None
-        if side is None:
-            return
         kept = False
         try:
-            if side.odd:
+            self._upload.close(self.exchange)
+            if side is not None and side.odd:
                 self.exchange.anomalies.append(Anomaly.ANSWER_ODD_HTTP)
-            if side.reusable and self._upload.finished:
+            if side is not None and side.reusable and self._upload.finished:
                 side.finish()
                 self._shared.pool.put(side)
                 kept = True
         finally:
-            if not kept:
+            if side is not None and not kept:
                 side.close()
 
 

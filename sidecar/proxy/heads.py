@@ -158,27 +158,16 @@ class RequestPlans(_Plans[_Plan]):
         if not self._is_http(data, whole=whole):
             return None
         lines[0], lines[plan.host_at] = plan.target.line, plan.host_line
-        head = RequestHead(
-            plan.method,
-            plan.path,
-            "1.1",
-            Headers(None, first, plan.names, (plan.who, plan.told(first))),
-            "http",
-            *(peer or (None, None)),
-        )
-        return Inbound(
-            start=at,
-            read_at=at,
-            waited=waited,
-            head=head,
-            length=None if length is None else int(length),
-            pieces=[data[end + 4 :]] if size else [],
-            size=size,
-            ended=whole,
-            keep_alive=True,
-            target=plan.target,
-            passing=plan.passing(lines),
-        )
+        headers = Headers(None, first, plan.names, (plan.who, plan.told(first)))
+        inbound = Inbound(at, waited, at)
+        inbound.head = RequestHead(plan.method, plan.path, "1.1", headers, "http", *(peer or (None, None)))
+        inbound.keep_alive, inbound.target, inbound.passing = True, plan.target, plan.passing(lines)
+        inbound.ended, inbound.size = whole, size
+        if length is not None:
+            inbound.length = int(length)
+        if size:
+            inbound.pieces.append(data[end + 4 :])
+        return inbound
 
     def _is_http(self, data: bytes, *, whole: bool) -> bool:
         """True if the parser finds one whole request in the bytes, or else a head and nothing behind its body."""

@@ -39,7 +39,17 @@ def outermost(method: Callable[[T, Unpack[Given]], None]) -> Callable[[T, Unpack
     return guarded
 
 
-def guarded(report: Callable[[Exception], None], *calls: Callable[[], object]) -> None:
+def guarded(
+    report: Callable[[Exception], None], call: Callable[[Unpack[Given]], object], *given: *Given
+) -> None:
+    """Makes the call; what it raises is told."""
+    try:
+        call(*given)
+    except Exception as error:  # noqa: BLE001 - the outermost handler
+        report(error)
+
+
+def each_guarded(report: Callable[[Exception], None], *calls: Callable[[], object]) -> None:
     """Makes all of the calls, whatever one of them raises; that is told."""
     for call in calls:
         try:
@@ -48,10 +58,12 @@ def guarded(report: Callable[[Exception], None], *calls: Callable[[], object]) -
             report(error)
 
 
-def made(report: Callable[[Exception], None], make: Callable[[], Made]) -> Made | None:
+def made(
+    report: Callable[[Exception], None], make: Callable[[Unpack[Given]], Made], *given: *Given
+) -> Made | None:
     """What `make` gives; None if it raises, and that is told."""
     try:
-        return make()
+        return make(*given)
     except Exception as error:  # noqa: BLE001 - the outermost handler
         report(error)
         return None

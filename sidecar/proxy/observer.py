@@ -55,8 +55,8 @@ _ERROR_LIMIT = 64 * 1024
 class Observer(Protocol):
     """What the answer shows its body to."""
 
-    def feed(self, pieces: list[bytes], at: int) -> None:
-        """Pieces that were read at `at` (ns since the epoch) and have been passed on."""
+    def feed(self, data: bytes, at: int) -> None:
+        """A piece of the body that was read at `at` (ns since the epoch) and has been passed on."""
 
     def reading(self) -> apis.Steps[None] | None:
         """The body has ended, cleanly framed: what is to be done in steps before `finish`, if it is large."""
@@ -111,18 +111,17 @@ class StreamObserver:
         """True while something that has come is not read."""
 
     @outermost
-    def feed(self, pieces: list[bytes], at: int) -> None:
-        """Reads the events that the pieces complete, or as many as there is time for."""
+    def feed(self, data: bytes, at: int) -> None:
+        """Reads the events that the piece completes, or as many as there is time for."""
         parser = self._parser
         if parser is None:
             return
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if self._plain and len(data) <= _PART and self._steps is None:
             kind, tell = self._kind, self._exchange.event_read
             for name, value in parser.feed(data):
                 tell(kind(name, value), at)
-            return
-        self._put_off(data, at)
+        else:
+            self._put_off(data, at)
 
     def reading(self) -> None:
         """Nothing: events are read as they pass, or in turns that the end need not wait for."""
@@ -317,19 +316,18 @@ class BodyObserver:
         self._counted = 0
 
     @outermost
-    def feed(self, pieces: list[bytes], at: int) -> None:
-        """Keeps the pieces; when they came does not matter."""
+    def feed(self, data: bytes, at: int) -> None:
+        """Keeps the piece; when it came does not matter."""
         del at
+        if self._held is None:
+            return
         size = 0
         try:
-            for piece in pieces:
-                if self._held is None:
-                    return
-                for decoded in self._decoder.decode(piece):
-                    size += len(decoded)
-                    if size > _EXPANSION and size > 2 * len(piece):
-                        raise UnreadableCodingError("it expands without end")
-                    self._keep(decoded)
+            for decoded in self._decoder.decode(data):
+                size += len(decoded)
+                if size > _EXPANSION and size > 2 * len(data):
+                    raise UnreadableCodingError("it expands without end")
+                self._keep(decoded)
         except UnreadableCodingError:
             self._give_up()
 
@@ -417,20 +415,18 @@ class _Beginning:
         self._flow = flow
         self._rejected = exchange.verdict is not None
         self._decoder = decoder(headers.get(b"content-encoding"))
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._held = b""
         self._start = b""
         self._looked_at = 0
 
     @outermost
-    def feed(self, pieces: list[bytes], at: int) -> None:
+    def feed(self, data: bytes, at: int) -> None:
         """Looks at the first bytes, and hands them on."""
-        self._pieces += pieces
-        self._size += sum(map(len, pieces))
-        if self._size > _PART or not self._undecided(pieces):
+        self._held += data
+        if len(self._held) > _PART or not self._undecided(data):
             chosen = self._choose(at)
             if chosen is not None:
-                chosen.feed(self._pieces, at)
+                chosen.feed(self._held, at)
 
     def reading(self) -> None:
         """Nothing: next to nothing has come."""
@@ -440,7 +436,7 @@ class _Beginning:
         """There is nothing more to go by."""
         chosen = self._choose(at)
         if chosen is not None:
-            chosen.feed(self._pieces, at)
+            chosen.feed(self._held, at)
             chosen.finish(at)
 
     def close(self, then: Callable[[], None]) -> None:
@@ -457,14 +453,13 @@ class _Beginning:
         self._flow.watch(None)
         _unreadable(self._exchange)
 
-    def _undecided(self, pieces: list[bytes]) -> bool:
+    def _undecided(self, data: bytes) -> bool:
         try:
-            for piece in pieces:
-                for decoded in self._decoder.decode(piece[:_PART]):
-                    self._looked_at += len(decoded)
-                    self._start = (self._start + decoded[:_PART]).removeprefix(_BOM).lstrip()
-                    if self._looked_at > _END or not apis.undecided(self._start):
-                        return False
+            for decoded in self._decoder.decode(data[:_PART]):
+                self._looked_at += len(decoded)
+                self._start = (self._start + decoded[:_PART]).removeprefix(_BOM).lstrip()
+                if self._looked_at > _END or not apis.undecided(self._start):
+                    return False
         except UnreadableCodingError:
             return False
         return True

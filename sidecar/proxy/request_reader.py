@@ -6,7 +6,7 @@ knows no transport and answers nobody: a request that must not go on carries its
 
 import re
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import httptools
 
@@ -32,7 +32,6 @@ HOST = re.compile(rb"(\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(:[0-9]*)?
 """`uri-host [":" port]` (RFC 9110, section 7.2), as far as characters tell."""
 
 
-@dataclass(slots=True)
 class Inbound:
     """A request on its way in. `start` and `read_at` are ns since the epoch.
 
@@ -42,23 +41,22 @@ class Inbound:
     `chunked`, or (neither) is none. A head that went by a plan (`heads.py`) has its `target`, and the lines that go on.
     """
 
-    start: int
-    read_at: int = 0
-    waited: int = 0
     head: RequestHead | None = None
-    chunked: bool = False
+    chunked = False
     length: int | None = None
-    pieces: list[bytes] = field(default_factory=list)
-    trailers: list[Field] = field(default_factory=list)
-    size: int = 0
-    ended: bool = False
+    size = 0
+    ended = False
     refusal: SidecarError | None = None
-    broken: bool = False
-    keep_alive: bool = False
-    unwanted: bool = False
-    expects_continue: bool = False
+    broken = keep_alive = unwanted = expects_continue = False
     target: Target | None = None
     passing: Lines = ()
+    trailers: Sequence[Field] = ()
+
+    def __init__(self, start: int, waited: int = 0, read_at: int = 0) -> None:
+        self.start = start
+        self.waited = waited
+        self.read_at = read_at
+        self.pieces: list[bytes] = []
 
     @property
     def has_body(self) -> bool:
@@ -328,7 +326,7 @@ class RequestReader:
         self._section = None
         self._parser = httptools.HttpRequestParser(self)
         self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % line)
-        self._section = inbound.trailers
+        inbound.trailers = self._section = []
         self._reframing = False
 
     def _bound(self, size: int) -> None:
@@ -351,7 +349,7 @@ class RequestReader:
 
     def _stand_in(self) -> Inbound:
         """What stands for bytes in which no request began."""
-        inbound = Inbound(start=self._at, waited=self._waited)
+        inbound = Inbound(self._at, self._waited)
         self._url, self._fields = b"", []
         self._take_head(inbound, whole=False)
         return inbound
@@ -384,7 +382,7 @@ class RequestReader:
         self._begun += 1
         if self.deaf or self._oversized is not None:
             return
-        self._inbound = Inbound(start=self._at, waited=self._waited)
+        self._inbound = Inbound(self._at, self._waited)
         self._in_head = True
         self._url = b""
         self._section = self._fields = []
@@ -419,7 +417,7 @@ class RequestReader:
         head = self._take_head(inbound, whole=True)
         self._in_head = False
         self._silent = 0
-        self._section = inbound.trailers
+        inbound.trailers = self._section = []
         if self._parser.should_upgrade():
             _refuse_upgrade(inbound, head)
             self._body_skipped = inbound.has_body

@@ -136,7 +136,7 @@ class Client(Protocol):
     def set_deadline(self) -> Callable[[int], None]:
         """Says when `due` is to be called (ns since the epoch)."""
 
-    def flow_done(self, inbound: Inbound, *, keep: bool, cut: bool = False) -> None:
+    def flow_done(self, inbound: Inbound, keep: bool, cut: bool) -> None:
         """The flow has settled."""
 
     def drop(self) -> None:

@@ -34,6 +34,9 @@ class Reader(Protocol):
     def answer_read(self, at: int) -> None:
         """Something of the answer was read; pull it."""
 
+    def chunk_read(self, chunk: bytes, piece: bytes, at: int) -> None:
+        """One whole chunk of the answer was read, with this piece of its body in it."""
+
     def upstream_lost(self, error: Exception | None) -> None:
         """The connection is gone (None: a clean end)."""
 
@@ -207,19 +210,30 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         """asyncio: bytes have come."""
         turn = self._owner.turn
         at = turn.read()
-        if turn.time != self._turn:
-            self._turn, self._turn_since = turn.time, at
         reader = self.reader
         if reader is None:
             self._unasked(data)
             return
-        self.feed(data)
-        reader.answer_read(at)
-        if len(data) > READ and self._in_pieces and self.transport is not None:
-            self.transport.set_protocol(_InPieces(self, self._owner.read_buffer))
+        piece = self.one_chunk(data) if self.between_chunks else None
+        if piece is not None:
+            reader.chunk_read(data, piece, at)
+        else:
+            self.feed(data)
+            reader.answer_read(at)
         if self.unread:
             self._read_later()
-        elif len(data) > SMALL_READ and self.transport is not None and not self._paused:
+        elif len(data) > SMALL_READ:
+            self._let_others(turn, len(data), at)
+
+    def _let_others(self, turn: LoopTurn, size: int, at: int) -> None:
+        """A read of this size must not be followed by many more in the same turn."""
+        if turn.time != self._turn:
+            self._turn, self._turn_since = turn.time, at
+        if self.transport is None:
+            return
+        if size > READ and self._in_pieces:
+            self.transport.set_protocol(_InPieces(self, self._owner.read_buffer))
+        if not self._paused:
             # What TLS has cost before this call is not seen: each such read of it is enough for one turn.
             turn.done(self.transport, self._turn_since if self._in_pieces else 0, self._go_on)
 

@@ -8,7 +8,7 @@ the default. Only the name is taken off the path and the upstream's own path put
 normalised. It knows no socket.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from sidecar import apis
@@ -259,7 +259,7 @@ def chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
-def last_chunk(trailers: list[Field], *, upward: bool) -> bytes:
+def last_chunk(trailers: Sequence[Field], *, upward: bool) -> bytes:
     """The end of a chunked body, with its trailer fields as received, less those that no head passes on.
 
     `upward`: it goes to the upstream, which is told of no trace but ours.

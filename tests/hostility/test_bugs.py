@@ -67,12 +67,12 @@ ANSWERED = [
     ("proxy.upstream_side:UpstreamConnection.data_received", OURS, OURS),
     ("proxy.answer_reader:AnswerReader.feed", OURS, OURS),
     ("proxy.flow:Flow.answer_read", OURS, OURS),
+    ("proxy.flow:Flow._observe", OURS, OURS),
     ("proxy.bodies:Answer.take", OURS, OURS),
     ("proxy.wire:answer_head", OURS, OURS),
     ("proxy.client_side:ClientConnection.write", OURS, OURS),
     ("proxy.flow:observer_for", UNMET, OURS),
     ("proxy.flow:Deadlines.next", UNMET, OURS),
-    ("proxy.bodies:Answer.observe", OURS, OURS),
 ]
 WATCHED = [
     ("proxy.observer:_observer", UNMET, OVER),

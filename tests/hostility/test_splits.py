@@ -55,7 +55,11 @@ def read_answer(method: str, *pieces: bytes) -> tuple[object, ...]:
     reader = AnswerReader(AnswerPlans(16 * 1024, 64))
     reader.reset(method)
     for piece in pieces:
-        reader.feed(piece)
+        chunk = reader.one_chunk(piece) if reader.between_chunks else None
+        if chunk is not None:
+            reader.pieces.append(chunk)
+        else:
+            reader.feed(piece)
     head = reader.head
     told = head and (head.status, head.reason, head.version, head.headers.fields)
     interim = [(one.status, one.headers.fields) for one in reader.informational]

@@ -44,7 +44,7 @@ def told(one: Inbound) -> object:
     """What matters of a request."""
     assert one.head is not None
     head = (one.head.method, one.head.target, one.head.version, one.head.headers.fields)
-    body = (b"".join(one.pieces), one.size, one.trailers, one.chunked, one.length)
+    body = (b"".join(one.pieces), one.size, list(one.trailers), one.chunked, one.length)
     return head, body, (one.ended, one.broken, one.keep_alive, one.expects_continue, one.refusal)
 
 

@@ -50,8 +50,8 @@ def test_a_bug_in_reading_an_answer_ends_the_reading_alone() -> None:
     reported: list[Exception] = []
     shared = SimpleNamespace(report=reported.append, admission=Admission(1 << 20), clock=time.time_ns)
     observer = StreamObserver(exchange, Stumbling(), None, cast("Shared", shared))
-    observer.feed([b"data: {}\n\n"], 2)
-    observer.feed([b"data: {}\n\n"], 3)
+    observer.feed(b"data: {}\n\n", 2)
+    observer.feed(b"data: {}\n\n", 3)
     observer.finish(4)
     observer.close(lambda: exchange.answer_ended(4))
     assert [type(error) for error in reported] == [LookupError]
