@@ -1,13 +1,14 @@
-"""Plans: what heads of one shape have in common is found once, and each later one of that shape by one look-up.
+"""Plans: what a first line means is found once, and where the fields of heads of one shape are by one match.
 
-A plan belongs to a first line and a number of lines, and is verified on every message by the names of all its fields, in
-order; it says where to look, never what stands there. Owns which messages may go by a plan: those whose head came in one
+A shape is the names of all fields, in order; its pattern is matched with every message, so it says where to look, never
+what stands there. Owns which messages may go by a plan: those whose head came in one
 read, of which nothing is unusual, not even a blank, so that what goes on is what the other way would write. All others are read field by field (`request_reader.py`, `answer_reader.py`), from their first byte.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import groupby
 from operator import itemgetter
 from typing import Generic, TypeVar
 
@@ -17,12 +18,9 @@ from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Headers
 from sidecar.core.identity import IdentityRules, names_who
 from sidecar.proxy.request_reader import HOST, Inbound
-from sidecar.proxy.wire import BODILESS, AnswerHead, Lines, Routes, Target, passes_down, passes_up
+from sidecar.proxy.wire import BODILESS, AnswerHead, Routes, Target, passes_down, passes_up
 
 _HEAD_END = b"\r\n\r\n"
-
-_PLANS, _FIELDS, _NAMES = 512, 64, 2048
-"""How many plans are remembered in each direction, and what one may have: fields, and bytes of first line and names."""
 
 _CONNECTION = (b"keep-alive", b"close")
 _DIGITS = 18
@@ -40,36 +38,138 @@ STRICT_HEAD = re.compile(
 FORBIDDEN = bytes((*range(9), *range(10, 32), 127))
 """What no reason phrase and no field's value may hold (RFC 9112, section 4; RFC 9110, section 5.5)."""
 
-P = TypeVar("P", bound="_Shape")
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = rb"([^\r \t][^\r]*+)(?<![ \t])"
+"""A field's value, without blanks around it; the parser has the last word on what is in it."""
 
-_starts = bytes.startswith
-_pick_all: Callable[[Sequence[bytes]], Lines] = tuple
+_SHAPES = 8
+"""How many shapes with as many fields are remembered in each direction."""
 
+_PATIENCE = 1000
+"""One more is learnt after so many heads of none of these: it takes the oldest one's place. To learn one takes milliseconds."""
 
-class _Shape:
-    """The lines of a head whose fields have these names in this order; `passes` says by a name (lower case) which go on."""
+_LINES = 512
+"""How many first lines are remembered in each direction."""
 
-    __slots__ = ("before", "lower", "names", "passing", "prefixes")
-
-    def __init__(self, lines: list[bytes], passes: Callable[[bytes], bool]) -> None:
-        self.names = tuple(line.partition(b":")[0] for line in lines[1:])
-        self.lower = tuple(name.lower() for name in self.names)
-        self.before = tuple(name + b": " for name in self.names)
-        self.prefixes = (lines[0], *self.before)
-        self.passing = _pick([0, *(at for at, name in enumerate(self.lower, 1) if passes(name))], len(lines))
+_FIELDS, _NAMES = 64, 2048
+"""What a shape may have: fields, and bytes of names; a first line may have as many."""
 
 
-class _Plan(_Shape):
+class Shape:
+    """Heads whose fields have these names in this order, each written as `Name: value`.
+
+    `passes` says by a name (lower case) which lines go on as they are, and for which (None) another one stands.
+    """
+
+    __slots__ = ("lower", "match", "names", "passing", "values")
+
+    def __init__(self, names: tuple[bytes, ...], passes: Callable[[bytes], bool | None]) -> None:
+        self.names = names
+        self.lower = tuple(name.lower() for name in names)
+        values: list[int] = []
+        passing, groups, pattern = [-2], 0, b""
+        for goes_on, run in groupby(zip(names, map(passes, self.lower), strict=True), itemgetter(1)):
+            lines = [re.escape(name) + b": " + _VALUE for name, _ in run]
+            if goes_on:
+                passing.append(groups)
+                groups += 1
+                pattern += b"\r\n(" + b"\r\n".join(lines) + b")"
+            else:
+                pattern += b"".join(b"\r\n" + line for line in lines)
+                passing += [-1] if goes_on is None else []
+            values += range(groups, groups := groups + len(lines))
+        self.match = re.compile(pattern).fullmatch
+        """Finds such a head's values, and each stretch of lines that go on."""
+        self.values: _Pick = _pick(values)
+        """Takes the values from what was found."""
+        self.passing: _Pick = _pick(passing)
+        """Takes what goes on from what was found, the first line, and the line that stands for another one."""
+
+
+_Pick = Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
+
+
+def _pick(places: list[int]) -> _Pick:
+    """Takes what stands at these places."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda found: (found[places[0]],)
+
+
+S = TypeVar("S", bound=Shape)
+L = TypeVar("L")
+
+
+class _Plans(Generic[S, L]):
+    """The plans of one direction. `max_size` in bytes, `max_fields` in fields, of a head."""
+
+    def __init__(self, max_size: int, max_fields: int) -> None:
+        self.max_size = max_size
+        self.max_fields = max_fields
+        self._shapes: dict[int, list[S]] = {}
+        self._missed = 0
+        self._lines: dict[bytes, L] = {}
+
+    def _line(self, line: bytes) -> L | None:
+        """What a first line means that is not known yet; None if there is anything unusual about it."""
+        known = self._read_line(line)
+        if known is not None and len(line) <= _NAMES:
+            if len(self._lines) >= _LINES:
+                self._lines.clear()
+            self._lines[line] = known
+        return known
+
+    def _read_line(self, line: bytes) -> L | None:
+        raise NotImplementedError
+
+    def _shape(self, names: tuple[bytes, ...]) -> S | None:
+        raise NotImplementedError
+
+    def _find(self, data: bytes, begin: int, end: int) -> tuple[S, tuple[bytes, ...]] | None:
+        """The shape of the fields between these places, and what its `match` finds; None if there is anything unusual."""
+        count = data.count(b"\r\n", begin, end)
+        shapes = self._shapes.get(count, ())
+        for shape in shapes:
+            found = shape.match(data, begin, end)
+            if found is not None:
+                return shape, found.groups()
+        if len(shapes) >= _SHAPES:
+            self._missed += 1
+            if self._missed % _PATIENCE:
+                return None
+        return self._learn(data, begin, end, count)
+
+    def _learn(self, data: bytes, begin: int, end: int, count: int) -> tuple[S, tuple[bytes, ...]] | None:
+        """Makes a plan for heads like this one, if nothing in it is unusual."""
+        names = tuple(line.partition(b":")[0] for line in data[begin + 2 : end].split(b"\r\n"))
+        few = len(names) <= min(_FIELDS, self.max_fields) and sum(map(len, names)) <= _NAMES
+        once = len({name.lower() for name in names}) == len(names)
+        if not (few and once and all(map(_TOKEN.fullmatch, names))):
+            return None
+        shape = self._shape(names)
+        found = None if shape is None else shape.match(data, begin, end)
+        if shape is None or found is None:
+            return None
+        shapes = self._shapes.setdefault(count, [])
+        if len(shapes) >= _SHAPES:
+            del shapes[0]
+        shapes.append(shape)
+        return shape, found.groups()
+
+
+def _is_more(length: bytes | None, size: int) -> bool:
+    """True for a length, written as one, that is more than has come."""
+    return length is not None and length.isdigit() and len(length) <= _DIGITS and int(length) > size
+
+
+class _RequestShape(Shape):
     """What requests of one shape have in common."""
 
-    __slots__ = ("host", "host_at", "host_line", "method", "path", "target", "told", "who")
+    __slots__ = ("host", "host_name", "told", "who")
 
-    def __init__(self, lines: list[bytes], target: Target, rules: IdentityRules) -> None:
-        super().__init__(lines, passes_up)
-        method, path, _ = lines[0].split(b" ")
-        self.method, self.path, self.target = method.decode("latin-1"), path, target
-        at = self.lower.index(b"host")
-        self.host_at, self.host_line = at + 1, self.names[at] + b": " + target.host
+    def __init__(self, names: tuple[bytes, ...], rules: IdentityRules) -> None:
+        super().__init__(names, lambda name: None if name == b"host" else passes_up(name))
+        self.host_name = names[self.lower.index(b"host")] + b": "
         self.host: bytes | None = None
         """The value that has been found good last."""
         self.who = tuple(name for name in self.lower if names_who(name, rules))
@@ -78,41 +178,7 @@ class _Plan(_Shape):
         """What they say; for heads of this shape, where there are none, always the same."""
 
 
-def _pick(places: list[int], size: int) -> Callable[[Sequence[bytes]], Lines]:
-    """What takes the lines at these places; the first is always one of them, and the Host."""
-    return _pick_all if len(places) == size else itemgetter(*places)
-
-
-def _fit(first: bytes, names: list[bytes], most: int) -> bool:
-    """True for a head that a plan may be made for: no name stands twice, and a plan stays small."""
-    few = len(names) <= min(_FIELDS, most) and len(set(names)) == len(names)
-    return few and b"" not in names and len(first) + sum(map(len, names)) <= _NAMES
-
-
-class _Plans(Generic[P]):
-    """The plans of one direction. `max_size` in bytes, `max_fields` in fields, of a head."""
-
-    def __init__(self, max_size: int, max_fields: int) -> None:
-        self.max_size = max_size
-        self.max_fields = max_fields
-        self._plans: dict[tuple[bytes, int], P] = {}
-
-    def _remember(self, lines: list[bytes], plan: P) -> P | None:
-        """Keeps the plan, if the head that it is made of is written as a plan wants it."""
-        if not all(map(_starts, lines, plan.prefixes)):
-            return None
-        if len(self._plans) >= _PLANS:
-            self._plans.clear()
-        self._plans[lines[0], len(lines)] = plan
-        return plan
-
-
-def _is_more(length: bytes | None, size: int) -> bool:
-    """True for a length, written as one, that is more than has come."""
-    return length is not None and length.isdigit() and len(length) <= _DIGITS and int(length) > size
-
-
-class RequestPlans(_Plans[_Plan]):
+class RequestPlans(_Plans[_RequestShape, tuple[str, bytes, Target]]):
     """The plans of one relay's requests."""
 
     def __init__(self, routes: Routes, rules: IdentityRules, max_size: int, max_fields: int) -> None:
@@ -134,34 +200,31 @@ class RequestPlans(_Plans[_Plan]):
         end = data.find(_HEAD_END)
         if not 0 < end <= self.max_size:
             return None
-        lines = data[:end].split(b"\r\n")
-        plan = self._plans.get((lines[0], len(lines)))
-        if plan is None or not all(map(_starts, lines, plan.prefixes)):
-            plan = self._learn(lines)
-            if plan is None:
-                return None
-        values = list(map(bytes.removeprefix, lines[1:], plan.before))
-        if values != list(map(bytes.strip, values)):
+        begin = data.find(b"\r\n")
+        line = self._lines.get(data[:begin]) or self._line(data[:begin])
+        planned = None if line is None else self._find(data, begin, end)
+        if line is None or planned is None:
             return None
-        first = dict(zip(plan.lower, values, strict=True))
+        (method, path, target), (shape, found) = line, planned
+        first = dict(zip(shape.lower, shape.values(found)))  # noqa: B905 - `strict` costs as much as all of it
         size, length = len(data) - end - 4, first.get(b"content-length")
         whole = length == b"%d" % size or not (length or size)
         if not (whole or _is_more(length, size)):
             return None
         host, connection = first[b"host"], first.get(b"connection")
-        if host != plan.host:
+        if host != shape.host:
             if not HOST.fullmatch(host):
                 return None
-            plan.host = host
+            shape.host = host
         if connection is not None and connection.lower() != b"keep-alive":
             return None
         if not self._is_http(data, whole=whole):
             return None
-        lines[0], lines[plan.host_at] = plan.target.line, plan.host_line
-        headers = Headers(None, first, plan.names, (plan.who, plan.told(first)))
+        headers = Headers(None, first, shape.names, (shape.who, shape.told(first)))
         inbound = Inbound(at, waited, at)
-        inbound.head = RequestHead(plan.method, plan.path, "1.1", headers, "http", *(peer or (None, None)))
-        inbound.keep_alive, inbound.target, inbound.passing = True, plan.target, plan.passing(lines)
+        inbound.head = RequestHead(method, path, "1.1", headers, "http", *(peer or (None, None)))
+        inbound.passing = shape.passing((*found, target.line, shape.host_name + target.host))
+        inbound.keep_alive, inbound.target = True, target
         inbound.ended, inbound.size = whole, size
         if length is not None:
             inbound.length = int(length)
@@ -183,34 +246,23 @@ class RequestPlans(_Plans[_Plan]):
         ended.clear()
         return True
 
-    def _learn(self, lines: list[bytes]) -> _Plan | None:
-        """Makes a plan for heads like this one, if nothing in it is unusual."""
-        words = lines[0].split(b" ")
+    def _read_line(self, line: bytes) -> tuple[str, bytes, Target] | None:
+        words = line.split(b" ")
         if len(words) != 3 or words[2] != b"HTTP/1.1" or words[1][:1] != b"/":
             return None
         if not words[0].isalpha() or words[0] == b"CONNECT":
             return None
-        names = [line.partition(b":")[0].lower() for line in lines[1:]]
-        if not _fit(lines[0], names, self.max_fields) or b"host" not in names or _UNUSUAL.intersection(names):
-            return None
-        target = self._routes.target(words[0].decode("latin-1"), words[1])
-        if target.upstream is None:
-            return None
-        return self._remember(lines, _Plan(lines, target, self._rules))
+        method = words[0].decode("latin-1")
+        target = self._routes.target(method, words[1])
+        return None if target.upstream is None else (method, words[1], target)
+
+    def _shape(self, names: tuple[bytes, ...]) -> _RequestShape | None:
+        lower = {name.lower() for name in names}
+        usual = b"host" in lower and not _UNUSUAL.intersection(lower)
+        return _RequestShape(names, self._rules) if usual else None
 
 
-class _AnswerPlan(_Shape):
-    """What answers of one shape have in common."""
-
-    __slots__ = ("chunked", "reason", "status")
-
-    def __init__(self, lines: list[bytes], first: re.Match[bytes]) -> None:
-        super().__init__(lines, passes_down)
-        self.status, self.reason = int(first[2]), first[3] or b""
-        self.chunked = b"transfer-encoding" in self.lower
-
-
-class AnswerPlans(_Plans[_AnswerPlan]):
+class AnswerPlans(_Plans[Shape, tuple[int, bytes]]):
     """The plans of one relay's answers."""
 
     def take(self, data: bytes) -> tuple[AnswerHead, int, int | None] | None:
@@ -221,48 +273,38 @@ class AnswerPlans(_Plans[_AnswerPlan]):
         end = data.find(_HEAD_END)
         if not 0 < end <= self.max_size:
             return None
-        block = data[:end]
-        lines = block.split(b"\r\n")
-        plan = self._plans.get((lines[0], len(lines)))
-        if plan is None or not all(map(_starts, lines, plan.prefixes)):
-            plan = self._learn(lines, data)
-            if plan is None:
-                return None
-        if len(block.translate(None, FORBIDDEN)) + 2 * len(lines) - 2 != end:
-            return None  # there is a control character besides the ends of its lines
-        values = list(map(bytes.removeprefix, lines[1:], plan.before))
-        if values != list(map(bytes.strip, values)):
+        begin = data.find(b"\r\n")
+        line = self._lines.get(data[:begin]) or self._line(data[:begin])
+        planned = None if line is None else self._find(data, begin, end)
+        if line is None or planned is None:
             return None
-        first = dict(zip(plan.lower, values, strict=True))
-        length, connection = first.get(b"content-length", b""), first.get(b"connection")
+        (status, reason), (shape, found) = line, planned
+        if len(data[:end].translate(None, FORBIDDEN)) + 2 * len(shape.names) != end:
+            return None  # there is a control character besides the ends of its lines
+        first = dict(zip(shape.lower, shape.values(found)))  # noqa: B905 - `strict` costs as much as all of it
+        length, connection = first.get(b"content-length"), first.get(b"connection")
         if connection is not None and connection.lower() not in _CONNECTION:
             return None
-        if plan.chunked:
+        if length is None:
             if first[b"transfer-encoding"] != b"chunked":
                 return None
         elif not length.isdigit() or len(length) > _DIGITS:
             return None
-        head = AnswerHead(
-            plan.status, plan.reason, "1.1", Headers(None, first, plan.names), plan.passing(lines)
-        )
-        return head, end + 4, None if plan.chunked else int(length)
+        passing = shape.passing((*found, data[:begin], b""))
+        head = AnswerHead(status, reason, "1.1", Headers(None, first, shape.names), passing)
+        return head, end + 4, None if length is None else int(length)
 
-    def _learn(self, lines: list[bytes], data: bytes) -> _AnswerPlan | None:
-        """Makes a plan for heads like this one, if nothing in it is unusual."""
-        strict = STRICT_HEAD.match(data)
-        names = [line.partition(b":")[0].lower() for line in lines[1:]]
-        framed = (b"content-length" in names) + (b"transfer-encoding" in names)
-        if (
-            strict is None
-            or strict[1] != b"1"
-            or strict[3] is None
-            or framed != 1
-            or not _fit(lines[0], names, self.max_fields)
-        ):
+    def _read_line(self, line: bytes) -> tuple[int, bytes] | None:
+        strict = STRICT_HEAD.match(line + b"\r\n\r\n")
+        if strict is None or strict[1] != b"1" or strict[3] is None:
             return None
-        if int(strict[2]) < 200 or int(strict[2]) in BODILESS:
-            return None
-        return self._remember(lines, _AnswerPlan(lines, strict))
+        status = int(strict[2])
+        return None if status < 200 or status in BODILESS else (status, strict[3])
+
+    def _shape(self, names: tuple[bytes, ...]) -> Shape | None:
+        lower = {name.lower() for name in names}
+        framed = (b"content-length" in lower) + (b"transfer-encoding" in lower)
+        return Shape(names, passes_down) if framed == 1 else None
 
 
 class _Ends:

@@ -76,6 +76,30 @@ def test_a_head_that_has_been_touched(at: int, put: bytes, cut: int) -> None:
     assert holds(known, USUAL)
 
 
+PARTS = st.text(st.sampled_from("Ab: \t\r\n\x00é"), max_size=8).map(lambda text: text.encode("latin-1"))
+
+
+@given(st.lists(st.lists(st.tuples(PARTS, PARTS), min_size=1, max_size=3), min_size=2, max_size=4))
+def test_heads_that_look_alike(heads: list[list[tuple[bytes, bytes]]]) -> None:
+    """A value may be written like fields, and a field like a value: neither is taken for the other."""
+    known = plans()
+    for fields in heads * 2:
+        lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+        holds(known, b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % lines)
+
+
+def test_more_shapes_than_are_remembered() -> None:
+    """What is new goes the long way while there are many, and is learnt in time; what is known is known meanwhile."""
+    known = plans()
+    heads = [b"GET / HTTP/1.1\r\nHost: a\r\nX-%d: 1\r\n\r\n" % at for at in range(9)]
+    assert [holds(known, head) for head in heads] == [True] * 8 + [False]
+    assert holds(known, heads[0])
+    taken = [known.take(heads[8], 1, 0, None) is not None for _ in range(1000)]
+    assert taken.index(True) == 998
+    assert not holds(known, heads[0])
+    assert holds(known, heads[1])
+
+
 def test_what_goes_by_a_plan() -> None:
     """The usual request does, by its lines as they came, less what stays here; its Host is the upstream's."""
     known = plans()
