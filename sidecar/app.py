@@ -22,6 +22,7 @@ import uvloop
 
 from sidecar.admin import Port, create_admin_app, create_health_app, serve
 from sidecar.admin.live import LiveView, requests_of
+from sidecar.admin.prometheus import prometheus_text
 from sidecar.core.clock import SECOND, SystemWall
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Anomaly
@@ -41,7 +42,6 @@ from sidecar.telemetry.measures import observe_process
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import SCHEMA_URLS, metrics_of
 from sidecar.telemetry.pipeline import build_pipeline, record_factory, span_factory
-from sidecar.telemetry.prometheus import prometheus_text
 from sidecar.telemetry.recorder import Recorder
 from sidecar.version import VERSION
 from sidecar.ways_out import EgressRules, Trust

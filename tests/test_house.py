@@ -27,7 +27,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 MODULE_LINES, TEST_MODULE_LINES = 600, 600
 FUNCTION_LINES = 60
-FILES = {"core": 16, "proxy": 16, "telemetry": 21}
+FILES = {"core": 16, "proxy": 16, "telemetry": 20}
 """How many files the three great rooms may have: a story is told whole, in one of those there are."""
 POSITIONAL, PARAMETERS = 6, 10
 
@@ -98,7 +98,7 @@ ROOMS = {
 """Which rooms a room may import. Arrows point down only: cli, app, (proxy, admin, telemetry), apis, core."""
 
 LIBRARIES = {
-    "admin": "aiohttp msgspec",
+    "admin": "aiohttp msgspec opentelemetry prometheus_client",
     "apis": "msgspec",
     "app": "msgspec uvloop",
     "client": "openai opentelemetry",
@@ -110,7 +110,7 @@ LIBRARIES = {
     "record": "msgspec",
     "codings": "backports brotli",
     "proxy": "aiohappyeyeballs httptools",
-    "telemetry": "google grpc msgspec opentelemetry prometheus_client psutil structlog",
+    "telemetry": "google grpc msgspec opentelemetry psutil structlog",
     "testing": "aiohttp google grpc opentelemetry",
 }
 """Which libraries a room may import; a room not named here has the standard library only."""

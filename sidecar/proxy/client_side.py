@@ -168,7 +168,9 @@ class ClientConnection(asyncio.Protocol):
             and (whole := self._shared.plans.take(data, at, turn.waited, reader.peer)) is not None
         ):
             self._hearing = False
-            reader.add(whole)
+            reader.ready.append(whole)
+            if not whole.ended:
+                reader.follow(whole)
             self._start_next()
         else:
             reader.feed(data, at, turn.waited)

@@ -201,11 +201,9 @@ class RequestReader:
         self._from = 0
         self.read_on()
 
-    def add(self, inbound: Inbound) -> None:
-        """A request that went by a plan; what is left of its body comes by `feed`."""
-        self.ready.append(inbound)
-        if not inbound.ended:
-            self._inbound, self._left = inbound, (inbound.length or 0) - inbound.size
+    def follow(self, inbound: Inbound) -> None:
+        """The head of this request went by a plan; what is left of its body comes by `feed`."""
+        self._inbound, self._left = inbound, (inbound.length or 0) - inbound.size
 
     def _take_body(self, inbound: Inbound, data: bytes) -> bytes:
         """Takes the body's bytes; gives what follows them."""

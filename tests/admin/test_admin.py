@@ -31,13 +31,13 @@ from sidecar.admin import (
     create_health_app,
     serve,
 )
+from sidecar.admin.prometheus import prometheus_text
 from sidecar.errors import CannotListenError
 from sidecar.live.request import Bar, Detail, Link, Step
 from sidecar.settings import Address
 from sidecar.telemetry.measures import observe_process
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import metrics_of
-from sidecar.telemetry.prometheus import prometheus_text
 from tests.live.boards import empty_board
 
 serving = sys.modules["sidecar.admin.serve"]

@@ -158,7 +158,9 @@ def test_a_body_in_pieces(cuts: list[int]) -> None:
         piece = data[start:end]
         planned = known.take(piece, 1, 0, None) if reader.fresh else None
         if planned is not None:
-            reader.add(planned)
+            reader.ready.append(planned)
+            if not planned.ended:
+                reader.follow(planned)
         else:
             reader.feed(piece, 1, 0)
         while reader.behind:

@@ -6,6 +6,7 @@ compatibility: what a collector would make of the OTLP export has the same names
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
 from opentelemetry.sdk.metrics import export as sdk
@@ -15,7 +16,17 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from sidecar.telemetry.metric_store import MetricStore
+
+class Scraped(Protocol):
+    """The metric store, as a scrape sees it."""
+
+    @property
+    def scrape(self) -> Any:
+        """What the scrapes have seen so far."""
+
+    def collect(self, reader: Any, /) -> list[sdk.Metric]:
+        """Every metric that has points, as they are for this reader."""
+
 
 _UNITS = {
     "s": "seconds",
@@ -39,7 +50,7 @@ _BAD_VERSION = re.compile(r"(?<=version=)(?![0-9]{1,4}(?:\.[0-9]{1,4}){0,3} *(?:
 """A version in `Accept` that is none: the encoder's choice would fail on it, or repeat it."""
 
 
-def prometheus_text(store: MetricStore, resource: Resource, accept: str) -> tuple[bytes, str]:
+def prometheus_text(store: Scraped, resource: Resource, accept: str) -> tuple[bytes, str]:
     """The scrape's body and its content type: OpenMetrics with exemplars where `accept` takes it, else plain text."""
     registry = CollectorRegistry()
     registry.register(_Scrape(store, resource))
@@ -76,7 +87,7 @@ def _unit_words(unit: str, *, gauge: bool) -> list[str]:
 class _Scrape(Collector):
     """One scrape, as `prometheus_client` asks for it."""
 
-    def __init__(self, store: MetricStore, resource: Resource) -> None:
+    def __init__(self, store: Scraped, resource: Resource) -> None:
         self._store = store
         self._resource = resource
 

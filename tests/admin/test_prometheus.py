@@ -6,10 +6,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 from prometheus_client.samples import Sample
 
+from sidecar.admin.prometheus import family_name, label_name, prometheus_text
 from sidecar.telemetry import metrics
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import Metric, MetricKind
-from sidecar.telemetry.prometheus import family_name, label_name, prometheus_text
 from tests.telemetry.ticking import Ticking
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0,text/plain;q=0.5"
