@@ -230,6 +230,9 @@ _EVENT = Shape(_Event)
 _BODY = Shape(_Body)
 
 
+_OUTPUT, _NO_OUTPUT = EventKind.CHUNK, EventKind.EVENT
+
+
 class MessagesReader(Reader[_Event, _Body]):
     """Reads a message, whose object is a whole body, and stands inside some of a stream's events."""
 
@@ -310,13 +313,13 @@ class MessagesReader(Reader[_Event, _Body]):
             output = delta is not None and (
                 delta.text or delta.partial_json or delta.thinking or delta.citation or delta.content
             )
-            return EventKind.CHUNK if output else EventKind.EVENT
+            return _OUTPUT if output else _NO_OUTPUT
         block = event.content_block
         if kind == "content_block_start" and block is not None:
             if block.type == "fallback" and block.to is not None:
                 self._handed_over(block.to.model)
             if block.data or block.content:
-                return EventKind.CHUNK  # thinking that is not shown, or what a tool of the provider has found
+                return _OUTPUT  # thinking that is not shown, or what a tool of the provider has found
         if kind == "ping":
             return EventKind.IDLE
         error = self._error(kind, name, event, data)
@@ -332,7 +335,7 @@ class MessagesReader(Reader[_Event, _Body]):
         if kind == "message_stop":
             self.facts.ended = True
             return EventKind.END
-        return EventKind.EVENT
+        return _NO_OUTPUT
 
     def _error(self, kind: str, name: bytes, event: _Event, data: bytes) -> str | None:
         """The error that an event tells, or that stands in its place."""

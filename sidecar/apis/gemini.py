@@ -297,6 +297,9 @@ def _instruction(raw: Raw) -> list[Part]:
 _CHUNK = Shape(_Chunk)
 
 
+_OUTPUT, _NO_OUTPUT = EventKind.CHUNK, EventKind.EVENT
+
+
 class GenerateReader(Reader[_Chunk, _Chunk]):
     """Reads generated content, streamed (as events or as elements of an array) or whole."""
 
@@ -328,11 +331,11 @@ class GenerateReader(Reader[_Chunk, _Chunk]):
         facts = self.facts
         facts.id = facts.id or part.response_id or None
         facts.model = facts.model or part.model_version or None
-        kind = EventKind.EVENT
+        kind = _NO_OUTPUT
         error = error_word(part.error) if is_error(part.error) else None
         for candidate in part.candidates or ():
             if candidate.content and any(piece.carries_output() for piece in candidate.content.parts or ()):
-                kind = EventKind.CHUNK
+                kind = _OUTPUT
             if facts.echo is not None and candidate.content:
                 for piece in candidate.content.parts or ():
                     piece.echoed(facts.echo, candidate.index)

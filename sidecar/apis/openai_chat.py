@@ -284,7 +284,7 @@ def _history(body: bytes | bytearray) -> Written | None:
     return Written(b"chat", past.messages, _said, past.tools or past.functions, titles=titles)
 
 
-_EVENT, _OUTPUT = EventKind.EVENT, EventKind.CHUNK
+_OUTPUT, _NO_OUTPUT = EventKind.CHUNK, EventKind.EVENT
 
 _CHUNK = Shape(_Chunk)
 _NAMED_CHUNK = Shape(_NamedChunk)
@@ -312,7 +312,7 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
             chunk = salvaged
         if decode is not _CHUNK.decode:
             self._name(chunk)
-        kind, echo = _EVENT, self.facts.echo
+        kind, echo = _NO_OUTPUT, self.facts.echo
         error: str | None = None
         usage = chunk.usage
         for choice in chunk.choices or ():

@@ -44,6 +44,9 @@ class _Completion(msgspec.Struct):
 _COMPLETION = Shape(_Completion)
 
 
+_OUTPUT, _NO_OUTPUT = EventKind.CHUNK, EventKind.EVENT
+
+
 class CompletionReader(Reader[_Completion, _Completion]):
     """Reads a text completion, streamed or whole."""
 
@@ -76,11 +79,11 @@ class CompletionReader(Reader[_Completion, _Completion]):
         """Takes the facts of a chunk or a body."""
         name_answer(self.facts, part.id, part.model)
         name_service(self.facts, None, part.system_fingerprint)
-        kind = EventKind.EVENT
+        kind = _NO_OUTPUT
         error = error_word(part.error) if is_error(part.error) else None
         for choice in part.choices or ():
             if choice.text:
-                kind = EventKind.CHUNK
+                kind = _OUTPUT
                 if self.facts.echo is not None:
                     self.facts.echo.text(choice.index, choice.text)
             failed = self._choice_ended(choice.index, choice.finish_reason, choice.error)

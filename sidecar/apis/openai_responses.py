@@ -260,6 +260,9 @@ _STATUSES = _FINISHED | _PENDING | {"failed", "incomplete"}
 _PING = "keepalive"
 
 
+_OUTPUT, _NO_OUTPUT = EventKind.CHUNK, EventKind.EVENT
+
+
 class ResponsesReader(Reader[_Event, _Response]):
     """Reads a response, whose object is a whole body, and stands inside some of a stream's events."""
 
@@ -310,7 +313,7 @@ class ResponsesReader(Reader[_Event, _Response]):
         if kind.endswith(".delta"):
             if kind == _TEXT and echo is not None and isinstance(event.delta, str):
                 echo.text(event.place, event.delta)
-            return EventKind.CHUNK if event.delta else EventKind.EVENT
+            return _OUTPUT if event.delta else _NO_OUTPUT
         if kind == _PING:
             return EventKind.IDLE
         error = None if event.response is None else self._response(event.response)
@@ -324,8 +327,8 @@ class ResponsesReader(Reader[_Event, _Response]):
             if echo is not None:
                 event.item.echoed(echo)
             if event.item.carries_output():
-                return EventKind.CHUNK
-        return EventKind.CHUNK if kind == _OTHER_OUTPUT else EventKind.EVENT
+                return _OUTPUT
+        return _OUTPUT if kind == _OTHER_OUTPUT else _NO_OUTPUT
 
     def _error(self, kind: str, name: bytes, event: _Event, data: bytes) -> str | None:
         """The error that an event tells, or that stands in its place."""

@@ -6,7 +6,7 @@ nobody reported stays None. It keeps no clock and calls no listener.
 
 from itertools import islice, takewhile
 
-from sidecar.core.facts import Outcome
+from sidecar.core.facts import COMPLETED, Outcome
 from sidecar.core.turns import (
     ConversationSummary,
     LiveConversation,
@@ -321,7 +321,7 @@ class Conversation:
 
         False if its model found no room in the sums.
         """
-        sums, model, completed = self.sums, turn.model, outcome is Outcome.COMPLETED
+        sums, model, completed = self.sums, turn.model, outcome is COMPLETED
         took = at - turn.arrived_at
         if len(self.active) == 1:
             self.active.clear()  # gives its room back, as does `turns`: most conversations that live are idle

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from sidecar.core.clock import MILLISECOND
 from sidecar.core.facts import (
+    COMPLETED,
+    END,
     NO_FACTS,
     Anomaly,
     EventKind,
@@ -345,7 +347,7 @@ class Exchange:
         if status >= 400:
             self.decide(Outcome.UPSTREAM_REJECTED, at, phase=Phase.BEFORE_HEADERS, error_type=str(status))
         elif self.head.method == "HEAD" or status in (204, 304):
-            self.decide(Outcome.COMPLETED, at, phase=Phase.END)
+            self.decide(COMPLETED, at, phase=END)
 
     def event_read(self, kind: EventKind, at: int) -> None:
         """An event of the answer has been read; terminators and error events decide."""
@@ -371,7 +373,7 @@ class Exchange:
                 at, "no_answer", "the stream ended without output and without a finish reason"
             )
         else:
-            self.decide(Outcome.COMPLETED, at, phase=Phase.END)
+            self.decide(COMPLETED, at, phase=END)
 
     def answer_ended(self, at: int) -> None:
         """The answer's body ended cleanly framed. Whether that is an end depends on what the body was."""
@@ -385,7 +387,7 @@ class Exchange:
         elif self.streams and self._must_end and not self.response.finish_reasons:
             self.answer_cut(at)
         else:
-            self.decide(Outcome.COMPLETED, at, phase=Phase.END)
+            self.decide(COMPLETED, at, phase=END)
 
     @property
     def _must_end(self) -> bool:

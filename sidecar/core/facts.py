@@ -60,6 +60,10 @@ class Phase(StrEnum):
     """The answer's end had been seen."""
 
 
+COMPLETED, END = Outcome.COMPLETED, Phase.END
+"""Those of most requests. Up to Python 3.11 it takes ten times as long to look a member up on its class."""
+
+
 class Anomaly(StrEnum):
     """Values of `sidecar.anomaly`. Bounded on purpose: the list is the label's whole value set."""
 

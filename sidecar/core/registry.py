@@ -14,7 +14,7 @@ from struct import Struct
 from typing import Generic, TypeVar
 
 from sidecar.core.conversation import Conversation, Sums
-from sidecar.core.facts import Anomaly, Outcome
+from sidecar.core.facts import COMPLETED, Anomaly, Outcome
 from sidecar.core.identity import MAIN, Identity, Source, tidy
 from sidecar.core.turns import (
     Listeners,
@@ -81,7 +81,7 @@ class Session:
 
     def leave(self, turn: Turn, outcome: Outcome, at: int, *, races: int, recent: int) -> None:
         """A request of it ends at `at` (ns), raced by so many; for the view, `recent` of those that ended are kept."""
-        if outcome is Outcome.COMPLETED:
+        if outcome is COMPLETED:
             self.completed += 1
             if turn.distance:
                 self.out_of_order += 1
@@ -239,8 +239,8 @@ class Registry:
             return conversation
         conversation.leave(first, first.outcome, first.ended_at)
         session.last_ended_at = first.ended_at
-        session.completed += first.outcome is Outcome.COMPLETED
-        session.failed += first.outcome is not Outcome.COMPLETED
+        session.completed += first.outcome is COMPLETED
+        session.failed += first.outcome is not COMPLETED
         return conversation
 
     def put_off(self, by: int, at: int) -> None:

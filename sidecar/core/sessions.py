@@ -12,7 +12,7 @@ from random import Random
 
 from sidecar.core.clock import MILLISECOND, STEADY, Clock, SystemWall, Wall
 from sidecar.core.conversation import Conversation
-from sidecar.core.facts import Anomaly, Outcome
+from sidecar.core.facts import COMPLETED, Anomaly, Outcome
 from sidecar.core.identity import MADE_UP, ChainEntry, Identity, Source, tidy, told
 from sidecar.core.registry import NEVER, Answers, BoundedMap, Registry, Session
 from sidecar.core.turns import (
@@ -271,7 +271,7 @@ class SessionManager:
             return False
         registry, limits = self._registry, self._limits
         _, session, conversation = self._active.pop(turn.request_id)
-        completed = outcome is Outcome.COMPLETED
+        completed = outcome is COMPLETED
         at = max(at, turn.arrived_at)
         turn.ended_at, turn.outcome, turn.model = at, outcome, model
         turn.input_tokens, turn.output_tokens = input_tokens, output_tokens
@@ -503,7 +503,7 @@ class SessionManager:
             result = Result(
                 outcome, took, turn.model, finish_reason, error, turn.input_tokens, turn.output_tokens
             )
-            if outcome is Outcome.COMPLETED:
+            if outcome is COMPLETED:
                 listeners.tell(SessionListener.request_completed, request, result)
             else:
                 listeners.tell(SessionListener.request_failed, request, result)

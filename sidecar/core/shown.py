@@ -121,6 +121,14 @@ def shown(text: str, limit: int = TEXT_LIMIT) -> str:
     return text if len(text) <= limit else text[:limit]
 
 
+def shown_name(text: str) -> str:
+    """The same of a text that comes again and again, as a model's name does: the shorter ones are remembered."""
+    return _shown_before(text) if len(text) <= TEXT_LIMIT else shown(text)
+
+
+_shown_before = lru_cache(1024)(shown)
+
+
 def mask(text: str) -> str:
     """A setting's value without what may be a credential, and no longer than a line.
 

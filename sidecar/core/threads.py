@@ -51,6 +51,9 @@ class Relation(StrEnum):
     """Its body was not read, or carries no history."""
 
 
+RACES = Relation.RACES
+
+
 class Break(StrEnum):
     """Where a prompt is another one than that of the turn before (`sidecar.prompt.broke_at`)."""
 
@@ -255,11 +258,10 @@ class Past:
     @property
     def races(self) -> tuple[bytes, ...]:
         """The turns that it raced, and that raced it."""
-        races = Relation.RACES
-        if not self.rivals and self.relation is not races:
+        if not self.rivals and self.relation is not RACES:
             return ()
-        raced = (self.other.ref,) if self.relation is races and self.other is not None else ()
-        return (*raced, *(rival.ref for rival, _ in self.rivals if rival.relation is races))
+        raced = (self.other.ref,) if self.relation is RACES and self.other is not None else ()
+        return (*raced, *(rival.ref for rival, _ in self.rivals if rival.relation is RACES))
 
     @property
     def orphaned(self) -> bool:

@@ -11,7 +11,7 @@ from functools import partial
 from sidecar.core.digests import History, Prompt
 from sidecar.core.echo import Echo
 from sidecar.core.exchange import Exchange, Telemetry
-from sidecar.core.facts import Anomaly, Outcome
+from sidecar.core.facts import COMPLETED, Anomaly
 from sidecar.core.histories import Histories
 from sidecar.core.identity import (
     CHAIN_FIELD,
@@ -23,8 +23,8 @@ from sidecar.core.identity import (
     resolve,
 )
 from sidecar.core.sessions import Ref, SessionManager, Turn
-from sidecar.core.shown import shown
-from sidecar.core.threads import Past, Place, Relation, placed
+from sidecar.core.shown import shown_name
+from sidecar.core.threads import RACES, Past, Place, placed
 
 _RETRY_COUNT, _RETRY_KEY = b"x-stainless-retry-count", b"idempotency-key"
 
@@ -172,16 +172,16 @@ class Joining:
         if past is not None and self._histories is not None:
             _read_anew(exchange, past)
             response.echo = None  # it holds what was said, and the exchange outlives the request
-            whole = verdict.outcome is Outcome.COMPLETED
+            whole = verdict.outcome is COMPLETED
             self._histories.answered(past, whole=whole, input_tokens=tell("input"))
-            if past.rivals or past.relation is Relation.RACES:
+            if past.rivals or past.relation is RACES:
                 races = len(past.races)
         model = response.model or exchange.request.model or exchange.route.model
         self._sessions.settle(
             turn,
             verdict.outcome,
             at=exchange.end,
-            model=None if model is None else shown(model),
+            model=None if model is None else shown_name(model),
             finish_reason=reasons[0] if reasons else None,
             error=verdict.error_type,
             input_tokens=tell("input"),

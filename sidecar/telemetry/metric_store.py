@@ -271,7 +271,7 @@ Observations = Iterable[tuple[int | float, Attributes]]
 
 _Numbers = TypeVar("_Numbers", Total, Buckets)
 
-_TOGETHER = 512
+_TOGETHER = 256
 """How many rows wait to be summed up, at most."""
 
 OVERFLOW: Attributes = (("otel.metric.overflow", True),)
