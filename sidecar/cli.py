@@ -273,8 +273,7 @@ def _run(flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str,
 
     # What libraries say while they are imported may quote the environment: OpenTelemetry's SDK reads it by itself.
     logging.getLogger().addHandler(logging.NullHandler())
-    # gRPC's core writes to stderr itself, past the log; it is asked before it is loaded.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    _prepare_grpc()
     from sidecar import app
 
     stdio.never_wait()
@@ -301,6 +300,15 @@ def _settings(
         return None
 
 
+def _prepare_grpc() -> None:
+    """Tells gRPC's core, before it is loaded, what it reads in the environment alone, unless that says otherwise.
+
+    It writes to stderr itself, past the log; and a resolver of its own gives `localhost` an address that the system does not.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
+
+
 def _as_variables(
     flags: Mapping[str, str], unknown: Sequence[str], environ: Mapping[str, str]
 ) -> dict[str, str]:
@@ -315,6 +323,7 @@ def _check(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str, 
     if settings is None:
         return BAD_SETTINGS
 
+    _prepare_grpc()
     from sidecar import check
 
     found = check.check(settings, _as_variables(given, unknown, environ), collector=not left_out)
