@@ -72,12 +72,9 @@ _END_AT_MOST = 50
 """Sessions and conversations ended at a time, so that the event loop goes on turning."""
 _AT_ONCE = 0.001
 
-_FULL = 2
-"""The generation of Python's collections of garbage that walk through everything."""
-
-_COLLECTIONS = 10_000, 0, 0
-"""When Python collects garbage: after so many new objects, each time among older ones too, up to all at the third. Three
-times as many are walked through in a millisecond or two; what is under way is walked through each time, so not more often."""
+_COLLECTION = 3_000
+"""New objects after which Python collects garbage among them, which takes a millisecond: much of it is under way, so more often
+would cost more, and with more everybody would wait for longer."""
 
 
 class Sidecar:
@@ -299,9 +296,8 @@ class Sidecar:
         sys.unraisablehook = threading.excepthook = self._libraries.raised
         await self.start()
         gc.callbacks.append(_keep_what_stays)
-        gc.set_threshold(*_COLLECTIONS)
+        gc.set_threshold(_COLLECTION)
         gc.collect()
-        gc.collect()  # Python puts full ones off until there is a quarter of what the latest one left: now that is nothing.
         await self._stopping.wait()
         await self.stop()
 
@@ -439,10 +435,11 @@ class Sidecar:
 
 
 def _keep_what_stays(phase: str, about: dict[str, int]) -> None:
-    """What a full collection of garbage leaves is not walked through by the next: with many sessions that takes a second,
+    """What a collection of garbage leaves is not walked through by the next: with many sessions that takes a second,
     and everybody waits. It is freed as ever when nothing needs it, unless it is in a cycle; requests leave none.
     """
-    if phase == "stop" and about["generation"] == _FULL:
+    del about
+    if phase == "stop":
         gc.freeze()
 
 
