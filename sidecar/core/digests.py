@@ -496,7 +496,9 @@ class History:
     def forget(self) -> None:
         """Lets go of what a long one takes, once it has been recognised."""
         self._messages = self._systems = ()
-        self._said = self._points = self._task = None
+        self._said = self._points = self._task = self._stands = self.answer = None
+        self._roles = b""
+        self.answered_at = -1
 
 
 def _point(digester: Digester, count: int, full: bytes, reduced: bytes, spoken: bytes) -> Point:

@@ -126,7 +126,9 @@ def shown_name(text: str) -> str:
     return _shown_before(text) if len(text) <= TEXT_LIMIT else shown(text)
 
 
-_shown_before = lru_cache(1024)(shown)
+@lru_cache(1024)
+def _shown_before(text: str) -> str:
+    return shown(text)
 
 
 def mask(text: str) -> str:

@@ -237,6 +237,8 @@ class Past:
     """Turns that continue it, the latest ones."""
     rivals: "tuple[tuple[Past, bytes | None], ...]" = ()
     """Turns that raced it, and what they had of its answer by then, if anything."""
+    raced: tuple[bytes, ...] = ()
+    """The turn that it raced when it came."""
     called: tuple[Thread, ...] = ()
     """Sub-agents that its answer called, the latest ones."""
     spawned: tuple[bytes, ...] = ()
@@ -245,11 +247,13 @@ class Past:
     def __init__(self, place: "Place", thread: Thread, end: Point, ref: bytes, echo: Echo) -> None:
         self.relation = place.relation
         self.other = place.other
-        """The turn that it is in this relation to."""
+        """The turn that it is in this relation to, while either is remembered."""
         self.kept = place.kept
         self.thread = thread
         self.end = end
         self.ref = ref
+        if place.relation is RACES and place.other is not None:
+            self.raced = (place.other.ref,)
         self.echo: Echo | None = echo
         """Its answer, while it passes."""
         self.keys: tuple[bytes, ...] = (end.key,)
@@ -260,7 +264,7 @@ class Past:
         """The turns that it raced, and that raced it."""
         if not self.rivals and self.relation is not RACES:
             return ()
-        raced = (self.other.ref,) if self.relation is RACES and self.other is not None else ()
+        raced = self.raced if self.relation is RACES else ()
         return (*raced, *(rival.ref for rival, _ in self.rivals if rival.relation is RACES))
 
     @property

@@ -271,6 +271,7 @@ class AnswerReader:
 
     def _read_chunks(self, data: bytes) -> None:
         """Reads as many chunks as there are; what they hold becomes one piece."""
+        self.between_chunks = False
         at, size, parts = 0, len(data), []
         left, chunk_end = self._left or 0, self._chunk_end
         try:
@@ -300,7 +301,6 @@ class AnswerReader:
             self._left, self._chunk_end = left, chunk_end
             if parts:
                 self.pieces.append(parts[0] if len(parts) == 1 else b"".join(parts))
-        self.between_chunks = False
         if self._in_trailers:
             self._read_trailers(data[at:])
         elif at == size:

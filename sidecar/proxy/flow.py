@@ -246,7 +246,7 @@ class Flow:
         if out:
             self._replay = None
             self._client.write(out)
-        exchange.overhead_after += shared.clock() - at
+            exchange.overhead_after += shared.clock() - at
         if side.head is not None and not began:
             self._watch(side, pieces, at)
         elif self._unwatched:
@@ -564,11 +564,10 @@ class Flow:
         self.exchange.settle(now)
 
     def _part_with_upstream(self) -> None:
-        """Nothing more goes to it, and nothing more of it is wanted."""
+        """Nothing more goes to it, and nothing more of it is wanted; the upload ends, whatever becomes of that."""
         side, self._side = self._side, None
         kept = False
         try:
-            self._upload.close(self.exchange)
             if side is not None and side.odd:
                 self.exchange.anomalies.append(Anomaly.ANSWER_ODD_HTTP)
             if side is not None and side.reusable and self._upload.finished:
@@ -578,6 +577,7 @@ class Flow:
         finally:
             if side is not None and not kept:
                 side.close()
+            self._upload.close(self.exchange)
 
 
 def blame(exchange: Exchange, at: int) -> None:

@@ -38,15 +38,17 @@ STRICT_HEAD = re.compile(
 FORBIDDEN = bytes((*range(9), *range(10, 32), 127))
 """What no reason phrase and no field's value may hold (RFC 9112, section 4; RFC 9110, section 5.5)."""
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = rb"([^\r \t][^\r]*+)(?<![ \t])"
+_VALUE = rb"((?:[^\r \t][^\r]*+(?<![ \t]))?+)"
 """A field's value, without blanks around it; the parser has the last word on what is in it."""
+_USUAL = re.compile(rb"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++: " + _VALUE + rb")++")
+"""The fields of a head that a shape may be made for."""
 
 _SHAPES = 8
 """How many shapes with as many fields are remembered in each direction."""
 
-_PATIENCE = 1000
-"""One more is learnt after so many heads of none of these: it takes the oldest one's place. To learn one takes milliseconds."""
+_LEARNT, _PATIENCE = 32, 1000
+"""How many shapes are learnt at once in each direction, and after how many heads of none of them one more: that takes
+milliseconds, and whoever invents names must not have others wait."""
 
 _LINES = 512
 """How many first lines are remembered in each direction."""
@@ -108,6 +110,7 @@ class _Plans(Generic[S, L]):
         self.max_fields = max_fields
         self._shapes: dict[int, list[S]] = {}
         self._missed = 0
+        self._to_learn = _LEARNT
         self._lines: dict[bytes, L] = {}
 
     def _line(self, line: bytes) -> L | None:
@@ -128,32 +131,32 @@ class _Plans(Generic[S, L]):
     def _find(self, data: bytes, begin: int, end: int) -> tuple[S, tuple[bytes, ...]] | None:
         """The shape of the fields between these places, and what its `match` finds; None if there is anything unusual."""
         count = data.count(b"\r\n", begin, end)
-        shapes = self._shapes.get(count, ())
+        shapes = self._shapes.get(count, [])
         for shape in shapes:
             found = shape.match(data, begin, end)
             if found is not None:
+                if shape is not shapes[0]:  # what comes often is looked at first, and stays
+                    at = shapes.index(shape)
+                    shapes[at - 1 : at + 1] = shape, shapes[at - 1]
                 return shape, found.groups()
-        if len(shapes) >= _SHAPES:
-            self._missed += 1
-            if self._missed % _PATIENCE:
-                return None
-        return self._learn(data, begin, end, count)
+        self._missed += 1
+        if self._missed % _PATIENCE == 0:
+            self._to_learn += 1
+        return self._learn(data, begin, end, count) if self._to_learn else None
 
     def _learn(self, data: bytes, begin: int, end: int, count: int) -> tuple[S, tuple[bytes, ...]] | None:
         """Makes a plan for heads like this one, if nothing in it is unusual."""
+        if count > min(_FIELDS, self.max_fields) or _USUAL.fullmatch(data, begin, end) is None:
+            return None
         names = tuple(line.partition(b":")[0] for line in data[begin + 2 : end].split(b"\r\n"))
-        few = len(names) <= min(_FIELDS, self.max_fields) and sum(map(len, names)) <= _NAMES
-        once = len({name.lower() for name in names}) == len(names)
-        if not (few and once and all(map(_TOKEN.fullmatch, names))):
+        if len({name.lower() for name in names}) < count or sum(map(len, names)) > _NAMES:
             return None
         shape = self._shape(names)
         found = None if shape is None else shape.match(data, begin, end)
         if shape is None or found is None:
             return None
-        shapes = self._shapes.setdefault(count, [])
-        if len(shapes) >= _SHAPES:
-            del shapes[0]
-        shapes.append(shape)
+        self._to_learn -= 1
+        self._shapes.setdefault(count, [])[_SHAPES - 1 :] = [shape]
         return shape, found.groups()
 
 
@@ -271,7 +274,7 @@ class AnswerPlans(_Plans[Shape, tuple[int, bytes]]):
         None if the head is not whole, or anything about it is unusual.
         """
         end = data.find(_HEAD_END)
-        if not 0 < end <= self.max_size:
+        if not 0 < end <= self.max_size - len(_HEAD_END):
             return None
         begin = data.find(b"\r\n")
         line = self._lines.get(data[:begin]) or self._line(data[:begin])

@@ -226,8 +226,8 @@ class Measures:
                     read_anew = None
             if turn is not None and turn.concurrency:
                 completed = 1 if shape.completed else None
-                if turn.distance or turn.revealed:
-                    self._overlapped(exchange, turn, series, completed)
+        if turn is not None and (turn.distance or turn.revealed):
+            self._overlapped(exchange, turn, series, completed)
         took = (at - exchange.start) / SECOND
         series.rows.take((at, trace, took, before, after, loop, relation, broke, read_anew, completed, *call))
         if exchange.streams:

@@ -2,10 +2,9 @@
 
 Touched by the event loop only: no locks, no clock but the one given. What counts is a handle bound to one attribute set,
 which finds its series once per period. What every request records goes by `Rows`: one append for all of it, summed up
-for many requests at once.
-Every record lands in the open period; a collect folds that period into each reader, so that readers
-(an OTLP export, a scrape of `/metrics`) keep their temporality and exemplars apart, as in the SDK.
-It must never grow past its cardinality limit; a series that is not used any more makes room.
+for many requests at once. A record lands in the open period, a row's when it is summed up; a collect has all summed up, and
+folds that period into each reader, so that readers (an OTLP export, a scrape of `/metrics`) keep their temporality and
+exemplars apart, as in the SDK. It must never grow past its cardinality limit; a series that is not used any more makes room.
 """
 
 from bisect import bisect_left
@@ -336,14 +335,17 @@ class MetricStore:
 
     def begin_rows(self, rows: Rows) -> int:
         """A first row waits: it will be summed up with all others. Gives the wall's time."""
+        now = self._wall_time()
+        if not self._waiting:
+            self._since = now
         self._waiting.append(rows)
-        return self._wall_time()
+        return now
 
     def sum_up(self) -> None:
         """Records all rows that wait."""
-        waiting, self._waiting, self.rows_waiting = self._waiting, [], 0
-        for rows in waiting:
-            rows.sum_up()
+        self.rows_waiting = 0
+        while self._waiting:
+            self._waiting.pop(0).sum_up()
 
     def wants_all(self, traces: Iterable[Trace]) -> bool:
         """Whether measurements of each of these traces may become exemplars."""
@@ -433,7 +435,7 @@ class MetricStore:
         if total is None:
             known = (reader.totals.get(metric) for reader in self._readers)
             key = self._admit(len(period), attributes, known)
-            total = period.setdefault(key, Total(since or self._wall_time()))
+            total = period.setdefault(key, Total(since or self._since_now()))
         return total
 
     def open_buckets(self, metric: Metric, attributes: Attributes, since: int = 0) -> Buckets:
@@ -443,8 +445,12 @@ class MetricStore:
         if buckets is None:
             known = (reader.buckets.get(metric) for reader in self._readers)
             key = self._admit(len(period), attributes, known)
-            buckets = period.setdefault(key, Buckets(since or self._wall_time(), len(metric.bounds) + 1))
+            buckets = period.setdefault(key, Buckets(since or self._since_now(), len(metric.bounds) + 1))
         return buckets
+
+    def _since_now(self) -> int:
+        """When a series begins whose first measurement is made now: not after what waits, some of which may be its own."""
+        return self._since if self._waiting else self._wall_time()
 
     def _wall_time(self) -> int:
         return self.clock() + self._wall.correction

@@ -1,6 +1,6 @@
 """What requests leave behind: nothing that only Python's collector of garbage would find.
 
-What survives one of its full collections is kept from the next ones (`sidecar/app.py`), so that they stay short: what
+What survives one of its collections is kept from the next ones (`sidecar/app.py`), so that they stay short: what
 lies in a cycle then would stay for good.
 """
 

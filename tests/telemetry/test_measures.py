@@ -452,6 +452,15 @@ def test_waits_are_recorded_when_they_become_known(world: World) -> None:
     assert world.points(metrics.WAIT_AVOIDED) == {("default",): (2, 31.0), (): (1, 0.0)}
 
 
+def test_a_wait_that_a_turn_without_a_session_reveals(world: World) -> None:
+    """A first turn whose session was made up counts nowhere itself; who waited for it does."""
+    exchange = world.begin()
+    world.arrive(exchange, source=Source.GENERATED)
+    exchange.decide(Outcome.COMPLETED, ms(4))
+    world.settle(exchange, 5, revealed=((3_000_000_000, ref(7), True, "default"),))
+    assert world.points(metrics.WAIT_AVOIDED) == {("default",): (1, 3.0)}
+
+
 def test_exemplars_lead_to_the_trace(world: World) -> None:
     """The call's to the CLIENT span, the request's to the SERVER span, a wait's to its turn's."""
     exchange = world.stream(revealed=((5, ref(7), True, "default"),))
