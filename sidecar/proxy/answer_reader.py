@@ -108,7 +108,8 @@ class AnswerReader:
     def one_chunk(self, data: bytes) -> bytes | None:
         """What is in the one whole chunk that these bytes are, as most reads of a stream are; None for any others.
 
-        To be asked only `between_chunks`. It is written as `wire.chunk` would write it: what its first line must be is known by its length.
+        To be asked only `between_chunks`. It is written as `wire.chunk` would write it: what its first line must be is
+        known by its length.
         """
         size = len(data)
         around = 6 if size < 262 else 7 if size < 4103 else 8

@@ -294,7 +294,7 @@ class Answer:
 
     def body(self, pieces: list[bytes]) -> bytes:
         """The pieces as the client gets them."""
-        payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        payload = b"".join(pieces)
         return wire.chunk(payload) if self.chunked else payload
 
     def reading(self) -> Steps[None] | None:

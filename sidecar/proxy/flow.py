@@ -252,7 +252,7 @@ class Flow:
         elif self._unwatched:
             self._choose_watcher(side, pieces, at)
         if pieces:
-            self._observe(pieces[0] if len(pieces) == 1 else b"".join(pieces), at)
+            self._observe(b"".join(pieces), at)
         if side.malformed:
             self._upstream_failed("malformed", side.malformed)
         elif side.ended:

@@ -128,8 +128,14 @@ class _Plans(Generic[S, L]):
     def _shape(self, names: tuple[bytes, ...]) -> S | None:
         raise NotImplementedError
 
-    def _find(self, data: bytes, begin: int, end: int) -> tuple[S, tuple[bytes, ...]] | None:
-        """The shape of the fields between these places, and what its `match` finds; None if there is anything unusual."""
+    def _find(self, data: bytes, begin: int, end: int) -> tuple[L, S, tuple[bytes, ...]] | None:
+        """What the first line means, which ends at `begin`, the shape of the fields up to `end`, and what its `match` finds.
+
+        None if there is anything unusual.
+        """
+        line = self._lines.get(data[:begin]) or self._line(data[:begin])
+        if line is None:
+            return None
         count = data.count(b"\r\n", begin, end)
         shapes = self._shapes.get(count, [])
         for shape in shapes:
@@ -138,11 +144,12 @@ class _Plans(Generic[S, L]):
                 if shape is not shapes[0]:  # what comes often is looked at first, and stays
                     at = shapes.index(shape)
                     shapes[at - 1 : at + 1] = shape, shapes[at - 1]
-                return shape, found.groups()
+                return line, shape, found.groups()
         self._missed += 1
         if self._missed % _PATIENCE == 0:
             self._to_learn += 1
-        return self._learn(data, begin, end, count) if self._to_learn else None
+        learnt = self._learn(data, begin, end, count) if self._to_learn else None
+        return None if learnt is None else (line, *learnt)
 
     def _learn(self, data: bytes, begin: int, end: int, count: int) -> tuple[S, tuple[bytes, ...]] | None:
         """Makes a plan for heads like this one, if nothing in it is unusual."""
@@ -204,11 +211,10 @@ class RequestPlans(_Plans[_RequestShape, tuple[str, bytes, Target]]):
         if not 0 < end <= self.max_size:
             return None
         begin = data.find(b"\r\n")
-        line = self._lines.get(data[:begin]) or self._line(data[:begin])
-        planned = None if line is None else self._find(data, begin, end)
-        if line is None or planned is None:
+        planned = self._find(data, begin, end)
+        if planned is None:
             return None
-        (method, path, target), (shape, found) = line, planned
+        (method, path, target), shape, found = planned
         first = dict(zip(shape.lower, shape.values(found)))  # noqa: B905 - `strict` costs as much as all of it
         size, length = len(data) - end - 4, first.get(b"content-length")
         whole = length == b"%d" % size or not (length or size)
@@ -277,11 +283,10 @@ class AnswerPlans(_Plans[Shape, tuple[int, bytes]]):
         if not 0 < end <= self.max_size - len(_HEAD_END):
             return None
         begin = data.find(b"\r\n")
-        line = self._lines.get(data[:begin]) or self._line(data[:begin])
-        planned = None if line is None else self._find(data, begin, end)
-        if line is None or planned is None:
+        planned = self._find(data, begin, end)
+        if planned is None:
             return None
-        (status, reason), (shape, found) = line, planned
+        (status, reason), shape, found = planned
         if len(data[:end].translate(None, FORBIDDEN)) + 2 * len(shape.names) != end:
             return None  # there is a control character besides the ends of its lines
         first = dict(zip(shape.lower, shape.values(found)))  # noqa: B905 - `strict` costs as much as all of it
