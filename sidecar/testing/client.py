@@ -4,10 +4,13 @@ Owns one blocking socket; it parses no more than it must to know where an answer
 For tests of what a decent HTTP client would never send, or would hide.
 """
 
+import fcntl
 import json
 import socket
 import ssl
 import struct
+import sys
+import termios
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -64,6 +67,10 @@ class RawClient:
         finally:
             self._socket.settimeout(usual)
         return sent
+
+    def unread(self) -> int:
+        """Bytes that have arrived and that nobody has taken from the system yet."""
+        return int.from_bytes(fcntl.ioctl(self._socket, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def _receive(self) -> bytes:
         data = self._socket.recv(65536)

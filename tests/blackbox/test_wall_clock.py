@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sidecar.telemetry.logs import BURST, LINES_PER_SECOND
 from sidecar.testing import (
     Chunk,
     Connection,
@@ -406,11 +407,12 @@ def test_connections_to_the_collector_are_made_anew(
 
 
 def test_a_clock_that_will_not_stand_still_is_not_told_without_end(start: Start) -> None:
-    """The lines are limited like all others; how many were left out is said."""
-    one = start()
+    """The lines are limited like all others."""
+    one, began = start(), time.monotonic()
     for turn in range(300):
         one.step(HOUR if turn % 2 else -HOUR)
         one.sidecar.stats()
         one.sidecar.admin("GET", "/sessions")
     one.sidecar.stop()
-    assert 1 <= len(one.sidecar.find_logs("sidecar.clock.jumped")) < 200
+    passing = BURST + (time.monotonic() - began) * LINES_PER_SECOND
+    assert 1 <= len(one.sidecar.find_logs("sidecar.clock.jumped")) <= passing + 1

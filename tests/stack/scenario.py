@@ -298,12 +298,13 @@ class Round:
         return body, silent, mute
 
     def slow_reader_begins(self) -> RawClient:
-        """A client that takes nothing of a long stream, so that the stream is held back."""
+        """A client that takes nothing of a long stream, so that the stream is held back, as it is on return."""
         long = chat_chunk("x" * 131_072, model=MODEL)
         client = self._connect(receive_buffer=65536)
         case = self._case(sse([long] * 64 + [chat_chunk(finish_reason="stop", model=MODEL)]))
         client.send(chat_request(stream=True, model=MODEL, headers=self._lines("slow-reader", case)))
         client.read_until(b"\r\n\r\n")
+        self._sidecar.wait_until(lambda: client.unread() > 32_768, timeout=PATIENCE)
         return client
 
     def slow_reader_ends(self, client: RawClient) -> None:
