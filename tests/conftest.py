@@ -4,6 +4,7 @@ Owns how long they live: one process per test module, because starting one costs
 environment of all tests, which is the same on every machine and terminal.
 """
 
+import gc
 import os
 import re
 import signal
@@ -41,6 +42,13 @@ def pytest_configure() -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: looking for garbage in it took a third of the time to collect."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module")
