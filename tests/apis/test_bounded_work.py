@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -101,9 +100,8 @@ PATHS = {
 }
 
 
-@lru_cache(maxsize=1)
 def unhurried() -> float:
-    """Seconds in one go that twice 20 ms on a quiet machine are on this one."""
+    """Seconds in one go that twice 20 ms on a quiet machine are on this one, as it is just now."""
     return 2 * 0.02 * slowness()
 
 
