@@ -3,6 +3,7 @@
 Each row is one thing that stdin, stdout and stderr may be. The ledger says what became of the lines.
 """
 
+import fcntl
 import json
 import os
 import pty
@@ -38,8 +39,12 @@ from tests.pace import promptly
 
 DATA = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
 STREAMS = 3
-REQUESTS = 120
+PIPE = 4096
+"""Bytes that a pipe holds, which is the least that it can."""
+REQUESTS = 40
 """Enough to fill a pipe with their lines, and the queue of lines after it."""
+PROMPT = 8.0
+"""Seconds that they take at most. To a reader of 1 KB/s their lines alone would take three times as long."""
 WAITING = 20
 """How many lines may wait."""
 SHUTDOWN = 6.0
@@ -59,15 +64,22 @@ class Streams:
 Open = Callable[[Path], Streams]
 
 
+def small_pipe() -> tuple[int, int]:
+    """A pipe that is soon full: its end to read from, and its end to write to."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE)
+    return reader, writer
+
+
 def unread(_folder: Path) -> Streams:
     """A pipe whose reader stands still: a log shipper that hangs, a paused `less`."""
-    reader, writer = os.pipe()
+    reader, writer = small_pipe()
     return _ending_with(writer, reader)
 
 
 def unread_and_non_blocking(_folder: Path) -> Streams:
     """The same, from a parent that has made it non-blocking."""
-    reader, writer = os.pipe()
+    reader, writer = small_pipe()
     os.set_blocking(writer, False)
     return _ending_with(writer, reader)
 
@@ -87,7 +99,7 @@ def unread_socket(_folder: Path) -> Streams:
 
 def slow(_folder: Path) -> Streams:
     """A reader of 1 KB/s."""
-    reader, writer = os.pipe()
+    reader, writer = small_pipe()
     streams = _ending_with(writer, reader)
     ended = threading.Event()
 
@@ -112,7 +124,7 @@ def reader_gone(_folder: Path) -> Streams:
 
 def reader_leaves(_folder: Path) -> Streams:
     """A pipe whose reader ends later."""
-    reader, writer = os.pipe()
+    reader, writer = small_pipe()
     streams = _ending_with(writer)
     streams.started = lambda: os.close(reader)
     return streams
@@ -125,7 +137,7 @@ def full_device(_folder: Path) -> Streams:
 
 def full_file(folder: Path) -> Streams:
     """A file that takes some lines, a part of one, and no more."""
-    return Streams(f'ulimit -f 32; exec "$@" 2>{folder}/lines')
+    return Streams(f'ulimit -f 8; exec "$@" 2>{folder}/lines')
 
 
 def read_only(_folder: Path) -> Streams:
@@ -197,8 +209,7 @@ def lines_of(sidecar: RunningSidecar) -> dict[str, int]:
 def ask(sidecar: RunningSidecar, upstream: ScriptedUpstream, requests: int = REQUESTS) -> None:
     """Requests that are answered, and the event loop turns."""
     upstream.answer_always(answer(b"ok"))
-    # A reader of 1 KB/s would have them take ten times as long.
-    with promptly(requests / 15, sidecar.pid), RawClient(sidecar.port) as client:
+    with promptly(PROMPT, sidecar.pid), RawClient(sidecar.port) as client:
         for _ in range(requests):
             client.send(request_bytes("GET", "/quick"))
             assert client.read_answer().body == b"ok"
@@ -247,7 +258,7 @@ def test_no_stream_is_felt(
     assert [span.attributes["sidecar.outcome"] for span in servers] == ["completed"] * STREAMS
     if row == "full_file":
         text = (tmp_path / "lines").read_bytes()
-        assert len(text) in (32 * 512, 32 * 1024)
+        assert len(text) in (8 * 512, 8 * 1024)
 
 
 LOUD = """
@@ -283,6 +294,7 @@ def unread_fifo(path: Path) -> Callable[[], object]:
     """A pipe with a name, whose reader stands still until the end."""
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, PIPE)
     return lambda: os.close(reader)
 
 
@@ -332,7 +344,7 @@ def test_a_second_signal_exits_at_once(upstream: ScriptedUpstream, tmp_path: Pat
 
 def test_what_was_lost_is_told_once_the_stream_moves(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """Every line that came through is whole, none is there twice, and those that are missing are told in one line."""
-    reader, writer = os.pipe()
+    reader, writer = small_pipe()
     streams = _ending_with(writer)
     taken: list[bytes] = []
 
@@ -341,10 +353,10 @@ def test_what_was_lost_is_told_once_the_stream_moves(upstream: ScriptedUpstream,
             taken.append(piece)
 
     thread = threading.Thread(target=read)
-    with serving(streams, upstream, None, OTEL_BLRP_MAX_QUEUE_SIZE="256") as sidecar:
+    with serving(streams, upstream, None, OTEL_BLRP_MAX_QUEUE_SIZE="64") as sidecar:
         os.close(writer)
         streams.held.pop_all()
-        ask(sidecar, upstream, 500)
+        ask(sidecar, upstream, 3 * REQUESTS)
         sidecar.wait_until(lambda: lines_of(sidecar)["dropped"] > 0)
         thread.start()
         sidecar.wait_until(lambda: lines_of(sidecar)["queued"] == 0)
