@@ -51,7 +51,7 @@ NEAR = 300 * SECOND
 ENVIRON = {
     "OTEL_BSP_SCHEDULE_DELAY": "10",
     "OTEL_BLRP_SCHEDULE_DELAY": "10",
-    "OTEL_METRIC_EXPORT_INTERVAL": "100",
+    "OTEL_METRIC_EXPORT_INTERVAL": "2000",
     "OTEL_METRICS_EXEMPLAR_FILTER": "always_on",
     "OTEL_LOGS_EXPORTER": "otlp",
 }
@@ -66,6 +66,7 @@ class Set:
     path: Path
     offset: int = 0
     slept: int = 0
+    _told: int = 0
 
     def step(self, by: int) -> None:
         """Sets its wall clock."""
@@ -82,8 +83,10 @@ class Set:
             file.write(struct.pack("qq", self.offset, self.slept))
 
     def told(self, moved: int) -> None:
-        """Waits for the line that says so."""
-        line = self.sidecar.wait_log("sidecar.clock.jumped")
+        """Waits for the line that says so, which is the last of its kind."""
+        self._told += 1
+        self.sidecar.wait_until(lambda: len(self.sidecar.find_logs("sidecar.clock.jumped")) == self._told)
+        line = self.sidecar.find_logs("sidecar.clock.jumped")[-1]
         assert abs(line["sidecar.clock.jump"] - moved / SECOND) < 1
         assert self.now(line["timestamp"])
 
@@ -112,6 +115,20 @@ def start(tmp_path: Path, start_sidecar: Any) -> Start:
         return Set(start_sidecar(environ={**ENVIRON, **shim, **(environ or {})}, **options), path)
 
     return starting
+
+
+@pytest.fixture(scope="module")
+def patient(
+    tmp_path_factory: pytest.TempPathFactory, module_upstream: ScriptedUpstream, module_sink: OtlpSink
+) -> Iterator[Set]:
+    """A sidecar with long time-outs whose wall clock is set again and again."""
+    path = tmp_path_factory.mktemp("patient") / "wall"
+    settings = {"IDLE_TIMEOUT": "60s", "SESSION_IDLE": "60s", "CLIENT_KEEPALIVE": "60s"}
+    environ = {**ENVIRON, **own_wall(path)}
+    with RunningSidecar(
+        upstream=module_upstream.url, sink=module_sink, settings=settings, environ=environ
+    ) as running:
+        yield Set(running, path)
 
 
 def ask(sidecar: RunningSidecar, upstream: ScriptedUpstream, session: str) -> str:
@@ -185,7 +202,7 @@ def test_what_begins_after_a_step_has_the_walls_time(
 
 @step
 def test_a_stream_keeps_the_time_it_began_with(
-    start: Start, upstream: ScriptedUpstream, sink: OtlpSink, step: int
+    patient: Set, upstream: ScriptedUpstream, sink: OtlpSink, step: int
 ) -> None:
     """Its trace is of one piece; its gaps and chunk times are what they were; no time-out strikes."""
     gate = Gate()
@@ -193,7 +210,8 @@ def test_a_stream_keeps_the_time_it_began_with(
     upstream.answer(
         *sse_head(), Chunk(events[0]), Wait(gate), Chunk(events[1]), Chunk(events[2]), LastChunk()
     )
-    one = start(settings={"IDLE_TIMEOUT": "60s", "SESSION_IDLE": "60s", "CLIENT_KEEPALIVE": "60s"})
+    one = patient
+    before = Set(one.sidecar, one.path, one.offset)
     session = f"stream{step}"
     with RawClient(one.sidecar.port) as client:
         client.send(chat_request(stream=True, headers=(b"X-Sidecar-Session-Id: " + session.encode(),)))
@@ -206,7 +224,6 @@ def test_a_stream_keeps_the_time_it_began_with(
         client.read_until(b"0\r\n\r\n")
         ask(one.sidecar, upstream, f"{session}-other")
     spans = spans_of(sink, session)
-    before = Set(one.sidecar, one.path)
     assert all(before.now(span.start) and before.now(span.end) for span in spans)
     stream = next(span for span in spans if span.name == "stream")
     assert 0 <= stream.attributes["sidecar.stream.gap"] < 2 * NEAR / SECOND  # type: ignore[operator]
@@ -294,23 +311,24 @@ def test_no_timer_strikes_or_waits_because_of_a_step(
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("by", [HOUR, -HOUR], ids=["forth", "back"])
-@pytest.mark.parametrize(
-    "answer", [SinkAnswer(hang=True), SinkAnswer(status=503, code="UNAVAILABLE")], ids=["hanging", "busy"]
-)
 def test_an_exports_time_is_what_has_passed(
-    start: Start, upstream: ScriptedUpstream, protocol: str, by: int, answer: SinkAnswer
+    start: Start, upstream: ScriptedUpstream, protocol: str, by: int
 ) -> None:
-    """A collector that hangs or is busy holds an export up for its time-out, not for an hour."""
+    """A collector that hangs or is busy holds an export up for its time-out, not for an hour: of spans, and of lines."""
     with OtlpSink(protocol) as sink:
-        sink.answer_always("traces", answer)
-        one = start({**sink.environ(), "OTEL_EXPORTER_OTLP_TIMEOUT": "4000"}, sink=None)
+        sink.answer_always("traces", SinkAnswer(hang=True))
+        sink.answer_always("logs", SinkAnswer(status=503, code="UNAVAILABLE"))
+        environ = {**sink.environ(), "OTEL_METRICS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_TIMEOUT": "4000"}
+        one = start(environ, sink=None)
         ask(one.sidecar, upstream, "held-up")
-        sink.wait_for(lambda: [call for call in sink.calls if call.signal == "traces"])
+        sink.wait_for(lambda: {"traces", "logs"} <= {call.signal for call in sink.calls})
         one.step(by)
-        one.sidecar.wait_log("sidecar.telemetry.failing", signal="traces")
-        sink.answer_always("traces", SinkAnswer())
+        for signal_ in ("traces", "logs"):
+            one.sidecar.wait_log("sidecar.telemetry.failing", signal=signal_)
+            sink.answer_always(signal_, SinkAnswer())
         ask(one.sidecar, upstream, "goes-on")
         sink.wait_for(lambda: sink.find_spans(attributes={"session.id": "goes-on"}))
+        sink.wait_for(lambda: [line for line in sink.logs if line.attributes.get("session.id") == "goes-on"])
 
 
 @contextmanager
@@ -326,10 +344,10 @@ def stopped(sidecar: RunningSidecar) -> Iterator[None]:
 
 
 def test_the_first_request_after_a_pause_has_the_walls_time(
-    start: Start, upstream: ScriptedUpstream, sink: OtlpSink
+    patient: Set, upstream: ScriptedUpstream, sink: OtlpSink
 ) -> None:
     """A machine that was paused notices it with the first thing it does."""
-    one = start()
+    one = patient
     upstream.answer(json_answer(chat_completion()))
     with RawClient(one.sidecar.port) as client:
         with stopped(one.sidecar):
