@@ -5,6 +5,7 @@ import json
 import socket
 import socketserver
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -426,21 +427,22 @@ def test_a_port_in_use(upstream: ScriptedUpstream, which: str) -> None:
     assert "Traceback" not in sidecar.stderr
 
 
-@pytest.mark.parametrize("which", ["LISTEN", "HEALTH_LISTEN"])
 def test_a_host_of_which_one_address_is_not_there(
-    tmp_path: Path, start_sidecar: Any, upstream: ScriptedUpstream, which: str
+    tmp_path: Path, start_sidecar: Any, upstream: ScriptedUpstream
 ) -> None:
     """As `localhost` often is, where it has an IPv6 address and the machine none: the others are listened on."""
     names = {"here.test": "192.0.2.1 127.0.0.1 2001:db8::1", "elsewhere.test": "192.0.2.1 2001:db8::1"}
+    both = ("LISTEN", "HEALTH_LISTEN")
     with NameServer(tmp_path, names) as server:
-        sidecar = start_sidecar(settings={which: "here.test:0"}, launcher=server.launcher)
+        sidecar = start_sidecar(settings=dict.fromkeys(both, "here.test:0"), launcher=server.launcher)
         assert exchange(sidecar.port, request_bytes("GET", "/x")).status == 200
-        stray = RunningSidecar(
-            upstream=upstream.url, settings={which: "elsewhere.test:0"}, launcher=server.launcher
-        ).launch()
-        assert stray.wait() == 1
-    reason = f"elsewhere.test:0 (SIDECAR_{which}): the host is not an address of this machine"
-    assert reason in stray.stderr
+        for which in both:
+            stray = RunningSidecar(
+                upstream=upstream.url, settings={which: "elsewhere.test:0"}, launcher=server.launcher
+            ).launch()
+            assert stray.wait() == 1
+            reason = f"elsewhere.test:0 (SIDECAR_{which}): the host is not an address of this machine"
+            assert reason in stray.stderr
 
 
 def test_tls_trust(tmp_path: Path, start_sidecar: Any, sink: OtlpSink) -> None:
@@ -493,6 +495,21 @@ def test_egress_by_a_proxy(start_sidecar: Any, module_upstream: ScriptedUpstream
         assert request.get("proxy-authorization") is None
 
 
+@pytest.fixture(scope="module")
+def egress() -> Iterator[ScriptedUpstream]:
+    """A proxy on the way out."""
+    with ScriptedUpstream() as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def behind_egress(egress: ScriptedUpstream) -> Iterator[RunningSidecar]:
+    """A sidecar that reaches its upstream by it alone."""
+    environ = {"HTTP_PROXY": f"http://127.0.0.1:{egress.port}", "NO_PROXY": "127.0.0.1"}
+    with RunningSidecar(upstream="http://models.test", environ=environ) as running:
+        yield running
+
+
 @pytest.mark.parametrize(
     "says, told",
     [
@@ -504,15 +521,14 @@ def test_egress_by_a_proxy(start_sidecar: Any, module_upstream: ScriptedUpstream
     ],
     ids=["407 with a page", "503 with a large page", "not HTTP", "200 and more", "half a head"],
 )
-def test_what_a_proxy_says_is_told(start_sidecar: Any, says: bytes, told: str) -> None:
+def test_what_a_proxy_says_is_told(
+    behind_egress: RunningSidecar, egress: ScriptedUpstream, says: bytes, told: str
+) -> None:
     """A proxy that refuses is quoted, whatever page comes with its refusal."""
-    with ScriptedUpstream() as proxy:
-        proxy.answer(Garbage(says), End())
-        environ = {"HTTP_PROXY": f"http://127.0.0.1:{proxy.port}", "NO_PROXY": "127.0.0.1"}
-        sidecar = start_sidecar(upstream="http://models.test", environ=environ)
-        refused = exchange(sidecar.port, chat_request())
+    egress.answer(Garbage(says), End())
+    refused = exchange(behind_egress.port, chat_request())
     assert refused.status == 502
-    assert f"the proxy 127.0.0.1:{proxy.port} {told}" in json.loads(refused.body)["error"]["message"]
+    assert f"the proxy 127.0.0.1:{egress.port} {told}" in json.loads(refused.body)["error"]["message"]
 
 
 class Tunnel(socketserver.BaseRequestHandler):
