@@ -4,9 +4,11 @@ import json
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
 
 import psutil
 import pytest
@@ -178,25 +180,53 @@ def test_a_pipelined_body_may_come_later(sidecar: RunningSidecar, upstream: Scri
         assert client.read_answer("POST").status == 200
 
 
-@contextmanager
-def rude_server(greet: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server that greets every connection and closes it at once; gives its port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+class RudeServer:
+    """A server that greets every connection as it was told last, and closes it at once."""
 
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    greet(connection)
+    def __init__(self) -> None:
+        self.greet: Callable[[socket.socket], None] = lambda _: None
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self.port: int = self._server.getsockname()[1]
 
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            with connection:
+                self.greet(connection)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._server.close()
+
+
+@pytest.fixture(scope="module")
+def rude_server() -> Iterator[RudeServer]:
+    """The server that is rude."""
+    with RudeServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def before_rude(rude_server: RudeServer) -> Iterator[RunningSidecar]:
+    """A sidecar in front of it."""
+    with RunningSidecar(upstream=f"http://127.0.0.1:{rude_server.port}") as running:
+        yield running
+
+
+def settled(sidecar: RunningSidecar) -> Counter[str]:
+    """How many requests have ended, by outcome."""
+    return Counter(sidecar.stats()["requests"]["outcomes"])
 
 
 def _reset(connection: socket.socket) -> None:
@@ -207,22 +237,23 @@ def _reset(connection: socket.socket) -> None:
     "greet", [lambda _: None, _reset, lambda one: one.sendall(b"banner\r\n")], ids=["end", "reset", "banner"]
 )
 def test_an_upstream_that_hangs_up_at_once(
-    start_sidecar: Any, greet: Callable[[socket.socket], None]
+    before_rude: RunningSidecar, rude_server: RudeServer, greet: Callable[[socket.socket], None]
 ) -> None:
     """Before the connection is in use: always a 502, never a wait, never an internal error."""
-    with rude_server(greet) as port:
-        sidecar = start_sidecar(upstream=f"http://127.0.0.1:{port}")
-        with RawClient(sidecar.port) as client:
-            for _ in range(100):
-                client.send(request_bytes("GET", "/x"))
-                assert client.read_answer().status == 502
-        requests = sidecar.stats()["requests"]
-    assert requests["outcomes"] == {"upstream_failed": 100}
+    rude_server.greet = greet
+    before = settled(before_rude)
+    with RawClient(before_rude.port) as client:
+        for _ in range(100):
+            client.send(request_bytes("GET", "/x"))
+            assert client.read_answer().status == 502
+    assert settled(before_rude) - before == {"upstream_failed": 100}
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["ends its side", "says that it closes"])
 @pytest.mark.parametrize("length", [27, 300_000], ids=["small", "large"])
-def test_an_upstream_that_answers_before_it_is_asked(start_sidecar: Any, length: int, *, ends: bool) -> None:
+def test_an_upstream_that_answers_before_it_is_asked(
+    before_rude: RunningSidecar, rude_server: RudeServer, length: int, *, ends: bool
+) -> None:
     """A busy server says so as soon as a connection stands; whoever calls it directly reads that as the answer."""
     body = b'{"error":{"code":"tokens"}}'.ljust(length)
 
@@ -236,15 +267,14 @@ def test_an_upstream_that_answers_before_it_is_asked(start_sidecar: Any, length:
             while connection.recv(65536):
                 pass
 
-    with rude_server(refuse) as port:
-        sidecar = start_sidecar(upstream=f"http://127.0.0.1:{port}")
-        with RawClient(sidecar.port) as client:
-            for _ in range(5):
-                client.send(chat_request())
-                said = client.read_answer("POST")
-                assert (said.status, said.body) == (503, body)
-        requests = sidecar.stats()["requests"]
-    assert requests["outcomes"] == {"upstream_rejected": 5}
+    rude_server.greet = refuse
+    before = settled(before_rude)
+    with RawClient(before_rude.port) as client:
+        for _ in range(5):
+            client.send(chat_request())
+            said = client.read_answer("POST")
+            assert (said.status, said.body) == (503, body)
+    assert settled(before_rude) - before == {"upstream_rejected": 5}
 
 
 def test_expect_without_go_ahead_closes(start_sidecar: Any, upstream: ScriptedUpstream) -> None:
