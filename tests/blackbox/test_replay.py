@@ -150,7 +150,7 @@ def test_a_session_found_by_its_history_has_its_first_request(
     assert "replay chat alone" not in names
 
 
-CROWD = 200
+CROWD = 80
 """Sessions whose own spans alone are more than may wait."""
 
 
@@ -160,7 +160,7 @@ def test_many_sessions_end_at_once_and_lose_nothing(
 ) -> None:
     """By their idle time or with the process: their spans, and then their replays, wait until the queue has room for them."""
     upstream.answer_always(json_answer(chat_completion("Hi")))
-    environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "256", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "64"}
+    environ = {"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "25"}
     with OtlpSink() as sink:
         sidecar = start_sidecar(sink=sink, settings={"SESSION_IDLE": idle}, environ=environ)
         for number in range(CROWD):
