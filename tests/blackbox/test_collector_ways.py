@@ -155,11 +155,11 @@ MESSAGE_MOST = 3 << 20
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("mib", [0.5, 8])
+@pytest.mark.parametrize("mib", [0.5, 4])
 def test_much_that_waits_leaves_in_messages_that_a_receiver_takes(
     protocol: str, mib: float, provider: ScriptedUpstream
 ) -> None:
-    """A queue of a few KB or of more than 8 MB, flushed at once: all of it arrives, in bounded messages, once."""
+    """A queue of half a MiB, or of more than a gRPC receiver takes, flushed at once: all of it arrives, in bounded messages, once."""
     with OtlpSink(protocol) as sink:
         queue = {"SCHEDULE_DELAY": "600000", "MAX_QUEUE_SIZE": "60000", "MAX_EXPORT_BATCH_SIZE": "60000"}
         environ = {
@@ -324,36 +324,48 @@ def test_differences_that_failed_come_with_the_next(protocol: str, provider: Scr
         assert sum(int(point.count or 0) for point in durations) == 18
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@contextmanager
+def both_ways(certificate: Certificate) -> Iterator[dict[str, str]]:
+    """Two collectors behind TLS: the environment in which spans go to one over HTTP, and lines to the other over gRPC."""
+    with OtlpSink(tls=certificate) as of_spans, OtlpSink("grpc", tls=certificate) as of_lines:
+        yield {
+            **of_spans.environ(),
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": of_lines.endpoint,
+            "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc",
+            "OTEL_METRICS_EXPORTER": "none",
+        }
+
+
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 def test_the_collector_is_trusted_as_upstreams_are(
-    protocol: str, variable: str, certificate: Certificate, tmp_path: Path, provider: ScriptedUpstream
+    variable: str, certificate: Certificate, tmp_path: Path, provider: ScriptedUpstream
 ) -> None:
     """By a file or a folder of the environment."""
     command = ["openssl", "x509", "-hash", "-noout", "-in", str(certificate.certificate)]
     name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     (tmp_path / f"{name}.0").write_bytes(certificate.certificate.read_bytes())
     trust = {"SSL_CERT_FILE": str(certificate.certificate), "SSL_CERT_DIR": str(tmp_path)}[variable]
-    with OtlpSink(protocol, tls=certificate) as sink:
-        environ = {**sink.environ(), **TRACES_ONLY, variable: trust}
+    with both_ways(certificate) as environ:
+        environ |= {variable: trust}
         with RunningSidecar(upstream=provider.url, environ=environ) as sidecar:
             ask(sidecar)
-            assert set(states(sidecar)) == {"exported"}
+            for signal in ("traces", "logs"):
+                sidecar.wait_until(lambda signal=signal: "queued" not in states(sidecar, signal))  # type: ignore[misc]
+                assert set(states(sidecar, signal)) == {"exported"}
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_collector_that_is_not_trusted(
-    protocol: str, certificate: Certificate, provider: ScriptedUpstream
-) -> None:
+def test_a_collector_that_is_not_trusted(certificate: Certificate, provider: ScriptedUpstream) -> None:
     """Nothing was sent, and the reason says which check failed."""
-    with OtlpSink(protocol, tls=certificate) as sink:
-        environ = {**sink.environ(), **TRACES_ONLY, "OTEL_EXPORTER_OTLP_TIMEOUT": "3000"}
+    with both_ways(certificate) as environ:
+        environ |= {"OTEL_EXPORTER_OTLP_TIMEOUT": "3000"}
         with RunningSidecar(upstream=provider.url, environ=environ) as sidecar:
             ask(sidecar)
-            assert set(states(sidecar)) == {"failed"}
-            assert reason(sidecar).startswith("TLS failed: ")
-            assert "self" in reason(sidecar)
-            assert "signed" in reason(sidecar)
+            for signal in ("traces", "logs"):
+                why = str(sidecar.wait_log("sidecar.telemetry.failing", signal=signal)["reason"])
+                assert why.startswith("TLS failed: ")
+                assert "self" in why
+                assert "signed" in why
+                assert set(states(sidecar, signal)) <= {"failed", "queued"}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
