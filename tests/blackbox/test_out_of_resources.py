@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -159,16 +159,22 @@ def _told(said: Message) -> tuple[int, str]:
 SILENT = (b"", b"GET /readiness HTTP/1.1\r\nHo")
 
 
+@pytest.fixture(scope="module")
+def three_ports(module_upstream: ScriptedUpstream) -> Iterator[tuple[RunningSidecar, int]]:
+    """A sidecar of few descriptors, and its port for health alone."""
+    spare = free_port()
+    settings, launcher = {"HEALTH_LISTEN": f"127.0.0.1:{spare}"}, ("prlimit", "--nofile=256:256")
+    with RunningSidecar(upstream=module_upstream.url, settings=settings, launcher=launcher) as running:
+        yield running, spare
+
+
 @pytest.mark.parametrize("begun", SILENT, ids=["nothing", "half a head"])
 @pytest.mark.parametrize("which", ["ADMIN_LISTEN", "HEALTH_LISTEN"])
 def test_silent_strangers_on_another_port(
-    start_sidecar: Any, upstream: ScriptedUpstream, which: str, begun: bytes
+    three_ports: tuple[RunningSidecar, int], upstream: ScriptedUpstream, which: str, begun: bytes
 ) -> None:
     """More of them than there are descriptors: the data port does not notice, and the port itself still answers."""
-    spare = free_port()
-    sidecar = start_sidecar(
-        launcher=("prlimit", "--nofile=256:256"), settings={"HEALTH_LISTEN": f"127.0.0.1:{spare}"}
-    )
+    sidecar, spare = three_ports
     port = spare if which == "HEALTH_LISTEN" else sidecar.admin_port
     with ExitStack() as stack:
         for _ in range(300):

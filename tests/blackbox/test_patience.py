@@ -129,7 +129,7 @@ def test_few_posts_meet_a_closing_socket(start_sidecar: Any, name: str) -> None:
     fields = {"patience": patience, "reset": reset, "hint": hint, "opened": 0, "stands": []}
     kind = type("Kind", (Impatient,), fields)
     with origin(kind) as url:
-        sidecar = start_sidecar(upstream=url)
+        sidecar = start_sidecar(upstream=url, environ={"OTEL_METRIC_EXPORT_INTERVAL": "60000"})
         statuses = posts(sidecar, patience)
     lost = [status for status in statuses if status != 200]
     assert {*lost} <= {502}
