@@ -35,7 +35,7 @@ ENVIRON = {
     "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
     "OTEL_BSP_SCHEDULE_DELAY": "20",
     "OTEL_BLRP_SCHEDULE_DELAY": "20",
-    "OTEL_METRIC_EXPORT_INTERVAL": "100",
+    "OTEL_METRIC_EXPORT_INTERVAL": "200",
 }
 
 ANSWER = json.dumps(chat_completion()).encode()
