@@ -120,14 +120,19 @@ async def _by_aiohttp(url: str, asks: Iterator[Ask]) -> list[Said | None]:
             async with session.request(ask.method, url, data=body, expect100=ask.expects) as response:
                 content = await response.read()
                 return said(response.status, [(n, v) for n, v in response.headers.items()], content)
-        except (aiohttp.ClientError, TimeoutError, ValueError):
+        except (aiohttp.ClientError, ValueError):
             return None
 
-    all_said = []
+    all_said: list[Said | None] = []
+    in_vain = False
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT)) as session:
         # The event loop runs while the next one is waited for: what happens to a kept connection is seen.
         while (ask := await asyncio.to_thread(next, asks, None)) is not None:
-            all_said.append(await call(session, ask))
+            try:
+                all_said.append(None if in_vain else await call(session, ask))
+            except TimeoutError:  # it would wait as long for each of the others
+                in_vain = True
+                all_said.append(None)
     return all_said
 
 

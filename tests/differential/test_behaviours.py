@@ -50,7 +50,7 @@ def make(upstream: ScriptedUpstream, base: str, behaviour: Behaviour, client: st
     def in_turn() -> Iterator[Ask]:
         for number, ask in enumerate(behaviour.asks):
             if number and behaviour.waits and number % behaviour.waits == 0:
-                upstream.wait_for(lambda: not still_open(upstream, path))
+                wait_for_ends(upstream, path)
             yield ask
 
     call, url = CLIENTS[client], base + path
@@ -61,10 +61,10 @@ def make(upstream: ScriptedUpstream, base: str, behaviour: Behaviour, client: st
     return said, sum(one.path == path and one.method == "POST" for one in upstream.requests)
 
 
-def still_open(upstream: ScriptedUpstream, path: str) -> bool:
-    """True while a connection is open that has brought a request to this path."""
+def wait_for_ends(upstream: ScriptedUpstream, path: str) -> None:
+    """Returns once no connection is open that has brought a request to this path: who waits brings no other meanwhile."""
     theirs = {request.connection for request in upstream.requests if request.path == path}
-    return any(player.connection in theirs for player in upstream._players)
+    upstream.wait_for(lambda: not any(player.connection in theirs for player in upstream._players))
 
 
 Called = dict[tuple[str, str], list[tuple[Said | None, Said | None]]]

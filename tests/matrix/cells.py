@@ -173,13 +173,10 @@ class Cell:
         )
 
     @property
-    def group(self) -> tuple[str, str]:
-        """The timer that ends its request, and the family of APIs that it is of, where none does."""
+    def group(self) -> str:
+        """The timer that ends its request, if one does: what the sidecar that it is played through has short."""
         timer = self.ending.timer
-        return (
-            "EARLY" if timer and timer != "IDLE" else timer,
-            "" if timer else self.api.name.partition(",")[0],
-        )
+        return "EARLY" if timer and timer != "IDLE" else timer
 
     @property
     def stream(self) -> Stream:

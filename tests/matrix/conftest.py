@@ -6,12 +6,13 @@ it forwards, on which the provider will listen) point the same cells at another 
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from sidecar.testing import OtlpSink, RunningSidecar, ScriptedUpstream, changes
+from sidecar.testing import OtlpSink, RunningSidecar, ScriptedUpstream
 from tests.blackbox.conftest import VOLATILE
 from tests.matrix.cells import Cell
 from tests.matrix.expected import Series
@@ -19,8 +20,12 @@ from tests.matrix.expected import Series
 TIMER = 0.5
 """Seconds of every timer of the impatient sidecars."""
 
-SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "50", "OTEL_BSP_SCHEDULE_DELAY": "5"}
-"""Telemetry comes soon, since each cell waits for its own."""
+OFTEN = {
+    "OTEL_METRIC_EXPORT_INTERVAL": "50",
+    "OTEL_BSP_SCHEDULE_DELAY": "5",
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta",
+}
+"""Telemetry comes soon, since each cell waits for its own; and an export holds what has been added, not every series again."""
 
 
 class Watched:
@@ -29,31 +34,37 @@ class Watched:
     def __init__(self, sidecar: RunningSidecar, sink: OtlpSink) -> None:
         self.port = sidecar.port
         self.sink = sink
-        self._before = sink.snapshot(after=time.time_ns())
+        self._levels: dict[Series, float] = {}
+        """What has no differences: requests that are being served, and the like."""
+        self.added()
 
     def added(self) -> dict[Series, float]:
         """What every series has gained since the last call, and forgets what was exported until now."""
-        after = self.sink.snapshot(after=time.time_ns())
-        before, self._before = self._before, after
+        self.sink.snapshot(after=time.time_ns())
+        points = self.sink.points
         self.sink.clear()
-        return {
-            (change.metric, tuple(sorted(change.attributes.items()))): change.value or change.count
-            for change in changes(before, after)
-            if not change.metric.startswith(VOLATILE)
-        }
+        gained: dict[Series, float] = defaultdict(float)
+        for point in points:
+            if point.kind == "gauge" or point.metric.startswith(VOLATILE):
+                continue
+            series = (point.metric, tuple(sorted(point.attributes.items())))
+            value = point.count if point.kind == "histogram" else point.value or 0
+            if point.temporality == "delta":
+                gained[series] += value
+            else:
+                gained[series] += value - self._levels.get(series, 0)
+                self._levels[series] = value
+        return {series: value for series, value in gained.items() if value}
 
 
 class Sidecars:
-    """One sidecar at a time, in front of `upstream`: that of the cells which are played now.
-
-    What it exports again and again is every series that it has ever had, so that those of one API are enough for one.
-    """
+    """One sidecar at a time, in front of `upstream`: that of the cells which are played now."""
 
     def __init__(self, upstream: ScriptedUpstream, blackhole: int) -> None:
         self._upstream = upstream
         self._blackhole = f"blackhole=http://127.0.0.1:{blackhole}"
         self._running = ExitStack()
-        self._group: tuple[str, str] | None = None
+        self._group: str | None = None
         self._watched: Watched | None = None
 
     def watched(self, cell: Cell) -> Watched:
@@ -62,7 +73,7 @@ class Sidecars:
             self.stop()
             sink = self._running.enter_context(OtlpSink())
             running = RunningSidecar(
-                upstream=self._upstream.url, sink=sink, settings=self._settings(cell), environ=SOON
+                upstream=self._upstream.url, sink=sink, settings=self._settings(cell), environ=OFTEN
             )
             self._watched = Watched(self._running.enter_context(running), sink)
             self._group = cell.group
