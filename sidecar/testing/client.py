@@ -47,8 +47,12 @@ class RawClient:
         if tls is not None:
             self._socket = tls.wrap_socket(self._socket, server_hostname=host)
         self._rest = b""
-        self.received = b""
+        self._received: list[bytes] = []
+
+    @property
+    def received(self) -> bytes:
         """Every byte received so far."""
+        return b"".join(self._received)
 
     def send(self, data: bytes) -> None:
         """Sends exactly these bytes."""
@@ -74,7 +78,7 @@ class RawClient:
 
     def _receive(self) -> bytes:
         data = self._socket.recv(65536)
-        self.received += data
+        self._received.append(data)
         return data
 
     def read_until(self, marker: bytes) -> bytes:

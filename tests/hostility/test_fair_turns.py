@@ -5,9 +5,9 @@ import random
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Self, cast
 
 import pytest
@@ -249,16 +249,15 @@ def test_a_small_answer_that_expands(
     assert [span.attributes.get("sidecar.anomalies") for span in books.spans()] == [anomalies] * runs
 
 
-class TinyRecords:
-    """A provider that speaks TLS in records of so many bytes, as many of them at once as the connection takes.
+class Recorded:
+    """A provider that speaks TLS in records of `size` bytes, as many of them at once as the connection takes.
 
-    Behind its answer it ends the connection; `notified`: TLS is told so before.
+    It gives the answer `said` and ends the connection behind it; `notified`: TLS is told so before.
     """
 
-    def __init__(self, certificate: Certificate, size: int, said: bytes, *, notified: bool = False) -> None:
-        self._notified = notified
+    def __init__(self, certificate: Certificate) -> None:
+        self.size, self.said, self.notified = 16_384, b"", False
         self._context = certificate.server_context()
-        self._size, self._said = size, said
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -289,15 +288,27 @@ class TinyRecords:
             except ssl.SSLWantReadError:
                 held.sendall(go.read())
                 come.write(held.recv(65536))
-        for start in range(0, len(self._said), self._size):
-            spoken.write(self._said[start : start + self._size])
-        if self._notified:
+        for start in range(0, len(self.said), self.size):
+            spoken.write(self.said[start : start + self.size])
+        if self.notified:
             with suppress(ssl.SSLWantReadError):
                 spoken.unwrap()
         held.sendall(go.read())
         held.shutdown(socket.SHUT_WR)
         while held.recv(65536):
             pass
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recorded, RunningSidecar]]:
+    """Such a provider, and a sidecar before it whose turns are measured."""
+    made = self_signed(tmp_path_factory.mktemp("provider"))
+    trusting = {"SSL_CERT_FILE": str(made.certificate)}
+    with (
+        Recorded(made) as provider,
+        RunningSidecar(upstream=provider.url, launcher=MEASURED, environ=trusting) as sidecar,
+    ):
+        yield provider, sidecar
 
 
 RECORDS = {
@@ -314,23 +325,16 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_tiny_records(tmp_path: Path, module_sink: OtlpSink, name: str) -> None:
+def test_tiny_records(recorded: tuple[Recorded, RunningSidecar], name: str) -> None:
     """An upstream's TLS in records of a byte or of a chunk: each costs its twenty bytes, and nobody else more time."""
-    size, said = RECORDS[name]
-    made = self_signed(tmp_path)
-    with (
-        TinyRecords(made, size, said) as provider,
-        RunningSidecar(
-            upstream=provider.url,
-            launcher=MEASURED,
-            environ={"SSL_CERT_FILE": str(made.certificate)},
-        ) as sidecar,
-    ):
-        runs = fair(sidecar, lambda: exchange(sidecar.port, chat_request(stream=True)))
-        # What has passed may still be read.
-        sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
-        requests = sidecar.stats()["requests"]
-    assert requests["outcomes"] == {"completed": runs}
+    provider, sidecar = recorded
+    provider.size, provider.said = RECORDS[name]
+    provider.notified = False
+    before = Counter(sidecar.stats()["requests"]["outcomes"])
+    runs = fair(sidecar, lambda: exchange(sidecar.port, chat_request(stream=True)))
+    # What has passed may still be read.
+    sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
+    assert Counter(sidecar.stats()["requests"]["outcomes"]) - before == {"completed": runs}
 
 
 BODY = random.Random(1).randbytes(3 << 20)
@@ -347,15 +351,12 @@ WHOLE = {
 @pytest.mark.parametrize("notified", [False, True], ids=["cut", "notified"])
 @pytest.mark.parametrize("framing", WHOLE)
 def test_an_upstreams_tls_ends_right_behind_its_answer(
-    tmp_path: Path, framing: str, notified: bool, slow: bool
+    recorded: tuple[Recorded, RunningSidecar], framing: str, notified: bool, slow: bool
 ) -> None:
     """However its client takes it, all of the answer passes: nothing is lost that was received while reading paused."""
-    made = self_signed(tmp_path)
-    with (
-        TinyRecords(made, 16_384, WHOLE[framing], notified=notified) as provider,
-        RunningSidecar(upstream=provider.url, environ={"SSL_CERT_FILE": str(made.certificate)}) as sidecar,
-    ):
-        for _ in range(4):
-            with RawClient(sidecar.port, receive_buffer=4096 if slow else None) as client:
-                client.send(request_bytes("GET", "/file"))
-                assert client.read_answer().body == BODY
+    provider, sidecar = recorded
+    provider.size, provider.said, provider.notified = 16_384, WHOLE[framing], notified
+    for _ in range(4):
+        with RawClient(sidecar.port, receive_buffer=4096 if slow else None) as client:
+            client.send(request_bytes("GET", "/file"))
+            assert client.read_answer().body == BODY

@@ -1,4 +1,4 @@
-"""Two gigabytes through the running sidecar, up and down, by length and in chunks: every byte, and flat memory.
+"""Gigabytes through the running sidecar, up and down, by length and in chunks: every byte, and flat memory.
 
 The bytes are made as they are sent and compared as they come; neither side ever holds more than a piece of them.
 """
@@ -15,15 +15,19 @@ import pytest
 
 from sidecar.testing import OtlpSink, RunningSidecar
 
-TOTAL = 2 << 30
-PIECE = 256 * 1024
+TOTAL = {True: 512 << 20, False: 2 << 30}
+"""Bytes in chunks, and by length: so many that a hundredth of it, or a kilobyte for each chunk, would be seen."""
+
+PIECE = {True: 64 * 1024, False: 256 * 1024}
+"""Bytes of a chunk, and of what is sent at once by length."""
+
 GROWTH = 8 << 20
 """Bytes by which the process may grow: many times what two buffers of 64 KiB and one read need."""
 
 INSPECTED = 32 << 20
 """The same while a body is held back: `INSPECT_LIMIT` of 8 MiB, and a copy of it as it goes on."""
 
-_NOISE = bytes(range(251)) * (PIECE // 251 + 2)
+_NOISE = bytes(range(251)) * (PIECE[False] // 251 + 2)
 """A pattern whose length is no power of two, so that a piece in the wrong place is seen."""
 
 
@@ -35,9 +39,10 @@ def made(at: int, size: int) -> bytes:
 
 def say(sock: socket.socket, *, chunked: bool) -> None:
     """Sends the whole stream."""
-    for at in range(0, TOTAL, PIECE):
-        piece = made(at, PIECE)
-        sock.sendall(b"%x\r\n%b\r\n" % (PIECE, piece) if chunked else piece)
+    size = PIECE[chunked]
+    for at in range(0, TOTAL[chunked], size):
+        piece = made(at, size)
+        sock.sendall(b"%x\r\n%b\r\n" % (size, piece) if chunked else piece)
     if chunked:
         sock.sendall(b"0\r\n\r\n")
 
@@ -45,13 +50,14 @@ def say(sock: socket.socket, *, chunked: bool) -> None:
 def hear(stream: BinaryIO, watch: Callable[[], None], *, chunked: bool) -> int:
     """Takes the whole stream and gives how much of it was right; calls `watch` now and then."""
     right = watched = 0
-    while right < TOTAL:
+    most, total = PIECE[chunked], TOTAL[chunked]
+    while right < total:
         if right >= watched:
             watch()
             watched += 64 << 20
-        size = int(stream.readline(), 16) if chunked else min(PIECE, TOTAL - right)
+        size = int(stream.readline(), 16) if chunked else min(most, total - right)
         while size:
-            piece = stream.read(min(size, PIECE))
+            piece = stream.read(min(size, most))
             if not piece or piece != made(right, len(piece)):
                 return right
             right += len(piece)
@@ -65,7 +71,7 @@ def hear(stream: BinaryIO, watch: Callable[[], None], *, chunked: bool) -> int:
 
 def buffered(sock: socket.socket) -> BinaryIO:
     """A stream to read from the socket."""
-    return BufferedReader(sock.makefile("rb", buffering=0), PIECE)
+    return BufferedReader(sock.makefile("rb", buffering=0), PIECE[False])
 
 
 def read_head(stream: BinaryIO) -> bytes:
@@ -125,12 +131,12 @@ def through(
         assert sidecar.stats()["requests"]["outcomes"] == {"completed": 1}
 
 
-FRAMED = {True: b"Transfer-Encoding: chunked\r\n", False: b"Content-Length: %d\r\n" % TOTAL}
+FRAMED = {True: b"Transfer-Encoding: chunked\r\n", False: b"Content-Length: %d\r\n" % TOTAL[False]}
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 def test_down(module_sink: OtlpSink, chunked: bool) -> None:
-    """An answer of 2 GB."""
+    """An answer of that size."""
 
     def serve(connection: socket.socket, stream: BinaryIO, _: Callable[[], None]) -> None:
         read_head(stream)
@@ -140,7 +146,7 @@ def test_down(module_sink: OtlpSink, chunked: bool) -> None:
     with through(module_sink, serve) as (client, stream, memory):
         client.sendall(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n")
         assert FRAMED[chunked] in read_head(stream)
-        assert hear(stream, memory.look, chunked=chunked) == TOTAL
+        assert hear(stream, memory.look, chunked=chunked) == TOTAL[chunked]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +155,7 @@ def test_down(module_sink: OtlpSink, chunked: bool) -> None:
     ids=["length", "chunks", "JSON in chunks"],
 )
 def test_up(module_sink: OtlpSink, kind: str, chunked: bool) -> None:
-    """A request of 2 GB; of JSON, as much is held back as may be inspected, and let go."""
+    """A request of that size; of JSON, as much is held back as may be inspected, and let go."""
     heard: list[int] = []
 
     def serve(connection: socket.socket, stream: BinaryIO, look: Callable[[], None]) -> None:
@@ -163,7 +169,7 @@ def test_up(module_sink: OtlpSink, kind: str, chunked: bool) -> None:
         client.sendall(head + FRAMED[chunked] + b"\r\n")
         say(client, chunked=chunked)
         assert read_head(stream).startswith(b"HTTP/1.1 200 OK\r\n")
-        assert heard == [TOTAL]
+        assert heard == [TOTAL[chunked]]
 
 
 def test_an_upload_waits_for_its_upstream(module_sink: OtlpSink) -> None:
@@ -182,8 +188,8 @@ def test_an_upload_waits_for_its_upstream(module_sink: OtlpSink) -> None:
         client.sendall(FRAMED[True] + b"\r\n")
         sent = 0
         with suppress(TimeoutError):
-            while sent < TOTAL:
-                client.sendall(b"%x\r\n%b\r\n" % (PIECE, made(0, PIECE)))
-                sent += PIECE
+            while sent < TOTAL[True]:
+                client.sendall(b"%x\r\n%b\r\n" % (PIECE[True], made(0, PIECE[True])))
+                sent += PIECE[True]
         over.set()
     assert sent < 2 * INSPECTED

@@ -41,7 +41,7 @@ else:
     from backports import zstd
 
 MIB = 1 << 20
-SIZE = 6 * MIB
+SIZE = 2 * MIB
 BODIES = 3
 JSON = b"Content-Type: application/json"
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -58,7 +58,7 @@ ROOM = 32 * MIB
 QUIET = {"OTEL_METRIC_EXPORT_INTERVAL": "60000"}
 """Exports alone keep a process busy."""
 
-READERS = 150
+READERS = 60
 LARGE = 16 * MIB
 SLOW = (256 + 64) * 1024
 """Bytes that a client may cost that takes nothing: a read, the first of which may be 256 KiB, and what may wait before
@@ -126,7 +126,7 @@ def limited(size: int) -> Iterator[tuple[tuple[str, ...], Callable[[RunningSidec
 
 
 def nearly_whole(connection: RawClient, body: bytes) -> RawClient:
-    """Sends a request whose JSON comes in chunks of 16 bytes, but for its last ones."""
+    """Sends a request whose JSON comes in chunks of 64 bytes, but for its last ones."""
     connection.send(request_bytes("POST", "/v1/chat/completions", headers=(JSON, CHUNKED)))
     connection.send(body)
     return connection
@@ -134,7 +134,7 @@ def nearly_whole(connection: RawClient, body: bytes) -> RawClient:
 
 def test_the_defaults_fit_into_the_container(witness: Witness, module_sink: OtlpSink) -> None:
     """512 MiB is the limit of the Compose file and the manifests: `SIDECAR_INSPECT_MEMORY` may be full at any time."""
-    filling = b"10\r\n0123456789abcdef\r\n" * (7 * MIB // 16)
+    filling = b"40\r\n%b\r\n" % (b"a" * 64) * (7 * MIB // 64)
     head = b'{"model":"m","x":"'
     begun = b"%x\r\n%b\r\n" % (len(head), head) + filling
     witness.answer_with(

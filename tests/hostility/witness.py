@@ -5,10 +5,10 @@ was sent, so that two pieces never reach its parser as one.
 """
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from sidecar.testing import RawClient, RunningSidecar, ScriptedUpstream, Step, answer
+from sidecar.testing import RawClient, RunningSidecar, Script, ScriptedUpstream, Step, answer
 from sidecar.testing.player import Player, Received
 
 _PROBE = b"GET /liveness HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -17,7 +17,11 @@ _PROBE = b"GET /liveness HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 class _Recorder(Player):
     """A connection that keeps what came over it."""
 
-    taken = b""
+    def __init__(
+        self, choose: Callable[[Received], Script], event: Callable[[Player, BaseException | None], None]
+    ) -> None:
+        super().__init__(choose, event)
+        self.taken = bytearray()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
@@ -52,7 +56,7 @@ class Witness(ScriptedUpstream):
 
     def taken(self) -> list[bytes]:
         """The bytes of every connection since `clear`, without those over which nothing came."""
-        return [player.taken for player in list(self._recorders) if player.taken]
+        return [bytes(player.taken) for player in list(self._recorders) if player.taken]
 
     def broken_off(self) -> bool:
         """True if every connection that carries an unfinished request has been closed by the sidecar."""
