@@ -7,6 +7,13 @@ from collections import Counter
 
 from sidecar.testing import OtlpSink, RunningSidecar, Span
 
+SPANS_SOON = {
+    "OTEL_BSP_SCHEDULE_DELAY": "5",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "none",
+}
+"""The environment of a sidecar that exports spans alone, and soon: a process that looks each millisecond is never idle."""
+
 
 class Books:
     """What the sidecar has counted, and the SERVER spans it has told, since this was made.

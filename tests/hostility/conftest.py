@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.testing import OtlpSink, RunningSidecar
+from tests.hostility.books import SPANS_SOON
 from tests.hostility.witness import Turns, Witness, turns_of
 
 
@@ -45,13 +46,12 @@ def sidecar(
     sidecar_settings: dict[str, str],
     launcher: tuple[str, ...],
 ) -> Iterator[RunningSidecar]:
-    """The production server; spans alone are exported, each as soon as it is there."""
-    environ = {"OTEL_BSP_SCHEDULE_DELAY": "1", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+    """The production server; spans alone are exported, soon after they are there."""
     with RunningSidecar(
         upstream=module_upstream.url,
         sink=module_sink,
         settings=sidecar_settings,
-        environ=environ,
+        environ=SPANS_SOON,
         launcher=launcher,
     ) as running:
         yield running

@@ -32,6 +32,7 @@ from sidecar.testing import (
     request_bytes,
     sse_head,
 )
+from tests.hostility.books import SPANS_SOON
 from tests.hostility.witness import Witness
 from tests.pace import kept_waiting
 
@@ -194,9 +195,7 @@ def test_an_answer_too_large_to_be_held(witness: Witness, module_sink: OtlpSink)
     request = request_bytes(
         "POST", "/v1/embeddings", headers=[JSON], body=json.dumps({"model": "m", "input": "x"}).encode()
     )
-    with RunningSidecar(
-        upstream=witness.url, sink=module_sink, environ={"OTEL_BSP_SCHEDULE_DELAY": "1"}
-    ) as sidecar:
+    with RunningSidecar(upstream=witness.url, sink=module_sink, environ=SPANS_SOON) as sidecar:
         module_sink.clear()
         assert exchange(sidecar.port, request, timeout=60).body == body
         module_sink.wait_for(lambda: module_sink.find_spans(kind="CLIENT"))

@@ -26,7 +26,7 @@ from sidecar.testing import (
     exchange,
     request_bytes,
 )
-from tests.hostility.books import Books
+from tests.hostility.books import SPANS_SOON, Books
 from tests.hostility.strict import read_strictly
 from tests.hostility.witness import Turns, Witness, turns_of
 
@@ -55,9 +55,8 @@ class Dribbling(RawClient):
 def hasty(module_upstream: Witness, module_sink: OtlpSink) -> Iterator[RunningSidecar]:
     """A sidecar that waits for a client for 0.3 s."""
     settings = {"CLIENT_HEAD_TIMEOUT": "0.3s", "CLIENT_BODY_TIMEOUT": "0.3s"}
-    environ = {"OTEL_BSP_SCHEDULE_DELAY": "1"}
     with RunningSidecar(
-        upstream=module_upstream.url, sink=module_sink, settings=settings, environ=environ
+        upstream=module_upstream.url, sink=module_sink, settings=settings, environ=SPANS_SOON
     ) as running:
         yield running
 
@@ -66,9 +65,8 @@ def hasty(module_upstream: Witness, module_sink: OtlpSink) -> Iterator[RunningSi
 def patient(module_upstream: Witness, module_sink: OtlpSink) -> Iterator[RunningSidecar]:
     """A sidecar that waits for a client for 2 s, which no pause of a dribbling one exceeds on a busy machine."""
     settings = {"CLIENT_BODY_TIMEOUT": "2s"}
-    environ = {"OTEL_BSP_SCHEDULE_DELAY": "1"}
     with RunningSidecar(
-        upstream=module_upstream.url, sink=module_sink, settings=settings, environ=environ
+        upstream=module_upstream.url, sink=module_sink, settings=settings, environ=SPANS_SOON
     ) as running:
         yield running
 
@@ -155,12 +153,12 @@ def test_a_slow_body_that_comes(
 def slow(module_upstream: Witness, module_sink: OtlpSink) -> Iterator[RunningSidecar]:
     """A sidecar that waits for a client for 0.3 s, and takes a tenth of a second for each read."""
     launcher = (sys.executable, str(Path(__file__).with_name("with_slow_reads.py")), "0.1")
-    settings, environ = {"CLIENT_BODY_TIMEOUT": "0.3s"}, {"OTEL_BSP_SCHEDULE_DELAY": "1"}
+    settings = {"CLIENT_BODY_TIMEOUT": "0.3s"}
     running = RunningSidecar(
         upstream=module_upstream.url,
         sink=module_sink,
         settings=settings,
-        environ=environ,
+        environ=SPANS_SOON,
         launcher=launcher,
     )
     with running as sidecar:
