@@ -74,9 +74,13 @@ def test_bad_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert "SIDECAR_IDLE_TIMEOUT=soon" in said
 
 
-def test_a_port_that_is_taken(sidecar: RunningSidecar, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     """By a sidecar, or by something else."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    switched_off = {"OTEL_SDK_DISABLED": "true"}
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        RunningSidecar(upstream="http://127.0.0.1:1", environ=switched_off) as sidecar,
+    ):
         taken = other.getsockname()[1]
         arguments = (f"--listen=127.0.0.1:{taken}", f"--admin-listen=127.0.0.1:{sidecar.admin_port}")
         code, found = checked(capsys, *arguments, "http://127.0.0.1:1")

@@ -6,6 +6,7 @@ packages take seconds to be imported: they are where they are used.
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,9 @@ import openai
 from tests.clients.apis import CHAT, GEMINI, MESSAGES, QUESTION, TOOL, Api
 
 KEY = "sk-secret"
+
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For all clients, which call nobody by TLS: to read the system's certificates takes longer than the calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ class Recording(httpx2.HTTPTransport):
     """The transport of a client, with a copy of every answer."""
 
     def __init__(self, heard: Heard) -> None:
-        super().__init__()
+        super().__init__(verify=TLS)
         self._heard = heard
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -132,7 +136,7 @@ class AsyncRecording(httpx2.AsyncHTTPTransport):
     """The same for async clients."""
 
     def __init__(self, heard: Heard) -> None:
-        super().__init__()
+        super().__init__(verify=TLS)
         self._heard = heard
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -305,6 +309,8 @@ def _google_options(ask: Ask, **transport: Any) -> dict[str, Any]:
         "headers": dict(ask.headers),
         "timeout": round(ask.timeout * 1000),
         "retry_options": retry,
+        "client_args": {"verify": TLS},
+        "async_client_args": {"verify": TLS, "ssl": TLS},
         **transport,
     }
 
@@ -332,7 +338,7 @@ def google_sync(ask: Ask) -> Heard:
     from google import genai
 
     heard = Heard()
-    options: Any = _google_options(ask, client_args={"transport": Recording(heard)})
+    options: Any = _google_options(ask, client_args={"verify": TLS, "transport": Recording(heard)})
     with genai.Client(api_key=KEY, http_options=options) as client:
         try:
             if not ask.streams:
@@ -352,7 +358,8 @@ def google_sync(ask: Ask) -> Heard:
 async def google_async(ask: Ask) -> Heard:
     """Its async side, on httpx."""
     heard = Heard()
-    return await _google_async(ask, heard, async_client_args={"transport": AsyncRecording(heard)})
+    recording = {"verify": TLS, "ssl": TLS, "transport": AsyncRecording(heard)}
+    return await _google_async(ask, heard, async_client_args=recording)
 
 
 async def google_aiohttp(ask: Ask) -> Heard:

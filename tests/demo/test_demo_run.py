@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 
@@ -47,8 +48,9 @@ def test_one_round() -> None:
         done = subprocess.run(
             [*COMMAND, "--once", "--listen", "127.0.0.1:0"],
             env=environ(
-                **sink.environ(), SIDECAR_SESSION_IDLE="60s"
-            ),  # none ends and returns on a slow machine
+                **sink.environ() | {"OTEL_METRIC_EXPORT_INTERVAL": "60000"},  # spans are looked at
+                SIDECAR_SESSION_IDLE="60s",  # none ends and returns on a slow machine
+            ),
             capture_output=True,
             text=True,
             timeout=LIMIT,
@@ -130,9 +132,10 @@ def test_told_to_end_before_it_has_begun() -> None:
         stderr=subprocess.STDOUT,
         text=True,
     ) as demo:
-        deadline = monotonic() + LIMIT
-        while not psutil.Process(demo.pid).children() and monotonic() < deadline:
-            pass
+        this, deadline = psutil.Process(demo.pid), monotonic() + LIMIT
+        while not this.children() and monotonic() < deadline:
+            with suppress(subprocess.TimeoutExpired):
+                demo.wait(0.02)
         demo.terminate()
         output, _ = demo.communicate(timeout=LIMIT)
     assert (demo.returncode, output) == (0, "")

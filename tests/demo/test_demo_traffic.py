@@ -34,7 +34,11 @@ def test_through_another_sidecar() -> None:
     port = free_port()
     with (
         OtlpSink() as sink,
-        RunningSidecar(sink=sink, settings={"UPSTREAMS": f"demo=http://127.0.0.1:{port}"}) as sidecar,
+        RunningSidecar(
+            sink=sink,
+            settings={"UPSTREAMS": f"demo=http://127.0.0.1:{port}"},
+            environ={"OTEL_METRIC_EXPORT_INTERVAL": "60000"},  # spans are looked at
+        ) as sidecar,
     ):
         url = f"{sidecar.url}/demo/v1"
         done = subprocess.run(

@@ -260,7 +260,9 @@ def test_a_second_try(sidecar: RunningSidecar, upstream: ScriptedUpstream, name:
         upstream.answer_always(*wholes(api)["an event a chunk"])
         upstream.answer(*RETRIED[case])
         with (
-            openai.OpenAI(base_url=f"{url}/v1", api_key="k", timeout=60) as client,
+            openai.OpenAI(
+                base_url=f"{url}/v1", api_key="k", timeout=60, http_client=openai.DefaultHttpxClient(**PLAIN)
+            ) as client,
             api.call(client) as stream,
         ):
             events.append([event.to_dict() for event in stream])

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+import msgspec
+
 from sidecar import apis
 from sidecar.core.digests import Digester, History, Prompt
 from sidecar.core.echo import Echo
@@ -180,7 +182,7 @@ def stream(api: str, answer: Answer, facts: ResponseFacts, size: int = 7, most: 
     reader = apis.stream_reader(Route("", api), facts)
     assert reader is not None
     for event in events_of(api, answer, size)[:most]:
-        reader.event(b"", json.dumps(event).encode())
+        reader.event(b"", msgspec.json.encode(event))
 
 
 def whole(api: str, answer: Answer, facts: ResponseFacts) -> None:

@@ -172,8 +172,9 @@ def test_a_long_history_that_is_repeated() -> None:
             {"role": "assistant", "content": f"a{number}"},
             {"role": "user", "content": f"q{number}"},
         ]
+    again = json.dumps(request_of(CHAT, messages)).encode()
     for _ in range(66):
-        memory.answer(CHAT, memory.ask(CHAT, request_of(CHAT, messages), "named"), Answer("Yes"))
+        memory.answer(CHAT, memory.ask(CHAT, again, "named"), Answer("Yes"))
     asked = [*messages, {"role": "assistant", "content": "No"}, {"role": "user", "content": "Why?"}]
     history = memory.history(CHAT, request_of(CHAT, asked))
     assert history is not None
