@@ -38,7 +38,10 @@ from tests.hostility.witness import Witness
 
 EVENT = b"data: {}\n\n"
 FLOOD = 6 << 20
-"""Bytes of a flood: more than may wait to be read."""
+"""Bytes of a flood of events: more than may wait to be read."""
+
+FRAMING = 2 << 20
+"""Bytes of a flood of frames: many reads, each of which takes several turns."""
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +51,11 @@ def launcher() -> tuple[str, ...]:
 
 
 class Flooding:
-    """A script that says `piece` again and again."""
+    """A script that says `piece` again and again, `size` bytes in all."""
 
-    def __init__(self, first: tuple[Step, ...], piece: bytes, last: bytes) -> None:
+    def __init__(self, size: int, first: tuple[Step, ...], piece: bytes, last: bytes) -> None:
         self._first, self._piece, self._last = first, Garbage(piece), Garbage(last)
-        self._times = FLOOD // len(piece)
+        self._times = size // len(piece)
 
     def __iter__(self) -> Iterator[Step]:
         """The steps."""
@@ -68,12 +71,12 @@ def events(event: bytes) -> Flooding:
     piece = event * (60_000 // len(event))
     last = b"\n\ndata: [DONE]\n\n"
     last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last)
-    return Flooding((*sse_head(), Garbage(b"\r\n")), b"%x\r\n%b\r\n" % (len(piece), piece), last)
+    return Flooding(FLOOD, (*sse_head(), Garbage(b"\r\n")), b"%x\r\n%b\r\n" % (len(piece), piece), last)
 
 
 def raw(first: bytes, piece: bytes, last: bytes) -> Flooding:
     """An answer that begins, is very long, and ends."""
-    return Flooding((Garbage(first),), piece * (60_000 // len(piece)), last)
+    return Flooding(FRAMING, (Garbage(first),), piece * (60_000 // len(piece)), last)
 
 
 FLOODS = {
