@@ -16,7 +16,7 @@ import pytest
 from sidecar.testing import OtlpSink, RunningSidecar
 
 TOTAL = {True: 512 << 20, False: 2 << 30}
-"""Bytes in chunks, and by length: so many that a hundredth of it, or a kilobyte for each chunk, would be seen."""
+"""Bytes in chunks, and by length: so many that a fiftieth of them, or 1.1 KiB for each chunk, would be over `GROWTH`."""
 
 PIECE = {True: 64 * 1024, False: 256 * 1024}
 """Bytes of a chunk, and of what is sent at once by length."""
