@@ -132,7 +132,7 @@ class OtlpSink:
             "OTEL_LOGS_EXPORTER": "otlp",
             "OTEL_BSP_SCHEDULE_DELAY": "20",
             "OTEL_BLRP_SCHEDULE_DELAY": "20",
-            "OTEL_METRIC_EXPORT_INTERVAL": "100",
+            "OTEL_METRIC_EXPORT_INTERVAL": "200",
         }
 
     # --- what it answers
@@ -189,6 +189,13 @@ class OtlpSink:
             self._always.clear()
             for answers in self._answers.values():
                 answers.clear()
+
+    def take_points(self) -> list[Point]:
+        """Every data point taken so far; forgets everything, as `clear` does."""
+        with self._changed:
+            points = self._points_since(0)
+            self.clear()
+            return points
 
     def wait_for(self, condition: Callable[[], object], timeout: float = TIMEOUT) -> None:
         """Returns once `condition` holds; it is asked again after every export.

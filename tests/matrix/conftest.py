@@ -41,10 +41,8 @@ class Watched:
     def added(self) -> dict[Series, float]:
         """What every series has gained since the last call, and forgets what was exported until now."""
         self.sink.snapshot(after=time.time_ns())
-        points = self.sink.points
-        self.sink.clear()
         gained: dict[Series, float] = defaultdict(float)
-        for point in points:
+        for point in self.sink.take_points():
             if point.kind == "gauge" or point.metric.startswith(VOLATILE):
                 continue
             series = (point.metric, tuple(sorted(point.attributes.items())))
