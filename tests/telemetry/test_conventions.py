@@ -143,7 +143,7 @@ def exported(
     """The choice of conventions, and all that a sidecar exported under it, from its start to its end."""
     settings = {f"{name}_TIMEOUT": "2s" for name in TIMERS}
     settings |= {"UPSTREAMS": f"blackhole=http://127.0.0.1:{blackhole}", "SEMCONV": request.param}
-    settings |= {"STALL_AFTER": "200ms", "SHUTDOWN_TIMEOUT": "3s"}
+    settings |= {"STALL_AFTER": "200ms", "SHUTDOWN_TIMEOUT": "10s"}
     seldom = {"OTEL_METRIC_EXPORT_INTERVAL": "1000"}
     with OtlpSink() as sink:
         with RunningSidecar(
