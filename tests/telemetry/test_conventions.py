@@ -89,7 +89,7 @@ KINDS = {
 }
 
 
-def _play(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+def _play(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink) -> None:
     """Every cell, and what is in none: all that a request can ask, answers that are fetched, routes that are not read."""
     for cell in PLAYED:
         prefix = "/blackhole" if cell.ending.timer == "CONNECT" else ""
@@ -122,6 +122,8 @@ def _play(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
     exchange(sidecar.port, request_bytes("GET", "/v1/models"))
     exchange(sidecar.port, b"POST /v1/messages HTTP/1.1\r\nContent-Length: x\r\n\r\n")
     upstream.clear()
+    # At the end there may be no time for it.
+    sink.wait_for(lambda: any(span.name == "replay chat gpt-4o" for span in sink.spans))
     upstream.answer((Wait(Gate()),))
     with RawClient(sidecar.port) as client:
         client.send(chat_request(stream=True))
@@ -141,15 +143,15 @@ def exported(
     request: pytest.FixtureRequest, module_upstream: ScriptedUpstream, blackhole: int
 ) -> Iterator[tuple[str, OtlpSink]]:
     """The choice of conventions, and all that a sidecar exported under it, from its start to its end."""
-    settings = {f"{name}_TIMEOUT": "2s" for name in TIMERS}
+    settings = {f"{name}_TIMEOUT": "3s" for name in TIMERS}
     settings |= {"UPSTREAMS": f"blackhole=http://127.0.0.1:{blackhole}", "SEMCONV": request.param}
-    settings |= {"STALL_AFTER": "200ms", "SHUTDOWN_TIMEOUT": "10s"}
+    settings |= {"STALL_AFTER": "200ms", "SESSION_IDLE": "3s", "SHUTDOWN_TIMEOUT": "5s"}
     seldom = {"OTEL_METRIC_EXPORT_INTERVAL": "1000"}
     with OtlpSink() as sink:
         with RunningSidecar(
             upstream=module_upstream.url, sink=sink, settings=settings, environ=seldom
         ) as sidecar:
-            _play(sidecar, module_upstream)
+            _play(sidecar, module_upstream, sink)
         yield request.param, sink
 
 
