@@ -73,8 +73,11 @@ _END_AT_MOST = 50
 _AT_ONCE = 0.001
 
 _COLLECTION = 3_000
-"""New objects after which Python collects garbage among them, which takes a millisecond: much of it is under way, so more often
-would cost more, and with more everybody would wait for longer."""
+"""More objects than before after which Python collects garbage by itself."""
+_REQUESTS_TO_COLLECT = 100
+"""Requests after which garbage is collected anyhow: as many objects are forgotten as are kept, so that Python would not notice, and
+what has stayed of a thousand requests takes several milliseconds to look through."""
+_COLLECT_EVERY = 0.1
 
 
 class Sidecar:
@@ -298,6 +301,7 @@ class Sidecar:
         gc.callbacks.append(_keep_what_stays)
         gc.set_threshold(_COLLECTION)
         gc.collect()
+        self._collect(self.recorder.requests_settled)
         await self._stopping.wait()
         await self.stop()
 
@@ -387,6 +391,16 @@ class Sidecar:
         self.recorder.record_lag(max(0, now - due))
         self._timers["lag"] = asyncio.get_running_loop().call_later(
             _LAG_EVERY / SECOND, self._sample_lag, now + _LAG_EVERY
+        )
+
+    def _collect(self, settled: int) -> None:
+        """Collects garbage among what has been made since so many requests had settled, once there are enough, again and again."""
+        now = self.recorder.requests_settled
+        if now - settled >= _REQUESTS_TO_COLLECT:
+            gc.collect(0)
+            settled = now
+        self._timers["garbage"] = asyncio.get_running_loop().call_later(
+            _COLLECT_EVERY, self._collect, settled
         )
 
     def _look_for_long(self, after: int) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -160,34 +161,54 @@ def test_requests_leave_no_cycles(tmp_path: Path, *, encrypted: bool) -> None:
             gc.enable()
 
 
-def test_what_stays_is_not_walked_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full collection looks at what has come since the one before, and that is never much."""
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sidecar]:
+    """A sidecar that may have this process to itself, which is as before afterwards."""
     for owner, hook in ((warnings, "showwarning"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(owner, hook, getattr(owner, hook))
-    before, thresholds, walked = list(gc.callbacks), gc.get_threshold(), []
-    running = Sidecar(
-        load(
-            {},
-            {
-                "SIDECAR_UPSTREAM": "http://127.0.0.1:9",
-                "SIDECAR_LISTEN": "127.0.0.1:0",
-                "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0",
-            },
-        )
-    )
-    running.request_stop()
+    before, thresholds = list(gc.callbacks), gc.get_threshold()
+    environ = {"UPSTREAM": "http://127.0.0.1:9", "LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0"}
+    yield Sidecar(load({}, {f"SIDECAR_{name}": value for name, value in environ.items()}))
+    gc.callbacks[:] = before
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+def test_what_stays_is_not_walked_through_again(own: Sidecar) -> None:
+    """A full collection looks at what has come since the one before, and that is never much."""
+    walked = []
 
     def look(phase: str, _: dict[str, int]) -> None:
         if phase == "start":
             walked.append(len(gc.get_objects()))
 
-    try:
-        uvloop.run(running.serve())
-        gc.callbacks.append(look)
-        kept: list[list[int]] = [[] for _ in range(1_000_000)]
-        assert len(kept) // 3_000 * 0.9 < len(walked)
-        assert max(walked) < 8_000
-    finally:
-        gc.callbacks[:] = before
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
+    own.request_stop()
+    uvloop.run(own.serve())
+    gc.callbacks.append(look)
+    kept: list[list[int]] = [[] for _ in range(1_000_000)]
+    assert len(kept) // 3_000 * 0.9 < len(walked)
+    assert max(walked) < 8_000
+
+
+def test_some_requests_are_looked_through_at_once(own: Sidecar) -> None:
+    """Also where as much is forgotten as is kept."""
+    served, collected = asyncio.Event(), asyncio.Event()
+
+    def look(phase: str, about: dict[str, int]) -> None:
+        if phase == "stop":
+            (served if about["generation"] == 2 else collected).set()
+
+    async def serve() -> None:
+        serving = asyncio.create_task(own.serve())
+        await served.wait()
+        gc.set_threshold(1_000_000_000)
+        collected.clear()
+        own.recorder.requests_settled = own.recorder.requests_started = 100
+        async with asyncio.timeout(60):
+            await collected.wait()
+        own.request_stop()
+        await serving
+
+    gc.collect()
+    gc.callbacks.append(look)
+    uvloop.run(serve())
