@@ -121,13 +121,13 @@ def test_what_outlasts_the_drain_is_shut_down(
     gate = Gate()
     upstream.answer(sse_head(), Chunk(DATA), Wait(gate))
     upstream.answer(Wait(gate))
-    sidecar = start_sidecar(settings={"SHUTDOWN_TIMEOUT": "2s"})
+    sidecar = start_sidecar(settings={"SHUTDOWN_TIMEOUT": "6s"})
     with RawClient(sidecar.port) as streaming, RawClient(sidecar.port) as waiting:
         streaming.send(chat_request(stream=True, headers=own("shut-stream")))
         streaming.read_until(DATA)
         waiting.send(chat_request(headers=own("shut-wait")))
         upstream.request(1)
-        with promptly(2 + 8, sidecar.pid):
+        with promptly(6 + 8, sidecar.pid):
             sidecar.signal(signal.SIGTERM)
             said = waiting.read_answer("POST")
             assert (said.status, json.loads(said.body)["error"]["code"]) == (503, "shutdown")
