@@ -5,7 +5,7 @@ is recognised: exact ones or none. It keeps no text and no clock, and every map 
 counted. A turn here is one request that carries its history.
 """
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
@@ -77,7 +77,6 @@ class Histories(SessionListener):
         "_prompts",
         "_threads",
         "_turns",
-        "turns",
     )
 
     def __init__(
@@ -91,10 +90,8 @@ class Histories(SessionListener):
         """An answer has called a sub-agent."""
         self._limit = limit
         self._anomaly = anomaly
-        self.turns = 0
-        """How many are remembered."""
-        self._turns: deque[Past] = deque()
-        """They, the oldest first, and some that are forgotten already."""
+        self._turns: OrderedDict[Past, None] = OrderedDict()
+        """Those that are remembered, the oldest first. Any of them may be the next that goes."""
         self._found: dict[bytes, tuple[Past | None, ...]] = {}
         """Turns by what they are found by; None stands for those that are forgotten, or had no room."""
         self._gone: set[bytes] = set()
@@ -105,6 +102,11 @@ class Histories(SessionListener):
         self._prompts: BoundedMap[bytes, str] = BoundedMap(_PROMPTS, lambda: None)
         """Lanes by system prompts. Of calls without tools that come before a main thread, which has some: that of titles, or
         any side lane; the main one for what goes on after all. Of calls beside it: that of compaction."""
+
+    @property
+    def turns(self) -> int:
+        """How many are remembered."""
+        return len(self._turns)
 
     # What a request is.
 
@@ -470,12 +472,11 @@ class Histories(SessionListener):
         if place.other is not None and place.relation is Relation.RACES:
             place.other.rivals = (*place.other.rivals, (past, place.had))[-_ALIKE:]
         thread.add(past, history)
-        self._turns.append(past)
-        self.turns += 1
+        self._turns[past] = None
         key = past.end.key
         known = self._found.get(key)
         self._found[key] = (past,) if known is None else _latest(past, known)
-        if len(thread.past) > PER_THREAD or self.turns > self._limit:
+        if len(thread.past) > PER_THREAD or len(self._turns) > self._limit:
             self._make_room(thread)
         return past
 
@@ -493,14 +494,9 @@ class Histories(SessionListener):
         if len(thread.past) > PER_THREAD:
             self._anomaly(Anomaly.HISTORY_CONVERSATION_CAP)
             self._forget(thread.past[0])
-        turns = self._turns
-        while self.turns > self._limit:
-            oldest = turns.popleft()
-            if not oldest.forgotten:
-                self._anomaly(Anomaly.HISTORY_EVICTED)
-                self._forget(oldest)
-        while turns[0].forgotten:
-            turns.popleft()
+        while len(self._turns) > self._limit:
+            self._anomaly(Anomaly.HISTORY_EVICTED)
+            self._forget(next(iter(self._turns)))
 
     def answered(self, past: Past, *, whole: bool, input_tokens: int | None = None) -> None:
         """Its answer has ended; one that is not whole may come back as far as it went."""
@@ -570,12 +566,12 @@ class Histories(SessionListener):
             self._gone_before, self._gone = self._gone, set()
         self._lose(past)
         past.forgotten = True
+        del self._turns[past]
         if not past.in_flight:
             past.other = None  # of the turns before it each refers to another one
         thread = past.thread
         thread.drop(past)
         past.continued = past.rivals = past.called = ()
-        self.turns -= 1
         if not thread.past:
             self._threads.pop((thread.session_id, thread.conversation_id), None)
             lanes = self._lanes.get(thread.session_id)

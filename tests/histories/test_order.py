@@ -8,6 +8,7 @@ import pytest
 
 from sidecar import apis
 from sidecar.core.facts import Route
+from sidecar.core.histories import PER_THREAD
 from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, Shown, request_of, stream
 
 APIS = (CHAT, RESPONSES, MESSAGES, GEMINI)
@@ -413,3 +414,21 @@ def test_what_is_forgotten_is_gone() -> None:
     assert sum(turn() is not None for turn in turns) == 4 + 1, (
         "the oldest one that is known refers to one more"
     )
+
+
+def test_what_is_forgotten_is_gone_behind_one_that_rests() -> None:
+    """A conversation that nobody goes on with stays known, and keeps none of the turns that another one has forgotten since."""
+    memory, messages, turns = Memory(), [*ASKED], []
+    memory.answer(CHAT, resting := memory.ask(CHAT, request_of(CHAT, ASKED), "resting"), SAID)
+    for number in range(PER_THREAD + 10):
+        shown = memory.ask(CHAT, request_of(CHAT, messages), "named")
+        said = Answer(f"An answer of its own, with the number {number}.")
+        memory.answer(CHAT, shown, said)
+        messages += [said, NEXT]
+        turns.append(ref(shown.past))
+    del shown
+    assert sum(turn() is not None for turn in turns) == PER_THREAD + 1, (
+        "the oldest one that is known refers to one more"
+    )
+    after = memory.ask(CHAT, request_of(CHAT, [*ASKED, SAID, NEXT]), "resting")
+    assert after.place.other is resting.past
