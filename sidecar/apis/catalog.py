@@ -17,7 +17,7 @@ from sidecar.apis.base import Api, BodyReader, EventParser, ReadHistory, Request
 from sidecar.apis.history import MOST_MESSAGES, Past, Written, in_steps
 from sidecar.apis.history import at_once as past_at_once
 from sidecar.apis.json_array import JsonArrayParser
-from sidecar.apis.pieces import CROWD, PIECE, rest_of
+from sidecar.apis.pieces import CROWD, PIECE, crowd, rest_of
 from sidecar.apis.routes import Routes
 from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, at_once
 from sidecar.core.digests import Digester, History
@@ -41,9 +41,6 @@ _UNNAMED = (None,) * len(_NAMING)
 
 _COUNTED = 1 << 20
 """Bytes in which brackets are counted between two pauses."""
-
-_STRIDE = 7
-"""Of so many bytes one is looked at for it."""
 
 _REMEMBERED, _LONGEST = 1024, 2048
 """How many kinds of request are remembered (a process asks for the same few again and again), and how long one may be."""
@@ -172,8 +169,9 @@ class Catalog:
         shape = self._requests.get(route.api, _ANY).shape
         taken: list[msgspec.Raw] = []
         request: RequestBody
-        if len(body) > 2 * PIECE and route.api in self._lists:
-            rest = yield from rest_of(body, self._lists[route.api], MOST_MESSAGES)
+        if len(body) > PIECE // 2 and route.api in self._lists:
+            secret = 0 if digester is None else digester.salt[0]
+            rest = yield from rest_of(body, self._lists[route.api], MOST_MESSAGES, secret)
             request, ignored = yield from shape.steps(rest.body)
             if ignored:  # what is odd is read as it is everywhere
                 request, ignored = yield from shape.steps(body)
@@ -291,15 +289,11 @@ def _facts(
 
 
 def _crowded(body: bytes | bytearray, secret: int) -> Steps[bool]:
-    """True for a body of more objects and lists than any history has: it would take long to be looked through at once.
-
-    Counting takes as long as reading, so they are counted in a sample, of which nobody else knows where it begins.
-    """
+    """True for a body of more objects and lists than any history has: it would take long to be looked through at once."""
     found = 0
     for start in range(0, len(body), _COUNTED):
-        sample = body[start + secret % _STRIDE : start + _COUNTED : _STRIDE]
-        found += sample.count(b"{") + sample.count(b"[")
-        if found * _STRIDE > CROWD:
+        found += crowd(body, start, start + _COUNTED, secret)
+        if found > CROWD:
             return True
         yield
     return False

@@ -8,9 +8,9 @@ import re
 
 import msgspec
 
-from sidecar.apis.shapes import Steps
+from sidecar.apis.shapes import LARGE, Steps
 
-PIECE = 256 * 1024
+PIECE = 2 * LARGE
 """Bytes that are read in one go, if messages are no longer."""
 
 _HEAD = 128 * 1024
@@ -21,6 +21,12 @@ _OPENS = (b'{"role"', b'{"type"', b'{"parts"')
 
 CROWD = 100_000
 """Objects and lists that a body has at most which is read as a history, or in pieces."""
+
+_STRIDE = 7
+"""Of so many bytes one is looked at to count them: to look at all takes as long as reading."""
+
+_BLANKS = 64
+"""Bytes before a message in which the comma is that parts it from the one before."""
 
 _BRACE = b"{"[0]
 
@@ -39,23 +45,29 @@ class Rest:
         self.taken = taken
 
 
-def rest_of(body: bytes | bytearray, name: str, most: int) -> Steps[Rest]:
+def crowd(body: bytes | bytearray, start: int, end: int, secret: int) -> int:
+    """How many objects and lists a part of a body has, by a sample, of which nobody else knows where it begins."""
+    sample = body[start + secret % _STRIDE : end : _STRIDE]
+    return (sample.count(b"{") + sample.count(b"[")) * _STRIDE
+
+
+def rest_of(body: bytes | bytearray, name: str, most: int, secret: int) -> Steps[Rest]:
     """A body without messages at the beginning of the list of that name; all of it, where that cannot be read in pieces.
 
-    So many messages are taken at most.
+    So many messages are taken at most. They are counted from a place that nobody else knows (`crowd`).
     """
     taken: list[Raw] = []
-    whole, crowd = Rest(body, []), 0
+    whole, crowded = Rest(body, []), 0
     begin = start = _beginning(body, name)
-    while start and len(body) - start > 2 * PIECE:
+    while start and len(body) - start > LARGE:
         found = yield from _next(body, start)
         if found is None:
             break
         messages, end = found
-        crowd += body.count(b"{", start, end) + body.count(b"[", start, end)
+        crowded += crowd(body, start, end, secret)
         taken += messages
         start = end
-        if len(taken) > most or crowd > CROWD:
+        if len(taken) > most or crowded > CROWD:
             return whole
         yield
     if start == begin or body.find(b'"%b"' % name.encode(), start) >= 0:
@@ -87,10 +99,11 @@ def _next(body: bytes | bytearray, start: int) -> Steps[tuple[list[Raw], int] | 
             yield
             end = body.find(opens, start + PIECE)
             yield
-        piece = body[start : max(end, start)].rstrip()
-        if piece.endswith(b","):
+        before = body[max(start, end - _BLANKS) : max(start, end)]
+        stop = max(start, end) - len(before) + len(before.rstrip()) - 1
+        if stop > start and body[stop : stop + 1] == b",":
             try:
-                messages = _raws(b"[" + piece[:-1] + b"]")
+                messages = _raws(b"".join((b"[", memoryview(body)[start:stop], b"]")))
             except (ValueError, RecursionError):
                 continue
             return (messages, end) if all(memoryview(one)[0] == _BRACE for one in messages) else None

@@ -93,6 +93,17 @@ def test_pieces_tell_what_the_whole_does(api: str, spaced: bool, monkeypatch: py
     assert pieced[2] > whole[2] or pieced[2] > 10
 
 
+@pytest.mark.parametrize("size", [140_000, 270_000, 400_000, 600_000])
+@pytest.mark.parametrize("api", APIS)
+def test_a_few_pieces_too(api: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of bodies that are hardly larger than what is read in one go, whatever stands where one is cut."""
+    name, holds = APIS[api]
+    for seed in range(10):
+        given = {"model": "m", name: messages(Random(seed), holds, size), "tools": [{"a": 1}]}
+        pieced, whole = both(api, json.dumps(given).encode(), monkeypatch)
+        assert pieced[:2] == whole[:2]
+
+
 @pytest.mark.parametrize("name", ODD)
 def test_odd_bodies_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is odd is read as it ever is, or is no JSON."""
