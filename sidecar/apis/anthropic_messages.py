@@ -10,7 +10,18 @@ from functools import reduce
 
 import msgspec
 
-from sidecar.apis.base import Api, ModelRequest, Path, Reader, both, counted, holds, present, reconciled
+from sidecar.apis.base import (
+    Api,
+    ModelRequest,
+    Path,
+    Reader,
+    RequestBody,
+    both,
+    counted,
+    holds,
+    present,
+    reconciled,
+)
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.history import (
     MODEL,
@@ -74,6 +85,13 @@ class MessagesRequest(ModelRequest, kw_only=True):
                 "gen_ai.output.type": _OUTPUT_TYPES.get(form.type or "") if form else None,
             }
         )
+
+
+class _Whole(MessagesRequest, kw_only=True):
+    messages: list[Raw] | None = None  # type: ignore[assignment] # of each it is looked later what it is
+    system: Raw = NOTHING
+    tools: Raw = NOTHING
+    output_format: Raw = NOTHING
 
 
 class _Counts(msgspec.Struct):
@@ -217,12 +235,18 @@ def _said(raw: Raw) -> Said:
 _ROLES = {"assistant": MODEL, "system": SYSTEM}
 
 
-def _history(body: bytes | bytearray) -> Written | None:
+def _history(body: bytes | bytearray, whole: RequestBody | None) -> Written | None:
     """The past of a message."""
-    past = _past.decode(body)
+    past: _Past | _Whole
+    titles = False
+    if isinstance(whole, _Whole) and whole.output_config is None:
+        past = whole
+    else:
+        past = anew = _past.decode(body)
+        titles = asks_title(anew.output_config)
     if not past.messages:
         return None
-    titles = asks_title(past.output_config) or asks_title(past.output_format)
+    titles = titles or asks_title(past.output_format)
     return Written(b"messages", past.messages, _said, past.tools, past.system, titles=titles)
 
 
@@ -376,6 +400,7 @@ API = Api(
     ),
     request=MessagesRequest,
     history=_history,
+    whole=_Whole,
     messages="messages",
     stream=MessagesReader,
     body=MessagesReader,

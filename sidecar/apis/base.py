@@ -101,8 +101,8 @@ class Path:
         return "{" in self.end
 
 
-ReadHistory: TypeAlias = Callable[[bytes | bytearray], Past | None]
-"""Finds the past that a request carries."""
+ReadHistory: TypeAlias = Callable[[bytes | bytearray, "RequestBody | None"], Past | None]
+"""Finds the past that a request carries: in its body, or in what was read of that as `Api.whole` if it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,7 @@ class Api:
     `name` is how routes name it (`openai.chat`), `title` how people do. `request` is what is read of a request's body;
     `body` and `stream` make readers of whole and streamed answers (no `stream`: there are none). `history`
     reads the past that a request carries (none: it carries none); it raises ValueError or RecursionError for what is no JSON.
+    `whole` is `request` with its messages as they came, where both can be read in one go.
     `messages` is the member that holds them; `prompts` says that this past is one text, and not a list. `others` are templates
     that are known by name only, the more special ones first; an answer's id begins with `own_ids` behind any prefix.
     `finish_reasons` may become labels: words in lower case. `objects` says that what a path asks to be streamed comes as
@@ -125,6 +126,7 @@ class Api:
     body: Callable[[ResponseFacts], BodyReader]
     stream: Callable[[ResponseFacts], StreamReader] | None = None
     history: ReadHistory | None = None
+    whole: type["RequestBody"] | None = None
     messages: str = ""
     prompts: bool = False
     finish_reasons: str = ""

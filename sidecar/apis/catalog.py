@@ -64,11 +64,13 @@ class Form(Enum):
 class _Requests:
     """What is read of the requests of one kind."""
 
-    __slots__ = ("decode", "naming", "rest", "shape")
+    __slots__ = ("decode", "decode_whole", "naming", "rest", "shape")
 
-    def __init__(self, body: type[RequestBody]) -> None:
+    def __init__(self, body: type[RequestBody], whole: type[RequestBody] | None = None) -> None:
         self.shape: Shape[Any] = Shape(body)
         self.decode = self.shape.decode
+        self.decode_whole = self.decode if whole is None else Shape[Any](whole).decode
+        """The same with its messages as they came, whatever each is."""
         self.naming = attrgetter(*_NAMING)
         fields = msgspec.structs.fields(body)
         rest = [field.name for field in fields if field.name not in _NAMING and not _counted(field.type)]
@@ -92,7 +94,9 @@ class Catalog:
         """What a request is, by method and path: `Routes.match`."""
         self.finish_reasons = frozenset(word for api in apis for word in api.finish_reasons.split())
         """Why an answer may have ended, in lower case."""
-        self._requests: dict[str | None, _Requests] = {api.name: _Requests(api.request) for api in apis}
+        self._requests: dict[str | None, _Requests] = {
+            api.name: _Requests(api.request, api.whole) for api in apis
+        }
         self._facts: dict[object, RequestFacts] = {}
         self._bodies = {api.name: api.body for api in apis}
         self._streams = {api.name: api.stream for api in apis if api.stream is not None}
@@ -117,22 +121,25 @@ class Catalog:
         """The same of a body of `LARGE` bytes at most that is as its API says, without own fields; None for any other."""
         requests = self._requests.get(route.api, _ANY)
         try:
-            request = requests.decode(body)
+            request = (requests.decode_whole if digester is not None else requests.decode)(body)
             kind = (route.api, route.model, route.streaming, requests.rest(request), request.message_count())
             facts = self._facts.get(kind)
         except (ValueError, RecursionError, TypeError):
             return None
+        history = None
+        if digester is not None:
+            try:
+                past = self._past(route, body, kind[-1], request)
+                if past is not None:
+                    history = past_at_once(past, digester)
+            except (ValueError, RecursionError):
+                pass
+            if history is None and kind[-1] and requests.decode_whole is not requests.decode:
+                return None  # nobody has looked whether each message is an object
         if request.previous_response_id is not None:
             facts = _facts(route, request, {}, (), None, kind[-1])  # it is an attribute as well
         elif facts is None:
             facts = self._remember(kind, _facts(route, request, {}, (), None, kind[-1]))
-        history = None
-        if digester is not None:
-            try:
-                past = self._past(route, body, kind[-1])
-                history = None if past is None else past_at_once(past, digester)
-            except (ValueError, RecursionError):
-                pass
         named = requests.naming(request) != _UNNAMED
         if history is None and not named:
             return facts
@@ -215,8 +222,12 @@ class Catalog:
         except (ValueError, RecursionError):
             return None
 
-    def _past(self, route: Route, body: bytes | bytearray, messages: int | None) -> Past | None:
+    def _past(
+        self, route: Route, body: bytes | bytearray, messages: int | None, whole: RequestBody | None = None
+    ) -> Past | None:
         """A request's past as it is written; none of a body in which no messages were found, or too many.
+
+        `whole` is what was read of it, if all of it was.
 
         Raises:
             ValueError, RecursionError: it is not as its API says.
@@ -229,7 +240,7 @@ class Catalog:
                 return None
         elif messages > MOST_MESSAGES:
             return None
-        past = find(body)
+        past = find(body, whole)
         return None if isinstance(past, Written) and len(past.messages) > MOST_MESSAGES else past
 
     def stream_reader(self, route: Route, facts: ResponseFacts) -> StreamReader | None:

@@ -277,7 +277,7 @@ def _part(piece: _Piece | Raw, whole: Raw, parts: list[Part], ids: list[Id]) -> 
         parts.append((OTHER, plain(whole)))
 
 
-def _history(body: bytes | bytearray) -> Written | None:
+def _history(body: bytes | bytearray, _whole: RequestBody | None) -> Written | None:
     """The past of what is to be generated."""
     past = _past.decode(body)
     if not past.contents:

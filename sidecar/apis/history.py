@@ -245,10 +245,14 @@ Past: TypeAlias = Written | Callable[[Digester], Prompt]
 
 
 def at_once(past: Past, digester: Digester) -> History:
-    """The history of a body that is no larger than `shapes.LARGE`."""
+    """The history of a body that is no larger than `shapes.LARGE`.
+
+    Raises:
+        ValueError: one of its messages is no object.
+    """
     if not isinstance(past, Written):
         return past(digester)
-    made = _made(past, past.messages, digester)
+    made = _made(past, past.messages, digester, objects=True)
     if past.before:
         made = [*[message_of(digester, *said) for said in past.before], *made]
     history = _closed(past, made, digester)
@@ -284,32 +288,37 @@ def in_steps(past: Past, digester: Digester) -> Steps[History]:
     return history
 
 
-def _made(past: Written, messages: Sequence[Raw], digester: Digester) -> list[Message]:
-    """What messages are that are not large: most have come before."""
+def _made(
+    past: Written, messages: Sequence[Raw], digester: Digester, *, objects: bool = False
+) -> list[Message]:
+    """What messages are that are not large: most have come before.
+
+    Raises:
+        ValueError: one of them is no object, and they have to be.
+    """
     salt = digester.salt + past.api
     keys = [*map(hash, map(salt.__add__, messages))]
     made = [*map(digester.recent.get, keys)]
-    if not all(made):
-        _make(past, messages, keys, made, digester)
-    return made  # type: ignore[return-value] # none of them is None by now
-
-
-def _make(
-    past: Written, messages: Sequence[Raw], keys: list[int], made: list[Message | None], digester: Digester
-) -> None:
-    """Makes of messages what they are, where it is not known."""
     at = -1
     for _ in range(made.count(None)):
         at = made.index(None, at + 1)
-        key = keys[at]
-        message = digester.known(key)
+        made[at] = _make(past, messages[at], keys[at], digester, objects=objects)
+    return made  # type: ignore[return-value] # none of them is None by now
+
+
+def _make(past: Written, raw: Raw, key: int, digester: Digester, *, objects: bool) -> Message:
+    """What a message is that is not among the latest. Only objects are learnt, so that what is known is one."""
+    message = digester.known(key)
+    if message is None:
+        message = text_of(raw, digester) if past.texts else None
         if message is None:
-            raw = messages[at]
-            message = text_of(raw, digester) if past.texts else None
-            if message is None:
-                message = message_of(digester, *past.read(raw))
-            digester.learn(key, message)
-        made[at] = message
+            message = message_of(digester, *past.read(raw))
+            if memoryview(raw)[0] != _BRACE:
+                if objects:
+                    raise ValueError("a message is an object")
+                return message
+        digester.learn(key, message)
+    return message
 
 
 def _made_in_steps(past: Written, raw: Raw, digester: Digester) -> Steps[Message]:

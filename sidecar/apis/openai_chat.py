@@ -7,7 +7,7 @@ Shapes: https://platform.openai.com/docs/api-reference/chat
 
 import msgspec
 
-from sidecar.apis.base import Api, Path, Reader, counted, present, tier
+from sidecar.apis.base import Api, Path, Reader, RequestBody, counted, present, tier
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.history import (
     MODEL,
@@ -82,6 +82,12 @@ class ChatRequest(SamplingRequest, kw_only=True):
                 "openai.request.service_tier": tier(self.service_tier),
             }
         )
+
+
+class _Whole(ChatRequest, kw_only=True):
+    messages: list[Raw] | None = None  # type: ignore[assignment] # of each it is looked later what it is
+    tools: Raw = NOTHING
+    functions: Raw = NOTHING
 
 
 class _Audio(msgspec.Struct):
@@ -274,13 +280,17 @@ def _parts_of(message: _Message) -> Said:
     return role, parts, ids
 
 
-def _history(body: bytes | bytearray) -> Written | None:
+def _history(body: bytes | bytearray, whole: RequestBody | None) -> Written | None:
     """The past of a chat completion."""
-    past = _past.decode(body)
+    past: _Past | _Whole
+    titles = False
+    if isinstance(whole, _Whole) and whole.response_format is None:
+        past = whole
+    else:
+        past = anew = _past.decode(body)
+        titles = bool(anew.response_format) and asks_title(anew.response_format)
     if not past.messages:
         return None
-    form = past.response_format
-    titles = bool(form) and asks_title(form)
     return Written(b"chat", past.messages, _said, past.tools or past.functions, titles=titles)
 
 
@@ -387,6 +397,7 @@ API = Api(
     own_ids="chatcmpl-",
     request=ChatRequest,
     history=_history,
+    whole=_Whole,
     messages="messages",
     stream=ChatReader,
     body=ChatReader,

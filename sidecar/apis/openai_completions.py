@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecar.apis.base import Api, Path, Reader, present
+from sidecar.apis.base import Api, Path, Reader, RequestBody, present
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.openai_common import DONE, SamplingRequest, Timings, Usage, ended, name_answer, name_service
 from sidecar.apis.shapes import Count, Ident, Shape, Word
@@ -101,7 +101,7 @@ class _Past(msgspec.Struct):
 _past = msgspec.json.Decoder(_Past)
 
 
-def _history(body: bytes | bytearray) -> Callable[[Digester], Prompt] | None:
+def _history(body: bytes | bytearray, _whole: RequestBody | None) -> Callable[[Digester], Prompt] | None:
     """The past of a text completion: a prompt that is one text."""
     prompt = _past.decode(body).prompt
     return (lambda digester: Prompt(digester, prompt)) if prompt else None

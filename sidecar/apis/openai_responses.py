@@ -8,7 +8,7 @@ Shapes: https://platform.openai.com/docs/api-reference/responses
 
 import msgspec
 
-from sidecar.apis.base import Api, ModelRequest, Path, Reader, holds, present, tier
+from sidecar.apis.base import Api, ModelRequest, Path, Reader, RequestBody, holds, present, tier
 from sidecar.apis.errors import UNKNOWN_ERROR, error_word, foreign_error, is_error
 from sidecar.apis.history import (
     CALL,
@@ -214,7 +214,7 @@ def _of(item: _Given, whole: Raw) -> Said:
     return USER, [(OTHER, plain(whole))], []
 
 
-def _history(body: bytes | bytearray) -> Written | None:
+def _history(body: bytes | bytearray, _whole: RequestBody | None) -> Written | None:
     """The past of a response, which a `conversation` keeps from being sent."""
     said: list[Said] = []
     given: list[Raw] = []

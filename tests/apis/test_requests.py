@@ -1,6 +1,7 @@
 """What request bodies tell: facts, hints, and what happens to what does not fit."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar import apis
+from sidecar.core.digests import Digester
 from sidecar.core.facts import RequestFacts, Route
 from tests.pace import within
 
@@ -24,7 +26,36 @@ def read(route: Route, body: Any, *fields: str) -> RequestFacts:
     facts = apis.read_request(route, data, fields)
     if not fields:
         assert apis.small_request(route, data) in (None, facts)
+        known = Digester(b"known")
+        for digester in (Digester(b"new"), known, known):
+            whole = apis.at_once(apis.request_steps(route, data, (), digester))
+            short = apis.small_request(route, data, digester)
+            assert with_history(short) in (None, with_history(whole))
+        assert (short is None) is (apis.small_request(route, data) is None)
     return facts
+
+
+def with_history(facts: RequestFacts | None) -> object:
+    """The facts, and what of the history is digested."""
+    if facts is None or facts.history is None:
+        return facts
+    history, end = facts.history, facts.history.end
+    told = (end.count, end.full, end.reduced, end.spoken, history.digests, history.tools, history.system)
+    return replace(facts, history=None), told, history.previous, history.titles, history.answered_at
+
+
+def test_messages_that_are_none() -> None:
+    """They are counted as they are everywhere, with histories and without, and whatever has come before."""
+    messages: list[Any] = [{"role": "user", "content": "What is the weather?"}, 7, "x", None, [{}], True]
+    for odd in messages:
+        bodies: list[dict[str, Any]] = [
+            {"messages": [messages[0], odd]},
+            {"contents": [odd, {"parts": []}]},
+            {"input": [odd]},
+        ]
+        for body in bodies:
+            for route in (CHAT, MESSAGES, GEMINI, RESPONSES):
+                read(route, {"model": "m", "system": "S", "response_format": None, **body})
 
 
 def test_bodies_that_differ_in_one_field() -> None:
