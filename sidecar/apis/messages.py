@@ -24,7 +24,7 @@ def message_of(digester: Digester, role: bytes, parts: list[Part], ids: list[Id]
     """Any message."""
     said, alone = None, b""
     if role is _MODEL:
-        parts, text, alone = _told(digester, parts)
+        text, alone = _told(digester, parts)
         said = Said(digester, ids, text, alone)
     whole = _digest(digester, role, parts, alone)
     if role is _SYSTEM:
@@ -33,7 +33,10 @@ def message_of(digester: Digester, role: bytes, parts: list[Part], ids: list[Id]
         return made
     if len(parts) == 1 and parts[0][0] is _TEXT and parts[0][1][1] not in _BEFORE_TAG:
         return Message(role, whole, whole, b"" if role is _TOOL else whole, said)
-    kept = [kept for part in parts if (kept := _lasting(part)) is not None]
+    if role is _MODEL:
+        kept = [part for part in parts if part[0] is not _THOUGHT]
+    else:
+        kept = [left for part in parts if (left := _lasting(part)) is not None]
     if not kept:
         return Message(role, whole, b"", b"", said)
     reduced = whole if kept == parts else _digest(digester, role, kept, alone)
@@ -64,6 +67,9 @@ _FRAME = len(b'{"role": "", "content": }')
 _ASKED = re.compile(rb'"[^"< \\]').match
 """How a text begins that says something, and no reminder first."""
 
+_SAYS = re.compile(rb'"[^"]').match
+"""How any text begins."""
+
 _text_message = msgspec.json.Decoder(_Message).decode
 _text = msgspec.json.Decoder(str).decode
 
@@ -82,13 +88,13 @@ def text_of(raw: msgspec.Raw, digester: Digester) -> Message | None:
         made.update(content)
         whole = made.digest()
         return Message(_USER, whole, whole, whole)
-    if role == "assistant" and (text := told(content).strip()):
+    if role == "assistant" and _SAYS(content) and (text := told(content).strip()):
         whole = digester.text(text)
         return Message(_MODEL, whole, whole, whole, Said(digester, (), text, whole))
     return None
 
 
-def told(raw: msgspec.Raw) -> str:
+def told(raw: msgspec.Raw | Token) -> str:
     """What a text says, however long it is; nothing for anything else."""
     try:
         return _text(raw)
@@ -96,23 +102,19 @@ def told(raw: msgspec.Raw) -> str:
         return string(memoryview(raw))
 
 
-def _told(digester: Digester, parts: list[Part]) -> tuple[list[Part], str, bytes]:
-    """A model's message: its parts with digests in place of texts, all of its text, and the digest of that."""
-    made: list[Part] = []
+def _told(digester: Digester, parts: list[Part]) -> tuple[str, bytes]:
+    """A model's message: all of its text, and the digest of that. Its parts have digests in place of texts then."""
     texts: list[str] = []
     digest = b""
-    for part in parts:
-        text = string(part[1]) if part[0] is _TEXT else ""
-        if text:
+    for at, (kind, token) in enumerate(parts):
+        if kind is _TEXT and (text := told(token)):
             texts.append(text)
             digest = digester.text(text)
-            made.append((_TEXT, digest))
-        else:
-            made.append(part)
+            parts[at] = (_TEXT, digest)
     whole = "".join(texts).strip()
     if not whole:
-        return made, "", b""
-    return made, whole, digest if len(texts) < 2 else digester.text(whole)
+        return "", b""
+    return whole, digest if len(texts) < 2 else digester.text(whole)
 
 
 def _sketch(tokens: list[Token]) -> frozenset[int]:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Generator, Sequence
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import chain, pairwise
 from json.decoder import scanstring  # type: ignore[attr-defined] # C, and what `json` itself calls
 from operator import attrgetter
 
@@ -141,9 +141,7 @@ class Digester:
             made.update(parts[0][1])
             return made.digest()
         made = self._fresh()
-        for kind, token in parts:
-            made.update(role + kind)
-            made.update(token)
+        made.update(b"".join((role, *chain.from_iterable(parts))))
         return made.digest()
 
     def value(self, token: Token) -> bytes:
@@ -224,10 +222,12 @@ def is_own(identifier: Id) -> bool:
     text, name = identifier
     if name and name in text:
         return False
-    return any(
-        len(set(run)) > 4 and (2 if len(run) < 12 else 1) <= sum(map(str.isdigit, run)) < len(run)
-        for run in _RUN.findall(text[:_LONGEST_ID])
-    )
+    for run in _RUN.findall(text[:_LONGEST_ID]):
+        if run.isalpha() or run.isdigit() or len(set(run)) <= 4:
+            continue
+        if len(run) >= 12 or sum(map(str.isdigit, run)) > 1:
+            return True
+    return False
 
 
 class Said:
