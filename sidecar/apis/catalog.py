@@ -77,6 +77,15 @@ class _Requests:
         self.rest: Callable[[Any], object] = attrgetter(*rest) if rest else type
         """All that makes the facts of a request, but what names its session and how many messages it has."""
 
+    def fits(self, body: bytes) -> bool:
+        """True if each message is an object, where nobody has looked at them yet."""
+        if self.decode_whole is not self.decode:
+            try:
+                self.decode(body)
+            except (ValueError, RecursionError):
+                return False
+        return True
+
 
 def _counted(kind: Any) -> bool:
     """True for the type of a field of which only the number of its members is told."""
@@ -134,8 +143,8 @@ class Catalog:
                     history = past_at_once(past, digester)
             except (ValueError, RecursionError):
                 pass
-            if history is None and kind[-1] and requests.decode_whole is not requests.decode:
-                return None  # nobody has looked whether each message is an object
+            if history is None and kind[-1] and not requests.fits(body):
+                return None
         if request.previous_response_id is not None:
             facts = _facts(route, request, {}, (), None, kind[-1])  # it is an attribute as well
         elif facts is None:

@@ -308,16 +308,14 @@ def _made(
 
 def _make(past: Written, raw: Raw, key: int, digester: Digester, *, objects: bool) -> Message:
     """What a message is that is not among the latest. Only objects are learnt, so that what is known is one."""
-    message = digester.known(key)
+    message = digester.older.get(key) or (text_of(raw, digester) if past.texts else None)
     if message is None:
-        message = text_of(raw, digester) if past.texts else None
-        if message is None:
-            message = message_of(digester, *past.read(raw))
-            if memoryview(raw)[0] != _BRACE:
-                if objects:
-                    raise ValueError("a message is an object")
-                return message
-        digester.learn(key, message)
+        message = message_of(digester, *past.read(raw))
+        if memoryview(raw)[0] != _BRACE:
+            if objects:
+                raise ValueError("a message is an object")
+            return message
+    digester.learn(key, message)
     return message
 
 

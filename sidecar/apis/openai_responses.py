@@ -6,6 +6,8 @@ A compaction is a call of the model that costs what it reads and writes, and has
 Shapes: https://platform.openai.com/docs/api-reference/responses
 """
 
+from operator import attrgetter
+
 import msgspec
 
 from sidecar.apis.base import Api, ModelRequest, Path, Reader, RequestBody, holds, present, tier
@@ -85,6 +87,12 @@ class ResponsesRequest(ModelRequest, kw_only=True):
                 "openai.request.service_tier": tier(self.service_tier),
             }
         )
+
+
+class _Whole(ResponsesRequest, kw_only=True):
+    input: list[Raw] | str | None = None  # type: ignore[assignment] # of each it is looked later what it is
+    instructions: Raw = NOTHING
+    tools: Raw = NOTHING
 
 
 class _Incomplete(msgspec.Struct):
@@ -170,6 +178,9 @@ class _Asked(msgspec.Struct, gc=False):
     input: Raw = NOTHING
 
 
+_NAMED, _NOTHING_NAMED = attrgetter("conversation", "previous_response_id", "text"), (None,) * 3
+"""What has to be looked at as it came, if it is there."""
+
 _past = msgspec.json.Decoder(_Past)
 _rest_of_past = msgspec.json.Decoder(_Rest)
 _asked = msgspec.json.Decoder(_Asked)
@@ -214,8 +225,12 @@ def _of(item: _Given, whole: Raw) -> Said:
     return USER, [(OTHER, plain(whole))], []
 
 
-def _history(body: bytes | bytearray, _whole: RequestBody | None) -> Written | None:
+def _history(body: bytes | bytearray, whole: RequestBody | None) -> Written | None:
     """The past of a response, which a `conversation` keeps from being sent."""
+    if isinstance(whole, _Whole) and isinstance(whole.input, list) and _NAMED(whole) == _NOTHING_NAMED:
+        if not whole.input:
+            return None
+        return Written(b"responses", whole.input, _said, whole.tools, whole.instructions)
     said: list[Said] = []
     given: list[Raw] = []
     past: _Rest
@@ -362,6 +377,7 @@ API = Api(
     own_ids="resp_",
     request=ResponsesRequest,
     history=_history,
+    whole=_Whole,
     messages="input",
     stream=ResponsesReader,
     body=ResponsesReader,

@@ -89,11 +89,11 @@ class Digester:
         "_calls",
         "_fresh",
         "_ids",
-        "_older",
         "_one",
         "_values",
         "begin_asked",
         "begin_text",
+        "older",
         "recent",
         "salt",
         "value_in_pieces",
@@ -119,19 +119,20 @@ class Digester:
         """What goes before a text that is to be found by its `hash`."""
         self.recent: dict[int, Message] = {}
         """The latest messages that are known, by those hashes."""
-        self._older: dict[int, Message] = {}
+        self.older: dict[int, Message] = {}
+        """As many that came before them."""
 
     def known(self, key: int) -> "Message | None":
         """What was made of that message, if it is still known."""
         message = self.recent.get(key)
-        if message is None and self._older and (message := self._older.get(key)) is not None:
+        if message is None and (message := self.older.get(key)) is not None:
             self.learn(key, message)
         return message
 
     def learn(self, key: int, message: "Message") -> None:
         """It may come again."""
         if len(self.recent) >= _GENERATION:
-            self._older, self.recent = self.recent, {}
+            self.older, self.recent = self.recent, {}
         self.recent[key] = message
 
     def message(self, role: bytes, parts: list[Part]) -> bytes:
@@ -503,11 +504,16 @@ class History:
 
 def _point(digester: Digester, count: int, full: bytes, reduced: bytes, spoken: bytes) -> Point:
     """What so many messages say, given their digests in each form."""
-    made = digester.value_in_pieces()
+    begin = digester.value_in_pieces
+    made = begin()
     made.update(full)
     whole = kept = texts = made.digest()
     if reduced != full:
-        kept = texts = digester.value(reduced) if reduced else b""
+        kept = texts = b""
+        if reduced:
+            made = begin()
+            made.update(reduced)
+            kept = texts = made.digest()
     if spoken != reduced:
         texts = digester.value(spoken) if spoken else b""
     return Point(count, whole, kept, texts)

@@ -7,7 +7,7 @@ counted. A turn here is one request that carries its history.
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sidecar.core.digests import SHORTEST, SIZE, History, Point, Prompt, Said
 from sidecar.core.echo import Echo
@@ -16,6 +16,7 @@ from sidecar.core.identity import MADE_UP, MAIN, Identity
 from sidecar.core.registry import BoundedMap
 from sidecar.core.threads import (
     SIDE,
+    Echoed,
     Lanes,
     Past,
     Place,
@@ -50,16 +51,6 @@ _PROMPTS = 256
 
 _UNKNOWN = Place(Relation.FIRST)
 _AMBIGUOUS = Place(Relation.FIRST, ambiguous=True)
-
-
-@dataclass(slots=True)
-class _Echoed:
-    """Whose answer a history has at one of its points, and whether that turn's request is what precedes it there."""
-
-    past: Past
-    at: int
-    said: Said | None
-    confirmed: bool
 
 
 class Histories(SessionListener):
@@ -127,7 +118,10 @@ class Histories(SessionListener):
         found, ids, marks = self._found, said.ids, said.marks
         mark = ids[0][0] if ids else marks[0] if len(marks) == 1 else b""
         known = found.get(mark, ())
+        joins = identity.source in MADE_UP
         past = known[0] if len(known) == 1 else None
+        if not (ids or marks or joins):
+            past = self._latest_alone(history, identity, said)
         if past is None or past.answer is None or past.continued:
             return None
         thread, end = past.thread, past.end
@@ -140,7 +134,6 @@ class Histories(SessionListener):
             or (ids and not all(own and found.get(digest) == known for digest, own in ids))
         ):
             return None
-        joins = identity.source in MADE_UP
         if joins:
             if not ids and (end.key in found or self._is_gone(mark + end.key)):
                 return None
@@ -154,6 +147,16 @@ class Histories(SessionListener):
         if history.tools != thread.tools and not thread.conversation_supplied and thread.is_beside(history):
             return None
         return Place(Relation.CONTINUES, thread, past, past, len(thread.digests) // SIZE, joins=joins)
+
+    def _latest_alone(self, history: History, identity: Identity, said: Said) -> Past | None:
+        """The latest turn of a named conversation, or of the only one of a named session, if that short text is its answer."""
+        if identity.conversation_supplied:
+            thread = self._threads.get((identity.session_id, identity.conversation_id))
+        else:
+            thread = self._lanes_of(identity.session_id).only
+            thread = thread if thread is not None and thread.is_under(history) else None
+        past = None if thread is None else thread.past[-1]
+        return past if past is not None and said.text and said.text in (past.answer or ()) else None
 
     def _any(self, history: History, identity: Identity) -> Place:
         """The same, by the rules."""
@@ -205,7 +208,7 @@ class Histories(SessionListener):
             if past is None:
                 return _UNKNOWN
             past = spread(found, past)
-            echoed = _Echoed(past, at, said, found[past])
+            echoed = Echoed(past, at, said, found[past])
             if said is not history.said[-1][1]:  # what stands behind it may be known to its thread
                 echoed = self._echoed(history, (past.thread,)) or echoed
             return replace(self._beside(history, echoed), joins=True)
@@ -262,7 +265,7 @@ class Histories(SessionListener):
             self._prompts.put(before, TITLE if main.asks_behind(history) else SIDE)
         return Place(Relation.FIRST, threads.get(lane := lanes.begin()), lane=lane)
 
-    def _beside(self, history: History, echoed: _Echoed) -> Place:
+    def _beside(self, history: History, echoed: Echoed) -> Place:
         """What a request is that has an answer of a thread: of that thread, or a call beside it with the same past."""
         thread = echoed.past.thread
         if thread.conversation_supplied or not thread.is_beside(history):
@@ -308,11 +311,11 @@ class Histories(SessionListener):
                 return Place(Relation.REPEATS, agent, None, agent.ends[key], history.kept(agent.digests))
         return None
 
-    def _echoed(self, history: History, threads: Collection[Thread]) -> _Echoed | None:
+    def _echoed(self, history: History, threads: Collection[Thread]) -> Echoed | None:
         """Whose answer of some threads the history has, the last one first."""
         if isinstance(history, Prompt):
             past = next(iter(self._grown(history, threads)), None)
-            return None if past is None else _Echoed(past, 0, None, confirmed=True)
+            return None if past is None else Echoed(past, 0, None, confirmed=True)
         if not self._may_know(history):
             return None
         for at, said in reversed(history.said):
@@ -320,11 +323,11 @@ class Histories(SessionListener):
             past = next(filter(None, found), None)
             if past is not None:
                 past = spread(found, past)
-                return _Echoed(past, at, said, found[past])
+                return Echoed(past, at, said, found[past])
         if history.previous is not None:  # the id that stands first names an answer, whatever it looks like
             at, said = history.said[0]
             past = next(filter(None, self._known(said.ids[0][0], threads)), None)
-            return None if past is None else _Echoed(past, at, said, confirmed=False)
+            return None if past is None else Echoed(past, at, said, confirmed=False)
         return None
 
     def _candidates(
@@ -383,7 +386,7 @@ class Histories(SessionListener):
             return tuple(past for past in known if past is not None and past.thread in threads)
         return known
 
-    def _relate(self, history: History, thread: Thread, echoed: _Echoed | None) -> Place:
+    def _relate(self, history: History, thread: Thread, echoed: Echoed | None) -> Place:
         """What a request is within its thread."""
         same = thread.ends.get(history.end.key)
         if same is not None:

@@ -198,6 +198,11 @@ class Lanes:
         self.threads: dict[str, Thread] = {}
         self._made: dict[str, int] = {}
 
+    @property
+    def only(self) -> Thread | None:
+        """Its thread, if it has a single one."""
+        return next(iter(self.threads.values())) if len(self.threads) == 1 else None
+
     def begin(self, word: str = "") -> str:
         """The name of one more side lane; the main one's if there are too many."""
         if len(self.threads) >= _LANES:
@@ -311,6 +316,16 @@ class Place:
     spawned_by: Past | None = None
     joins: bool = False
     ambiguous: bool = False
+
+
+@record
+class Echoed:
+    """Whose answer a history has at one of its points, and whether that turn's request is what precedes it there."""
+
+    past: Past
+    at: int
+    said: Said | None
+    confirmed: bool
 
 
 def placed(identity: Identity, place: Place) -> Identity:
