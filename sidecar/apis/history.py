@@ -299,24 +299,34 @@ def _made(
     salt = digester.salt + past.api
     keys = [*map(hash, map(salt.__add__, messages))]
     made = [*map(digester.recent.get, keys)]
-    at = -1
-    for _ in range(made.count(None)):
-        at = made.index(None, at + 1)
-        made[at] = _make(past, messages[at], keys[at], digester, objects=objects)
+    if None in made:
+        _make(past, messages, keys, made, digester, objects)
     return made  # type: ignore[return-value] # none of them is None by now
 
 
-def _make(past: Written, raw: Raw, key: int, digester: Digester, *, objects: bool) -> Message:
-    """What a message is that is not among the latest. Only objects are learnt, so that what is known is one."""
-    message = digester.older.get(key) or (text_of(raw, digester) if past.texts else None)
-    if message is None:
-        message = message_of(digester, *past.read(raw))
-        if memoryview(raw)[0] != _BRACE:
-            if objects:
-                raise ValueError("a message is an object")
-            return message
-    digester.learn(key, message)
-    return message
+def _make(
+    past: Written,
+    messages: Sequence[Raw],
+    keys: list[int],
+    made: list[Message | None],
+    digester: Digester,
+    objects: bool,
+) -> None:
+    """Makes those messages that are not among the latest. Only objects are learnt, so that what is known is one."""
+    at = -1
+    for _ in range(made.count(None)):
+        at = made.index(None, at + 1)
+        key, raw = keys[at], messages[at]
+        message = digester.older.get(key) or (text_of(raw, digester) if past.texts else None)
+        if message is None:
+            message = message_of(digester, *past.read(raw))
+            if memoryview(raw)[0] != _BRACE:
+                if objects:
+                    raise ValueError("a message is an object")
+                made[at] = message
+                continue
+        digester.learn(key, message)
+        made[at] = message
 
 
 def _made_in_steps(past: Written, raw: Raw, digester: Digester) -> Steps[Message]:
