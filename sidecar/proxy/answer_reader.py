@@ -54,23 +54,32 @@ class AnswerReader:
     def __init__(self, plans: AnswerPlans) -> None:
         self._plans = plans
         self._max_size, self._max_fields = plans.max_size, plans.max_fields
+        self._touched = True
+        """More has been read than a head by a plan, and with it the body by its length: they leave most of this as it is."""
         self.reset("GET")
 
     def reset(self, method: str) -> None:
         """Forgets the last answer; the next is one to a request of this method."""
-        self.informational: list[AnswerHead] = []
         self.head: AnswerHead | None = None
         self.pieces: list[bytes] = []
+        self.ended = self.stray = False
+        self._method = method
+        self._stays = True
+        self._left: int | None = None
+        """Bytes that the body, or the chunk, still has; None: until the connection ends."""
+        if self._touched:
+            self._touched = False
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forgets what only answers leave behind that are read line by line."""
+        self.informational: list[AnswerHead] = []
         self.trailers: list[Field] = []
-        self.ended = False
         self.malformed: str | None = None
-        self.stray = False
         self.odd = False
         self.unread = b""
         """What came and was too much work for one go."""
         self._work = 0
-        self._method = method
-        self._stays = True
         self._kept = b""
         """What was read of a head, a chunk's first line, its end or the trailers, and is not whole yet."""
         self._searched = 0
@@ -81,8 +90,6 @@ class AnswerReader:
         self._chunk_end = False
         """A chunk's data is whole and its line end is awaited."""
         self._in_trailers = False
-        self._left: int | None = None
-        """Bytes that the body, or the chunk, still has; None: until the connection ends."""
 
     @property
     def stays(self) -> bool:
@@ -127,6 +134,7 @@ class AnswerReader:
             if planned is not None:
                 self._begin_by_plan(*planned, data)
                 return
+        self._touched = True
         self._work = _WORK
         if self.unread:
             data, self.unread = self.unread + data, b""
@@ -240,7 +248,8 @@ class AnswerReader:
         if head.headers.first.get(b"connection", b"").lower() == b"close":
             self._stays = False
         if length is None:
-            self._chunked, self._left = True, 0
+            self._touched = self._chunked = True
+            self._left = 0
             if begin < len(data):
                 self.feed(data[begin:])
             return

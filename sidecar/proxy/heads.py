@@ -63,9 +63,11 @@ class Shape:
     `passes` says by a name (lower case) which lines go on as they are, and for which (None) another one stands.
     """
 
-    __slots__ = ("lower", "match", "names", "passing", "values")
+    __slots__ = ("came_again", "lower", "match", "names", "passing", "values")
 
     def __init__(self, names: tuple[bytes, ...], passes: Callable[[bytes], bool | None]) -> None:
+        self.came_again = False
+        """A head with the same first line as the one before had it, since the last shape was learnt."""
         self.names = names
         self.lower = tuple(name.lower() for name in names)
         values: list[int] = []
@@ -102,6 +104,16 @@ S = TypeVar("S", bound=Shape)
 L = TypeVar("L")
 
 
+class _Line(Generic[S, L]):
+    """A first line: what it means, and the shape of the head that had it last."""
+
+    __slots__ = ("means", "shape")
+
+    def __init__(self, means: L) -> None:
+        self.means = means
+        self.shape: S | None = None
+
+
 class _Plans(Generic[S, L]):
     """The plans of one direction. `max_size` in bytes, `max_fields` in fields, of a head."""
 
@@ -111,12 +123,15 @@ class _Plans(Generic[S, L]):
         self._shapes: dict[int, list[S]] = {}
         self._missed = 0
         self._to_learn = _LEARNT
-        self._lines: dict[bytes, L] = {}
+        self._lines: dict[bytes, _Line[S, L]] = {}
 
-    def _line(self, line: bytes) -> L | None:
-        """What a first line means that is not known yet; None if there is anything unusual about it."""
-        known = self._read_line(line)
-        if known is not None and len(line) <= _NAMES:
+    def _line(self, line: bytes) -> _Line[S, L] | None:
+        """A first line that is not known yet; None if there is anything unusual about it."""
+        means = self._read_line(line)
+        if means is None:
+            return None
+        known = _Line[S, L](means)
+        if len(line) <= _NAMES:
             if len(self._lines) >= _LINES:
                 self._lines.clear()
             self._lines[line] = known
@@ -136,22 +151,33 @@ class _Plans(Generic[S, L]):
         line = self._lines.get(data[:begin]) or self._line(data[:begin])
         if line is None:
             return None
+        shape = line.shape
+        found = None if shape is None else shape.match(data, begin, end)
+        if shape is None or found is None:
+            other = self._search(data, begin, end)
+            if other is None:
+                return None
+            line.shape, found = other
+            return line.means, line.shape, found.groups()
+        shape.came_again = True
+        return line.means, shape, found.groups()
+
+    def _search(self, data: bytes, begin: int, end: int) -> tuple[S, re.Match[bytes]] | None:
+        """The shape of the fields, with what its `match` finds, if it is known or can be learnt."""
         count = data.count(b"\r\n", begin, end)
         shapes = self._shapes.get(count, [])
-        for shape in shapes:
+        for at, shape in enumerate(shapes):
             found = shape.match(data, begin, end)
             if found is not None:
-                if shape is not shapes[0]:  # what comes often is looked at first, and stays
-                    at = shapes.index(shape)
+                if at:  # what comes often is looked at first, and stays
                     shapes[at - 1 : at + 1] = shape, shapes[at - 1]
-                return line, shape, found.groups()
+                return shape, found
         self._missed += 1
         if self._missed % _PATIENCE == 0:
             self._to_learn += 1
-        learnt = self._learn(data, begin, end, count) if self._to_learn else None
-        return None if learnt is None else (line, *learnt)
+        return self._learn(data, begin, end, count) if self._to_learn else None
 
-    def _learn(self, data: bytes, begin: int, end: int, count: int) -> tuple[S, tuple[bytes, ...]] | None:
+    def _learn(self, data: bytes, begin: int, end: int, count: int) -> tuple[S, re.Match[bytes]] | None:
         """Makes a plan for heads like this one, if nothing in it is unusual."""
         if count > min(_FIELDS, self.max_fields) or _USUAL.fullmatch(data, begin, end) is None:
             return None
@@ -163,8 +189,17 @@ class _Plans(Generic[S, L]):
         if shape is None or found is None:
             return None
         self._to_learn -= 1
-        self._shapes.setdefault(count, [])[_SHAPES - 1 :] = [shape]
-        return shape, found.groups()
+        shapes = self._shapes.setdefault(count, [])
+        shapes.sort(key=_seldom)
+        for known in shapes:
+            known.came_again = False
+        shapes[_SHAPES - 1 :] = [shape]
+        return shape, found
+
+
+def _seldom(shape: Shape) -> bool:
+    """Puts shapes last that have not come again."""
+    return not shape.came_again
 
 
 def _is_more(length: bytes | None, size: int) -> bool:
