@@ -34,7 +34,6 @@ from sidecar.core.turns import Ref, Turn
 CHUNK_BOUNDS = tuple(MILLISECOND * 2**k for k in range(14))
 """Upper bounds (ns) of the per-chunk time buckets: 0.001 x 2^k s, k = 0..13."""
 
-_NO_CHUNKS = [0] * (len(CHUNK_BOUNDS) + 1)
 _IDLE, _CHUNK = EventKind.IDLE, EventKind.CHUNK
 
 _EMPTY = 64 * 1024
@@ -102,6 +101,11 @@ class Upstream:
     port: int
     base_path: bytes = b""
     provider: str | None = None
+    kind: tuple[str, str, int, str | None] = field(init=False, repr=False, compare=False)
+    """What of it tells requests of different kinds apart."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", (self.name, self.host, self.port, self.provider))
 
     @property
     def authority(self) -> str:
@@ -132,28 +136,20 @@ class ConnectTiming:
     dns_kept: bool = False
 
 
-@dataclass(slots=True)
 class Stream:
     """Integer observations on an answer, kept while it passes. Times in ns, sizes in bytes.
 
-    `gap` is the longest silence between data-bearing events from the first byte on. `chunk_counts` are
-    the times between chunks, bucketed by `CHUNK_BOUNDS` (one more bucket for what lies above).
+    `gap` is the longest silence between data-bearing events from the first byte on. `chunk_counts` are, from the
+    first chunk on, the times between chunks, bucketed by `CHUNK_BOUNDS` (one more bucket for what lies above).
+    Of an answer that does not stream next to nothing is observed, so next to nothing is made.
     """
 
-    bytes: int = 0
-    events: int = 0
-    chunks: int = 0
-    gap: int = 0
-    first_chunk: int = 0
-    last_chunk: int = 0
-    last_event: int = 0
-    chunk_counts: list[int] = field(default_factory=_NO_CHUNKS.copy)
-    chunk_sum: int = 0
-    chunk_min: int = 0
-    chunk_max: int = 0
-    stalls: list[tuple[int, int]] = field(default_factory=list)
-    stall_count: int = 0
-    blocked: int = 0
+    bytes = events = chunks = gap = 0
+    first_chunk = last_chunk = last_event = 0
+    chunk_counts: list[int]
+    chunk_sum = chunk_min = chunk_max = 0
+    stalls: tuple[tuple[int, int], ...] = ()
+    stall_count = blocked = 0
 
     def event(self, kind: EventKind, at: int) -> None:
         """Counts one event of the answer that was read at `at`."""
@@ -171,6 +167,7 @@ class Stream:
         self.chunks += 1
         if not last:
             self.first_chunk = at
+            self.chunk_counts = [0] * (len(CHUNK_BOUNDS) + 1)
             return
         between = at - last
         self.chunk_counts[bisect_left(CHUNK_BOUNDS, between)] += 1
@@ -189,7 +186,7 @@ class Stream:
         """Notes a silence that began at `since` and has lasted `length` so far."""
         self.stall_count += 1
         if len(self.stalls) < MAX_STALLS:
-            self.stalls.append((since, length))
+            self.stalls += ((since, length),)
 
 
 @record

@@ -112,7 +112,7 @@ class Route:
     `operation` is `gen_ai.operation.name`; `turn` says that it generates; `provider` is
     `gen_ai.provider.name` as far as the API's shape tells; `model` is a model named in the path;
     `streaming` is True when the path itself asks for a stream; `fetches` is the id of an earlier answer
-    that is asked for again.
+    that is asked for again. `kind` is what of it tells requests of different kinds apart.
     """
 
     template: str
@@ -123,6 +123,11 @@ class Route:
     model: str | None = None
     streaming: bool = False
     fetches: str | None = None
+    kind: tuple[str | bool | None, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        named = self.template, self.api, self.operation, self.provider, self.model
+        object.__setattr__(self, "kind", (*named, self.turn, self.streaming))
 
 
 @record

@@ -35,7 +35,6 @@ from sidecar.telemetry.series import (
     NO_BREAK,
     OTHER,
     TELLING,
-    TOKENS,
     Alike,
     Cap,
     CommonSeries,
@@ -71,6 +70,7 @@ def series_of(
         _stopped(shape, exchange),
         None if upstream is None else upstream.host,
         None if upstream is None else upstream.port,
+        shape.turn,
     )
 
 
@@ -85,8 +85,12 @@ def _stopped(shape: Shape, exchange: Exchange) -> bool:
 _FETCHED = "chat"
 """The operation that made an answer which is asked for by its id: its tokens count there."""
 
-_NO_CALL: tuple[None, ...] = (None,) * (6 + len(TOKENS))
-"""The client's part of a row where no connection was asked for."""
+_Call = tuple[int | dict[str, int] | None, ...]
+"""The part of a row that the upstream call tells: its times (ns), and its tokens by their kind."""
+
+_NO_TOKENS: dict[str, int] = {}
+_NO_CALL: _Call = (*(None,) * 8, _NO_TOKENS)
+"""Where no connection was asked for."""
 
 
 _AT_HAND = SECOND
@@ -163,18 +167,14 @@ class Measures:
             source = identity.source if exchange.route.turn else metrics.NO_TURN
         concurrency = think_time = wait = overlaps = None
         if turn is not None and turn.concurrency:
-            concurrency = turn.concurrency
+            concurrency, think_time, wait = turn.concurrency, turn.think_time, turn.wait
             if turn.overlaps:
                 overlaps = 1
-            if turn.think_time is not None:
-                think_time = turn.think_time / SECOND
-            if turn.wait is not None:
-                wait = turn.wait / SECOND
         name = None if exchange.upstream is None else exchange.upstream.name
         upstream = self._upstreams.get(name) or self._upstream(name)
         retried = 1 if exchange.retry else None
-        turn_told = concurrency, think_time, wait, overlaps
-        upstream.arrivals.take((exchange.arrived, exchange.trace, source, *turn_told, retried))
+        at, trace = exchange.arrived, exchange.trace
+        upstream.arrivals.take((at, trace, source, concurrency, think_time, wait, overlaps, retried))
 
     def streaming(self, exchange: Exchange) -> None:
         """Its answer is a stream, until it settles."""
@@ -210,17 +210,12 @@ class Measures:
             or shape.places != self._asked.changes + self._answered.changes
         ):
             series = self._series(exchange, shape, exchange.route.operation)
-        before = after = loop = relation = broke = read_anew = completed = None
-        call: tuple[float | None, ...] = _NO_CALL
-        if shape.client is not None:
-            before = exchange.overhead_before / SECOND
-            after = exchange.overhead_after / SECOND
-            loop = exchange.overhead_loop / SECOND
-            call = self._call(exchange, shape, series)
-        if exchange.route.turn:
-            relation = exchange.relation if past is None else past.relation
-            if past is not None:
-                broke, read_anew = past.broke_at, exchange.read_anew
+        relation = broke = read_anew = completed = None
+        if shape.turn:
+            if past is None:
+                relation = exchange.relation
+            else:
+                relation, broke, read_anew = past.relation, past.broke_at, exchange.read_anew
                 if broke is not None and read_anew:
                     self._common.read_anew.of(broke).add(read_anew)
                     read_anew = None
@@ -228,8 +223,8 @@ class Measures:
                 completed = 1 if shape.completed else None
         if turn is not None and (turn.distance or turn.revealed):
             self._overlapped(exchange, turn, series, completed)
-        took = (at - exchange.start) / SECOND
-        series.rows.take((at, trace, took, before, after, loop, relation, broke, read_anew, completed, *call))
+        call = _NO_CALL if shape.client is None else self._call(exchange, shape, series)
+        series.rows.take((at, trace, at - exchange.start, relation, broke, read_anew, completed, *call))
         if exchange.streams:
             _streamed(exchange, series)
         if series.bad and turn is not None and turn.tracked and not turn.generated:
@@ -241,43 +236,34 @@ class Measures:
 
     # Parts of settling
 
-    def _call(self, exchange: Exchange, shape: Shape, series: RequestSeries) -> tuple[float | None, ...]:
-        """What the upstream call was, and what it told: the client's part of a row."""
-        tokens, end = exchange.response.tokens, exchange.end
-        asked, sent, first = exchange.asked, exchange.sent, exchange.first_byte
+    def _call(self, exchange: Exchange, shape: Shape, series: RequestSeries) -> _Call:
+        """What the upstream call was, and what it told."""
+        asked, sent, first, last = exchange.asked, exchange.sent, exchange.first_byte, exchange.last_byte
         connect, headers, key = exchange.connect, exchange.upstream_headers, series.headroom
-        if shape.whole and exchange.last_byte:
-            end = exchange.last_byte
+        tokens, end = exchange.response.tokens, last if last and shape.whole else exchange.end
         if key is not None and headers is not None and not TELLING.isdisjoint(headers.first):
             self._headroom.hear(key, exchange, headers)
-        body, connecting = exchange.needed - exchange.start, 0
-        if connect is None:
-            connecting = end - asked
-        elif connect.kind != "reused":
-            connecting = connect.end - connect.start
-        wait = stream = whole = cached = None
+        body = exchange.needed - exchange.start
+        connecting = end - asked if connect is None else connect.end - connect.start
+        wait = stream = whole = None
         if sent:
             # As its `wait` span: an answer may begin before the request's body has ended.
             until, since = first or end, exchange.request_end
             if not sent < since <= until:
                 since = sent
             body += since - sent
-            wait = (until - since) / SECOND
+            wait = until - since
             if first:
-                stream = ((exchange.last_byte or end) - first) / SECOND
+                stream = (last or end) - first
         if exchange.route.operation is not None:
-            whole = (end - asked) / SECOND
+            whole = end - asked
             if exchange.streams and exchange.stream.first_chunk:
                 _chunks(exchange, series)
         elif tokens:
             _fetched(exchange, self._series(exchange, shape, _FETCHED))
-            tokens = {}
-        tell = tokens.get
-        given, hit = tell("input"), tell("cache_read")
-        if given and hit is not None and exchange.route.turn:
-            cached = hit / given
-        times = body / SECOND, connecting / SECOND, wait, stream, whole
-        return *times, cached, given, tell("output"), hit, tell("cache_write"), tell("reasoning")
+            tokens = _NO_TOKENS
+        overhead = exchange.overhead_before, exchange.overhead_after, exchange.overhead_loop
+        return *overhead, body, connecting, wait, stream, whole, tokens
 
     def _overlapped(
         self, exchange: Exchange, turn: Turn, series: RequestSeries, completed: int | None

@@ -9,10 +9,10 @@ exemplars apart, as in the SDK. It must never grow past its cardinality limit; a
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
-from operator import attrgetter, itemgetter
+from operator import attrgetter, itemgetter, truediv
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from opentelemetry.sdk.metrics import export as sdk
@@ -38,6 +38,7 @@ from sidecar.telemetry.metrics import ExemplarFilter, Metric, MetricKind, Tempor
 
 __all__ = [
     "Attributes",
+    "ByKind",
     "CounterSeries",
     "ExemplarContext",
     "HistogramSeries",
@@ -45,6 +46,8 @@ __all__ = [
     "Observations",
     "Reader",
     "Rows",
+    "Seconds",
+    "Share",
     "Temporality",
     "Words",
     "client_span",
@@ -194,6 +197,63 @@ class Recordable(Protocol):
 
     def take(self, column: Column, /) -> None:
         """Records it."""
+
+
+class Seconds:
+    """Histograms, in s, of what rows have in ns."""
+
+    __slots__ = ("_series",)
+
+    def __init__(self, *series: HistogramSeries) -> None:
+        self._series = series
+
+    def take(self, column: Column) -> None:
+        """Records what rows have measured; one that has None measured nothing."""
+        try:
+            values: list[float | None] = [*map(truediv, column.values, repeat(SECOND))]
+        except TypeError:  # some are None
+            values = [None if value is None else value / SECOND for value in column.values]
+        for one in self._series:
+            one.take(Column(values, *column[1:]))
+
+
+class ByKind:
+    """What rows have by kind, in one mapping each: the kinds are recorded on series of their own."""
+
+    __slots__ = ("_series",)
+
+    def __init__(self, series: Mapping[str, Sequence[Recordable]]) -> None:
+        self._series = series
+
+    def take(self, column: Column) -> None:
+        """Records the values of each kind."""
+        for kind, series in self._series.items():
+            values = _of_kind(column, kind)
+            if values.count(None) < len(values):
+                for one in series:
+                    one.take(Column(values, *column[1:]))
+
+
+class Share:
+    """Which share of one kind another one is, of what rows have by kind."""
+
+    __slots__ = ("_kinds", "_series")
+
+    def __init__(self, series: HistogramSeries, part: str, whole: str) -> None:
+        self._series = series
+        self._kinds = part, whole
+
+    def take(self, column: Column) -> None:
+        """Records the shares; there is none of a whole that is 0 or not told."""
+        parts, wholes = (_of_kind(column, kind) for kind in self._kinds)
+        if parts.count(None) < len(parts):
+            pairs = zip(parts, wholes, strict=True)
+            values = [part / whole if whole and part is not None else None for part, whole in pairs]
+            self._series.take(Column(values, *column[1:]))
+
+
+def _of_kind(column: Column, kind: str) -> list[Any]:
+    return [*map(dict.get, column.values, repeat(kind))]
 
 
 class Words:

@@ -130,6 +130,7 @@ class Shape:
         "server_failed",
         "server_name",
         "streaming",
+        "turn",
         "whole",
         "work",
     )
@@ -141,6 +142,7 @@ class Shape:
         self.completed = self.outcome is Outcome.COMPLETED
         self.event = n.REQUEST_COMPLETED if self.completed else n.REQUEST_FAILED
         self.whole = self.outcome in _WHOLE
+        self.turn = route.turn
         self.phase = None if verdict is None or verdict.phase is None else verdict.phase.value
         self.error = None if verdict is None else error_type(verdict)
         self.server_failed, self.client_failed = server_failed(exchange), client_failed(exchange)
@@ -185,23 +187,17 @@ class Shapes:
 
     def of(self, exchange: Exchange) -> Shape:
         """The shape of a settled exchange: whatever a `Shape` reads of an exchange is in the key."""
-        head, route, upstream, connect = exchange.head, exchange.route, exchange.upstream, exchange.connect
-        request, response, verdict, first = (
-            exchange.request,
-            exchange.response,
-            exchange.verdict,
-            exchange.head.headers.first,
-        )
+        head, verdict, connect, request = exchange.head, exchange.verdict, exchange.connect, exchange.request
+        upstream, response, first = exchange.upstream, exchange.response, head.headers.first
         key = (
-            *(route.template, route.api, route.operation, route.provider, route.model, route.streaming),
-            upstream and (upstream.name, upstream.host, upstream.port, upstream.provider),
-            *(head.method, head.scheme, head.version, first.get(b"host"), first.get(b"user-agent")),
-            *(response.service_tier, response.system_fingerprint),
-            *(request.model, request.streaming, response.model, tuple(response.finish_reasons)),
-            verdict and (verdict.outcome, verdict.phase, verdict.error_type),
-            *(exchange.status, exchange.upstream_status, exchange.streams, exchange.body_state),
+            exchange.route.kind,
+            upstream and upstream.kind,
             connect and (connect.kind, connect.address),
-            *(bool(exchange.asked), bool(exchange.sent), bool(exchange.first_byte)),
+            verdict and (verdict.outcome, verdict.phase, verdict.error_type),
+            (head.method, head.scheme, head.version, first.get(b"host"), first.get(b"user-agent")),
+            (response.model, response.system_fingerprint, response.service_tier, *response.finish_reasons),
+            (request.model, request.streaming, exchange.status, exchange.upstream_status, exchange.streams),
+            (exchange.body_state, not exchange.asked, not exchange.sent, not exchange.first_byte),
         )
         shape = self._known.get(key)
         if shape is None:

@@ -21,11 +21,14 @@ from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.metric_store import (
     Attributes,
+    ByKind,
     CounterSeries,
     HistogramSeries,
     MetricStore,
     Observations,
     Rows,
+    Seconds,
+    Share,
     Words,
 )
 
@@ -168,9 +171,6 @@ _LATEST_TOKENS = {
     "reasoning": metrics.INFERENCE_REASONING_TOKENS,
 }
 
-TOKENS = tuple(_LATEST_TOKENS)
-"""The kinds of tokens that are counted, as a row has them."""
-
 _DETAILS = ("cache_read", "cache_write", "reasoning")
 
 NO_BREAK = "none"
@@ -211,6 +211,7 @@ class Alike(NamedTuple):
     """It tells why generation stopped, or was to."""
     host: str | None
     port: int | None
+    turn: bool
 
 
 class CommonSeries:
@@ -236,19 +237,16 @@ class UpstreamSeries:
         "arrivals",
         "attributes",
         "blocked",
-        "body",
         "bytes",
-        "connect",
         "distance",
         "events",
         "out_of_order",
         "overlaps",
+        "phases",
         "results",
         "retries",
         "stalls",
-        "stream",
         "turns",
-        "wait",
         "waits",
     )
 
@@ -264,12 +262,12 @@ class UpstreamSeries:
         self.stalls = store.counter(metrics.STREAM_STALLS, attributes)
         self.turns = store.counter(metrics.TURNS, attributes)
         self.waits = store.histogram(metrics.WAIT_AVOIDED, attributes)
-        self.body, self.connect, self.wait, self.stream = (
+        self.phases = [
             store.histogram(
                 metrics.PHASE_DURATION, attribute_set((n.REQUEST_PHASE, phase), (n.UPSTREAM, name))
             )
             for phase in PHASES
-        )
+        ]
         self.results = {
             word: store.counter(metrics.RESULTS, attribute_set((n.RESULT, word), (n.UPSTREAM, name)))
             for word in RESULTS
@@ -280,13 +278,13 @@ class UpstreamSeries:
             (
                 (common.identity,),
                 (store.histogram(metrics.CONCURRENCY, attributes),),
-                (store.histogram(metrics.THINK_TIME, attributes),),
-                (self.waits,),
+                (Seconds(store.histogram(metrics.THINK_TIME, attributes)),),
+                (Seconds(self.waits),),
                 (self.overlaps,),
                 (self.retries,),
             ),
         )
-        """Who it is; of a turn that is told of: turns in flight, time to think and wait (s), 1 if it overlaps; 1 if it retries."""
+        """Who it is; of a turn that is told of: turns in flight, time to think and wait (ns), 1 if it overlaps; 1 if it retries."""
 
     def begin(self) -> None:
         """What is counted is told from now on, as 0: whoever looks for more than there was sees the first one too."""
@@ -327,30 +325,30 @@ class RequestSeries:
         self.betweens: list[HistogramSeries] = []
         self._durations: list[HistogramSeries] = []
         self.usage: dict[str, list[HistogramSeries]] = {"input": [], "output": []}
-        """By the kind of token, where its count is a measurement."""
         self.details: dict[str, list[CounterSeries]] = {kind: [] for kind in _LATEST_TOKENS}
-        """Where it is counted."""
+        """By the kind of token: where its count is a measurement, and where it is counted."""
         shared = (*models, (n.OPERATION, alike.operation), (n.STREAMING, alike.streaming))
         self._find(store, alike, shared, semconv)
+        cached = Share(store.histogram(metrics.CACHED_SHARE, attribute_set(*models)), "cache_read", "input")
+        tokens = {kind: (*self.usage.get(kind, ()), *counters) for kind, counters in self.details.items()}
         self.rows = Rows(
             store,
             (*_counted(store, alike, shared, models), upstream.results[alike.result]),
             server=(
-                (_http(store, alike),),
-                *((common.before,), (common.after,), (common.loop,)),
+                (Seconds(_http(store, alike)),),
                 *((common.related,), (common.breaks,), (common.read_anew.of(NO_BREAK),)),
                 (upstream.turns,),
+                *((Seconds(part),) for part in (common.before, common.after, common.loop)),
             ),
             client=(
-                *((upstream.body,), (upstream.connect,), (upstream.wait,), (upstream.stream,)),
-                self._durations,
-                (store.histogram(metrics.CACHED_SHARE, attribute_set(*models)),),
-                *((*self.usage.get(kind, ()), *counters) for kind, counters in self.details.items()),
+                *((Seconds(phase),) for phase in upstream.phases),
+                (Seconds(*self._durations),),
+                (*((cached,) if alike.turn else ()), ByKind(tokens)),
             ),
         )
-        """Its duration; the overhead before, after and of the loop (s); what it is to its past, where its prompt broke, the
-        tokens read anew where none did; 1 if it is a turn that is told of and completed. Of its upstream call: the
-        phases, the whole (s), the cached share of its input, and `TOKENS`."""
+        """Its duration; what it is to its past, where its prompt broke, the tokens read anew where none did; 1 if it is a
+        turn that is told of and completed. Of its upstream call: the overhead before, after and of the loop; the phases;
+        the whole; the tokens by their kind. Times in ns."""
 
     def _find(self, store: MetricStore, alike: Alike, shared: Pairs, semconv: str) -> None:
         call = (

@@ -41,6 +41,8 @@ _64_BITS = (1 << 64) - 1
 FLAGS = tuple(TraceFlags(value) for value in range(4))
 """Trace flags by value: 1 sampled, 2 random trace id."""
 _RANDOM = int(TraceFlags.RANDOM_TRACE_ID)
+_NEW = FLAGS[_RANDOM | TraceFlags.SAMPLED]
+"""Those of a trace that begins here, and is taken."""
 NO_STATE = TraceState()
 """What most traces have; told by its identity."""
 _NO_ATTRIBUTES: Attributes = {}
@@ -122,7 +124,10 @@ class Tracer:
         self._sampler = sampler
         # What these answer to a request without a parent, or with a sampled one, is known: it is taken, as it is.
         self._takes_all = sampler.get_description() in {known.get_description() for known in _TAKE_ALL}
-        self._propagation = propagation
+        self._reads = propagation.tracecontext and propagation.incoming != "ignore"
+        self._joins = propagation.incoming == "parent"
+        self._forwards = propagation.tracecontext and propagation.forward_trace
+        self._baggage_allowed = propagation.baggage
         # Ids need to be distinct, not secret; the system's randomness is seven times slower.
         source = random or Random(SystemRandom().getrandbits(256))  # noqa: S311
         self._bits = source.getrandbits
@@ -137,35 +142,41 @@ class Tracer:
 
     def begin(self, head: RequestHead, route: Route) -> RequestTrace:
         """Ids, parent and verdict for a request whose head has been read."""
-        propagation = self._propagation
-        headers = head.headers
-        remote = None
-        if b"traceparent" in headers.first and propagation.tracecontext and propagation.incoming != "ignore":
-            remote = read_context(headers)
-        parent = remote if propagation.incoming == "parent" else None
+        headers, allowed = head.headers, self._baggage_allowed
+        remote = read_context(headers) if b"traceparent" in headers.first and self._reads else None
+        fields = () if allowed is None else _baggage(headers, allowed)
         drawn = self._bits(256)
-        trace_id, known = (
-            (drawn >> 128 or 1, _RANDOM) if parent is None else (parent.trace_id, parent.trace_flags)
-        )
-        if self._takes_all and (parent is None or parent.trace_flags.sampled):
-            sampled, state = True, NO_STATE if parent is None else parent.trace_state
-            attributes: Attributes = _NO_ATTRIBUTES
-        else:
-            result = self._ask(head, route, trace_id, parent)
-            sampled = result.decision is Decision.RECORD_AND_SAMPLE
-            state, attributes = result.trace_state or NO_STATE, result.attributes
+        trace_id, server, client = drawn >> 128 or 1, drawn >> 64 & _64_BITS or 1, drawn & _64_BITS or 1
+        parent = caller = None
+        flags, sampled, state, attributes = _NEW, True, NO_STATE, _NO_ATTRIBUTES
+        if remote is not None or not self._takes_all:
+            known = _NEW
+            if remote is not None and self._joins:
+                parent, trace_id, known, state = (
+                    remote,
+                    remote.trace_id,
+                    remote.trace_flags,
+                    remote.trace_state,
+                )
+            else:
+                caller = remote
+            if not self._takes_all or not known.sampled:
+                result = self._ask(head, route, trace_id, parent)
+                sampled = result.decision is Decision.RECORD_AND_SAMPLE
+                state, attributes = result.trace_state or NO_STATE, result.attributes
+            flags = FLAGS[known & _RANDOM | sampled]
         return RequestTrace(
-            trace_id=trace_id,
-            server_span_id=drawn >> 64 & _64_BITS or 1,
-            client_span_id=drawn & _64_BITS or 1,
-            sampled=sampled,
-            flags=FLAGS[known & _RANDOM | sampled],
-            state=state,
-            parent=parent,
-            caller=remote if parent is None else None,
-            attributes=attributes,
-            fields=() if propagation.baggage is None else self._baggage(headers, propagation.baggage),
-            forward=propagation.tracecontext and propagation.forward_trace,
+            trace_id,
+            server,
+            client,
+            sampled,
+            flags,
+            state,
+            parent,
+            caller,
+            attributes,
+            fields,
+            self._forwards,
         )
 
     def _ask(
@@ -193,13 +204,15 @@ class Tracer:
         """A trace that is not sampled and tells nobody: for when beginning one has failed."""
         return RequestTrace(self.trace_id(), self.span_id(), self.span_id(), sampled=False)
 
-    def _baggage(self, headers: Headers, allowed: frozenset[str]) -> tuple[Field, ...]:
-        values = headers.get_all(b"baggage")
-        if not allowed:
-            return tuple((b"baggage", value) for value in values)
-        members = (member for value in values for member in value.split(b","))
-        kept = b",".join(member for member in members if _member_name(member) in allowed)
-        return ((b"baggage", kept.strip()),) if kept else ()
+
+def _baggage(headers: Headers, allowed: frozenset[str]) -> tuple[Field, ...]:
+    """The caller's members that go on; none are named: all of them."""
+    values = headers.get_all(b"baggage")
+    if not allowed:
+        return tuple((b"baggage", value) for value in values)
+    members = (member for value in values for member in value.split(b","))
+    kept = b",".join(member for member in members if _member_name(member) in allowed)
+    return ((b"baggage", kept.strip()),) if kept else ()
 
 
 def _member_name(member: bytes) -> str:
