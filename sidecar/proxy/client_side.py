@@ -95,15 +95,15 @@ class ClientConnection(asyncio.Protocol):
             inbound.expects_continue = False
             self.write(_CONTINUE)
 
-    def flow_done(self, inbound: Inbound, keep: bool, cut: bool) -> None:
-        """The flow has settled. `keep`: the connection may carry another; `cut`: the answer is incomplete."""
+    def flow_done(self, inbound: Inbound, keep: bool, cut: bool, now: int) -> None:
+        """The flow has settled at `now`. `keep`: the connection may carry another; `cut`: the answer is incomplete."""
         self._flow = None
         if self._gone or self._transport is None:
             return
         if inbound.broken and not cut:
             self._linger_deaf(self._transport)
         elif inbound.ended and keep and not cut:
-            self._next()
+            self._next(now)
         elif cut:
             self._close(_LINGER)
         elif inbound.ended:
@@ -113,7 +113,7 @@ class ClientConnection(asyncio.Protocol):
             self._linger_keep = keep
             inbound.unwanted = True
             inbound.take()
-            self._watchdog.set(self._shared.clock() + _LINGER)
+            self._watchdog.set(now + _LINGER)
             self.resume()
 
     def drop(self) -> None:
@@ -255,7 +255,7 @@ class ClientConnection(asyncio.Protocol):
             if self._lingering.ended:
                 self._lingering = None
                 if self._linger_keep:
-                    self._next()
+                    self._next(self._shared.clock())
                 else:
                     self._close(self._shared.limits.idle)
         elif self._reader.ready:
@@ -287,8 +287,8 @@ class ClientConnection(asyncio.Protocol):
         if self._reader.behind and self._transport is not None:
             self._parse_later(self._transport)
 
-    def _next(self) -> None:
-        """The connection is free for its next request."""
+    def _next(self, now: int) -> None:
+        """The connection is free for its next request from `now` on (ns since the epoch)."""
         if self._reader.ready:
             # Not at once: a pile of pipelined requests must not pile up on the stack.
             self._shared.loop.call_soon(self._start_waiting)
@@ -299,7 +299,7 @@ class ClientConnection(asyncio.Protocol):
         if partial is not None:
             self._watchdog.set(partial.start + limits.client_head)
         else:
-            self._watchdog.set(self._shared.clock() + limits.client_keepalive)
+            self._watchdog.set(now + limits.client_keepalive)
 
     @outermost
     def _start_waiting(self) -> None:

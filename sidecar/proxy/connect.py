@@ -391,12 +391,11 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def take(self, upstream: Upstream) -> UpstreamConnection | None:
-        """The youngest idle connection to `upstream` that is still good, or None."""
+    def take(self, upstream: Upstream, now: int) -> UpstreamConnection | None:
+        """The youngest idle connection to `upstream` that is still good at `now` (ns since the epoch), or None."""
         idle = self._idle.get(upstream.name)
         if not idle:
             return None
-        now = self._clock()
         for at in range(len(idle) - 1, -1, -1):
             connection = idle[at]
             if now >= connection.idle_until or not connection.usable:
@@ -409,18 +408,18 @@ class Pool:
             # Otherwise something waits to be read: bytes, or an end, will end it; a record of TLS alone changes nothing.
         return None
 
-    def put(self, connection: UpstreamConnection) -> None:
-        """Takes a connection back that has finished its answer and may carry another request."""
+    def put(self, connection: UpstreamConnection, now: int) -> None:
+        """Takes a connection back that has finished its answer at `now` (ns since the epoch) and may carry another request."""
         if self._closed:
             connection.close()
             return
-        now, hint = self._clock(), connection.keep_alive_hint
-        patience = self._patience.get(connection.upstream.name)
+        hint, origin = connection.keep_alive_hint, connection.upstream.name
+        patience = self._patience.get(origin)
         limit = self._idle_limit if patience is None else patience.at(now)
         if hint is not None:
             limit = min(limit, _earlier(hint * SECOND))
         connection.idle_since, connection.idle_until = now, now + limit
-        self._idle[connection.upstream.name].append(connection)
+        self._idle[origin].append(connection)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
 

@@ -141,7 +141,7 @@ class Flow:
         now = shared.clock()
         exchange.needed, exchange.asked = needed, now
         exchange.overhead_before = now - needed
-        side = shared.pool.take(exchange.upstream or exchange.origin)
+        side = shared.pool.take(exchange.upstream or exchange.origin, now)
         if side is None:
             self._dial()
         else:
@@ -246,8 +246,11 @@ class Flow:
         if out:
             self._replay = None
             self._client.write(out)
-            exchange.overhead_after += shared.clock() - at
-        if side.head is not None and not began:
+            now = shared.clock()
+            exchange.overhead_after += now - at
+            if answer.began and not began:
+                exchange.headers_at = now
+        if answer.began and not began:
             self._watch(side, pieces, at)
         elif self._unwatched:
             self._choose_watcher(side, pieces, at)
@@ -303,7 +306,6 @@ class Flow:
 
     def _watch(self, side: UpstreamConnection, pieces: list[bytes], at: int) -> None:
         """The answer's head has passed, and so have the pieces of its body that came with it."""
-        self.exchange.headers_at = self._shared.clock()
         if pieces or side.ended or not side.small_json:
             self._choose_watcher(side, pieces, at)
         else:
@@ -531,8 +533,8 @@ class Flow:
         if self._task is not None:
             self._task.cancel()
         told = self._told
-        guarded(self._tell, self._part_with_upstream)
-        guarded(self._stuck, self._client.flow_done, self.inbound, self._keep, cut)
+        guarded(self._tell, self._part_with_upstream, now)
+        guarded(self._stuck, self._client.flow_done, self.inbound, self._keep, cut, now)
         if self._told is not told:
             fact = self._blame
         unseen = self._answer.observer is not None or self._answer.blocked_since
@@ -563,7 +565,7 @@ class Flow:
             self._blame()
         self.exchange.settle(now)
 
-    def _part_with_upstream(self) -> None:
+    def _part_with_upstream(self, now: int) -> None:
         """Nothing more goes to it, and nothing more of it is wanted; the upload ends, whatever becomes of that."""
         side, self._side = self._side, None
         kept = False
@@ -572,7 +574,7 @@ class Flow:
                 self.exchange.anomalies.append(Anomaly.ANSWER_ODD_HTTP)
             if side is not None and side.reusable and self._upload.finished:
                 side.finish()
-                self._shared.pool.put(side)
+                self._shared.pool.put(side, now)
                 kept = True
         finally:
             if side is not None and not kept:

@@ -136,8 +136,8 @@ class Client(Protocol):
     def set_deadline(self) -> Callable[[int], None]:
         """Says when `due` is to be called (ns since the epoch)."""
 
-    def flow_done(self, inbound: Inbound, keep: bool, cut: bool) -> None:
-        """The flow has settled."""
+    def flow_done(self, inbound: Inbound, keep: bool, cut: bool, now: int) -> None:
+        """The flow has settled at `now` (ns since the epoch)."""
 
     def drop(self) -> None:
         """Nothing goes on here: a bug has struck."""

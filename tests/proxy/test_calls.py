@@ -92,7 +92,7 @@ async def usual(made: list[Shared], **environ: str) -> int:
         side.connection_made(up)
         side.feed(ANSWER)
         side.finish()
-        shared.pool.put(side)
+        shared.pool.put(side, shared.clock())
         found: Counter[int] = Counter()
         for at in range(WARM + REQUESTS):
             calls = Calls()

@@ -80,14 +80,14 @@ async def test_a_connection_on_which_something_waits_stays_in_the_pool() -> None
     pool: Any = Pool(asyncio.get_running_loop(), lambda: now[0], 30 * SECOND)
     older, younger = Kept(upstream), Kept(upstream)
     for one in (older, younger):
-        pool.put(one)
+        pool.put(one, now[0])
     younger.waiting = True
-    assert pool.take(upstream) is older
-    assert pool.take(upstream) is None
+    assert pool.take(upstream, now[0]) is older
+    assert pool.take(upstream, now[0]) is None
     younger.waiting = False
-    assert pool.take(upstream) is younger
-    pool.put(younger)
+    assert pool.take(upstream, now[0]) is younger
+    pool.put(younger, now[0])
     now[0] += 31 * SECOND
-    assert pool.take(upstream) is None
+    assert pool.take(upstream, now[0]) is None
     assert younger.closed
     pool.close()
