@@ -55,13 +55,15 @@ class SystemWall(Wall):
     does not count, the wall jumps.
     """
 
-    __slots__ = ("_anchor", "_elapsed", "_looked_at", "clock", "jumped", "stood_still")
+    __slots__ = ("_anchor", "_elapsed", "_least", "_looked_at", "clock", "jumped", "stood_still")
 
     def __init__(self) -> None:
         super().__init__()
         self._elapsed = _elapsing()
         self._anchor = 0
         self._anchor = self._ahead()
+        self._least = self._anchor - _NOISE
+        """How far the wall is ahead of what has elapsed, at least, if nobody has set it since."""
         self.clock = _clock(self._anchor)
         self.jumped: Callable[[int], None] = _nobody
         self.stood_still: Callable[[int], None] = _nobody
@@ -73,8 +75,7 @@ class SystemWall(Wall):
         if now - self._looked_at >= STANDSTILL:
             self.stood_still(now - self._looked_at)
         self._looked_at = now
-        ahead = time.time_ns() - now - self._anchor
-        if not -_NOISE < ahead - self.correction < _NOISE:
+        if not 0 < time.time_ns() - now - self._least < 2 * _NOISE:
             self._follow()
         return self.correction
 
@@ -83,6 +84,7 @@ class SystemWall(Wall):
         if -_NOISE < moved < _NOISE:
             return  # nobody had set it: the process had to wait between the two readings
         self.correction += moved
+        self._least += moved
         if abs(moved) >= JUMP:
             self.jumped(moved)
 

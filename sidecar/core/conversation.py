@@ -251,8 +251,9 @@ class Conversation:
 
         `told`: figures are told of it, if it is a turn.
         """
-        turn.previous, self._last = self._last, turn.ref
-        if self._first is None:
+        turn.previous = previous = self._last
+        self._last = turn.ref
+        if previous is None:
             self._first = turn.ref
         self.active[turn.request_id] = turn
         if not turn.turn:
@@ -271,7 +272,8 @@ class Conversation:
                     sums.think_time += think_time
                 turn.wait = wait = line.free_at - at if line.free_at > at else 0
                 sums.waits_known += 1
-                sums.wait_avoided += wait
+                if wait:
+                    sums.wait_avoided += wait
                 if not sums.most_at_once:
                     sums.most_at_once = 1
         others[number] = turn
@@ -298,15 +300,17 @@ class Conversation:
 
     def turn_passed(self, turn: Turn, at: int) -> None:
         """A turn's last byte has been handed over, at the latest as it ends: who comes now does not meet it."""
-        turns, sums, line = self.turns, self.sums, self._line
-        if self._last_turn_end is None or at > self._last_turn_end:
+        turns, line, last = self.turns, self._line, self._last_turn_end
+        if last is None or at > last:
             self._last_turn_end = at
         if len(line.turns) == 1:  # it was alone: nobody came, and nobody waits for it
             turns.clear()
             line.turns.clear()
-            took = turn.took = max(0, at - turn.arrived_at)
-            line.free_at = max(line.free_at, turn.arrived_at) + took
+            arrived = turn.arrived_at
+            took = turn.took = at - arrived if at > arrived else 0
+            line.free_at = max(line.free_at, arrived) + took
             return
+        sums = self.sums
         del turns[turn.number]
         turn.overlapped_by_rest = sums.turns - turn.number - len(turn.overlapped_by)
         # They stand in order of arrival; how this one ended says whether they have been overtaken.
@@ -335,13 +339,14 @@ class Conversation:
                 self.last_failed = turn.ref
             elif turn.overtakes or turn.overtaken:
                 self._order(turn)
-        if self.last_ended_at is None or at > self.last_ended_at:
+        last, counts = self.last_ended_at, sums.requests
+        if last is None or at > last:
             self.last_ended_at = at
         if not completed:
             self._note("failed", turn.ref)
         if took > self._slowest_took:
             self._slowest, self._slowest_took = turn.ref, took
-        sums.requests[outcome] = sums.requests.get(outcome, 0) + 1
+        counts[outcome] = counts.get(outcome, 0) + 1
         if turn.input_tokens is not None:
             sums.input_tokens = (sums.input_tokens or 0) + turn.input_tokens
         if turn.output_tokens is not None:

@@ -87,7 +87,8 @@ class Session:
                 self.out_of_order += 1
         else:
             self.failed += 1
-        if self.last_ended_at is None or at > self.last_ended_at:
+        last, ended = self.last_ended_at, self.recent
+        if last is None or at > last:
             self.last_ended_at = at
         one = (
             turn.request_id,
@@ -105,9 +106,9 @@ class Session:
             turn.model,
             races,
         )
-        self.recent.append(one)
-        if len(self.recent) > recent:
-            del self.recent[0]
+        ended.append(one)
+        if len(ended) > recent:
+            del ended[0]
         self.in_flight -= 1
 
     def view(self) -> LiveSession:

@@ -105,7 +105,8 @@ class SessionManager:
         """The requests in flight, each with what it counts in."""
         self._completed = self._failed = self._untracked = 0
         self._turns = self._overlaps = self._out_of_order = 0
-        self._waits_known = self._wait_avoided = 0
+        self._waits_revealed = self._wait_avoided = 0
+        """Waits that became known later; that of a turn which met no other is known at once."""
         anomaly = self._listeners.anomaly
         self._answers = Answers(limits.response_chain, lambda: anomaly(Anomaly.RESPONSE_CHAIN_EVICTED))
         self._unnamed = Answers(limits.unnamed, lambda: anomaly(Anomaly.HISTORY_EVICTED))
@@ -157,7 +158,7 @@ class SessionManager:
             overlapping_requests=self.overlapping,
             most_concurrent=self.most_concurrent,
             out_of_order_responses=self._out_of_order,
-            waits_known=self._waits_known,
+            waits_known=self._turns - self._overlaps + self._waits_revealed,
             wait_avoided=self._wait_avoided,
             waits_unknown=registry.waits_unknown,
             anomalies=dict(self._listeners.anomalies),
@@ -208,28 +209,26 @@ class SessionManager:
             if session is not None:
                 known = session.conversations.get(identity.conversation_id)
                 conversation = known or registry.conversation_for(session, identity, at)
+                if not session.in_flight:
+                    registry.idle.pop(session.session_id, None)
+                    session.expires = NEVER
+                session.in_flight += 1
             if conversation is not None:
                 conversation.sequence = sequence = conversation.sequence + 1
         request_id = self.new_request_id(identity, sequence, at)
         arrived = Turn(request_id, identity, sequence, at, ref, sampled, streaming, turn, not named, upstream)
         self._active[request_id] = (arrived, session, conversation)
-        if not sequence:
+        if conversation is not None:
+            conversation.join(arrived, told=turn)
+        elif named:
             self._untracked += 1
-        if session is not None:
-            if not session.in_flight:
-                registry.idle.pop(session.session_id, None)
-                session.expires = NEVER
-            session.in_flight += 1
-            if conversation is not None:
-                conversation.join(arrived, told=turn)
-        wait, listeners = arrived.wait, self._listeners
         if arrived.concurrency:
             self._turns += 1
             if arrived.concurrency > 1:
                 self._overlaps += 1
-            if wait is not None:
-                self._waits_known += 1
-                self._wait_avoided += wait
+            elif arrived.wait:
+                self._wait_avoided += arrived.wait
+        listeners = self._listeners
         if arrived.given_up or listeners.arrivals or listeners.waits:
             self._tell_arrival(arrived)
         return arrived
@@ -271,7 +270,6 @@ class SessionManager:
             return False
         registry, limits = self._registry, self._limits
         _, session, conversation = self._active.pop(turn.request_id)
-        completed = outcome is COMPLETED
         at = max(at, turn.arrived_at)
         turn.ended_at, turn.outcome, turn.model = at, outcome, model
         turn.input_tokens, turn.output_tokens = input_tokens, output_tokens
@@ -279,8 +277,9 @@ class SessionManager:
             if conversation is not None and not conversation.ended:
                 if not conversation.leave(turn, outcome, at):
                     self._listeners.anomaly(Anomaly.MODEL_CAP)
-                known, key = session.conversations, conversation.conversation_id
-                if not conversation.active and len(known) > 1:
+                known = session.conversations
+                if len(known) > 1 and not conversation.active:
+                    key = conversation.conversation_id
                     known[key] = known.pop(key)
             if not session.ended:
                 session.leave(turn, outcome, at, races=races, recent=limits.recent)
@@ -295,7 +294,7 @@ class SessionManager:
             turn.usage_told = bool(input_tokens or output_tokens)
             self._answers.condense(turn)
             self._unnamed.condense(turn)
-        if completed:
+        if outcome is COMPLETED:
             self._completed += 1
         else:
             self._failed += 1
@@ -511,7 +510,7 @@ class SessionManager:
             self._out_of_order += 1
             listeners.tell(SessionListener.response_out_of_order, turn.request(), turn.distance)
         for wait, ref, sampled, _ in turn.revealed:
-            self._waits_known += 1
+            self._waits_revealed += 1
             self._wait_avoided += wait
             if listeners.waits:
                 listeners.tell(SessionListener.wait_known, KnownWait(ref, wait, sampled))
