@@ -52,6 +52,8 @@ LINES_PER_SECOND = 20
 """Lines of one event's name that may pass each second, in the long run."""
 BURST = 100
 """Lines of one event's name that may pass at once."""
+_APART = SECOND // LINES_PER_SECOND
+_KEPT = (BURST - 1) * _APART
 
 _LEVELS = {Outcome.COMPLETED: INFO, Outcome.CLIENT_LEFT: INFO, Outcome.REFUSED: WARNING}
 _LEVELS[Outcome.UPSTREAM_REJECTED] = WARNING
@@ -173,13 +175,13 @@ def recorded(fields: Fields, request: RequestContext | None) -> Layer:
 
 
 class _Bucket:
-    """Tokens of one event's name."""
+    """The places of one event's name."""
 
-    __slots__ = ("at", "suppressed", "tokens")
+    __slots__ = ("free", "suppressed")
 
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self.tokens = float(BURST)
+    def __init__(self) -> None:
+        self.free = 0
+        """When the next line may pass (ns); places that nobody takes are kept, a `BURST` of them at most."""
         self.suppressed = 0
 
 
@@ -227,19 +229,17 @@ class Log:
         """True when a line of this name may be said at `at`, and is to be said then; else it has been counted."""
         bucket = self._buckets.get(name)
         if bucket is None:
-            bucket = self._buckets[name] = _Bucket(at)
-        elif at > bucket.at:
-            bucket.tokens = min(BURST, bucket.tokens + (at - bucket.at) / SECOND * LINES_PER_SECOND)
-            bucket.at = at
-        if bucket.tokens < 1:
+            bucket = self._buckets[name] = _Bucket()
+        free = bucket.free
+        if at < free:
             bucket.suppressed += 1
             return False
-        bucket.tokens -= 1
+        bucket.free = max(free, at - _KEPT) + _APART
         return True
 
-    def left_out(self, name: str, count: int, at: int) -> None:
+    def left_out(self, name: str, count: int) -> None:
         """Lines of this name that others kept within a bound of their own: the next one tells them."""
-        self._buckets.setdefault(name, _Bucket(at)).suppressed += count
+        self._buckets.setdefault(name, _Bucket()).suppressed += count
 
     def always(
         self,
@@ -495,7 +495,7 @@ class LongRunning:
             fields = _fields_in_flight(exchange, now)
             self._log.always(n.REQUEST_LONG_RUNNING, WARNING, now, fields, self._context(exchange))
         if more:
-            self._log.left_out(n.REQUEST_LONG_RUNNING, len(more), now)
+            self._log.left_out(n.REQUEST_LONG_RUNNING, len(more))
 
 
 def _fields_in_flight(exchange: Exchange, now: int) -> SpanAttributes:

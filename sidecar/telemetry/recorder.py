@@ -25,6 +25,7 @@ from sidecar.core.sessions import (
     SessionSummary,
 )
 from sidecar.core.shown import shown
+from sidecar.core.threads import RACES
 from sidecar.core.turns import overrides
 from sidecar.telemetry import names as n
 from sidecar.telemetry.factories import Record, RecordFactory, Span, SpanAttributes, SpanFactory, WayOut
@@ -274,14 +275,15 @@ class Recorder:
 
     def settled(self, exchange: Exchange) -> None:
         """It is frozen: spans, metric points and the wide line are made of it, unless it was a probe that went well."""
+        verdict, identity = exchange.verdict, exchange.identity
         self.requests_settled += 1
-        self.outcomes[exchange.verdict.outcome if exchange.verdict else Outcome.INTERNAL_ERROR] += 1
+        self.outcomes[Outcome.INTERNAL_ERROR if verdict is None else verdict.outcome] += 1
         if exchange.head.method in PROBED and self.guard("quiet", self._untold, exchange):
             self.requests_quiet += 1
             if self._measures is not None:
                 self.guard("left", self._measures.left, exchange)
             return
-        if exchange.anomalies or (exchange.identity is not None and exchange.identity.anomalies):
+        if exchange.anomalies or (identity is not None and identity.anomalies):
             self.guard("anomalies", self._count_anomalies, exchange)
         try:
             shape = self._shapes.of(exchange)
@@ -393,10 +395,9 @@ class Recorder:
         if work.spans:
             turn, past, trace = exchange.turn, exchange.past, exchange.trace
             # Without these it has a handful of links.
-            many = (turn is not None and (turn.concurrency > 1 or turn.overlapped_by)) or (
-                past and past.races
-            )
-            if many and link_count(exchange) > MAX_LINKS:
+            met = turn is not None and (turn.concurrency > 1 or turn.overlapped_by)
+            raced = past is not None and (past.rivals or past.relation is RACES)
+            if (met or raced) and link_count(exchange) > MAX_LINKS:
                 self.anomaly(Anomaly.LINKS_CAP)
             if not (isinstance(trace, RequestTrace) and trace.sampled):
                 self._pipeline.not_made(Signal.TRACES, work.spans)

@@ -111,7 +111,7 @@ class RequestTrace:
         if not self.forward:
             return self.fields
         parent = b"00-%032x-%016x-%02x" % (self.trace_id, self.client_span_id, self.flags)
-        if self.state:
+        if self.state is not NO_STATE and self.state:
             state = self.state.to_header().encode("latin-1")
             return ((b"traceparent", parent), (b"tracestate", state), *self.fields)
         return ((b"traceparent", parent), *self.fields)
