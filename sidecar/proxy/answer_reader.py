@@ -127,14 +127,14 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> None:
         """Reads bytes, or as many of them as are done in one go."""
-        if self.malformed is not None:
-            return
-        if self.head is None and not self._kept and not self.unread and self._method != "HEAD":
+        if not self._touched and self.head is None and self._method != "HEAD":
             planned = self._plans.take(data)
             if planned is not None:
                 self._begin_by_plan(*planned, data)
                 return
         self._touched = True
+        if self.malformed is not None:
+            return
         self._work = _WORK
         if self.unread:
             data, self.unread = self.unread + data, b""
@@ -245,7 +245,8 @@ class AnswerReader:
     def _begin_by_plan(self, head: AnswerHead, begin: int, length: int | None, data: bytes) -> None:
         """What `_read_heads` and `_begin_body` come to for a head in which nothing is unusual."""
         self.head = head
-        if head.headers.first.get(b"connection", b"").lower() == b"close":
+        connection = head.headers.first.get(b"connection")
+        if connection is not None and connection.lower() == b"close":
             self._stays = False
         if length is None:
             self._touched = self._chunked = True

@@ -169,11 +169,13 @@ class Joining:
             return
         response, past, races = exchange.response, exchange.past, 0
         tell, reasons = response.tokens.get, response.finish_reasons
+        input_tokens = tell("input")
         if past is not None and self._histories is not None:
-            _read_anew(exchange, past)
+            if past.broke_at is not None or tell("cache_read") is not None:
+                _read_anew(exchange, past)
             response.echo = None  # it holds what was said, and the exchange outlives the request
             whole = verdict.outcome is COMPLETED
-            self._histories.answered(past, whole=whole, input_tokens=tell("input"))
+            self._histories.answered(past, whole=whole, input_tokens=input_tokens)
             if past.rivals or past.relation is RACES:
                 races = len(past.races)
         model = response.model or exchange.request.model or exchange.route.model
@@ -184,7 +186,7 @@ class Joining:
             model=None if model is None else shown_name(model),
             finish_reason=reasons[0] if reasons else None,
             error=verdict.error_type,
-            input_tokens=tell("input"),
+            input_tokens=input_tokens,
             output_tokens=tell("output"),
             response_id=response.id if response.id is not None and _leads_on(exchange) else None,
             races=races,

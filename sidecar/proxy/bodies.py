@@ -11,14 +11,14 @@ from collections.abc import Callable
 from sidecar import apis
 from sidecar.apis import Steps
 from sidecar.codings import PIECE, UnreadableCodingError, decoder
-from sidecar.core.digests import Digester
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Anomaly, RequestFacts, Route
 from sidecar.proxy import wire
 from sidecar.proxy.observer import Observer
 from sidecar.proxy.request_reader import Inbound
-from sidecar.proxy.shared import Admission
+from sidecar.proxy.shared import Shared
 from sidecar.proxy.upstream_side import UpstreamConnection
+from sidecar.proxy.wire import BODILESS, JSON
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 _REPLAYED = 64 * 1024
@@ -43,27 +43,21 @@ class Upload:
     """One request's body. `state` is `none`, `held`, `read`, or the reason why it is not read."""
 
     __slots__ = (
-        "_admission",
         "_coding",
-        "_counted",
-        "_digester",
         "_held",
         "_inbound",
-        "_limit",
+        "_shared",
+        "counted",
         "finished",
         "passed",
         "state",
     )
 
-    def __init__(
-        self, inbound: Inbound, admission: Admission, inspect_limit: int, digester: Digester | None
-    ) -> None:
+    def __init__(self, inbound: Inbound, shared: Shared) -> None:
         self._inbound = inbound
-        self._digester = digester
-        self._admission = admission
-        self._limit = inspect_limit
+        self._shared = shared
         self._held: bytes | bytearray = b""
-        self._counted = 0
+        self.counted = 0
         """Bytes of memory that were taken for what is held."""
         self._coding: bytes | None = None
         self.passed = 0
@@ -74,14 +68,15 @@ class Upload:
         head, length = inbound.head, inbound.length
         if head is None or not (length or inbound.chunked):
             return
-        media = head.headers.first.get(b"content-type", b"")
-        if media != wire.JSON and not wire.is_json(media):
+        first = head.headers.first
+        media = first.get(b"content-type", b"")
+        if media != JSON and not wire.is_json(media):
             self.state = "not_json"
-        elif length is not None and length > inspect_limit:
+        elif length is not None and length > shared.limits.inspect:
             self.state = "too_large"
         else:
             self.state = "held"
-            self._coding = head.headers.first.get(b"content-encoding")
+            self._coding = first.get(b"content-encoding")
 
     @property
     def waiting(self) -> int:
@@ -99,37 +94,41 @@ class Upload:
             for piece in pieces:
                 held += piece
         self._held = held
-        if len(held) > self._limit:
+        if len(held) > self._shared.limits.inspect:
             self.state = "too_large"
-        elif not self._hold(sys.getsizeof(held) - self._counted):
+        elif not self._hold(sys.getsizeof(held) - self.counted):
             self.state = "memory_full"
         return self.state == "held"
 
     def _hold(self, size: int) -> bool:
-        if not self._admission.hold(size):
+        if not self._shared.admission.hold(size):
             return False
-        self._counted += size
+        self.counted += size
         return True
 
     def whole(self, route: Route, fields: tuple[str, ...]) -> RequestFacts | None:
-        """The facts of a body that has come as a whole and takes no more than a moment; None for any other."""
-        inbound = self._inbound
-        pieces = inbound.pieces
-        if (
-            len(pieces) != 1
-            or self._held
-            or not inbound.ended
-            or fields
-            or self._takes_long(body := pieces[0])
-        ):
+        """The facts of a body that has come as a whole and takes no more than a moment; None for any other.
+
+        There is memory for it; that is taken by `wait`, which most bodies need not do.
+        """
+        inbound, shared = self._inbound, self._shared
+        if not inbound.ended or self._held or fields or len(inbound.pieces) != 1:
             return None
-        facts = apis.small_request(route, body, self._digester)
-        if facts is not None and self._admission.hold(size := sys.getsizeof(body)):
-            inbound.pieces = []
-            self._counted += size
-            self._held, self.state = body, "read"
-            return facts
-        return None
+        (body,) = inbound.pieces
+        if self._takes_long(body):
+            return None
+        facts, admission = apis.small_request(route, body, shared.digester), shared.admission
+        if facts is None or admission.memory + sys.getsizeof(body) > admission.memory_limit:
+            return None
+        inbound.pieces = []
+        self._held, self.state = body, "read"
+        return facts
+
+    def wait(self, passed: bytes | bytearray = b"") -> None:
+        """What is held waits for a connection, or what was passed on for an upstream that takes no more: it takes memory."""
+        waiting = self._held or passed
+        if waiting and self.state == "read" and not self.counted:
+            self._hold(sys.getsizeof(waiting))
 
     @property
     def large(self) -> bool:
@@ -139,7 +138,7 @@ class Upload:
     def _takes_long(self, body: bytes | bytearray) -> bool:
         if self._coding is not None or len(body) > apis.LARGE:
             return True
-        return self._digester is not None and body.count(b"{") > _OBJECTS
+        return self._shared.digester is not None and body.count(b"{") > _OBJECTS
 
     def read(self, route: Route, fields: tuple[str, ...]) -> apis.Steps[RequestFacts]:
         """The facts of the whole held body; what cannot be read gives none, and `state` says why."""
@@ -148,7 +147,7 @@ class Upload:
             body = self._held if coding is None else (yield from self._decoded(coding))
             if large:
                 yield
-            facts = yield from apis.request_steps(route, body, fields, self._digester)
+            facts = yield from apis.request_steps(route, body, fields, self._shared.digester)
             if large:
                 yield  # writing it on takes its time as well
         except UnreadableCodingError:
@@ -164,11 +163,11 @@ class Upload:
 
     def _decoded(self, coding: bytes) -> apis.Steps[bytearray]:
         """The decoded body; its memory counts like that of the body itself."""
-        decoded, engine = bytearray(), decoder(coding)
+        decoded, engine, limit = bytearray(), decoder(coding), self._shared.limits.inspect
         at = before = 0
         for start in range(0, len(self._held), PIECE):
             for piece in engine.decode(bytes(self._held[start : start + PIECE])):
-                if len(decoded) + len(piece) > self._limit:
+                if len(decoded) + len(piece) > limit:
                     raise _UnheldError("too_large")
                 decoded += piece
                 now = sys.getsizeof(decoded) + engine.held
@@ -204,7 +203,7 @@ class Upload:
 
     def close(self, exchange: Exchange) -> None:
         """The request has ended: tells what became of its body, and holds nothing more."""
-        if self._counted:
+        if self.counted:
             self.release()
         self._held = b""
         exchange.request_bytes = self.passed
@@ -215,8 +214,8 @@ class Upload:
     def release(self) -> None:
         """Gives the held memory back, once what was passed on has left the process."""
         self._held = b""
-        self._admission.memory -= self._counted
-        self._counted = 0
+        self._shared.admission.memory -= self.counted
+        self.counted = 0
 
 
 class _UnheldError(Exception):
@@ -254,10 +253,12 @@ class Answer:
         if head is not None and not self.began:
             out.append(self._head(head, at, close=close))
         pieces, side.pieces = side.pieces, []
-        if pieces:
-            out.append(pieces[0] if not self.chunked and len(pieces) == 1 else self.body(pieces))
-        if side.ended and not side.malformed and self.chunked:
-            out.append(wire.last_chunk(side.trailers, upward=False))
+        if not self.chunked:
+            out += pieces
+        else:
+            out.append(wire.chunk(b"".join(pieces)))
+            if side.ended and not side.malformed:
+                out.append(wire.last_chunk(side.trailers, upward=False))
         return b"".join(out), pieces
 
     def _informational(self, side: UpstreamConnection) -> bytes:
@@ -277,7 +278,7 @@ class Answer:
         chunked = b"transfer-encoding" in first
         if exchange.head.method == "HEAD":
             shown = chunked
-        elif head.status in wire.BODILESS:
+        elif head.status in BODILESS:
             shown = False
         else:
             self.chunked = shown = self._http11 and (chunked or b"content-length" not in first)
@@ -285,17 +286,13 @@ class Answer:
         exchange.answer_began(head.status, at)
         self.began = True
         self.quiet_since = at
-        request_id = exchange.turn.request_id if exchange.turn is not None else None
+        turn = exchange.turn
+        request_id = None if turn is None else turn.request_id
         return wire.answer_head(head, request_id=request_id, chunked=shown, close=close)
 
     def watch(self, observer: Observer | None) -> None:
         """The observer that is shown the body."""
         self.observer = observer
-
-    def body(self, pieces: list[bytes]) -> bytes:
-        """The pieces as the client gets them."""
-        payload = b"".join(pieces)
-        return wire.chunk(payload) if self.chunked else payload
 
     def reading(self) -> Steps[None] | None:
         """What is to be done in steps before `ended`, if the body is large."""

@@ -54,18 +54,15 @@ class Flow:
         self.inbound = inbound
         self._target = target = inbound.target or shared.routes.target(head.method, head.target)
         route, upstream = target.route, target.upstream
-        self.exchange = Exchange(
-            start=inbound.start,
-            head=head,
-            trace=shared.telemetry.begin(head, route, inbound.start),
-            route=route,
-            upstream=upstream,
+        trace = shared.telemetry.begin(head, route, inbound.start)
+        self.exchange = exchange = Exchange(
+            *(inbound.start, head, trace, route, upstream),
             head_at=inbound.read_at,
             overhead_loop=inbound.waited,
             correction=shared.wall.look(),
         )
-        self._upload = Upload(inbound, shared.admission, shared.limits.inspect, shared.digester)
-        self._answer = Answer(self.exchange)
+        self._upload = Upload(inbound, shared)
+        self._answer = Answer(exchange)
 
     # From the head to the upstream.
 
@@ -172,6 +169,7 @@ class Flow:
 
     def _dial(self) -> None:
         shared = self._shared
+        self._upload.wait()
         self._task = shared.loop.create_task(shared.dial(self.exchange.origin))
         self._task.add_done_callback(self._dialed)
         self._client.set_deadline(shared.clock() + shared.limits.connect)
@@ -197,26 +195,31 @@ class Flow:
         self._send(side)
 
     def _send(self, side: UpstreamConnection) -> None:
-        exchange = self.exchange
+        exchange, shared, upload = self.exchange, self._shared, self._upload
+        method = exchange.head.method
         self._side = side
-        side.begin(self, exchange.head.method)
+        side.begin(self, method)
         head = wire.request_head(exchange.head, self._target, exchange.trace.outbound(), self.inbound.passing)
-        body = (self._replay or b"") + self._upload.pass_on()
-        once = not side.used or exchange.head.method == "POST"
-        self._replay = None if once or not self._upload.again(body) else body
+        body = upload.pass_on()
+        if self._replay:
+            body = self._replay + body
+        self._replay = body if side.used and method != "POST" and upload.again(body) else None
         if len(body) > HIGH_WATER:
             side.write(head)
             side.write(body)
         else:
             side.write(head + body)
         if self._deadlines is None or not self._deadlines.upload_blocked_since:
-            self._upload.release()
+            if upload.counted:
+                upload.release()
             if self._client.paused:
                 self._client.resume()
-        exchange.sent = sent = self._shared.clock()
-        if self._upload.finished:
+        else:
+            upload.wait(body)
+        exchange.sent = sent = shared.clock()
+        if upload.finished:
             exchange.request_end = sent
-            self._client.set_deadline(sent + self._shared.limits.first_byte)
+            self._client.set_deadline(sent + shared.limits.first_byte)
         else:
             exchange.request_end = 0
             self._arm()
@@ -250,9 +253,13 @@ class Flow:
             exchange.overhead_after += now - at
             if answer.began and not began:
                 exchange.headers_at = now
-        if answer.began and not began:
-            self._watch(side, pieces, at)
-        elif self._unwatched:
+                if pieces or side.ended or not side.small_json:
+                    self._choose_watcher(side, pieces, at)
+                else:
+                    self._unwatched = True
+                if not side.ended:
+                    self._arm()
+        if began and self._unwatched:  # now it is known whether the body comes as a whole
             self._choose_watcher(side, pieces, at)
         if pieces:
             self._observe(b"".join(pieces), at)
@@ -303,15 +310,6 @@ class Flow:
             self._answer.ended(at)
         self.exchange.last_byte = at
         self._finish(self._shared.clock(), partial(self.exchange.answer_ended, at))
-
-    def _watch(self, side: UpstreamConnection, pieces: list[bytes], at: int) -> None:
-        """The answer's head has passed, and so have the pieces of its body that came with it."""
-        if pieces or side.ended or not side.small_json:
-            self._choose_watcher(side, pieces, at)
-        else:
-            self._unwatched = True
-        if not side.ended:
-            self._arm()
 
     def _choose_watcher(self, side: UpstreamConnection, pieces: list[bytes], at: int) -> None:
         """Reads the answer if it is there as a whole and small; any other is watched from these pieces on."""
@@ -568,18 +566,18 @@ class Flow:
     def _part_with_upstream(self, now: int) -> None:
         """Nothing more goes to it, and nothing more of it is wanted; the upload ends, whatever becomes of that."""
         side, self._side = self._side, None
-        kept = False
+        upload = self._upload
         try:
             if side is not None and side.odd:
                 self.exchange.anomalies.append(Anomaly.ANSWER_ODD_HTTP)
-            if side is not None and side.reusable and self._upload.finished:
+            if side is not None and side.reusable and upload.finished:
                 side.finish()
                 self._shared.pool.put(side, now)
-                kept = True
+                side = None  # it is kept
         finally:
-            if side is not None and not kept:
+            if side is not None:
                 side.close()
-            self._upload.close(self.exchange)
+            upload.close(self.exchange)
 
 
 def blame(exchange: Exchange, at: int) -> None:

@@ -63,12 +63,14 @@ class Shape:
     `passes` says by a name (lower case) which lines go on as they are, and for which (None) another one stands.
     """
 
-    __slots__ = ("came_again", "lower", "match", "names", "passing", "values")
+    __slots__ = ("came_again", "ends", "lower", "match", "names", "passing", "values")
 
     def __init__(self, names: tuple[bytes, ...], passes: Callable[[bytes], bool | None]) -> None:
         self.came_again = False
         """A head with the same first line as the one before had it, since the last shape was learnt."""
         self.names = names
+        self.ends = 2 * len(names)
+        """The bytes between its lines."""
         self.lower = tuple(name.lower() for name in names)
         values: list[int] = []
         passing, groups, pattern = [-2], 0, b""
@@ -243,10 +245,9 @@ class RequestPlans(_Plans[_RequestShape, tuple[str, bytes, Target]]):
         They came at `at` (ns since the epoch) and had waited (ns) for their turn. `peer` is who sent them.
         """
         end = data.find(_HEAD_END)
-        if not 0 < end <= self.max_size:
+        if end < 0 or end > self.max_size:
             return None
-        begin = data.find(b"\r\n")
-        planned = self._find(data, begin, end)
+        planned = self._find(data, data.find(b"\r\n"), end)
         if planned is None:
             return None
         (method, path, target), shape, found = planned
@@ -315,14 +316,14 @@ class AnswerPlans(_Plans[Shape, tuple[int, bytes]]):
         None if the head is not whole, or anything about it is unusual.
         """
         end = data.find(_HEAD_END)
-        if not 0 < end <= self.max_size - len(_HEAD_END):
+        if end < 0 or end + 4 > self.max_size:
             return None
         begin = data.find(b"\r\n")
         planned = self._find(data, begin, end)
         if planned is None:
             return None
         (status, reason), shape, found = planned
-        if len(data[:end].translate(None, FORBIDDEN)) + 2 * len(shape.names) != end:
+        if len(data[:end].translate(None, FORBIDDEN)) + shape.ends != end:
             return None  # there is a control character besides the ends of its lines
         first = dict(zip(shape.lower, shape.values(found)))  # noqa: B905 - `strict` costs as much as all of it
         length, connection = first.get(b"content-length"), first.get(b"connection")

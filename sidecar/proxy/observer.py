@@ -503,11 +503,12 @@ def _observer(exchange: Exchange, form: apis.Form, coding: bytes | None, shared:
 def small_read(exchange: Exchange, headers: Headers, body: bytes, shared: Shared) -> bool:
     """Reads a whole answer at once, if it is a small JSON object as its API sends it; False: it was not read."""
     first, route = headers.first, exchange.route
-    plain = first.get(b"content-type", b"").partition(b";")[0] == JSON and b"content-encoding" not in first
-    if not plain or body[:1] != b"{" or exchange.verdict is not None or route.streaming:
+    media, size, admission = first.get(b"content-type", b""), len(body), shared.admission
+    if (media != JSON and media.partition(b";")[0] != JSON) or b"content-encoding" in first:
         return False
-    room = shared.admission.memory_limit - shared.admission.memory
-    if len(body) > min(apis.LARGE, shared.limits.inspect, room):
+    if body[:1] != b"{" or exchange.verdict is not None or route.streaming:
+        return False
+    if size > apis.LARGE or size > shared.limits.inspect or admission.memory + size > admission.memory_limit:
         return False
     reader = apis.body_reader(route, exchange.response)
     if reader is not None and not reader.body(body):

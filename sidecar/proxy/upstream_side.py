@@ -121,8 +121,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """True when the answer has ended and the connection may carry another."""
-        over = self._closing or self.transport is None or self.transport.is_closing()
-        return not over and self.stays
+        transport = self.transport
+        return self.stays and not self._closing and transport is not None and not transport.is_closing()
 
     @property
     def keep_alive_hint(self) -> int | None:
@@ -138,13 +138,13 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self._given = True
         early = self.unread
         self.reset(method)
-        if early:
-            # Whoever answers without being asked may answer again.
-            self.unread, self._stays = early, False
-        if self._closing:
-            self._loss = (None,)
         if early or self._closing:
             # It came, or ended, between being opened and being given to its flow, which has not been told.
+            if early:
+                # Whoever answers without being asked may answer again.
+                self.unread, self._stays = early, False
+            if self._closing:
+                self._loss = (None,)
             asyncio.get_running_loop().call_soon(self._go_on)
 
     def write(self, data: bytes | bytearray) -> None:
