@@ -109,11 +109,13 @@ L = TypeVar("L")
 class _Line(Generic[S, L]):
     """A first line: what it means, and the shape of the head that had it last."""
 
-    __slots__ = ("means", "shape")
+    __slots__ = ("means", "own", "shape")
 
     def __init__(self, means: L) -> None:
         self.means = means
         self.shape: S | None = None
+        self.own: tuple[bytes, bytes] = (b"", b"")
+        """The first line that goes on, and the line that stands for another one, as `Shape.passing` takes them."""
 
 
 class _Plans(Generic[S, L]):
@@ -145,8 +147,11 @@ class _Plans(Generic[S, L]):
     def _shape(self, names: tuple[bytes, ...]) -> S | None:
         raise NotImplementedError
 
-    def _find(self, data: bytes, begin: int, end: int) -> tuple[L, S, tuple[bytes, ...]] | None:
-        """What the first line means, which ends at `begin`, the shape of the fields up to `end`, and what its `match` finds.
+    def _own_lines(self, line: bytes, means: L, shape: S) -> tuple[bytes, bytes]:
+        raise NotImplementedError
+
+    def _find(self, data: bytes, begin: int, end: int) -> tuple[_Line[S, L], S, tuple[bytes, ...]] | None:
+        """The first line, which ends at `begin`, the shape of the fields up to `end`, and what its `match` finds.
 
         None if there is anything unusual.
         """
@@ -159,10 +164,12 @@ class _Plans(Generic[S, L]):
             other = self._search(data, begin, end)
             if other is None:
                 return None
-            line.shape, found = other
-            return line.means, line.shape, found.groups()
-        shape.came_again = True
-        return line.means, shape, found.groups()
+            shape, found = other
+            line.shape = shape
+            line.own = self._own_lines(data[:begin], line.means, shape)
+        else:
+            shape.came_again = True
+        return line, shape, found.groups()
 
     def _search(self, data: bytes, begin: int, end: int) -> tuple[S, re.Match[bytes]] | None:
         """The shape of the fields, with what its `match` finds, if it is known or can be learnt."""
@@ -250,7 +257,8 @@ class RequestPlans(_Plans[_RequestShape, tuple[str, bytes, Target]]):
         planned = self._find(data, data.find(b"\r\n"), end)
         if planned is None:
             return None
-        (method, path, target), shape, found = planned
+        line, shape, found = planned
+        method, path, target = line.means
         first = dict(zip(shape.lower, shape.values(found)))  # noqa: B905 - `strict` costs as much as all of it
         size, length = len(data) - end - 4, first.get(b"content-length")
         whole = length == b"%d" % size or not (length or size)
@@ -268,7 +276,7 @@ class RequestPlans(_Plans[_RequestShape, tuple[str, bytes, Target]]):
         headers = Headers(None, first, shape.names, (shape.who, shape.told(first)))
         inbound = Inbound(at, waited, at)
         inbound.head = RequestHead(method, path, "1.1", headers, "http", *(peer or (None, None)))
-        inbound.passing = shape.passing((*found, target.line, shape.host_name + target.host))
+        inbound.passing = shape.passing(found + line.own)
         inbound.keep_alive, inbound.target = True, target
         inbound.ended, inbound.size = whole, size
         if length is not None:
@@ -301,6 +309,13 @@ class RequestPlans(_Plans[_RequestShape, tuple[str, bytes, Target]]):
         target = self._routes.target(method, words[1])
         return None if target.upstream is None else (method, words[1], target)
 
+    def _own_lines(
+        self, line: bytes, means: tuple[str, bytes, Target], shape: _RequestShape
+    ) -> tuple[bytes, bytes]:
+        del line
+        target = means[2]
+        return target.line, shape.host_name + target.host
+
     def _shape(self, names: tuple[bytes, ...]) -> _RequestShape | None:
         lower = {name.lower() for name in names}
         usual = b"host" in lower and not _UNUSUAL.intersection(lower)
@@ -318,11 +333,11 @@ class AnswerPlans(_Plans[Shape, tuple[int, bytes]]):
         end = data.find(_HEAD_END)
         if end < 0 or end + 4 > self.max_size:
             return None
-        begin = data.find(b"\r\n")
-        planned = self._find(data, begin, end)
+        planned = self._find(data, data.find(b"\r\n"), end)
         if planned is None:
             return None
-        (status, reason), shape, found = planned
+        line, shape, found = planned
+        status, reason = line.means
         if len(data[:end].translate(None, FORBIDDEN)) + shape.ends != end:
             return None  # there is a control character besides the ends of its lines
         first = dict(zip(shape.lower, shape.values(found)))  # noqa: B905 - `strict` costs as much as all of it
@@ -334,7 +349,7 @@ class AnswerPlans(_Plans[Shape, tuple[int, bytes]]):
                 return None
         elif not length.isdigit() or len(length) > _DIGITS:
             return None
-        passing = shape.passing((*found, data[:begin], b""))
+        passing = shape.passing(found + line.own)
         head = AnswerHead(status, reason, "1.1", Headers(None, first, shape.names), passing)
         return head, end + 4, None if length is None else int(length)
 
@@ -344,6 +359,10 @@ class AnswerPlans(_Plans[Shape, tuple[int, bytes]]):
             return None
         status = int(strict[2])
         return None if status < 200 or status in BODILESS else (status, strict[3])
+
+    def _own_lines(self, line: bytes, means: tuple[int, bytes], shape: Shape) -> tuple[bytes, bytes]:
+        del means, shape
+        return line, b""
 
     def _shape(self, names: tuple[bytes, ...]) -> Shape | None:
         lower = {name.lower() for name in names}
