@@ -237,16 +237,11 @@ _ROLES = {"assistant": MODEL, "system": SYSTEM}
 
 def _history(body: bytes | bytearray, whole: RequestBody | None) -> Written | None:
     """The past of a message."""
-    past: _Past | _Whole
-    titles = False
-    if isinstance(whole, _Whole) and whole.output_config is None:
-        past = whole
-    else:
-        past = anew = _past.decode(body)
-        titles = asks_title(anew.output_config)
+    past = whole if isinstance(whole, _Whole) and whole.output_config is None else _past.decode(body)
     if not past.messages:
         return None
-    titles = titles or asks_title(past.output_format)
+    config = past.output_config
+    titles = (isinstance(config, Raw) and asks_title(config)) or asks_title(past.output_format)
     return Written(b"messages", past.messages, _said, past.tools, past.system, titles=titles)
 
 

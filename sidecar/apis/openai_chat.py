@@ -282,15 +282,11 @@ def _parts_of(message: _Message) -> Said:
 
 def _history(body: bytes | bytearray, whole: RequestBody | None) -> Written | None:
     """The past of a chat completion."""
-    past: _Past | _Whole
-    titles = False
-    if isinstance(whole, _Whole) and whole.response_format is None:
-        past = whole
-    else:
-        past = anew = _past.decode(body)
-        titles = bool(anew.response_format) and asks_title(anew.response_format)
+    past = whole if isinstance(whole, _Whole) and whole.response_format is None else _past.decode(body)
     if not past.messages:
         return None
+    form = past.response_format
+    titles = isinstance(form, Raw) and bool(form) and asks_title(form)
     return Written(b"chat", past.messages, _said, past.tools or past.functions, titles=titles)
 
 

@@ -401,34 +401,29 @@ def test_behind_a_request_that_was_made_again() -> None:
     assert other.past.relation == "branches"
 
 
-def test_what_is_forgotten_is_gone() -> None:
-    """However long a conversation is, its turns that are forgotten are not kept by those that followed them."""
-    memory, messages, turns = Memory(limit=4), [*ASKED], []
-    for number in range(8):
+def left_of(memory: Memory, turns: int) -> int:
+    """How many turns of a named conversation of that length are still there at its end."""
+    messages, pasts = [*ASKED], []
+    for number in range(turns):
         shown = memory.ask(CHAT, request_of(CHAT, messages), "named")
         said = Answer(f"An answer of its own, with the number {number}.")
         memory.answer(CHAT, shown, said)
         messages += [said, NEXT]
-        turns.append(ref(shown.past))
+        pasts.append(ref(shown.past))
     del shown
-    assert sum(turn() is not None for turn in turns) == 4 + 1, (
-        "the oldest one that is known refers to one more"
-    )
+    return sum(past() is not None for past in pasts)
+
+
+def test_what_is_forgotten_is_gone() -> None:
+    """However long a conversation is, its turns that are forgotten are not kept by those that followed them."""
+    # The oldest one that is known refers to one more.
+    assert left_of(Memory(limit=4), 8) == 4 + 1
 
 
 def test_what_is_forgotten_is_gone_behind_one_that_rests() -> None:
     """A conversation that nobody goes on with stays known, and keeps none of the turns that another one has forgotten since."""
-    memory, messages, turns = Memory(), [*ASKED], []
+    memory = Memory()
     memory.answer(CHAT, resting := memory.ask(CHAT, request_of(CHAT, ASKED), "resting"), SAID)
-    for number in range(PER_THREAD + 10):
-        shown = memory.ask(CHAT, request_of(CHAT, messages), "named")
-        said = Answer(f"An answer of its own, with the number {number}.")
-        memory.answer(CHAT, shown, said)
-        messages += [said, NEXT]
-        turns.append(ref(shown.past))
-    del shown
-    assert sum(turn() is not None for turn in turns) == PER_THREAD + 1, (
-        "the oldest one that is known refers to one more"
-    )
+    assert left_of(memory, PER_THREAD + 10) == PER_THREAD + 1
     after = memory.ask(CHAT, request_of(CHAT, [*ASKED, SAID, NEXT]), "resting")
     assert after.place.other is resting.past
