@@ -125,14 +125,10 @@ class Upload:
         return facts
 
     def wait(self, passed: bytes | bytearray = b"") -> None:
-        """What is held waits for a connection, or what was passed on for an upstream that takes no more.
-
-        It takes memory, also where there is no room any more: others get none then until it has gone.
-        """
+        """What is held waits for a connection, or what was passed on for an upstream that takes no more: it takes memory."""
         waiting = self._held or passed
         if waiting and self.state == "read" and not self.counted:
-            self.counted = sys.getsizeof(waiting)
-            self._shared.admission.memory += self.counted
+            self._hold(sys.getsizeof(waiting))
 
     @property
     def large(self) -> bool:
