@@ -270,4 +270,4 @@ def test_what_histories_cost(monkeypatch: pytest.MonkeyPatch) -> None:
         *(f"a request of {name}" for name in histories.SIZES),
         "an event of a stream",
     ]
-    assert {len(line) for line in (head, *lines)} == {4}
+    assert {len(line) for line in (head, *lines)} == {5}
