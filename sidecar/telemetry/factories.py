@@ -38,7 +38,7 @@ from opentelemetry.util.types import AttributeValue
 from sidecar.core.turns import Ref
 from sidecar.telemetry import names as n
 from sidecar.telemetry.ledger import Ledger, Signal, State
-from sidecar.telemetry.queues import Work
+from sidecar.telemetry.queues import Worker
 from sidecar.telemetry.trace import FLAGS, NO_STATE, ref_ids
 
 SpanAttributes = dict[str, AttributeValue]
@@ -72,8 +72,8 @@ class WayOut(Protocol):
     def log(self, *records: Record) -> None:
         """Takes log records."""
 
-    def wait_for(self, waiting: Callable[[], Work], /) -> None:
-        """Lets the ledger count what is still to be made."""
+    def wait_for(self, worker: Worker, /) -> None:
+        """Lets the ledger count what a worker is still to make."""
 
     def not_made(self, signal: Signal, count: int, state: State = ..., /) -> None:
         """Counts items that were not made: because the sampler said no, or for want of time (`dropped`)."""

@@ -1,12 +1,14 @@
 """The loss ledger: what became of every span, log record, metric point and line.
 
 Owns the counts, and the law that they add up: whatever was created is in exactly one state, at every moment.
-One lock per signal, held for a few additions, since the event loop and that signal's worker both count.
+One lock per signal, held for a few additions, since the event loop and that signal's worker both count; what is made of
+requests is counted while it is handed over, under the lock of what hands it over.
 Counted by the pipeline; read by the admin port and by the metrics `sidecar.telemetry.items` and `.queue`.
 """
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -85,7 +87,7 @@ class Delivery:
 class Account:
     """One signal's page of the ledger. Its lock also guards the queue that the pipeline keeps beside it."""
 
-    __slots__ = ("created", "lock", "pending", "queued", "states")
+    __slots__ = ("created", "handing_over", "lock", "pending", "queued", "states")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -95,6 +97,8 @@ class Account:
         self.states = dict.fromkeys(State, 0)
         self.pending: Callable[[], int] = int
         """How many more have been created, and wait to be made."""
+        self.handing_over: AbstractContextManager[object] = nullcontext()
+        """Held while some of these become such as are counted here."""
 
     def not_made(self, count: int, state: State = State.NOT_SAMPLED) -> None:
         """Counts what was not even made: the sampler did not want it, or nobody had the time (`dropped`)."""
@@ -104,8 +108,8 @@ class Account:
 
     def snapshot(self) -> dict[str, int]:
         """`created`, `queued` and each state; the first is the sum of the others."""
-        pending = self.pending()
-        with self.lock:
+        with self.handing_over, self.lock:
+            pending = self.pending()
             counts = {CREATED: self.created + pending, QUEUED: self.queued + pending}
             counts.update((state.value, count) for state, count in self.states.items())
         return counts
@@ -138,7 +142,7 @@ class Ledger:
     def queues(self) -> Iterator[tuple[str, int]]:
         """Signal and how many of its items wait, or are under way, for `sidecar.telemetry.queue`."""
         for signal, account in self._accounts.items():
-            yield str(signal), account.queued + account.pending()
+            yield str(signal), account.snapshot()[QUEUED]
 
 
 def observe_ledger(store: MetricStore, ledger: Ledger) -> None:

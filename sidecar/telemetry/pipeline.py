@@ -32,7 +32,7 @@ from sidecar.telemetry.factories import (
 from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
 from sidecar.telemetry.metric_store import MetricStore, Temporality
 from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings
-from sidecar.telemetry.queues import Calls, ExportQueue, FailureLog, Work
+from sidecar.telemetry.queues import Calls, ExportQueue, FailureLog, Worker
 from sidecar.ways_out import Trust
 
 
@@ -154,12 +154,12 @@ class Pipeline:
         for queue in ways.get(signal, ()):
             queue.not_made(count, state)
 
-    def wait_for(self, waiting: Callable[[], Work]) -> None:
+    def wait_for(self, worker: Worker) -> None:
         """Let the ledger count what is still to be made as created, and queued; a line is created when it is."""
         for spans in self._traces:
-            spans.wait_for(lambda: waiting().spans)
+            spans.wait_for(lambda: worker.waiting().spans, worker.lock)
         for records in self._logs:
-            records.wait_for(lambda: waiting().records)
+            records.wait_for(lambda: worker.waiting().records, worker.lock)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to export."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice, repeat
@@ -52,21 +52,22 @@ class Work(NamedTuple):
 
 LINE, RECORDED_LINE = Work(), Work(records=1)
 
+_Made = TypeVar("_Made")
 _Entry = tuple[Work, Callable[..., object], tuple[Any, ...]]
 
 
 class Together:
     """A call that is made for several at once: what is done in steps finds its code and what it needs at hand in each.
 
-    `make` is given what each of them was put off with.
+    `make` is given what each of them was put off with, and gives what hands over all that it has made.
     """
 
-    def __init__(self, make: Callable[[Sequence[Any]], object]) -> None:
+    def __init__(self, make: Callable[[Sequence[Any]], Callable[[], object]]) -> None:
         self.make = make
 
     def __call__(self, *given: Any) -> None:
-        """Make it for one."""
-        self.make([given])
+        """Make it for one, and hand it over."""
+        self.make([given])()
 
 
 class Worker:
@@ -79,6 +80,8 @@ class Worker:
         self._wake = threading.Event()
         self._done: list[Callable[[], object]] = []
         self._running = False
+        self.lock = threading.RLock()
+        """Held while what was made is handed over, which no longer waits then."""
         self.between: Callable[[], object] = int
         """Called in the thread whenever nothing waits any more, and once a second."""
         self._thread = threading.Thread(target=self._work, name="telemetry", daemon=True)
@@ -133,20 +136,25 @@ class Worker:
             for call, entries in groupby(list(islice(waiting, PIECE)), itemgetter(1)):
                 several = [given for _, _, given in entries]
                 if isinstance(call, Together):
-                    self._call(call.make, several)
-                    for _ in several:
-                        waiting.popleft()  # only now: until it is made it waits
+                    self._hand_over(len(several), self._call(call.make, several) or int)
                 else:
                     for given in several:
-                        self._call(call, *given)
-                        waiting.popleft()
+                        self._hand_over(1, partial(call, *given))
             rest()
 
-    def _call(self, call: Callable[..., object], *given: Any) -> None:
+    def _hand_over(self, count: int, call: Callable[[], object]) -> None:
+        """Make a call for the first of those that wait, so many: until then they wait, and from then on what was made does."""
+        with self.lock:
+            self._call(call)
+            for _ in range(count):
+                self._waiting.popleft()
+
+    def _call(self, call: Callable[..., _Made], *given: Any) -> _Made | None:
         try:
-            call(*given)
+            return call(*given)
         except Exception as error:  # noqa: BLE001 - the outermost handler of this thread
             self._caught(error)
+            return None
 
 
 _REPEAT = 60 * SECOND
@@ -283,9 +291,9 @@ class ExportQueue(Generic[_Item]):
         if before < self._batch <= before + offered:
             self._wake.set()
 
-    def wait_for(self, pending: Callable[[], int]) -> None:
-        """Count what is still to be made as created, and queued."""
-        self._account.pending = pending
+    def wait_for(self, pending: Callable[[], int], handing_over: AbstractContextManager[object]) -> None:
+        """Count what is still to be made as created, and queued; the lock is held while it becomes what was made."""
+        self._account.pending, self._account.handing_over = pending, handing_over
 
     def not_made(self, count: int, state: State) -> None:
         """Count what was not made."""

@@ -175,7 +175,7 @@ class Recorder:
             export=pipeline.log,
         )
         self._long_running = LongRunning(self.log, clock, _request)
-        pipeline.wait_for(self._worker.waiting)
+        pipeline.wait_for(self._worker)
         parts: list[SessionListener] = [_SessionLines(self.log, clock)]
         self._measures, self._session_measures = None, None
         if store is not None:
@@ -365,22 +365,27 @@ class Recorder:
             n.REQUEST_STALLED, WARNING, at, {n.STALL_DURATION: silent / SECOND}, _request(exchange)
         )
 
-    def _make_all(self, settled: Sequence[tuple[Exchange, Shape]]) -> None:
-        """In the worker: what nobody waits for. A step is taken for all of them before the next."""
+    def _make_all(self, settled: Sequence[tuple[Exchange, Shape]]) -> Callable[[], object]:
+        """In the worker: what nobody waits for. A step is taken for all of them before the next. Gives what hands it over."""
         told = [
             (exchange, shape, own)
             for exchange, shape in settled
             if (own := self.guard("attributes", self._attributes_of, exchange, shape)) is not None
         ]
+        spans: list[list[Span]] = []
         if self._spans is not None:
             spans = self._each("spans", partial(self._make_spans, self._spans), told)
-            if any(spans):
-                self.guard("spans", self._pipeline.span, *chain.from_iterable(spans))
         lines = self._each("wide line", self._wide_line, told)
         records = self._each("record", self._record, told)
-        self.guard("wide line", self.log.give, lines, [*chain.from_iterable(records)])
         if self._replays is not None:
             self._each("replay", self._replays.keep, settled)
+        made = [*chain.from_iterable(spans)]
+        return partial(self._hand_over, made, lines, [*chain.from_iterable(records)])
+
+    def _hand_over(self, spans: list[Span], lines: list[bytes], records: list[Record]) -> None:
+        if spans:
+            self.guard("spans", self._pipeline.span, *spans)
+        self.guard("wide line", self.log.give, lines, records)
 
     def _each(
         self, what: str, make: Callable[..., _Given], given: Iterable[tuple[object, ...]]

@@ -1,8 +1,14 @@
 """The thread that makes what the event loop has put off: in order, bounded, and never in the loop's way."""
 
 import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from sidecar.telemetry.queues import PIECE, Together, Work, Worker
+import pytest
+
+from sidecar.telemetry.ledger import Account, Delivery
+from sidecar.telemetry.otel_settings import QueueSettings
+from sidecar.telemetry.queues import PIECE, ExportQueue, Together, Work, Worker
 
 SOON = 60
 NOTHING = Work()
@@ -106,7 +112,7 @@ def test_a_call_that_raises_stops_no_other() -> None:
 def test_calls_that_are_made_together() -> None:
     """Those that wait behind one another, in their order, and no more than a piece; one by one where nothing is put off."""
     made: list[object] = []
-    together = Together(made.append)
+    together = Together(lambda given: partial(made.append, given))
     go, began = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -133,3 +139,52 @@ def test_calls_that_are_made_together() -> None:
     assert [one for piece in rest if isinstance(piece, list) for one in piece] == [
         (number, "c") for number in range(PIECE)
     ]
+
+
+class _Nowhere:
+    """A way out that is never gone."""
+
+    def send(self, batch: Sequence[object], count: int, /) -> Delivery:
+        raise AssertionError((batch, count))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_is_handed_over_is_counted_once(together: bool) -> None:
+    """Whoever asks meanwhile is told the same as before and after."""
+    account, seen = Account(), list[dict[str, int]]()
+    queue = ExportQueue[int](
+        "traces",
+        account,
+        _Nowhere(),
+        QueueSettings(size=10, batch=10, delay=SOON, timeout=SOON),
+        lambda _: None,
+    )
+    worker = Worker(lambda error: pytest.fail(repr(error)))
+    queue.wait_for(lambda: worker.waiting().spans, worker.lock)
+    asked = threading.Event()
+
+    def ask() -> None:
+        asked.set()
+        seen.append(account.snapshot())
+
+    another = threading.Thread(target=ask)
+
+    def hand_over(count: int) -> None:
+        queue.offer(range(count))
+        another.start()
+        assert asked.wait(SOON)
+        another.join(0.1)  # it waits for the end of this
+
+    def make(given: Sequence[tuple[int]]) -> Callable[[], object]:
+        seen.append(account.snapshot())
+        return partial(hand_over, sum(count for (count,) in given))
+
+    worker.start()
+    worker.put(Work(3), Together(make) if together else hand_over, 3)
+    done(worker)
+    another.join(SOON)
+    seen.append(account.snapshot())
+    assert [(one["created"], one["queued"]) for one in seen] == [(3, 3)] * (3 if together else 2)

@@ -22,7 +22,7 @@ from sidecar.telemetry.factories import Record, Span
 from sidecar.telemetry.ledger import Ledger, Signal, State
 from sidecar.telemetry.metric_store import MetricStore
 from sidecar.telemetry.metrics import Metric
-from sidecar.telemetry.queues import Work
+from sidecar.telemetry.queues import Worker
 from sidecar.telemetry.recorder import Recorder
 
 T0 = 1_700_000_000_000_000_000
@@ -72,7 +72,7 @@ class ListPipeline:
         """Keeps them."""
         self.records.extend(record for record in records if isinstance(record, ReadableLogRecord))
 
-    def wait_for(self, waiting: Callable[[], Work], /) -> None:
+    def wait_for(self, worker: Worker, /) -> None:
         """Nothing waits here."""
 
     def not_made(self, signal: Signal, count: int, state: State = State.NOT_SAMPLED, /) -> None:
