@@ -99,6 +99,9 @@ def test_several_at_once(sidecar: RunningSidecar, witness: Witness, sink: OtlpSi
     assert books.outcomes() == ["completed"] * 6 * runs
 
 
+_TRIES = 8
+"""Answers until a connection has carried another: on a busy machine it may have waited for longer than one may."""
+
 USAGE = b',"usage":{"prompt_tokens":7},"usageMetadata":{"promptTokenCount":7}}'
 ANSWERS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "choices": ("/v1/chat/completions", lambda: filled(b'{"choices":[1', b",{}", b"]" + USAGE)),
@@ -126,8 +129,11 @@ def test_answers(sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, name
         # Its connection is free once what has passed is read, on a busy machine some time after its last byte.
         sidecar.wait_until(lambda: sidecar.stats()["requests"]["in_flight"] == 0)
 
-    runs = fair(sidecar, one) + 1
-    one()
+    runs, carried = fair(sidecar, one), False
+    while not carried and runs < _TRIES:
+        before = len(witness.taken())
+        one()
+        runs, carried = runs + 1, len(witness.taken()) == before
+    assert carried
     assert books.outcomes() == ["completed"] * runs
     assert told(sink, "gen_ai.usage.input_tokens", runs) == [7] * runs
-    assert len(witness.taken()) == 1

