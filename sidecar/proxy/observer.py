@@ -423,7 +423,7 @@ class _Beginning:
     def feed(self, data: bytes, at: int) -> None:
         """Looks at the first bytes, and hands them on."""
         self._held += data
-        if len(self._held) > _PART or not self._undecided(data):
+        if not self._undecided(data) or len(self._held) > _PART:
             chosen = self._choose(at)
             if chosen is not None:
                 chosen.feed(self._held, at)

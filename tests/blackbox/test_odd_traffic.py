@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -355,6 +356,12 @@ def texts(value: Any) -> Iterator[str]:
 # --- answers that are not what their type says
 
 IMAGE = '{"image": "' + "iVBORw0KGgo" * (20 * 1024 * 1024 // 11) + '", '
+MUCH = random.Random(1).randbytes(10_000).hex()
+"""More than is looked at to tell what an answer is, compressed as well."""
+SAID = f'data: {{"choices": [{{"delta": {{"content": "{MUCH}"}}}}]}}\n\n'
+STOPPED = (
+    'data: {"choices": [{"finish_reason": "stop"}], "usage": {"completion_tokens": 7}}\n\ndata: [DONE]\n\n'
+)
 ENDED = '{"type": "response.completed", "response": {"status": "completed", "usage": {"output_tokens": 7}}}'
 BODIES: dict[str, tuple[str, str, str, tuple[Any, Any, Any]]] = {
     "an error": (
@@ -373,6 +380,24 @@ BODIES: dict[str, tuple[str, str, str, tuple[Any, Any, Any]]] = {
         "/v1/responses",
         "text/event-stream",
         f"data: {ENDED.replace('{', IMAGE, 1)}\n\n",
+        ("completed", None, 7),
+    ),
+    "events that come at once": (
+        "/v1/chat/completions",
+        "text/plain",
+        SAID + STOPPED,
+        ("completed", None, 7),
+    ),
+    "an error behind events that come at once": (
+        "/v1/chat/completions",
+        "application/octet-stream",
+        f'{SAID}data: {{"error": {{"code": "server_error"}}}}\n\n{STOPPED}',
+        ("error_in_stream", "server_error", 7),
+    ),
+    "a message that comes at once": (
+        "/v1/messages",
+        "text/event-stream",
+        f'{{"content": ["{MUCH}"], "type": "message", "stop_reason": "end_turn", "usage": {{"output_tokens": 7}}}}',
         ("completed", None, 7),
     ),
 }
