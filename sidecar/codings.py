@@ -229,14 +229,22 @@ def _zstd_window(data: bytes) -> int:
     return min(most, base + base // 8 * (data[5] & 7))
 
 
+_NO_CODINGS = frozenset((b"", b"identity", b"none", b"utf-8", b"utf8"))
+"""What stands in the field where nothing is coded: Next.js, and what is built on it, keep streams from being compressed by
+`none`, others take it for the place of the charset. Clients pass over what is no coding."""
+
+
 def decoder(coding: bytes | None) -> Decoder:
     """The decoder for a `Content-Encoding` value.
 
     Raises:
         UnreadableCodingError: the coding (or a list of several) is none that is read.
     """
-    match (coding or b"").strip().lower():
-        case b"" | b"identity":
+    if coding is None:
+        return Identity()
+    codings = [name for part in coding.split(b",") if (name := part.strip().lower()) not in _NO_CODINGS]
+    match b", ".join(codings):
+        case b"":
             return Identity()
         case b"gzip" | b"x-gzip":
             return _Zlib(_GZIP)

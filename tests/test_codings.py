@@ -100,8 +100,17 @@ def test_parts_without_number(part: bytes, coding: bytes) -> None:
         list(decoder(coding).decode(part * (256 * 1024 // len(part))))
 
 
+@pytest.mark.parametrize("coding", [b"", b",", b"identity", b"None", b"none, none", b"UTF-8", b" utf8 "])
+def test_what_is_no_coding(coding: bytes) -> None:
+    """Clients pass over it, also beside a coding (vercel/ai#17007 sends `none`)."""
+    text = TEXTS["little"]
+    assert b"".join(decoder(coding).decode(text)) == text
+    for both in (coding + b", gzip", b"gzip ," + coding):
+        assert b"".join(decoder(both).decode(gzip.compress(text))) == text
+
+
 def test_codings_that_are_not_read() -> None:
     """Unknown ones, and several at once."""
-    for coding in (b"compress", b"gzip, br", b"aws-chunked"):
+    for coding in (b"compress", b"gzip, br", b"aws-chunked", b"gzip, gzip", b"nonesuch"):
         with pytest.raises(UnreadableCodingError):
             decoder(coding)

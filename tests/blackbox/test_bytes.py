@@ -152,6 +152,8 @@ CODINGS: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("deflate", zlib.compress),
     ("br", brotli.compress),
     ("zstd", zstd.compress),
+    ("none", bytes),
+    ("UTF-8", bytes),
 ]
 
 
