@@ -11,6 +11,7 @@ from functools import reduce
 import msgspec
 
 from sidecar.apis.base import (
+    DONE,
     Api,
     ModelRequest,
     Path,
@@ -18,6 +19,7 @@ from sidecar.apis.base import (
     RequestBody,
     both,
     counted,
+    ended,
     holds,
     present,
     reconciled,
@@ -320,6 +322,8 @@ class MessagesReader(Reader[_Event, _Body]):
         try:
             event = self._decode(data)
         except (ValueError, RecursionError):
+            if data.strip() == DONE:
+                return self._done()
             salvaged = self._salvage(data)
             if salvaged is None:
                 return self._unread(name, data)
@@ -352,8 +356,7 @@ class MessagesReader(Reader[_Event, _Body]):
         if error is not None:
             return self._failed(error)
         if kind == "message_stop":
-            self.facts.ended = True
-            return EventKind.END
+            return ended(self.facts)
         return _NO_OUTPUT
 
     def _error(self, kind: str, name: bytes, event: _Event, data: bytes) -> str | None:

@@ -24,6 +24,9 @@ from sidecar.core.sse import Event
 MAX_CHOICES = 128
 """Finish reasons kept per answer: the largest number of choices an API gives."""
 
+DONE = b"[DONE]"
+"""The terminator of OpenAI's streams, which gateways put behind any other as well."""
+
 _WHOLES = {"reasoning": "output", "cache_read": "input", "cache_write": "input"}
 """Of which count each count is a part."""
 
@@ -280,6 +283,12 @@ def _add_beside(told: dict[str, int], beside: int) -> None:
         told[_WHOLES[part]] += told[part]
 
 
+def ended(facts: ResponseFacts) -> EventKind:
+    """The API's own terminator has come."""
+    facts.ended = True
+    return EventKind.END
+
+
 T = TypeVar("T", bound=msgspec.Struct)
 E = TypeVar("E", bound=msgspec.Struct)
 B = TypeVar("B", bound=msgspec.Struct)
@@ -344,6 +353,10 @@ class Reader(ABC, Generic[E, B]):
     def _unread(self, name: bytes, data: bytes) -> EventKind:
         """An event that could not be read: an error if its name says so."""
         return self._failed(error_word(data)) if name == b"error" else EventKind.EVENT
+
+    def _done(self) -> EventKind:
+        """Another API's terminator: the end if the answer has told why it ended, else it may have been cut before."""
+        return ended(self.facts) if self.facts.finish_reasons else EventKind.EVENT
 
     def _failed(self, word: str) -> EventKind:
         """An error has come."""

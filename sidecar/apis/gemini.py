@@ -8,7 +8,18 @@ Shapes: https://ai.google.dev/api/generate-content
 
 import msgspec
 
-from sidecar.apis.base import Api, Path, Reader, RequestBody, both, counted, present, reconciled, several
+from sidecar.apis.base import (
+    DONE,
+    Api,
+    Path,
+    Reader,
+    RequestBody,
+    both,
+    counted,
+    present,
+    reconciled,
+    several,
+)
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.history import (
     MODEL,
@@ -310,6 +321,8 @@ class GenerateReader(Reader[_Chunk, _Chunk]):
 
     def event(self, name: bytes, data: bytes) -> EventKind:
         """Takes one event; says what it means."""
+        if data.strip() == DONE:
+            return self._done()
         chunk = self._event(data)
         if chunk is None:
             return self._unread(name, data)

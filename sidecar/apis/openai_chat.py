@@ -7,7 +7,7 @@ Shapes: https://platform.openai.com/docs/api-reference/chat
 
 import msgspec
 
-from sidecar.apis.base import Api, Path, Reader, RequestBody, counted, present, tier
+from sidecar.apis.base import DONE, Api, Path, Reader, RequestBody, counted, ended, present, tier
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.history import (
     MODEL,
@@ -32,14 +32,12 @@ from sidecar.apis.history import (
 )
 from sidecar.apis.messages import told
 from sidecar.apis.openai_common import (
-    DONE,
     Format,
     Reasoning,
     SamplingRequest,
     Timings,
     Usage,
     effort,
-    ended,
     name_answer,
     name_service,
     output_type,

@@ -1,4 +1,4 @@
-"""What OpenAI's APIs share: how a text is sampled, usage, response formats and the terminator.
+"""What OpenAI's APIs share: how a text is sampled, usage and response formats.
 
 Owns pieces, never a whole message: what a request, chunk or body means stands in the module of its API.
 """
@@ -9,9 +9,7 @@ import msgspec
 
 from sidecar.apis.base import ModelRequest, present, reconciled, several
 from sidecar.apis.shapes import Count, Int64, Word
-from sidecar.core.facts import EventKind, ResponseFacts
-
-DONE = b"[DONE]"
+from sidecar.core.facts import ResponseFacts
 
 _OUTPUT_TYPES = {"text": "text", "json_object": "json", "json_schema": "json"}
 
@@ -208,9 +206,3 @@ def name_service(facts: ResponseFacts, service_tier: str | None, fingerprint: st
     """Notes what served the answer. The last word holds: a response that begins may say `auto`."""
     facts.service_tier = service_tier or facts.service_tier
     facts.system_fingerprint = fingerprint or facts.system_fingerprint
-
-
-def ended(facts: ResponseFacts) -> EventKind:
-    """The terminator has come."""
-    facts.ended = True
-    return EventKind.END

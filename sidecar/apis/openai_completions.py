@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from sidecar.apis.base import Api, Path, Reader, RequestBody, present
+from sidecar.apis.base import DONE, Api, Path, Reader, RequestBody, ended, present
 from sidecar.apis.errors import error_word, foreign_error, is_error
-from sidecar.apis.openai_common import DONE, SamplingRequest, Timings, Usage, ended, name_answer, name_service
+from sidecar.apis.openai_common import SamplingRequest, Timings, Usage, name_answer, name_service
 from sidecar.apis.shapes import Count, Ident, Shape, Word
 from sidecar.core.digests import Digester, Prompt
 from sidecar.core.facts import EventKind

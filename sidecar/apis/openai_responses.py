@@ -10,7 +10,7 @@ from operator import attrgetter
 
 import msgspec
 
-from sidecar.apis.base import Api, ModelRequest, Path, Reader, RequestBody, holds, present, tier
+from sidecar.apis.base import DONE, Api, ModelRequest, Path, Reader, RequestBody, ended, holds, present, tier
 from sidecar.apis.errors import UNKNOWN_ERROR, error_word, foreign_error, is_error
 from sidecar.apis.history import (
     CALL,
@@ -37,12 +37,10 @@ from sidecar.apis.history import (
     word,
 )
 from sidecar.apis.openai_common import (
-    DONE,
     Format,
     Reasoning,
     Usage,
     effort,
-    ended,
     name_answer,
     name_service,
     output_type,

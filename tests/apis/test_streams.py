@@ -336,6 +336,8 @@ QUIET = [
     ("openai.responses", b"[DONE]", EventKind.END),
     ("openai.completions", b" [DONE]", EventKind.END),
     ("openai.chat", b" [DONE] ", EventKind.END),
+    ("anthropic.messages", b"[DONE]", EventKind.EVENT),
+    ("gemini.generate_content", b" [DONE]", EventKind.EVENT),
     ("anthropic.messages", b'{"type":"ping"}', EventKind.IDLE),
     ("gemini.generate_content", b'{"candidates":[{"content":{}}]}', EventKind.EVENT),
     ("openai.chat", b'{"choices":[{"finish_reason":"stop","error":null}]}', EventKind.EVENT),
@@ -403,6 +405,23 @@ def test_null_in_quotes_is_no_finish_reason(api: str, data: bytes) -> None:
     assert stream.event(b"", data) <= EventKind.CHUNK
     body.body(data)
     assert facts.finish_reasons == []
+
+
+ENDED = [
+    ("anthropic.messages", b'{"type":"message_delta","delta":{"stop_reason":"end_turn"}}'),
+    ("gemini.generate_content", b'{"candidates":[{"finishReason":"STOP"}]}'),
+]
+
+
+@pytest.mark.parametrize("api, data", ENDED)
+def test_a_terminator_of_another_api(api: str, data: bytes) -> None:
+    """Gateways put one behind any stream (zed#61627): it ends an answer that has told why, and nothing is odd about it."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api=api), facts)
+    assert reader is not None
+    kinds = [reader.event(b"", event) for event in (b"[DONE]", data, b"[DONE] ")]
+    assert kinds == [EventKind.EVENT, EventKind.EVENT, EventKind.END]
+    assert facts.unreadable == 0
 
 
 def test_a_model_that_hands_over_in_the_stream() -> None:

@@ -433,6 +433,18 @@ STREAM_ENDS: list[tuple[str, str, list[Any], str, list[str] | None]] = [
     ("responses nothing", RESPONSES, [_response("created", status="in_progress")], "upstream_failed", None),
     ("messages stop", ANTHROPIC, _claude("end_turn"), "completed", ["end_turn"]),
     ("messages nothing", ANTHROPIC, _claude(), "upstream_failed", None),
+    # OpenAI's terminator behind another API's stream: vLLM, LiteLLM (litellm#29201), Foundry (anthropic-sdk-csharp#202).
+    ("messages stop and done", ANTHROPIC, [*_claude("end_turn"), "[DONE]"], "completed", ["end_turn"]),
+    (
+        "messages reason and done",
+        ANTHROPIC,
+        [*_claude("max_tokens")[:-1], "[DONE]"],
+        "completed",
+        ["max_tokens"],
+    ),
+    ("messages cut, and done", ANTHROPIC, [*_claude(), "[DONE]"], "upstream_failed", None),
+    ("gemini reason and done", GEMINI, [_gemini("STOP"), "[DONE]"], "completed", ["STOP"]),
+    ("gemini cut, and done", GEMINI, [_gemini(), " [DONE]"], "upstream_failed", None),
     (
         "messages error",
         ANTHROPIC,
@@ -468,6 +480,7 @@ def test_how_a_stream_may_end(
     assert server.attributes["sidecar.outcome"] == outcome
     expected = "UNSET" if outcome == "completed" else "ERROR"
     assert (server.status, client.status) == (expected, expected)
+    assert "sidecar.anomalies" not in server.attributes
     if reasons is not None:
         assert client.attributes["gen_ai.response.finish_reasons"] == reasons
 
