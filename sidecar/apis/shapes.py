@@ -201,6 +201,8 @@ class _Salvage:
         except _ExhaustedError:
             raise
         except (ValueError, RecursionError):
+            if _FLOAT.fullmatch(data):
+                return msgspec.json.decode(data, type=kind, strict=False)
             if shape is None:
                 raise
         if opening == b"{" and shape is not None:
@@ -285,6 +287,9 @@ def _mended(data: bytes | bytearray) -> Steps[bytes | bytearray]:
 
 
 _OBJECT = re.compile(rb"[ \t\r\n]*\{")
+
+_FLOAT = re.compile(rb"-?[0-9]++[.eE].*+")
+"""A number that may be whole for all that: some write each as a float, and JSON has one kind of numbers."""
 
 _MARK = b"\x01"
 _HALF = len(rb"\ud83d")
