@@ -160,6 +160,8 @@ class _Choice(msgspec.Struct):
 
 class _GroqExtra(msgspec.Struct):
     usage: Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+    """Why a stream was stopped early, as groq-python has it."""
 
 
 class _Chunk(msgspec.Struct):
@@ -330,7 +332,7 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
             usage = usage or choice.usage
         if usage or chunk.x_groq or chunk.timings:
             self._tokens(_usage(chunk, usage))
-        if chunk.error or (error is None and (name or not chunk.choices)):
+        if chunk.error or chunk.x_groq or (error is None and (name or not chunk.choices)):
             error = self._error(name, chunk, data) or error
         return kind if error is None else self._failed(error)
 
@@ -338,6 +340,8 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
         """The error that a chunk tells, or that stands in its place."""
         if is_error(chunk.error):
             return error_word(chunk.error)
+        if chunk.x_groq is not None and is_error(chunk.x_groq.error):
+            return error_word(chunk.x_groq.error)
         if name == b"error":
             return error_word(data)
         return foreign_error(data) if chunk.choices is None else None

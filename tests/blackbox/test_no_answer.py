@@ -43,6 +43,18 @@ def call(
 
 FAILED = [
     ("a choice that failed", CHAT, FAILED_CHOICE + DONE, "502"),
+    (
+        "Groq's place",
+        CHAT,
+        OUTPUT[CHAT] + b'data: {"choices":[],"x_groq":{"error":"no room"}}\n\n' + DONE,
+        "error",
+    ),
+    (
+        "Groq's place, beside a choice",
+        CHAT,
+        b'data: {"choices":[{"delta":{"content":"a"}}],"x_groq":{"error":"server_error"}}\n\n' + DONE,
+        "server_error",
+    ),
     ("a choice that failed, after output", CHAT, OUTPUT[CHAT] + FAILED_CHOICE + DONE, "502"),
     *(
         (
