@@ -455,11 +455,12 @@ class _Beginning:
 
     def _undecided(self, data: bytes) -> bool:
         try:
-            for decoded in self._decoder.decode(data[:_PART]):
-                self._looked_at += len(decoded)
-                self._start = (self._start + decoded[:_PART]).removeprefix(_BOM).lstrip()
-                if self._looked_at > _END or not apis.undecided(self._start):
-                    return False
+            for start in range(0, len(data), _PART):
+                for decoded in self._decoder.decode(data[start : start + _PART]):
+                    self._looked_at += len(decoded)
+                    self._start = (self._start + decoded[:_PART]).removeprefix(_BOM).lstrip()
+                    if self._looked_at > _END or not apis.undecided(self._start):
+                        return False
         except UnreadableCodingError:
             return False
         return True

@@ -4,7 +4,8 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 from unicodedata import category
 
@@ -35,6 +36,11 @@ from sidecar.testing import (
     json_answer,
     request_bytes,
 )
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 def own(session: str) -> bytes:
@@ -403,18 +409,25 @@ BODIES: dict[str, tuple[str, str, str, tuple[Any, Any, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("coded", [False, True], ids=["plain", "gzip"])
+CODED: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "gzip": lambda text: gzip.compress(text, 1),
+    "zstd": zstd.compress,
+}
+
+
+@pytest.mark.parametrize("coding", CODED)
 @pytest.mark.parametrize("name", BODIES)
 def test_what_an_answer_is_by_its_bytes(
-    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, name: str, coded: bool
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, name: str, coding: str
 ) -> None:
     """JSON that is called a stream is read as what it is, and an event is read though it is large."""
     path, media, text, expected = BODIES[name]
-    body = gzip.compress(text.encode(), 1) if coded else text.encode()
+    body = CODED[coding](text.encode())
     fields = [f"Content-Type: {media}".encode(), b"Content-Length: %d" % len(body)]
-    fields += [b"Content-Encoding: gzip"] * coded
+    fields += [f"Content-Encoding: {coding}".encode()] * (coding != "plain")
     upstream.answer(Status(), *map(Header, fields), Bytes(body))
-    session = f"{name}, {coded}".replace(" ", "-").replace(",", "")
+    session = f"{name} {coding}".replace(" ", "-")
     sent = json.dumps({"model": "m", "stream": True, "messages": [], "input": "x"}).encode()
     headers = (b"Content-Type: application/json", own(session))
     assert exchange(sidecar.port, request_bytes("POST", path, headers=headers, body=sent)).body == body
