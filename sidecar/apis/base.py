@@ -321,10 +321,10 @@ class Reader(ABC, Generic[E, B]):
         if body is None:
             return False
         facts = self.facts
-        if self._answers(body, data) or facts.error or facts.finish_reasons or any(facts.tokens.values()):
+        if self._answers(body, data) or facts.error or facts.finish_reasons:
             return True
         facts.error = foreign_error(data)
-        return facts.error is not None
+        return facts.error is not None or any(facts.tokens.values())
 
     @abstractmethod
     def _answers(self, body: B, data: bytes) -> bool:

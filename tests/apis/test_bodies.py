@@ -146,9 +146,17 @@ def test_what_does_not_fit_costs_only_itself(api: str) -> None:
     assert facts == ResponseFacts(unreadable=1)
 
 
+READ_ALL_THE_SAME = {
+    "usage": {"prompt_tokens": 45, "input_tokens": 45},
+    "usageMetadata": {"promptTokenCount": 45},
+}
+"""What an error may have cost before it struck."""
+
 FOREIGN: list[tuple[Any, str]] = [
     ({"choices": None, "base_resp": {"status_code": 1004, "status_msg": "x"}}, "error"),
     ({"base_resp": {"status_code": "429"}, "choices": []}, "error"),
+    ({"base_resp": {"status_code": 1027}, "choices": None, **READ_ALL_THE_SAME}, "error"),
+    ({"detail": "the model is gone", **READ_ALL_THE_SAME}, "error"),
     ({"error": {"message": "m", "code": 503}}, "503"),
     ([{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}], "RESOURCE_EXHAUSTED"),
     ({"code": "InvalidApiKey", "message": "m", "request_id": "r"}, "InvalidApiKey"),
