@@ -455,12 +455,11 @@ class _Beginning:
 
     def _undecided(self, data: bytes) -> bool:
         try:
-            for start in range(0, len(data), _PART):
-                for decoded in self._decoder.decode(data[start : start + _PART]):
-                    self._looked_at += len(decoded)
-                    self._start = (self._start + decoded[:_PART]).removeprefix(_BOM).lstrip()
-                    if self._looked_at > _END or not apis.undecided(self._start):
-                        return False
+            for decoded in self._decoder.decode(data[:_END]):
+                self._looked_at += len(decoded)
+                self._start = (self._start + decoded).removeprefix(_BOM).lstrip()[:_PART]
+                if self._looked_at > _END or not apis.undecided(self._start):
+                    return False
         except UnreadableCodingError:
             return False
         return True

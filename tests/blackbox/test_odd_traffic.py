@@ -400,6 +400,12 @@ BODIES: dict[str, tuple[str, str, str, tuple[Any, Any, Any]]] = {
         f'{SAID}data: {{"error": {{"code": "server_error"}}}}\n\n{STOPPED}',
         ("error_in_stream", "server_error", 7),
     ),
+    "events behind blank lines": (
+        "/v1/chat/completions",
+        "text/plain",
+        "\n" * 10_000 + STOPPED,
+        ("completed", None, 7),
+    ),
     "a message that comes at once": (
         "/v1/messages",
         "text/event-stream",
