@@ -5,6 +5,8 @@ send in place of an answer. A word that is not listed is never passed on, so `er
 error's message is not read at all.
 """
 
+import re
+
 import msgspec
 
 from sidecar.apis.shapes import LARGE, Shape, UnreadableBody
@@ -56,6 +58,9 @@ statuses of HTTP, and what stands for any other word."""
 
 _ABSENT = frozenset((b"", b"null", b"{}", b'""', b"false", b"[]", b"0"))
 
+_BLANK = re.compile(rb'\{(?:\s*"[^"\\]*"\s*:\s*(?:null|""|false|0|\{\s*\}|\[\s*\])\s*,?)*+\s*\}', re.DOTALL)
+"""An object whose members are all empty: some relays send it where there was no error."""
+
 _INTERRUPTED = ("network_error", "abort", "insufficient_system_resource")
 _FAILURES = {"error": UNKNOWN_ERROR} | {word: word for word in _INTERRUPTED}
 """Finish reasons that say that generating failed, and the error they are (OpenRouter, Mistral, Cohere; then Z.ai; vLLM and
@@ -93,8 +98,8 @@ _FOREIGN = Shape(_Foreign)
 
 
 def is_error(error: msgspec.Raw) -> bool:
-    """True when an `error` member says something: it is neither absent nor empty."""
-    return bytes(error) not in _ABSENT if error else False
+    """True when an `error` member says something: it is neither absent nor empty, nor are all of its members."""
+    return bool(error) and bytes(error) not in _ABSENT and _BLANK.fullmatch(error) is None
 
 
 def failure(reason: str | None, error: msgspec.Raw) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sidecar import apis
-from sidecar.core.facts import ResponseFacts, Route
+from sidecar.core.facts import EventKind, ResponseFacts, Route
 
 
 def read(api: str, body: Any) -> ResponseFacts:
@@ -129,6 +129,32 @@ def test_an_error_in_a_good_status(api: str) -> None:
     """An error object in a 200 answer is an error."""
     assert read(api, {"type": "error", "error": {"type": "api_error", "message": "m"}}).error == "api_error"
     assert read(api, {"error": None}).error is None
+
+
+BLANK = [{}, {"message": "", "type": "", "param": "", "code": None}, {"code": 0, "details": [], "inner": {}}]
+"""What relays send that fill in all members of a record, whether there was an error or not."""
+
+
+@pytest.mark.parametrize("blank", BLANK)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_error_that_says_nothing(blank: dict[str, Any], indent: int | None) -> None:
+    """It is none, beside an answer or in a choice, whole or streamed; with a word in it, it is one."""
+    for told, word in ((blank, None), ({**blank, "message": "m"}, "error"), ({**blank, "code": 503}, "503")):
+        for body in (
+            {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "error": told},
+            {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop", "error": told}]},
+        ):
+            data = json.dumps(body, indent=indent).encode()
+            whole, streamed = ResponseFacts(), ResponseFacts()
+            answer, stream = (
+                apis.body_reader(Route("/", api="openai.chat"), whole),
+                apis.stream_reader(Route("/", api="openai.chat"), streamed),
+            )
+            assert answer is not None
+            assert stream is not None
+            assert answer.body(data)
+            assert (stream.event(b"", data) is EventKind.CHUNK) == (word is None)
+            assert (whole.error, streamed.error) == (word, word)
 
 
 @pytest.mark.parametrize("api", NAMES)
