@@ -57,6 +57,10 @@ class Headers:
             return [value]
         return [value for field, value in self.fields if field.lower() == name]
 
+    def joined(self, name: bytes) -> bytes | None:
+        """Every value of the field called `name` (given in lower case) as one list (RFC 9110, 5.3), or None."""
+        return b", ".join(self.get_all(name)) if name in self.first else None
+
     def text(self, name: bytes) -> str | None:
         """The first value as text (latin-1, as RFC 9110 reads bytes), or None."""
         value = self.first.get(name)

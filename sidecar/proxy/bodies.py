@@ -76,7 +76,8 @@ class Upload:
             self.state = "too_large"
         else:
             self.state = "held"
-            self._coding = first.get(b"content-encoding")
+            if b"content-encoding" in first:
+                self._coding = head.headers.joined(b"content-encoding")
 
     @property
     def waiting(self) -> int:

@@ -414,7 +414,7 @@ class _Beginning:
         self._shared = shared
         self._flow = flow
         self._rejected = exchange.verdict is not None
-        self._decoder = decoder(headers.get(b"content-encoding"))
+        self._decoder = decoder(headers.joined(b"content-encoding"))
         self._held = b""
         self._start = b""
         self._looked_at = 0
@@ -472,7 +472,7 @@ class _Beginning:
         elif not exchange.streams:
             exchange.streams = True
             self._flow.streaming(at)
-        chosen = _observer(exchange, form, headers.get(b"content-encoding"), self._shared)
+        chosen = _observer(exchange, form, headers.joined(b"content-encoding"), self._shared)
         self._flow.watch(chosen)
         return chosen
 
@@ -524,7 +524,7 @@ def observer_for(exchange: Exchange, headers: Headers, shared: Shared, flow: Wat
     try:
         if apis.streams_are_read(exchange.route) and (exchange.streams or not rejected):
             return _Beginning(exchange, headers, shared, flow)
-        return _observer(exchange, form, headers.get(b"content-encoding"), shared)
+        return _observer(exchange, form, headers.joined(b"content-encoding"), shared)
     except UnreadableCodingError:
         _unreadable(exchange)
         return None
