@@ -335,6 +335,8 @@ class ResponsesReader(Reader[_Event, _Response]):
         if error is not None:
             return self._failed(error)
         if kind in _ENDS:
+            if not self.facts.finish_reasons:  # the response in it does not say its status
+                self._finish(0, kind.removeprefix("response."))
             return ended(self.facts)
         if kind == _ITEM_DONE and event.item is not None:
             if echo is not None:

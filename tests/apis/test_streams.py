@@ -554,6 +554,17 @@ def test_when_the_first_bytes_tell() -> None:
         assert not apis.undecided(start), start
 
 
+@pytest.mark.parametrize("reason", ["completed", "incomplete", "cancelled"])
+@pytest.mark.parametrize("response", ["", ',"response":{}'])
+def test_a_response_whose_end_is_told_by_the_event_alone(response: str, reason: str) -> None:
+    """Some servers leave its status out."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api="openai.responses"), facts)
+    assert reader is not None
+    assert reader.event(b"", f'{{"type":"response.{reason}"{response}}}'.encode()) is EventKind.END
+    assert (facts.finish_reasons, facts.ended, facts.unreadable) == ([reason], True, 0)
+
+
 LARGE = [
     ("openai.responses", b"response.completed", b'{"a":1', EventKind.END),
     ("openai.responses", b"", b'{ "type" : "response.incomplete", "x', EventKind.END),
