@@ -36,12 +36,14 @@ _TASKS = ("prompt", "task", "message")
 class _Text:
     """One choice's text, as it comes."""
 
-    __slots__ = ("_digest", "_digested", "_size", "pieces")
+    __slots__ = ("_digest", "_digested", "_said", "_size", "pieces")
 
     def __init__(self, first: str) -> None:
         self._digest: blake2b | None = None
         """What of it is digested: nothing, as long as it is short."""
         self._digested = 0
+        self._said = (b"", 0)
+        """Of that, the digest and the size without the blanks at its end."""
         self._size = len(first)
         self.pieces = [first]
         """What is not digested yet."""
@@ -59,43 +61,52 @@ class _Text:
             if self._size <= LONGEST_JSON and text.startswith(_JSON):
                 self.pieces = [text]
                 return
-        stem = text.rstrip()
-        self._digested += len(stem)
-        if self._digest is None:
-            self._digest = digester.begin_text()
-        self._digest.update(encoded(stem))
-        self.pieces = [text[len(stem) :]]
-        self._size = len(self.pieces[0])
+        digest = self._digest
+        if stem := text.rstrip():
+            if digest is None:
+                self._digest = digest = digester.begin_text()
+            self._digested += len(stem)
+            digest.update(encoded(stem))
+            self._said = digest.digest(), self._digested
+            text = text[len(stem) :]
+        if len(text) > _PIECE and digest is not None:
+            self._digested += len(text)
+            digest.update(encoded(text))
+            text = ""
+        self.pieces = [text]
+        self._size = len(text)
 
     def close(self, digester: Digester) -> tuple[tuple[bytes, ...], bytes]:
         """What it is found by, the whole of it without blanks around it and the value that it is; or what it is, if it is short."""
-        rest, size = "".join(self.pieces), self._digested
-        if size and self._digest is not None:
-            rest = rest.rstrip()
-            self._digest.update(encoded(rest))
-            digest = self._digest.digest()
-        else:
+        rest = "".join(self.pieces)
+        if self._digest is None:
             rest = rest.strip()
-            digest = digester.text(rest)
-        if size + len(rest) < SHORTEST:
-            return (), digest if size or rest else b""
-        value = None if size or not rest.startswith(_JSON) else digester.json(rest)
+            digest, size = digester.text(rest), len(rest)
+        else:
+            digest, size = self._said
+            if rest := rest.rstrip():
+                self._digest.update(encoded(rest))
+                digest, size = self._digest.digest(), self._digested + len(rest)
+        if size < SHORTEST:
+            return (), digest if size else b""
+        value = None if self._digest is not None or not rest.startswith(_JSON) else digester.json(rest)
         return (digest,) if value is None else (digest, value), b""
 
     def tails(self, digester: Digester) -> list[bytes]:
         """Digests of the text as it was after each of its latest pieces, the longest first."""
         text, done = "".join(self.pieces[:-_TAILS]), self._digested
         so_far = digester.begin_text() if self._digest is None else self._digest.copy()
-        made = []
+        (digest, size), made = self._said, []
         for piece in self.pieces[-_TAILS:]:
             text += piece
             stem = text.rstrip() if done else text.strip()
             if stem:
-                done += len(stem)
+                size = done = done + len(stem)
                 so_far.update(encoded(stem))
+                digest = so_far.digest()
                 text = text[len(text.rstrip()) :]
-            if done >= SHORTEST:
-                made.append(so_far.digest())
+            if size >= SHORTEST:
+                made.append(digest)
         return made[::-1]
 
 

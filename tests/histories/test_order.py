@@ -10,6 +10,7 @@ from sidecar import apis
 from sidecar.core.facts import Route
 from sidecar.core.histories import PER_THREAD
 from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, Shown, request_of, stream
+from tests.pace import within
 
 APIS = (CHAT, RESPONSES, MESSAGES, GEMINI)
 SAID = Answer("An answer that comes in a number of small pieces.", response="resp_0a1b2c3d4e5f6a7b")
@@ -62,6 +63,30 @@ def test_after_the_client_left(api: str, kept: int) -> None:
     second = memory.ask(api, request_of(api, [*ASKED, part_of(kept), NEXT]))
     assert second.session == first.session
     assert second.past.relation == "continues"
+
+
+BLANK = " " * 15 + "\n"
+
+
+@pytest.mark.parametrize("behind", ["", " And then it goes on."])
+@pytest.mark.parametrize("complete", [True, False], ids=["whole", "cut"])
+def test_an_answer_of_many_blanks(complete: bool, behind: str) -> None:
+    """A model that says nothing but blanks from somewhere on is known by the rest, and costs what another answer does."""
+    memory = Memory()
+    first = memory.ask(CHAT, request_of(CHAT, ASKED))
+    echo = first.facts.echo
+    assert echo is not None
+    with within(0.05):
+        for piece in (SAID.text, *[BLANK] * 12_000, *behind):
+            echo.text(0, piece)
+        memory.end(first, complete=complete)
+    said = Answer(SAID.text + BLANK * 12_000 + behind if behind else SAID.text)
+    second = memory.ask(CHAT, request_of(CHAT, [*ASKED, said, NEXT]))
+    assert second.session == first.session
+    short = memory.ask(CHAT, request_of(CHAT, [NEXT]))
+    stream(CHAT, Answer("OK" + BLANK * 1000), short.facts, size=16)
+    memory.end(short, complete=complete)
+    assert not memory.ask(CHAT, request_of(CHAT, [NEXT, Answer("OK"), NEXT])).place.joins
 
 
 def test_without_waiting_at_all() -> None:
