@@ -31,7 +31,8 @@ BLOCK, _BLOCKS = 32, 512
 _SINGLY = 8
 """Places of a history that are digested one by one before all of them are."""
 
-_LONGEST_ID = 1024
+_LONGEST_ID, MOST_IDS = 1024, 64
+"""Characters of an id that are looked at, and ids of one answer."""
 SKETCH = 16
 """Pieces of a system prompt that it is compared by."""
 
@@ -242,9 +243,10 @@ class Said:
         self.text = digest
         self.ids: Sequence[tuple[bytes, bool]] = ()
         if ids:
-            self.ids = [(digester.id(one[0]), is_own(one)) for one in ids]
+            self.ids = [(digester.id(one[0]), is_own(one)) for one in ids[:MOST_IDS]]
         elif "_" in text:  # one that a text mentions may be any other answer's
-            self.ids = [(digester.id(found), False) for found in _IN_TEXT.findall(text[:_SEARCHED])]
+            found = _IN_TEXT.findall(text[:_SEARCHED])[:MOST_IDS]
+            self.ids = [(digester.id(one), False) for one in found]
         if len(text) < SHORTEST:
             self.marks: tuple[bytes, ...] = ()
         elif text[0] in _JSON and (value := digester.json(text)) is not None:

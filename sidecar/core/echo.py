@@ -6,14 +6,15 @@ wait to be digested, or to be parsed where it is JSON; nothing of it is kept aft
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import islice
 
-from sidecar.core.digests import BLOCK, LONGEST_JSON, SHORTEST, Digester, encoded, is_own, parsed
+from sidecar.core.digests import BLOCK, LONGEST_JSON, MOST_IDS, SHORTEST, Digester, encoded, is_own, parsed
 
 _PIECE = 4096
 """Characters of an answer that wait to be digested."""
 
 _MOST = 64
-"""Choices, ids, and texts for sub-agents, of one answer."""
+"""Choices, and texts for sub-agents, of one answer."""
 
 _TAILS = 16
 """Pieces by which an answer that broke off may be shorter where it comes back."""
@@ -183,13 +184,13 @@ class Echo:
 
     def id(self, identifier: str | None, name: str = "") -> None:
         """An id that the provider made, of a call to the tool of that name if it calls one."""
-        if identifier and len(self._ids) < _MOST and len(identifier) <= _LONGEST_ID:
+        if identifier and len(self._ids) < MOST_IDS and len(identifier) <= _LONGEST_ID:
             self._ids[identifier] = name or self._ids.get(identifier, "")
 
     def arguments(self, choice: int, call: int, piece: str) -> None:
         """A piece of a call's arguments."""
         self._size += len(piece)
-        if self._size <= LONGEST_JSON:
+        if piece and self._size <= LONGEST_JSON:
             self._arguments.setdefault((choice, call), []).append(piece)
 
     def ids(self) -> list[tuple[bytes, bool]]:
@@ -200,7 +201,8 @@ class Echo:
     def tails(self) -> tuple[bytes, ...]:
         """The digests of its texts as they were after each of their last pieces."""
         digester = self._digester
-        return tuple(digest for text in self._texts.values() for digest in text.tails(digester))[:_MOST]
+        made = (digest for text in self._texts.values() for digest in text.tails(digester))
+        return tuple(islice(made, _MOST))
 
     def marks(self) -> Marks:
         """What is remembered of it, once all of it has passed; nothing can be added to it then."""

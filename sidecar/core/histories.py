@@ -362,8 +362,8 @@ class Histories(SessionListener):
                 for past in known:
                     if past is None or may_be(past, point):
                         likely.setdefault(past, False)
-        waiting = self._known(point.key, threads)
-        begun = [past for past in waiting if past is not None and any(map(past.begins, marks))]
+        waiting = self._known(point.key, threads) if marks else ()
+        begun = [past for past in waiting if past is not None and past.begins(marks)]
         likely.update((past, True) for past in begun)
         if begun and None in waiting:
             likely[None] = False

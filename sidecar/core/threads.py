@@ -5,7 +5,7 @@ system prompts it was seen with, and which of its answers nobody went on from. D
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 
 from sidecar.core.digests import SIZE, History, Point, Prompt, Said
@@ -286,11 +286,12 @@ class Past:
         """True unless its answer is whole, and another one than that text."""
         return self.answer is None or text in self.answer
 
-    def begins(self, digest: bytes) -> bool:
-        """True if that is its answer's text so far, or as it broke off, or an id that it has by now."""
+    def begins(self, marks: Collection[bytes]) -> bool:
+        """True if one of them is its answer's text so far, or as it broke off, or an id that it has by now."""
         if self.echo is None:
-            return digest in self.tails
-        return digest in self.echo.tails() or any(digest == known for known, _ in self.echo.ids())
+            return any(digest in marks for digest in self.tails)
+        ids = [digest for digest, _ in self.echo.ids()]
+        return any(digest in marks for digest in (*ids, *self.echo.tails()))
 
 
 @record

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from sidecar import apis
 from sidecar.core import digests
+from sidecar.core.facts import Route
 from sidecar.core.identity import Identity, Source
 from tests.histories.captured import NAMES, captured
 from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, request_of
@@ -147,6 +149,45 @@ def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     tracemalloc.stop()
     assert held[1] < 1.05 * held[0]
     assert held[1] < 150 * 3072 + 200 * 1024
+
+
+def test_many_ids_take_little_memory() -> None:
+    """Of a message with many calls, or ids in its text, no more is kept than of any other; of an empty call nothing."""
+    memory = Memory()
+    shown = memory.ask(CHAT, request_of(CHAT, [USER]))
+    reader = apis.stream_reader(Route("", CHAT), shown.facts)
+    assert reader is not None
+    memory.history(CHAT, request_of(CHAT, [USER]))
+    tracemalloc.start()
+    for number in range(15):
+        ids = [f"call_{number:04}{at:04}" for at in range(1000)]
+        messages = [USER, Answer("", [(made, "look", "") for made in ids]), Answer(" ".join(ids))]
+        assert memory.history(CHAT, request_of(CHAT, messages)) is not None
+        for at in range(100):
+            call = {"index": number * 100 + at, "function": {"arguments": ""}}
+            event = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}
+            reader.event(b"", json.dumps(event).encode())
+    del ids, messages
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 30 * 16 * 1024
+
+
+def test_many_ids_beside_many_answers_in_flight() -> None:
+    """What a message says is compared once with each answer that still passes, however many ids it has."""
+    memory = Memory()
+    for _ in range(8):
+        echo = memory.ask(CHAT, request_of(CHAT, [USER])).facts.echo
+        assert echo is not None
+        for choice in range(64):
+            for number in range(16):
+                echo.text(choice, f"Piece {number} of choice {choice}. " * 10)
+    text = " ".join(f"call_{at:08}" for at in range(1100))
+    history = memory.history(CHAT, request_of(CHAT, [USER, Answer(text), USER]))
+    assert history is not None
+    with within(0.1):
+        assert not memory.histories.recognise(history, NOBODY).joins
 
 
 def test_a_long_conversation_is_bounded() -> None:
