@@ -365,7 +365,7 @@ class Histories(SessionListener):
         waiting = self._known(point.key, threads) if marks else ()
         begun = [past for past in waiting if past is not None and past.begins(marks)]
         likely.update((past, True) for past in begun)
-        if begun and None in waiting:
+        if begun and (None in waiting or any(self._is_gone(mark + point.key) for mark in marks)):
             likely[None] = False
         return likely
 
@@ -515,8 +515,10 @@ class Histories(SessionListener):
             past.answer = tuple([digest for _, digest in past.grown]) if whole else None
             return
         if not whole:
-            past.tails = echo.tails()
-            self._find_by(past, tuple(digest for digest, _ in echo.ids()))
+            past.tails, ids = echo.tails(), echo.ids()
+            if not (past.tails or ids):
+                self._lose(past)  # as one that was rejected: nothing of it can come back
+            self._find_by(past, tuple([digest for digest, _ in ids]))
             return
         keys, past.answer, calls = echo.marks()
         if calls:
@@ -548,16 +550,17 @@ class Histories(SessionListener):
             known = found.get(key)
             found[key] = (past,) if known is None else _latest(past, known)
 
-    def _lose(self, past: Past) -> None:
-        """It is found no more."""
+    def _lose(self, past: Past, *, forgotten: bool = False) -> None:
+        """It is found no more by what it was found by. Where it is forgotten, None stands for it beside others."""
         found, alone = self._found, (past,)
         for key in past.keys:
             known = found.get(key, alone)
-            left = known if known == alone else tuple([None if one is past else one for one in known])
-            if left == alone or not any(left):
-                found.pop(key, None)
-            else:
-                found[key] = left
+            if known != alone:
+                left = tuple([None if one is past else one for one in known if forgotten or one is not past])
+                if any(left):
+                    found[key] = left
+                    continue
+            found.pop(key, None)
         past.keys = ()
 
     def _forget(self, past: Past) -> None:
@@ -567,7 +570,7 @@ class Histories(SessionListener):
         self._gone.update([key + past.end.key for key in past.keys])
         if len(self._gone) > self._limit:
             self._gone_before, self._gone = self._gone, set()
-        self._lose(past)
+        self._lose(past, forgotten=True)
         past.forgotten = True
         del self._turns[past]
         if not past.in_flight:

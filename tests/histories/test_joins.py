@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, Shown, request_of
+from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, Shown, request_of, stream
 
 APIS = (CHAT, RESPONSES, MESSAGES, GEMINI)
 MADE = "call_9f8e7d6c5b4a3f"
@@ -105,8 +105,12 @@ def test_a_turn_that_is_forgotten(api: str, evicted: int) -> None:
             [user(f"Something else, {number}.")],
             Answer(f"Else it is, number {number}.", response=f"{number}"),
         )
-    second = played(memory, api, asked, said)
+    second = memory.ask(api, request_of(api, asked))
+    stream(api, said, second.facts, most=-1)
     assert first.past.forgotten
+    after = memory.ask(api, request_of(api, [*asked, said, user("A story, please.")]))
+    assert (after.place.joins, after.place.ambiguous) == (False, True)
+    memory.end(second)
     after = memory.ask(api, request_of(api, [*asked, said, user("A poem, please.")]))
     assert (after.place.joins, after.place.ambiguous) == (False, True)
     other = [user("Hello, you!")]

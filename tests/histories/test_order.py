@@ -38,6 +38,35 @@ def test_before_the_last_byte(api: str, session: str | None) -> None:
     assert first.past.races == second.past.races == ()
 
 
+@pytest.mark.parametrize("earlier", [True, False], ids=["earlier", "later"])
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "in flight"])
+@pytest.mark.parametrize("api", APIS)
+def test_beside_one_that_asked_the_same(api: str, cut: bool, earlier: bool) -> None:
+    """Another session has asked the same at once, and has its own answer by now: it is not the one that goes on."""
+    memory = Memory()
+    turns = [memory.ask(api, request_of(api, ASKED)) for _ in range(2)]
+    mine, other = turns if earlier else turns[::-1]
+    memory.answer(api, other, Answer("Something else altogether.", response="resp_1a1b2c3d4e5f6a7b"))
+    stream(api, SAID, mine.facts, most=7)
+    if cut:
+        memory.end(mine, complete=False)
+    after = memory.ask(api, request_of(api, [*ASKED, part_of(28), NEXT]))
+    assert after.session == mine.session
+    assert memory.ask(api, request_of(api, [*ASKED, YES, NEXT])).place.ambiguous is False
+
+
+def test_beside_many_that_were_rejected() -> None:
+    """They have said nothing that could come back, so they stand in nobody's way."""
+    memory = Memory()
+    for _ in range(10):
+        memory.end(memory.ask(CHAT, request_of(CHAT, ASKED)), complete=False)
+    mine = memory.ask(CHAT, request_of(CHAT, ASKED))
+    stream(CHAT, SAID, mine.facts, most=7)
+    memory.end(mine, complete=False)
+    after = memory.ask(CHAT, request_of(CHAT, [*ASKED, part_of(28), NEXT]))
+    assert (after.session, after.past.relation) == (mine.session, "continues")
+
+
 @pytest.mark.parametrize("api", APIS)
 def test_with_a_part_of_an_answer_that_goes_on(api: str) -> None:
     """It was sent before the answer it should have had was whole: a race, and both name each other."""
