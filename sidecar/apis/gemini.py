@@ -40,6 +40,7 @@ from sidecar.apis.history import (
     plain,
     raws,
     result,
+    says,
     structs,
     there,
     word,
@@ -283,7 +284,7 @@ def _part(piece: _Piece | Raw, whole: Raw, parts: list[Part], ids: list[Id]) -> 
             parts.append((RESULT, plain(given.parts)))
     elif len(piece.text):
         if there(piece.text):
-            parts.append((TEXT, memoryview(piece.text)))
+            parts.append((TEXT if says(piece.text) else OTHER, memoryview(piece.text)))
     elif not made:
         parts.append((OTHER, plain(whole)))
 

@@ -60,6 +60,11 @@ def there(raw: Raw) -> bool:
     return len(raw) > 4 or bytes(raw) not in _EMPTY
 
 
+def says(raw: Raw) -> bool:
+    """True for a text that is not empty."""
+    return len(raw) > 2 and memoryview(raw)[0] == _QUOTE
+
+
 def word(raw: Raw) -> str:
     """A short text; empty for anything else."""
     if not 2 < len(raw) < 2048:
@@ -107,6 +112,7 @@ class Block(msgspec.Struct, gc=False):
     thinking: Raw = NOTHING
     signature: Raw = NOTHING
     data: Raw = NOTHING
+    refusal: Raw = NOTHING
     id: Raw = NOTHING
     name: Raw = NOTHING
     input: Raw = NOTHING
@@ -158,8 +164,10 @@ def _each(raw: Raw) -> Iterable[tuple[Block | None, Raw]]:
 
 def _block(block: Block, whole: Raw, parts: list[Part], ids: list[Id]) -> None:
     kind = block.type
-    if kind in ("text", "input_text", "output_text", None) and there(block.text):
+    if kind in ("text", "input_text", "output_text", None) and says(block.text):
         parts.append((TEXT, memoryview(block.text)))
+    elif kind == "refusal" and says(block.refusal):
+        parts.append((TEXT, memoryview(block.refusal)))
     elif kind in _THOUGHTS:
         parts.append((THOUGHT, plain(whole)))
         ids += [(mark, "") for mark in (word(block.signature), word(block.data)) if mark]
@@ -167,7 +175,7 @@ def _block(block: Block, whole: Raw, parts: list[Part], ids: list[Id]) -> None:
         call(block.id, block.name, block.input, parts, ids)
     elif kind is not None and kind.endswith("tool_result"):
         result(block.tool_use_id, block.content, parts)
-    elif kind != "text":
+    elif kind != "text" or there(block.text):
         parts.append((OTHER, plain(whole)))
 
 

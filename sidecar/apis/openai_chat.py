@@ -27,6 +27,7 @@ from sidecar.apis.history import (
     echoed,
     plain,
     result,
+    says,
     there,
     word,
 )
@@ -270,7 +271,7 @@ def _parts_of(message: _Message) -> Said:
         parts += [(THOUGHT, plain(thought)) for thought in thoughts if there(thought)]
     if message.content:
         content(message.content, parts, ids)
-    if message.refusal and there(message.refusal):
+    if says(message.refusal):
         parts.append((TEXT, memoryview(message.refusal)))
     for called in message.tool_calls or ():
         function = called.function or _Function(arguments=called.custom)

@@ -185,6 +185,8 @@ _asked = msgspec.json.Decoder(_Asked)
 _item = msgspec.json.Decoder(_Given)
 
 _ROLES = {"system": SYSTEM, "developer": SYSTEM, "assistant": MODEL}
+_OF_A_SERVER = frozenset(("mcp_list_tools", "mcp_approval_request"))
+"""What the model's side says of a tool server, beside calls."""
 
 
 def _said(whole: Raw) -> Said:
@@ -218,7 +220,9 @@ def _of(item: _Given, whole: Raw) -> Said:
         return MODEL, parts, ids
     if kind == "item_reference":
         return MODEL, [(OTHER, bytes(item.id))], ids
-    if kind.endswith("_call"):
+    if kind.endswith("_call") or kind in _OF_A_SERVER:
+        if made := word(item.call_id):
+            ids.append((made, ""))
         return MODEL, [(CALL, plain(whole))], ids
     return USER, [(OTHER, plain(whole))], []
 
@@ -259,7 +263,7 @@ def _history(body: bytes | bytearray, whole: RequestBody | None) -> Written | No
 _EVENT = Shape(_Event)
 _RESPONSE = Shape(_Response)
 
-_TEXT = "response.output_text.delta"
+_TEXTS = frozenset(("response.output_text.delta", "response.refusal.delta"))
 _OTHER_OUTPUT = "response.image_generation_call.partial_image"
 _ENDS = frozenset(("response.completed", "response.incomplete", "response.cancelled"))
 _ERROR = "error"
@@ -324,7 +328,7 @@ class ResponsesReader(Reader[_Event, _Response]):
         echo = self.facts.echo
         kind = _ERROR if name == b"error" else event.type or name.decode("latin-1")
         if kind.endswith(".delta"):
-            if kind == _TEXT and echo is not None and isinstance(event.delta, str):
+            if kind in _TEXTS and echo is not None and isinstance(event.delta, str):
                 echo.text(event.place, event.delta)
             return _OUTPUT if event.delta else _NO_OUTPUT
         if kind == _PING:

@@ -399,16 +399,23 @@ def test_the_oldest_is_forgotten(start_sidecar: Any, upstream: ScriptedUpstream,
     assert sidecar.stats()["anomalies"]["history_evicted"] >= 1
 
 
-@pytest.mark.parametrize(
-    "body", [b"{", b'{"messages": 3}', b'{"messages": {}}', b"[]"], ids=["torn", "number", "object", "list"]
-)
+UNREADABLE: dict[str, tuple[bytes, str]] = {
+    "torn": (b"{", "unread"),
+    "number": (b'{"messages": 3}', "unread"),
+    "object": (b'{"messages": {}}', "unread"),
+    "list": (b"[]", "unread"),
+    "a text that is none": (b'{"messages": [{"role": "user", "content": [{"text": 5}]}]}', "first"),
+}
+
+
+@pytest.mark.parametrize("body,relation", UNREADABLE.values(), ids=UNREADABLE)
 def test_what_cannot_be_read(
-    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, body: bytes
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, body: bytes, relation: str
 ) -> None:
-    """A body that is no history, and no error either."""
+    """A body that is no history, or an odd one, and no error either."""
     upstream.answer(answer(b"{}", headers=(b"Content-Type: application/json",)))
     kind = b"Content-Type: application/json"
     span = span_of(
         sink, exchange(sidecar.port, request_bytes("POST", PATHS[CHAT], headers=(kind,), body=body))
     )
-    assert span.attributes["sidecar.turn.relation"] == "unread"
+    assert span.attributes["sidecar.turn.relation"] == relation

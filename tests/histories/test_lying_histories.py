@@ -35,6 +35,7 @@ ODD = {
     "half a pair": b'{"messages":[{"role":"assistant","content":"\\ud83d and something more"}]}',
     "numbers": b'{"messages":[1,null,"x",[],{"role":7,"content":3},{"role":"assistant","tool_calls":[1]}]}',
     "ids that are none": b'{"messages":[{"role":"assistant","tool_calls":[{"id":{"a":1},"function":{"name":[]}}]}]}',
+    "texts that are none": b'{"messages":[{"role":"user","content":[{"text":5}]},{"role":"assistant","refusal":5}]}',
     "empty": b'{"messages":[]}',
 }
 
@@ -57,6 +58,17 @@ def test_odd_bodies(body: bytes) -> None:
         if history is not None:
             place = memory.histories.recognise(history, NOBODY)
             assert not place.joins
+
+
+@pytest.mark.parametrize("role", ["user", "model"])
+def test_a_text_that_is_none(role: str) -> None:
+    """The same of Gemini's contents."""
+    memory = Memory()
+    for part in (b'{"text":5}', b'{"text":{}}', b'{"text":"x","thought":7}'):
+        body = b'{"contents":[{"role":"%s","parts":[%s]}]}' % (role.encode(), part)
+        history = memory.history(GEMINI, body)
+        assert history is not None
+        assert not memory.histories.recognise(history, NOBODY).joins
 
 
 @pytest.mark.parametrize("name", NAMES)

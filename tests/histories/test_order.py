@@ -382,6 +382,59 @@ def test_other_kinds_of_deltas(deltas: Any, back: Any, session: str | None) -> N
     assert (second.session, second.past.relation) == (first.session, "continues")
 
 
+ITEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a call of a shell": (
+        {
+            "type": "local_shell_call",
+            "id": "lsh_0a1b2c3d4e5f",
+            "call_id": "call_1a1b2c3d4e5f",
+            "status": "completed",
+            "action": {"type": "exec", "command": ["ls"]},
+        },
+        {"type": "local_shell_call_output", "call_id": "call_1a1b2c3d4e5f", "output": "It is there."},
+    ),
+    "a wish for approval": (
+        {"type": "mcp_approval_request", "id": "mcpr_0a1b2c3d4e5f", "name": "look", "arguments": "{}"},
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_0a1b2c3d4e5f", "approve": True},
+    ),
+    "a refusal": (
+        {
+            "type": "message",
+            "id": "msg_0a1b2c3d4e5f",
+            "role": "assistant",
+            "content": [{"type": "refusal", "refusal": SPOKEN}],
+        },
+        NEXT,
+    ),
+}
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("session", [None, "named"])
+@pytest.mark.parametrize("item,after", ITEMS.values(), ids=ITEMS)
+def test_other_kinds_of_items(item: Any, after: Any, session: str | None, streamed: bool) -> None:
+    """What a response holds beside texts and functions is the model's as well, also where clients leave an item's id out."""
+    memory = Memory()
+    first = memory.ask(RESPONSES, request_of(RESPONSES, ASKED), session)
+    if streamed:
+        events: list[Any] = [{"type": "response.output_item.done", "item": item}]
+        if item["type"] == "message":
+            events.insert(0, {"type": "response.refusal.delta", "delta": SPOKEN[9:]})
+            events.insert(0, {"type": "response.refusal.delta", "delta": SPOKEN[:9]})
+        reader = apis.stream_reader(Route("", RESPONSES), first.facts)
+        assert reader is not None
+        for event in events:
+            reader.event(b"", json.dumps(event).encode())
+    else:
+        whole = apis.body_reader(Route("", RESPONSES), first.facts)
+        assert whole is not None
+        assert whole.body(json.dumps({"id": "resp_1", "status": "completed", "output": [item]}).encode())
+    memory.end(first)
+    kept = item if item["type"] == "mcp_approval_request" else {**item, "id": None}
+    second = memory.ask(RESPONSES, request_of(RESPONSES, [*ASKED, kept, after]), session)
+    assert (second.session, second.past.relation) == (first.session, "continues")
+
+
 def test_who_says_it() -> None:
     """The same words of another participant are other ones."""
     memory = Memory()
