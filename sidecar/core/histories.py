@@ -273,12 +273,11 @@ class Histories(SessionListener):
         lanes = self._lanes_of(thread.session_id)
         for side in lanes.threads.values():
             if side is not thread and side.is_under(history):
-                return Place(Relation.CONTINUES, side, None, echoed.past, history.kept(thread.digests))
+                return Place(Relation.CONTINUES, side, None, echoed.past, history.kept(side.digests))
         lane = COMPACTION if self._prompts.get(history.system) == COMPACTION else lanes.begin()
-        kept = history.kept(thread.digests)
-        return Place(
-            Relation.CONTINUES, lanes.threads.get(lane), None, echoed.past, kept, lane=lane, family=thread
-        )
+        begun = lanes.threads.get(lane)
+        kept = history.kept((begun or thread).digests)
+        return Place(Relation.CONTINUES, begun, None, echoed.past, kept, lane=lane, family=thread)
 
     def _learn_compaction(self, history: History, main: Thread, threads: Collection[Thread]) -> None:
         """If a main thread's past begins now with the answer of a call beside it, that call was made to write that past anew."""

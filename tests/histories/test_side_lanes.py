@@ -8,7 +8,7 @@ import pytest
 from sidecar import apis
 from sidecar.core.facts import Route
 from sidecar.core.identity import Identity, Source
-from tests.histories.shown import CHAT, RESPONSES, Answer, Memory, Shown, request_of
+from tests.histories.shown import CHAT, MESSAGES, RESPONSES, Answer, Memory, Shown, request_of
 from tests.histories.test_joins import played, result, user
 
 TOOLS = [{"type": "function", "function": {"name": "spawn"}}]
@@ -229,6 +229,24 @@ def test_a_call_that_writes_a_summary(after: list[Any], lane: str) -> None:
     second = run("second")
     assert [one.lane for one in second] == ["main", "main", lane, "main"]
     assert second[2].past.relation == "continues"
+
+
+def test_a_call_that_reads_along() -> None:
+    """What a call beside the main thread keeps is what it has in common with the one before it, and there its prompt breaks."""
+    memory = Memory()
+
+    def turn(messages: list[Any], said: Answer, prompt: str, *tools: Any) -> Shown:
+        shown = memory.ask(MESSAGES, request_of(MESSAGES, messages, system=prompt, tools=tools), "named")
+        memory.answer(MESSAGES, shown, said)
+        return shown
+
+    mine = [user(ASKED), FIRST, user("Why?")]
+    turn(mine[:1], FIRST, "You plan.", *TOOLS)
+    first = turn([*mine[:2], user("What is to be noted?")], Answer("A river."), "You take notes.")
+    turn(mine, SECOND, "You plan.", *TOOLS)
+    second = turn([*mine, SECOND, user("What is to be noted?")], Answer("A sea."), "You take notes.")
+    assert (first.lane, second.lane) == ("side:1", "side:1")
+    assert (second.past.kept, second.past.broke_at) == (2, "message")
 
 
 @pytest.mark.parametrize("session", [None, "named"])
