@@ -280,7 +280,13 @@ class Past:
             and any(self.answer)
             and not self.continued
             and self.number < self.thread.went_on
+            and not any(map(self._is_said_by, self.thread.past))
         )
+
+    def _is_said_by(self, other: "Past") -> bool:
+        """True if the thread went on from another turn that asked the same, and was answered the same."""
+        same = other.answer == self.answer and other.end.key == self.end.key
+        return same and bool(other.continued)
 
     def may_say(self, text: bytes) -> bool:
         """True unless its answer is whole, and another one than that text."""

@@ -168,6 +168,20 @@ def test_turns_without_a_past_that_repeat() -> None:
     assert [one.past.relation for one in asked] == ["first", "repeats", "first"]
 
 
+@pytest.mark.parametrize("again", [SAID.text, "Another answer of some length."], ids=["same", "other"])
+@pytest.mark.parametrize("api", [CHAT, MESSAGES, GEMINI])
+def test_an_answer_that_was_given_twice(api: str, again: str) -> None:
+    """A later turn that has it has that of both, so neither is orphaned; one that said something else is."""
+    memory, turns, asked = Memory(), [], [*ASKED]
+    for said in (SAID, Answer(again), Answer("Last of all.")):
+        turns.append(memory.ask(api, request_of(api, asked), "named"))
+        memory.answer(api, turns[-1], said)
+        if len(turns) == 2:
+            asked += [said, NEXT]
+    assert [one.past.relation for one in turns] == ["first", "repeats", "continues"]
+    assert [one.past.orphaned for one in turns] == [again != SAID.text, False, False]
+
+
 SILENT: dict[str, Any] = {
     CHAT: {"role": "assistant", "content": ""},
     RESPONSES: {"type": "message", "role": "assistant", "content": []},
