@@ -254,9 +254,11 @@ class Histories(SessionListener):
             return Place(Relation.FIRST, threads.get(lane), lane=lane)
         if history.answered_at >= 0 and history.said:
             place = self._relate(history, main, None)
-            if place.relation is Relation.REWRITTEN:
+            if place.relation is not Relation.REWRITTEN:
+                return place
+            if main.is_under(history):
                 self._learn_compaction(history, main, threads.values())
-            return place
+                return place
         for thread in threads.values():
             if not thread.grew and thread.is_under(history) and (not thread.tools) is (not history.tools):
                 return Place(Relation.FIRST, thread)

@@ -231,6 +231,29 @@ def test_a_call_that_writes_a_summary(after: list[Any], lane: str) -> None:
     assert second[2].past.relation == "continues"
 
 
+@pytest.mark.parametrize("tools", [TOOLS, []], ids=["tools", "no tools"])
+def test_a_call_with_examples(tools: Any) -> None:
+    """Answers that nobody gave are no past of the main thread's, which goes on as if the call had not been."""
+    memory = Memory()
+    examples: list[Any] = [
+        system("You make a question stand alone."),
+        user("And he?"),
+        Answer("How old is Ada's son?"),
+    ]
+    mine: list[Any] = [system("You plan."), user(ASKED)]
+    turns, beside = [], []
+    for said in (FIRST, SECOND, SUMMARY):
+        turns.append(played(memory, CHAT, mine, said, "named", tools=tools))
+        question = user(f"After {said.text}: why?")
+        beside.append(played(memory, CHAT, [*examples, question], Answer("Why is that so, then?"), "named"))
+        mine += [said, user("Why?")]
+    assert [one.lane for one in (*turns, *beside)] == ["main"] * 3 + ["side:1"] * 3
+    assert [one.past.relation for one in turns] == ["first", "continues", "continues"]
+    assert [one.past.relation for one in beside] == ["first"] * 3
+    assert [one.past.broke_at for one in turns] == [None] * 3
+    assert not [one for one in (*turns, *beside) if one.past.orphaned]
+
+
 def test_a_call_that_reads_along() -> None:
     """What a call beside the main thread keeps is what it has in common with the one before it, and there its prompt breaks."""
     memory = Memory()
