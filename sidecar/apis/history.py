@@ -23,6 +23,9 @@ MOST_MESSAGES = 10_000
 _STEP = 256 * 1024
 """Bytes that are digested between two pauses."""
 
+_LONGEST_ANSWER = 4 << 20
+"""Bytes of a model's text that is digested at once, as it is where it passes as an answer."""
+
 _PLAIN = 64 * 1024
 """Bytes of a value up to which it is brought into its normal form, and of a list whose elements are made without counting."""
 
@@ -343,7 +346,7 @@ def _made_in_steps(past: Written, raw: Raw, digester: Digester) -> Steps[Message
     message = digester.known(key)
     if message is None:
         role, parts, ids = past.read(raw)
-        yield from _shortened(parts, digester)
+        yield from _shortened(parts, digester, _LONGEST_ANSWER if role is MODEL else _STEP)
         message = message_of(digester, role, parts, ids)
         if role is USER:
             message.task = task_of(digester, parts)
@@ -431,10 +434,10 @@ def _key(raw: Raw, salt: bytes) -> Steps[int]:
     return hash((salt, *found))
 
 
-def _shortened(parts: list[Part], digester: Digester) -> Steps[None]:
-    """Makes digests of those parts of a message that are large."""
+def _shortened(parts: list[Part], digester: Digester, longest: int = _STEP) -> Steps[None]:
+    """Makes digests of those parts of a message that are large: of texts of so many bytes, and of others."""
     for at, (kind, token) in enumerate(parts):
-        if len(token) > _STEP:
+        if len(token) > (longest if kind is TEXT else _STEP):
             parts[at] = (kind, (yield from digester.in_steps(token, _STEP)))
 
 

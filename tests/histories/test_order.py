@@ -118,6 +118,22 @@ def test_an_answer_of_many_blanks(complete: bool, behind: str) -> None:
     assert not memory.ask(CHAT, request_of(CHAT, [NEXT, Answer("OK"), NEXT])).place.joins
 
 
+@pytest.mark.parametrize("session", [None, "named"])
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("api", [CHAT, MESSAGES, GEMINI])
+def test_an_answer_that_is_large(api: str, streamed: bool, session: str | None) -> None:
+    """As one is that holds a picture: it is known when it comes back, though its message is digested in pieces."""
+    memory, said = Memory(), Answer("A picture, as it is drawn. " * 20_000)
+    first = memory.ask(api, request_of(api, ASKED), session)
+    if streamed:
+        stream(api, said, first.facts, size=1000)
+        memory.end(first)
+    else:
+        memory.answer(api, first, said, streamed=False)
+    second = memory.ask(api, request_of(api, [*ASKED, said, NEXT]), session)
+    assert (second.session, second.past.relation) == (first.session, "continues")
+
+
 def test_without_waiting_at_all() -> None:
     """The next message is sent while the first has no answer yet."""
     memory = Memory()
