@@ -227,6 +227,8 @@ class Echo:
         found: list[str] = []
         for pieces in self._arguments.values():
             value = parsed("".join(pieces))
-            if isinstance(value, dict):
-                found += [task for name in _TASKS if isinstance(task := value.get(name), str)]
+            # Some servers give all calls the same number, and each of them in one piece.
+            for given in [value] if value is not None else map(parsed, pieces):
+                if isinstance(given, dict):
+                    found += [task for name in _TASKS if isinstance(task := given.get(name), str)]
         return [self._digester.task(task) for task in found[:_MOST] if len(task.strip()) >= SHORTEST]

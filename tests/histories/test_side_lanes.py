@@ -90,6 +90,23 @@ def test_agents_of_the_same_task(session: str | None) -> None:
     assert after.past.spawned == tuple(one.past.ref for one in seconds)
 
 
+@pytest.mark.parametrize("session", [None, "named"])
+def test_agents_whose_calls_have_one_number(session: str | None) -> None:
+    """A server that streams each call in one piece may give all of them the same number; each calls an agent of its own."""
+    memory = Memory()
+    begun = memory.ask(CHAT, request_of(CHAT, [system("You plan."), user("Go.")], tools=TOOLS), session)
+    reader = apis.stream_reader(Route("", CHAT), begun.facts)
+    assert reader is not None
+    for made, name, arguments in spawning(1, 2).calls:
+        call = {"index": 0, "id": made, "function": {"name": name, "arguments": arguments}}
+        event = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}
+        reader.event(b"", json.dumps(event).encode())
+    memory.end(begun)
+    agents = [agent(memory, number, session) for number in (1, 2)]
+    assert [one.lane for one in agents] == ["side:agent-1", "side:agent-2"]
+    assert {one.session for one in agents} == {begun.session}
+
+
 def test_a_stranger_that_says_an_agents_task() -> None:
     """Once a call's agent has begun, whoever begins alike under another system prompt is nobody's agent."""
     memory = Memory()
