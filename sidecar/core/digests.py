@@ -175,7 +175,7 @@ class Digester:
         return _of(self._calls(), text.strip())
 
     def json(self, text: str) -> bytes | None:
-        """A text that is a JSON object or list, however it is written."""
+        """A text that is a JSON object or list, however it is written; 1.0 is 1."""
         value = parsed(text)
         if value is None:
             return None
@@ -200,7 +200,7 @@ def parsed(text: str) -> object | None:
     if len(stripped) > LONGEST_JSON or not stripped.startswith(("{", "[")):
         return None
     try:
-        value: object = json.loads(stripped)
+        value: object = json.loads(stripped, parse_float=lambda n: f if (f := float(n)) % 1 else int(f))
     except (ValueError, RecursionError):
         return None
     return value or None
@@ -245,8 +245,7 @@ class Said:
         if ids:
             self.ids = [(digester.id(one[0]), is_own(one)) for one in ids[:MOST_IDS]]
         elif "_" in text:  # one that a text mentions may be any other answer's
-            found = _IN_TEXT.findall(text[:_SEARCHED])[:MOST_IDS]
-            self.ids = [(digester.id(one), False) for one in found]
+            self.ids = [(digester.id(one), False) for one in _IN_TEXT.findall(text[:_SEARCHED])[:MOST_IDS]]
         if len(text) < SHORTEST:
             self.marks: tuple[bytes, ...] = ()
         elif text[0] in _JSON and (value := digester.json(text)) is not None:

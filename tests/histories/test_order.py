@@ -378,6 +378,24 @@ def test_answers_with_nothing_between(api: str) -> None:
     assert {second.session, third.session} == {first.session}
 
 
+@pytest.mark.parametrize(
+    "back",
+    [
+        '{"why":"it is \u00e9t\u00e9","score":1,"of":[0.5,-3,1e400]}',
+        '```json\n{"of": [5e-1, -3.0, 1e999], "score": 1.0, "why": "it is \\u00e9t\\u00e9"}\n```',
+    ],
+)
+def test_json_that_is_written_anew(back: str) -> None:
+    """Its members in another order, its texts with or without escapes, a whole number with or without a fraction."""
+    memory, said = Memory(), '{"score": 1.0, "of": [0.50, -3.0, 1e400], "why": "it is \u00e9t\u00e9"}'
+    first = memory.ask(CHAT, request_of(CHAT, ASKED))
+    memory.answer(CHAT, first, Answer(said))
+    second = memory.ask(CHAT, request_of(CHAT, [*ASKED, Answer(back), NEXT]))
+    assert (second.session, second.past.relation) == (first.session, "continues")
+    other = memory.ask(CHAT, request_of(CHAT, [*ASKED, Answer(back.replace("-3", "-3.5")), NEXT]))
+    assert not other.place.joins
+
+
 SPOKEN = "It is what it is, so be it."
 DELTAS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "a refusal": (
