@@ -482,19 +482,6 @@ class History:
         size = end.count * SIZE
         return size < len(self.digests) and self.digester.value(self.digests[:size]) == end.full
 
-    def kept(self, before: bytes) -> int | None:
-        """How many messages of an earlier request, given its digests, stand at this one's beginning."""
-        mine = self.digests
-        most = min(len(mine), len(before))
-        same, other = 0, most // SIZE + 1
-        while other - same > 1:
-            middle = (same + other) // 2
-            if mine.startswith(before[: middle * SIZE]):
-                same = middle
-            else:
-                other = middle
-        return same
-
     def forget(self) -> None:
         """Lets go of what a long one takes, once it has been recognised."""
         self._messages = self._systems = ()
@@ -574,9 +561,6 @@ class Prompt(History):
     def begins(self, end: Point, digests: bytes) -> bool:  # noqa: ARG002 - it has no messages
         """True if an earlier prompt stands at its beginning."""
         return end.full == self.end.full or self.begins_with(end)
-
-    def kept(self, before: bytes) -> None:
-        """None: it has no messages."""
 
     def stems(self) -> list[bytes]:
         """What turns are found by whose prompt and answer it begins with, the longest first: digests at every so many bytes."""

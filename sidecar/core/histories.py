@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from sidecar.core.digests import SHORTEST, SIZE, History, Point, Prompt, Said
+from sidecar.core.digests import SHORTEST, History, Point, Prompt, Said
 from sidecar.core.echo import Echo
 from sidecar.core.facts import Anomaly
 from sidecar.core.identity import MADE_UP, MAIN, Identity
@@ -146,7 +146,7 @@ class Histories(SessionListener):
             return None
         if history.tools != thread.tools and not thread.conversation_supplied and thread.is_beside(history):
             return None
-        return Place(Relation.CONTINUES, thread, past, past, len(thread.digests) // SIZE, joins=joins)
+        return Place(Relation.CONTINUES, thread, past, past, end.count, joins=joins)
 
     def _latest_alone(self, history: History, identity: Identity, said: Said) -> Past | None:
         """The latest turn of a named conversation, or of the only one of a named session, if that short text is its answer."""
@@ -275,10 +275,10 @@ class Histories(SessionListener):
         lanes = self._lanes_of(thread.session_id)
         for side in lanes.threads.values():
             if side is not thread and side.is_under(history):
-                return Place(Relation.CONTINUES, side, None, echoed.past, history.kept(side.digests))
+                return Place(Relation.CONTINUES, side, None, echoed.past, side.kept(history))
         lane = COMPACTION if self._prompts.get(history.system) == COMPACTION else lanes.begin()
         begun = lanes.threads.get(lane)
-        kept = history.kept((begun or thread).digests)
+        kept = (begun or thread).kept(history)
         return Place(Relation.CONTINUES, begun, None, echoed.past, kept, lane=lane, family=thread)
 
     def _learn_compaction(self, history: History, main: Thread, threads: Collection[Thread]) -> None:
@@ -309,7 +309,7 @@ class Histories(SessionListener):
             agents += alike
         for agent in reversed(agents):
             if agent.begins_as(history):
-                return Place(Relation.REPEATS, agent, None, agent.ends[key], history.kept(agent.digests))
+                return Place(Relation.REPEATS, agent, None, agent.ends[key], agent.kept(history))
         return None
 
     def _echoed(self, history: History, threads: Collection[Thread]) -> Echoed | None:
@@ -391,7 +391,7 @@ class Histories(SessionListener):
         """What a request is within its thread."""
         same = thread.ends.get(history.end.key)
         if same is not None:
-            return Place(Relation.REPEATS, thread, None, same, history.kept(thread.digests))
+            return Place(Relation.REPEATS, thread, None, same, thread.kept(history))
         parent, reached = None, -1
         if echoed is not None and (echoed.confirmed or history.previous is not None):
             parent, said = echoed.past, echoed.said
@@ -408,16 +408,16 @@ class Histories(SessionListener):
             answers = alternatives(history, there)
             extended = sampled(answers, extended)
             if extended.in_flight:
-                kept = history.kept(thread.digests)
+                kept = thread.kept(history)
                 return Place(Relation.RACES, thread, parent, extended, kept, had_of(there))
             if follows(answers, extended):
                 parent = extended
         if parent is None:
             if echoed is None and not thread.grew and not history.said:
                 return Place(Relation.FIRST, thread)
-            kept = history.kept(thread.digests)
+            kept = thread.kept(history)
             return Place(Relation.REWRITTEN, thread, None if echoed is None else echoed.past, None, kept)
-        kept = history.kept(thread.digests)
+        kept = thread.kept(history)
         if parent.in_flight:
             had = None if echoed is None or echoed.said is None else echoed.said.had
             return Place(Relation.RACES, thread, parent, parent, kept, had)

@@ -140,6 +140,26 @@ class Thread:
             return Break.SYSTEM
         return None if history.begins(latest, self.digests) else Break.MESSAGE
 
+    def kept(self, history: History) -> int | None:
+        """How many messages of its latest request stand at a request's beginning: if not all, of those that are compared.
+
+        None for a prompt, which has no messages.
+        """
+        if isinstance(history, Prompt):
+            return None
+        mine, before = history.digests, self.digests
+        most = min(len(mine), len(before))
+        same, other = 0, most // SIZE + 1
+        while other - same > 1:
+            middle = (same + other) // 2
+            if mine.startswith(before[: middle * SIZE]):
+                same = middle
+            else:
+                other = middle
+        latest = self.past[-1].end
+        more = same * SIZE == _COMPARED < latest.count * SIZE
+        return latest.count if more and history.begins(latest, before) else same
+
     def _add_system(self, history: History) -> None:
         """Its latest system prompt is another one."""
         systems = self._systems

@@ -216,6 +216,24 @@ def test_a_long_conversation_is_bounded() -> None:
     assert memory.anomalies == ["history_conversation_cap"] * 36
 
 
+@pytest.mark.parametrize("session", ["named", None])
+@pytest.mark.parametrize("api", [CHAT, RESPONSES, MESSAGES, GEMINI])
+def test_what_a_long_conversation_keeps(api: str, session: str | None) -> None:
+    """All that the latest request said, however much it is; if something early was changed, all before that."""
+    memory, said = Memory(), Answer("An answer that is long enough.", response="0")
+    asked: list[Any] = [USER]
+    for number in range(200):
+        asked += [Answer(f"{number}", response=f"{number}"), USER]
+    memory.answer(api, memory.ask(api, request_of(api, asked), session), said)
+    on: list[Any] = [*asked, said, USER]
+    turns = [memory.ask(api, request_of(api, on), session) for _ in range(2)]
+    assert [one.past.relation for one in turns] == ["continues", "repeats"]
+    assert [one.past.kept for one in turns] == [401, 403]
+    on[100] = {"role": "user", "content": "Something else."}
+    other = memory.ask(api, request_of(api, on), "named")
+    assert session is None or (other.past.kept, other.past.broke_at) == (100, "message")
+
+
 def test_a_long_history_that_is_repeated() -> None:
     """However often it was asked, and whatever stands behind it, what it is costs as much as its length."""
     memory: Memory = Memory()
