@@ -116,7 +116,7 @@ class Thread:
             past.number = latest.number + 1
             same = history.system == self.system
             if not same or history.tools != self.tools or past.kept != latest.end.count:
-                past.broke_at = self._breaks(history, latest.end)
+                past.broke_at = self._breaks(history, past, latest)
                 if not same:
                     self._add_system(history)
         else:
@@ -132,20 +132,22 @@ class Thread:
         self.digests = history.digests[:_COMPARED]
         self.tools = history.tools
 
-    def _breaks(self, history: History, latest: Point) -> Break | None:
+    def _breaks(self, history: History, past: "Past", latest: "Past") -> Break | None:
         """Where a request is another one than the latest, in the order in which a provider reads them; None where it goes on."""
         if history.tools != self.tools:
             return Break.TOOLS
         if history.system != self.system:
             return Break.SYSTEM
-        return None if history.begins(latest, self.digests) else Break.MESSAGE
+        if history.previous is not None:  # the provider has what precedes it
+            return None if past.other is latest and past.relation in _HAS_ALL else Break.MESSAGE
+        return None if history.begins(latest.end, self.digests) else Break.MESSAGE
 
     def kept(self, history: History) -> int | None:
         """How many messages of its latest request stand at a request's beginning: if not all, of those that are compared.
 
-        None for a prompt, which has no messages.
+        None for a prompt, which has no messages, and for a request that names its past in place of sending it.
         """
-        if isinstance(history, Prompt):
+        if history.previous is not None or isinstance(history, Prompt):
             return None
         mine, before = history.digests, self.digests
         most = min(len(mine), len(before))
@@ -233,6 +235,9 @@ class Lanes:
             if (name := f"{begun}{number}") not in self.threads:
                 return name
 
+
+_HAS_ALL = frozenset((Relation.CONTINUES, Relation.REPEATS))
+"""What a turn is to another one whose prompt stands at the beginning of its own."""
 
 _GOES_ON = frozenset((Relation.CONTINUES, Relation.BRANCHES, Relation.REWRITTEN))
 

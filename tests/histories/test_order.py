@@ -513,7 +513,10 @@ def test_calls_in_another_order(session: str | None) -> None:
 
 @pytest.mark.parametrize("ids", [("resp_1", "resp_2"), ("resp_0a1b2c3d4e5f6a", "resp_1a1b2c3d4e5f6a")])
 def test_an_answer_that_is_named(ids: tuple[str, str]) -> None:
-    """`previous_response_id` says which answer a turn goes on from, also where a server counts its answers."""
+    """`previous_response_id` says which answer a turn goes on from, also where a server counts its answers.
+
+    Its prompt is that of the turn before, and more: it breaks only where it goes on from an earlier one.
+    """
     memory, shown, previous = Memory(), [], None
     for made in (*ids, "resp_3"):
         more: Any = {} if previous is None else {"previous_response_id": previous}
@@ -522,6 +525,15 @@ def test_an_answer_that_is_named(ids: tuple[str, str]) -> None:
         previous = made
     assert [one.past.relation for one in shown] == ["first", "continues", "continues"]
     assert [one.place.other for one in shown[1:]] == [one.past for one in shown[:-1]]
+    assert [(one.past.broke_at, one.past.kept) for one in shown] == [(None, None)] * 3
+    again = [
+        memory.ask(RESPONSES, request_of(RESPONSES, [NEXT], previous_response_id=made), "named")
+        for made in ids[::-1]
+    ]
+    assert [(one.past.relation, one.past.broke_at) for one in again] == [
+        ("repeats", None),
+        ("repeats", "message"),
+    ]
 
 
 def test_media_in_a_result() -> None:
