@@ -95,7 +95,8 @@ class CompletionReader(Reader[_Completion, _Completion]):
 
 
 class _Past(msgspec.Struct):
-    prompt: str | None = None
+    prompt: str | tuple[str] | None = None
+    """LangChain sends a list of one."""
 
 
 _past = msgspec.json.Decoder(_Past)
@@ -104,6 +105,8 @@ _past = msgspec.json.Decoder(_Past)
 def _history(body: bytes | bytearray, _whole: RequestBody | None) -> Callable[[Digester], Prompt] | None:
     """The past of a text completion: a prompt that is one text."""
     prompt = _past.decode(body).prompt
+    if isinstance(prompt, tuple):
+        (prompt,) = prompt
     return (lambda digester: Prompt(digester, prompt)) if prompt else None
 
 

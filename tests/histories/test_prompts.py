@@ -36,6 +36,17 @@ def test_a_prompt_that_grows(answer: str, *, streamed: bool) -> None:
     assert third.past.kept is None
 
 
+def test_a_list_of_one_prompt() -> None:
+    """It is that prompt, as LangChain sends it."""
+    memory = Memory()
+    first = memory.ask(COMPLETIONS, {"model": "m", "prompt": [ASKED]})
+    prompt = ASKED + said(memory, first, " It is cold there, and wet.") + NEXT
+    second = memory.ask(COMPLETIONS, {"model": "m", "prompt": [prompt]})
+    assert (second.session, second.past.relation) == (first.session, "continues")
+    assert memory.history(COMPLETIONS, {"prompt": [prompt, prompt]}) is None
+    assert memory.history(COMPLETIONS, {"prompt": [""]}) is None
+
+
 @pytest.mark.parametrize("answer", ["", "\n", " Cold.", "Human: What is"])
 def test_an_answer_of_a_word(answer: str) -> None:
     """A preamble that was asked about alone, as one is to warm a cache, joins nobody who begins with it and says that next."""
