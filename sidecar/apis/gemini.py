@@ -31,14 +31,16 @@ from sidecar.apis.history import (
     THOUGHT,
     TOOL,
     USER,
+    Form,
     Raw,
     Said,
     Written,
     asks_title,
     call,
     echoed,
+    elements,
+    form_of,
     plain,
-    raws,
     result,
     says,
     structs,
@@ -259,34 +261,38 @@ def _said(raw: Raw) -> Said:
         message = _content.decode(raw)
     except (ValueError, RecursionError):
         return USER, [(OTHER, plain(raw))], ids
-    if len(message.parts):
-        for piece, whole in zip(structs(_pieces, _piece, message.parts), raws(message.parts), strict=True):
-            _part(piece, whole, parts, ids)
+    wholes = elements(message.parts)
+    if wholes is not None:
+        form = form_of(message.parts)
+        for piece, whole in zip(structs(_pieces, _piece, message.parts, wholes), wholes, strict=True):
+            _part(piece, whole, parts, ids, form)
+    elif there(message.parts):
+        parts.append((OTHER, plain(message.parts)))
     return _ROLES.get(message.role or "", USER), parts, ids
 
 
-def _part(piece: _Piece | Raw, whole: Raw, parts: list[Part], ids: list[Id]) -> None:
+def _part(piece: _Piece | Raw, whole: Raw, parts: list[Part], ids: list[Id], form: Form) -> None:
     """One part of a content."""
     if isinstance(piece, Raw):
-        parts.append((OTHER, plain(whole)))
+        parts.append((OTHER, form(whole)))
         return
     if made := word(piece.thought_signature):
         ids.append((made, ""))
     called, given = piece.function_call, piece.function_response
     if piece.thought:
-        parts.append((THOUGHT, plain(whole)))
+        parts.append((THOUGHT, form(whole)))
     elif called is not None:
-        call(called.id, called.name, called.args, parts, ids)
+        call(called.id, called.name, called.args, parts, ids, form)
     elif given is not None:
         parts.append((RESULT, bytes(given.name)))
         result(given.id, given.response, parts)
         if given.parts:
-            parts.append((RESULT, plain(given.parts)))
+            parts.append((RESULT, form(given.parts)))
     elif len(piece.text):
         if there(piece.text):
             parts.append((TEXT if says(piece.text) else OTHER, memoryview(piece.text)))
     elif not made:
-        parts.append((OTHER, plain(whole)))
+        parts.append((OTHER, form(whole)))
 
 
 def _history(body: bytes | bytearray, _whole: RequestBody | None) -> Written | None:

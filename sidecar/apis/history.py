@@ -8,7 +8,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -27,13 +27,16 @@ _LONGEST_ANSWER = 4 << 20
 """Bytes of a model's text that is digested at once, as it is where it passes as an answer."""
 
 _PLAIN = 64 * 1024
-"""Bytes of a value up to which it is brought into its normal form, and of a list whose elements are made without counting."""
+"""Bytes of a value up to which it is brought into its normal form."""
 
-_BRACES = 100_000
-"""Opening braces of a long list above which its elements are not made."""
+_ELEMENTS = 2048
+"""Elements of a list in a message, its blocks or calls, above which it is one part."""
 
-_BLOCKS = 2048
-"""The same of one message's content, which is then one part."""
+_MARKS = 100_000
+"""Opening braces, and commas, of a list above which its elements are not even taken apart to be counted."""
+
+_NESTED, _CROWD = 4096, 8192
+"""The same in objects and lists, which are also those of new messages between two pauses; and for all values of a list."""
 
 _TOGETHER, _MOST = 128 * 1024, 32
 """Bytes, and messages, that are looked at between two pauses where messages are smaller."""
@@ -56,6 +59,8 @@ Said = tuple[bytes, list[Part], list[Id]]
 _QUOTE, _BRACKET, _BRACE = b'"[{'
 _members: Callable[[Raw], dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw]).decode
 _EMPTY = frozenset((b"", b"null", b'""', b"[]", b"{}"))
+_BETWEEN = (b"{", b",")
+"""What stands between elements, or at their beginning."""
 
 
 def there(raw: Raw) -> bool:
@@ -81,23 +86,46 @@ def word(raw: Raw) -> str:
 def plain(raw: Raw, volatile: frozenset[str] = _VOLATILE) -> bytes:
     """Any value in its normal form: members in order, without those that are volatile or empty.
 
-    Of a large one the members are in order, and each as it came.
+    Of a large one, or of very many objects and lists, the members are in order, and each as it came.
     """
+    if len(raw) > _PLAIN or (len(raw) > 2 * _NESTED and _nested(raw) > _NESTED):
+        return _outline(raw, volatile)
     try:
-        if len(raw) > _PLAIN:
-            return _in_order(raw, volatile)
         return msgspec.json.encode(_stripped(msgspec.json.decode(raw), volatile), order="sorted")
     except (ValueError, RecursionError):
         return bytes(raw)
 
 
-def _in_order(raw: Raw, volatile: frozenset[str]) -> bytes:
+def _outline(raw: Raw, volatile: frozenset[str] = _VOLATILE) -> bytes:
+    """Its own members in order, without those that are volatile or empty, and each as it came."""
     token = bytes(raw)
-    if token[0] != _BRACE or token.count(b'":') > _BLOCKS:
+    if token[:1] != b"{" or token.count(b'":') > _ELEMENTS:
         return token
-    made = _members(raw)
+    try:
+        made = _members(raw)
+    except (ValueError, RecursionError):
+        return token
     kept = [name for name in sorted(made) if name not in volatile and there(made[name])]
     return b",".join([part for name in kept for part in (name.encode("utf-8", "surrogatepass"), made[name])])
+
+
+class Form(Protocol):
+    """How a value is digested."""
+
+    def __call__(self, raw: Raw, volatile: frozenset[str] = _VOLATILE) -> bytes:
+        """The bytes that are."""
+
+
+def form_of(listed: Raw) -> Form:
+    """How the values in a list are digested: in their normal form, or their outlines if they are very many objects and lists."""
+    many = len(listed) > 2 * _CROWD and _nested(listed) > _CROWD
+    return _outline if many else plain
+
+
+def _nested(raw: Raw) -> int:
+    """How many objects and lists a value has at most."""
+    token = bytes(raw)
+    return token.count(b"{") + token.count(b"[")
 
 
 def _stripped(value: Any, volatile: frozenset[str]) -> Any:
@@ -125,8 +153,7 @@ class Block(msgspec.Struct, gc=False):
 
 _THOUGHTS = frozenset(("thinking", "redacted_thinking", "reasoning"))
 _blocks: Callable[[Raw], list[Block]] = msgspec.json.Decoder(list[Block]).decode
-raws: Callable[[Raw], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
-"""The elements of a list, as they came."""
+_raws: Callable[[Raw], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
 
 
 def content(raw: Raw, parts: list[Part], ids: list[Id]) -> None:
@@ -138,26 +165,30 @@ def content(raw: Raw, parts: list[Part], ids: list[Id]) -> None:
         if len(token) > 2:
             parts.append((TEXT, token))
     elif token[0] == _BRACKET:
+        form = form_of(raw)
         for block, whole in _each(raw):
             if block is None:
-                parts.append((OTHER, plain(whole)))
+                parts.append((OTHER, form(whole)))
             else:
-                _block(block, whole, parts, ids)
+                _block(block, whole, parts, ids, form)
     elif there(raw):
         parts.append((OTHER, plain(raw, _NONE)))
 
 
-def few(raw: Raw, most: int) -> bool:
-    """True for a list that is short, or has no more than so many opening braces."""
-    return len(raw) <= _PLAIN or bytes(raw).count(b"{") <= most
+def elements(raw: Raw) -> list[Raw] | None:
+    """The elements of a list, as they came; None for what is none, or has too many to look at each."""
+    if len(raw) > 2 * _MARKS and max(map(bytes(raw).count, _BETWEEN)) > _MARKS:
+        return None
+    try:
+        found = _raws(raw)
+    except (ValueError, RecursionError):
+        return None
+    return found if len(found) <= _ELEMENTS else None
 
 
 def _each(raw: Raw) -> Iterable[tuple[Block | None, Raw]]:
-    if not few(raw, _BLOCKS):
-        return ((None, raw),)
-    try:
-        wholes = raws(raw)
-    except (ValueError, RecursionError):
+    wholes = elements(raw)
+    if wholes is None:
         return ((None, raw),)
     try:
         return zip(_blocks(raw), wholes, strict=True)
@@ -165,28 +196,30 @@ def _each(raw: Raw) -> Iterable[tuple[Block | None, Raw]]:
         return ((None, whole) for whole in wholes)
 
 
-def _block(block: Block, whole: Raw, parts: list[Part], ids: list[Id]) -> None:
+def _block(block: Block, whole: Raw, parts: list[Part], ids: list[Id], form: Form) -> None:
     kind = block.type
     if kind in ("text", "input_text", "output_text", None) and says(block.text):
         parts.append((TEXT, memoryview(block.text)))
     elif kind == "refusal" and says(block.refusal):
         parts.append((TEXT, memoryview(block.refusal)))
     elif kind in _THOUGHTS:
-        parts.append((THOUGHT, plain(whole)))
+        parts.append((THOUGHT, form(whole)))
         ids += [(mark, "") for mark in (word(block.signature), word(block.data)) if mark]
     elif kind is not None and kind.endswith("tool_use"):
-        call(block.id, block.name, block.input, parts, ids)
+        call(block.id, block.name, block.input, parts, ids, form)
     elif kind is not None and kind.endswith("tool_result"):
         result(block.tool_use_id, block.content, parts)
     elif kind != "text" or there(block.text):
-        parts.append((OTHER, plain(whole)))
+        parts.append((OTHER, form(whole)))
 
 
-def call(identifier: Raw, name: Raw, arguments: Raw, parts: list[Part], ids: list[Id]) -> None:
+def call(
+    identifier: Raw, name: Raw, arguments: Raw, parts: list[Part], ids: list[Id], form: Form = plain
+) -> None:
     """Adds a call of a tool. Its arguments are a text, which stays as it is, or an object."""
     text = bytes(memoryview(arguments)[:1]) in (b"", b'"')
     parts.append((CALL, bytes(name)))
-    parts.append((CALL, memoryview(arguments) if text else plain(arguments, _NONE)))
+    parts.append((CALL, memoryview(arguments) if text else form(arguments, _NONE)))
     if made := word(identifier):
         parts.append((CALL, bytes(identifier)))
         ids.append((made, word(name)))
@@ -263,7 +296,10 @@ def at_once(past: Past, digester: Digester) -> History:
     """
     if not isinstance(past, Written):
         return past(digester)
-    made = _made(past, past.messages, digester, objects=True)
+    keys, found = _look_up(past, past.messages, digester)
+    if None in found:
+        _make(past, past.messages, keys, found, digester, objects=True)
+    made: list[Message] = found  # type: ignore[assignment] # none of them is None by now
     if past.before:
         made = [*[message_of(digester, *said) for said in past.before], *made]
     history = _closed(past, made, digester)
@@ -290,7 +326,14 @@ def in_steps(past: Past, digester: Digester) -> Steps[History]:
         if sizes[start] - since > _STEP:
             made.append((yield from _made_in_steps(past, messages[start], digester)))
         else:
-            made += _made(past, messages[start:end], digester)
+            batch = messages[start:end]
+            keys, found = _look_up(past, batch, digester)
+            if None in found:
+                if sum(map(_nested, batch)) > _NESTED:
+                    end = start + 1
+                    keys, found = keys[:1], found[:1]
+                _make(past, batch, keys, found, digester)
+            made += found  # type: ignore[arg-type] # none of them is None by now
         start = end
         yield
     history = _closed(past, made, digester)
@@ -299,20 +342,13 @@ def in_steps(past: Past, digester: Digester) -> Steps[History]:
     return history
 
 
-def _made(
-    past: Written, messages: Sequence[Raw], digester: Digester, *, objects: bool = False
-) -> list[Message]:
-    """What messages are that are not large: most have come before.
-
-    Raises:
-        ValueError: one of them is no object, and they have to be.
-    """
+def _look_up(
+    past: Written, messages: Sequence[Raw], digester: Digester
+) -> tuple[list[int], list[Message | None]]:
+    """What messages that are not large are found by, and what they are if they are among the latest: most have come before."""
     salt = digester.salt + past.api
     keys = [*map(hash, map(salt.__add__, messages))]
-    made = [*map(digester.recent.get, keys)]
-    if None in made:
-        _make(past, messages, keys, made, digester, objects)
-    return made  # type: ignore[return-value] # none of them is None by now
+    return keys, [*map(digester.recent.get, keys)]
 
 
 def _make(
@@ -321,9 +357,14 @@ def _make(
     keys: list[int],
     made: list[Message | None],
     digester: Digester,
-    objects: bool,
+    *,
+    objects: bool = False,
 ) -> None:
-    """Makes those messages that are not among the latest. Only objects are learnt, so that what is known is one."""
+    """Makes those messages that are not among the latest. Only objects are learnt, so that what is known is one.
+
+    Raises:
+        ValueError: one of them is no object, and they have to be.
+    """
     at = -1
     for _ in range(made.count(None)):
         at = made.index(None, at + 1)
@@ -445,19 +486,13 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def structs(
-    decoder: "msgspec.json.Decoder[list[T]]", one: "msgspec.json.Decoder[T]", raw: Raw
+    decoder: "msgspec.json.Decoder[list[T]]", one: "msgspec.json.Decoder[T]", raw: Raw, wholes: list[Raw]
 ) -> Iterable[T | Raw]:
-    """The objects of a list, and as it came what is not as its API says.
-
-    Raises:
-        ValueError, RecursionError: it is no list.
-    """
-    if not few(raw, _BRACES):
-        raise ValueError("so many are not made")
+    """The objects of a list whose elements are given, and as it came what is not as its API says."""
     try:
         return decoder.decode(raw)
     except (ValueError, RecursionError):
-        return (_one(one, whole) for whole in raws(raw))
+        return (_one(one, whole) for whole in wholes)
 
 
 def _one(decoder: "msgspec.json.Decoder[T]", whole: Raw) -> T | Raw:

@@ -10,6 +10,7 @@ import msgspec
 from sidecar.apis.base import DONE, Api, Path, Reader, RequestBody, counted, ended, present, tier
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.history import (
+    CALL,
     MODEL,
     NOTHING,
     OTHER,
@@ -25,6 +26,8 @@ from sidecar.apis.history import (
     call,
     content,
     echoed,
+    elements,
+    form_of,
     plain,
     result,
     says,
@@ -195,7 +198,7 @@ class _Message(msgspec.Struct, gc=False):
     role: str | None = None
     name: Raw = NOTHING
     content: Raw = NOTHING
-    tool_calls: list[_Called] | None = None
+    tool_calls: Raw = NOTHING
     tool_call_id: Raw = NOTHING
     function_call: _Function | None = None
     reasoning_content: Raw = NOTHING
@@ -215,6 +218,7 @@ class _Past(msgspec.Struct, gc=False):
 _function = msgspec.json.Decoder(_Function)
 _past = msgspec.json.Decoder(_Past)
 _message = msgspec.json.Decoder(_Message)
+_calls = msgspec.json.Decoder(list[_Called])
 
 _ROLES = {
     "system": SYSTEM,
@@ -242,7 +246,9 @@ def _answered(echo: Echo, choice: int, raw: Raw) -> None:
     except (ValueError, RecursionError):
         return
     if message.role == "assistant" and not (
-        message.tool_calls or message.function_call or (message.refusal and there(message.refusal))
+        message.function_call
+        or (message.tool_calls and there(message.tool_calls))
+        or (message.refusal and there(message.refusal))
     ):
         text = told(message.content)
         if text:
@@ -273,12 +279,25 @@ def _parts_of(message: _Message) -> Said:
         content(message.content, parts, ids)
     if says(message.refusal):
         parts.append((TEXT, memoryview(message.refusal)))
-    for called in message.tool_calls or ():
-        function = called.function or _Function(arguments=called.custom)
-        call(called.id, function.name, function.arguments, parts, ids)
+    if there(message.tool_calls):
+        _add_calls(message.tool_calls, parts, ids)
     if message.function_call is not None:
         call(NOTHING, message.function_call.name, message.function_call.arguments, parts, ids)
     return role, parts, ids
+
+
+def _add_calls(listed: Raw, parts: list[Part], ids: list[Id]) -> None:
+    """Adds a message's calls. A list of very many is one part, as is what is no list of calls."""
+    try:
+        called = None if elements(listed) is None else _calls.decode(listed)
+    except (ValueError, RecursionError):
+        called = None
+    if called is None:
+        parts.append((CALL, plain(listed)))
+    form = form_of(listed)
+    for one in called or ():
+        function = one.function or _Function(arguments=one.custom)
+        call(one.id, function.name, function.arguments, parts, ids, form)
 
 
 def _history(body: bytes | bytearray, whole: RequestBody | None) -> Written | None:

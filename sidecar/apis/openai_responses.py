@@ -29,9 +29,9 @@ from sidecar.apis.history import (
     call,
     content,
     echoed,
+    elements,
     parts_of,
     plain,
-    raws,
     result,
     there,
     word,
@@ -293,7 +293,7 @@ class ResponsesReader(Reader[_Event, _Response]):
         if error := self._response(body):
             self._failed(error)
         if self.facts.echo is not None and holds(body.output):
-            for at, item in enumerate(raws(body.output)):
+            for at, item in enumerate(elements(body.output) or ()):
                 echoed(self.facts.echo, at, _said(item))
         return body.status in _STATUSES or holds(body.output)
 

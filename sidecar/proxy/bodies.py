@@ -28,7 +28,7 @@ _DECODED = 512 * 1024
 """Bytes of a compressed body that are decoded in one go."""
 
 _OBJECTS = 512
-"""Objects in a body up to which its history is read in one go: some two microseconds each."""
+"""Objects and lists in a body up to which its history is read in one go: some two microseconds each."""
 
 _UNREAD = {
     "too_large": Anomaly.BODY_TOO_LARGE,
@@ -139,7 +139,7 @@ class Upload:
     def _takes_long(self, body: bytes | bytearray) -> bool:
         if self._coding is not None or len(body) > apis.LARGE:
             return True
-        return self._shared.digester is not None and body.count(b"{") > _OBJECTS
+        return self._shared.digester is not None and body.count(b"{") + body.count(b"[") > _OBJECTS
 
     def read(self, route: Route, fields: tuple[str, ...]) -> apis.Steps[RequestFacts]:
         """The facts of the whole held body; what cannot be read gives none, and `state` says why."""

@@ -112,11 +112,11 @@ def test_odd_bodies_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pieced[:2] == whole[:2]
 
 
-def longest(body: bytes, digesters: list[Digester | None]) -> float:
+def longest(body: bytes, digesters: list[Digester | None], api: str = "openai.chat") -> float:
     """Seconds of CPU of the longest step, at best of some readings."""
     runs = []
     for digester in digesters:
-        steps = apis.request_steps(Route("", "openai.chat", turn=True), body, (), digester)
+        steps = apis.request_steps(Route("", api, turn=True), body, (), digester)
         most, done = 0.0, False
         while not done:
             begin = time.thread_time()
@@ -140,3 +140,41 @@ def test_no_step_is_long(history: str) -> None:
     }
     slow = slowness()
     assert longest(body, digesters[history]) < 0.001 * max(slow, slowness())
+
+
+def said_by_all(name: str, *contents: str) -> dict[str, object]:
+    """Messages of the model that hold that, written as JSON."""
+    return {"messages": [{"role": "assistant", name: json.loads(f"[{content}]")} for content in contents]}
+
+
+def many(unit: str, count: int) -> str:
+    """So many of it, in a list."""
+    return ",".join([unit] * count)
+
+
+def thinking(unit: str, count: int) -> str:
+    """A block of thinking with a member that holds so many."""
+    return f'{{"type":"thinking","x":[{many(unit, count)}]}}'
+
+
+CROWDS: dict[str, tuple[str, dict[str, object]]] = {
+    "calls": ("openai.chat", said_by_all("tool_calls", many('{"id":"x"}', 95_000))),
+    "calls of all messages": ("openai.chat", said_by_all("tool_calls", *[many("{}", 2000)] * 45)),
+    "reasoning": ("openai.chat", said_by_all("reasoning_details", *[many("{}", 20_000)] * 4)),
+    "blocks": ("anthropic.messages", said_by_all("content", *[many("{}", 20_000)] * 4)),
+    "numbers": ("anthropic.messages", said_by_all("content", many("0", 1_000_000))),
+    "thinking": ("anthropic.messages", said_by_all("content", *[thinking("[]", 20_000)] * 4)),
+    "much thinking": ("anthropic.messages", said_by_all("content", many(thinking("{}", 2000), 45))),
+    "items": ("openai.responses", {"input": [{"type": "reasoning", "summary": [{}] * 9000}] * 10}),
+    "parts": ("gemini.generate_content", {"contents": [{"parts": [{"text": "a"}] * 95_000}]}),
+}
+
+
+@pytest.mark.parametrize("name", CROWDS)
+def test_no_step_is_long_where_much_stands_in_a_message(name: str) -> None:
+    """Nobody waits for more than a good ten milliseconds, whatever a body of some hundred kilobytes holds."""
+    api, given = CROWDS[name]
+    body = json.dumps({"model": "m", **given}, separators=(",", ":")).encode()
+    assert apis.at_once(apis.request_steps(Route("", api, turn=True), body, (), Digester(b"a key"))).history
+    slow = slowness()
+    assert longest(body, [Digester(b"a key") for _ in range(3)], api) < 0.015 * max(slow, slowness())

@@ -292,6 +292,7 @@ LARGE: dict[str, Any] = {
         {"type": "text", "text": "What of it?"},
     ],
     "a text": lambda size: [{"type": "text", "text": "x" * size}],
+    "a text of JSON": lambda size: [{"type": "text", "text": '{"a": 3.14}, ' * (size // 10)}],
 }
 
 
