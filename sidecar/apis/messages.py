@@ -13,8 +13,14 @@ from sidecar.core.digests import SKETCH, Digester, Id, Kind, Message, Part, Role
 _REMINDER = re.compile(rb'"(?: |\\n)*<(?:system-reminder|session_context|environment_context)\b')
 """How a block begins that a client writes into a user's message by itself, and anew with each call."""
 
-_REMINDED = re.compile(rb"</(?:system-reminder|session_context|environment_context)>(?: |\\n)*")
+_REMINDED = (b"</system-reminder>", b"</session_context>", b"</environment_context>")
+"""How such a block ends."""
+
+_BLANKS = re.compile(rb"(?: |\\n)*").match
 _BEFORE_TAG = frozenset(b"< \\")
+
+_SKETCHED = 64 * 1024
+"""Bytes of a system prompt that is compared by pieces."""
 
 _TEXT, _THOUGHT, _CALL, _RESULT = Kind.TEXT, Kind.THOUGHT, Kind.CALL, Kind.RESULT
 _SYSTEM, _USER, _MODEL, _TOOL = Role.SYSTEM, Role.USER, Role.MODEL, Role.TOOL
@@ -119,7 +125,7 @@ def _told(digester: Digester, parts: list[Part]) -> tuple[str, bytes]:
 
 def _sketch(tokens: list[Token]) -> frozenset[int]:
     """Some of what a system prompt consists of: two that were changed in places have much of it in common."""
-    whole = b"\n".join(tokens)
+    whole = b"\n".join(tokens)[:_SKETCHED]
     pieces = set(whole.split(b"\\n"))
     if len(pieces) < SKETCH:
         pieces = set(whole.split())
@@ -134,8 +140,10 @@ def _lasting(part: Part) -> Part | None:
     if kind is not _TEXT or token[1] not in _BEFORE_TAG or not _REMINDER.match(bytes(token[:64])):
         return part
     text = bytes(token)
-    behind = _REMINDED.split(text)[-1]
-    return (kind, b'"' + behind) if len(behind) > 1 and len(behind) < len(text) else None
+    ends = [at + len(tag) for tag in _REMINDED if (at := text.rfind(tag)) >= 0]
+    blanks = _BLANKS(text, max(ends)) if ends else None
+    behind = b"" if blanks is None else text[blanks.end() :]
+    return (kind, b'"' + behind) if len(behind) > 1 else None
 
 
 def _spoken(role: bytes, kept: list[Part]) -> list[Part]:

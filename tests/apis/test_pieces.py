@@ -165,6 +165,7 @@ CROWDS: dict[str, tuple[str, dict[str, object]]] = {
     "numbers": ("anthropic.messages", said_by_all("content", many("0", 1_000_000))),
     "thinking": ("anthropic.messages", said_by_all("content", *[thinking("[]", 20_000)] * 4)),
     "much thinking": ("anthropic.messages", said_by_all("content", many(thinking("{}", 2000), 45))),
+    "a prompt of lines": ("anthropic.messages", {"system": "a\n" * 1_300_000, **said_by_all("content", "1")}),
     "items": ("openai.responses", {"input": [{"type": "reasoning", "summary": [{}] * 9000}] * 10}),
     "parts": ("gemini.generate_content", {"contents": [{"parts": [{"text": "a"}] * 95_000}]}),
 }
