@@ -33,9 +33,12 @@ _CHAINED = "openai.responses"
 
 
 class Joining:
-    """Every request's way into its conversation and out of it. One per relay; it keeps nothing of a request."""
+    """Every request's way into its conversation and out of it. One per relay; it keeps nothing of a request.
 
-    __slots__ = ("_heads", "_histories", "_joins", "_rules", "_sessions", "_telemetry")
+    Histories are only looked at: a bug there is reported, and the request goes on as one without a history.
+    """
+
+    __slots__ = ("_heads", "_histories", "_joins", "_report", "_rules", "_sessions", "_telemetry")
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Joining:
         rules: IdentityRules,
         telemetry: Telemetry,
         histories: Histories | None,
+        report: Callable[[Exception], None],
         *,
         joins: bool,
     ) -> None:
@@ -52,6 +56,7 @@ class Joining:
         self._heads = HeadIdentities(rules)
         self._histories = histories
         self._joins = joins
+        self._report = report
         self._telemetry = telemetry
 
     def try_at_head(self, exchange: Exchange, at: int) -> HeadIdentity:
@@ -106,9 +111,13 @@ class Joining:
 
     def _recognise(
         self, exchange: Exchange, histories: Histories, history: History, identity: Identity
-    ) -> tuple[Identity, Place]:
+    ) -> tuple[Identity, Place | None]:
         """Who it is by its history, if nothing else tells, and what it is to its past."""
-        place = histories.recognise(history, identity)
+        try:
+            place = histories.recognise(history, identity)
+        except Exception as error:  # noqa: BLE001 - see the class
+            self._report(error)
+            return identity, None
         if place.ambiguous:
             exchange.anomalies.append(Anomaly.HISTORY_AMBIGUOUS)
         if place.spawned_by is not None:
@@ -120,9 +129,13 @@ class Joining:
         self, exchange: Exchange, turn: Turn, histories: Histories, history: History, place: Place
     ) -> None:
         """Its answer is watched for what may come back."""
-        prompt = history.begun if isinstance(history, Prompt) else None
-        exchange.response.echo = echo = Echo(history.digester, prompt)
-        exchange.past = histories.remember(place, history, turn.ref, echo, turn.identity)
+        try:
+            prompt = history.begun if isinstance(history, Prompt) else None
+            echo = Echo(history.digester, prompt)
+            exchange.past = histories.remember(place, history, turn.ref, echo, turn.identity)
+            exchange.response.echo = echo
+        except Exception as error:  # noqa: BLE001 - see the class
+            self._report(error)
         if turn.generated:
             self._sessions.remember_unnamed(turn)
         history.forget()
@@ -175,7 +188,10 @@ class Joining:
                 _read_anew(exchange, past)
             response.echo = None  # it holds what was said, and the exchange outlives the request
             whole = verdict.outcome is COMPLETED
-            self._histories.answered(past, whole=whole, input_tokens=input_tokens)
+            try:
+                self._histories.answered(past, whole=whole, input_tokens=input_tokens)
+            except Exception as error:  # noqa: BLE001 - see the class
+                self._report(error)
             if past.rivals or past.relation is RACES:
                 races = len(past.races)
         model = response.model or exchange.request.model or exchange.route.model
@@ -215,7 +231,8 @@ class Joining:
         history, histories = exchange.request.history, self._histories
         if history is not None and histories is not None:
             _, place = self._recognise(exchange, histories, history, turn.identity)
-            self._remember(exchange, turn, histories, history, place)
+            if place is not None:
+                self._remember(exchange, turn, histories, history, place)
         if exchange.request.streaming:
             self._sessions.learn_streaming(turn)
 

@@ -118,7 +118,13 @@ class Upload:
         (body,) = inbound.pieces
         if self._takes_long(body):
             return None
-        facts, admission = apis.small_request(route, body, shared.digester), shared.admission
+        admission = shared.admission
+        try:
+            facts = apis.small_request(route, body, shared.digester)
+        except Exception as error:  # noqa: BLE001 - what is only looked at passes
+            shared.report(error)
+            self.state = "not_read"
+            return None
         if facts is None or admission.memory + sys.getsizeof(body) > admission.memory_limit:
             return None
         inbound.pieces = []
@@ -157,6 +163,9 @@ class Upload:
             self.state = unheld.state
         except apis.UnreadableBody:
             self.state = "invalid"
+        except Exception as error:  # noqa: BLE001 - what is only looked at passes
+            self._shared.report(error)
+            self.state = "not_read"
         else:
             self.state = "read"
             return facts

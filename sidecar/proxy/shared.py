@@ -212,6 +212,7 @@ class Shared:
             rules,
             telemetry,
             histories if self.digester is not None else None,
+            report,
             joins=settings.history == "join",
         )
         self.body_fields = (*settings.session_fields, *settings.conversation_fields)

@@ -370,4 +370,7 @@ DRAINING = _event("sidecar.draining", "Nothing new is taken; running requests ma
 STOPPED = _event(
     "sidecar.stopped", "The end: how many requests and sessions there were, and the ledger of all telemetry."
 )
-BUG = _event("sidecar.bug", "A bug in the sidecar ended a request; its kind and where.")
+BUG = _event(
+    "sidecar.bug",
+    "A bug in the sidecar ended a request, or the reading of its body, history or answer; its kind and where.",
+)

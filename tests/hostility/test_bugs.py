@@ -48,7 +48,6 @@ JOINED = [
     ("proxy.shared:Admission.hold", OURS, OURS),
     ("core.identity:HeadIdentities.of", OURS, OURS),
     ("proxy.flow:Upload.whole", OURS, OURS),
-    ("apis:small_request", OURS, OURS),
     ("proxy.arrival:resolve", OURS, OURS),
     ("core.sessions:SessionManager.arrive", OURS, OURS),
     ("core.sessions:Turn", OURS, OURS),
@@ -75,6 +74,10 @@ ANSWERED = [
     ("proxy.flow:Deadlines.next", UNMET, OURS),
 ]
 WATCHED = [
+    ("apis:small_request", OVER, OVER),
+    ("core.histories:Histories.recognise", OVER, OVER),
+    ("core.histories:Histories.remember", OVER, OVER),
+    ("core.histories:Histories.answered", OVER, OVER),
     ("proxy.observer:_observer", UNMET, OVER),
     ("apis:body_reader", OVER, UNMET),
     ("proxy.observer:StreamObserver._read", UNMET, OVER),
@@ -104,7 +107,7 @@ READ_IN_PIECES = [
     ("proxy.arrival:resolve", OURS),
     ("proxy.flow:Upload.hold", OURS),
     ("proxy.flow:Upload.read", OURS),
-    ("apis:request_steps", OURS),
+    ("apis:request_steps", OVER),
     ("proxy.arrival:Joining._mark_retry", OURS),
     ("proxy.flow:observer_for", OURS),
     ("proxy.observer:_observer", OVER),
