@@ -14,6 +14,8 @@ from typing import Annotated, Any, Generic, TypeAlias, TypeVar, get_args, get_or
 
 import msgspec
 
+from sidecar.core.echo import HALVES
+
 V = TypeVar("V")
 T = TypeVar("T", bound=msgspec.Struct)
 T_co = TypeVar("T_co", bound=msgspec.Struct, covariant=True)
@@ -68,6 +70,9 @@ _OBJECT_WORK = 8192
 _PIECE = 256 * 1024
 """Bytes in which halves of surrogate pairs are looked for between two pauses."""
 
+_REPLACED = rb"\\ufffd"
+"""The replacement character, as `re.sub` takes it."""
+
 WHOLE = "$"
 """Stands in a list of ignored fields for the body itself: it is JSON, but no object."""
 
@@ -118,16 +123,21 @@ class Shape(Generic[T_co]):
         return (yield from _salvaged(self._struct, data))
 
     def salvage(self, data: bytes) -> Steps[tuple[T_co, tuple[str, ...]]]:
-        """What `steps` falls back to: every field on its own.
+        """What `steps` falls back to: every field on its own. It is a part of an answer, of which halves of surrogate pairs
+        are kept.
 
         Raises:
             UnreadableBody: it is not JSON at all.
         """
-        return _salvaged(self._struct, data)
+        return _salvaged(self._struct, data, HALVES)
 
 
-def _salvaged(struct: type[T], data: bytes | bytearray) -> Steps[tuple[T, tuple[str, ...]]]:
+def _salvaged(
+    struct: type[T], data: bytes | bytearray, alone: bytes = _REPLACED
+) -> Steps[tuple[T, tuple[str, ...]]]:
     """The object, and the dotted paths of fields that were left out because of their type or their size.
+
+    `alone` takes the place of halves of surrogate pairs.
 
     Raises:
         UnreadableBody: it is not JSON at all.
@@ -139,7 +149,7 @@ def _salvaged(struct: type[T], data: bytes | bytearray) -> Steps[tuple[T, tuple[
         try:
             return (yield from _Salvage().whole(struct, data))
         except msgspec.DecodeError:
-            data = yield from _mended(data)
+            data = yield from _mended(data, alone)
             return (yield from _Salvage().whole(struct, data))
     except (ValueError, RecursionError) as error:
         raise UnreadableBody(str(error)) from None
@@ -257,8 +267,8 @@ class _Salvage:
             raise _ExhaustedError
 
 
-def _mended(data: bytes | bytearray) -> Steps[bytes | bytearray]:
-    """Halves of surrogate pairs that stand alone become the replacement character; every other escape stays.
+def _mended(data: bytes | bytearray, alone: bytes) -> Steps[bytes | bytearray]:
+    """Halves of surrogate pairs that stand alone become what is given for them; every other escape stays.
 
     Texts that were cut in the middle of an emoji have them. They are valid JSON (RFC 8259, section 8.2), but no
     Unicode, and the decoder refuses them.
@@ -276,7 +286,7 @@ def _mended(data: bytes | bytearray) -> Steps[bytes | bytearray]:
         if end > 0 and _PAIR.match(data, end - _HALF):
             end = data.find(b"\\", end + 1)
         end = end if end > 0 else len(data)
-        pieces.append(_ALONE.sub(rb"\\ufffd", data[begin:end]))
+        pieces.append(_ALONE.sub(alone, data[begin:end]))
         begin = end
         yield
     data = b"".join(pieces)
@@ -295,8 +305,8 @@ _MARK = b"\x01"
 _HALF = len(rb"\ud83d")
 _PAIR = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]", re.DOTALL)
 _ALONE = re.compile(
-    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    rb"|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F][0-9a-fA-F]{2})",
+    rb"\\u[dD](?:([89abAB])([0-9a-fA-F]{2})(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB]..\\u[dD])([c-fC-F])([0-9a-fA-F]{2}))",
     re.DOTALL,
 )
 

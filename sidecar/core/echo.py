@@ -4,6 +4,7 @@ Owns the marks of an answer: its texts, the ids in it and what it says to sub-ag
 wait to be digested, or to be parsed where it is JSON; nothing of it is kept afterwards.
 """
 
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import islice
@@ -34,6 +35,38 @@ _TASKS = ("prompt", "task", "message")
 """The arguments of a call that give a sub-agent its first message."""
 
 
+HALVES = rb"\\udbf\1\3\\udc\2\4"
+"""What stands for half a surrogate pair, as `re.sub` takes it: a character of private use, which UTF-8 can have.
+
+It is for `\\udXYZ`, where X is one of the groups 1 and 3, and YZ one of 2 and 4. A stream may cut an emoji into two such halves.
+"""
+
+_FIRST, _SECOND = "\U0010e000", "\U0010f000"
+"""From where on there are first halves, and second ones."""
+
+_HALF = _FIRST.encode()[:2]
+_PAIR = re.compile("[\U0010e000-\U0010efff][\U0010f000-\U0010ffff]")
+
+_PAIRS = 4096
+"""Pairs of one piece of a text that are put together; there are more only where somebody means to waste time."""
+
+
+def _joined(text: str) -> str:
+    """A text with one character in place of two halves that make one."""
+    return _PAIR.sub(_character, text, _PAIRS) if _HALF in encoded(text) else text
+
+
+def _character(pair: re.Match[str]) -> str:
+    """Each half has eight bits of its ten as they are, and two that are above them by two more places."""
+    first, second = [(code >> 2 & 0x300) | (code & 0xFF) for code in map(ord, pair[0])]
+    return chr(0x10000 + (first << 10) + second)
+
+
+def _complete(text: str) -> str:
+    """A text without a first half at its end: what comes next may be the second."""
+    return text[:-1] if _FIRST <= text[-1:] < _SECOND else text
+
+
 class _Text:
     """One choice's text, as it comes."""
 
@@ -62,24 +95,28 @@ class _Text:
             if self._size <= LONGEST_JSON and text.startswith(_JSON):
                 self.pieces = [text]
                 return
-        digest = self._digest
-        if stem := text.rstrip():
+        if not text.isascii():
+            text = _joined(text)
+        digest, whole = self._digest, _complete(text)
+        if stem := whole.rstrip():
             if digest is None:
                 self._digest = digest = digester.begin_text()
             self._digested += len(stem)
             digest.update(encoded(stem))
             self._said = digest.digest(), self._digested
-            text = text[len(stem) :]
-        if len(text) > _PIECE and digest is not None:
-            self._digested += len(text)
-            digest.update(encoded(text))
-            text = ""
+            text, whole = text[len(stem) :], whole[len(stem) :]
+        if len(whole) > _PIECE and digest is not None:
+            self._digested += len(whole)
+            digest.update(encoded(whole))
+            text = text[len(whole) :]
         self.pieces = [text]
         self._size = len(text)
 
     def close(self, digester: Digester) -> tuple[tuple[bytes, ...], bytes]:
         """What it is found by, the whole of it without blanks around it and the value that it is; or what it is, if it is short."""
         rest = "".join(self.pieces)
+        if not rest.isascii():
+            rest = _joined(rest)
         if self._digest is None:
             rest = rest.strip()
             digest, size = digester.text(rest), len(rest)
@@ -99,13 +136,14 @@ class _Text:
         so_far = digester.begin_text() if self._digest is None else self._digest.copy()
         (digest, size), made = self._said, []
         for piece in self.pieces[-_TAILS:]:
-            text += piece
-            stem = text.rstrip() if done else text.strip()
+            text = _joined(text + piece)
+            whole = _complete(text).rstrip()
+            stem = whole if done else whole.lstrip()
             if stem:
                 size = done = done + len(stem)
                 so_far.update(encoded(stem))
                 digest = so_far.digest()
-                text = text[len(text.rstrip()) :]
+                text = text[len(whole) :]
             if size >= SHORTEST:
                 made.append(digest)
         return made[::-1]
@@ -114,13 +152,14 @@ class _Text:
 class Grown:
     """A prompt with its answer behind it, as that comes."""
 
-    __slots__ = ("_digest", "_stem", "_tail")
+    __slots__ = ("_digest", "_half", "_stem", "_tail")
 
     def __init__(self, stem: int, digest: "blake2b", tail: bytes) -> None:
         """`digest` is of as many whole blocks as there are, of `stem` bytes in all, and `tail` is the rest."""
         self._stem = stem
         self._digest = digest
         self._tail = tail
+        self._half = ""
 
     def copy(self) -> "Grown":
         """Another one that goes on from here."""
@@ -128,6 +167,11 @@ class Grown:
 
     def add(self, piece: str) -> None:
         """More of the answer."""
+        piece = self._half + piece
+        if not piece.isascii():
+            piece = _joined(piece)
+            whole = _complete(piece)
+            piece, self._half = whole, piece[len(whole) :]
         data = self._tail + encoded(piece)
         cut = len(data) // BLOCK * BLOCK
         self._digest.update(data[:cut])
@@ -226,7 +270,7 @@ class Echo:
         """What its calls say to sub-agents."""
         found: list[str] = []
         for pieces in self._arguments.values():
-            value = parsed("".join(pieces))
+            value = parsed(_joined("".join(pieces)))
             # Some servers give all calls the same number, and each of them in one piece.
             for given in [value] if value is not None else map(parsed, pieces):
                 if isinstance(given, dict):
