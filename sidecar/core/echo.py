@@ -25,6 +25,9 @@ _LONGEST_ID = 4096
 _JSON = ("{", "[", "```")
 """How a text begins that may be JSON."""
 
+_THOUGHT = "</think>"
+"""What ends a model's thoughts where they stand in its text, before what it says: clients keep only that."""
+
 NOTHING_SAID = b""
 """What stands for an answer that has neither a text nor a call with an id."""
 
@@ -70,7 +73,7 @@ def _complete(text: str) -> str:
 class _Text:
     """One choice's text, as it comes."""
 
-    __slots__ = ("_digest", "_digested", "_said", "_size", "pieces")
+    __slots__ = ("_before", "_behind", "_digest", "_digested", "_said", "_size", "pieces")
 
     def __init__(self, first: str) -> None:
         self._digest: blake2b | None = None
@@ -81,12 +84,33 @@ class _Text:
         self._size = len(first)
         self.pieces = [first]
         """What is not digested yet."""
+        self._before: str | None = ""
+        """The end of what is digested, in which the end of thoughts may begin; None where that is looked for no more."""
+        self._behind: _Text | None = None
+        """What stands behind the thoughts, once they have ended."""
 
     def add(self, piece: str, digester: Digester) -> None:
         self.pieces.append(piece)
         self._size += len(piece)
+        if self._behind is not None:
+            self._behind.add(piece, digester)
         if self._size > _PIECE:
             self._digest_some(digester)
+
+    def _said_behind(self, waiting: str) -> "_Text | None":
+        """What stands behind the thoughts, if they have ended, also in what waits; in the pieces in which it came."""
+        if self._before is None or _THOUGHT not in (seen := self._before + waiting):
+            return self._behind
+        left = len(seen) - seen.index(_THOUGHT) - len(_THOUGHT)
+        pieces: list[str] = []
+        for piece in reversed(self.pieces):
+            pieces.append(piece[len(piece) - left :] if left < len(piece) else piece)
+            left -= len(pieces[-1])
+        behind = _Text("")
+        behind.pieces = pieces[::-1]
+        behind._size = sum(map(len, pieces))
+        behind._before = None
+        return behind
 
     def _digest_some(self, digester: Digester) -> None:
         text = "".join(self.pieces)
@@ -95,6 +119,9 @@ class _Text:
             if self._size <= LONGEST_JSON and text.startswith(_JSON):
                 self.pieces = [text]
                 return
+        self._behind = self._said_behind(text)
+        if self._before is not None:
+            self._before = (self._before + text)[1 - len(_THOUGHT) :] if self._behind is None else None
         if not text.isascii():
             text = _joined(text)
         digest, whole = self._digest, _complete(text)
@@ -112,9 +139,12 @@ class _Text:
         self.pieces = [text]
         self._size = len(text)
 
-    def close(self, digester: Digester) -> tuple[tuple[bytes, ...], bytes]:
-        """What it is found by, the whole of it without blanks around it and the value that it is; or what it is, if it is short."""
+    def close(self, digester: Digester) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """What it is found by, and what else it can be known by: the whole of it without blanks around it, the value that
+        it is, and the same of what stands behind the thoughts. What is short finds nothing.
+        """
         rest = "".join(self.pieces)
+        behind = None if self._digest is None and _THOUGHT not in rest else self._said_behind(rest)
         if not rest.isascii():
             rest = _joined(rest)
         if self._digest is None:
@@ -125,13 +155,18 @@ class _Text:
             if rest := rest.rstrip():
                 self._digest.update(encoded(rest))
                 digest, size = self._digest.digest(), self._digested + len(rest)
-        if size < SHORTEST:
-            return (), digest if size else b""
-        value = None if self._digest is not None or not rest.startswith(_JSON) else digester.json(rest)
-        return (digest,) if value is None else (digest, value), b""
+        found: tuple[bytes, ...] = (digest,) if size >= SHORTEST else ()
+        if found and self._digest is None and rest.startswith(_JSON):
+            value = digester.json(rest)
+            found = found if value is None else (digest, value)
+        short = (digest,) if size and not found else ()
+        if behind is None:
+            return found, short
+        more, brief = behind.close(digester)
+        return found + more, short + brief
 
     def tails(self, digester: Digester) -> list[bytes]:
-        """Digests of the text as it was after each of its latest pieces, the longest first."""
+        """Digests of the text as it was after each of its latest pieces, the longest first; and of what is behind the thoughts."""
         text, done = "".join(self.pieces[:-_TAILS]), self._digested
         so_far = digester.begin_text() if self._digest is None else self._digest.copy()
         (digest, size), made = self._said, []
@@ -146,7 +181,8 @@ class _Text:
                 text = text[len(whole) :]
             if size >= SHORTEST:
                 made.append(digest)
-        return made[::-1]
+        behind = self._said_behind("".join(self.pieces))
+        return made[::-1] if behind is None else made[::-1] + behind.tails(digester)
 
 
 class Grown:
@@ -253,15 +289,16 @@ class Echo:
         texts: tuple[bytes, ...] = ()
         short: tuple[bytes, ...] = ()
         digester, alone = self._digester, len(self._texts) == 1 and not self._ids and not self._arguments
+        silent = not self._texts
         for text in self._texts.values():
             found, least = text.close(digester)
             if alone and (found or least):  # as most are
-                return found, found or (least,), False
+                return found, found + least, False
             texts += found
-            if least:
-                short += (least,)
+            short += least
+            silent = silent or not (found or least)
         ids = tuple([digest for digest, _ in self.ids()]) if self._ids else ()
-        if len(texts) + len(short) < max(1, len(self._texts)) and not any(self._ids.values()):
+        if silent and not any(self._ids.values()):
             short = (*short, NOTHING_SAID)
         tasks = self._tasks() if self._arguments else ()
         return (*ids, *texts, *tasks), (*ids, *texts, *short), bool(tasks)
