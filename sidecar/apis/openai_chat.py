@@ -92,9 +92,18 @@ class _Whole(ChatRequest, kw_only=True):
     functions: Raw = NOTHING
 
 
+_ALONE = -1
+"""The number of a call that has none: it is the only one of its answer."""
+
+
 class _Audio(msgspec.Struct):
     data: str | None = None
     transcript: str | None = None
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: Raw = NOTHING
+    arguments: Raw = NOTHING
 
 
 class _CalledPiece(msgspec.Struct):
@@ -122,7 +131,7 @@ class _Delta(msgspec.Struct):
     reasoning_content: str | None = None
     reasoning: str | Thing | None = None
     refusal: str | None = None
-    function_call: Thing | None = None
+    function_call: _Function | None = None
     audio: _Audio | None = None
     images: list[Thing] | None = None
     reasoning_details: list[Thing] | None = None
@@ -150,6 +159,8 @@ class _Delta(msgspec.Struct):
             echo.text(choice, text)
         for called in self.tool_calls or ():
             called.echoed(echo, choice)
+        if self.function_call is not None:
+            echo.arguments(choice, _ALONE, string(self.function_call.arguments))
 
 
 class _Choice(msgspec.Struct):
@@ -181,11 +192,6 @@ class _NamedChunk(_Chunk):
     model: Word | None = None
     service_tier: Word | None = None
     system_fingerprint: Word | None = None
-
-
-class _Function(msgspec.Struct, gc=False):
-    name: Raw = NOTHING
-    arguments: Raw = NOTHING
 
 
 class _Called(msgspec.Struct, gc=False):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sidecar import apis
-from sidecar.core.facts import Route
+from sidecar.core.facts import EventKind, Route
 from sidecar.core.identity import Identity, Source
 from tests.histories.shown import CHAT, MESSAGES, RESPONSES, Answer, Memory, Shown, request_of
 from tests.histories.test_joins import played, result, user
@@ -105,6 +105,37 @@ def test_agents_whose_calls_have_one_number(session: str | None) -> None:
     agents = [agent(memory, number, session) for number in (1, 2)]
     assert [one.lane for one in agents] == ["side:agent-1", "side:agent-2"]
     assert {one.session for one in agents} == {begun.session}
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("session", [None, "named"])
+def test_an_agent_of_a_function(session: str | None, streamed: bool) -> None:
+    """A call of a function, as it was before there were tools, calls an agent as well; the parent goes on from it."""
+    memory, asked = Memory(), [system("You plan."), user("Go.")]
+    begun = memory.ask(CHAT, request_of(CHAT, asked, functions=TOOLS), session)
+    called = {"name": "spawn", "arguments": json.dumps({"prompt": task(1)})}
+    message = {"role": "assistant", "content": None, "function_call": called}
+    if streamed:
+        reader = apis.stream_reader(Route("", CHAT), begun.facts)
+        assert reader is not None
+        for piece in (
+            {"name": "spawn", "arguments": ""},
+            *({"arguments": one} for one in called["arguments"]),
+        ):
+            event = {"choices": [{"index": 0, "delta": {"function_call": piece}}]}
+            assert reader.event(b"", json.dumps(event).encode()) is EventKind.CHUNK
+        reader.event(b"", b'{"choices":[{"delta":{},"finish_reason":"function_call"}]}')
+    else:
+        body = apis.body_reader(Route("", CHAT), begun.facts)
+        assert body is not None
+        assert body.body(json.dumps({"choices": [{"index": 0, "message": message}]}).encode())
+    memory.end(begun)
+    one = agent(memory, 1, session)
+    assert (one.session, one.lane, one.past.relation) == (begun.session, "side:agent-1", "first")
+    given = {"role": "function", "name": "spawn", "content": "It is done."}
+    after = memory.ask(CHAT, request_of(CHAT, [*asked, message, given], functions=TOOLS), session)
+    if session is not None:  # nothing in such a message tells without a name whose it is
+        assert (after.past.relation, after.past.spawned) == ("continues", (one.past.ref,))
 
 
 def test_a_stranger_that_says_an_agents_task() -> None:
