@@ -244,7 +244,7 @@ def _history(body: bytes | bytearray, whole: RequestBody | None) -> Written | No
         return None
     config = past.output_config
     titles = (isinstance(config, Raw) and asks_title(config)) or asks_title(past.output_format)
-    return Written(b"messages", past.messages, _said, past.tools, past.system, titles=titles)
+    return Written(b"messages", past.messages, _said, past.tools, past.system, titles=titles, prefills=True)
 
 
 _EVENT = Shape(_Event)

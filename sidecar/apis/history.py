@@ -282,6 +282,8 @@ class Written(msgspec.Struct, gc=False):
     titles: bool = False
     texts: bool = True
     """A message may be a role and a text, under these names."""
+    prefills: bool = False
+    """The answer goes on from a text of the model that stands last."""
 
 
 Past: TypeAlias = Written | Callable[[Digester], Prompt]
@@ -406,7 +408,17 @@ def _closed(past: Written, made: list[Message], digester: Digester) -> History:
         history.previous = past.previous
     if past.titles:
         history.titles = True
+    if past.prefills and history.answered_at == len(made) - 1 > 0 and history.answer is not None:
+        _prefill(history, past)
     return history
+
+
+def _prefill(history: History, past: Written) -> None:
+    """The answer goes on from the last message, if that is a text and nothing else."""
+    raw = past.messages[-1]
+    _, parts, _ = past.read(raw) if len(raw) <= _PLAIN else (MODEL, [], [])
+    if len(parts) == 1 and parts[0][0] is TEXT:
+        history.prefilled(string(parts[0][1]))
 
 
 def _task(past: Written, made: list[Message], digester: Digester) -> bytes:

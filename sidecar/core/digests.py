@@ -319,6 +319,10 @@ class History:
     """Several texts of the model stand behind each other at the latest place where an answer follows."""
     previous: str | None = None
     titles = False
+    prefill = ""
+    """How its answer's text begins, where the last message says that."""
+    asked: Point | None = None
+    """What precedes that message."""
     system = b""
     _messages: Sequence[Message] = ()
     _roles = b""
@@ -428,6 +432,10 @@ class History:
         whole = Said(self.digester, ids, text, self.digester.text(text))
         self._said = [*self.said, (len(self._places()) - 1, whole)]
 
+    def prefilled(self, text: str) -> None:
+        """The last message is the beginning of its answer."""
+        self.prefill, self.asked = text, self.point(len(self._places()) - 1)
+
     def sketch(self) -> frozenset[int]:
         """Some of what the system prompt consists of."""
         systems = self._systems
@@ -486,7 +494,7 @@ class History:
         """Lets go of what a long one takes, once it has been recognised."""
         self._messages = self._systems = ()
         self._said = self._points = self._task = self._stands = self.answer = None
-        self._roles = b""
+        self._roles, self.prefill = b"", ""
         self.answered_at = -1
 
 

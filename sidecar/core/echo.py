@@ -228,11 +228,14 @@ class Grown:
 class Echo:
     """Gathers what will be recognised of one answer."""
 
-    __slots__ = ("_arguments", "_digester", "_ids", "_prompt", "_size", "_texts", "grown")
+    __slots__ = ("_arguments", "_digester", "_ids", "_prefill", "_prompt", "_size", "_texts", "grown")
 
-    def __init__(self, digester: Digester, prompt: "tuple[int, blake2b, bytes] | None" = None) -> None:
-        """`prompt` is what the answer goes on from, where that is one text (`Prompt.begun`)."""
+    def __init__(
+        self, digester: Digester, prompt: "tuple[int, blake2b, bytes] | None" = None, prefill: str = ""
+    ) -> None:
+        """`prompt` is what the answer goes on from, where that is one text (`Prompt.begun`); `prefill` is how its own text begins."""
         self._digester = digester
+        self._prefill = prefill
         self._prompt = None if prompt is None else Grown(*prompt)
         self.grown: dict[int, Grown] = {}
         """The prompt with each choice's answer behind it."""
@@ -250,7 +253,7 @@ class Echo:
         if text is None:
             if len(self._texts) >= _MOST:
                 return
-            self._texts[choice] = _Text(piece)
+            self._texts[choice] = _Text(self._prefill + piece)
             return
         text.add(piece, self._digester)
 

@@ -465,7 +465,7 @@ class Histories(SessionListener):
             lane = thread.session_supplied and not thread.conversation_supplied
             if lane and thread.system and not thread.tools:
                 self._prompts.put(thread.system, MAIN)
-        past = Past(place, thread, history.end, ref, echo)
+        past = Past(place, thread, history, ref, echo)
         parent = place.parent
         if parent is not None:
             parent.continued = (*parent.continued, past)[-_ALIKE:] if parent.continued else (past,)
@@ -477,7 +477,7 @@ class Histories(SessionListener):
             place.other.rivals = (*place.other.rivals, (past, place.had))[-_ALIKE:]
         thread.add(past, history)
         self._turns[past] = None
-        key = past.end.key
+        key = past.point.key
         known = self._found.get(key)
         self._found[key] = (past,) if known is None else _latest(past, known)
         if len(thread.past) > PER_THREAD or len(self._turns) > self._limit:
@@ -524,7 +524,7 @@ class Histories(SessionListener):
         keys, past.answer, calls = echo.marks()
         if calls:
             self._calls = True
-        found, key = self._found, past.end.key
+        found, key = self._found, past.point.key
         if len(past.keys) == 1 and found.get(key) == (past,):
             del found[key]
             past.keys = ()
@@ -568,7 +568,7 @@ class Histories(SessionListener):
         """It is remembered no more, and its thread neither if it was the last of it."""
         if past.orphaned:
             self._orphaned()
-        self._gone.update([key + past.end.key for key in past.keys])
+        self._gone.update([key + past.point.key for key in past.keys])
         if len(self._gone) > self._limit:
             self._gone_before, self._gone = self._gone, set()
         self._lose(past, forgotten=True)

@@ -140,7 +140,8 @@ class Thread:
             return Break.SYSTEM
         if history.previous is not None:  # the provider has what precedes it
             return None if past.other is latest and past.relation in _HAS_ALL else Break.MESSAGE
-        return None if history.begins(latest.end, self.digests) else Break.MESSAGE
+        end = latest.point if past.other is latest else latest.end
+        return None if history.begins(end, self.digests) else Break.MESSAGE
 
     def kept(self, history: History) -> int | None:
         """How many messages of its latest request stand at a request's beginning: if not all, of those that are compared.
@@ -274,19 +275,21 @@ class Past:
     spawned: tuple[bytes, ...] = ()
     """Of those that the answer called from which it goes on: the latest turn of each."""
 
-    def __init__(self, place: "Place", thread: Thread, end: Point, ref: bytes, echo: Echo) -> None:
+    def __init__(self, place: "Place", thread: Thread, history: History, ref: bytes, echo: Echo) -> None:
         self.relation = place.relation
         self.other = place.other
         """The turn that it is in this relation to, while either is remembered."""
         self.kept = place.kept
         self.thread = thread
-        self.end = end
+        self.end = end = history.end
+        self.point = point = history.asked or end
+        """What its answer stands behind, where it comes back."""
         self.ref = ref
         if place.relation is RACES and place.other is not None:
             self.raced = (place.other.ref,)
         self.echo: Echo | None = echo
         """Its answer, while it passes."""
-        self.keys: tuple[bytes, ...] = (end.key,)
+        self.keys: tuple[bytes, ...] = (point.key,)
         """Under which it is found."""
 
     @property
@@ -455,20 +458,20 @@ def spread(found: Mapping[Past | None, bool], past: Past) -> Past:
 
 def confirms(past: Past, point: Point) -> bool:
     """True if a turn's request is all that precedes a point, in one of the three forms."""
-    return is_all(past, point) or (past.end.spoken == point.spoken and bool(point.spoken))
+    return is_all(past, point) or (past.point.spoken == point.spoken and bool(point.spoken))
 
 
 def is_all(past: Past, point: Point) -> bool:
     """The same, in texts alone only where the history has nothing else: one that has calls says by them whose it is."""
-    end = past.end
-    reduced = end.reduced == point.reduced and bool(point.reduced)
-    spoken = end.spoken == point.spoken == point.reduced and bool(point.spoken)
-    return end.full == point.full or reduced or spoken
+    mine = past.point
+    reduced = mine.reduced == point.reduced and bool(point.reduced)
+    spoken = mine.spoken == point.spoken == point.reduced and bool(point.spoken)
+    return mine.full == point.full or reduced or spoken
 
 
 def may_be(past: Past, point: Point) -> bool:
     """True if what precedes a point cannot rule a turn out: of both nothing is left but what clients move about."""
-    return not (past.end.reduced or point.reduced) and past.end.count == point.count
+    return not (past.point.reduced or point.reduced) and past.point.count == point.count
 
 
 def begins_with(prompt: Prompt, past: Past, least: int) -> bool:

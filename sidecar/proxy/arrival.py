@@ -131,7 +131,7 @@ class Joining:
         """Its answer is watched for what may come back."""
         try:
             prompt = history.begun if isinstance(history, Prompt) else None
-            echo = Echo(history.digester, prompt)
+            echo = Echo(history.digester, prompt, history.prefill)
             exchange.past = histories.remember(place, history, turn.ref, echo, turn.identity)
             exchange.response.echo = echo
         except Exception as error:  # noqa: BLE001 - see the class

@@ -320,7 +320,7 @@ class Memory:
         place = self.histories.recognise(history, identity)
         identity = placed(identity, place)
         prompt = history.begun if isinstance(history, Prompt) else None
-        facts = ResponseFacts(echo=(echo := Echo(self.digester, prompt)))
+        facts = ResponseFacts(echo=(echo := Echo(self.digester, prompt, history.prefill)))
         ref = number.to_bytes(24, "big")
         past = self.histories.remember(
             place,
