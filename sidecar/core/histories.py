@@ -256,7 +256,7 @@ class Histories(SessionListener):
             place = self._relate(history, main, None)
             if place.relation is not Relation.REWRITTEN:
                 return place
-            if main.is_under(history):
+            if main.is_under(history) or history.point(0).key in main.ends:
                 self._learn_compaction(history, main, threads.values())
                 return place
         for thread in threads.values():

@@ -302,6 +302,21 @@ def test_a_call_with_examples(tools: Any) -> None:
     assert not [one for one in (*turns, *beside) if one.past.orphaned]
 
 
+def test_an_app_that_writes_answers_anew() -> None:
+    """Under a prompt that holds what was looked up for each turn: what it begins with is the main thread's past, rewritten."""
+    memory = Memory()
+    turns: list[Shown] = []
+    past: list[Any] = [user(ASKED)]
+    for number in range(3):
+        prompt = system("\n".join(f"Passage {number}.{line}: so it is." for line in range(40)))
+        turns.append(
+            played(memory, CHAT, [prompt, *past], Answer(f"A long answer, number {number}."), "named")
+        )
+        past += [Answer(f"Shortened: {number}."), user(f"Why {number}?")]
+    assert [one.lane for one in turns] == ["main"] * 3
+    assert [one.past.relation for one in turns] == ["first", "rewritten", "rewritten"]
+
+
 def test_a_call_that_reads_along() -> None:
     """What a call beside the main thread keeps is what it has in common with the one before it, and there its prompt breaks."""
     memory = Memory()
