@@ -32,7 +32,10 @@ from sidecar.telemetry import names as n
 Attributes = Mapping[str, object]
 
 _TRACEPARENT = re.compile(rb"[ \t]*([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?[ \t]*")
-_TRACESTATE = re.compile(r"[ \t,]*(?:[a-z0-9_\-*/@]{1,256}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{1,256}[ \t,]*)*")
+_TRACESTATE = re.compile(
+    r"[ \t,]*+(?:[a-z0-9_\-*/@]{1,256}+=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{1,256}+[ \t]*+(?:,[ \t,]*+|\Z))*+"
+)
+"""Members of its alphabet, each read in one way only: what is none costs no more than what is one."""
 _TRACESTATE_LIMIT = 8192
 _ZERO_TRACE = b"0" * 32
 _ZERO_SPAN = b"0" * 16

@@ -23,6 +23,7 @@ from sidecar.core.exchange import RequestHead
 from sidecar.core.facts import Route
 from sidecar.core.headers import Headers
 from sidecar.telemetry.trace import Propagation, RequestTrace, Tracer, read_context
+from tests.pace import within
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -120,7 +121,8 @@ def test_a_future_version_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [b"a", b"A=1", b"a=1,a=2", b"a=" + b"x" * 300, b"=", b"a=1;" * 3000, b"a=\x01"]
+    "state",
+    [b"a", b"A=1", b"a=1,a=2", b"a=" + b"x" * 300, b"=", b"a=1;" * 3000, b"a=\x01", b"a=1 b=2", b"a= ,b"],
 )
 def test_a_malformed_tracestate_is_dropped_alone(state: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """The parent stays, the state is empty, and nothing the caller wrote is logged."""
@@ -128,6 +130,18 @@ def test_a_malformed_tracestate_is_dropped_alone(state: bytes, caplog: pytest.Lo
     assert context is not None
     assert dict(context.trace_state) == {}
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "state",
+    [b"a" + b"=aaaaaaaa" * 8 + b"==", b"a=1" + b" ," * 4000, b",".join([b"a=" + b"-eyJ" * 63] * 31)],
+    ids=["equals signs", "blanks", "beginnings of tokens"],
+)
+def test_no_tracestate_takes_long(state: bytes) -> None:
+    """It is read on the event loop, and whoever sends a request chooses it."""
+    headers = Headers([(b"traceparent", PARENT), (b"tracestate", state)])
+    with within(0.005):
+        assert read_context(headers) is not None
 
 
 _hex = st.text("0123456789abcdefg", min_size=1, max_size=34)
