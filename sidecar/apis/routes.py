@@ -36,6 +36,7 @@ _WRITTEN_DOWN = """
     /inference/v1 /models /openai /openai/v1 /v1/openai /v1beta/openai
 """
 _PREFIXES = frozenset(_WRITTEN_DOWN.split()) | {""}
+_ONE_OF_THEM = f"({'|'.join(map(re.escape, sorted(_PREFIXES, key=len)))})"
 _AZURE = re.compile(r".*?/openai/deployments/(?P<model>.+?)(?:/extensions)?", re.DOTALL)
 _VERTEX = re.compile(r".*/projects/[^/]+/locations/[^/]+(?P<endpoint>/endpoints/[^/]+)?")
 
@@ -86,7 +87,7 @@ class Routes:
         }
         self._own_ids = tuple(api.own_ids for api in apis if api.own_ids)
         self._others = [
-            (re.compile("(.*?)" + _pattern(template)), template)
+            (re.compile(_ONE_OF_THEM + _pattern(template)), template)
             for template in (*_OTHERS, *(template for api in apis for template in api.others))
         ]
         self._remembered = lru_cache(maxsize=1024)(self._match)
@@ -107,7 +108,7 @@ class Routes:
             return route
         for other, template in self._others:
             found = other.fullmatch(text)
-            if found and found[1] in _PREFIXES:
+            if found:
                 return Route(template=found[1] + template)
         return UNKNOWN if text else Route(template="/")
 

@@ -289,7 +289,7 @@ def test_templates_never_contain_foreign_words(words: list[str], method: str) ->
 
 
 def test_a_very_long_path_is_matched_quickly() -> None:
-    """No path makes the matching slow."""
+    """No path makes the matching slow: one as long as a head may be takes some 12 ms."""
     units = (
         "/models/a",
         "/projects/a/locations/a",
@@ -299,7 +299,7 @@ def test_a_very_long_path_is_matched_quickly() -> None:
         "/models/a:b",
         "/endpoints/",
     )
-    with within(0.7):
+    with within(0.35):
         for unit in units:
             for end in (":x", ":9", "/", ""):
-                apis.match("POST", unit * 2000 + end)
+                apis.match("POST", unit * (60_000 // len(unit)) + end)
