@@ -139,6 +139,6 @@ def _ahead(head: bytes) -> float | None:
         if name.lower() == b"date":
             try:
                 return time.time() - parsedate_to_datetime(readable(value).strip()).timestamp()
-            except ValueError:
+            except (ValueError, OverflowError):
                 return None
     return None

@@ -587,7 +587,7 @@ def _wait(headers: Headers, at: int, correction: int) -> int:
     elif plain is not None:
         try:
             date = parsedate_to_datetime(plain)
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0
         wait = round(date.replace(tzinfo=date.tzinfo or UTC).timestamp()) * SECOND - at - correction
     return min(max(0, wait), _LONGEST)

@@ -169,6 +169,17 @@ def test_the_clock(
         assert ("ahead of" if ahead > 0 else "behind") in found["clock"]["says"]
 
 
+@pytest.mark.parametrize("date", ["soon", "Tue, 14 Nov 99999999999 22:13:50 GMT"])
+def test_a_date_that_is_none(
+    upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str], date: str
+) -> None:
+    """It tells no time, and nothing else is amiss."""
+    upstream.answer(*answer(status=401, headers=[f"Date: {date}".encode()]))
+    code, found = checked(capsys, *FREE, upstream.url)
+    assert (found["upstream default"]["state"], code) == ("ok", 0)
+    assert "nothing to compare" in found["clock"]["says"]
+
+
 PROTOCOLS = ("http/protobuf", "grpc")
 
 

@@ -104,6 +104,7 @@ def test_every_form(
         ({"retry-after": "0"}, None),
         ({"retry-after": "-3"}, None),
         ({"retry-after": "a while"}, None),
+        ({"retry-after": "Tue, 14 Nov 99999999999 22:13:50 GMT"}, None),
     ],
     ids=str,
 )
