@@ -41,7 +41,7 @@ from sidecar.apis.history import (
     there,
     word,
 )
-from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
+from sidecar.apis.shapes import MOST, Count, Ident, Int64, Shape, Thing, Word
 from sidecar.core.digests import Id, Part, string
 from sidecar.core.echo import Echo
 from sidecar.core.facts import EventKind, ResponseFacts
@@ -116,9 +116,13 @@ class _Usage(_Counts):
     output_tokens_details: _OutputDetails | None = None
 
     def apart(self, name: str) -> int | None:
-        """What compactions took, which the count of that name leaves out; other iterations are in it, or another model's."""
+        """What compactions took, which the count of that name leaves out; other iterations are in it, or another model's.
+
+        None where they come to more than is believed.
+        """
         took = [getattr(each, name) for each in self.iterations or () if each.type == "compaction"]
-        return reduce(both, took, None)
+        whole = reduce(both, took, None)
+        return None if (whole or 0) > MOST else whole
 
 
 class _BedrockMetrics(msgspec.Struct, rename="camel"):

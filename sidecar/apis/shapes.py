@@ -26,7 +26,10 @@ Word = Annotated[str, msgspec.Meta(max_length=256)]
 Ident = Annotated[str, msgspec.Meta(max_length=2048)]
 """A provider's id of an answer; some providers' ids are long."""
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+MOST = 2**32
+"""The largest count that is believed: the sums of two billion answers that tell it fit the 64 bits of OTLP."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 """A number of tokens or of choices."""
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
