@@ -23,6 +23,7 @@ import uvloop
 from sidecar.admin import Port, create_admin_app, create_health_app, serve
 from sidecar.admin.live import LiveView, requests_of
 from sidecar.admin.prometheus import prometheus_text
+from sidecar.admin.view import Rendering
 from sidecar.core.clock import SECOND, SystemWall
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Anomaly
@@ -373,7 +374,7 @@ class Sidecar:
             return None
         return writer
 
-    def _metrics_text(self, accept: str) -> tuple[bytes, str]:
+    def _metrics_text(self, accept: str) -> Rendering:
         """For `/metrics`, which is there only if metrics are."""
         if self._store is None:
             raise LookupError("no metrics are recorded")

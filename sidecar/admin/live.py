@@ -15,6 +15,7 @@ from sidecar.admin.view import (
     ConversationView,
     Figures,
     RecentRequest,
+    Rendering,
     RequestCounts,
     Running,
     RunningRequest,
@@ -73,7 +74,7 @@ class LiveView:
     counts: Counts
     in_flight: Callable[[], list[Exchange]]
     ledger: Ledger
-    text: Callable[[str], tuple[bytes, str]]
+    text: Callable[[str], Rendering]
     stop: Callable[[], None]
     draining: Callable[[], bool]
     clock: Clock
@@ -148,8 +149,8 @@ class LiveView:
             "recent": [_recent(request, moved) for request in reversed(view.recent)],
         }
 
-    def metrics(self, accept: str) -> tuple[bytes, str]:
-        """All metrics as text, and its `Content-Type`."""
+    def metrics(self, accept: str) -> Rendering:
+        """All metrics of this moment."""
         return self.text(accept)
 
     def shutdown(self) -> None:

@@ -16,6 +16,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from sidecar.admin.view import Rendering
+
 
 class Scraped(Protocol):
     """The metric store, as a scrape sees it."""
@@ -50,12 +52,15 @@ _BAD_VERSION = re.compile(r"(?<=version=)(?![0-9]{1,4}(?:\.[0-9]{1,4}){0,3} *(?:
 """A version in `Accept` that is none: the encoder's choice would fail on it, or repeat it."""
 
 
-def prometheus_text(store: Scraped, resource: Resource, accept: str) -> tuple[bytes, str]:
-    """The scrape's body and its content type: OpenMetrics with exemplars where `accept` takes it, else plain text."""
+def prometheus_text(store: Scraped, resource: Resource, accept: str) -> Rendering:
+    """A scrape of this moment: OpenMetrics with exemplars where `accept` takes it, else plain text.
+
+    With many series the text takes long to make, so it is made where what this gives is called.
+    """
     registry = CollectorRegistry()
-    registry.register(_Scrape(store, resource))
+    registry.register(_Scrape(store.collect(store.scrape), resource))
     encoder, content_type = choose_encoder(_BAD_VERSION.sub("", accept.replace('"', "")))
-    return encoder(registry), content_type
+    return lambda: (encoder(registry), content_type)
 
 
 def family_name(name: str, unit: str, *, monotonic: bool = False, gauge: bool = False) -> str:
@@ -87,8 +92,8 @@ def _unit_words(unit: str, *, gauge: bool) -> list[str]:
 class _Scrape(Collector):
     """One scrape, as `prometheus_client` asks for it."""
 
-    def __init__(self, store: Scraped, resource: Resource) -> None:
-        self._store = store
+    def __init__(self, metrics: list[sdk.Metric], resource: Resource) -> None:
+        self._metrics = metrics
         self._resource = resource
 
     def collect(self) -> Iterator[Metric]:
@@ -96,8 +101,7 @@ class _Scrape(Collector):
         target = InfoMetricFamily("target", "Target metadata")
         target.add_metric([], _labels(self._resource.attributes))
         yield target
-        for metric in self._store.collect(self._store.scrape):
-            yield _family(metric)
+        yield from map(_family, self._metrics)
 
 
 def _family(metric: sdk.Metric) -> Metric:

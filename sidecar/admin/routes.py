@@ -13,6 +13,8 @@ Owns the mapping from paths to an `AdminView`; `page.py` has those of the live p
     POST /shutdown     202; begins the drain, as SIGTERM does
 """
 
+import asyncio
+
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -84,6 +86,7 @@ class _Documents:
     def __init__(self, view: AdminView, *, prometheus: bool) -> None:
         self._view = view
         self._prometheus = prometheus
+        self._rendering = asyncio.Lock()
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/stats", self._stats)
@@ -113,7 +116,9 @@ class _Documents:
         if not self._prometheus:
             raise web.HTTPNotFound(text="/metrics is off; SIDECAR_PROMETHEUS=on turns it on")
         accept = request.headers.get("Accept", "")
-        body, content_type = self._view.metrics(accept if accept.isascii() else "")
+        async with self._rendering:  # with many series it takes long: aside, and one at a time
+            render = self._view.metrics(accept if accept.isascii() else "")
+            body, content_type = await asyncio.to_thread(render)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _shutdown(self, _request: web.Request) -> web.Response:

@@ -4,6 +4,7 @@ Owns names and units of the admin API's JSON; `docs/admin.md` repeats them for r
 together. Ages and durations are seconds, moments are RFC 3339 in UTC; what is not known is null.
 """
 
+from collections.abc import Callable
 from typing import Literal, Protocol, TypedDict
 
 
@@ -166,6 +167,10 @@ class SessionDetail(SessionView):
     recent: list[RecentRequest]
 
 
+Rendering = Callable[[], tuple[bytes, str]]
+"""Makes a text and its whole `Content-Type`, in any thread."""
+
+
 class AdminView(Protocol):
     """What the admin port asks of the sidecar. Every method is quick and is called on the event loop."""
 
@@ -184,8 +189,8 @@ class AdminView(Protocol):
     def session(self, session_id: str) -> SessionDetail | None:
         """One session that is alive, or None."""
 
-    def metrics(self, accept: str) -> tuple[bytes, str]:
-        """All metrics as text, and its whole `Content-Type`. `accept` is the request's `Accept`, or empty."""
+    def metrics(self, accept: str) -> Rendering:
+        """All metrics of this moment. `accept` is the request's `Accept`, or empty."""
 
     def shutdown(self) -> None:
         """Begins the drain and returns at once; a second call changes nothing."""

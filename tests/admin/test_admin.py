@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -32,6 +33,7 @@ from sidecar.admin import (
     serve,
 )
 from sidecar.admin.prometheus import prometheus_text
+from sidecar.admin.view import Rendering
 from sidecar.errors import CannotListenError
 from sidecar.live.request import Bar, Detail, Link, Step
 from sidecar.settings import Address
@@ -111,9 +113,10 @@ class Scripted(AdminView):
             else None
         )
 
-    def metrics(self, accept: str) -> tuple[bytes, str]:
+    def metrics(self, accept: str) -> Rendering:
         """Tells in the content type what was accepted."""
-        return b"# EOF\n", f"text/plain; accepted={accept.replace('/', '.') or 'none'}; charset=utf-8"
+        kind = f"text/plain; accepted={accept.replace('/', '.') or 'none'}; charset=utf-8"
+        return lambda: (b"# EOF\n", kind)
 
     def shutdown(self) -> None:
         """Begins the drain."""
@@ -216,6 +219,28 @@ async def test_metrics(admin: Admin) -> None:
     async with admin.client.get(url, headers={"Accept": "text/plain"}) as answer:
         assert answer.headers["Content-Type"] == "text/plain; accepted=text.plain; charset=utf-8"
         assert await answer.read() == b"# EOF\n"
+
+
+async def test_making_the_text_holds_up_nothing(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands of series it takes long: another thread makes it, one at a time."""
+    begun, let_go, making = threading.Event(), threading.Event(), []
+
+    def render() -> tuple[bytes, str]:
+        making.append(threading.current_thread())
+        begun.set()
+        let_go.wait(60)
+        return b"# EOF\n", "text/plain"
+
+    monkeypatch.setattr(admin.view, "metrics", lambda _accept: render)
+    scrapes = [
+        asyncio.create_task(raw(admin.port, "GET /metrics HTTP/1.1", "Host: localhost")) for _ in range(3)
+    ]
+    await asyncio.to_thread(begun.wait, 60)
+    assert (await admin.ask("/liveness"))[0] == 200
+    assert len(making) == 1
+    let_go.set()
+    assert [answer.text for answer in await asyncio.gather(*scrapes)] == ["# EOF\n"] * 3
+    assert threading.main_thread() not in making
 
 
 async def test_metrics_off() -> None:
@@ -449,7 +474,7 @@ async def test_no_accept_is_too_odd(accept: str) -> None:
     class Real(Scripted):
         """With a real scrape."""
 
-        def metrics(self, accept: str) -> tuple[bytes, str]:
+        def metrics(self, accept: str) -> Rendering:
             """As the running sidecar has it."""
             return prometheus_text(store, Resource({}), accept)
 

@@ -10,6 +10,7 @@ from sidecar.admin.view import (
     ActiveRequest,
     ConversationView,
     RecentRequest,
+    Rendering,
     Running,
     SessionDetail,
     SessionView,
@@ -138,9 +139,9 @@ class View:
             ],
         }
 
-    def metrics(self, accept: str) -> tuple[bytes, str]:
+    def metrics(self, accept: str) -> Rendering:
         """None."""
-        return b"", "text/plain"
+        return lambda: (b"", "text/plain")
 
     def shutdown(self) -> None:
         """Not here."""
