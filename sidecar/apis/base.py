@@ -33,8 +33,11 @@ _WHOLES = {"reasoning": "output", "cache_read": "input", "cache_write": "input"}
 _NO_REASON = "null"
 """What KoboldCpp wrote in each chunk of a choice that goes on (AIShell#350)."""
 
-_NOT_NUMBERS = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b', re.DOTALL)
-"""Texts, which stay, and what Python's JSON writes for numbers that JSON does not have."""
+_NOT_NUMBERS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|-?\b(?:NaN|Infinity)\b', re.DOTALL)
+"""Texts, which stay, and what Python's JSON writes for numbers that JSON does not have.
+
+A text that does not end is one as well: else all behind each of its quotes would be looked through anew.
+"""
 
 
 class EventParser(Protocol):

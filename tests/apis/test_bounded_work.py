@@ -187,6 +187,29 @@ def test_answers(name: str) -> None:
     assert took < unhurried()
 
 
+NO_TEXTS = {
+    "a text that does not end": b'\\"',
+    "backslashes": b"\\",
+    "what is no number": b"NaN",
+    "minus signs": b"-",
+}
+
+
+@pytest.mark.parametrize("unit", NO_TEXTS.values(), ids=NO_TEXTS)
+def test_an_event_that_is_nearly_json(unit: bytes) -> None:
+    """Whatever stands beside a NaN, the event is looked through once."""
+    data = filled(b'{"x":NaN,', unit, b"", 32 * 1024)
+
+    def reading() -> apis.Steps[None]:
+        reader = apis.stream_reader(apis.match("POST", PATHS["chat"]), ResponseFacts())
+        assert reader is not None
+        reader.event(b"", data)
+        yield
+
+    took, _ = longest(reading)
+    assert took < unhurried()
+
+
 def test_halves_of_pairs_are_mended_exactly() -> None:
     """In a large body as in a small one: only what stands alone is replaced, whatever is beside it."""
     texts = [
