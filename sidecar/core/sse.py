@@ -20,10 +20,15 @@ FILLER = b"x" * 2304
 """Stands for a long text: too long to be taken for a name, an id or a reason, and not empty."""
 
 _LONG = re.compile(
-    rb'"(?=[^":,\]}\s])(?:(?=[^"\n]{4096})(?:[^"\\\n]++|\\[^\n])*+|(?:[^"\\\n]++|\\[^\n]){512,}+)'
+    rb'"(?=[^":,\]}\s])(?:((?=[^"\n]{4096})(?:[^"\\\n]++|\\[^\n])*+|(?:[^"\\\n]++|\\[^\n]){512,}+)'
+    rb'|(?:[^"\\\n]++|\\[^"\n])*+\\"(?:[^"\\\n]++|\\[^\n])*+)'
 )
 """A quote and a long text behind it: 4 KiB without another quote, or with some hundred escapes. Behind a quote that ends
-a text, JSON has one of the characters that are left out, so the quote begins a text or stands inside of one."""
+a text, JSON has one of the characters that are left out, so the quote begins a text or stands inside of one. What has fewer
+escapes, but a quote inside, is matched as well, without the group: else it would be looked through anew from each of them."""
+
+_INSIDE = re.compile(rb'"(?=[^":,\]}\s])[^"\n]{4096}')
+"""A quote inside of such a text, and 4 KiB without another."""
 
 _SHORTENED = b'"' + FILLER
 
@@ -47,7 +52,16 @@ def shorten(data: bytes) -> bytes:
             break
         if data[-back] < 0x80:
             break
-    return _LONG.sub(_SHORTENED, data[:end]) + data[end:]
+    return _LONG.sub(_shortened, data[:end]) + data[end:]
+
+
+def _shortened(found: re.Match[bytes]) -> bytes:
+    """What stands for a text in what is shortened."""
+    text = found[0]
+    if found[1] is not None:
+        return _SHORTENED
+    inside = _INSIDE.search(text, 1) if len(text) > 4096 else None
+    return text if inside is None else text[: inside.start()] + _SHORTENED
 
 
 def unbounded(change: int) -> bool:

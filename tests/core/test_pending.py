@@ -3,10 +3,12 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.sse import FILLER, STEP, Pending, shorten
+from tests.pace import within
 
 MIB = 1 << 20
 TEXTS = st.sampled_from(
@@ -53,6 +55,21 @@ def test_what_is_left_is_the_same_but_for_long_texts(value: Any, ascii_only: boo
     taken, whole = pending.take()
     assert whole
     assert alike(value, json.loads(taken))
+
+
+@pytest.mark.parametrize(
+    "unit", [b'\\"' * 500 + b'"a', b'\\"' * 300 + b"\n", b'"a\\"'], ids=["texts", "lines", "tiny"]
+)
+def test_quotes_inside_of_a_text_cost_no_more(unit: bytes) -> None:
+    """What stands behind each of them is looked through once, where it is too short to be replaced."""
+    data = unit * (STEP // len(unit))
+    with within(0.02):
+        assert shorten(data) == data
+
+
+def test_a_long_run_inside_of_a_text_is_replaced() -> None:
+    """As a text of its own: what the text begins with stays."""
+    assert json.loads(shorten(b'["See \\"' + b"b" * 5000 + b'", "c"]')) == ['See "' + FILLER.decode(), "c"]
 
 
 def test_a_large_text_takes_no_room() -> None:
