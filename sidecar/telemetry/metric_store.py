@@ -373,6 +373,8 @@ class MetricStore:
         """How many rows wait to be summed up."""
         self.full: Callable[[], object] = lambda: None
         """Called for each series that found no place of its own, and for each that gave up its place."""
+        self.asked: Callable[[Callable[[], Observations]], Observations | None] = lambda ask: [*ask()]
+        """What a callback tells, all of it. Who catches what one raises sets another, which gives None then."""
 
     @cached_property
     def scrape(self) -> Reader:
@@ -442,10 +444,8 @@ class MetricStore:
         """What `reader` is to export now, in the SDK's data model; metrics without points are left out."""
         self.sum_up()
         # Asked before anything is taken, so that a callback that fails loses no differences.
-        observed = {
-            metric: [one for callback in callbacks for one in callback()]
-            for metric, callbacks in self._callbacks.items()
-        }
+        asked, callbacks = self.asked, self._callbacks.items()
+        observed = {metric: [one for ask in asks for one in asked(ask) or ()] for metric, asks in callbacks}
         self._fold()
         elapsed, moved = self.clock(), self._wall.look()
         now = elapsed + moved

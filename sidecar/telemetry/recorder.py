@@ -179,6 +179,7 @@ class Recorder:
         parts: list[SessionListener] = [_SessionLines(self.log, clock)]
         self._measures, self._session_measures = None, None
         if store is not None:
+            store.asked = partial(self.guard, "metrics", store.asked)
             self._session_measures = SessionMeasures(store)
             bad_answer = self._session_measures.bad_answer
             self._measures = _measures(store, clock, self.anomalies, settings, bad_answer)

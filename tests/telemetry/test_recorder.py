@@ -12,6 +12,7 @@ from sidecar.core.facts import Anomaly, Outcome
 from sidecar.core.sessions import SessionSummary, Totals
 from sidecar.telemetry import metrics
 from sidecar.telemetry.factories import Span
+from sidecar.telemetry.metric_store import Observations
 from sidecar.telemetry.trace import RequestTrace
 from tests.telemetry.world import ListPipeline, MakeWorld, World, ms, ref
 
@@ -163,3 +164,19 @@ def test_everything_passes_the_official_encoders(
     assert [span.name for span in traces.scope_spans[0].spans] == [span.name for span in world.pipeline.spans]
     assert len(logs.scope_logs[0].log_records) == len(world.pipeline.records) == 4
     assert caplog.text == ""
+
+
+def test_a_number_that_cannot_be_had_stops_no_other(make_world: MakeWorld) -> None:
+    """A gauge whose callback raises, at once or on its way, is left out: the other metrics are told, each time."""
+    world = make_world(strict=False)
+
+    def fails() -> Observations:
+        yield 1, ()
+        raise ValueError("no file")
+
+    world.store.observe(metrics.PROCESS_CPU, fails)
+    world.stream()
+    for failures in (1, 2):
+        told = {metric.name for metric in world.store.collect(world.store.scrape)}
+        assert metrics.REQUESTS.name in told
+        assert world.recorder.failures == failures
