@@ -14,7 +14,7 @@ import msgspec
 
 from sidecar.apis.messages import message_of, task_of, text_of
 from sidecar.apis.shapes import Steps
-from sidecar.core.digests import Digester, History, Id, Kind, Message, Part, Prompt, Role, string
+from sidecar.core.digests import Digester, History, Id, Kind, Message, Part, Prompt, Role, encoded, string
 from sidecar.core.echo import Echo
 
 MOST_MESSAGES = 10_000
@@ -106,7 +106,7 @@ def _outline(raw: Raw, volatile: frozenset[str] = _VOLATILE) -> bytes:
     except (ValueError, RecursionError):
         return token
     kept = [name for name in sorted(made) if name not in volatile and there(made[name])]
-    return b",".join([part for name in kept for part in (name.encode("utf-8", "surrogatepass"), made[name])])
+    return b",".join([part for name in kept for part in (encoded(name), made[name])])
 
 
 class Form(Protocol):

@@ -300,8 +300,9 @@ def _add_calls(listed: Raw, parts: list[Part], ids: list[Id]) -> None:
         called = None
     if called is None:
         parts.append((CALL, plain(listed)))
+        return
     form = form_of(listed)
-    for one in called or ():
+    for one in called:
         function = one.function or _Function(arguments=one.custom)
         call(one.id, function.name, function.arguments, parts, ids, form)
 

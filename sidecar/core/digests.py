@@ -192,6 +192,12 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def _number(text: str) -> float:
+    """A number with a fraction or an exponent: a whole one as such, up to where all of them have a float of their own."""
+    number = float(text)
+    return int(number) if abs(number) < 2**53 and number.is_integer() else number
+
+
 def parsed(text: str) -> object | None:
     """The JSON object or list that a text is, with or without a fence around it; None if it is neither, or empty."""
     stripped = text.strip()
@@ -200,7 +206,7 @@ def parsed(text: str) -> object | None:
     if len(stripped) > LONGEST_JSON or not stripped.startswith(("{", "[")):
         return None
     try:
-        value: object = json.loads(stripped, parse_float=lambda n: f if (f := float(n)) % 1 else int(f))
+        value: object = json.loads(stripped, parse_float=_number)
     except (ValueError, RecursionError):
         return None
     return value or None

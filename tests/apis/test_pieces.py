@@ -166,6 +166,10 @@ CROWDS: dict[str, tuple[str, dict[str, object]]] = {
     "thinking": ("anthropic.messages", said_by_all("content", *[thinking("[]", 20_000)] * 4)),
     "much thinking": ("anthropic.messages", said_by_all("content", many(thinking("{}", 2000), 45))),
     "a prompt of lines": ("anthropic.messages", {"system": "a\n" * 1_300_000, **said_by_all("content", "1")}),
+    "large numbers in a text": (
+        "openai.chat",
+        {"messages": [{"role": "assistant", "content": f"[{many('1e308', 10_900)}]"}], "user": "x" * 150_000},
+    ),
     "items": ("openai.responses", {"input": [{"type": "reasoning", "summary": [{}] * 9000}] * 10}),
     "parts": ("gemini.generate_content", {"contents": [{"parts": [{"text": "a"}] * 95_000}]}),
 }
