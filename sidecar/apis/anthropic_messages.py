@@ -37,6 +37,7 @@ from sidecar.apis.history import (
     asks_title,
     content,
     echoed,
+    made_id,
     plain,
     there,
     word,
@@ -191,7 +192,7 @@ class _Event(msgspec.Struct):
         """Notes by what the answer will be recognised."""
         block, delta = self.content_block, self.delta
         if block is not None:
-            echo.id(word(block.id), word(block.name))
+            echo.id(made_id(block.id), word(block.name))
             echo.id(block.data)
             if there(block.text):
                 echo.text(0, string(block.text))
@@ -201,7 +202,7 @@ class _Event(msgspec.Struct):
             if delta.partial_json:
                 echo.arguments(0, int.from_bytes(bytes(self.index)[:6]), delta.partial_json)
             if len(delta.signature):
-                echo.id(word(delta.signature))
+                echo.id(made_id(delta.signature))
 
 
 class _Body(_Message):

@@ -40,12 +40,12 @@ from sidecar.apis.history import (
     echoed,
     elements,
     form_of,
+    made_id,
     plain,
     result,
     says,
     structs,
     there,
-    word,
 )
 from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
 from sidecar.core.digests import Id, Part
@@ -145,7 +145,7 @@ class _Part(msgspec.Struct, rename="camel"):
     def echoed(self, echo: Echo, choice: int) -> None:
         """Notes by what the answer will be recognised."""
         if len(self.thought_signature):
-            echo.id(word(self.thought_signature))
+            echo.id(made_id(self.thought_signature))
         if self.text and bytes(self.thought) != b"true":
             echo.text(choice, self.text)
         called = self.function_call
@@ -276,7 +276,7 @@ def _part(piece: _Piece | Raw, whole: Raw, parts: list[Part], ids: list[Id], for
     if isinstance(piece, Raw):
         parts.append((OTHER, form(whole)))
         return
-    if made := word(piece.thought_signature):
+    if made := made_id(piece.thought_signature):
         ids.append((made, ""))
     called, given = piece.function_call, piece.function_response
     if piece.thought:

@@ -14,8 +14,19 @@ import msgspec
 
 from sidecar.apis.messages import message_of, task_of, text_of
 from sidecar.apis.shapes import Steps
-from sidecar.core.digests import Digester, History, Id, Kind, Message, Part, Prompt, Role, encoded, string
-from sidecar.core.echo import Echo
+from sidecar.core.digests import (
+    LONGEST_ID,
+    Digester,
+    History,
+    Id,
+    Kind,
+    Message,
+    Part,
+    Role,
+    encoded,
+    string,
+)
+from sidecar.core.echo import Echo, Prompt
 
 MOST_MESSAGES = 10_000
 """Messages of one request that are read; a longer history is not."""
@@ -73,14 +84,19 @@ def says(raw: Raw) -> bool:
     return len(raw) > 2 and memoryview(raw)[0] == _QUOTE
 
 
-def word(raw: Raw) -> str:
+def word(raw: Raw, longest: int = 2048) -> str:
     """A short text; empty for anything else."""
-    if not 2 < len(raw) < 2048:
+    if not 2 < len(raw) < longest:
         return ""
     try:
         return msgspec.json.decode(raw, type=str)
     except ValueError:
         return ""
+
+
+def made_id(raw: Raw) -> str:
+    """An id that a provider made, or a signature, which may be long; empty for anything else."""
+    return word(raw, LONGEST_ID)
 
 
 def plain(raw: Raw, volatile: frozenset[str] = _VOLATILE) -> bytes:
@@ -204,7 +220,7 @@ def _block(block: Block, whole: Raw, parts: list[Part], ids: list[Id], form: For
         parts.append((TEXT, memoryview(block.refusal)))
     elif kind in _THOUGHTS:
         parts.append((THOUGHT, form(whole)))
-        ids += [(mark, "") for mark in (word(block.signature), word(block.data)) if mark]
+        ids += [(mark, "") for mark in (made_id(block.signature), made_id(block.data)) if mark]
     elif kind is not None and kind.endswith("tool_use"):
         call(block.id, block.name, block.input, parts, ids, form)
     elif kind is not None and kind.endswith("tool_result"):
@@ -220,14 +236,14 @@ def call(
     text = bytes(memoryview(arguments)[:1]) in (b"", b'"')
     parts.append((CALL, bytes(name)))
     parts.append((CALL, memoryview(arguments) if text else form(arguments, _NONE)))
-    if made := word(identifier):
+    if made := made_id(identifier):
         parts.append((CALL, bytes(identifier)))
         ids.append((made, word(name)))
 
 
 def result(identifier: Raw, given: Raw, parts: list[Part]) -> None:
     """Adds a tool's result. Its id is its call's, which shows whose that is."""
-    if word(identifier):
+    if made_id(identifier):
         parts.append((RESULT, bytes(identifier)))
     inner: list[Part] = []
     content(given, inner, [])

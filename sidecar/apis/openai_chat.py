@@ -28,6 +28,7 @@ from sidecar.apis.history import (
     echoed,
     elements,
     form_of,
+    made_id,
     plain,
     result,
     says,
@@ -117,7 +118,7 @@ class _CalledPiece(msgspec.Struct):
             function = _function.decode(self.function)
         except ValueError:
             function = _Function()
-        echo.id(word(self.id), word(function.name))
+        echo.id(made_id(self.id), word(function.name))
         echo.arguments(choice, int.from_bytes(bytes(self.index)[:6]), string(function.arguments))
 
 

@@ -12,7 +12,8 @@ from sidecar.apis.base import DONE, Api, Path, Reader, RequestBody, ended, prese
 from sidecar.apis.errors import error_word, foreign_error, is_error
 from sidecar.apis.openai_common import SamplingRequest, Timings, Usage, name_answer, name_service
 from sidecar.apis.shapes import Count, Ident, Shape, Word
-from sidecar.core.digests import Digester, Prompt
+from sidecar.core.digests import Digester
+from sidecar.core.echo import Prompt
 from sidecar.core.facts import EventKind
 
 

@@ -30,11 +30,11 @@ from sidecar.apis.history import (
     content,
     echoed,
     elements,
+    made_id,
     parts_of,
     plain,
     result,
     there,
-    word,
 )
 from sidecar.apis.openai_common import (
     Format,
@@ -125,7 +125,7 @@ class _Item(msgspec.Struct):
     def echoed(self, echo: Echo) -> None:
         """Notes by what it will be recognised; its text has been noted in pieces."""
         for made in (self.id, self.encrypted_content):
-            echo.id(word(made))
+            echo.id(made_id(made))
         if len(self.call_id):
             arguments = self.arguments if len(self.arguments) else self.input
             called = _Given("function_call", call_id=self.call_id, name=self.name, arguments=arguments)
@@ -202,14 +202,14 @@ def _of(item: _Given, whole: Raw) -> Said:
     parts: list[Part] = []
     ids: list[Id] = []
     kind = item.type or "message"
-    if made := word(item.id):
+    if made := made_id(item.id):
         ids.append((made, ""))
     if kind == "message":
         content(item.content, parts, ids)
         role = _ROLES.get(item.role or "", USER)
         return role, parts, ids if role is MODEL else []
     if kind in ("reasoning", "compaction"):
-        if sealed := word(item.encrypted_content):
+        if sealed := made_id(item.encrypted_content):
             ids.append((sealed, ""))
         return MODEL, [(THOUGHT if kind == "reasoning" else OTHER, plain(whole))], ids
     if kind.endswith("_call_output"):
@@ -221,7 +221,7 @@ def _of(item: _Given, whole: Raw) -> Said:
     if kind == "item_reference":
         return MODEL, [(OTHER, bytes(item.id))], ids
     if kind.endswith("_call") or kind in _OF_A_SERVER:
-        if made := word(item.call_id):
+        if made := made_id(item.call_id):
             ids.append((made, ""))
         return MODEL, [(CALL, plain(whole))], ids
     return USER, [(OTHER, plain(whole))], []
@@ -245,7 +245,7 @@ def _history(body: bytes | bytearray, whole: RequestBody | None) -> Written | No
             said.append((USER, parts, []))
     if there(past.conversation) or not (given or said):
         return None
-    previous = word(past.previous_response_id)
+    previous = made_id(past.previous_response_id)
     if previous:
         said.insert(0, (MODEL, [(RESULT, previous.encode())], [(previous, "")]))
     return Written(

@@ -25,14 +25,14 @@ LONGEST_JSON = 64 * 1024
 _GENERATION = 8192
 """Messages that are known by how they are written, the latest; as many older ones beside them, until so many more have come."""
 
-BLOCK, _BLOCKS = 32, 512
-"""Bytes of a prompt after each of which it is digested, and how many of these digests are looked for, the last ones."""
-
 _SINGLY = 8
 """Places of a history that are digested one by one before all of them are."""
 
-_LONGEST_ID, MOST_IDS = 1024, 64
-"""Characters of an id that are looked at, and ids of one answer."""
+LONGEST_ID, MOST_IDS = 64 * 1024, 64
+"""Characters of an id, which may be the signature of a model's thoughts, and ids of one answer."""
+
+_LONG_ID = 1024
+"""Characters from which on it is kept as a digest of it, behind half of them."""
 SKETCH = 16
 """Pieces of a system prompt that it is compared by."""
 
@@ -43,6 +43,9 @@ _IN_TEXT = re.compile(r"\b(?:call|toolu|fc)_[0-9A-Za-z_-]{8,128}")
 
 _SEARCHED = 16 * 1024
 """Characters of a text that are searched for them."""
+
+THOUGHT = "</think>"
+"""What ends a model's thoughts where they stand in its text, before what it says: some clients leave them out, others add them."""
 
 _JSON = "{[`"
 _RUN = re.compile(r"(?<![0-9A-Za-z])(?!\d{8}T\d{6})[0-9A-Za-z]{8,}")
@@ -162,7 +165,11 @@ class Digester:
 
     def id(self, text: str) -> bytes:
         """An id."""
-        return _of(self._ids(), text)
+        return _of(self._ids(), text if len(text) < _LONG_ID else self.shortened(text))
+
+    def shortened(self, text: str) -> str:
+        """What stands for a long id: its beginning, and a digest of it, which looks like nothing that was made at random."""
+        return text if len(text) < _LONG_ID else text[: _LONG_ID // 2] + self.text(text).hex("-", 2)
 
     def text(self, text: str) -> bytes:
         """A text, without blanks around it."""
@@ -230,7 +237,7 @@ def is_own(identifier: Id) -> bool:
     text, name = identifier
     if name and name in text:
         return False
-    for run in _RUN.findall(text[:_LONGEST_ID]):
+    for run in _RUN.findall(text[: _LONG_ID // 2]):
         if run.isalpha() or run.isdigit() or len(set(run)) <= 4:
             continue
         if len(run) >= 12 or sum(map(str.isdigit, run)) > 1:
@@ -239,23 +246,28 @@ def is_own(identifier: Id) -> bool:
 
 
 class Said:
-    """What a message may be the echo of. `ids` are digests, each with whether no other answer can have it; `marks` what its
-    text is found by where it is long enough; `text` is the digest of its text, empty where it has none.
+    """What a message may be the echo of. `ids` are digests, each with whether no other answer can have it, or those that its
+    text `mentions`; `marks` what its text is found by where it is long enough; `text` is the digest of its text, empty where
+    it has none.
     """
 
-    __slots__ = ("ids", "marks", "text")
+    __slots__ = ("ids", "marks", "mentions", "text")
 
     def __init__(self, digester: Digester, ids: Sequence[Id], text: str, digest: bytes) -> None:
         self.text = digest
+        self.mentions = False
         self.ids: Sequence[tuple[bytes, bool]] = ()
         if ids:
             self.ids = [(digester.id(one[0]), is_own(one)) for one in ids[:MOST_IDS]]
-        elif "_" in text:  # one that a text mentions may be any other answer's
-            self.ids = [(digester.id(one), False) for one in _IN_TEXT.findall(text[:_SEARCHED])[:MOST_IDS]]
+        elif "_" in text and (found := _IN_TEXT.findall(text[:_SEARCHED])):  # they may be any other answer's
+            self.ids = [(digester.id(one), False) for one in found[:MOST_IDS]]
+            self.mentions = True
         if len(text) < SHORTEST:
             self.marks: tuple[bytes, ...] = ()
         elif text[0] in _JSON and (value := digester.json(text)) is not None:
             self.marks = (digest, value)
+        elif THOUGHT in text and len(behind := text.partition(THOUGHT)[2].strip()) >= SHORTEST:
+            self.marks = (digest, digester.text(behind))
         else:
             self.marks = (digest,)
 
@@ -537,61 +549,3 @@ _REDUCED, _SPOKEN = attrgetter("reduced"), attrgetter("spoken")
 _TWICE = 2 * _MODEL
 _ANSWERS = re.compile(re.escape(_MODEL) + rb"+")
 """Messages of the model, one behind another, where a message's role stands for it."""
-
-
-class Prompt(History):
-    """A past that is one text, and grows: it is that of the turn before, the answer to it, and more.
-
-    Sizes are bytes.
-    """
-
-    def __init__(self, digester: Digester, text: str) -> None:
-        self.digester = digester
-        self.tools = b""
-        self._text = encoded(text)
-        self.digests = whole = self.digest(len(self._text))
-        self.end = Point(self.size, whole, b"", b"")
-
-    @property
-    def size(self) -> int:
-        """How long it is."""
-        return len(self._text)
-
-    def digest(self, size: int) -> bytes:
-        """That of its beginning."""
-        return self._begun(size).digest()
-
-    def _begun(self, size: int) -> "blake2b":
-        made = self.digester.begin_text()
-        made.update(self._text[:size])
-        return made
-
-    @property
-    def begun(self) -> "tuple[int, blake2b, bytes]":
-        """What its answer adds to: the bytes in whole blocks, their digest so far, and the rest."""
-        stem = self.size // BLOCK * BLOCK
-        return stem, self._begun(stem), self._text[stem:]
-
-    def begins(self, end: Point, digests: bytes) -> bool:  # noqa: ARG002 - it has no messages
-        """True if an earlier prompt stands at its beginning."""
-        return end.full == self.end.full or self.begins_with(end)
-
-    def stems(self) -> list[bytes]:
-        """What turns are found by whose prompt and answer it begins with, the longest first: digests at every so many bytes."""
-        last = self.size // BLOCK
-        first = max(1, last - _BLOCKS)
-        made = self._begun((first - 1) * BLOCK)
-        keys = []
-        for at in range(first - 1, last):
-            made.update(self._text[at * BLOCK : (at + 1) * BLOCK])
-            keys.append(made.copy().digest())
-        return keys[::-1]
-
-    def begins_with(self, end: Point) -> bool:
-        """True if an earlier prompt stands at its beginning, and more behind it."""
-        return end.count < self.size and self.digest(end.count) == end.full
-
-    def forget(self) -> None:
-        """Lets go of the text."""
-        super().forget()
-        self._text = b""

@@ -1,7 +1,8 @@
 """What an answer will be recognised by when it comes back: gathered while it passes, digests once it has ended.
 
-Owns the marks of an answer: its texts, the ids in it and what it says to sub-agents. Of a text in flight some kilobytes
-wait to be digested, or to be parsed where it is JSON; nothing of it is kept afterwards.
+Owns the marks of an answer: its texts, the ids in it and what it says to sub-agents; and the prompt that is one text and
+grows by it. Of a text in flight some kilobytes wait to be digested, or to be parsed where it is JSON; nothing of it is kept
+afterwards.
 """
 
 import re
@@ -9,7 +10,22 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import islice
 
-from sidecar.core.digests import BLOCK, LONGEST_JSON, MOST_IDS, SHORTEST, Digester, encoded, is_own, parsed
+from sidecar.core.digests import (
+    LONGEST_ID,
+    LONGEST_JSON,
+    MOST_IDS,
+    SHORTEST,
+    THOUGHT,
+    Digester,
+    History,
+    Point,
+    encoded,
+    is_own,
+    parsed,
+)
+
+BLOCK, _BLOCKS = 32, 512
+"""Bytes of a prompt after each of which it is digested, and how many of these digests are looked for, the last ones."""
 
 _PIECE = 4096
 """Characters of an answer that wait to be digested."""
@@ -20,13 +36,8 @@ _MOST = 64
 _TAILS = 16
 """Pieces by which an answer that broke off may be shorter where it comes back."""
 
-_LONGEST_ID = 4096
-
 _JSON = ("{", "[", "```")
 """How a text begins that may be JSON."""
-
-_THOUGHT = "</think>"
-"""What ends a model's thoughts where they stand in its text, before what it says: clients keep only that."""
 
 NOTHING_SAID = b""
 """What stands for an answer that has neither a text nor a call with an id."""
@@ -34,8 +45,11 @@ NOTHING_SAID = b""
 Marks = tuple[tuple[bytes, ...], tuple[bytes, ...], bool]
 """What an answer is found by, all that it can be known by, and whether it calls sub-agents."""
 
-_TASKS = ("prompt", "task", "message")
+_TASKS = ("prompt", "task", "message", "input", "request", "description")
 """The arguments of a call that give a sub-agent its first message."""
+
+_CALLS = 256
+"""Calls of one answer whose arguments are looked at."""
 
 
 HALVES = rb"\\udbf\1\3\\udc\2\4"
@@ -99,9 +113,9 @@ class _Text:
 
     def _said_behind(self, waiting: str) -> "_Text | None":
         """What stands behind the thoughts, if they have ended, also in what waits; in the pieces in which it came."""
-        if self._before is None or _THOUGHT not in (seen := self._before + waiting):
+        if self._before is None or THOUGHT not in (seen := self._before + waiting):
             return self._behind
-        left = len(seen) - seen.index(_THOUGHT) - len(_THOUGHT)
+        left = len(seen) - seen.index(THOUGHT) - len(THOUGHT)
         pieces: list[str] = []
         for piece in reversed(self.pieces):
             pieces.append(piece[len(piece) - left :] if left < len(piece) else piece)
@@ -121,7 +135,7 @@ class _Text:
                 return
         self._behind = self._said_behind(text)
         if self._before is not None:
-            self._before = (self._before + text)[1 - len(_THOUGHT) :] if self._behind is None else None
+            self._before = (self._before + text)[1 - len(THOUGHT) :] if self._behind is None else None
         if not text.isascii():
             text = _joined(text)
         digest, whole = self._digest, _complete(text)
@@ -144,7 +158,7 @@ class _Text:
         it is, and the same of what stands behind the thoughts. What is short finds nothing.
         """
         rest = "".join(self.pieces)
-        behind = None if self._digest is None and _THOUGHT not in rest else self._said_behind(rest)
+        behind = None if self._digest is None and THOUGHT not in rest else self._said_behind(rest)
         if not rest.isascii():
             rest = _joined(rest)
         if self._digest is None:
@@ -183,6 +197,64 @@ class _Text:
                 made.append(digest)
         behind = self._said_behind("".join(self.pieces))
         return made[::-1] if behind is None else made[::-1] + behind.tails(digester)
+
+
+class Prompt(History):
+    """A past that is one text, and grows: it is that of the turn before, the answer to it, and more.
+
+    Sizes are bytes.
+    """
+
+    def __init__(self, digester: Digester, text: str) -> None:
+        self.digester = digester
+        self.tools = b""
+        self._text = encoded(text)
+        self.digests = whole = self.digest(len(self._text))
+        self.end = Point(self.size, whole, b"", b"")
+
+    @property
+    def size(self) -> int:
+        """How long it is."""
+        return len(self._text)
+
+    def digest(self, size: int) -> bytes:
+        """That of its beginning."""
+        return self._begun(size).digest()
+
+    def _begun(self, size: int) -> "blake2b":
+        made = self.digester.begin_text()
+        made.update(self._text[:size])
+        return made
+
+    @property
+    def begun(self) -> "tuple[int, blake2b, bytes]":
+        """What its answer adds to: the bytes in whole blocks, their digest so far, and the rest."""
+        stem = self.size // BLOCK * BLOCK
+        return stem, self._begun(stem), self._text[stem:]
+
+    def begins(self, end: Point, digests: bytes) -> bool:  # noqa: ARG002 - it has no messages
+        """True if an earlier prompt stands at its beginning."""
+        return end.full == self.end.full or self.begins_with(end)
+
+    def stems(self) -> list[bytes]:
+        """What turns are found by whose prompt and answer it begins with, the longest first: digests at every so many bytes."""
+        last = self.size // BLOCK
+        first = max(1, last - _BLOCKS)
+        made = self._begun((first - 1) * BLOCK)
+        keys = []
+        for at in range(first - 1, last):
+            made.update(self._text[at * BLOCK : (at + 1) * BLOCK])
+            keys.append(made.copy().digest())
+        return keys[::-1]
+
+    def begins_with(self, end: Point) -> bool:
+        """True if an earlier prompt stands at its beginning, and more behind it."""
+        return end.count < self.size and self.digest(end.count) == end.full
+
+    def forget(self) -> None:
+        """Lets go of the text."""
+        super().forget()
+        self._text = b""
 
 
 class Grown:
@@ -267,13 +339,18 @@ class Echo:
 
     def id(self, identifier: str | None, name: str = "") -> None:
         """An id that the provider made, of a call to the tool of that name if it calls one."""
-        if identifier and len(self._ids) < MOST_IDS and len(identifier) <= _LONGEST_ID:
+        if identifier and len(self._ids) < MOST_IDS and len(identifier) <= LONGEST_ID:
+            identifier = self._digester.shortened(identifier)
             self._ids[identifier] = name or self._ids.get(identifier, "")
 
     def arguments(self, choice: int, call: int, piece: str) -> None:
         """A piece of a call's arguments."""
         self._size += len(piece)
-        if piece and self._size <= LONGEST_JSON:
+        if (
+            piece
+            and self._size <= LONGEST_JSON
+            and ((choice, call) in self._arguments or len(self._arguments) < _CALLS)
+        ):
             self._arguments.setdefault((choice, call), []).append(piece)
 
     def ids(self) -> list[tuple[bytes, bool]]:
@@ -312,7 +389,7 @@ class Echo:
         for pieces in self._arguments.values():
             value = parsed(_joined("".join(pieces)))
             # Some servers give all calls the same number, and each of them in one piece.
-            for given in [value] if value is not None else map(parsed, pieces):
+            for given in [value] if value is not None else map(parsed, pieces[:_MOST]):
                 if isinstance(given, dict):
                     found += [task for name in _TASKS if isinstance(task := given.get(name), str)]
         return [self._digester.task(task) for task in found[:_MOST] if len(task.strip()) >= SHORTEST]

@@ -9,14 +9,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from sidecar.core.digests import SHORTEST, History, Point, Prompt, Said
-from sidecar.core.echo import Echo
+from sidecar.core.digests import SHORTEST, History, Point, Said
+from sidecar.core.echo import Echo, Prompt
 from sidecar.core.facts import Anomaly
 from sidecar.core.identity import MADE_UP, MAIN, Identity
 from sidecar.core.registry import BoundedMap
 from sidecar.core.threads import (
+    ALIKE,
     SIDE,
     Echoed,
+    Finder,
     Lanes,
     Past,
     Place,
@@ -42,12 +44,12 @@ COMPACTION = SIDE + "compaction"
 PER_THREAD = 64
 """Turns that are remembered of one thread: a history names its latest ones."""
 
-_ALIKE = 8
-"""Turns that are remembered under one digest; what more of them have in common tells none of them from the others."""
-
 _PROMPTS = 256
 """System prompts of which it is known what the calls under them are."""
 
+
+_CONTAINED = 256
+"""Answers of a history, the last ones, that are looked for in the turns before it."""
 
 _UNKNOWN = Place(Relation.FIRST)
 _AMBIGUOUS = Place(Relation.FIRST, ambiguous=True)
@@ -59,9 +61,7 @@ class Histories(SessionListener):
     __slots__ = (
         "_anomaly",
         "_calls",
-        "_found",
-        "_gone",
-        "_gone_before",
+        "_finder",
         "_lanes",
         "_limit",
         "_orphaned",
@@ -83,11 +83,7 @@ class Histories(SessionListener):
         self._anomaly = anomaly
         self._turns: OrderedDict[Past, None] = OrderedDict()
         """Those that are remembered, the oldest first. Any of them may be the next that goes."""
-        self._found: dict[bytes, tuple[Past | None, ...]] = {}
-        """Turns by what they are found by; None stands for those that are forgotten, or had no room."""
-        self._gone: set[bytes] = set()
-        """What turns that are forgotten were found by, with what precedes it; and that of as many ones before them."""
-        self._gone_before: set[bytes] = set()
+        self._finder = Finder(limit)
         self._threads: dict[tuple[str, str], Thread] = {}
         self._lanes: dict[str, Lanes] = {}
         self._prompts: BoundedMap[bytes, str] = BoundedMap(_PROMPTS, lambda: None)
@@ -115,7 +111,7 @@ class Histories(SessionListener):
         said = history.answer
         if said is None or history.previous is not None:
             return None
-        found, ids, marks = self._found, said.ids, said.marks
+        found, ids, marks = self._finder.found, said.ids, said.marks
         mark = ids[0][0] if ids else marks[0] if len(marks) == 1 else b""
         known = found.get(mark, ())
         joins = identity.source in MADE_UP
@@ -135,7 +131,7 @@ class Histories(SessionListener):
         ):
             return None
         if joins:
-            if not ids and (end.key in found or self._is_gone(mark + end.key)):
+            if not ids and (end.key in found or self._finder.is_gone(mark, end)):
                 return None
         elif self._threads.get((identity.session_id, thread.conversation_id)) is not thread:
             return None
@@ -179,7 +175,7 @@ class Histories(SessionListener):
         """
         least = SHORTEST if threads is None else 0
         for key in prompt.stems():
-            known = self._known(key, threads)
+            known = self._finder.known(key, threads)
             found = tuple([past for past in known if past is not None and begins_with(prompt, past, least)])
             if found:
                 return (*found, None) if None in known else found
@@ -200,7 +196,7 @@ class Histories(SessionListener):
             return self._unnamed_prompt(history)
         for at, said in reversed(history.said) if self._may_know(history) else ():
             found = self._candidates(history.point(at), said, None)
-            if not found:
+            if not found or not self._goes_on(history, at, said, found):
                 continue
             if len({None if past is None else past.thread.session_id for past in found}) > 1:
                 return _AMBIGUOUS
@@ -215,12 +211,23 @@ class Histories(SessionListener):
         parents = self._parents(history)
         if len({past.thread.session_id for past in parents}) > 1:
             return _AMBIGUOUS
-        if not parents or history.said or parents[0].continued:
+        if not parents or history.said:
             return _UNKNOWN
         if any(past.thread.begins_as(history) for past in parents):
             return _UNKNOWN  # another run of the agent that hands its task on
         place = self._called(history, parents, self._lanes_of(parents[0].thread.session_id))
         return _UNKNOWN if place is None else replace(place, joins=True)
+
+    def _goes_on(self, history: History, at: int, said: Said, found: Collection[Past | None]) -> bool:
+        """False if more was answered behind it that nobody asked here: then somebody else may only have begun alike.
+
+        It is enough that one of those turns has asked what stands before a later answer, which a client has changed since.
+        """
+        last = history.said[-1][0] - (history.asked is not None)
+        if at >= last or any(own and self._finder.known(one, None) for one, own in said.ids):
+            return True
+        later = {history.point(one).key for one in range(at + 1, last + 1)}
+        return any(past is not None and not later.isdisjoint(past.thread.ends) for past in found)
 
     def _lanes_of(self, session_id: str) -> Lanes:
         return self._lanes.get(session_id) or Lanes()
@@ -285,18 +292,20 @@ class Histories(SessionListener):
         """If a main thread's past begins now with the answer of a call beside it, that call was made to write that past anew."""
         at, said = history.said[0]
         for mark in said.marks if at == 0 else ():
-            for past in self._known(mark, threads):
+            for past in self._finder.known(mark, threads):
                 if past is None or past.thread is main or past.thread.tools:
                     continue
                 if past.other is not None and past.other.thread is main:
                     self._prompts.put(past.thread.system, COMPACTION)
 
     def _parents(self, history: History, session_id: str | None = None) -> list[Past]:
-        """The turns, of a session or of any, whose answer gives a sub-agent this request's first text: once for each call."""
+        """The turns whose answer gives a sub-agent this request's first text, once for each call: of a session, or any that wait."""
         if not self._calls:
             return []
-        found = self._found.get(history.task, ())
-        return [past for past in found if past and session_id in (None, past.thread.session_id)]
+        found = self._finder.found.get(history.task, ())
+        if session_id is None:
+            return [past for past in found if past and past.waits]
+        return [past for past in found if past and past.thread.session_id == session_id]
 
     def _called(self, history: History, parents: list[Past], lanes: Lanes) -> Place | None:
         """What a request is that has the task of a call: the beginning of a sub-agent, or of one that has begun already again."""
@@ -327,7 +336,7 @@ class Histories(SessionListener):
                 return Echoed(past, at, said, found[past])
         if history.previous is not None:  # the id that stands first names an answer, whatever it looks like
             at, said = history.said[0]
-            past = next(filter(None, self._known(said.ids[0][0], threads)), None)
+            past = next(filter(None, self._finder.known(said.ids[0][0], threads)), None)
             return None if past is None else Echoed(past, at, said, confirmed=False)
         return None
 
@@ -344,13 +353,18 @@ class Histories(SessionListener):
         fits = is_all if threads is None else confirms
         for digest, own in said.ids:
             if own:
-                sure.update((past, confirms(past, point)) for past in self._known(digest, threads) if past)
+                sure.update(
+                    (past, confirms(past, point)) for past in self._finder.known(digest, threads) if past
+                )
         if sure:
             return sure
-        texts = dict.fromkeys(said.marks, b"")
-        marks = {**dict.fromkeys([digest for digest, _ in said.ids], said.text), **texts}
+        beside = b"" if said.mentions else said.text
+        marks = {
+            **dict.fromkeys([digest for digest, _ in said.ids], beside),
+            **dict.fromkeys(said.marks, b""),
+        }
         for mark, text in marks.items():
-            known = self._known(mark, threads)
+            known = self._finder.known_behind(mark, point, threads)
             fitting = [
                 past
                 for past in known
@@ -358,39 +372,28 @@ class Histories(SessionListener):
             ]
             likely.update((past, True) for past in fitting)
             if fitting:
-                if threads is None and self._is_gone(mark + point.key):
+                if threads is None and self._finder.is_gone(mark, point):
                     likely[None] = False
                 for past in known:
-                    if past is None or may_be(past, point):
+                    if may_be(past, point):
                         likely.setdefault(past, False)
-        waiting = self._known(point.key, threads) if marks else ()
+                if mark == said.text:
+                    break  # what is found by less than the whole text may be another one
+        waiting = self._finder.known(point.key, threads) if marks else ()
         begun = [past for past in waiting if past is not None and past.begins(marks)]
         likely.update((past, True) for past in begun)
-        if begun and (None in waiting or any(self._is_gone(mark + point.key) for mark in marks)):
+        if begun and (None in waiting or any(self._finder.is_gone(mark, point) for mark in marks)):
             likely[None] = False
         return likely
 
     def _may_know(self, history: History) -> bool:
         """False if no turn is found by anything that a history has."""
-        return history.answered_at >= 0 and not self._found.keys().isdisjoint(history.found_by())
-
-    def _is_gone(self, key: bytes) -> bool:
-        """True if a turn that is forgotten was found by this."""
-        return key in self._gone or key in self._gone_before
-
-    def _known(self, key: bytes, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
-        """The turns that are found by a key, the latest first."""
-        known = self._found.get(key)
-        if known is None:
-            return ()
-        if threads is not None:
-            return tuple(past for past in known if past is not None and past.thread in threads)
-        return known
+        return history.answered_at >= 0 and not self._finder.found.keys().isdisjoint(history.found_by())
 
     def _relate(self, history: History, thread: Thread, echoed: Echoed | None) -> Place:
         """What a request is within its thread."""
         same = thread.ends.get(history.end.key)
-        if same is not None:
+        if same is not None and (history.tools == thread.tools or not thread.is_beside(history)):
             return Place(Relation.REPEATS, thread, None, same, thread.kept(history))
         parent, reached = None, -1
         if echoed is not None and (echoed.confirmed or history.previous is not None):
@@ -412,16 +415,16 @@ class Histories(SessionListener):
                 return Place(Relation.RACES, thread, parent, extended, kept, had_of(there))
             if follows(answers, extended):
                 parent = extended
-        if parent is None:
-            if echoed is None and not thread.grew and not history.said:
-                return Place(Relation.FIRST, thread)
-            kept = thread.kept(history)
-            return Place(Relation.REWRITTEN, thread, None if echoed is None else echoed.past, None, kept)
         kept = thread.kept(history)
+        if parent is None:
+            # Answers that nobody gave, and the turn before had as well, are examples.
+            if echoed is None and not thread.grew and (kept or 0) > history.answered_at:
+                return Place(Relation.FIRST, thread)
+            return Place(Relation.REWRITTEN, thread, None if echoed is None else echoed.past, None, kept)
         if parent.in_flight:
             had = None if echoed is None or echoed.said is None else echoed.said.had
             return Place(Relation.RACES, thread, parent, parent, kept, had)
-        others = parent.continued
+        others = parent.continued and [past for past in parent.continued if not past.rejected]
         if not others:
             return Place(Relation.CONTINUES, thread, parent, parent, kept)
         running = next((past for past in reversed(others) if past.in_flight), None)
@@ -436,7 +439,7 @@ class Histories(SessionListener):
         is enough there.
         """
         found, place = None, None
-        for at in history.latest_places(_ALIKE):
+        for at in history.latest_places(ALIKE):
             if history.point(at).count <= reached:
                 break
             found = thread.ends.get(history.point(at).key)
@@ -468,21 +471,34 @@ class Histories(SessionListener):
         past = Past(place, thread, history, ref, echo)
         parent = place.parent
         if parent is not None:
-            parent.continued = (*parent.continued, past)[-_ALIKE:] if parent.continued else (past,)
+            parent.continued = (*parent.continued, past)[-ALIKE:] if parent.continued else (past,)
             if called := parent.called:
                 past.spawned = tuple([agent.past[-1].ref for agent in called if agent.past])
+        elif history.answered_at >= 0 and thread.past:
+            self._note_answers(history, thread)
         if place.spawned_by is not None and place.spawned_by.thread is not thread:
-            place.spawned_by.called = (*place.spawned_by.called, thread)[-_ALIKE:]
+            place.spawned_by.called = (*place.spawned_by.called, thread)[-ALIKE:]
         if place.other is not None and place.relation is Relation.RACES:
-            place.other.rivals = (*place.other.rivals, (past, place.had))[-_ALIKE:]
+            place.other.rivals = (*place.other.rivals, (past, place.had))[-ALIKE:]
         thread.add(past, history)
         self._turns[past] = None
-        key = past.point.key
-        known = self._found.get(key)
-        self._found[key] = (past,) if known is None else _latest(past, known)
+        found, key = self._finder.found, past.point.key
+        if key in found:
+            self._finder.add(past, (key,))
+        else:
+            found[key], past.keys = (past,), (key,)
         if len(thread.past) > PER_THREAD or len(self._turns) > self._limit:
             self._make_room(thread)
         return past
+
+    def _note_answers(self, history: History, thread: Thread) -> None:
+        """Notes whose answers of its session a history has that goes on from none of them."""
+        had = {digest for _, said in history.said[-_CONTAINED:] for digest in said.known_by}
+        lanes = self._lanes_of(thread.session_id).threads.values()
+        for one in {thread, *lanes}:
+            for past in one.past:
+                if past.answer is not None and not had.isdisjoint(past.answer):
+                    past.contained = True
 
     def _begun(self, identity: Identity, lane: str | None) -> Thread:
         """A thread that begins with a request of that identity, or a lane of its session."""
@@ -512,25 +528,26 @@ class Histories(SessionListener):
             return
         if echo.grown:
             past.grown = tuple([grown.whole() for grown in echo.grown.values()])
-            self._find_by(past, tuple({stem for grown in echo.grown.values() if (stem := grown.stem())}))
+            self._finder.add(past, tuple({stem for grown in echo.grown.values() if (stem := grown.stem())}))
             past.answer = tuple([digest for _, digest in past.grown]) if whole else None
             return
         if not whole:
             past.tails, ids = echo.tails(), echo.ids()
             if not (past.tails or ids):
-                self._lose(past)  # as one that was rejected: nothing of it can come back
-            self._find_by(past, tuple([digest for digest, _ in ids]))
+                past.rejected = True
+                self._finder.lose(past)
+            self._finder.add(past, tuple([digest for digest, _ in ids]))
             return
         keys, past.answer, calls = echo.marks()
         if calls:
             self._calls = True
-        found, key = self._found, past.point.key
+        found, key = self._finder.found, past.point.key
         if len(past.keys) == 1 and found.get(key) == (past,):
             del found[key]
             past.keys = ()
         else:
-            self._lose(past)
-        self._find_by(past, keys)
+            self._finder.lose(past)
+        self._finder.add(past, keys)
         for rival, had in past.rivals:
             if had in past.answer:
                 rival.thread.clear(rival)
@@ -538,40 +555,19 @@ class Histories(SessionListener):
     def conversation_ended(self, summary: ConversationSummary) -> None:
         """What is known by now: which of its answers no later turn has."""
         thread = self._threads.get((summary.session_id, summary.conversation_id))
-        for past in () if thread is None else thread.past:
+        if thread is None:
+            return
+        thread.ended = True
+        for past in thread.past:
             if past.orphaned:
                 self._orphaned()
                 past.answer = ()  # it counts once, also if the conversation goes on after all
-
-    def _find_by(self, past: Past, keys: tuple[bytes, ...]) -> None:
-        """It is found by these from now on."""
-        past.keys += keys
-        found = self._found
-        for key in keys:
-            known = found.get(key)
-            found[key] = (past,) if known is None else _latest(past, known)
-
-    def _lose(self, past: Past, *, forgotten: bool = False) -> None:
-        """It is found no more by what it was found by. Where it is forgotten, None stands for it beside others."""
-        found, alone = self._found, (past,)
-        for key in past.keys:
-            known = found.get(key, alone)
-            if known != alone:
-                left = tuple([None if one is past else one for one in known if forgotten or one is not past])
-                if any(left):
-                    found[key] = left
-                    continue
-            found.pop(key, None)
-        past.keys = ()
 
     def _forget(self, past: Past) -> None:
         """It is remembered no more, and its thread neither if it was the last of it."""
         if past.orphaned:
             self._orphaned()
-        self._gone.update([key + past.point.key for key in past.keys])
-        if len(self._gone) > self._limit:
-            self._gone_before, self._gone = self._gone, set()
-        self._lose(past, forgotten=True)
+        self._finder.forget(past)
         past.forgotten = True
         del self._turns[past]
         if not past.in_flight:
@@ -593,8 +589,3 @@ _BEGINS = frozenset((Relation.FIRST, Relation.REPEATS))
 
 _OF_NO_TURN = frozenset((Relation.FIRST, Relation.REWRITTEN))
 """What a turn may be that is nothing to any other one."""
-
-
-def _latest(past: Past, known: tuple[Past | None, ...]) -> tuple[Past | None, ...]:
-    """It before those that are known; None for what has no room."""
-    return (past, *known) if len(known) < _ALIKE else (past, *known[: _ALIKE - 1], None)

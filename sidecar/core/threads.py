@@ -1,15 +1,15 @@
 """The turns that are remembered of a thread, and what each is to those before it.
 
-Owns the shapes of the memory of histories (`histories.py`), and what a thread knows of itself: its latest prompt, the
-system prompts it was seen with, and which of its answers nobody went on from. Digests only, and no clock.
+Owns the shapes of the memory of histories (`histories.py`): what turns are found by, and what a thread knows of itself: its
+latest prompt, the system prompts it was seen with, and which of its answers nobody went on from. Digests only, and no clock.
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 
-from sidecar.core.digests import SIZE, History, Point, Prompt, Said
-from sidecar.core.echo import NOTHING_SAID, Echo
+from sidecar.core.digests import SIZE, History, Point, Said
+from sidecar.core.echo import NOTHING_SAID, Echo, Prompt
 from sidecar.core.facts import record
 from sidecar.core.identity import MAIN, Identity, Source
 
@@ -71,6 +71,7 @@ class Thread:
         "conversation_id",
         "conversation_supplied",
         "digests",
+        "ended",
         "ends",
         "grew",
         "longest",
@@ -102,6 +103,8 @@ class Thread:
         """The number of the latest one that went on from others."""
         self.grew = False
         """One of them had a past."""
+        self.ended = False
+        """Its conversation has ended, and has not gone on since."""
         self.tools = b""
         self.system = b""
         """Its latest system prompt, and the latest ones."""
@@ -122,6 +125,7 @@ class Thread:
         else:
             self._add_system(history)
         turns.append(past)
+        self.ended = False
         if past.relation in _GOES_ON:
             self.went_on = past.number
         self.ends[end.key] = past
@@ -260,6 +264,10 @@ class Past:
     """Its number in its thread."""
     forgotten = False
     in_flight = True
+    rejected = False
+    """Nothing came that could come back."""
+    contained = False
+    """Its answer stands in a later turn, which does not go on from it: its past was cut, or written anew."""
     tails: tuple[bytes, ...] = ()
     """Of an answer that broke off: its text as it was after each of the last pieces."""
     answer: tuple[bytes, ...] | None = None
@@ -282,14 +290,14 @@ class Past:
         self.kept = place.kept
         self.thread = thread
         self.end = end = history.end
-        self.point = point = history.asked or end
+        self.point = history.asked or end
         """What its answer stands behind, where it comes back."""
         self.ref = ref
         if place.relation is RACES and place.other is not None:
             self.raced = (place.other.ref,)
         self.echo: Echo | None = echo
         """Its answer, while it passes."""
-        self.keys: tuple[bytes, ...] = (point.key,)
+        self.keys: tuple[bytes, ...] = ()
         """Under which it is found."""
 
     @property
@@ -301,12 +309,17 @@ class Past:
         return (*raced, *(rival.ref for rival, _ in self.rivals if rival.relation is RACES))
 
     @property
+    def waits(self) -> bool:
+        """What its answer has called may still begin: nothing has come behind it, and its conversation goes on."""
+        return not self.continued and self.number >= self.thread.went_on and not self.thread.ended
+
+    @property
     def orphaned(self) -> bool:
-        """No later turn of its thread has its answer, although the thread went on from other ones."""
+        """No later turn has its answer, although its thread went on from other ones."""
         return (
             self.answer is not None
             and any(self.answer)
-            and not self.continued
+            and not (self.continued or self.contained)
             and self.number < self.thread.went_on
             and not any(map(self._is_said_by, self.thread.past))
         )
@@ -326,6 +339,97 @@ class Past:
             return any(digest in marks for digest in self.tails)
         ids = [digest for digest, _ in self.echo.ids()]
         return any(digest in marks for digest in (*ids, *self.echo.tails()))
+
+
+ALIKE = 8
+"""Turns that stand under one digest; of what more have in common, each stands under that with its past."""
+
+
+class Finder:
+    """Turns by what they are found by: ids and texts of answers, and what was asked before them."""
+
+    __slots__ = ("_gone", "_gone_before", "_limit", "found")
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: how much is known of turns that are forgotten, and as much of those before them."""
+        self._limit = limit
+        self.found: dict[bytes, tuple[Past | None, ...]] = {}
+        """None stands for turns that are forgotten, or stand elsewhere."""
+        self._gone: set[bytes] = set()
+        """What turns that are forgotten were found by, each with its past; and that of as many ones before them."""
+        self._gone_before: set[bytes] = set()
+
+    def known(self, key: bytes, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
+        """The turns of some threads, or of all, that are found by a key, the latest first."""
+        known = self.found.get(key)
+        if known is None:
+            return ()
+        return known if threads is None else _of(known, threads)
+
+    def known_behind(
+        self, key: bytes, point: Point, threads: Collection[Thread] | None
+    ) -> tuple[Past | None, ...]:
+        """The same, and of those that have the key in common with many the ones with that past."""
+        known = self.found.get(key)
+        if known is None:
+            return ()
+        if None in known:
+            more = [past for form in _forms(point) for past in self.found.get(key + form, ()) if past]
+            known = (*known, *more)
+        return known if threads is None else _of(known, threads)
+
+    def is_gone(self, key: bytes, point: Point) -> bool:
+        """True if a turn that is forgotten was found by this, and had that past."""
+        gone, before = self._gone, self._gone_before
+        if not (gone or before):
+            return False
+        return any(key + form in gone or key + form in before for form in _forms(point))
+
+    def add(self, past: "Past", keys: Iterable[bytes]) -> None:
+        """It is found by these from now on, as the latest."""
+        past.keys += (keys := tuple(keys))
+        found = self.found
+        for key in keys:
+            known = found.get(key)
+            if known is None:
+                found[key] = (past,)
+            elif len(known) < ALIKE:
+                found[key] = (past, *known)
+            else:
+                *others, last = known[:ALIKE]
+                found[key] = (past, *others, None)
+                if last is not None and len(key) == SIZE:
+                    self.add(last, [key + form for form in _forms(last.point)])
+
+    def lose(self, past: "Past", *, forgotten: bool = False) -> None:
+        """It is found no more by what it was found by. Where it is forgotten, None stands for it beside others."""
+        found, alone = self.found, (past,)
+        for key in past.keys:
+            known = found.get(key, alone)
+            if known != alone:
+                left = tuple([None if one is past else one for one in known if forgotten or one is not past])
+                if any(left):
+                    found[key] = left
+                    continue
+            found.pop(key, None)
+        past.keys = ()
+
+    def forget(self, past: "Past") -> None:
+        """The same, and what it was found by is known as that of one that is gone."""
+        forms = _forms(past.point)
+        self._gone.update([key + form for key in past.keys if len(key) == SIZE for form in forms])
+        if len(self._gone) > self._limit:
+            self._gone_before, self._gone = self._gone, set()
+        self.lose(past, forgotten=True)
+
+
+def _of(known: tuple[Past | None, ...], threads: Collection[Thread]) -> tuple[Past, ...]:
+    return tuple([past for past in known if past is not None and past.thread in threads])
+
+
+def _forms(point: Point) -> Collection[bytes]:
+    """What two pasts that are one have in common."""
+    return {point.key, point.spoken or point.key}
 
 
 @record
@@ -469,9 +573,11 @@ def is_all(past: Past, point: Point) -> bool:
     return mine.full == point.full or reduced or spoken
 
 
-def may_be(past: Past, point: Point) -> bool:
+def may_be(past: Past | None, point: Point) -> bool:
     """True if what precedes a point cannot rule a turn out: of both nothing is left but what clients move about."""
-    return not (past.point.reduced or point.reduced) and past.point.count == point.count
+    if point.reduced:
+        return False
+    return past is None or (not past.point.reduced and past.point.count == point.count)
 
 
 def begins_with(prompt: Prompt, past: Past, least: int) -> bool:

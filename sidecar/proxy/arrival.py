@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from sidecar.core.digests import History, Prompt
-from sidecar.core.echo import Echo
+from sidecar.core.digests import History
+from sidecar.core.echo import Echo, Prompt
 from sidecar.core.exchange import Exchange, Telemetry
 from sidecar.core.facts import COMPLETED, Anomaly
 from sidecar.core.histories import Histories

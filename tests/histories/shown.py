@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from sidecar import apis
-from sidecar.core.digests import Digester, History, Prompt
-from sidecar.core.echo import Echo
+from sidecar.core.digests import Digester, History
+from sidecar.core.echo import Echo, Prompt
 from sidecar.core.facts import ResponseFacts, Route
 from sidecar.core.histories import Histories
 from sidecar.core.identity import Identity, Source

@@ -547,7 +547,7 @@ def test_media_in_a_result() -> None:
 
     memory = Memory()
     turns = [memory.ask(GEMINI, request_of(GEMINI, asked(data)), "named") for data in ("aa", "bb", "aa")]
-    assert [one.past.relation for one in turns][1:] == ["rewritten", "repeats"]
+    assert [one.past.relation for one in turns][1:] == ["first", "repeats"]
 
 
 def test_behind_a_request_that_was_made_again() -> None:
