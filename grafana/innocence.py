@@ -64,9 +64,9 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
         ),
         Panel(
             404,
-            "Traffic that names its session",
-            "Share of arrivals whose session somebody named. What is not named passes as well, but nothing is known of its "
-            "conversation. Metric: sidecar.identity.",
+            "Traffic whose session is known",
+            "Share of turns whose session somebody named, or that joined one by their history. What is not known passes as well, but "
+            "nothing is known of its conversation. Metric: sidecar.identity.",
             (
                 Query(
                     f"1 - ({q.share(q.rate(metrics.IDENTITY, where=_UNNAMED), q.rate(metrics.IDENTITY, where=_TURNS))})"

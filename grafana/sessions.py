@@ -17,8 +17,15 @@ NO_SESSIONS = "no named session in this range"
 NO_TURNS = "no turn of a named session in this range"
 
 _RELATION = label(n.TURN_RELATION)
+_SOURCE = label(n.SESSION_SOURCE)
 _TURNS = q.rate(metrics.CONCURRENCY, "", "_count")
 _WAITED = q.rate(metrics.WAIT_AVOIDED, "", "_count")
+
+
+def _found_by(rules: str) -> str:
+    """Share of turns whose session was found by these rules."""
+    turns = q.rate(metrics.IDENTITY, where=f'{_SOURCE}!="no_turn"')
+    return q.share(q.rate(metrics.IDENTITY, where=f"{_SOURCE}{rules}"), turns)
 
 
 def _waited_over(seconds: int) -> str:
@@ -112,6 +119,36 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             ),
             unit="ops",
             no_data=NO_TURNS,
+        ),
+        Panel(
+            32,
+            "Overlaps that raced",
+            "Of the turns that arrived while another was in flight, those that raced one: the others did no harm. Rising: the app "
+            "sends before it has the answer. Metrics: sidecar.turns.related, sidecar.conversation.overlaps.",
+            (
+                Query(
+                    q.share(
+                        q.rate(metrics.TURNS_RELATED, where=f'{_RELATION}="races"'), q.rate(metrics.OVERLAPS)
+                    ),
+                    "raced",
+                ),
+            ),
+            unit="percentunit",
+            no_data="no overlap in this range, or SIDECAR_HISTORY=off",
+        ),
+        Panel(
+            31,
+            "Turns whose session is known",
+            "Share of turns whose session somebody named, and on top of it of those that joined one by an answer in their history. "
+            "Much of the latter: the app names none. Little of both: single calls, or histories that are made anew each time. "
+            "Metric: sidecar.identity.",
+            (
+                Query(_found_by('!~"history|response_chain|generated|uninspected|no_turn"'), "named"),
+                Query(_found_by('=~"history|response_chain"'), "joined by their history"),
+            ),
+            stacked=True,
+            unit="percentunit",
+            no_data="no turn in this range",
         ),
         Panel(
             20,

@@ -86,10 +86,13 @@ RESULTS = {
 """As `OUTCOMES`, with a word of its own for each kind of rejection, and the upstream."""
 BAD = 8
 TURNS, COMPLETED_TURNS, OVERLAPS, INVERSIONS = 24, 15, 2, 2
+NAMED = SOURCES["own_header"] / (SOURCES["own_header"] + SOURCES["generated"])
 
 TROUBLE: dict[tuple[str, int], tuple[str, list[Expected]]] = {
     (sessions.UID, 14): (COUNTS, [{"": OVERLAPS}, {"": INVERSIONS}]),
     (sessions.UID, 30): (COUNTS, [{"": 0}, {"": 0}]),
+    (sessions.UID, 31): (SHARE, [{"": NAMED}, {"": 0}]),
+    (sessions.UID, 32): (SHARE, [{"": 0}]),
     (sessions.UID, 23): (COUNTS, [{"": 60 * 13}, {"": 60 * 4}]),
     (sessions.UID, 19): (SHARE, [{"default": OVERLAPS / (TURNS - 1), "dead": 0}]),
     (sessions.UID, 15): (SHARE, [{"": 0}, {"": 0}]),
@@ -106,10 +109,7 @@ TROUBLE: dict[tuple[str, int], tuple[str, list[Expected]]] = {
     (streams.UID, 214): (COUNTS, [{"before_headers": 1, "mid_stream": 1}]),
     (streams.UID, 215): (COUNTS, [{"upstream_failed": 1, "error_in_stream": 1, "timed_out": 1}]),
     (innocence.UID, 402): (NUMBER, [{"": 0}]),
-    (innocence.UID, 404): (
-        SHARE,
-        [{"": SOURCES["own_header"] / (SOURCES["own_header"] + SOURCES["generated"])}],
-    ),
+    (innocence.UID, 404): (SHARE, [{"": NAMED}]),
     (innocence.UID, 421): (NUMBER, [{}]),
     (innocence.UID, 430): (COUNTS, [{**SOURCES}]),
     (innocence.UID, 431): (
