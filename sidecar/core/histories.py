@@ -474,7 +474,7 @@ class Histories(SessionListener):
             parent.continued = (*parent.continued, past)[-ALIKE:] if parent.continued else (past,)
             if called := parent.called:
                 past.spawned = tuple([agent.past[-1].ref for agent in called if agent.past])
-        elif history.answered_at >= 0 and thread.past:
+        elif history.answered_at >= 0 and thread.past and place.relation is not Relation.REPEATS:
             self._note_answers(history, thread)
         if place.spawned_by is not None and place.spawned_by.thread is not thread:
             place.spawned_by.called = (*place.spawned_by.called, thread)[-ALIKE:]
@@ -492,8 +492,11 @@ class Histories(SessionListener):
         return past
 
     def _note_answers(self, history: History, thread: Thread) -> None:
-        """Notes whose answers of its session a history has that goes on from none of them."""
-        had = {digest for _, said in history.said[-_CONTAINED:] for digest in said.known_by}
+        """Notes whose answers of its session a history has that goes on from none of them; a word is anybody's."""
+        latest = history.said[-_CONTAINED:]
+        had = {
+            digest for _, said in latest for digest in (*said.marks, *(one for one, own in said.ids if own))
+        }
         lanes = self._lanes_of(thread.session_id).threads.values()
         for one in {thread, *lanes}:
             for past in one.past:
