@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from sidecar.apis.base import Api, BodyReader, EventParser, ReadHistory, RequestBody, StreamReader
+from sidecar.apis.base import DONE, Api, BodyReader, EventParser, ReadHistory, RequestBody, StreamReader
 from sidecar.apis.history import MOST_MESSAGES, Past, Written, in_steps
 from sidecar.apis.history import at_once as past_at_once
 from sidecar.apis.json_array import JsonArrayParser
@@ -31,6 +31,8 @@ _OBJECT_TYPES = frozenset(
     f"application/{name}" for name in ("x-ndjson", "ndjson", "jsonl", "x-jsonlines", "jsonlines", "json-seq")
 )
 """Types of one JSON object on each line."""
+
+_is_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 _TYPE = re.compile(rb'\s*\{\s*("type"\s*:\s*"[\w.]{1,100}")\s*[,}]')
 
@@ -326,8 +328,20 @@ def undecided(start: bytes) -> bool:
 
 def event_parser(form: Form, limit: int, room: Callable[[int], bool]) -> EventParser:
     """What cuts an answer of this form into events of `limit` bytes at most; it asks `room` for memory."""
-    make = SseParser if form is Form.EVENTS else JsonArrayParser
-    return make(limit, gist=_gist, room=room)
+    if form is Form.EVENTS:
+        return SseParser(limit, gist=_gist, alone=_alone, room=room)
+    return JsonArrayParser(limit, gist=_gist, room=room)
+
+
+def _alone(line: bytes) -> bool:
+    """True for a line of data that is an event by itself: an object, or the terminator. Two of them are no JSON as one."""
+    if not line.startswith(b"{"):
+        return line.strip() == DONE
+    try:
+        _is_json(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _gist(head: bytes) -> bytes:

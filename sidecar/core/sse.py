@@ -39,6 +39,9 @@ _LINES = 1 << 15
 _OBJECTS = 1 << 16
 """What makes an event costly to read is the number of its parts; these take some milliseconds."""
 
+_APART = 1024
+"""Lines of data, at most, that are as many events: they are read in one go."""
+
 _HEAD = 1024
 """Bytes that are kept of the beginning of an event that is given up."""
 
@@ -162,26 +165,45 @@ def no_gist(head: bytes) -> bytes:
     return b""
 
 
+def never(line: bytes) -> bool:
+    """No line of an event's data is an event by itself."""
+    del line
+    return False
+
+
 class SseParser:
     """An incremental parser of one event stream.
 
-    `keep_alives` counts blocks that carry no data: comments, a lone `id` or `retry`. `oversized` counts the events that
-    are not read (`Pending`). Such an event has its name, where that is told before the data, and in place of the data
-    what `gist` makes of its beginning.
+    `keep_alives` counts blocks that carry no data: comments, a lone `id` or `retry`, a `data` that is empty, unless the
+    event is called `error`. `oversized` counts the events that are not read (`Pending`). Such an event has its name, where
+    that is told before the data, and in place of the data what `gist` makes of its beginning. Some servers leave out the
+    blank line between events: where each line of data is one `alone`, they are as many events.
     """
 
-    __slots__ = ("_after_cr", "_began", "_gist", "_idle", "_newline", "_pending", "_small", "keep_alives")
+    __slots__ = (
+        "_after_cr",
+        "_alone",
+        "_began",
+        "_gist",
+        "_idle",
+        "_newline",
+        "_pending",
+        "_small",
+        "keep_alives",
+    )
 
     def __init__(
         self,
         limit: int = EVENT_LIMIT,
         *,
         gist: Callable[[bytes], bytes] = no_gist,
+        alone: Callable[[bytes], bool] = never,
         room: Callable[[int], bool] = unbounded,
     ) -> None:
         self.keep_alives = 0
         self._small = min(limit, STEP)
         self._gist = gist
+        self._alone = alone
         self._pending = Pending(limit, room)
         self._newline = False
         self._began = False
@@ -198,7 +220,7 @@ class SseParser:
         if (
             self._idle
             and data[:6] == b"data: "
-            and data.find(b"\n") == len(data) - 2 <= self._small
+            and 6 < data.find(b"\n") == len(data) - 2 <= self._small
             and data[-1] == _LF
             and b"\r" not in data
         ):
@@ -231,7 +253,7 @@ class SseParser:
         for block in blocks:
             if len(block) > self._small:
                 self._close(block, events)
-            elif block[:6] == b"data: " and b"\n" not in block:
+            elif block[:6] == b"data: " and b"\n" not in block and len(block) > 6:
                 events.append((b"", block[6:]))
             elif block:
                 self._read(block, events)
@@ -267,19 +289,22 @@ class SseParser:
         """Reads the lines between two blank lines."""
         if block.startswith(b"event: "):
             name, _, line = block[7:].partition(b"\n")
-            if line.startswith(b"data: ") and b"\n" not in line:
+            if line.startswith(b"data: ") and b"\n" not in line and len(line) > 6:
                 events.append((name, line[6:]))
                 return
         name = b""
         data: list[bytes] = []
+        names: list[bytes] = []
         errors: list[bytes] = []
         for line in block.split(b"\n"):
             if line.startswith(b"data:"):
                 data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+                names.append(name)
             elif line.startswith(b"event:"):
                 name = line[7:] if line.startswith(b"event: ") else line[6:]
             elif line == b"data":
                 data.append(b"")
+                names.append(name)
             elif line == b"event":
                 name = b""
             elif line.startswith(b"error:"):
@@ -287,7 +312,9 @@ class SseParser:
             elif line.startswith(_OBJECT) and not data:
                 events.append((name, block[block.index(line) :]))
                 return
-        if data:
+        if 1 < len(data) <= _APART and all(map(self._alone, data)):
+            events.extend(zip(names, data, strict=True))
+        elif len(data) > 1 or (data and (data[0] or name == b"error")):
             events.append((name, data[0] if len(data) == 1 else b"\n".join(data)))
         elif block.strip(b"\n") and not errors:
             self.keep_alives += 1
