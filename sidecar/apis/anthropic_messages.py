@@ -286,21 +286,21 @@ class MessagesReader(Reader[_Event, _Body]):
             self._failed(error)
         return body.type == "message" or holds(body.content)
 
-    def _message(self, message: _Message) -> str | None:
-        """Takes what it tells; gives the error when it failed."""
+    def _message(self, message: _Message, *, begins: bool = False) -> str | None:
+        """Takes what it tells; gives the error when it failed. One that `begins` has a placeholder for its output."""
         self.facts.id = self.facts.id or message.id or None
         self.facts.model = self.facts.model or message.model or None
-        self._usage(message.usage)
+        self._usage(message.usage, begins=begins)
         return self._choice_ended(0, message.stop_reason, message.error)
 
-    def _usage(self, usage: _Usage | None) -> None:
+    def _usage(self, usage: _Usage | None, *, begins: bool = False) -> None:
         """Notes usage. In a stream its counts are cumulative, and what an event need not tell may stand there as 0."""
         if usage is None:
             return
-        made = usage.output_tokens_details
+        made = None if begins else usage.output_tokens_details
         counts = {
             "reasoning": made.thinking_tokens if made else None,
-            "output": both(usage.output_tokens, usage.apart("output_tokens")),
+            "output": None if begins else both(usage.output_tokens, usage.apart("output_tokens")),
             "cache_read": both(usage.cache_read_input_tokens, usage.apart("cache_read_input_tokens")),
             "cache_write": both(
                 usage.cache_creation_input_tokens, usage.apart("cache_creation_input_tokens")
@@ -352,7 +352,7 @@ class MessagesReader(Reader[_Event, _Body]):
             return EventKind.IDLE
         error = self._error(kind, name, event, data)
         if event.message is not None:
-            error = self._message(event.message) or error
+            error = self._message(event.message, begins=kind == "message_start") or error
         if delta is not None:
             error = self._choice_ended(0, delta.stop_reason, event.error) or error
         self._usage(event.usage)

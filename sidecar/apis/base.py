@@ -83,7 +83,7 @@ class Path:
 
     `end` is literal (`/chat/completions`), has the id of an answer that is asked for again (`/responses/{response}`), or is
     a verb behind the model in the path (`:generateContent`), of the models of one `publisher` if it is named.
-    `operation` is `gen_ai.operation.name`, `turn` says that it generates, `provider` is who it is if neither prefix nor
+    Where it is `bare`, nothing precedes it. `operation` is `gen_ai.operation.name`, `turn` says that it generates, `provider` is who it is if neither prefix nor
     host tell, `streaming` that the path itself asks for a stream. Where it is not `read`, nothing else is known of it.
     """
 
@@ -95,6 +95,7 @@ class Path:
     streaming: bool = False
     publisher: str = ""
     read: bool = True
+    bare: bool = False
 
     @property
     def verb(self) -> bool:

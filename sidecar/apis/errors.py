@@ -61,10 +61,13 @@ _ABSENT = frozenset((b"", b"null", b"{}", b'""', b"false", b"[]", b"0"))
 _BLANK = re.compile(rb'\{(?:\s*"[^"\\]*"\s*:\s*(?:null|""|false|0|\{\s*\}|\[\s*\])\s*,?)*+\s*\}', re.DOTALL)
 """An object whose members are all empty: some relays send it where there was no error."""
 
+ERROR_IN_TEXT = "error_finish"
+"""A finish reason that says that the choice's text is an error's message (DashScope)."""
+
 _INTERRUPTED = ("network_error", "abort", "insufficient_system_resource")
-_FAILURES = {"error": UNKNOWN_ERROR} | {word: word for word in _INTERRUPTED}
-"""Finish reasons that say that generating failed, and the error they are (OpenRouter, Mistral, Cohere; then Z.ai; vLLM and
-SGLang, whose engine gave the request up; DeepSeek)."""
+_FAILURES = {"error": UNKNOWN_ERROR, ERROR_IN_TEXT: UNKNOWN_ERROR} | {word: word for word in _INTERRUPTED}
+"""Finish reasons that say that generating failed, and the error they are (OpenRouter, Mistral, Cohere; DashScope; then Z.ai;
+vLLM and SGLang, whose engine gave the request up; DeepSeek)."""
 
 _WENT_WELL = frozenset(("", "0", "200", "ok", "success"))
 _WENT_WRONG = frozenset(("error", "fail", "failed", "failure"))
@@ -74,6 +77,8 @@ class _Words(msgspec.Struct):
     code: str | int | None = None
     type: str | None = None
     status: str | int | None = None
+    error_code: str | int | None = None
+    error_type: str | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
@@ -88,6 +93,7 @@ class _Foreign(_Words):
     detail: msgspec.Raw = msgspec.Raw()
     errors: msgspec.Raw = msgspec.Raw()
     fault: msgspec.Raw = msgspec.Raw()
+    error_message: msgspec.Raw = msgspec.Raw()
     success: bool | None = None
     base_resp: _BaseResponse | None = None
     """MiniMax tells its errors here."""
@@ -128,7 +134,8 @@ def foreign_error(data: bytes) -> str | None:
     """The error that a body or event is which is nothing of its API's answer; None when it does not say so.
 
     It reads what gateways and other families of APIs send with a good status: `{"code":..,"message":..}`,
-    `{"detail":..}`, `{"success":false}`, `{"base_resp":{"status_code":1004}}`, `{"errors":[..]}`.
+    `{"detail":..}`, `{"success":false}`, `{"base_resp":{"status_code":1004}}`, `{"errors":[..]}`,
+    `{"error_type":..,"error_message":..}`, `{"error_code":336003,"error_msg":..}`.
     """
     if len(data) > LARGE:
         return None
@@ -150,6 +157,9 @@ def _says_error(found: _Foreign) -> bool:
         "error" in (found.type, found.object)
         or found.success is False
         or is_error(found.detail)
+        or is_error(found.error_message)
+        or bool(found.error_type)
+        or _told(found.error_code) not in _WENT_WELL
         or (base is not None and _told(base.status_code) not in _WENT_WELL)
     )
 
@@ -194,7 +204,7 @@ def _error_word(error: bytes, depth: int = 2) -> str | None:
 
 def _known(error: _Words) -> str | None:
     """The most telling word first: OpenAI's code says more than its type."""
-    for word in (error.code, error.type, error.status):
+    for word in (error.code, error.error_code, error.type, error.error_type, error.status):
         if word in _WORDS:
             return str(word)
     return None
@@ -202,7 +212,7 @@ def _known(error: _Words) -> str | None:
 
 def _status(error: _Words) -> str | None:
     """An HTTP status that stands in an error object as a number or as digits."""
-    for word in (error.code, error.status):
+    for word in (error.code, error.error_code, error.status):
         text = str(word)
         if len(text) == 3 and text.isdecimal() and text.isascii() and "400" <= text <= "599":
             return text

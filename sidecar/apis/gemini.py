@@ -55,9 +55,25 @@ from sidecar.core.facts import EventKind
 _MIME_TYPES = {"text/plain": "text", "application/json": "json"}
 _MODALITIES = {"TEXT": "text", "IMAGE": "image", "AUDIO": "speech"}
 
+# What the numbers of enums are with `$alt=json;enum-encoding=int`, as Google's generated clients ask for by REST. 0 stands
+# where nothing is said. From the ones that are left out on, the two protos differ (google/ai/generativelanguage and
+# google/cloud/aiplatform): those are told as they came.
+_MODALITY_NUMBERS = {1: "TEXT", 2: "IMAGE", 3: "AUDIO"}
+_FINISH_NUMBERS = {0: "", 1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION", 5: "OTHER"}
+_BLOCK_NUMBERS = {0: "", 1: "SAFETY", 2: "OTHER", 3: "BLOCKLIST", 4: "PROHIBITED_CONTENT"}
+
+
+def _named(value: str | int | None, numbers: dict[int, str]) -> str | None:
+    """The word of an enum, also where its number is given; the number itself where it has no certain word."""
+    return numbers.get(value, str(value)) if isinstance(value, int) else value
+
 
 class _ThinkingConfig(msgspec.Struct, rename="camel"):
-    thinking_level: Word | None = None
+    thinking_level: Word | Int64 | None = None
+
+    def level(self) -> str | None:
+        """It, unless it is the number of one."""
+        return self.thinking_level or None if not isinstance(self.thinking_level, int) else None
 
 
 class _GenerationConfig(msgspec.Struct, rename="camel"):
@@ -71,14 +87,15 @@ class _GenerationConfig(msgspec.Struct, rename="camel"):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     response_mime_type: Word | None = None
-    response_modalities: list[Word] | None = None
+    response_modalities: list[Word | Int64] | None = None
     thinking_config: _ThinkingConfig | None = None
 
     def output_type(self) -> str | None:
         """`gen_ai.output.type`, where the request is plain about it."""
         modalities = self.response_modalities or ()
         if modalities:
-            return _MODALITIES.get(modalities[0].upper()) if len(modalities) == 1 else None
+            asked = _named(modalities[0], _MODALITY_NUMBERS) or ""
+            return _MODALITIES.get(asked.upper()) if len(modalities) == 1 else None
         return _MIME_TYPES.get(self.response_mime_type or "")
 
 
@@ -106,10 +123,7 @@ class GenerateRequest(RequestBody, kw_only=True):
                 "gen_ai.request.seed": config.seed,
                 "gen_ai.request.choice.count": several(config.candidate_count),
                 "gen_ai.request.stop_sequences": config.stop_sequences or None,
-                "gen_ai.request.reasoning.level": (
-                    config.thinking_config and config.thinking_config.thinking_level
-                )
-                or None,
+                "gen_ai.request.reasoning.level": config.thinking_config and config.thinking_config.level(),
                 "gen_ai.output.type": config.output_type(),
             }
         )
@@ -163,12 +177,12 @@ class _Content(msgspec.Struct):
 class _Candidate(msgspec.Struct, rename="camel"):
     index: Count = 0
     content: _Content | None = None
-    finish_reason: Word | None = None
+    finish_reason: Word | Int64 | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
 class _PromptFeedback(msgspec.Struct, rename="camel"):
-    block_reason: Word | None = None
+    block_reason: Word | Int64 | None = None
 
 
 def _ways(count: int | None, part: int | None) -> tuple[int | None, ...]:
@@ -359,11 +373,12 @@ class GenerateReader(Reader[_Chunk, _Chunk]):
             if facts.echo is not None and candidate.content:
                 for piece in candidate.content.parts or ():
                     piece.echoed(facts.echo, candidate.index)
-            failed = self._choice_ended(candidate.index, candidate.finish_reason, candidate.error)
+            reason = _named(candidate.finish_reason, _FINISH_NUMBERS)
+            failed = self._choice_ended(candidate.index, reason, candidate.error)
             error = error or failed
         feedback = part.prompt_feedback
-        if feedback and feedback.block_reason:
-            self._finish(0, feedback.block_reason)
+        if feedback and (blocked := _named(feedback.block_reason, _BLOCK_NUMBERS)):
+            self._finish(0, blocked)
         if part.usage_metadata:
             self._tokens(part.usage_metadata.tokens())
         return kind if error is None else self._failed(error)

@@ -7,8 +7,8 @@ Shapes: https://platform.openai.com/docs/api-reference/chat
 
 import msgspec
 
-from sidecar.apis.base import DONE, Api, Path, Reader, RequestBody, counted, ended, present, tier
-from sidecar.apis.errors import error_word, foreign_error, is_error
+from sidecar.apis.base import DONE, Api, Path, RequestBody, counted, ended, present, tier
+from sidecar.apis.errors import ERROR_IN_TEXT, error_word, foreign_error, is_error
 from sidecar.apis.history import (
     CALL,
     MODEL,
@@ -37,6 +37,7 @@ from sidecar.apis.history import (
 )
 from sidecar.apis.messages import told
 from sidecar.apis.openai_common import (
+    ChoicesReader,
     Format,
     Reasoning,
     SamplingRequest,
@@ -98,6 +99,7 @@ _ALONE = -1
 
 
 class _Audio(msgspec.Struct):
+    id: Raw = NOTHING
     data: str | None = None
     transcript: str | None = None
 
@@ -131,6 +133,8 @@ class _Delta(msgspec.Struct):
     tool_calls: list[_CalledPiece] | None = None
     reasoning_content: str | None = None
     reasoning: str | Thing | None = None
+    reasoning_text: str | None = None
+    """Copilot's."""
     refusal: str | None = None
     function_call: _Function | None = None
     audio: _Audio | None = None
@@ -144,6 +148,7 @@ class _Delta(msgspec.Struct):
             or self.tool_calls
             or self.reasoning_content
             or self.reasoning
+            or self.reasoning_text
             or self.refusal
             or self.function_call
             or self.images
@@ -162,6 +167,8 @@ class _Delta(msgspec.Struct):
             called.echoed(echo, choice)
         if self.function_call is not None:
             echo.arguments(choice, _ALONE, string(self.function_call.arguments))
+        if self.audio is not None:
+            echo.id(word(self.audio.id))
 
 
 class _Choice(msgspec.Struct):
@@ -213,6 +220,11 @@ class _Message(msgspec.Struct, gc=False):
     reasoning_details: Raw = NOTHING
     thinking_blocks: Raw = NOTHING
     refusal: Raw = NOTHING
+    audio: Raw = NOTHING
+
+
+class _Spoken(msgspec.Struct, gc=False):
+    id: Raw = NOTHING
 
 
 class _Past(msgspec.Struct, gc=False):
@@ -226,6 +238,7 @@ _function = msgspec.json.Decoder(_Function)
 _past = msgspec.json.Decoder(_Past)
 _message = msgspec.json.Decoder(_Message)
 _calls = msgspec.json.Decoder(list[_Called])
+_spoken = msgspec.json.Decoder(_Spoken)
 
 _ROLES = {
     "system": SYSTEM,
@@ -256,6 +269,7 @@ def _answered(echo: Echo, choice: int, raw: Raw) -> None:
         message.function_call
         or (message.tool_calls and there(message.tool_calls))
         or (message.refusal and there(message.refusal))
+        or (message.audio and there(message.audio))
     ):
         text = told(message.content)
         if text:
@@ -286,11 +300,24 @@ def _parts_of(message: _Message) -> Said:
         content(message.content, parts, ids)
     if says(message.refusal):
         parts.append((TEXT, memoryview(message.refusal)))
+    if message.audio and there(message.audio):
+        _add_audio(message.audio, parts, ids)
     if there(message.tool_calls):
         _add_calls(message.tool_calls, parts, ids)
     if message.function_call is not None:
         call(NOTHING, message.function_call.name, message.function_call.arguments, parts, ids)
     return role, parts, ids
+
+
+def _add_audio(raw: Raw, parts: list[Part], ids: list[Id]) -> None:
+    """Adds what a message says aloud: it is sent back by its id alone."""
+    try:
+        spoken = _spoken.decode(raw).id
+    except (ValueError, RecursionError):
+        spoken = NOTHING
+    parts.append((OTHER, bytes(spoken) or plain(raw)))
+    if made := word(spoken):
+        ids.append((made, ""))
 
 
 def _add_calls(listed: Raw, parts: list[Part], ids: list[Id]) -> None:
@@ -324,7 +351,7 @@ _CHUNK = Shape(_Chunk)
 _NAMED_CHUNK = Shape(_NamedChunk)
 
 
-class ChatReader(Reader[_Chunk, _NamedChunk]):
+class ChatReader(ChoicesReader[_Chunk, _NamedChunk]):
     """Reads a chat completion. Names are read of a stream's chunks until they are known, then only what changes."""
 
     __slots__ = ()
@@ -351,15 +378,16 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
         usage = chunk.usage
         for choice in chunk.choices or ():
             delta = choice.delta
-            if delta is not None and (delta.content or delta.carries_output()):
-                kind = _OUTPUT
-                if echo is not None:
+            if delta is not None and (delta.content or delta.carries_output() or delta.audio):
+                if delta.audio is None or delta.carries_output():
+                    kind = _OUTPUT
+                if echo is not None and choice.finish_reason != ERROR_IN_TEXT:
                     delta.echoed(echo, choice.index)
             if choice.finish_reason or choice.error:
                 error = self._choice_ended(choice.index, choice.finish_reason, choice.error) or error
             usage = usage or choice.usage
         if usage or chunk.x_groq or chunk.timings:
-            self._tokens(_usage(chunk, usage))
+            self._used(_usage(chunk, usage), own=chunk.timings is not None)
         if chunk.error or chunk.x_groq or (error is None and (name or not chunk.choices)):
             error = self._error(name, chunk, data) or error
         return kind if error is None else self._failed(error)
@@ -389,12 +417,13 @@ class ChatReader(Reader[_Chunk, _NamedChunk]):
         name_service(self.facts, body.service_tier, body.system_fingerprint)
         usage, echo = body.usage, self.facts.echo
         for choice in body.choices or ():
-            if echo is not None and len(choice.message):
+            if echo is not None and len(choice.message) and choice.finish_reason != ERROR_IN_TEXT:
                 _answered(echo, choice.index, choice.message)
             if error := self._choice_ended(choice.index, choice.finish_reason, choice.error):
                 self._failed(error)
             usage = usage or choice.usage
-        self._tokens(_usage(body, usage))
+        first = body.timings is not None and len(body.choices or ()) > 1
+        self._used_by_all(_usage(body, usage), first=first)
         if body.error and is_error(body.error):
             self._failed(error_word(body.error))
         return bool(body.choices)
@@ -428,7 +457,7 @@ API = Api(
     stream=ChatReader,
     body=ChatReader,
     finish_reasons="""
-        stop length tool_calls content_filter function_call error abort eos eos_token repetition
+        stop length tool_calls content_filter function_call error error_finish abort eos eos_token repetition
         insufficient_system_resource model_length network_error sensitive
     """,
 )

@@ -1,18 +1,27 @@
-"""OpenAI's text completions, still spoken by many compatible servers.
+"""OpenAI's text completions, still spoken by many compatible servers, and llama.cpp's own.
 
-Owns what a request, a chunk and a body of `/completions` mean. A chunk has the shape of a body.
-Shapes: https://platform.openai.com/docs/api-reference/completions
+Owns what a request, a chunk and a body of `/completions` mean. A chunk has the shape of a body. What llama.cpp answers at
+`/completion`, and at `/completions` without a version before it, has one text and no choices; no terminator follows.
+Shapes: https://platform.openai.com/docs/api-reference/completions, llama.cpp's tools/server/README.md
 """
 
 from collections.abc import Callable
 
 import msgspec
 
-from sidecar.apis.base import DONE, Api, Path, Reader, RequestBody, ended, present
-from sidecar.apis.errors import error_word, foreign_error, is_error
-from sidecar.apis.openai_common import SamplingRequest, Timings, Usage, name_answer, name_service
-from sidecar.apis.shapes import Count, Ident, Shape, Word
-from sidecar.core.digests import Digester
+from sidecar.apis.base import DONE, Api, Path, RequestBody, ended, present, reconciled
+from sidecar.apis.errors import ERROR_IN_TEXT, error_word, foreign_error, is_error
+from sidecar.apis.history import NOTHING, Raw
+from sidecar.apis.openai_common import (
+    ChoicesReader,
+    SamplingRequest,
+    Timings,
+    Usage,
+    name_answer,
+    name_service,
+)
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Word
+from sidecar.core.digests import Digester, string
 from sidecar.core.echo import Prompt
 from sidecar.core.facts import EventKind
 
@@ -20,9 +29,15 @@ from sidecar.core.facts import EventKind
 class CompletionRequest(SamplingRequest, kw_only=True):
     """What is read of a request."""
 
+    n_predict: Int64 | None = None
+    """llama.cpp's name for `max_tokens`; what is below zero is no limit."""
+
     def attributes(self) -> dict[str, object]:
         """The request's parameters by the attribute names of the conventions."""
-        return present(self.sampling())
+        asked = self.sampling()
+        if self.max_tokens is None and (self.n_predict or 0) > 0:
+            asked["gen_ai.request.max_tokens"] = self.n_predict
+        return present(asked)
 
 
 class _Choice(msgspec.Struct):
@@ -40,6 +55,47 @@ class _Completion(msgspec.Struct):
     timings: Timings | None = None
     error: msgspec.Raw = msgspec.Raw()
     system_fingerprint: Word | None = None
+    index: Raw = NOTHING
+    content: Raw = NOTHING
+    stop: Raw = NOTHING
+    stop_type: Word | None = None
+    stopped_eos: Raw = NOTHING
+    stopped_word: Raw = NOTHING
+    """Where older servers tell `stop_type`."""
+    tokens_predicted: Count | None = None
+    tokens_evaluated: Count | None = None
+
+    @property
+    def alone(self) -> bool:
+        """True for llama.cpp's own form: one text, beside which it says whether it is over."""
+        return (
+            self.choices is None and bytes(self.stop) in _SAYS and bytes(memoryview(self.content)[:1]) == b'"'
+        )
+
+    def as_choice(self) -> _Choice:
+        """What llama.cpp's own form tells, as a choice. It is over by a stop, or else by its limit, as the server has it."""
+        digits, reason = bytes(self.index)[:6], None
+        if bytes(self.stop) == _TRUE:
+            stopped = self.stop_type in _STOPPED or _TRUE in (
+                bytes(self.stopped_eos),
+                bytes(self.stopped_word),
+            )
+            reason = "stop" if stopped else "length"
+        index = int(digits) if digits.isdigit() else 0
+        return _Choice(index=index, text=string(memoryview(self.content)), finish_reason=reason)
+
+    def used(self) -> dict[str, int]:
+        """The counts that it tells."""
+        told = self.usage or self.timings
+        counts = told.tokens() if told else {}
+        if self.usage is None:
+            counts |= present({"input": self.tokens_evaluated, "output": self.tokens_predicted})
+        return reconciled(counts, None)
+
+
+_TRUE = b"true"
+_SAYS = frozenset((_TRUE, b"false"))
+_STOPPED = frozenset(("eos", "word"))
 
 
 _COMPLETION = Shape(_Completion)
@@ -48,7 +104,7 @@ _COMPLETION = Shape(_Completion)
 _OUTPUT, _NO_OUTPUT = EventKind.CHUNK, EventKind.EVENT
 
 
-class CompletionReader(Reader[_Completion, _Completion]):
+class CompletionReader(ChoicesReader[_Completion, _Completion]):
     """Reads a text completion, streamed or whole."""
 
     __slots__ = ()
@@ -67,31 +123,34 @@ class CompletionReader(Reader[_Completion, _Completion]):
         if kind is EventKind.ERROR:
             return kind
         error = error_word(data) if name == b"error" else None
-        if chunk.choices is None:
+        if chunk.choices is None and not chunk.alone:
             error = error or foreign_error(data)
         return kind if error is None else self._failed(error)
 
     def _answers(self, body: _Completion, data: bytes) -> bool:  # noqa: ARG002 - all is in `body`
         """Takes the body."""
-        self._take(body)
-        return bool(body.choices)
+        self._take(body, whole=True)
+        return bool(body.choices) or body.alone
 
-    def _take(self, part: _Completion) -> EventKind:
+    def _take(self, part: _Completion, *, whole: bool = False) -> EventKind:
         """Takes the facts of a chunk or a body."""
         name_answer(self.facts, part.id, part.model)
         name_service(self.facts, None, part.system_fingerprint)
         kind = _NO_OUTPUT
         error = error_word(part.error) if is_error(part.error) else None
-        for choice in part.choices or ():
+        choices = [part.as_choice()] if part.alone else part.choices or ()
+        for choice in choices:
             if choice.text:
                 kind = _OUTPUT
-                if self.facts.echo is not None:
+                if self.facts.echo is not None and choice.finish_reason != ERROR_IN_TEXT:
                     self.facts.echo.text(choice.index, choice.text)
             failed = self._choice_ended(choice.index, choice.finish_reason, choice.error)
             error = error or failed
-        usage = part.usage or part.timings
-        if usage:
-            self._tokens(usage.tokens())
+        if counts := part.used():
+            if whole:
+                self._used_by_all(counts, first=part.timings is not None and len(choices) > 1)
+            else:
+                self._used(counts, own=part.timings is not None or part.alone)
         return kind if error is None else self._failed(error)
 
 
@@ -114,7 +173,10 @@ def _history(body: bytes | bytearray, _whole: RequestBody | None) -> Callable[[D
 API = Api(
     name="openai.completions",
     title="OpenAI's completions",
-    paths=(Path(end="/completions", operation="text_completion", turn=True, provider="openai"),),
+    paths=(
+        Path(end="/completions", operation="text_completion", turn=True, provider="openai"),
+        Path(end="/completion", operation="text_completion", turn=True, provider="openai", bare=True),
+    ),
     request=CompletionRequest,
     stream=CompletionReader,
     body=CompletionReader,

@@ -48,7 +48,7 @@ from sidecar.apis.openai_common import (
 from sidecar.apis.shapes import Ident, Int64, Shape, Thing, Word
 from sidecar.core.digests import Id, Part
 from sidecar.core.echo import Echo
-from sidecar.core.facts import EventKind
+from sidecar.core.facts import EventKind, ResponseFacts
 
 
 class _Text(msgspec.Struct):
@@ -283,10 +283,14 @@ _OUTPUT, _NO_OUTPUT = EventKind.CHUNK, EventKind.EVENT
 class ResponsesReader(Reader[_Event, _Response]):
     """Reads a response, whose object is a whole body, and stands inside some of a stream's events."""
 
-    __slots__ = ()
+    __slots__ = ("_begun",)
 
     event_shape = _EVENT
     shape = _RESPONSE
+
+    def __init__(self, facts: ResponseFacts) -> None:
+        super().__init__(facts)
+        self._begun = False
 
     def _answers(self, body: _Response, data: bytes) -> bool:  # noqa: ARG002 - all is in `body`
         """Takes the body."""
@@ -319,12 +323,13 @@ class ResponsesReader(Reader[_Event, _Response]):
         try:
             event = self._decode(data)
         except (ValueError, RecursionError):
-            if data.strip() == DONE:
-                return ended(self.facts)
+            if data.strip() == DONE:  # of a gateway: behind nothing at all it ends that
+                return self._done() if self._begun else ended(self.facts)
             salvaged = self._salvage(data)
             if salvaged is None:
                 return self._unread(name, data)
             event = salvaged
+        self._begun = True
         echo = self.facts.echo
         kind = _ERROR if name == b"error" else event.type or name.decode("latin-1")
         if kind.endswith(".delta"):

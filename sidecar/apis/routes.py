@@ -116,6 +116,8 @@ class Routes:
         """The route of a path that ends as one of an API; None if what precedes it rules that out."""
         api, path = self._ends[found.lastgroup or ""]
         prefix = found["prefix"]
+        if path.bare and prefix:
+            return None
         template = _prefix_template(prefix) + path.end
         provider = _provider(prefix, path.provider)
         if path.fetches:

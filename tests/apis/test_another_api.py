@@ -210,7 +210,7 @@ def test_another_api_is_one_file_and_its_golden_data(tmp_path: Path) -> None:
     for name, text in NEW.items():
         assert not (tmp_path / name).exists()
         (tmp_path / name).write_text(text)
-    lists = ("tests/apis/test_streams.py", "tests/apis/test_bodies.py", "tests/apis/test_routes.py")
+    lists = [f"tests/apis/test_{name}.py" for name in ("streams", "error_events", "bodies", "routes")]
     code, said = outcome_of(tmp_path, *lists, "-k", "ollama or forgotten or two_things")
     assert code == 0, said
     assert int(re.findall(r"(\d+) passed", said)[-1]) > 40, said

@@ -121,6 +121,34 @@ def test_gemini() -> None:
     )
 
 
+NUMBERS = [
+    ({"candidates": [{"finishReason": 1}]}, ["STOP"]),
+    ({"candidates": [{"finishReason": 2}]}, ["MAX_TOKENS"]),
+    ({"candidates": [{"finishReason": 3}, {"index": 1, "finishReason": 5}]}, ["SAFETY", "OTHER"]),
+    ({"candidates": [{"finishReason": 4}]}, ["RECITATION"]),
+    ({"candidates": [{"finishReason": 7}]}, ["7"]),
+    ({"candidates": [{"finishReason": 0}]}, []),
+    *(
+        ({"promptFeedback": {"blockReason": number}}, [word])
+        for number, word in enumerate(("SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "5"), 1)
+    ),
+    ({"promptFeedback": {"blockReason": 0}}, []),
+]
+"""With `$alt=json;enum-encoding=int`. google/ai/generativelanguage has BLOCKLIST as 7, google/cloud/aiplatform has
+PROHIBITED_CONTENT there, so neither is told."""
+
+
+@pytest.mark.parametrize("body, reasons", NUMBERS)
+def test_gemini_with_numbers_for_words(body: dict[str, Any], reasons: list[str]) -> None:
+    """Google's generated clients ask for them by REST: the words on which both protos agree, whole and streamed."""
+    api = "gemini.generate_content"
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api=api), facts)
+    assert reader is not None
+    assert reader.event(b"", json.dumps(body).encode()) is EventKind.EVENT
+    assert facts == read(api, body) == ResponseFacts(finish_reasons=reasons)
+
+
 NAMES = [api.name for api in apis.APIS]
 
 
@@ -198,6 +226,12 @@ FOREIGN: list[tuple[Any, str]] = [
     ({"errors": [{"code": "rate_limit_exceeded"}]}, "rate_limit_exceeded"),
     ({"fault": {"faultstring": "m"}}, "error"),
     ({"type": "error", "message": "m"}, "error"),
+    # DeepInfra, Venice; Baidu (one-api#1332); FastChat (FastChat#3367)
+    ({"choices": None, "error_type": "rate_limit_error", "error_message": "m"}, "rate_limit_error"),
+    ({"id": "x", "choices": None, "error_message": "m", **READ_ALL_THE_SAME}, "error"),
+    ({"error_code": 336003, "error_msg": "m", "id": "as-1"}, "error"),
+    ({"error_code": "503", "error_msg": "m"}, "503"),
+    ({"text": "m", "error_code": 50001}, "error"),
 ]
 
 
@@ -224,6 +258,7 @@ NO_ANSWERS = [
     b'{"choices":null,"usage":{"prompt_tokens":0,"completion_tokens":0}}',
     b'{"ok":true}',
     b'{"code":0,"message":"success"}',
+    b'{"error_code":0,"error_msg":"","error_type":null,"error_message":null}',
 ]
 
 
@@ -249,6 +284,8 @@ ANSWERS = [
     ("anthropic.messages", {"content": [{"type": "text", "text": "x"}]}),
     ("gemini.generate_content", {"candidates": [{"content": {}}]}),
     ("gemini.generate_content", {"promptFeedback": {"blockReason": "SAFETY"}}),
+    ("gemini.generate_content", {"promptFeedback": {"blockReason": 1}}),
+    ("openai.completions", {"content": "", "stop": True, "stop_type": "limit"}),
 ]
 
 
@@ -265,6 +302,13 @@ def test_what_is_an_answer(api: str, body: dict[str, Any]) -> None:
 CHOICES = [
     ("openai.chat", {"choices": [{"finish_reason": "error", "error": {"code": 502, "message": "m"}}]}, "502"),
     ("openai.completions", {"choices": [{"text": "", "finish_reason": "error"}]}, "error"),
+    # DashScope's throttling, as qwen-code reads it
+    (
+        "openai.chat",
+        {"choices": [{"message": {"content": "Throttling"}, "finish_reason": "error_finish"}]},
+        "error",
+    ),
+    ("openai.completions", {"choices": [{"text": "Throttling", "finish_reason": "error_finish"}]}, "error"),
     *(
         (api, {"choices": [{"finish_reason": "error"}], "error": {"code": 502, "message": "m"}}, "502")
         for api in ("openai.chat", "openai.completions")
@@ -302,6 +346,7 @@ CODES = [
     ({"error": {"code": "a secret", "type": "made up"}}, None),
     ({"error": {"code": ["x"], "type": {}}}, None),
     ({"error": 7}, None),
+    ({"error_code": 17, "error_type": "rate_limit_error", "error_msg": "m"}, "rate_limit_error"),
     ({"detail": "Not Found"}, None),
     ("text", None),
     (None, None),

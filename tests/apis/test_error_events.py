@@ -133,6 +133,34 @@ ERRORS = [
     *((api, b"error", b"", "error") for api in READ),
     *((api, b"error", b'["x"]', "error") for api in READ),
     *((api, b"error", b'{"type":"server_error","message":"m"}', "server_error") for api in READ),
+    # the choice's text is the error's (DashScope's throttling, as qwen-code reads it: pipeline.ts)
+    (
+        "openai.chat",
+        b"",
+        b'{"choices":[{"index":0,"delta":{"content":"Throttling: TPM"},"finish_reason":"error_finish"}]}',
+        "error",
+    ),
+    (
+        "openai.completions",
+        b"",
+        b'{"choices":[{"text":"Throttling","finish_reason":"error_finish"}]}',
+        "error",
+    ),
+    # beside choices that are null (DeepInfra, Venice), and Baidu's (one-api#1332); FastChat's (FastChat#3367)
+    *(
+        (
+            api,
+            b"",
+            b'{"id":"x","choices":null,"error_type":"rate_limit_error","error_message":"m"}',
+            "rate_limit_error",
+        )
+        for api in READ
+    ),
+    *((api, b"", b'{"choices":null,"error_type":"upstream","error_message":"m"}', "error") for api in READ),
+    *((api, b"", b'{"choices":null,"error_message":"m"}', "error") for api in READ),
+    *((api, b"", b'{"error_code":336003,"error_msg":"m","id":"as-1"}', "error") for api in READ),
+    *((api, b"", b'{"error_code":429,"error_msg":"m"}', "429") for api in READ),
+    *((api, b"", b'{"text":"m","error_code":50001}', "error") for api in READ),
     # errors of other families, in place of an event
     *(
         (api, b"", b'{"code":"InvalidApiKey","message":"m","request_id":"r"}', "InvalidApiKey")

@@ -162,6 +162,11 @@ def test_openai_completions() -> None:
     facts = read(apis.match("POST", "/completions"), {"model": "m", "prompt": ["a"], "max_tokens": 9, "n": 3})
     attributes = {"gen_ai.request.max_tokens": 9, "gen_ai.request.choice.count": 3}
     assert facts == RequestFacts(model="m", attributes=attributes)
+    route = apis.match("POST", "/completion")  # llama.cpp's own names
+    assert read(route, {"prompt": "a", "n_predict": 8, "stream": True}) == RequestFacts(
+        streaming=True, attributes={"gen_ai.request.max_tokens": 8}
+    )
+    assert read(route, {"prompt": "a", "n_predict": -1}) == RequestFacts()
 
 
 def test_openai_responses() -> None:
@@ -295,6 +300,8 @@ def test_gemini() -> None:
         (["AUDIO"], "speech"),
         (["TEXT", "IMAGE"], None),
         (["X"], None),
+        ([2], "image"),
+        ([9], None),
     ):
         facts = read(route, {"generationConfig": {"responseModalities": modalities}})
         assert facts.attributes.get("gen_ai.output.type") == kind

@@ -30,6 +30,8 @@ READ = [
     ("/%761/chat/completions", "/v1/chat/completions", "openai.chat", "chat", True),
     ("/acme/team-7/chat/completions", "/{prefix}/chat/completions", "openai.chat", "chat", True),
     ("/v1/completions", "/v1/completions", "openai.completions", "text_completion", True),
+    ("/completion", "/completion", "openai.completions", "text_completion", True),
+    ("/completions", "/completions", "openai.completions", "text_completion", True),
     ("/v1/responses", "/v1/responses", "openai.responses", "chat", True),
     ("/backend-api/codex/responses", "/backend-api/codex/responses", "openai.responses", "chat", True),
     ("/v1/embeddings", "/v1/embeddings", "openai.embeddings", "embeddings", False),
@@ -224,6 +226,7 @@ NOT_TURNS = [
     ("POST", "/v1beta/models/g:somethingElse", "/{provider path}"),
     ("POST", "/v1/threads/t1/messages", "/{provider path}"),
     ("POST", "/v1/weird/thing", "/{provider path}"),
+    ("POST", "/api/v1/apps/a1/completion", "/{provider path}"),  # DashScope's apps answer otherwise
     ("GET", "/acme/models", "/{provider path}"),
     ("GET", "/v1/models/meta-llama/Llama-3.3-70B", "/v1/models/{model}"),
     ("GET", "/v1/models/llama3%3A8b", "/v1/models/{model}"),

@@ -190,6 +190,12 @@ QUIET = [
         EventKind.EVENT,
     ),
     ("openai.responses", b'{"type":"keepalive","sequence_number":3}', EventKind.IDLE),
+    # Copilot (litellm#35021, mnfst/llm-gateway#2125)
+    ("openai.chat", b'{"choices":[{"delta":{"reasoning_text":"a"}}]}', EventKind.CHUNK),
+    ("openai.chat", b'{"choices":[{"delta":{"audio":{"id":"audio_1"}}}]}', EventKind.EVENT),
+    # llama.cpp's own form (tools/server/README.md)
+    ("openai.completions", b'{"index":0,"content":" Mars","stop":false}', EventKind.CHUNK),
+    ("openai.completions", b'{"content":"","stop":true,"stop_type":"eos"}', EventKind.EVENT),
     ("openai.responses", b"[DONE]", EventKind.END),
     ("openai.completions", b" [DONE]", EventKind.END),
     ("openai.chat", b" [DONE] ", EventKind.END),
@@ -250,6 +256,7 @@ def test_null_in_quotes_is_no_finish_reason(api: str, data: bytes) -> None:
 ENDED = [
     ("anthropic.messages", b'{"type":"message_delta","delta":{"stop_reason":"end_turn"}}'),
     ("gemini.generate_content", b'{"candidates":[{"finishReason":"STOP"}]}'),
+    ("gemini.generate_content", b'{"candidates":[{"finishReason":1}]}'),
 ]
 
 
@@ -262,6 +269,44 @@ def test_a_terminator_of_another_api(api: str, data: bytes) -> None:
     kinds = [reader.event(b"", event) for event in (b"[DONE]", data, b"[DONE] ")]
     assert kinds == [EventKind.EVENT, EventKind.EVENT, EventKind.END]
     assert facts.unreadable == 0
+
+
+def test_a_terminator_behind_a_response() -> None:
+    """Another's there as well: it ends nothing that has begun and has not told its end."""
+    for end, kind in ((b'{"type":"response.completed"}', EventKind.END), (b"{}", EventKind.EVENT)):
+        facts = ResponseFacts()
+        reader = apis.stream_reader(Route("/", api="openai.responses"), facts)
+        assert reader is not None
+        reader.event(b"", b'{"type":"response.output_text.delta","delta":"a"}')
+        assert reader.event(b"", b"[DONE]") is EventKind.EVENT
+        reader.event(b"", end)
+        assert reader.event(b"", b"[DONE]") is kind
+
+
+APART = [
+    # GLM-4.7, Kimi-K2.5 (eventsource-parser#31)
+    (b'data: {"a":1}\ndata: {"b":2}\ndata: [DONE]\n\n', [b'{"a":1}', b'{"b":2}', b"[DONE]"]),
+    (b'data:{"a":1}\r\ndata:{"b":[{}]} \r\n\r\n', [b'{"a":1}', b'{"b":[{}]} ']),
+    # one event as WHATWG has it
+    (b'data: {"a":\ndata: {"b":2}}\n\n', [b'{"a":\n{"b":2}}']),
+    (b'data: {"a":1}\ndata: {"b":\n\n', [b'{"a":1}\n{"b":']),
+    (b'data: {"a":1}\ndata: text\n\n', [b'{"a":1}\ntext']),
+    (b'data: {"a":1}\ndata:\n\n', [b'{"a":1}\n']),
+    (b"data: {}\n" * 1024 + b"\n", [b"{}"] * 1024),
+    (b"data: {}\n" * 1025 + b"\n", [b"\n".join([b"{}"] * 1025)]),
+]
+
+
+@pytest.mark.parametrize("stream, datas", APART)
+def test_events_without_a_blank_line_between_them(stream: bytes, datas: list[bytes]) -> None:
+    """Each line that is an event by itself is one, if all of a block are and there are not too many; else the block is."""
+    for at in sorted({*range(min(len(stream), 60)), len(stream)}):
+        parser = apis.event_parser(apis.Form.EVENTS, 1 << 20, unbounded)
+        events = parser.feed(stream[:at]) + parser.feed(stream[at:])
+        assert events == [(b"", data) for data in datas], at
+    parser = apis.event_parser(apis.Form.EVENTS, 1 << 20, unbounded)
+    named = b'event: a\ndata: {}\nevent: b\ndata: {"b":2}\n\n'
+    assert parser.feed(named) == [(b"a", b"{}"), (b"b", b'{"b":2}')]
 
 
 def test_a_model_that_hands_over_in_the_stream() -> None:

@@ -325,15 +325,17 @@ def test_azure_begins_with_its_filter() -> None:
     assert facts == ResponseFacts()
 
 
-def test_timings_of_llama_cpp() -> None:
-    """Its own count (llama.cpp#15827), where no usage was asked for; usage says more."""
-    timings = {"cache_n": 236, "prompt_n": 1, "predicted_n": 35, "predicted_ms": 661.064}
-    told = {"input": 237, "cache_read": 236, "output": 35}
-    assert streamed(CHAT, {"choices": [], "timings": timings}).tokens == told
-    assert whole("openai.completions", {"choices": [], "timings": timings}).tokens == told
-    assert streamed(CHAT, {"choices": [], "timings": timings, "usage": BASE}).tokens == TOLD
-    older = {"prompt_n": 1, "predicted_n": 35}
-    assert streamed(CHAT, {"choices": [], "timings": older}).tokens == {"output": 35}
+def test_what_began_tells_no_output() -> None:
+    """Claude's first count of its output is a placeholder (litellm#31035): absent where nothing more comes."""
+    begun = {
+        "type": "message_start",
+        "message": {"usage": {"input_tokens": 5, "output_tokens": 8, **_cached(2)}},
+    }
+    assert streamed(MESSAGES, begun).tokens == {"input": 7, "cache_read": 2}
+    delta = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 3}}
+    assert streamed(MESSAGES, begun, delta).tokens == {"input": 7, "cache_read": 2, "output": 3}
+    counted = {"type": "message_stop", "amazon-bedrock-invocationMetrics": {"outputTokenCount": 4}}
+    assert streamed(MESSAGES, begun, counted).tokens["output"] == 4
 
 
 def _claude(start: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,8 +6,6 @@ from weakref import ref
 
 import pytest
 
-from sidecar import apis
-from sidecar.core.facts import Route
 from sidecar.core.histories import PER_THREAD
 from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, Shown, request_of, stream
 from tests.pace import within
@@ -395,93 +393,6 @@ def test_json_that_is_written_anew(back: str) -> None:
     assert (second.session, second.past.relation) == (first.session, "continues")
     other = memory.ask(CHAT, request_of(CHAT, [*ASKED, Answer(back.replace("-3", "-3.5")), NEXT]))
     assert not other.place.joins
-
-
-SPOKEN = "It is what it is, so be it."
-DELTAS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
-    "a refusal": (
-        [{"content": None}, {"refusal": SPOKEN[:9]}, {"refusal": SPOKEN[9:]}],
-        {"content": None, "refusal": SPOKEN},
-    ),
-    "blocks": (
-        [
-            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Well."}]}]},
-            {"content": [{"type": "text", "text": SPOKEN[:9]}]},
-            {"content": [{"type": "text", "text": SPOKEN[9:12]}, {"type": "text", "text": SPOKEN[12:20]}]},
-            {"content": SPOKEN[20:]},
-        ],
-        {"content": [{"type": "thinking", "thinking": "Well."}, {"type": "text", "text": SPOKEN}]},
-    ),
-}
-
-
-@pytest.mark.parametrize("session", [None, "named"])
-@pytest.mark.parametrize("deltas,back", DELTAS.values(), ids=DELTAS)
-def test_other_kinds_of_deltas(deltas: Any, back: Any, session: str | None) -> None:
-    """A text that streams as a refusal, or in blocks as Mistral's do, is the answer's as well."""
-    memory = Memory()
-    first = memory.ask(CHAT, request_of(CHAT, ASKED), session)
-    reader = apis.stream_reader(Route("", CHAT), first.facts)
-    assert reader is not None
-    for delta in deltas:
-        reader.event(b"", json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode())
-    memory.end(first)
-    asked = [*ASKED, {"role": "assistant", **back}, NEXT]
-    second = memory.ask(CHAT, request_of(CHAT, asked), session)
-    assert (second.session, second.past.relation) == (first.session, "continues")
-
-
-ITEMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "a call of a shell": (
-        {
-            "type": "local_shell_call",
-            "id": "lsh_0a1b2c3d4e5f",
-            "call_id": "call_1a1b2c3d4e5f",
-            "status": "completed",
-            "action": {"type": "exec", "command": ["ls"]},
-        },
-        {"type": "local_shell_call_output", "call_id": "call_1a1b2c3d4e5f", "output": "It is there."},
-    ),
-    "a wish for approval": (
-        {"type": "mcp_approval_request", "id": "mcpr_0a1b2c3d4e5f", "name": "look", "arguments": "{}"},
-        {"type": "mcp_approval_response", "approval_request_id": "mcpr_0a1b2c3d4e5f", "approve": True},
-    ),
-    "a refusal": (
-        {
-            "type": "message",
-            "id": "msg_0a1b2c3d4e5f",
-            "role": "assistant",
-            "content": [{"type": "refusal", "refusal": SPOKEN}],
-        },
-        NEXT,
-    ),
-}
-
-
-@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
-@pytest.mark.parametrize("session", [None, "named"])
-@pytest.mark.parametrize("item,after", ITEMS.values(), ids=ITEMS)
-def test_other_kinds_of_items(item: Any, after: Any, session: str | None, streamed: bool) -> None:
-    """What a response holds beside texts and functions is the model's as well, also where clients leave an item's id out."""
-    memory = Memory()
-    first = memory.ask(RESPONSES, request_of(RESPONSES, ASKED), session)
-    if streamed:
-        events: list[Any] = [{"type": "response.output_item.done", "item": item}]
-        if item["type"] == "message":
-            events.insert(0, {"type": "response.refusal.delta", "delta": SPOKEN[9:]})
-            events.insert(0, {"type": "response.refusal.delta", "delta": SPOKEN[:9]})
-        reader = apis.stream_reader(Route("", RESPONSES), first.facts)
-        assert reader is not None
-        for event in events:
-            reader.event(b"", json.dumps(event).encode())
-    else:
-        whole = apis.body_reader(Route("", RESPONSES), first.facts)
-        assert whole is not None
-        assert whole.body(json.dumps({"id": "resp_1", "status": "completed", "output": [item]}).encode())
-    memory.end(first)
-    kept = item if item["type"] == "mcp_approval_request" else {**item, "id": None}
-    second = memory.ask(RESPONSES, request_of(RESPONSES, [*ASKED, kept, after]), session)
-    assert (second.session, second.past.relation) == (first.session, "continues")
 
 
 def test_who_says_it() -> None:

@@ -42,7 +42,7 @@ MESSAGES = Example(
         events=(2, 2, 1),
         error=event(CLAUDE_ERROR, "error"),
         nothing=typed("message_stop"),
-        early=told("msg_1", "claude-4", input_tokens=5, output_tokens=1),
+        early=told("msg_1", "claude-4", input_tokens=5),
         late=told("msg_1", "claude-4", "end_turn") | TOKENS,
     ),
 )

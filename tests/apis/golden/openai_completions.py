@@ -35,4 +35,49 @@ COMPLETIONS = Example(
     ),
 )
 
-EXAMPLES = (COMPLETIONS,)
+
+def _own(text: str, **more: object) -> dict[str, object]:
+    return {"index": 0, "content": text, "tokens": [], "stop": False, "id_slot": -1, **more}
+
+
+LLAMA_END = {
+    "stop": True,
+    "id_slot": 0,
+    "model": "llama",
+    "tokens_predicted": 7,
+    "tokens_evaluated": 5,
+    "generation_settings": {"n_predict": 9, "stop": []},
+    "stop_type": "limit",
+    "stopping_word": "",
+    "tokens_cached": 11,
+}
+
+LLAMA_CPP = Example(
+    name="llama.cpp's completion",
+    path="/completion",
+    route="/completion",
+    request={"model": "gpt-4o", "prompt": "Hi", "n_predict": 9},
+    answer=_own("Hello", **LLAMA_END),
+    facts=told(None, "llama", "length") | TOKENS,
+    operation="text_completion",
+    provider="openai",
+    failure=OPENAI_ERROR,
+    word="server_error",
+    asked={"gen_ai.request.max_tokens": 9},
+    stream=Stream(
+        path="/completion",
+        route="/completion",
+        request={"stream": True},
+        first=event(_own("Hel", tokens_predicted=1, tokens_evaluated=5)),
+        rest=event(_own("lo", **LLAMA_END)),
+        terminator=b"",
+        events=(1, 1, 0),
+        error=event(OPENAI_ERROR),
+        nothing=b": nothing\n\n",
+        empty=0,
+        early={"gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 1},
+        late=told(None, "llama", "length") | TOKENS,
+    ),
+)
+
+EXAMPLES = (COMPLETIONS, LLAMA_CPP)
