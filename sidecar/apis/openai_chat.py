@@ -387,7 +387,8 @@ class ChatReader(ChoicesReader[_Chunk, _NamedChunk]):
                 error = self._choice_ended(choice.index, choice.finish_reason, choice.error) or error
             usage = usage or choice.usage
         if usage or chunk.x_groq or chunk.timings:
-            self._used(_usage(chunk, usage), own=chunk.timings is not None)
+            counts = _usage(chunk, usage)
+            self._tokens(counts if chunk.timings is None else self._so_far(counts))
         if chunk.error or chunk.x_groq or (error is None and (name or not chunk.choices)):
             error = self._error(name, chunk, data) or error
         return kind if error is None else self._failed(error)
@@ -422,8 +423,10 @@ class ChatReader(ChoicesReader[_Chunk, _NamedChunk]):
             if error := self._choice_ended(choice.index, choice.finish_reason, choice.error):
                 self._failed(error)
             usage = usage or choice.usage
-        first = body.timings is not None and len(body.choices or ()) > 1
-        self._used_by_all(_usage(body, usage), first=first)
+        counts = _usage(body, usage)
+        if body.timings is not None and len(body.choices or ()) > 1:
+            counts.pop("output", None)  # llama.cpp tells what the first choice made
+        self._tokens(counts)
         if body.error and is_error(body.error):
             self._failed(error_word(body.error))
         return bool(body.choices)

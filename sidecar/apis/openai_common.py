@@ -177,36 +177,27 @@ class Timings(msgspec.Struct):
 class ChoicesReader(Reader[E, B]):
     """Reads an answer of choices. llama.cpp tells the usage of each of them alone, with its timings."""
 
-    __slots__ = ("_made", "_reports")
+    _reports = 0
+    """Choices that have told their own usage."""
+    _made = 0
+    """Output tokens of them all."""
 
-    def __init__(self, facts: ResponseFacts) -> None:
-        super().__init__(facts)
-        self._reports = 0
-        """Choices that have told their own usage."""
-        self._made = 0
-        """Output tokens of them all."""
-
-    def _used(self, counts: dict[str, int], *, own: bool) -> None:
-        """Notes the usage of an event, which may be the `own` of the choice that has ended last.
+    def _so_far(self, counts: dict[str, int]) -> dict[str, int]:
+        """The usage of all choices, where `counts` is the own of the one that has ended last.
 
         What choices made is added up. The prompt of all is one; where it seems not to be, nothing is told of it.
         """
-        if own and self._reports < len(self._choices):
-            self._reports += 1
-            self._made += counts.get("output", 0)
-            if self._reports > 1:
-                tokens = self.facts.tokens
-                if counts.get("input") != tokens.get("input"):
-                    tokens.pop("input", None)
-                    tokens.pop("cache_read", None)
-                counts = {"output": self._made}
-        self._tokens(counts)
-
-    def _used_by_all(self, counts: dict[str, int], *, first: bool) -> None:
-        """Notes the usage of a whole answer, in which llama.cpp tells only what the `first` of several choices made."""
-        if first:
-            counts.pop("output", None)
-        self._tokens(counts)
+        if self._reports == len(self._choices):
+            return counts  # of a choice that goes on, or one that has told it
+        self._reports += 1
+        self._made += counts.get("output", 0)
+        if self._reports == 1:
+            return counts
+        tokens = self.facts.tokens
+        if counts.get("input") != tokens.get("input"):
+            tokens.pop("input", None)
+            tokens.pop("cache_read", None)
+        return {"output": self._made}
 
 
 class Reasoning(msgspec.Struct):

@@ -147,10 +147,10 @@ class CompletionReader(ChoicesReader[_Completion, _Completion]):
             failed = self._choice_ended(choice.index, choice.finish_reason, choice.error)
             error = error or failed
         if counts := part.used():
-            if whole:
-                self._used_by_all(counts, first=part.timings is not None and len(choices) > 1)
-            else:
-                self._used(counts, own=part.timings is not None or part.alone)
+            own = part.timings is not None or part.alone
+            if own and whole and len(choices) > 1:
+                counts.pop("output", None)  # it is what the first choice made
+            self._tokens(self._so_far(counts) if own and not whole else counts)
         return kind if error is None else self._failed(error)
 
 

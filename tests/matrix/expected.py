@@ -16,7 +16,7 @@ JOINED_VOLATILE = ("sidecar.request.body.read_time",)
 ASKED_VOLATILE = ("sidecar.overhead.before", "sidecar.overhead.after", "sidecar.overhead.loop")
 
 CARRIES_HISTORY = (
-    *("/completions", "/responses", "/messages"),
+    *("/completions", "/completion", "/responses", "/messages"),
     *(":generateContent", ":streamGenerateContent", ":rawPredict", ":streamRawPredict"),
 )
 """How routes end whose requests carry their past."""
