@@ -2,8 +2,9 @@
 
 Owns what a request, a chunk and a body mean; a chunk has the shape of a body, and a stream has no
 terminator. Thought tokens stand beside the candidates' tokens, and tool-use prompt tokens beside the
-prompt's; the facts hold their sums as `output` and `input`, as the conventions ask.
-Shapes: https://ai.google.dev/api/generate-content
+prompt's; the facts hold their sums as `output` and `input`, as the conventions ask. Code Assist, which the Gemini CLI asks
+when somebody has logged in, has the same in a member: `request` of a request, beside its model, `response` of an answer.
+Shapes: https://ai.google.dev/api/generate-content, and packages/core/src/code_assist/converter.ts of the Gemini CLI
 """
 
 import msgspec
@@ -99,19 +100,38 @@ class _GenerationConfig(msgspec.Struct, rename="camel"):
         return _MIME_TYPES.get(self.response_mime_type or "")
 
 
+class _Request(msgspec.Struct, kw_only=True):
+    contents: list[Thing] | None = None
+    generation_config: _GenerationConfig | None = msgspec.field(name="generationConfig", default=None)
+    session_id: str | None = None
+
+
 class GenerateRequest(RequestBody, kw_only=True):
-    """What is read of a request. The model stands in its path."""
+    """What is read of a request. The model stands in its path, or beside the `request` that it wraps."""
 
     contents: list[Thing] | None = None
     generation_config: _GenerationConfig | None = msgspec.field(name="generationConfig", default=None)
+    model: Word | None = None
+    request: _Request | None = None
+
+    def hints(self) -> dict[str, str]:
+        """The identity fields that are there, by dotted path."""
+        hints = super().hints()
+        if self.request is not None and self.request.session_id is not None:
+            hints["request.session_id"] = self.request.session_id
+        return hints
+
+    def asked_model(self) -> str | None:
+        """The model that a request is for which it wraps."""
+        return None if self.request is None else self.model or None
 
     def message_count(self) -> int | None:
         """How many contents the request carries."""
-        return counted(self.contents)
+        return counted((self.request or self).contents)
 
     def attributes(self) -> dict[str, object]:
         """The request's parameters by the attribute names of the conventions."""
-        config = self.generation_config or _GenerationConfig()
+        config = (self.request or self).generation_config or _GenerationConfig()
         return present(
             {
                 "gen_ai.request.max_tokens": config.max_output_tokens,
@@ -230,6 +250,20 @@ class _Chunk(msgspec.Struct, rename="camel"):
     error: msgspec.Raw = msgspec.Raw()
 
 
+class _Answer(_Chunk, rename="camel"):
+    trace_id: Ident | None = None
+    response: _Chunk | None = None
+
+    def unwrapped(self) -> _Chunk:
+        """What it is, or what it wraps, to which Code Assist gives the id that the client sees."""
+        inner = self.response
+        if inner is None:
+            return self
+        inner.response_id = inner.response_id or self.trace_id
+        inner.error = inner.error or self.error
+        return inner
+
+
 class _Called(msgspec.Struct, gc=False):
     id: Raw = NOTHING
     name: Raw = NOTHING
@@ -257,6 +291,7 @@ class _Past(msgspec.Struct, gc=False):
     system_instruction: Raw = NOTHING
     tools: Raw = NOTHING
     config: Raw = msgspec.field(name="generationConfig", default=NOTHING)
+    request: Raw = NOTHING
 
 
 _past = msgspec.json.Decoder(_Past)
@@ -312,6 +347,8 @@ def _part(piece: _Piece | Raw, whole: Raw, parts: list[Part], ids: list[Id], for
 def _history(body: bytes | bytearray, _whole: RequestBody | None) -> Written | None:
     """The past of what is to be generated."""
     past = _past.decode(body)
+    if past.request and there(past.request):
+        past = _past.decode(past.request)
     if not past.contents:
         return None
     system = past.system or past.system_instruction
@@ -326,27 +363,28 @@ def _instruction(raw: Raw) -> list[Part]:
     return [(TEXT, plain(raw))]
 
 
-_CHUNK = Shape(_Chunk)
+_ANSWER = Shape(_Answer)
 
 
 _OUTPUT, _NO_OUTPUT = EventKind.CHUNK, EventKind.EVENT
 
 
-class GenerateReader(Reader[_Chunk, _Chunk]):
+class GenerateReader(Reader[_Answer, _Answer]):
     """Reads generated content, streamed (as events or as elements of an array) or whole."""
 
     __slots__ = ()
 
-    event_shape = _CHUNK
-    shape = _CHUNK
+    event_shape = _ANSWER
+    shape = _ANSWER
 
     def event(self, name: bytes, data: bytes) -> EventKind:
         """Takes one event; says what it means."""
         if data.strip() == DONE:
             return self._done()
-        chunk = self._event(data)
-        if chunk is None:
+        answer = self._event(data)
+        if answer is None:
             return self._unread(name, data)
+        chunk = answer.unwrapped()
         kind = self._take(chunk)
         if kind is EventKind.ERROR:
             return kind
@@ -355,10 +393,11 @@ class GenerateReader(Reader[_Chunk, _Chunk]):
             error = error or foreign_error(data)
         return kind if error is None else self._failed(error)
 
-    def _answers(self, body: _Chunk, data: bytes) -> bool:  # noqa: ARG002 - all is in `body`
+    def _answers(self, body: _Answer, data: bytes) -> bool:  # noqa: ARG002 - all is in `body`
         """Takes the body."""
-        self._take(body)
-        return bool(body.candidates)
+        chunk = body.unwrapped()
+        self._take(chunk)
+        return bool(chunk.candidates)
 
     def _take(self, part: _Chunk) -> EventKind:
         """Takes the facts of a chunk or a body."""
@@ -394,6 +433,19 @@ API = Api(
             operation="generate_content",
             turn=True,
             provider="gcp.gemini",
+            streaming=True,
+        ),
+        Path(
+            end="/v1internal:generateContent",
+            operation="generate_content",
+            turn=True,
+            provider="gcp.gen_ai",
+        ),
+        Path(
+            end="/v1internal:streamGenerateContent",
+            operation="generate_content",
+            turn=True,
+            provider="gcp.gen_ai",
             streaming=True,
         ),
         Path(end=":embedContent", operation="embeddings", provider="gcp.gemini", read=False),

@@ -92,6 +92,7 @@ SESSION_FIELDS = (
     "litellm_trace_id",
     "metadata.session_id",
     "metadata.sessionId",
+    "request.session_id",
 )
 CACHE_KEY_FIELD = "prompt_cache_key"
 PROMPT_FIELD = "metadata.promptId"

@@ -285,6 +285,7 @@ ANSWERS = [
     ("gemini.generate_content", {"candidates": [{"content": {}}]}),
     ("gemini.generate_content", {"promptFeedback": {"blockReason": "SAFETY"}}),
     ("gemini.generate_content", {"promptFeedback": {"blockReason": 1}}),
+    ("gemini.generate_content", {"response": {"candidates": [{"content": {}}]}, "traceId": "t"}),
     ("openai.completions", {"content": "", "stop": True, "stop_type": "limit"}),
 ]
 

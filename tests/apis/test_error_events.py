@@ -43,6 +43,13 @@ ERRORS = [
         "RESOURCE_EXHAUSTED",
     ),
     ("gemini.generate_content", b"error", b'{"code":500,"status":"INTERNAL"}', "INTERNAL"),
+    (
+        "gemini.generate_content",
+        b"",
+        b'{"response":{"error":{"code":503,"status":"UNAVAILABLE"}}}',
+        "UNAVAILABLE",
+    ),
+    ("gemini.generate_content", b"", b'{"response":null,"error":{"code":429,"message":"m"}}', "429"),
     # told inside a choice (genkit#6259), which OpenRouter and others do
     (
         "openai.chat",

@@ -295,6 +295,15 @@ def test_gemini() -> None:
             "gen_ai.output.type": "json",
         },
     )
+    asked = {"contents": [{}, {}, {}], "generationConfig": config, "session_id": "s"}
+    wrapped = {"model": "gemini-2.5-pro", "project": "p", "user_prompt_id": "s####1", "request": asked}
+    assert read(apis.match("POST", "/v1internal:generateContent"), wrapped) == RequestFacts(
+        model="gemini-2.5-pro",
+        messages=3,
+        hints={"request.session_id": "s"},
+        attributes=read(route, asked).attributes,
+    )
+    assert read(route, {"contents": [{}], "model": "models/other"}).model == "gemini-2.5-flash"
     for modalities, kind in (
         (["IMAGE"], "image"),
         (["AUDIO"], "speech"),

@@ -140,6 +140,21 @@ def test_gemini_routes(path: str, template: str, streaming: bool, provider: str)
     assert route.model in {"gemini-2.5-pro", "g", "t"}
 
 
+@pytest.mark.parametrize("verb, streaming", [("generateContent", False), ("streamGenerateContent", True)])
+def test_code_assist(verb: str, streaming: bool) -> None:
+    """What the Gemini CLI asks when somebody has logged in (code_assist/server.ts); the model stands in the body."""
+    route = apis.match("POST", f"/v1internal:{verb}")
+    assert route == Route(
+        f"/v1internal:{verb}",
+        "gemini.generate_content",
+        "generate_content",
+        turn=True,
+        provider="gcp.gen_ai",
+        streaming=streaming,
+    )
+    assert apis.match("POST", "/v1internal:loadCodeAssist") == Route("/{provider path}")
+
+
 LONG_NAMES = [
     (
         "/v1beta/models/vertex/gemini-2.5-flash:generateContent",

@@ -463,6 +463,7 @@ def test_an_answer_can_be_continued_before_it_has_ended(
         ("/v1/responses", {"model": "gpt-4o", "input": "x"}, "openai"),
         ("/v1/embeddings", {"model": "e", "input": "x"}, "openai"),
         ("/v1/completions", {"model": "m", "prompt": "x"}, "openai"),
+        ("/v1internal:generateContent", {"model": "g", "request": {"contents": []}}, "gcp.gen_ai"),
         ("/anything/else", {"some": "thing"}, None),
     ],
 )

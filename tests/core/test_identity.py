@@ -161,6 +161,7 @@ def test_baggage_in_several_fields_is_bounded() -> None:
         ({"session_id": "s"}, "s", Source.BODY),
         ({"litellm_session_id": "l"}, "l", Source.BODY),
         ({"metadata.session_id": "m"}, "m", Source.BODY),
+        ({"request.session_id": "g"}, "g", Source.BODY),
         ({"metadata.user_id": json.dumps({"device_id": "d", "session_id": UUID})}, UUID, Source.BODY),
         ({"metadata.user_id": f"user_ab12_account_{UUID[::-1]}_session_{UUID}"}, UUID, Source.BODY),
         ({"conversation": "conv_1"}, "conv_1", Source.BODY),

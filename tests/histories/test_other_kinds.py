@@ -9,7 +9,7 @@ from sidecar import apis
 from sidecar.core.digests import Digester
 from sidecar.core.echo import Echo
 from sidecar.core.facts import ResponseFacts, Route
-from tests.histories.shown import CHAT, COMPLETIONS, RESPONSES, Memory, request_of
+from tests.histories.shown import CHAT, COMPLETIONS, GEMINI, RESPONSES, Answer, Memory, request_of
 
 ASKED: list[Any] = [{"role": "user", "content": "Say something."}]
 NEXT = {"role": "user", "content": "And then?"}
@@ -152,4 +152,26 @@ def test_other_kinds_of_items(item: Any, after: Any, session: str | None, stream
     memory.end(first)
     kept = item if item["type"] == "mcp_approval_request" else {**item, "id": None}
     second = memory.ask(RESPONSES, request_of(RESPONSES, [*ASKED, kept, after]), session)
+    assert (second.session, second.past.relation) == (first.session, "continues")
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("session", [None, "named"])
+def test_what_code_assist_wraps(session: str | None, streamed: bool) -> None:
+    """The Gemini CLI's requests and its answers, each in a member (code_assist/converter.ts), carry the same past."""
+
+    def wrapped(*messages: object) -> dict[str, object]:
+        return {"model": "m", "project": "p", "request": request_of(GEMINI, messages)}
+
+    memory, said = Memory(), Answer("It is what it is, so be it, as ever.", response="")
+    first = memory.ask(GEMINI, wrapped(*ASKED), session)
+    candidate = {"content": {"role": "model", "parts": [{"text": said.text}]}, "finishReason": "STOP"}
+    data = json.dumps({"response": {"candidates": [candidate]}, "traceId": "t"}).encode()
+    reader: Any = (apis.stream_reader if streamed else apis.body_reader)(Route("", GEMINI), first.facts)
+    if streamed:
+        reader.event(b"", data)
+    else:
+        assert reader.body(data)
+    memory.end(first)
+    second = memory.ask(GEMINI, wrapped(*ASKED, said, NEXT), session)
     assert (second.session, second.past.relation) == (first.session, "continues")

@@ -87,7 +87,7 @@ class Expected:
     @property
     def model(self) -> str | None:
         """The model asked for, if the body was read or the path names it."""
-        in_path = self.cell.api.operation == "generate_content"
+        in_path = "{model}" in self.cell.route
         return self.cell.api.model if self.joined or in_path else None
 
     @property

@@ -1,6 +1,7 @@
 """Gemini's generated content, streamed in both ways: a call whole and streamed, and what it tells."""
 
 import json
+from dataclasses import replace
 
 from tests.apis.example import TOKENS, Example, Stream, event, told
 
@@ -71,4 +72,32 @@ GEMINI_ARRAY = _gemini_api(
     ),
 )
 
-EXAMPLES = (GEMINI, GEMINI_ARRAY)
+
+def _wrapped(inner: dict[str, object]) -> dict[str, object]:
+    """As Code Assist answers the Gemini CLI (code_assist/converter.ts)."""
+    return {
+        "response": {name: value for name, value in inner.items() if name != "responseId"},
+        "traceId": "gem_1",
+    }
+
+
+_ASSIST = GEMINI.stream
+assert _ASSIST is not None
+CODE_ASSIST = replace(
+    GEMINI,
+    name="gemini's code assist",
+    path="/v1internal:generateContent",
+    route="/v1internal:generateContent",
+    request={"model": "gemini-pro", "project": "p", "request": GEMINI.request},
+    answer=_wrapped(_gemini("Hello", "STOP", usageMetadata=GEMINI_USAGE)),
+    provider="gcp.gen_ai",
+    stream=replace(
+        _ASSIST,
+        path="/v1internal:streamGenerateContent?alt=sse",
+        route="/v1internal:streamGenerateContent",
+        first=event(_wrapped(_gemini("Hel"))),
+        rest=event(_wrapped(_gemini("lo", "STOP", usageMetadata=GEMINI_USAGE))),
+    ),
+)
+
+EXAMPLES = (GEMINI, GEMINI_ARRAY, CODE_ASSIST)
