@@ -19,6 +19,8 @@ from sidecar.apis.errors import error_word, failure, foreign_error
 from sidecar.apis.history import Past
 from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, UnreadableBody, Word, at_once
 from sidecar.core.facts import EventKind, ResponseFacts
+from sidecar.core.identity import LONGEST_TEXT
+from sidecar.core.shown import ITEMS, SEEN
 from sidecar.core.sse import Event
 
 MAX_CHOICES = 128
@@ -170,7 +172,7 @@ class RequestBody(msgspec.Struct, kw_only=True):
     previous_response_id: str | None = None
 
     def hints(self) -> dict[str, str]:
-        """The identity fields that are there, by dotted path."""
+        """The identity fields that are there, by dotted path; as much of each as identity looks at."""
         metadata, conversation = self.metadata, self.conversation
         hints = {
             "session_id": self.session_id,
@@ -189,7 +191,7 @@ class RequestBody(msgspec.Struct, kw_only=True):
             hints["conversation"] = (
                 conversation.id if isinstance(conversation, ConversationRef) else conversation
             )
-        return present(hints)
+        return {path: text[:LONGEST_TEXT] for path, text in hints.items() if text is not None}
 
     def asked_model(self) -> str | None:
         """The model the body names."""
@@ -233,6 +235,17 @@ V = TypeVar("V")
 def present(values: Mapping[str, V | None]) -> dict[str, V]:
     """The members that are there."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def within_bounds(attributes: Mapping[str, object]) -> dict[str, object]:
+    """The same with no more of texts and lists than is shown of them: it is kept when the body is long gone."""
+    return {name: _part(value) for name, value in attributes.items()}
+
+
+def _part(value: object) -> object:
+    if isinstance(value, str):
+        return value[:SEEN]
+    return [str(item)[:SEEN] for item in value[:ITEMS]] if isinstance(value, list) else value
 
 
 def several(count: int | None) -> int | None:

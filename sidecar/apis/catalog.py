@@ -13,7 +13,16 @@ from typing import Any, get_args
 
 import msgspec
 
-from sidecar.apis.base import DONE, Api, BodyReader, EventParser, ReadHistory, RequestBody, StreamReader
+from sidecar.apis.base import (
+    DONE,
+    Api,
+    BodyReader,
+    EventParser,
+    ReadHistory,
+    RequestBody,
+    StreamReader,
+    within_bounds,
+)
 from sidecar.apis.history import MOST_MESSAGES, Past, Written, in_steps
 from sidecar.apis.history import at_once as past_at_once
 from sidecar.apis.json_array import JsonArrayParser
@@ -22,6 +31,7 @@ from sidecar.apis.routes import Routes
 from sidecar.apis.shapes import LARGE, Shape, Steps, Thing, at_once
 from sidecar.core.digests import Digester, History
 from sidecar.core.facts import RequestFacts, ResponseFacts, Route
+from sidecar.core.identity import LONGEST_TEXT
 from sidecar.core.sse import SseParser
 
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")
@@ -303,7 +313,7 @@ def _facts(
         streaming=route.streaming or request.asks_stream(),
         messages=messages,
         hints=hints,
-        attributes=request.attributes(),
+        attributes=within_bounds(request.attributes()),
         ignored=ignored,
         stored=request.asks_store(),
         history=history,
@@ -396,4 +406,4 @@ def _collect(found: msgspec.Struct, prefix: str, hints: dict[str, str]) -> None:
         if isinstance(value, msgspec.Struct):
             _collect(value, path + ".", hints)
         elif value is not None:
-            hints[path] = str(value)
+            hints[path] = str(value)[:LONGEST_TEXT]

@@ -13,6 +13,8 @@ from urllib.parse import unquote
 
 from sidecar.apis.base import Api, Path
 from sidecar.core.facts import Route
+from sidecar.core.identity import LONGEST_TEXT
+from sidecar.core.shown import SEEN
 
 UNKNOWN = Route(template="/{provider path}")
 
@@ -124,7 +126,7 @@ class Routes:
             answer_id = found[(found.lastindex or 0) + 1]
             if prefix not in _PREFIXES and not answer_id.startswith(self._own_ids):
                 return None
-            return Route(template, api.name, provider=provider, fetches=answer_id)
+            return Route(template, api.name, provider=provider, fetches=answer_id[:LONGEST_TEXT])
         if _NOT_BEFORE.search(found.string):
             return None
         azure = _AZURE.fullmatch(prefix)
@@ -134,7 +136,7 @@ class Routes:
             path.operation,
             path.turn,
             "azure.ai.openai" if azure else provider,
-            azure["model"] if azure else None,
+            azure["model"][:SEEN] if azure else None,
             path.streaming,
         )
 
@@ -153,7 +155,7 @@ class Routes:
             path.operation,
             path.turn,
             "gcp.vertex_ai" if publisher else path.provider,
-            model,
+            model[:SEEN],
             path.streaming,
         )
 

@@ -135,8 +135,8 @@ class RequestFacts:
     """What a request's body says.
 
     `hints` maps dotted paths of identity fields (`metadata.session_id`, `previous_response_id`, the
-    operator's own) to their text. `attributes` holds `gen_ai.request.*` values ready for a span
-    (str, bool, int, float or list of str). `ignored` lists fields whose type was not what the API says.
+    operator's own) to their text, as far as that is looked at. `attributes` holds `gen_ai.request.*` values ready for a
+    span (str, bool, int, float or list of str), as much of each as is shown. `ignored` lists fields whose type was not what the API says.
     `stored` is True when it asks that its answer be kept, to be fetched by its id.
     """
 

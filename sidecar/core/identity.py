@@ -103,6 +103,9 @@ CHAIN_FIELD = "previous_response_id"
 
 _NONE: Mapping[str, str] = {}
 
+LONGEST_TEXT = 4096
+"""Characters of a text that may name somebody: of a longer one only its beginning is looked at."""
+
 _LONGEST_ID = 200
 _DIGITS = 32
 """Hex digits of the digest that replaces a longer id, or one that looks like a credential."""
@@ -279,7 +282,7 @@ class _Judge:
 
     def text(self, value: str | None) -> str | None:
         """The id a value gives; an empty one is as good as absent."""
-        stripped = value.strip(" \t") if value else ""
+        stripped = value[:LONGEST_TEXT].strip(" \t") if value else ""
         if not stripped:
             return None
         known = tidy(stripped)
@@ -519,10 +522,10 @@ def told(session_id: str, conversation_id: str | None, *, generate: Callable[[],
 def tidy(text: str) -> str | None:
     """The id that `text` stands for, without blanks around it; None if it is empty or no valid id.
 
-    A longer one, and one that looks like a credential, gives `sha256-` and the first 32 hex digits of its
-    unkeyed SHA-256.
+    A longer one, and one that looks like a credential, gives `sha256-` and the first 32 hex digits of the unkeyed
+    SHA-256 of its first 4,096 characters.
     """
-    stripped = text.strip(" \t")
+    stripped = text[:LONGEST_TEXT].strip(" \t")
     if not stripped or not (stripped.isascii() and stripped.isprintable()):
         return None
     if len(stripped) <= _LONGEST_ID and not _looks_secret(stripped):

@@ -22,6 +22,12 @@ TEXT_LIMIT = 256
 _BEYOND = 256
 """Characters looked at beyond a limit, so that a key which the limit would cut is still recognised."""
 
+SEEN = TEXT_LIMIT + _BEYOND
+"""Characters of such a text that make a difference to what is shown of it."""
+
+ITEMS = 32
+"""Members of a list that are shown."""
+
 _CREDENTIAL = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     # OpenAI, Anthropic, OpenRouter, DeepSeek and many others; Stripe

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypedDict
 
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import ConnectTiming, Exchange, Stream, Trace, Upstream, Verdict, referred
-from sidecar.core.facts import Outcome, RequestFacts, ResponseFacts, Route
+from sidecar.core.facts import Outcome, ResponseFacts, Route
 from sidecar.core.identity import Identity
 from sidecar.core.sessions import Ref
 from sidecar.core.shown import shown
@@ -93,7 +93,10 @@ class Detail(TypedDict):
 
 
 class Ended(NamedTuple):
-    """What is kept of a settled exchange, under the same names: all but its headers. And its wide line's fields."""
+    """What is kept of a settled exchange, under the same names: all but its headers and what its body says.
+
+    And its wide line's fields.
+    """
 
     facts: Facts
     alike: Facts
@@ -104,7 +107,7 @@ class Ended(NamedTuple):
     identity: Identity | None
     turn: Turn | None
     request_id: str | None
-    request: RequestFacts
+    asked_model: str | None
     response: ResponseFacts
     stream: Stream
     verdict: Verdict | None
@@ -138,7 +141,7 @@ def ended(exchange: Exchange, facts: Facts, alike: Facts) -> Ended:
 def bar_of(one: Exchange | Ended) -> Bar:
     """The bar of a request, in flight or ended."""
     identity, turn, moved = one.identity, one.turn, one.correction
-    model = one.response.model or one.request.model or one.route.model
+    model = one.response.model or one.asked_model
     wait, own = None, None
     if isinstance(one, Ended):
         wait = turn.wait if turn is not None else None

@@ -18,6 +18,7 @@ from sidecar.core.facts import Outcome
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity
 from sidecar.core.shown import (
+    ITEMS,
     OTHER_HTTP,
     is_credential,
     known_method,
@@ -570,11 +571,11 @@ def _asked_url(exchange: Exchange, upstream: Upstream) -> str:
 
 
 def _short(value: object) -> AttributeValue:
-    """A value of the body, bounded: texts cut, at most 32 of a list."""
+    """A value of the body, bounded: texts cut, some of a list."""
     if isinstance(value, (int, float)):
         return value
     if isinstance(value, list | tuple):
-        return tuple(shown(str(item)) for item in value[:32])
+        return tuple(shown(str(item)) for item in value[:ITEMS])
     return shown(str(value))
 
 

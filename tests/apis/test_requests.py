@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from sidecar import apis
 from sidecar.core.digests import Digester
 from sidecar.core.facts import RequestFacts, Route
+from sidecar.core.identity import LONGEST_TEXT
+from sidecar.core.shown import ITEMS, SEEN
 from tests.pace import within
 
 CHAT = apis.match("POST", "/v1/chat/completions")
@@ -438,9 +440,27 @@ def test_deep_nesting_that_ends_is_refused_too() -> None:
         apis.read_request(CHAT, deep)
 
 
-def test_a_huge_id_is_handed_on_whole() -> None:
-    """Identity decides what to do with it."""
-    assert read(CHAT, {"session_id": "x" * 1_000_000}).hints == {"session_id": "x" * 1_000_000}
+def test_of_a_huge_text_its_beginning_is_kept() -> None:
+    """What is kept of a request is small, whatever it says: as much as identity and spans make something of."""
+    huge = "x" * 1_000_000
+    body = {"session_id": huge, "metadata": {"user_id": huge}, "conversation": {"id": huge}, "own": huge}
+    found = read(CHAT, {**body, "stop": huge}, "own")
+    assert {path: len(text) for path, text in found.hints.items()} == dict.fromkeys(
+        ("session_id", "metadata.user_id", "conversation", "own"), LONGEST_TEXT
+    )
+    assert found.attributes["gen_ai.request.stop_sequences"] == ["x" * SEEN]
+    many = read(MESSAGES, {"stop_sequences": [huge, *map(str, range(500))]})
+    assert many.attributes["gen_ai.request.stop_sequences"] == ["x" * SEEN, *map(str, range(ITEMS - 1))]
+    chained = read(RESPONSES, {"previous_response_id": huge})
+    assert chained.attributes["gen_ai.request.previous_response.id"] == "x" * SEEN
+
+
+def test_of_a_huge_name_in_a_path_its_beginning_is_kept() -> None:
+    """A model's, and that of an answer which is asked for again."""
+    long = "x" * 60_000
+    model = apis.match("POST", f"/v1beta/models/{long}:generateContent").model
+    fetched = apis.match("GET", f"/v1/responses/{long}").fetches
+    assert (model, fetched) == (long[:SEEN], long[:LONGEST_TEXT])
 
 
 def test_a_large_body_is_read_quickly() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Exchange, RequestHead
-from sidecar.core.facts import Outcome, Route
+from sidecar.core.facts import Outcome, RequestFacts, Route
 from sidecar.core.headers import Headers
-from sidecar.live import Board, Ended, WatchersError, ended
+from sidecar.live import Board, Ended, WatchersError, bar_of, ended
 from sidecar.live import board as boards
 from sidecar.testing import (
     Chunk,
@@ -303,6 +303,18 @@ def settled(number: int) -> Ended:
     one.decide(Outcome.COMPLETED, one.start)
     one.settle(one.start + SECOND)
     return ended(one, {}, {})
+
+
+def test_what_a_body_says_is_not_kept() -> None:
+    """For an hour, beside a thousand others: of all that is read of a body a bar has the model."""
+    head = RequestHead("POST", b"/", "HTTP/1.1", Headers([]))
+    one = Exchange(start=SECOND, head=head, trace=Ids(1), route=Route("/"))
+    one.request = RequestFacts("gpt-4o", hints={"session_id": "s" * 5000}, attributes={"stop": ["x" * 5000]})
+    one.decide(Outcome.COMPLETED, one.start)
+    one.settle(2 * SECOND)
+    kept = ended(one, {}, {})
+    assert bar_of(kept)["model"] == "gpt-4o"
+    assert not any(isinstance(value, RequestFacts | RequestHead) for value in kept)
 
 
 def in_flight(number: int) -> Exchange:
