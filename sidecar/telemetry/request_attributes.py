@@ -44,6 +44,9 @@ _OPENAI_APIS = {"openai.chat": "chat_completions", "openai.responses": "response
 SHAPES_LIMIT = 4096
 """Shapes kept at hand; over it they are forgotten all at once."""
 
+_LONGEST = 2048
+"""Characters of what tells a shape that is kept from others: `Host` and `User-Agent` may be as long as a head."""
+
 _ERRORS = frozenset(
     {
         *(Outcome.UPSTREAM_FAILED, Outcome.ERROR_IN_STREAM, Outcome.TIMED_OUT),
@@ -202,9 +205,11 @@ class Shapes:
         )
         shape = self._known.get(key)
         if shape is None:
-            if len(self._known) >= SHAPES_LIMIT:
-                self._known.clear()
-            shape = self._known[key] = Shape(exchange, self._reasons(exchange))
+            shape = Shape(exchange, self._reasons(exchange))
+            if len(repr(key)) <= _LONGEST:
+                if len(self._known) >= SHAPES_LIMIT:
+                    self._known.clear()
+                self._known[key] = shape
         return shape
 
 
