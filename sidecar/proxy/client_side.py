@@ -62,6 +62,8 @@ class ClientConnection(asyncio.Protocol):
         """False while the client takes no more."""
         self.read_at = 0
         """When the latest bytes came (ns since the epoch)."""
+        self._untaken = self._took_at = 0
+        """Bytes that the client had not taken of the last answer when its time was up, and when it last took some."""
 
     # The flow's side.
 
@@ -342,8 +344,22 @@ class ClientConnection(asyncio.Protocol):
                 self.drop()
             else:
                 flow.refuse(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
-        else:
+        elif not self._takes(now):
             self._close(_LINGER)
+
+    def _takes(self, now: int) -> bool:
+        """The client still takes the last answer, or has just taken all of it: its time for another begins then."""
+        left = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        before, self._untaken = self._untaken, left
+        if left != before:
+            self._took_at = now
+        if not left:
+            if before and self._lingering is None:
+                self._watchdog.set(now + self._shared.limits.client_keepalive)
+                return True
+            return False
+        self._watchdog.set(now + _LINGER)
+        return now - max(self._took_at, self.read_at) < self._shared.limits.idle
 
     # Its end.
 
