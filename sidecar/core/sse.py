@@ -37,7 +37,8 @@ STEP = 64 * 1024
 
 _LINES = 1 << 15
 _OBJECTS = 1 << 16
-"""What makes an event costly to read is the number of its parts; these take some milliseconds."""
+_MEMBERS = 1 << 20
+"""What makes an event costly to read is the number of its parts; these take some milliseconds. Members are told by commas."""
 
 _APART = 1024
 """Lines of data, at most, that are as many events: they are read in one go."""
@@ -133,7 +134,9 @@ class Pending:
 
     def _readable(self) -> bool:
         data = self._data
-        return len(data) <= STEP or (data.count(b"\n") <= _LINES and data.count(b"{") <= _OBJECTS)
+        return len(data) <= STEP or (
+            data.count(b"\n") <= _LINES and data.count(b"{") <= _OBJECTS and data.count(b",") <= _MEMBERS
+        )
 
     def _give_up(self) -> None:
         head = bytes(self._data[: min(_HEAD, self._limit)])

@@ -148,13 +148,20 @@ class Upload:
         return self._shared.digester is not None and body.count(b"{") + body.count(b"[") > _OBJECTS
 
     def read(self, route: Route, fields: tuple[str, ...]) -> apis.Steps[RequestFacts]:
-        """The facts of the whole held body; what cannot be read gives none, and `state` says why."""
+        """The facts of the whole held body; what cannot be read gives none, and `state` says why.
+
+        A large one is copied piece by piece while it is read, and counts twice so long.
+        """
         coding, large = self._coding, self.large
         try:
             body = self._held if coding is None else (yield from self._decoded(coding))
             if large:
                 yield
+            copied = len(body) if len(body) > apis.LARGE else 0
+            if not self._hold(copied):
+                raise _UnheldError("memory_full")
             facts = yield from apis.request_steps(route, body, fields, self._shared.digester)
+            self._hold(-copied)
             if large:
                 yield  # writing it on takes its time as well
         except UnreadableCodingError:

@@ -69,8 +69,9 @@ def made(
         return None
 
 
-_STAY = 2 * MILLISECOND
-"""How long (ns) the reads of one turn may take before their connection lets others have their turn."""
+STAY = 2 * MILLISECOND
+"""How long (ns) the reads of one turn may take before their connection lets others have their turn; and, of CPU, what is read
+of answers in the turn in which it comes."""
 
 _SHARE = 5 * MILLISECOND
 """How long (ns, of CPU in a queue of steps) work may go on in one turn; one step may take longer."""
@@ -111,7 +112,7 @@ class LoopTurn:
     def over(self) -> bool:
         """Whether the reads of this turn have taken so long that what is dear waits for turns to come."""
         self._busy_until = now = self._clock()
-        return now - self._began > _STAY
+        return now - self._began > STAY
 
     def done(self, transport: asyncio.Transport, since: int, go_on: Callable[[], None]) -> None:
         """A connection's reads of some size, since `since` in this turn, have taken so long. If that is much, it pauses.
@@ -120,7 +121,7 @@ class LoopTurn:
         served meanwhile. `go_on` is called when it may.
         """
         self._busy_until = now = self._clock()
-        if now - since > _STAY and not transport.is_closing():
+        if now - since > STAY and not transport.is_closing():
             transport.pause_reading()
             self._loop.call_soon(go_on)
 
@@ -142,12 +143,32 @@ class StepQueue:
     elsewhere, and what waits to be read must not grow beyond its bound.
     """
 
-    __slots__ = ("_due", "_loop", "_waiting")
+    __slots__ = ("_due", "_left", "_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: deque[Stepwise] = deque()
         self._due = False
+        self._left: int | None = None
+        """What is left (ns of CPU) of this turn's time for what begins at once; None while nothing has begun in it."""
+
+    def begin(self, work: Stepwise) -> None:
+        """Does as much of it at once as there is time for in this turn, for all that begin in it, and the rest later."""
+        left = self._left
+        if left is None:
+            left = STAY
+            self._loop.call_soon(self._fresh)
+        now = cpu_time()
+        until = now + left
+        while work.working and now < until:
+            work.work()
+            now = cpu_time()
+        self._left = until - now
+        if work.working:
+            self.add(work)
+
+    def _fresh(self) -> None:
+        self._left = None
 
     def add(self, work: Stepwise) -> None:
         """Begins with it in a later turn."""

@@ -11,25 +11,25 @@ from typing import Protocol
 
 from sidecar import apis
 from sidecar.codings import Identity, UnreadableCodingError, decoder
-from sidecar.core.clock import cpu_time
 from sidecar.core.exchange import Exchange
 from sidecar.core.facts import Anomaly, EventKind
 from sidecar.core.headers import Headers
 from sidecar.core.sse import Event
-from sidecar.proxy.loop import outermost
+from sidecar.proxy.loop import STAY, outermost
 from sidecar.proxy.shared import Shared
 from sidecar.proxy.wire import JSON
 
 _BOM = b"\xef\xbb\xbf"
 
-_PART = 4096
-"""Bytes that are read in one go: the costliest of this size take two milliseconds."""
-
-_SHARE = 2_000_000
-"""Nanoseconds of CPU that are spent on reading at once; what is left then waits for turns to come."""
+_PART, _TINY = 4096, 512
+"""Bytes that are read in one go: the costliest of this size take two milliseconds. And those that are read whatever has been
+read in the same turn: they take no longer than passing them on does."""
 
 _BEHIND = 4 * 1024 * 1024
 """Bytes of an answer that may wait to be read; above that it is no longer watched."""
+
+_ENTRY = 192
+"""Bytes of memory that a piece which waits takes beside its own."""
 
 _COST_LIMIT = 64 * 1024 * 1024
 """What a compressed stream may cost to be read, in decoded bytes, beyond `_COST_RATE` for each byte that came."""
@@ -116,7 +116,12 @@ class StreamObserver:
         parser = self._parser
         if parser is None:
             return
-        if self._plain and len(data) <= _PART and self._steps is None:
+        size = len(data)
+        if (
+            self._plain
+            and self._steps is None
+            and (size <= _TINY or (size <= _PART and self._shared.turn.waited < STAY))
+        ):
             kind, tell = self._kind, self._exchange.event_read
             for name, value in parser.feed(data):
                 tell(kind(name, value), at)
@@ -165,22 +170,18 @@ class StreamObserver:
 
     def _put_off(self, data: bytes, at: int) -> None:
         """Reads at once what there is time for, and the rest in turns to come."""
-        size, shared = len(data), self._shared
+        size, shared = len(data) + _ENTRY, self._shared
         if self._size + size > _BEHIND or not shared.admission.hold(size):
             self._give_up()
             return
         self._size += size
-        self._allowance += size * _COST_RATE
+        self._allowance += len(data) * _COST_RATE
         self._behind.append((data, at))
         if self._steps is not None:
             return
         self._steps = self._reading()
         self.working = True
-        until = cpu_time() + _SHARE
-        while self.working and cpu_time() < until:
-            self.work()
-        if self.working:
-            shared.steps.add(self)
+        shared.steps.begin(self)
 
     def _reading(self) -> Iterator[None]:
         """Reads what waits, a small part in each step."""
@@ -193,7 +194,7 @@ class StreamObserver:
                         self._read_part(decoded[begin : begin + _PART], at)
                         yield
                 yield
-            self._release(len(data))
+            self._release(len(data) + _ENTRY)
 
     def _count(self, held: int) -> None:
         more = held - self._counted
@@ -308,12 +309,22 @@ class BodyObserver:
         self._report = shared.report
         self._reader = reader
         self._decoder = decoder(coding)
+        self._plain = isinstance(self._decoder, Identity)
         self._admission = shared.admission
+        self._queue = shared.steps
         self._limit = min(limit, shared.limits.inspect)
         self._held: bytearray | None = bytearray()
         self._tail: bytearray | None = None
         """The latest bytes, once the body is larger than what is held; then `_held` are the first."""
+        self._whole: bytes | None = None
+        """The body, once it is read in steps."""
         self._counted = 0
+        self._behind: deque[bytes] = deque()
+        self._size = 0
+        """Bytes of memory of what has not been decoded."""
+        self._steps: Iterator[None] | None = None
+        self.working = False
+        """True while something that has come is not decoded."""
 
     @outermost
     def feed(self, data: bytes, at: int) -> None:
@@ -321,15 +332,45 @@ class BodyObserver:
         del at
         if self._held is None:
             return
-        size = 0
+        if self._plain:
+            self._keep(data)
+            return
+        self._size += len(data) + _ENTRY
+        self._behind.append(data)
+        kept = sys.getsizeof(self._held) if self._tail is None else _ENDS
+        if self._size > _BEHIND or not self._count(kept):
+            self._give_up()
+        elif not self.working:
+            self._steps = self._decoding()
+            self.working = True
+            self._queue.begin(self)
+
+    @outermost
+    def work(self) -> None:
+        """Decodes a small part of what waits."""
+        if self._steps is None:
+            return
         try:
-            for decoded in self._decoder.decode(data):
-                size += len(decoded)
-                if size > _EXPANSION and size > 2 * len(data):
-                    raise UnreadableCodingError("it expands without end")
-                self._keep(decoded)
+            next(self._steps)
+        except StopIteration:
+            self._steps = None
+            self.working = False
         except UnreadableCodingError:
             self._give_up()
+
+    def _decoding(self) -> Iterator[None]:
+        """Decodes what waits, a small part in each step."""
+        while self._behind:
+            data, size = self._behind.popleft(), 0
+            for start in range(0, len(data), _PART):
+                for decoded in self._decoder.decode(data[start : start + _PART]):
+                    size += len(decoded)
+                    if size > _EXPANSION and size > 2 * len(data):
+                        raise UnreadableCodingError("it expands without end")
+                    self._keep(decoded)
+                    yield
+                yield
+            self._size -= len(data) + _ENTRY
 
     def _keep(self, data: bytes) -> None:
         held, tail = self._held, self._tail
@@ -347,8 +388,8 @@ class BodyObserver:
             self._keep_ends(held)
 
     def _count(self, size: int) -> bool:
-        """Takes memory for what is held, so many bytes, and for the decoder."""
-        more = size + self._decoder.held - self._counted
+        """Takes memory for what is held, so many bytes, for what waits to be decoded, and for the decoder."""
+        more = size + self._size + self._decoder.held - self._counted
         if not self._admission.hold(more):
             return False
         self._counted += more
@@ -356,26 +397,46 @@ class BodyObserver:
 
     def _keep_ends(self, held: bytearray) -> None:
         """From now on only the body's first and latest bytes are kept."""
-        self._give_up()
+        self._release()
+        self._not_read()
         if self._limit >= _END and self._count(_ENDS):
             self._held, self._tail = held[:_END], held[-_END:]
+        else:
+            self._drop()
 
     def reading(self) -> apis.Steps[None] | None:
-        """What is to be done in steps, if the body is large."""
-        if self._held is None or self._tail is not None or len(self._held) <= apis.LARGE:
+        """What is to be done in steps, if the body is large, or waits to be decoded."""
+        if self.working:
+            return self._rest()
+        held = self._held
+        if held is None or self._tail is not None or len(held) <= apis.LARGE:
             return None
-        return self._reader.prepare(bytes(self._held).removeprefix(_BOM))
+        self._held = bytearray()
+        self._whole = whole = bytes(held).removeprefix(_BOM)
+        return self._reader.prepare(whole)
+
+    def _rest(self) -> apis.Steps[None]:
+        while self.working:
+            self.work()
+            yield
+        more = self.reading()
+        if more is not None:
+            yield from more
 
     @outermost
     def finish(self, at: int) -> None:
         """Reads the body."""
         del at
-        if self._held is None:
+        while self.working:
+            self.work()
+        held, body = self._held, self._whole
+        if held is None:
             return
-        body: bytes | None = bytes(self._held)
         if self._tail is not None:
-            body = apis.ends_of(bytes(self._held), bytes(self._tail))
-        if body is not None and not self._reader.body(body.removeprefix(_BOM)):
+            body = apis.ends_of(bytes(held), bytes(self._tail))
+        elif body is None:
+            body = bytes(held).removeprefix(_BOM)
+        if body is not None and not self._reader.body(body):
             self._not_read()
 
     def close(self, then: Callable[[], None]) -> None:
@@ -384,7 +445,9 @@ class BodyObserver:
         then()
 
     def stop(self) -> None:
-        """Nothing of it waits."""
+        """What has not been decoded is not any more."""
+        if self.working:
+            self._give_up()
 
     def broke(self, error: Exception) -> None:
         """A bug of ours ends the watching, and nothing else."""
@@ -399,10 +462,16 @@ class BodyObserver:
         if Anomaly.ANSWER_NOT_READ not in self._exchange.anomalies:
             self._exchange.anomalies.append(Anomaly.ANSWER_NOT_READ)
 
-    def _drop(self) -> None:
+    def _release(self) -> None:
         self._admission.release(self._counted)
-        self._held = self._tail = None
         self._counted = 0
+
+    def _drop(self) -> None:
+        self._release()
+        self._held = self._tail = self._whole = self._steps = None
+        self._behind.clear()
+        self._size = 0
+        self.working = False
 
 
 class _Beginning:

@@ -41,11 +41,9 @@ from sidecar.telemetry.series import (
 _OPENAI_APIS = {"openai.chat": "chat_completions", "openai.responses": "responses"}
 """`openai.api.type` by the reader's name; other APIs of OpenAI have no value."""
 
-SHAPES_LIMIT = 4096
-"""Shapes kept at hand; over it they are forgotten all at once."""
-
-_LONGEST = 2048
-"""Characters of what tells a shape that is kept from others: `Host` and `User-Agent` may be as long as a head."""
+SHAPES_LIMIT, _LONGEST = 4096, 2048
+"""Shapes kept at hand, over which they are forgotten all at once; characters of what tells one that is kept: `Host` and
+`User-Agent` may be as long as a head."""
 
 _ERRORS = frozenset(
     {
@@ -205,10 +203,10 @@ class Shapes:
         )
         shape = self._known.get(key)
         if shape is None:
+            if len(self._known) >= SHAPES_LIMIT:
+                self._known.clear()
             shape = Shape(exchange, self._reasons(exchange))
             if len(repr(key)) <= _LONGEST:
-                if len(self._known) >= SHAPES_LIMIT:
-                    self._known.clear()
                 self._known[key] = shape
         return shape
 

@@ -573,33 +573,6 @@ async def test_a_silent_connection_is_closed(begun: bytes, monkeypatch: pytest.M
     await port.close()
 
 
-async def test_pipelined_requests_let_others_have_their_turn() -> None:
-    """One of them in each turn of the event loop, however many have come at once."""
-
-    class Asked(Scripted):
-        """Counts how often it is asked."""
-
-        asked = 0
-
-        def ready(self) -> bool:
-            """Once more."""
-            self.asked += 1
-            return True
-
-    view, count = Asked(), 300
-    port = await serve(create_health_app(view), ANY, setting="SIDECAR_HEALTH_LISTEN")
-    _, writer = await asyncio.open_connection(port.address.host, port.address.port)
-    writer.write(b"GET /readiness HTTP/1.1\r\nHost: localhost\r\n\r\n" * count)
-    most = before = 0
-    async with asyncio.timeout(30):
-        while view.asked < count:
-            await asyncio.sleep(0)  # one turn
-            most, before = max(most, view.asked - before), view.asked
-    assert most == 1
-    writer.close()
-    await port.close()
-
-
 async def test_the_longest_silent_goes_first() -> None:
     """More connections than a port has: the newest are served, and one that spoke lately is kept."""
     port = await serve(create_health_app(Scripted()), ANY, setting="SIDECAR_HEALTH_LISTEN")

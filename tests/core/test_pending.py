@@ -98,8 +98,8 @@ def test_an_event_without_room_is_given_up() -> None:
     full = Pending(MIB, lambda change: change < 0)
     full.add(b"[1,2]" * STEP)
     assert full.take() == ((b"[1,2]" * 205)[:1024], False)
-    for costly in (b"{}," * 70_000, b"1\n" * 40_000):
-        pending = Pending(MIB)
+    for costly in (b"{}," * 70_000, b"1\n" * 40_000, b"1," * 1_100_000, b"[]," * 1_100_000):
+        pending = Pending(8 * MIB)
         pending.add(costly)
         assert pending.take() == (costly[:1024], False)
         assert pending.lost == 1

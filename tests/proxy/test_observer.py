@@ -1,15 +1,27 @@
 """Watching an answer can fail in any way without touching what passes."""
 
+import asyncio
+import gzip
 import time
+from collections import deque
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
+
+from sidecar import apis
+from sidecar.core.clock import MILLISECOND
 from sidecar.core.exchange import Exchange, RequestHead
 from sidecar.core.facts import Anomaly, Outcome, Route
 from sidecar.core.headers import Field, Headers
 from sidecar.core.sse import Event
-from sidecar.proxy.observer import StreamObserver
+from sidecar.proxy.loop import StepQueue
+from sidecar.proxy.observer import BodyObserver, StreamObserver
 from sidecar.proxy.shared import Admission, Shared
+
+MIB = 1 << 20
+CHAT = Route("/v1/chat/completions", api="openai.chat", operation="chat", turn=True)
 
 
 class Ids:
@@ -37,16 +49,147 @@ class Stumbling:
         return []
 
 
+def streamed() -> Exchange:
+    """A call whose answer streams."""
+    head = RequestHead("POST", b"/v1/chat/completions", "1.1", Headers([]))
+    exchange = Exchange(start=1, head=head, trace=Ids(), route=CHAT)
+    exchange.streams = True
+    return exchange
+
+
+class Counting(Stumbling):
+    """A parser that notes how often it is fed, in any answer."""
+
+    def __init__(self, fed: list[int]) -> None:
+        self._fed = fed
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Once more."""
+        self._fed.append(len(data))
+        return []
+
+
+class Turns:
+    """An event loop of which the test makes the turns, and a clock of CPU time: each look at it takes 0.1 ms."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, memory: int = 64 * MIB) -> None:
+        self._soon: deque[Callable[[], None]] = deque()
+        self.call_soon = self._soon.append
+        self._now = 0
+        monkeypatch.setattr("sidecar.proxy.loop.cpu_time", self._look)
+        self.admission = Admission(memory)
+        self.reported: list[Exception] = []
+        self.shared = cast(
+            "Shared",
+            SimpleNamespace(
+                report=self.reported.append,
+                admission=self.admission,
+                steps=StepQueue(cast("asyncio.AbstractEventLoop", self)),
+                limits=SimpleNamespace(inspect=8 * MIB),
+                turn=SimpleNamespace(waited=0),
+            ),
+        )
+
+    def _look(self) -> int:
+        self._now += MILLISECOND // 10
+        return self._now
+
+    def turn(self) -> bool:
+        """The next one; False when there is nothing left to do."""
+        for _ in range(len(self._soon)):
+            self._soon.popleft()()
+        return bool(self._soon)
+
+
+def test_answers_that_come_in_one_turn_share_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many: 2 ms are theirs together, and what is left is read in later turns, 5 ms of each."""
+    turns, fed = Turns(monkeypatch), list[int]()
+    answers = [StreamObserver(streamed(), Counting(fed), None, turns.shared) for _ in range(50)]
+    for answer in answers:
+        answer.feed(b"x" * 64 * 1024, 2)
+    assert 0 < len(fed) <= 20
+    before = len(fed)
+    while turns.turn():
+        assert len(fed) - before <= 50
+        before = len(fed)
+    assert sum(fed) == 50 * 64 * 1024
+    assert not any(answer.working for answer in answers)
+    answers[0].feed(b"x" * 64 * 1024, 3)
+    assert len(fed) > before
+
+
+def test_small_pieces_of_many_answers_share_it_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the reads of a turn have taken long; tiny ones cost no more than passing them on."""
+    turns, fed = Turns(monkeypatch), list[int]()
+    answers = [StreamObserver(streamed(), Counting(fed), None, turns.shared) for _ in range(50)]
+    for answer in answers:
+        answer.feed(b"x" * 4096, 2)
+    assert len(fed) == 50
+    turns.shared.turn.waited = 3 * MILLISECOND
+    for answer in answers:
+        answer.feed(b"x" * 4096, 2)
+    assert len(fed) <= 70
+    while turns.turn():
+        pass
+    assert len(fed) == 100
+    for answer in answers:
+        answer.feed(b"x" * 400, 2)
+    assert len(fed) == 150
+
+
+def test_a_compressed_body_is_decoded_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one read has may be 4 MiB: nobody waits for all of it, and it is read all the same; memory is given back."""
+    turns, exchange = Turns(monkeypatch), streamed()
+    reader = apis.body_reader(CHAT, exchange.response)
+    assert reader is not None
+    observer = BodyObserver(exchange, reader, b"gzip", turns.shared, 8 * MIB)
+    observer.feed(
+        gzip.compress(
+            b'{"id":"a","model":"m-2","choices":[{"finish_reason":"stop"}],"x":"%b"}' % (b"a" * 3 * MIB)
+        ),
+        2,
+    )
+    assert observer.working
+    assert 0 < turns.admission.memory < 2 * MIB
+    steps = observer.reading()
+    assert steps is not None
+    assert sum(1 for _ in steps) > 10
+    assert not turns.turn()
+    observer.finish(3)
+    observer.close(lambda: None)
+    assert (exchange.response.id, exchange.response.model) == ("a", "m-2")
+    assert (turns.admission.memory, turns.reported, exchange.anomalies) == (0, [], [])
+
+
+@pytest.mark.parametrize("kind", ["stream", "body"])
+def test_tiny_pieces_that_wait_count_as_the_memory_they_take(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Each takes some 200 bytes beside its own: where there is no room for these, the answer passes unread."""
+    turns, exchange = Turns(monkeypatch, 6 * MIB), streamed()
+    reader = apis.body_reader(CHAT, exchange.response)
+    assert reader is not None
+    first = gzip.compress(b'{"x":"%b"}' % (b"a" * 3 * MIB))
+    observer: StreamObserver | BodyObserver
+    if kind == "stream":
+        observer = StreamObserver(exchange, Counting([]), None, turns.shared)
+        first = b"x" * MIB
+    else:
+        observer = BodyObserver(exchange, reader, b"gzip", turns.shared, 8 * MIB)
+    observer.feed(first, 2)
+    before = turns.admission.memory
+    for _ in range(1000):
+        observer.feed(b"x", 3)
+    assert turns.admission.memory - before > 160_000
+    for _ in range(30_000):
+        observer.feed(b"x", 3)
+    assert exchange.anomalies == [Anomaly.ANSWER_NOT_READ]
+    assert turns.admission.memory == 0
+
+
 def test_a_bug_in_reading_an_answer_ends_the_reading_alone() -> None:
     """It is reported and counted once, and a clean framed end is still a completed request."""
-    route = Route("/v1/chat/completions", api="openai.chat", operation="chat", turn=True)
-    exchange = Exchange(
-        start=1,
-        head=RequestHead("POST", b"/v1/chat/completions", "1.1", Headers([])),
-        trace=Ids(),
-        route=route,
-    )
-    exchange.streams = True
+    exchange = streamed()
     reported: list[Exception] = []
     shared = SimpleNamespace(report=reported.append, admission=Admission(1 << 20), clock=time.time_ns)
     observer = StreamObserver(exchange, Stumbling(), None, cast("Shared", shared))
