@@ -43,6 +43,7 @@ class Flow:
     _head: HeadIdentity | None = None
     _deadlines: Deadlines | None = None
     _read_at = _begun = 0
+    _spared = (0, 0)
     _slot = _closes = _told = _learnt = _unwatched = done = False
     working = False
     """A large body is being read: of the request before it goes on, or of the answer once it has passed."""
@@ -413,10 +414,9 @@ class Flow:
             self._client.set_deadline(self._due_at)
 
     def due(self, now: int) -> None:
-        """A deadline may have passed at `now`; says which, or waits on. What has come and waits to be read counts."""
+        """A deadline may have passed at `now`; says which, or waits on. What had come and waits to be read counts."""
         side = self._side
-        unread = side is not None and side.working
-        if self.done or unread or now < self._due_at:
+        if self.done or now < self._due_at or (side is not None and side.working and self._spares(side)):
             self._arm()
             return
         passed = self._timers.passed(now, connected=side is not None)
@@ -426,6 +426,13 @@ class Flow:
         if self._timers.stalled(now):
             self._shared.telemetry.stalled(self.exchange, now)
         self._arm()
+
+    def _spares(self, side: UpstreamConnection) -> bool:
+        """What waits to be read had come when the deadline passed. An upstream that goes on sending is not spared again."""
+        deadline, waiting = self._due_at, side.backlogs
+        if self._spared[0] != deadline:
+            self._spared = deadline, waiting
+        return self._spared[1] == waiting
 
     # Endings.
 

@@ -105,6 +105,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self._turn_since = 0
         self.working = False
         """Bytes that were too much work for one go are read in turns to come; nothing else is read meanwhile."""
+        self.backlogs = 0
+        """How often such bytes have come."""
         self._loss: tuple[Exception | None] | None = None
         """How the connection ended, while bytes from before that are still to be read."""
         self._poll = select.poll()
@@ -221,6 +223,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             self.feed(data)
             reader.answer_read(at)
         if self.unread:
+            self.backlogs += 1
             self._read_later()
         elif len(data) > SMALL_READ:
             self._let_others(turn, len(data), at)
