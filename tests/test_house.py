@@ -444,6 +444,8 @@ def kept() -> Iterator[str]:
         if path.relative_to(ROOT / "sidecar").parts[0] in GUESTS:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("lru_cache("):
+                yield f"`{path.relative_to(ROOT)}` `{ast.unparse(node.targets[0]).removeprefix('self.')}`"
             if not isinstance(node, ast.FunctionDef):
                 continue
             if any("lru_cache" in ast.unparse(one) for one in node.decorator_list):
