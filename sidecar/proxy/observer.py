@@ -117,11 +117,8 @@ class StreamObserver:
         if parser is None:
             return
         size = len(data)
-        if (
-            self._plain
-            and self._steps is None
-            and (size <= _TINY or (size <= _PART and self._shared.turn.waited < STAY))
-        ):
+        short = size <= _TINY or (size <= _PART and self._shared.turn.waited < STAY)
+        if short and self._plain and self._steps is None:
             kind, tell = self._kind, self._exchange.event_read
             for name, value in parser.feed(data):
                 tell(kind(name, value), at)
@@ -411,9 +408,11 @@ class BodyObserver:
         held = self._held
         if held is None or self._tail is not None or len(held) <= apis.LARGE:
             return None
-        self._held = bytearray()
-        self._whole = whole = bytes(held).removeprefix(_BOM)
-        return self._reader.prepare(whole)
+        self._whole, self._held = bytes(held).removeprefix(_BOM), bytearray()
+        if self._count(2 * len(held)):  # what is odd is read in a copy
+            return self._reader.prepare(self._whole)
+        self._give_up()
+        return None
 
     def _rest(self) -> apis.Steps[None]:
         while self.working:

@@ -161,6 +161,28 @@ def test_a_compressed_body_is_decoded_in_steps(monkeypatch: pytest.MonkeyPatch) 
     assert (turns.admission.memory, turns.reported, exchange.anomalies) == (0, [], [])
 
 
+@pytest.mark.parametrize("memory, read", [(7 * MIB, True), (5 * MIB, False)])
+def test_a_body_counts_twice_while_it_is_read_in_steps(
+    monkeypatch: pytest.MonkeyPatch, memory: int, read: bool
+) -> None:
+    """What is odd in it is read in a copy: without memory for one it is not read."""
+    turns, exchange = Turns(monkeypatch, memory), streamed()
+    reader = apis.body_reader(CHAT, exchange.response)
+    assert reader is not None
+    observer = BodyObserver(exchange, reader, None, turns.shared, 8 * MIB)
+    body = b'{"id":"a","choices":[{"finish_reason":"stop"}],"x":"%b"}' % (b"a" * 3 * MIB)
+    observer.feed(body, 2)
+    steps = observer.reading()
+    assert (steps is not None) is read
+    assert turns.admission.memory == (2 * len(body) if read else 0)
+    for _ in steps or ():
+        pass
+    observer.finish(3)
+    observer.close(lambda: None)
+    assert exchange.response.id == ("a" if read else None)
+    assert (turns.admission.memory, exchange.anomalies) == (0, [] if read else [Anomaly.ANSWER_NOT_READ])
+
+
 @pytest.mark.parametrize("kind", ["stream", "body"])
 def test_tiny_pieces_that_wait_count_as_the_memory_they_take(
     monkeypatch: pytest.MonkeyPatch, kind: str
