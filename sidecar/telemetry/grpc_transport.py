@@ -84,38 +84,36 @@ class GrpcTransport:
         return self._channel
 
     def _credentials(self) -> grpc.ChannelCredentials:
-        def content(path: str | None) -> bytes | None:
-            return Path(path).read_bytes() if path else None
+        """What TLS needs, read anew.
 
-        return grpc.ssl_channel_credentials(
-            root_certificates=self._trust.pem(self._target.certificate),
-            private_key=content(self._target.client_key),
-            certificate_chain=content(self._target.client_certificate),
-        )
+        Raises:
+            OSError, ValueError: a file cannot be read, or is empty.
+        """
+        key = chain = None
+        if self._target.client_certificate:
+            chain = Path(self._target.client_certificate).read_bytes()
+            key = Path(self._target.client_key).read_bytes() if self._target.client_key else chain
+            if not key or not chain:  # for one without the other gRPC's core ends the process
+                raise ValueError("the client's certificate or its key is empty")
+        return grpc.ssl_channel_credentials(self._trust.pem(self._target.certificate), key, chain)
 
     def _failed(self, error: Any) -> Attempt:
-        code, details = error.code(), printable(_innermost(error.details() or ""))
+        code, said = error.code(), error.details() or ""
+        details = printable(_innermost(said))
+        own = (
+            "" if error.trailing_metadata() else said.removeprefix(_WRAPPED)
+        )  # only a collector sends metadata
         if code in _UNANSWERED:
             self._drop()  # perhaps nobody is behind it any more
             return Attempt(State.UNKNOWN, "no answer in time")
-        if (
-            _RESET in details and code is not grpc.StatusCode.UNAVAILABLE
-        ):  # which is of one that was refused unseen
-            return Attempt(State.UNKNOWN, f"reset before the answer: {details}")
         if code is grpc.StatusCode.UNAVAILABLE:
-            if any(words in details for words in _TLS):
-                self._drop()
-                return Attempt(State.FAILED, f"TLS failed: {details}", again=0)
-            if any(words in details for words in _NO_WAY):
-                if not self._target.insecure and "Socket closed" in details:
-                    # With TLS 1.3 a receiver refuses a client's certificate only after the handshake.
-                    details = (
-                        "the connection was closed after the handshake: is the client's certificate known?"
-                    )
-                    return Attempt(State.FAILED, f"TLS failed: {details}", again=0)
-                return Attempt(State.FAILED, f"cannot connect: {details}", again=0)
-            if any(words in details for words in _LOST):
+            if own.startswith(_NO_WAY):
+                self._drop()  # else it waits before it connects again, longer each time
+                return self._no_way(details)
+            if own.startswith(_LOST):
                 return Attempt(State.UNKNOWN, "connection lost before the answer")
+        elif own.startswith(_RESET):  # with UNAVAILABLE it was refused unseen
+            return Attempt(State.UNKNOWN, f"reset before the answer: {details}")
         large = code in _TOO_LARGE and any(words in details for words in ("larger than max", "too large"))
         wait = _retry_info(error)
         retryable = code in _RETRYABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and wait is not None)
@@ -125,6 +123,14 @@ class GrpcTransport:
             again=(wait or 0) if retryable and not large else None,
             too_large=large,
         )
+
+    def _no_way(self, details: str) -> Attempt:
+        if not self._target.insecure and "Socket closed" in details:
+            # With TLS 1.3 a receiver refuses a client's certificate only after the handshake.
+            details = "the connection was closed after the handshake: is the client's certificate known?"
+        elif not any(words in details for words in _TLS):
+            return Attempt(State.FAILED, f"cannot connect: {details}", again=0)
+        return Attempt(State.FAILED, f"TLS failed: {details}", again=0)
 
     def _drop(self) -> None:
         channel, self._channel = self._channel, None
@@ -144,12 +150,26 @@ _RETRYABLE = frozenset(
 )
 """Codes after which OTLP lets a client try again (RESOURCE_EXHAUSTED where the receiver says when)."""
 _TOO_LARGE = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT})
-_NO_WAY = ("failed to connect", "DNS resolution failed", "name resolution")
+_NO_WAY = (
+    "failed to connect to all addresses",
+    "errors resolving ",
+    "DNS resolution failed",
+    "name resolution failure",
+)
 _TLS = ("SSL", "TLS", "ertificate", "andshake")
 _TLS_MARK = "andshake failed"
-_RESET = "Received RST_STREAM"
-_LOST = ("Socket closed", "Connection reset", "Broken pipe", "GOAWAY")
-"""How gRPC words a stream that was reset, and a connection that was never made or broke during a call; the code is a collector's too."""
+_RESET = ("RST_STREAM", "Received RST_STREAM")
+_WRAPPED = "Stream removed ("
+_LOST = (
+    "Socket closed",
+    "recvmsg:",
+    "sendmsg:",
+    "Connection reset",
+    "Broken pipe",
+    "GOAWAY",
+)
+"""How gRPC's sentences begin of a connection that was never made, of a stream that was reset, and of a connection that broke
+during a call. A collector's may hold such words too: it tells of those behind it."""
 
 
 def _innermost(details: str) -> str:

@@ -7,7 +7,9 @@ table has no effect, and the start says so.
 
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -113,7 +115,13 @@ TABLE: tuple[Setting, ...] = (
         "`gzip`, `deflate` (HTTP only) or `none`",
     ),
     *_otlp("CERTIFICATE", "", kinds.FILE, "file of the certificates to trust", "the system's"),
-    *_otlp("CLIENT_KEY", "", kinds.KEY_FILE, "file of the private key, for mutual TLS", "none"),
+    *_otlp(
+        "CLIENT_KEY",
+        "",
+        kinds.KEY_FILE,
+        "file of the private key, for mutual TLS",
+        "the file of the certificate",
+    ),
     *_otlp("CLIENT_CERTIFICATE", "", kinds.FILE, "file of the client's certificate, for mutual TLS", "none"),
     *_otlp("INSECURE", "false", kinds.TRUE_OR_FALSE, "grpc: no TLS, where the endpoint names no scheme"),
     _row("OTEL_TRACES_SAMPLER", "parentbased_always_on", kinds.one_of(*_SAMPLERS), "which traces are kept"),
@@ -204,6 +212,7 @@ class OtlpTarget:
     certificate: str | None
     """Trusted in place of what the system trusts."""
     client_key: str | None
+    """None: it is in the file of the certificate."""
     client_certificate: str | None
     insecure: bool
     """grpc: without TLS."""
@@ -374,7 +383,16 @@ class _Otlp:
         default = "http://localhost:4317" if self.grpc else f"http://localhost:4318/v1/{self.signal}"
         endpoint = self.endpoint() or default
         plain = endpoint.startswith(("http://", "unix:"))
-        certificate = self.get("CLIENT_CERTIFICATE")
+        key_given = self.get("CLIENT_KEY") is not None
+
+        def unfit(path: str) -> str:
+            return (
+                ""
+                if key_given or _holds_key(path)
+                else "together with a CLIENT_KEY, or a file with its key in it"
+            )
+
+        certificate = self.get("CLIENT_CERTIFICATE", unfit=unfit)
         return OtlpTarget(
             protocol="grpc" if self.grpc else "http/protobuf",
             endpoint=endpoint,
@@ -392,6 +410,12 @@ class _Otlp:
 
     def _unfit_compression(self, word: str) -> str:
         return "gzip or none with the protocol grpc" if self.grpc and word == "deflate" else ""
+
+
+def _holds_key(path: str) -> bool:
+    with suppress(OSError):
+        return b"PRIVATE KEY-----" in Path(path).read_bytes()
+    return False
 
 
 def _proxy(endpoint: str, rules: EgressRules) -> EgressProxy | None:

@@ -36,6 +36,7 @@ UNHELD = (
 ALONG = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
     "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": __file__,
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY": __file__,
     "OTEL_LOGS_EXPORTER": "otlp",
     "OTEL_TRACES_SAMPLER": "traceidratio",
 }

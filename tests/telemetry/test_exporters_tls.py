@@ -14,7 +14,7 @@ import pytest
 
 from sidecar.testing import OtlpSink
 from sidecar.testing.tls import Certificate, self_signed
-from tests.telemetry.way_out import SLOW, WayOut, started
+from tests.telemetry.way_out import PROTOCOLS, SLOW, WayOut, started
 
 
 class _Taker(BaseHTTPRequestHandler):
@@ -121,7 +121,57 @@ async def test_grpc_that_is_not_trusted_has_failed(grpcs: str) -> None:
     assert out.states() == {"created": 1, "failed": 1}
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_certificate_with_its_key_in_one_file(
+    protocol: str, https: str, grpcs: str, certificate: Certificate, tmp_path: Path
+) -> None:
+    """No key is named then."""
+    both = tmp_path / "both.pem"
+    both.write_bytes(certificate.certificate.read_bytes() + certificate.key.read_bytes())
+    out = await _sent(
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": https if protocol == "http/protobuf" else grpcs,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+            "OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate.certificate),
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": str(both),
+        }
+    )
+    assert out.states() == {"created": 1, "exported": 1}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("empty", ["certificate", "key"])
+async def test_a_file_that_is_empty_while_it_is_renewed_costs_one_export(
+    empty: str, protocol: str, https: str, grpcs: str, certificate: Certificate, tmp_path: Path
+) -> None:
+    """It has failed, and the next one reads the file anew."""
+    ours = Certificate(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    ours.certificate.write_bytes(certificate.certificate.read_bytes())
+    ours.key.write_bytes(certificate.key.read_bytes())
+    renewed = getattr(ours, empty)
+    content = renewed.read_bytes()
+    renewed.write_bytes(b"")
+    out = started(
+        {
+            **SLOW,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": https if protocol == "http/protobuf" else grpcs,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1000",
+            **_known(ours),
+            "OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate.certificate),
+        }
+    )
+    out.pipeline.span(out.span())
+    assert await out.pipeline.flush(30)
+    assert out.states() == {"created": 1, "failed": 1}
+    renewed.write_bytes(content)
+    out.pipeline.span(out.span())
+    assert await out.pipeline.flush(30)
+    assert out.states() == {"created": 2, "failed": 1, "exported": 1}
+    assert await out.pipeline.shutdown(30)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_renewed_files_are_read(
     protocol: str, https: str, grpcs: str, certificate: Certificate, tmp_path: Path
 ) -> None:

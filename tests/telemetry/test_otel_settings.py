@@ -39,6 +39,8 @@ def _own(signal: Signal, name: str) -> Callable[[OtelConfig], Any]:
 
 
 THIS = __file__
+NO_KEY = environment.__file__
+"""Nothing in it looks like a private key, as something in this file does."""
 
 ROWS: dict[str, tuple[str, Callable[[OtelConfig], Any], Any]] = {
     "OTEL_SDK_DISABLED": ("true", lambda config: config.off, True),
@@ -110,6 +112,7 @@ ALONG: dict[str, dict[str, str]] = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317",
     },
     "OTEL_EXPORTER_OTLP_CLIENT_KEY": {"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": THIS},
+    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": {"OTEL_EXPORTER_OTLP_CLIENT_KEY": THIS},
 }
 """What else must be set for a variable to show."""
 
@@ -364,6 +367,10 @@ def test_what_cannot_be_used_is_named_and_passed_over() -> None:
         (
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_CLIENT_KEY": THIS},
             "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": NO_KEY},
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
         ),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:hunter2@c:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},

@@ -53,6 +53,12 @@ def http_transport(receiver: ScriptedUpstream, headers: str = "", user: str = ""
     return HttpTransport(Signal.TRACES, target, Trust({}))
 
 
+def grpc_transport(endpoint: str, **more: str) -> GrpcTransport:
+    """One that sends spans there."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", **more}
+    return GrpcTransport(Signal.TRACES, read(environ).targets[Signal.TRACES], Trust({}))
+
+
 # --- what a receiver says
 
 
@@ -290,15 +296,52 @@ def test_a_reset_stream_may_have_arrived(code: int, state: State, again: float |
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=_reset_calls, args=(server, code))
         thread.start()
-        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
-        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
-        transport = GrpcTransport(Signal.TRACES, read(environ).targets[Signal.TRACES], Trust({}))
+        transport = grpc_transport(f"http://127.0.0.1:{server.getsockname()[1]}")
         try:
             attempt = transport.attempt(b"", time.monotonic() + 10)
         finally:
             transport.close()
             thread.join()
         assert (attempt.state, attempt.again) == (state, again), attempt
+
+
+# --- gRPC's words and a collector's
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "x509: certificate signed by unknown authority",
+        "TLS handshake error from 192.0.2.1",
+        "upstream: failed to connect to all addresses; last error: Socket closed",
+        "exporting failed: DNS resolution failed for store:4317",
+        "rpc error: Broken pipe",
+    ],
+)
+@pytest.mark.parametrize("after", [None, 7])
+def test_what_a_collector_says_of_those_behind_it_is_its_answer(words: str, after: int | None) -> None:
+    """It was reached, and has refused; when it wants to be asked again holds, whatever its words are."""
+    with OtlpSink("grpc") as sink:
+        headers = {} if after is None else {"Retry-After": str(after)}
+        sink.answer("traces", SinkAnswer(code="UNAVAILABLE", message=words, headers=headers))
+        transport = grpc_transport(sink.endpoint)
+        attempt = transport.attempt(b"", time.monotonic() + 30)
+        transport.close()
+    assert (attempt.state, attempt.reason) == (State.FAILED, f"gRPC UNAVAILABLE: {words}")
+    assert attempt.again == (after or 0)
+
+
+def test_a_grpc_receiver_that_comes_back_is_found_by_the_next_attempt() -> None:
+    """gRPC's own patience, which grows to two minutes, is not waited for."""
+    with OtlpSink("grpc") as sink:
+        transport = grpc_transport(sink.endpoint)
+        sink.stop()
+        gone = transport.attempt(b"", time.monotonic() + 30)
+        assert gone.state is State.FAILED
+        assert gone.reason.startswith("cannot connect: ")
+        sink.start()
+        assert transport.attempt(b"", time.monotonic() + 30).state is State.EXPORTED
+        transport.close()
 
 
 # --- differences
