@@ -26,6 +26,7 @@ from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, Metric, MetricsData
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
+from sidecar.core.shown import shown
 from sidecar.telemetry.factories import Frame
 from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.otel_settings import OtlpTarget
@@ -41,6 +42,8 @@ _PIECE = 64
 """Items that are encoded at a time; several such pieces are one message."""
 _FIRST_WAIT, _MOST_WAIT = 1.0, 30.0
 """Seconds before the second try, doubled for each further one."""
+_MOST_SILENCE = 60.0
+"""Seconds, at most, for which a receiver that asks for it is sent nothing more: meanwhile the queue fills."""
 _LAST_SHARE = 0.25
 """Of the time-out, what must be left for another try: a shorter one would end without an answer."""
 
@@ -168,16 +171,27 @@ class OtlpSender:
     def send(self, batch: Sequence[Any], count: int, /) -> Delivery:
         """Encode and export; blocks up to the time-out."""
         deadline = time.monotonic() + self._timeout
-        total = Delivery({})
-        for message in _messages(self._encoding.pieces(batch)):
-            total = total.with_more(self._message(message, deadline, may_divide=True))
+        total, reason = Delivery({}), "not encoded"
+        try:
+            for message in _messages(self._encoding.pieces(batch)):
+                total = self._and(total, message, deadline, may_divide=True)
+        except Exception as error:  # noqa: BLE001 - what cannot be encoded says nothing of the messages before it
+            reason = f"{type(error).__name__}: {shown(str(error))}"
         lost = count - sum(total.counts.values())
-        return total if not lost else total.with_more(Delivery.of(State.FAILED, lost, "not encoded"))
+        return total if not lost else total.with_more(Delivery.of(State.FAILED, lost, reason))
 
     def close(self) -> None:
         """End the waiting between retries, and the attempt under way."""
         self._closed.set()
         self._transport.close()
+
+    def _and(
+        self, total: Delivery, pieces: list[Piece[Any]], deadline: float, *, may_divide: bool
+    ) -> Delivery:
+        """What was sent before, and this message; which is not sent to a receiver that wants nothing more for now."""
+        if total.silence:
+            return total.with_more(_not_taken(State.FAILED, pieces, total.reason))
+        return total.with_more(self._message(pieces, deadline, may_divide=may_divide))
 
     def _message(self, pieces: list[Piece[Any]], deadline: float, *, may_divide: bool) -> Delivery:
         count = sum(piece.count for piece in pieces)
@@ -187,10 +201,10 @@ class OtlpSender:
             halves = [pieces[:middle], pieces[middle:]]
             if not middle:
                 halves = [[half] for half in self._encoding.halves(pieces[0])]
-            first, *others = (self._message(half, deadline, may_divide=False) for half in halves)
-            for other in others:
-                first = first.with_more(other)
-            return first
+            total = Delivery({})
+            for half in halves:
+                total = self._and(total, half, deadline, may_divide=False)
+            return total
         if attempt.state is State.EXPORTED:
             rejected = min(attempt.rejected, count)
             said = attempt.message or ("no reason given" if rejected else "")
@@ -198,8 +212,7 @@ class OtlpSender:
             counts = {State.EXPORTED: count - rejected, State.REJECTED: rejected}
             return Delivery(counts, reason, warning="" if rejected else said)
         state = State.UNKNOWN if unclear else attempt.state
-        returned = tuple(item for piece in pieces for item in piece.items) if state is State.FAILED else ()
-        return Delivery({state: count}, attempt.reason, returned=returned)
+        return _not_taken(state, pieces, attempt.reason, min(attempt.again or 0.0, _MOST_SILENCE))
 
     def _tried(self, body: bytes, deadline: float) -> tuple[Attempt, bool]:
         """The last attempt, and whether an earlier one may have arrived."""
@@ -214,6 +227,13 @@ class OtlpSender:
             if left < self._timeout * _LAST_SHARE or self._closed.wait(pause):
                 return attempt, unclear
             wait = min(wait * 2, _MOST_WAIT)
+
+
+def _not_taken(state: State, pieces: list[Piece[Any]], reason: str, silence: float = 0.0) -> Delivery:
+    """A message that was not; what certainly did not arrive is returned."""
+    returned = tuple(item for piece in pieces for item in piece.items) if state is State.FAILED else ()
+    count = sum(piece.count for piece in pieces)
+    return Delivery({state: count}, reason, returned=returned, silence=silence)
 
 
 def _messages(pieces: Iterator[Piece[Any]]) -> Iterator[list[Piece[Any]]]:

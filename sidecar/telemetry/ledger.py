@@ -55,13 +55,15 @@ CREATED = "created"
 class Delivery:
     """What became of one batch: how many were exported, rejected and so on, and why not all were.
 
-    `warning` is what a receiver says although it took all; `returned` are the parts that certainly did not arrive.
+    `warning` is what a receiver says although it took all; `returned` are the parts that certainly did not arrive;
+    `silence`: seconds for which the receiver wants nothing more.
     """
 
     counts: dict[State, int]
     reason: str = ""
     warning: str = ""
     returned: tuple[Any, ...] = ()
+    silence: float = 0.0
 
     @classmethod
     def of(cls, state: State, count: int, reason: str = "") -> "Delivery":
@@ -76,6 +78,7 @@ class Delivery:
             self.reason or other.reason,
             self.warning or other.warning,
             self.returned + other.returned,
+            max(self.silence, other.silence),
         )
 
     @property

@@ -171,7 +171,7 @@ _Item_contra = TypeVar("_Item_contra", contravariant=True)
 
 
 class FailureLog:
-    """Says once that exports fail, then at most once a minute how many did, and once that they work again; and what was dropped.
+    """Says that exports fail, how many did, and that they work again, each at most once a minute; and what was dropped.
 
     Called by one worker only; `logger` is a structlog logger. The first line names the `endpoint` (none for exports
     that go nowhere else) and what to change.
@@ -182,9 +182,10 @@ class FailureLog:
         self._where = {} if endpoint is None else {"endpoint": endpoint, "hint": _HINT}
         self._clock = clock
         self._failing = False
+        """This has been told, and no recovery since."""
         self._warned: set[str] = set()
         self._warned_since = 0
-        self._told = 0
+        self._told = -_REPEAT
         self._lost = 0
         self._dropped = 0
         self._dropped_told = 0
@@ -201,7 +202,7 @@ class FailureLog:
             return
         self._lost += sum(count for state, count in delivery.counts.items() if state is not State.EXPORTED)
         now = self._clock()
-        if self._failing and now - self._told < _REPEAT:
+        if now - self._told < _REPEAT:
             return
         if self._failing:
             self._logger.warning(n.EXPORT_STILL_FAILING, reason=delivery.reason, lost=self._lost)
@@ -265,6 +266,7 @@ class ExportQueue(Generic[_Item]):
         self._tell = tell
         self._waiting: deque[tuple[_Item, int]] = deque()
         self._under_way = 0
+        self._not_before = 0.0
         self._wake = threading.Event()
         self._empty: list[Callable[[], object]] = []
         self._closing = False
@@ -343,15 +345,19 @@ class ExportQueue(Generic[_Item]):
 
     def _work(self) -> None:
         while not self._abandoned:
-            woken = self._wake.wait(self._delay)
+            silence = self._not_before - time.monotonic()
+            woken = self._wake.wait(silence if silence > 0 else self._delay)
             self._wake.clear()
             with self._account.lock:
                 waiters, self._empty = self._empty, []
                 closing = self._closing
             # Woken by a full batch: what makes no full batch waits for its time, unless someone flushes.
             least = self._batch if woken and not waiters else 1
-            while shipment := self._take(least):
-                self._settle(self._export(shipment))
+            # A receiver that asked to be left alone is, unless someone flushes.
+            while (waiters or time.monotonic() >= self._not_before) and (shipment := self._take(least)):
+                delivery = self._export(shipment)
+                self._not_before = time.monotonic() + delivery.silence
+                self._settle(delivery)
             if closing:
                 self._sender.close()
             for done in waiters:

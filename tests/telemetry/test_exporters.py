@@ -2,10 +2,15 @@
 
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from sidecar.telemetry import exporters
+from sidecar.telemetry.exporters import ItemEncoding, OtlpSender
+from sidecar.telemetry.ledger import State
+from sidecar.telemetry.transports import Attempt
 from sidecar.testing import OtlpSink, SinkAnswer
 from tests.telemetry.way_out import COUNTER, PROTOCOLS, SLOW, WayOut, exporting, started
 
@@ -250,6 +255,54 @@ async def test_a_batch_that_cannot_be_encoded_is_failed(sink: OtlpSink) -> None:
     assert await out.pipeline.shutdown(30)
     assert out.states() == {"created": 2, "exported": 1, "failed": 1}
     assert out.events == ["sidecar.telemetry.failing", "sidecar.telemetry.recovered"]
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["taken", "refused"])
+def test_a_message_that_cannot_be_encoded_says_nothing_of_those_before_it(
+    gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was exported is."""
+    monkeypatch.setattr(exporters, "MESSAGE_ITEMS", 64)
+    bodies: list[bytes] = []
+
+    class Taking:
+        def attempt(self, body: bytes, _deadline: float) -> Attempt:
+            bodies.append(body)
+            return Attempt(State.FAILED if gone else State.EXPORTED, "no" if gone else "")
+
+        def close(self) -> None:
+            pass
+
+    def encode(items: Sequence[int]) -> bytes:
+        return bytes(items)  # of one beyond 255 a ValueError
+
+    sender = OtlpSender(Taking(), ItemEncoding(encode), 10)
+    delivery = sender.send(range(300), 300)
+    assert [len(body) for body in bodies] == [64] * 3
+    if gone:
+        assert (delivery.counts, delivery.reason) == ({State.FAILED: 300}, "no")
+    else:
+        assert delivery.counts == {State.EXPORTED: 192, State.FAILED: 108}
+        assert delivery.reason.startswith("ValueError: ")
+
+
+def test_messages_behind_a_refusal_for_now_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver wants nothing more; they are given back as the refused one is."""
+    monkeypatch.setattr(exporters, "MESSAGE_ITEMS", 64)
+    bodies: list[bytes] = []
+
+    class Busy:
+        def attempt(self, body: bytes, _deadline: float) -> Attempt:
+            bodies.append(body)
+            return Attempt(State.FAILED, "HTTP 429", again=3600.0)
+
+        def close(self) -> None:
+            pass
+
+    delivery = OtlpSender(Busy(), ItemEncoding(bytes), 10).send(range(200), 200)
+    assert len(bodies) == 1
+    assert (delivery.counts, delivery.reason) == ({State.FAILED: 200}, "HTTP 429")
+    assert (delivery.returned, delivery.silence) == (tuple(range(200)), 60)
 
 
 async def test_console_exporters_write_to_standard_output(capfd: pytest.CaptureFixture[str]) -> None:

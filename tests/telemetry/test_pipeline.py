@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from sidecar.telemetry.ledger import Delivery, Signal, State
 from sidecar.telemetry.queues import FailureLog
 from sidecar.testing import OtlpSink, SinkAnswer
 from tests.pace import promptly
-from tests.telemetry.way_out import COUNTER, FAST, SLOW, adds_up, started, until, way_out
+from tests.telemetry.way_out import COUNTER, FAST, PROTOCOLS, SLOW, adds_up, started, until, way_out
 
 
 @pytest.fixture
@@ -141,6 +142,39 @@ async def test_a_dead_collector_leaves_nothing_unknown(protocol: str) -> None:
     assert out.states() == {"created": 25, "failed": 10, "dropped": 15}
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_receiver_that_asked_for_silence_is_left_alone(protocol: str) -> None:
+    """What comes meanwhile waits, and is dropped beyond the queue's bound; the end tries what waits."""
+    with OtlpSink(protocol) as sink:
+        busy = SinkAnswer(status=503, code="UNAVAILABLE", headers={"Retry-After": "60"})
+        sink.answer("traces", busy)
+        bounds = {"OTEL_BSP_MAX_QUEUE_SIZE": "10", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "5"}
+        out = started({**sink.environ(), **FAST, **bounds})
+        out.pipeline.span(*[out.span()] * 5)
+        await until(lambda: out.states() == {"created": 5, "failed": 5})
+        for _ in range(2):
+            out.pipeline.span(*[out.span()] * 8)
+            out.pipeline.log(out.record())
+            await until(lambda: out.states("logs").get("exported") == out.states("logs")["created"])
+        assert out.states() == {"created": 21, "failed": 5, "queued": 10, "dropped": 6}
+        assert len([call for call in sink.calls if call.signal == "traces"]) == 1
+        assert await out.pipeline.shutdown(30)
+        assert out.states() == {"created": 21, "failed": 5, "exported": 10, "dropped": 6}
+
+
+async def test_silence_ends_when_the_receiver_said(sink: OtlpSink) -> None:
+    """Nobody has to flush, or to make a full batch."""
+    sink.answer("traces", SinkAnswer(status=429, headers={"Retry-After": "1"}))
+    out = started({**sink.environ(), **FAST, "OTEL_EXPORTER_OTLP_TIMEOUT": "1000"})
+    out.pipeline.span(out.span())
+    await until(lambda: out.states() == {"created": 1, "failed": 1})
+    silent = time.monotonic()
+    out.pipeline.span(out.span(2))
+    await until(lambda: sink.spans)
+    assert time.monotonic() - silent > 0.8
+    assert await out.pipeline.shutdown(30)
+
+
 async def test_one_hanging_signal_does_not_hold_the_others(sink: OtlpSink) -> None:
     """Each has a worker of its own."""
     sink.answer_always("traces", SinkAnswer(hang=True))
@@ -214,6 +248,35 @@ def test_lasting_failure_is_told_once_a_minute() -> None:
         ("sidecar.telemetry.still_failing", 242),
     ]
     assert out.events == []
+
+
+def test_failures_that_come_by_turns_are_told_once_a_minute() -> None:
+    """A line that exports fail, and one that they work again, with all that was lost meanwhile."""
+    now = [0]
+    lines: list[tuple[int, str, int]] = []
+
+    class Listening:
+        def bind(self, **_: object) -> "Listening":
+            return self
+
+        def warning(self, event: str, *, lost: int, **_: object) -> None:
+            lines.append((now[0] // SECOND, event, lost))
+
+        info = warning
+
+    failures = FailureLog(Signal.TRACES, Listening(), lambda: now[0])
+    for second in range(0, 124, 2):
+        for moment, state in ((second, State.FAILED), (second + 1, State.EXPORTED)):
+            now[0] = moment * SECOND
+            failures.tell(Delivery.of(state, 1))
+    assert lines == [
+        (0, "sidecar.telemetry.failing", 1),
+        (1, "sidecar.telemetry.recovered", 1),
+        (60, "sidecar.telemetry.failing", 30),
+        (61, "sidecar.telemetry.recovered", 30),
+        (120, "sidecar.telemetry.failing", 30),
+        (121, "sidecar.telemetry.recovered", 30),
+    ]
 
 
 def test_what_found_no_room_is_told_at_once_then_once_a_minute() -> None:

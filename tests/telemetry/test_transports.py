@@ -332,7 +332,7 @@ def test_what_a_collector_says_of_those_behind_it_is_its_answer(words: str, afte
 
 
 def test_a_grpc_receiver_that_comes_back_is_found_by_the_next_attempt() -> None:
-    """gRPC's own patience, which grows to two minutes, is not waited for."""
+    """The patience of its core, which grows to two minutes, is not waited for."""
     with OtlpSink("grpc") as sink:
         transport = grpc_transport(sink.endpoint)
         sink.stop()
