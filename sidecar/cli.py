@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar import stdio
-from sidecar.core.shown import mask
+from sidecar.core.shown import mask, shown
 from sidecar.errors import CannotListenError
 from sidecar.settings import TABLE, Problem, Settings, SettingsError, load, load_addresses
 from sidecar.settings_values import ADDRESS, DURATION, read_address, read_duration
@@ -355,7 +355,7 @@ def _inject(given: dict[str, Any], unknown: Sequence[str]) -> int:
     if wanted is None and not removing:
         return BAD_SETTINGS
 
-    from sidecar.inject import InjectError
+    from sidecar.inject import InjectError, replace_files
 
     made: list[bytes] = []
     for name, text in read:
@@ -366,8 +366,7 @@ def _inject(given: dict[str, Any], unknown: Sequence[str]) -> int:
             return FAILED
     try:
         if in_place:
-            for file, new in zip(files, made, strict=True):
-                file.write_bytes(new)
+            replace_files(zip(files, made, strict=True))
         else:
             sys.stdout.buffer.write(made[0])
             sys.stdout.buffer.flush()
@@ -461,7 +460,7 @@ def _explain(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str
     try:
         lines = explain.explain(request_text.read_request(text), settings)
     except ValueError as error:
-        _say(f"sidecar: {error}")
+        _say(f"sidecar: {shown(str(error), 1000)}")
         return FAILED
     return _print("\n".join(f"{name:<13} {told}" for name, told in lines))
 

@@ -36,7 +36,7 @@ def explain(request: GivenRequest, settings: Settings) -> list[Line]:
     url = f"{upstream.scheme}://{upstream.authority}{readable(target.asked)}"
     lines = [
         ("upstream", upstream.name),
-        ("goes to", f"{request.method} {shown(url, 1000)}"),
+        ("goes to", f"{shown(request.method, 100)} {shown(url, 1000)}"),
         ("route", route.template),
         ("API", route.api or "none that is read in depth: it passes, with HTTP telemetry"),
         ("operation", f"{route.operation or 'none'}{', generates' if route.turn else ''}"),

@@ -263,3 +263,22 @@ def test_a_path_for_no_upstream(capsys: pytest.CaptureFixture[str]) -> None:
     """What the answer would be."""
     lines = explained(capsys, curl("/nobody/v1"), "--upstreams=a=https://a.test")
     assert lines["upstream"] == ["none: the answer is 404, as the path begins with none of a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "curl -X '\x1b[2JGET' http://127.0.0.1:7070/v1/models",
+        "curl --max-time '\x1b[2J' http://127.0.0.1:7070/v1/models",
+        "curl '--\x1b[2J' http://127.0.0.1:7070/v1/models",
+        "curl 'http://[\x1b[2J/'",
+        "curl --data @/nowhere/\x1b[2J http://127.0.0.1:7070/v1/models",
+        "curl --max-time=5 --\x1b[2J=1 http://127.0.0.1:7070/v1/models",
+    ],
+)
+def test_nothing_of_a_request_steers_the_terminal(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither in what is told of it nor in why it cannot be read."""
+    cli.main(["explain", text, *UPSTREAMS], {})
+    told = "".join(capsys.readouterr())
+    assert told
+    assert "\x1b" not in told

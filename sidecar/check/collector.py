@@ -112,7 +112,11 @@ def _exported(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, 
 def _as_variables(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """The settings that matter to telemetry and to a start, as they were given."""
     given = {one.variable: environ[one.variable] for one in TABLE if one.variable in environ}
-    given.pop("SIDECAR_HEALTH_LISTEN", None)
+    for others in (
+        "SIDECAR_HEALTH_LISTEN",
+        "SIDECAR_RECORD",
+    ):  # the port and the files are a running sidecar's
+        given.pop(others, None)
     upstream = settings.all_upstreams[0]
     given["SIDECAR_UPSTREAM"] = f"{upstream.scheme}://{upstream.authority}"
     given["SIDECAR_SEMCONV"] = settings.semconv

@@ -48,6 +48,9 @@ def main(url: str, token: str | None, environ: Mapping[str, str], *, once: bool)
         return 1
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        print(f"sidecar: {error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -76,6 +79,7 @@ async def _once(url: str, token: str | None, screen: Screen) -> int:
     width, _ = screen.size()
     for line in sessions.lines(width, 10_000, clock())[:-2]:
         print(plain(line))
+    sys.stdout.flush()
     return 0
 
 

@@ -5,6 +5,7 @@ Owns the one connection, and the form of the events as far as `sessions.py`, whi
 
 import asyncio
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, TypedDict
 
 import msgspec
@@ -16,6 +17,8 @@ MAX_FRAME = 64 << 20
 """Bytes of one event; a sidecar's are far smaller."""
 
 _AGAIN = 1.0
+RESYNC = 10.0
+"""Seconds that a connection lasts, at least, before it is made anew because of what was missed on it."""
 
 
 class _Bar(TypedDict):
@@ -50,6 +53,7 @@ class _Hello(TypedDict):
 
 class _Bars(TypedDict):
     now: int
+    missed: int
     bars: list[_Bar]
 
 
@@ -106,7 +110,7 @@ async def _once(
         if answer.content_type != "text/event-stream":
             raise StreamError(f"{shown} is not the admin port of a sidecar")
         state("live")
-        text = b""
+        text, missed, since = b"", 0, monotonic()
         async for piece in answer.content.iter_any():
             *frames, text = (text + piece).split(b"\n\n")
             if len(text) > MAX_FRAME:
@@ -121,3 +125,6 @@ async def _once(
                 except (msgspec.DecodeError, RecursionError):
                     raise StreamError(f"{shown} does not send this version's stream") from None
                 told(event[7:].decode(), document)
+                missed += document.get("missed", 0)
+            if missed and monotonic() - since >= RESYNC:
+                return  # a new connection is told everything: what ended unseen is in flight here

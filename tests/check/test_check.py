@@ -276,6 +276,17 @@ def test_a_collector_that_is_not_there(
         assert "OTEL_EXPORTER_OTLP_ENDPOINT" in found[f"collector, {name}"]["fix"]
 
 
+def test_a_running_sidecars_recording_stays_as_it_is(
+    upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The one request that the collector is asked with is in no file of it, and none goes for it."""
+    upstream.answer_always(*answer(status=401))
+    with OtlpSink() as sink:
+        environ = {**sink.environ(), "SIDECAR_RECORD": str(tmp_path)}
+        assert checked(capsys, *FREE, upstream.url, environ=environ, collector=True)[0] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_collector(upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str]) -> None:
     """That is told, and is no failure."""
     upstream.answer_always(*answer(status=401))

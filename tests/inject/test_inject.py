@@ -1,6 +1,7 @@
 """`sidecar inject` over a corpus of manifests: valid, the same twice, and byte for byte what it was when it is taken out."""
 
 import io
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,32 @@ def test_as_a_command(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
     assert all(b"sidecar-inject" in path.read_bytes() for path in paths)
     assert cli.main(["inject", "--in-place", "--remove", *names], {}) == 0
     assert [path.read_bytes().decode() for path in paths] == [*CORPUS.values()]
+
+
+def test_a_full_disk_leaves_every_file_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is lost, and nothing stays behind; the next time it works, with mode bits and links as they were."""
+    files = [tmp_path / "small.yaml", tmp_path / "large.yaml"]
+    texts = [CORPUS["deployment"], CORPUS["deployment"] + "# so much of it\n" * 1000]
+    for path, text in zip(files, texts, strict=True):
+        path.write_text(text)
+        path.chmod(0o640)
+    link = tmp_path / "link.yaml"
+    link.symlink_to(files[1])
+    arguments = ["inject", "--in-place", "--upstream=http://h", str(files[0]), str(link)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        assert cli.main(arguments, {}) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "File too large" in capsys.readouterr().err
+    assert [path.read_text() for path in files] == texts
+    assert sorted(tmp_path.iterdir()) == sorted([*files, link])
+    assert cli.main(arguments, {}) == 0
+    assert link.is_symlink()
+    for path, text in zip(files, texts, strict=True):
+        assert "sidecar-inject" in path.read_text() != text
+        assert path.stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("removing", [[], ["--remove"], ["--in-place"]])

@@ -1,5 +1,7 @@
 """`sidecar top`: what its rows say, what its keys do, and that it fits a terminal of 80 by 24."""
 
+import asyncio
+import json
 import os
 import pty
 import re
@@ -8,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -16,6 +19,8 @@ import pytest
 from sidecar import cli
 from sidecar.picture.drawing import plain
 from sidecar.testing import (
+    Garbage,
+    ReadBody,
     RunningSidecar,
     ScriptedUpstream,
     answer,
@@ -26,6 +31,7 @@ from sidecar.testing import (
 )
 from sidecar.top.main import keys
 from sidecar.top.sessions import HELP, Sessions
+from sidecar.top.stream import follow
 
 S = 1_000_000_000
 NOW = 1_795_971_016 * S
@@ -190,6 +196,18 @@ def test_once(served: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^>?shown-on-top +0 +1 +0 +0 +7 ", said, re.MULTILINE)
 
 
+def test_a_table_that_cannot_be_written(served: str) -> None:
+    """Is told, and no traceback."""
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "sidecar", "top", served, "--once"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (1, b"sidecar: No space left on device\n")
+
+
 def test_no_sidecar(
     sidecar: RunningSidecar, start_sidecar: Callable[..., RunningSidecar], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,6 +267,38 @@ def test_the_stream_of_another_version(
     )
     assert cli.main(["top", upstream.url, "--once"], {}) == 1
     assert capsys.readouterr().err == f"sidecar: {upstream.url} does not send this version's stream\n"
+
+
+async def test_what_was_missed_is_asked_for(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that ended unseen is in flight no more: the stream is followed anew, from its beginning."""
+    monkeypatch.setattr(sys.modules["sidecar.top.stream"], "RESYNC", 0.0)
+    monkeypatch.setattr(sys.modules["sidecar.top.stream"], "_AGAIN", 0.0)
+
+    def frames(*told: tuple[str, dict[str, Any]]) -> bytes:
+        return b"".join(b"event: %b\ndata: %b\n\n" % (e.encode(), json.dumps(d).encode()) for e, d in told)
+
+    hello = ("hello", {"limit": 1000, "age_s": None, "now": NOW // 1000, "figures": {"in_flight": 1}})
+    running = ("bars", {"now": NOW // 1000, "missed": 0, "bars": [bar(1, **RUNNING)]})
+    missed = ("bars", {"now": NOW // 1000, "missed": 1, "bars": []})
+    kind = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    upstream.answer(ReadBody(), Garbage(kind + frames(hello, running, missed)))
+    upstream.answer(ReadBody(), Garbage(kind + frames(hello)))
+    sessions, beginnings = Sessions(), []
+
+    def told(event: str, document: dict[str, Any]) -> None:
+        sessions.take(event, document, NOW)
+        if event == "hello":
+            beginnings.append(sessions.rows())
+        if len(beginnings) == 2:
+            following.cancel()
+
+    following = asyncio.ensure_future(follow(upstream.url, None, told, lambda _: None))
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(LIMIT):
+            await following
+    assert beginnings == [[], []]
 
 
 def test_nobody_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
