@@ -7,11 +7,13 @@ records nothing and knows no clock.
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics import export as sdk
 
+from sidecar.core.clock import SECOND
 from sidecar.telemetry.metrics import Metric, MetricKind, Temporality
 
 Attributes = tuple[tuple[str, str | bool | int], ...]
@@ -215,3 +217,17 @@ def _exemplar(held: HeldExemplar, point: dict[str, str | bool | int], moved: int
 def temporality(delta: bool) -> sdk.AggregationTemporality:
     """The SDK's word for it."""
     return sdk.AggregationTemporality.DELTA if delta else sdk.AggregationTemporality.CUMULATIVE
+
+
+UNUSED = 3600 * SECOND
+"""After so long without a record a series gives up its place to a new one, if there is no other, ns."""
+
+_Numbers = TypeVar("_Numbers", Total, Buckets)
+
+
+def unused(
+    mine: dict[Attributes, _Numbers], period: dict[Attributes, _Numbers], now: int
+) -> list[Attributes]:
+    """The series that nothing was recorded on for `UNUSED`, the longest unused one last."""
+    found = [(one.used, key) for key, one in mine.items() if now - one.used >= UNUSED and key not in period]
+    return [key for _, key in sorted(found, key=itemgetter(0), reverse=True)]

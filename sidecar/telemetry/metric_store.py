@@ -9,10 +9,10 @@ exemplars apart, as in the SDK. It must never grow past its cardinality limit; a
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
-from operator import attrgetter, itemgetter, truediv
+from operator import attrgetter, truediv
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from opentelemetry.sdk.metrics import export as sdk
@@ -33,6 +33,7 @@ from sidecar.telemetry.metric_points import (
     set_back,
     sum_of,
     temporality,
+    unused,
 )
 from sidecar.telemetry.metrics import ExemplarFilter, Metric, MetricKind, Temporality
 
@@ -326,7 +327,8 @@ class Rows:
                 one.take(column)
 
 
-Observations = Iterable[tuple[int | float, Attributes]]
+Observation = tuple[int | float, Attributes]
+Observations = Iterable[Observation]
 
 _Numbers = TypeVar("_Numbers", Total, Buckets)
 
@@ -335,8 +337,6 @@ _TOGETHER = 256
 
 OVERFLOW: Attributes = (("otel.metric.overflow", True),)
 CARDINALITY_LIMIT = 2000
-UNUSED = 3600 * SECOND
-"""After so long without a record a series gives up its place to a new one, if there is no other, ns."""
 
 
 class MetricStore:
@@ -546,14 +546,14 @@ class MetricStore:
         yields = metric.kind is not MetricKind.UP_DOWN_COUNTER
         lost: set[Attributes] = set()
         for mine in readers:
-            unused: list[Attributes] | None = None
+            out: list[Attributes] | None = None
             for attributes, one in period.items():
                 key = attributes
                 if key not in mine and len(mine) >= self._limit:
-                    if unused is None:
-                        unused = _unused(mine, period, now) if yields else []
-                    if unused:
-                        lost.add(gone := unused.pop())
+                    if out is None:
+                        out = unused(mine, period, now) if yields else []
+                    if out:
+                        lost.add(gone := out.pop())
                         del mine[gone]
                     else:
                         lost.add(key)
@@ -568,14 +568,19 @@ class MetricStore:
             self.full()
 
     def _observed(
-        self, reader: Reader, metric: Metric, observations: Observations, times: Times
+        self, reader: Reader, metric: Metric, observations: Collection[Observation], times: Times
     ) -> Data | None:
         known = reader.observed.setdefault(metric, {})
+        if metric.kind is MetricKind.GAUGE:  # what is told no more makes room
+            for gone in known.keys() - {attributes for _, attributes in observations}:
+                del known[gone]
         values: dict[Attributes, int | float] = {}
         for value, attributes in observations:
             key = attributes
             if key not in known:
-                key = attributes if len(known) < self._limit else OVERFLOW
+                if len(known) >= self._limit:
+                    self.full()
+                    key = OVERFLOW
                 known.setdefault(key, Total(times.previous))
             values[key] = value if metric.kind is MetricKind.GAUGE else values.get(key, 0) + value
         if not values:
@@ -590,11 +595,3 @@ class MetricStore:
             points.append(number(key, start, times.now, value - before.value if delta else value))
             before.value = value
         return sdk.Sum(points, temporality(delta), metric.kind is MetricKind.COUNTER)
-
-
-def _unused(
-    mine: dict[Attributes, _Numbers], period: dict[Attributes, _Numbers], now: int
-) -> list[Attributes]:
-    """The series that nothing was recorded on for `UNUSED`, the longest unused one last."""
-    found = [(one.used, key) for key, one in mine.items() if now - one.used >= UNUSED and key not in period]
-    return [key for _, key in sorted(found, key=itemgetter(0), reverse=True)]

@@ -502,6 +502,28 @@ def test_a_day_of_junk_leaves_real_series_and_room_for_new_ones(temporality: Tem
     assert len(lost) > 2 * 1000
 
 
+def test_a_gauges_series_that_is_told_no_more_makes_room() -> None:
+    """However many there have been: the bound is of those told at a time, and one beyond it is an anomaly."""
+    observed: list[tuple[float, Attributes]] = []
+    store = MetricStore([GAUGE], clock=lambda: 0, cardinality_limit=3)
+    lost: list[None] = []
+    store.full = lambda: lost.append(None)
+    store.observe(GAUGE, lambda: observed)
+    reader = store.reader(Temporality.CUMULATIVE)
+
+    def names() -> list[object]:
+        (metric,) = told(store.collect(reader))
+        return [next(iter(attributes))[1] for attributes in metric.points]
+
+    for number in range(20):
+        observed[:] = [(1.0, key(f"{number}-{one}")) for one in range(3)]
+        assert names() == [f"{number}-{one}" for one in range(3)]
+    assert lost == []
+    observed.append((2.0, key("beyond")))
+    assert names() == ["19-0", "19-1", "19-2", True]
+    assert len(lost) == 1
+
+
 def test_a_series_that_yielded_begins_anew() -> None:
     """Unused for an hour and for longest, and only if there is no room; its next sum has a start of its own."""
     now = [0]
