@@ -368,6 +368,7 @@ class Sidecar:
         writer = RecordWriter(Path(self._settings.record), self._settings.record_limit, dropped)
         try:
             writer.start()
+            self.recorder.not_kept = dropped
         except OSError as error:
             why = f"SIDECAR_RECORD={mask(self._settings.record)}: nothing is recorded: {error.strerror}"
             self._say(n.TELEMETRY_NOTE, WARNING, message=why)

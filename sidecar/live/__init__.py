@@ -5,6 +5,20 @@ each browser. It knows no socket and no HTTP: `admin/` serves it, `app.py` fills
 """
 
 from sidecar.live.board import Board, Watcher, WatchersError, Way
-from sidecar.live.request import Ended, Facts, bar_of, detail_of, ended
+from sidecar.live.request import Bar, Detail, Ended, Facts, Link, Step, bar_of, detail_of, ended
 
-__all__ = ["Board", "Ended", "Facts", "Watcher", "WatchersError", "Way", "bar_of", "detail_of", "ended"]
+__all__ = [
+    "Bar",
+    "Board",
+    "Detail",
+    "Ended",
+    "Facts",
+    "Link",
+    "Step",
+    "Watcher",
+    "WatchersError",
+    "Way",
+    "bar_of",
+    "detail_of",
+    "ended",
+]

@@ -1,6 +1,6 @@
 """Reads recorded requests again.
 
-Owns the form of a line as far as others need it. A line that is cut, as the last one of a process that was killed is,
+Owns the form of a line: all that the live page shows, which one member less would break. A line that is cut, as the last one of a process that was killed is,
 is passed over and counted.
 """
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from sidecar.live import Link, Step
 from sidecar.record.writer import recorded_files
 
 
@@ -18,24 +19,38 @@ class RecordError(ValueError):
 
 
 class _Bar(msgspec.Struct):
+    """As in `sidecar.live.request`, of a request that has ended."""
+
     id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
     session: str | None
     conversation: str | None
     named: bool
+    sequence: int
+    request: str | None
     model: str | None
     upstream: str | None
+    operation: str | None
     turn: bool
     start: int
+    first: int | None
     end: int
     outcome: str
+    stalls: list[tuple[int, float]]
+    concurrency: int
+    distance: int
+    races: int
     wait: float | None
+    overhead: float | None
+    tokens: int | None
 
 
 class _Line(msgspec.Struct):
     bar: _Bar
     trace_id: str
-    steps: list[dict[str, str | int]]
-    links: list[dict[str, str]]
+    sampled: bool
+    steps: list[Step]
+    gap: float | None
+    links: list[Link]
     facts: dict[str, Any]
 
 

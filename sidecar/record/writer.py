@@ -4,6 +4,7 @@ Owns a thread, so that no request and no telemetry waits for a disk. What does n
 written, is counted and gone.
 """
 
+import errno
 import os
 import queue
 import stat
@@ -26,6 +27,9 @@ QUEUE = 1000
 _FILES = 8
 """Into how many files the limit is divided."""
 
+_MOST = 64
+"""Files of a folder, at most: a sidecar that is started again and again leaves a small one each time."""
+
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -43,13 +47,14 @@ class RecordWriter:
         self._thread = threading.Thread(target=self._work, name="sidecar-record", daemon=True)
 
     def start(self) -> None:
-        """Begins to write.
+        """Begins to write; the first request begins a file.
 
         Raises:
             OSError: nothing can be written there.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._open()
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self._thread.start()
 
     def put(self, one: Ended) -> None:
@@ -105,8 +110,8 @@ class RecordWriter:
     def _make_room(self) -> None:
         files = sorted(recorded_files(self._folder), key=lambda found: (found[1].st_mtime, found[0].name))
         total = sum(status.st_size for _, status in files)
-        for path, status in files:
-            if total + self._limit // _FILES <= self._limit:
+        for left, (path, status) in zip(range(len(files), 0, -1), files, strict=True):
+            if total + self._limit // _FILES <= self._limit and left < _MOST:
                 return
             total -= status.st_size
             path.unlink(missing_ok=True)

@@ -129,6 +129,8 @@ class Recorder:
 
     keep: Callable[[Exchange, Mapping[str, object], Mapping[str, object]], object] | None = None
     """Is given every settled exchange with the fields of its wide line, in two parts; by the worker."""
+    not_kept: Callable[[], object] = int
+    """Is told of each that it is not given, for want of time."""
 
     requests_started = requests_settled = requests_quiet = 0
     """Settled requests on quiet paths (`requests_quiet`) are among the settled, and nothing else is told of them."""
@@ -397,7 +399,8 @@ class Recorder:
     def _put_off(self, exchange: Exchange, shape: Shape) -> None:
         work = shape.work
         if work is None:
-            work = shape.work = Work(0 if self._spans is None else span_count(exchange), 1)
+            spans = 0 if self._spans is None else span_count(exchange)
+            work = shape.work = Work(spans, 1 + _tells_failed_call(exchange, shape))
         if work.spans:
             turn, past, trace = exchange.turn, exchange.past, exchange.trace
             # Without these it has a handful of links.
@@ -407,14 +410,15 @@ class Recorder:
                 self.anomaly(Anomaly.LINKS_CAP)
             if not (isinstance(trace, RequestTrace) and trace.sampled):
                 self._pipeline.not_made(Signal.TRACES, work.spans)
-                work = RECORDED_LINE
+                work = RECORDED_LINE if work.records == 1 else Work(0, work.records)
         if not self._worker.put(work, self._made, exchange, shape):
             self._pipeline.not_made(Signal.TRACES, work.spans, State.DROPPED)
-            self._line_lost()
+            self._line_lost(work.records)
+            self.not_kept()
 
-    def _line_lost(self) -> None:
+    def _line_lost(self, records: int = 1) -> None:
         self._pipeline.ledger.account(LINES).not_made(1, State.DROPPED)
-        self._pipeline.not_made(Signal.LOGS, 1, State.DROPPED)
+        self._pipeline.not_made(Signal.LOGS, records, State.DROPPED)
 
     def _make_spans(
         self, spans: RequestSpans, exchange: Exchange, shape: Shape, own: OwnAttributes
@@ -442,7 +446,7 @@ class Recorder:
         attributes = (own.alike, own.who.records, own.ids, own.client, own.server, own.line)
         level = level_of(shape.outcome)
         records = self.log.record(shape.event, level, exchange.end, attributes, _request(exchange))
-        if shape.client is not None and shape.client_failed and exchange.route.operation is not None:
+        if _tells_failed_call(exchange, shape):
             records += self._call_failed(exchange, shape)
         return records
 
@@ -456,6 +460,11 @@ class Recorder:
         return self.log.record(
             n.CALL_FAILED, WARNING, call_end(exchange), (recorded(fields, context),), context
         )
+
+
+def _tells_failed_call(exchange: Exchange, shape: Shape) -> bool:
+    """A model call's span is an error, of which there is an event."""
+    return shape.client is not None and shape.client_failed and exchange.route.operation is not None
 
 
 def _measures(

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from sidecar import cli
-from sidecar.live import detail_of
+from sidecar.live import Bar, Detail, detail_of
 from sidecar.record import RecordError, RecordWriter, read_records
 from sidecar.record.replay import replay
 from sidecar.testing import (
@@ -107,6 +107,22 @@ def test_files_are_bounded(tmp_path: Path) -> None:
     assert not dropped
 
 
+def test_starts_without_end_leave_a_bounded_number_of_files(tmp_path: Path) -> None:
+    """The oldest go, whatever the size of all; a sidecar that has nothing to write leaves none."""
+    for number in range(1, 100):
+        writer = RecordWriter(tmp_path, 1 << 30, lambda: None)
+        writer.start()
+        if number % 10:
+            writer.put(settled(number))
+        writer.close(30)
+        for file in tmp_path.iterdir():  # each is of another process, and older than the next
+            if not file.name.startswith("requests-0"):
+                os.utime(file.rename(tmp_path / f"requests-0{number:03}.jsonl"), (number, number))
+    assert len([*tmp_path.iterdir()]) == 64
+    found = [int(record["bar"]["id"], 16) for record in read_records(tmp_path)]
+    assert found == [number for number in range(100) if number % 10][-64:]
+
+
 def test_what_is_no_file_of_ours_is_left_alone(tmp_path: Path) -> None:
     """A link that leads nowhere or to one of them, and a folder, of such names: all is recorded and read, they stay."""
     (tmp_path / "requests-gone.jsonl").symlink_to("nowhere")
@@ -189,6 +205,29 @@ def test_a_line_of_another_version(
     deep = json.dumps(recorded()).replace('"facts": {', '"facts": {"x": ' + "[" * 5000)
     file.write_text(deep + "\n")
     assert cli.main(["replay", str(file)], {}) == 1
+
+
+def test_every_member_of_a_line_is_asked_for(tmp_path: Path) -> None:
+    """The page needs all of them: a line that lacks one, or has it as another type, is passed over and counted."""
+    (file := tmp_path / "requests-1.jsonl").write_text(json.dumps(recorded()) + "\n")
+    assert len(read_records(file)) == 1
+    odd: list[dict[str, Any]] = []
+    for part, form in ((None, Detail), ("bar", Bar)):
+        for name in form.__annotations__:
+            for value in ({}, {name: {1: 2}}) if name not in {"bar", "facts"} else ({},):
+                line = recorded()
+                inner = line if part is None else line[part]
+                del inner[name]
+                inner.update(value)
+                odd.append(line)
+    odd += [{**recorded(), "steps": [{"name": "wait", "start": 1}]}, {**recorded(), "links": [{"id": "1"}]}]
+    line = recorded()
+    line["bar"]["stalls"] = [[1]]
+    odd.append(line)
+    file.write_text("".join(json.dumps(one) + "\n" for one in [recorded(), *odd]))
+    counted: list[int] = []
+    assert read_records(file, counted.append) == [recorded()]
+    assert counted == [len(odd)]
 
 
 def recorded() -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import inspect
 import io
+from collections.abc import Callable
 
 import pytest
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
 from sidecar.core.exchange import Telemetry
 from sidecar.core.facts import Anomaly, Outcome
@@ -13,6 +15,7 @@ from sidecar.core.sessions import SessionSummary, Totals
 from sidecar.telemetry import metrics
 from sidecar.telemetry.factories import Span
 from sidecar.telemetry.metric_store import Observations
+from sidecar.telemetry.queues import Work
 from sidecar.telemetry.trace import RequestTrace
 from tests.telemetry.world import ListPipeline, MakeWorld, World, ms, ref
 
@@ -164,6 +167,41 @@ def test_everything_passes_the_official_encoders(
     assert [span.name for span in traces.scope_spans[0].spans] == [span.name for span in world.pipeline.spans]
     assert len(logs.scope_logs[0].log_records) == len(world.pipeline.records) == 4
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("room", [True, False], ids=["room", "none"])
+@pytest.mark.parametrize("sampled", [True, False], ids=["sampled", "not"])
+@pytest.mark.parametrize("failed, records", [(True, 2), (False, 1)], ids=["failed", "completed"])
+def test_what_waits_is_what_will_be_made(
+    failed: bool, records: int, sampled: bool, room: bool, make_world: MakeWorld
+) -> None:
+    """Of a model call that failed two log records; where there is no room for it that many are lost, and it is not kept."""
+    world = make_world(sampler=ALWAYS_ON if sampled else ALWAYS_OFF, export_logs=True)
+    recorder, lost = world.recorder, list[None]()
+    recorder.not_kept = lambda: lost.append(None)
+    works: list[Work] = []
+
+    def put(work: Work, call: Callable[..., object], *given: object) -> bool:
+        works.append(work)
+        if room:
+            call(*given)
+        return room
+
+    exchange = world.begin()
+    world.arrive(exchange)
+    world.send(exchange)
+    world.answer(exchange, 500 if failed else 200)
+    exchange.decide(Outcome.UPSTREAM_REJECTED if failed else Outcome.COMPLETED, ms(100))
+    before = len(world.pipeline.records)
+    recorder._worker.put = put  # type: ignore[method-assign]
+    world.settle(exchange, 200)
+    (work,) = works
+    assert work.records == records
+    assert bool(work.spans) is sampled
+    made = len(world.pipeline.records) - before
+    assert (made, len(lost)) == ((records, 0) if room else (0, 1))
+    dropped = world.pipeline.ledger.snapshot()["logs"]["dropped"]
+    assert dropped == (0 if room else records)
 
 
 def test_a_number_that_cannot_be_had_stops_no_other(make_world: MakeWorld) -> None:
