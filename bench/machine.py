@@ -10,8 +10,8 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -44,24 +44,35 @@ def family(pid: int) -> list[int]:
     """A process and all that came of it."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += family(int(child))
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+            for child in task.read_text().split():
+                found += family(int(child))
     return found
+
+
+def _together(pid: int, read: Callable[[int], float]) -> float:
+    """What is read of a process, and of those that came of it and have not ended meanwhile."""
+    total = read(pid)
+    for one in family(pid)[1:]:
+        with suppress(OSError):
+            total += read(one)
+    return total
 
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process with all its threads, and of its children, to the nanosecond."""
     # The kernel's clock of another process, as clock_getcpuclockid(3) makes its number.
-    return sum(time.clock_gettime((~one << 3) | 2) for one in family(pid))
+    return _together(pid, lambda one: time.clock_gettime((~one << 3) | 2))
 
 
 def resident_mb(pid: int) -> float:
     """Resident memory (MB of 1,000,000 bytes) of a process and its children; shared pages count in each."""
-    total = 0
-    for one in family(pid):
+
+    def kilobytes(one: int) -> float:
         found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{one}/status").read_text())
-        total += int(found[1]) * 1024 if found else 0
-    return total / 1e6
+        return int(found[1]) if found else 0
+
+    return _together(pid, kilobytes) * 1024 / 1e6
 
 
 def program(name: str) -> str | None:

@@ -35,6 +35,18 @@ needs_nginx = pytest.mark.skipif(machine.program("nginx") is None, reason="nginx
 needs_wrk = pytest.mark.skipif(machine.program("wrk") is None, reason="wrk is not installed")
 
 
+def test_a_thread_or_a_child_that_ends_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was listed may be gone when it is read."""
+    listed, gone = Path.glob, subprocess.Popen(["true"])
+    gone.wait()
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: [path / "0" / "children", *listed(path, pattern)])
+    this = machine.family(os.getpid())
+    assert this[0] == os.getpid()
+    monkeypatch.setattr(machine, "family", lambda pid: [pid, gone.pid])
+    assert machine.cpu_seconds(os.getpid()) > 0
+    assert machine.resident_mb(os.getpid()) > 0
+
+
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The raw provider, as a run starts it."""

@@ -8,7 +8,8 @@ from opentelemetry.trace import SpanKind
 
 from sidecar.core.facts import Outcome
 from sidecar.core.sessions import ConversationSummary, SessionSummary, Totals
-from tests.telemetry.world import MakeWorld, World, ms, ref
+from sidecar.telemetry import names as n
+from tests.telemetry.world import ListPipeline, MakeWorld, World, ms, ref
 
 TOTALS = Totals(
     requests={Outcome.COMPLETED: 3, Outcome.CLIENT_LEFT: 1, Outcome.REFUSED: 0},
@@ -143,3 +144,21 @@ def test_always_taken_unless_always_off(make_world: MakeWorld, sampler: object, 
     world.recorder.listener.session_ended(SESSION)
     assert len(world.pipeline.spans) == taken
     assert world.pipeline.unsampled == 2 - taken
+
+
+def test_a_session_that_comes_back_while_its_replay_waits(make_world: MakeWorld) -> None:
+    """Two replays under one id, each with its own request."""
+    world = make_world(replay_limit=100, pipeline=ListPipeline(roomy=False))
+    for sequence in (1, 2):
+        exchange = world.begin()
+        world.arrive(exchange, sequence=sequence)
+        exchange.decide(Outcome.COMPLETED, ms(100))
+        world.settle(exchange, 100)
+        world.recorder.listener.session_ended(SESSION)
+    world.pipeline.spans.clear()
+    world.pipeline.roomy = True
+    assert world.recorder.make_replays()
+    told = [(span.name, (span.attributes or {}).get(n.SEQUENCE)) for span in world.pipeline.spans]
+    one = [("replay session", None), ("replay conversation", None)]
+    name = "replay POST /v1/chat/completions"
+    assert told == [*one, (name, 1), *one, (name, 2)]
