@@ -335,13 +335,15 @@ class ConsoleSender:
         self._stream = StreamSender(stdout)
 
     def send(self, batch: Sequence[Any], count: int, /) -> Delivery:
-        """Write it out."""
+        """Write it out; what is not written is given back."""
+        self._text.seek(0)
+        self._text.truncate()
         for data in batch if self._signal is Signal.METRICS else (batch,):
             self._exporter.export(data)
         written = self._stream.send((self._text.getvalue().encode(),), 1)
-        self._text.seek(0)
-        self._text.truncate()
-        return Delivery({state: count * of_one for state, of_one in written.counts.items()}, written.reason)
+        counts = {state: count * of_one for state, of_one in written.counts.items()}
+        returned = tuple(batch) if counts.get(State.FAILED) else ()
+        return Delivery(counts, written.reason, returned=returned)
 
     def close(self) -> None:
         """Wait no more for whoever reads it."""

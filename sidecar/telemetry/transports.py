@@ -384,6 +384,10 @@ _PACKERS: Mapping[str, Callable[[bytes], bytes]] = {
 }
 
 
+_PARTIAL = frozenset({"partialSuccess", "partial_success"})
+"""The one member of an OTLP answer in JSON. One that has others only is somebody else's, such as `{"status": "ok"}`."""
+
+
 def read_answer(kind: type[Message], media: str, said: bytes) -> Message | None:
     """The receiver's message; an empty body is an empty one. None: this is not an OTLP answer."""
     message = kind()
@@ -391,11 +395,14 @@ def read_answer(kind: type[Message], media: str, said: bytes) -> Message | None:
         return message
     try:
         if media.endswith("json"):
-            return json_format.Parse(said, message, ignore_unknown_fields=True)
+            told = json.loads(said)
+            if not isinstance(told, dict) or (told and _PARTIAL.isdisjoint(told)):
+                return None
+            return json_format.ParseDict(told, message, ignore_unknown_fields=True)
         if media in {"application/x-protobuf", "application/protobuf", "application/octet-stream", ""}:
             message.ParseFromString(said)
             return message
-    except (DecodeError, json_format.ParseError, UnicodeDecodeError):
+    except (DecodeError, json_format.ParseError, ValueError, RecursionError):
         pass
     return None
 

@@ -1,5 +1,6 @@
 """What a real collector answers, and what the ledger makes of it, over HTTP and gRPC."""
 
+import os
 import socket
 import threading
 from collections.abc import Sequence
@@ -7,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.telemetry import exporters
+from sidecar.telemetry import exporters, pipeline
 from sidecar.telemetry.exporters import ItemEncoding, OtlpSender
 from sidecar.telemetry.ledger import State
 from sidecar.telemetry.transports import Attempt
 from sidecar.testing import OtlpSink, SinkAnswer
-from tests.telemetry.way_out import COUNTER, PROTOCOLS, SLOW, WayOut, exporting, started
+from tests.telemetry.way_out import COUNTER, PROTOCOLS, SLOW, WayOut, exporting, started, until
 
 
 async def sent(settings: dict[str, str], count: int = 3) -> WayOut:
@@ -130,7 +131,15 @@ async def test_more_rejected_than_sent_is_all(sink: OtlpSink) -> None:
         ("application/json", b"{}", "exported"),
         ("application/json; charset=utf-8", b'{"partialSuccess":{}}', "exported"),
         ("application/x-protobuf", b"\xff\xfe<html>", "unconfirmed"),
+        ("application/json", b'{"partial_success":null}', "exported"),
         ("application/json", b"[1]", "unconfirmed"),
+        ("application/json", b"[]", "unconfirmed"),
+        ("application/json", b'"OK"', "unconfirmed"),
+        ("application/json", b"null", "unconfirmed"),
+        ("application/json", b'{"status":"ok"}', "unconfirmed"),
+        ("application/json", b'{"error":"unauthorized"}', "unconfirmed"),
+        ("application/json", b'{"partialSuccess":1}', "unconfirmed"),
+        ("application/json", b"[" * 50_000, "unconfirmed"),
         ("application/json", b"\xff", "unconfirmed"),
         ("text/html", b"<html>Log in</html>", "unconfirmed"),
         ("text/plain", b"OK", "unconfirmed"),
@@ -319,3 +328,29 @@ async def test_console_exporters_write_to_standard_output(capfd: pytest.CaptureF
     assert '"name": "span 1"' in text
     assert '"name": "requests"' in text
     assert '"hello"' in text
+
+
+async def test_differences_that_standard_output_did_not_take_are_told_with_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A full disk for a while costs no count."""
+    path = tmp_path / "out"
+    full, free = os.open("/dev/full", os.O_WRONLY), os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        monkeypatch.setattr(pipeline, "STDOUT", full)
+        settings = {
+            "OTEL_METRICS_EXPORTER": "console",
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta",
+        }
+        out = started({**SLOW, **settings})
+        out.store.add(COUNTER, 3)
+        assert await out.pipeline.flush(30)
+        await until(lambda: not out.pipeline._metrics[0]._under_way)
+        os.dup2(free, full)
+        out.store.add(COUNTER, 4)
+        assert await out.pipeline.shutdown(30)
+    finally:
+        os.close(full)
+        os.close(free)
+    assert out.states("console_metrics") == {"created": 2, "failed": 1, "exported": 1}
+    assert '"value": 7' in path.read_text()
