@@ -1,4 +1,7 @@
-"""Writes files in place of others: whole, or not at all."""
+"""Writes files in place of others: whole, or not at all.
+
+Owns the temporary files beside them.
+"""
 
 import os
 import stat
