@@ -124,9 +124,8 @@ class _Runner(web.AppRunner):
         made = await super()._make_server()
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            await asyncio.sleep(
-                0
-            )  # from Python 3.12 on, aiohttp would take all that a peer pipelines in one turn
+            # From Python 3.12 on, aiohttp would take all that a peer pipelines in one turn.
+            await asyncio.sleep(0)
             try:
                 return await made.request_handler(request)
             except web.HTTPException as error:  # an `Expect` is refused before any middleware
