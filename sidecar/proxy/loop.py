@@ -152,6 +152,11 @@ class StepQueue:
         self._left: int | None = None
         """What is left (ns of CPU) of this turn's time for what begins at once; None while nothing has begun in it."""
 
+    @property
+    def busy(self) -> bool:
+        """Something waits for turns to come."""
+        return bool(self._waiting)
+
     def begin(self, work: Stepwise) -> None:
         """Does as much of it at once as there is time for in this turn, for all that begin in it, and the rest later."""
         left = self._left

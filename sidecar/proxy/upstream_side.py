@@ -237,8 +237,10 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         if size > READ and self._in_pieces:
             self.transport.set_protocol(_InPieces(self, self._owner.read_buffer))
         if not self._paused:
-            # What TLS has cost before this call is not seen: each such read of it is enough for one turn.
-            turn.done(self.transport, self._turn_since if self._in_pieces else 0, self._go_on)
+            # What TLS has cost before this call is not seen: each such read of it is enough for one turn. So it is where
+            # something waits to be read, which may be of this answer.
+            more = self._in_pieces and not self._owner.steps.busy
+            turn.done(self.transport, self._turn_since if more else 0, self._go_on)
 
     def _unasked(self, data: bytes) -> None:
         """Bytes that belong to no request, or to the first one, which is about to be sent: a busy server may not wait for it."""

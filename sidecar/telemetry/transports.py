@@ -318,7 +318,7 @@ class HttpTransport:
             connection.request("POST", self._path, body, self._headers)
         answer = connection.getresponse()
         taken = 200 <= answer.status < 300
-        framed = answer.chunked or answer.length is not None  # if not, the alarm ends it as its sender would
+        measured = answer.length is not None  # if not, the alarm may end it as its sender would
         said = b""
         try:
             said = answer.read(_ANSWER_LIMIT)
@@ -327,7 +327,7 @@ class HttpTransport:
                 raise _BrokenOffError from error
         if answer.will_close or not answer.isclosed():
             self._drop()
-        if taken and ((self._given_up and not framed) or (answer.length and len(said) < _ANSWER_LIMIT)):
+        if taken and ((self._given_up and not measured) or (answer.length and len(said) < _ANSWER_LIMIT)):
             raise _BrokenOffError
         if answer.getheader("Content-Encoding", "").lower() == "gzip":
             with suppress(OSError, EOFError, zlib.error):

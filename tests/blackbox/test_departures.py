@@ -161,7 +161,7 @@ def test_others_are_not_touched(sidecar: RunningSidecar, upstream: ScriptedUpstr
 @pytest.fixture(scope="module")
 def scant(module_upstream: ScriptedUpstream, module_sink: OtlpSink) -> Iterator[RunningSidecar]:
     """A sidecar that has memory for one large body at a time."""
-    settings = {"INSPECT_MEMORY": str(2 * len(LARGE))}
+    settings = {"INSPECT_MEMORY": str(3 * len(LARGE))}
     with RunningSidecar(upstream=module_upstream.url, sink=module_sink, settings=settings) as running:
         yield running
 

@@ -327,7 +327,7 @@ def test_inspect_memory_comes_back(start_sidecar: Any, upstream: ScriptedUpstrea
     """Whatever way requests end, a body that needs most of `INSPECT_MEMORY` can be read after them."""
     prompt = "x" * 300_000
     body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": prompt}]}).encode()
-    sidecar = start_sidecar(settings={"INSPECT_MEMORY": str(len(body) * 5 // 4), "CLIENT_BODY_TIMEOUT": "2s"})
+    sidecar = start_sidecar(settings={"INSPECT_MEMORY": str(len(body) * 5 // 2), "CLIENT_BODY_TIMEOUT": "2s"})
 
     def chat(session: str) -> bytes:
         fields = (JSON, own(session))
