@@ -30,7 +30,7 @@ from sidecar.proxy.observer import Observer, observer_for, small_read
 from sidecar.proxy.request_reader import NO_HEAD, Inbound
 from sidecar.proxy.shared import Client, Shared
 from sidecar.proxy.timers import Deadlines
-from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
+from sidecar.proxy.upstream_side import AT_ONCE, HIGH_WATER, UpstreamConnection
 
 
 class Flow:
@@ -577,7 +577,8 @@ class Flow:
         try:
             if side is not None and side.odd:
                 self.exchange.anomalies.append(Anomaly.ANSWER_ODD_HTTP)
-            if side is not None and side.reusable and upload.finished:
+            waits = upload.passed > AT_ONCE and side is not None and side.unsent  # the next one would, behind it
+            if side is not None and side.reusable and upload.finished and not waits:
                 side.finish()
                 self._shared.pool.put(side, now)
                 side = None  # it is kept

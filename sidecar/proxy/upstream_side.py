@@ -6,8 +6,11 @@ outcome.
 """
 
 import asyncio
+import fcntl
 import os
 import select
+import struct
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, cast
@@ -26,6 +29,25 @@ HIGH_WATER = 64 * 1024
 
 READ = 64 * 1024
 """Bytes read at once of an answer that comes in large pieces: they are kept if its client takes no more."""
+
+
+AT_ONCE = 4 * 1024
+"""Bytes that leave with the call that writes them, where nothing waits before them: any system's send buffer takes so many."""
+
+
+def unsent(transport: asyncio.Transport) -> bool:
+    """Whether something that was written has not arrived: it is in the process, or the system keeps it.
+
+    Under TLS the event loop hides a part of what it keeps. Where the system has no such question (outside Linux), it is
+    taken to keep nothing.
+    """
+    if transport.get_write_buffer_size():
+        return True
+    try:
+        kept = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return False
+    return struct.unpack("i", kept) != (0,)
 
 
 class Reader(Protocol):
@@ -125,6 +147,11 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         """True when the answer has ended and the connection may carry another."""
         transport = self.transport
         return self.stays and not self._closing and transport is not None and not transport.is_closing()
+
+    @property
+    def unsent(self) -> bool:
+        """True while something of the request has not left, though it was written."""
+        return self.transport is not None and unsent(self.transport)
 
     @property
     def keep_alive_hint(self) -> int | None:

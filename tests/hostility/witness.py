@@ -5,6 +5,7 @@ was sent, so that two pieces never reach its parser as one.
 """
 
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -38,8 +39,8 @@ def _plain(request: Received) -> tuple[Step, ...]:
 class Witness(ScriptedUpstream):
     """A provider that says `ok` to everything, and remembers the exact bytes of every connection."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls=tls)
         self._recorders: list[_Recorder] = []
 
     def _player(self) -> Player:

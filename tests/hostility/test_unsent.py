@@ -1,0 +1,85 @@
+"""What was written and has not left: uploads that an upstream does not take, answers that a client does not.
+
+Nothing behind it may wait for it, nothing of it may be lost, and no time-out counts what it takes to leave.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidecar.testing import (
+    Certificate,
+    Gate,
+    HoldReading,
+    OtlpSink,
+    RawClient,
+    ReadBody,
+    ResumeReading,
+    RunningSidecar,
+    Wait,
+    answer,
+    exchange,
+    request_bytes,
+    self_signed,
+)
+from tests.hostility.books import SPANS_SOON, Books
+from tests.hostility.witness import Witness
+
+JSON = b"Content-Type: application/json"
+HELD = b'{"a":"%b"}' % (b"x" * 8_000_000)
+"""A body that is held, and then written in one go: about twice what two systems keep of it where nobody reads."""
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """The upstream's own."""
+    return self_signed(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="module", params=["plain", "TLS"])
+def module_upstream(request: pytest.FixtureRequest, certificate: Certificate) -> Iterator[Witness]:
+    """A witness, with TLS and without."""
+    with Witness(tls=certificate.server_context() if request.param == "TLS" else None) as witness:
+        yield witness
+
+
+@pytest.fixture(scope="module")
+def sidecar(
+    module_upstream: Witness, module_sink: OtlpSink, certificate: Certificate
+) -> Iterator[RunningSidecar]:
+    """A sidecar that trusts the upstream."""
+    environ = {**SPANS_SOON, "SSL_CERT_FILE": str(Path(certificate.certificate))}
+    with RunningSidecar(upstream=module_upstream.url, sink=module_sink, environ=environ) as running:
+        yield running
+
+
+def test_nothing_waits_behind_an_upload_that_is_not_taken(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink
+) -> None:
+    """Whoever is answered before its body has left does not leave its connection to the next request."""
+    books, gate = Books(sidecar, sink), Gate()
+    early = answer(b"no", status=413, reason=b"No")
+    witness.answer(ReadBody(0), HoldReading(), early, Wait(gate), ResumeReading(), path="/early")
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/early", headers=(JSON,), body=HELD))
+        assert client.read_answer("POST").status == 413
+        assert exchange(sidecar.port, request_bytes("GET", "/next"), timeout=10).body == b"ok"
+        client.send(request_bytes("GET", "/after"))
+        assert client.read_answer().body == b"ok"
+    gate.open()
+    first, second, third = witness.requests
+    assert (second.connection, third.connection) != (first.connection, first.connection)
+    assert second.connection is third.connection
+    assert witness.closed(first).closed is not None
+    assert books.outcomes() == ["completed", "completed", "upstream_rejected"]
+
+
+def test_a_large_upload_that_was_taken_leaves_its_connection(
+    sidecar: RunningSidecar, witness: Witness
+) -> None:
+    """The next request gets it."""
+    for path in ("/first", "/second"):
+        assert exchange(sidecar.port, request_bytes("POST", path, headers=(JSON,), body=HELD)).status == 200
+    first, second = witness.requests
+    assert first.connection is second.connection
