@@ -97,6 +97,11 @@ class AnswerReader:
         return self.ended and self._stays and not (self.odd or self.stray or self.malformed)
 
     @property
+    def begun(self) -> bool:
+        """True while a part of a head has come, and not all of it."""
+        return self.head is None and bool(self._kept)
+
+    @property
     def ends_with_connection(self) -> bool:
         """True while a body is read that has no other end than the connection's."""
         return self.head is not None and not self.ended and not self._chunked and self._left is None

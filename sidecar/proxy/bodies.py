@@ -265,7 +265,7 @@ class Answer:
         """All that has been read of the answer as the client gets it, and the body's pieces in it."""
         exchange, head = self._exchange, side.head
         out = [self._informational(side)] if side.informational else []
-        if not exchange.first_byte and (head is not None or not out):
+        if not exchange.first_byte and (head is not None or not out or side.begun):
             exchange.first_byte = at
         if head is not None and not self.began:
             out.append(self._head(head, at, close=close))

@@ -264,6 +264,10 @@ class Flow:
             self._choose_watcher(side, pieces, at)
         if pieces:
             self._observe(b"".join(pieces), at)
+        else:
+            answer.quiet_since = at
+            if not answer.began:
+                self._arm()  # a part of its head may have come
         if side.malformed:
             self._upstream_failed("malformed", side.malformed)
         elif side.ended:
@@ -577,8 +581,8 @@ class Flow:
         try:
             if side is not None and side.odd:
                 self.exchange.anomalies.append(Anomaly.ANSWER_ODD_HTTP)
-            waits = upload.passed > AT_ONCE and side is not None and side.unsent  # the next one would, behind it
-            if side is not None and side.reusable and upload.finished and not waits:
+            unsent = side is not None and upload.passed > AT_ONCE and side.unsent
+            if side is not None and side.reusable and upload.finished and not unsent:
                 side.finish()
                 self._shared.pool.put(side, now)
                 side = None  # it is kept

@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from sidecar.testing import (
+    Garbage,
     Gate,
     HoldReading,
     OtlpSink,
+    Pause,
     RawClient,
     ReadBody,
     ResumeReading,
@@ -197,6 +199,54 @@ def test_a_body_that_waits_to_be_read(
         client.join()
     assert sorted(statuses) == [200] * SENDERS + [408]
     assert books.outcomes() == ["completed"] * SENDERS + ["timed_out"]
+
+
+# --- answers
+
+
+@pytest.fixture(scope="module")
+def listening(module_upstream: Witness, module_sink: OtlpSink) -> Iterator[RunningSidecar]:
+    """A sidecar that waits for 2 s for an answer to go on, and for long for one to begin."""
+    with RunningSidecar(
+        upstream=module_upstream.url, sink=module_sink, settings={"IDLE_TIMEOUT": "2s"}, environ=SPANS_SOON
+    ) as running:
+        yield running
+
+
+BEGUN = b"HTTP/1.1 200 OK\r\nContent-Le"
+
+
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"], ids=["first", "after hints"])
+def test_a_head_that_stops(
+    listening: RunningSidecar, witness: Witness, sink: OtlpSink, before: bytes
+) -> None:
+    """An answer that has begun is given up after `IDLE_TIMEOUT`, also where it stops within its head."""
+    books = Books(listening, sink)
+    witness.answer(Garbage(before + BEGUN), Wait(Gate()))
+    with RawClient(listening.port, timeout=30) as client:
+        client.send(request_bytes("GET", "/x"))
+        assert client.read_answer().status == 504
+    assert timed_out(books) == (["timed_out"], ["timeout.idle"])
+
+
+SLOWLY: dict[str, tuple[bytes, bytes, bytes]] = {
+    "a head": (BEGUN, b"ngth: 2\r\nX: abcdef", b"\r\n\r\nok"),
+    "a chunk's first line": (b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % CHUNKED, b"0000000000002;a=bcde", b"\r\nok\r\n0\r\n\r\n"),
+    "trailers": (b"HTTP/1.1 200 OK\r\n%b\r\n\r\n2\r\nok\r\n0\r\n" % CHUNKED, b"X-Trailer: abcdefghi", b"\r\n\r\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SLOWLY)
+def test_an_answer_that_dribbles(
+    listening: RunningSidecar, witness: Witness, sink: OtlpSink, what: str
+) -> None:
+    """Whoever is heard of is not silent, also where what it says does not pass yet."""
+    books = Books(listening, sink)
+    begin, middle, end = SLOWLY[what]
+    pieces = [step for at in range(20) for step in (Garbage(middle[at : at + 1]), Pause(0.2))]
+    witness.answer(Garbage(begin), *pieces, Garbage(end))
+    assert exchange(listening.port, request_bytes("GET", "/x")).body == b"ok"
+    assert books.outcomes() == ["completed"]
 
 
 # --- uploads
