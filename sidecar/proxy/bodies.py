@@ -246,13 +246,24 @@ class _UnheldError(Exception):
 class Answer:
     """What has been passed of an answer. `http11`: the client takes chunks and informational answers."""
 
-    __slots__ = ("_exchange", "_http11", "began", "blocked_since", "chunked", "observer", "quiet_since")
+    __slots__ = (
+        "_exchange",
+        "_http11",
+        "began",
+        "blocked_since",
+        "chunked",
+        "endless",
+        "observer",
+        "quiet_since",
+    )
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._http11 = exchange.head.version == "1.1"
         self.chunked = False
         """Its body goes on in chunks."""
+        self.endless = False
+        """Its body has neither chunks nor a length: its client (of HTTP/1.0) takes the connection's end for its end."""
         self.observer: Observer | None = None
         self.blocked_since = 0
         """Since when the client takes no more (ns since the epoch), 0 when it does."""
@@ -298,7 +309,9 @@ class Answer:
         elif head.status in BODILESS:
             shown = False
         else:
-            self.chunked = shown = self._http11 and (chunked or b"content-length" not in first)
+            framed = not chunked and b"content-length" in first
+            self.chunked = shown = self._http11 and not framed
+            self.endless = not (self._http11 or framed)
         exchange.upstream_headers = head.headers
         exchange.answer_began(head.status, at)
         self.began = True

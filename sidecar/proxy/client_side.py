@@ -6,6 +6,7 @@ flow, and knows neither HTTP's syntax (`request_reader.py`) nor any upstream. Wh
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -19,7 +20,7 @@ from sidecar.proxy.loop import made, outermost
 from sidecar.proxy.request_reader import NO_HEAD, Inbound, RequestReader
 from sidecar.proxy.shared import Shared
 from sidecar.proxy.timers import Watchdog
-from sidecar.proxy.upstream_side import HIGH_WATER, SMALL_READ
+from sidecar.proxy.upstream_side import HIGH_WATER, SMALL_READ, unsent
 
 _LINGER = 2 * SECOND
 """How long what a client still sends is read and thrown away before its connection closes for good."""
@@ -28,7 +29,7 @@ _STEP = MILLISECOND
 """How long (ns) one step of parsing what has been read goes on."""
 
 _LOOK = 0.05
-"""Seconds between two looks whether a client has left that is not read from."""
+"""Seconds between two looks whether a client has left that is not read from, or has all that was written."""
 
 _LEFT = frozenset((7, 8))
 """TCP_CLOSE (reset) and TCP_CLOSE_WAIT (the peer has ended its side), as `linux/tcp_states.h` numbers them."""
@@ -50,6 +51,10 @@ class ClientConnection(asyncio.Protocol):
         self.paused = False
         """It is not read from."""
         self._gone = False
+        self._endless = False
+        """Its orderly end is that of its answer."""
+        self._cut = False
+        """Its answer has broken off."""
         self._hearing = False
         """Bytes have come of which nothing is known yet."""
         self._watchdog = Watchdog(shared.loop, shared.clock, self._due)
@@ -60,6 +65,8 @@ class ClientConnection(asyncio.Protocol):
         """Bytes that were too much work for one go are parsed in turns to come; nothing else is read meanwhile."""
         self.writable = True
         """False while the client takes no more."""
+        self._blocked_at = 0
+        """Since when it takes no more (ns since the epoch)."""
         self.read_at = 0
         """When the latest bytes came (ns since the epoch)."""
         self._untaken = self._took_at = 0
@@ -107,7 +114,10 @@ class ClientConnection(asyncio.Protocol):
         elif inbound.ended and keep and not cut:
             self._next(now)
         elif cut:
-            self._close(_LINGER)
+            self._cut = True
+            # One that has taken nothing for so long that it was given up gets no longer for the rest.
+            stuck = not self.writable and now - self._blocked_at >= self._shared.limits.idle
+            self._close(_LINGER if stuck else self._shared.limits.idle)
         elif inbound.ended:
             self._close(self._shared.limits.idle)
         else:
@@ -117,6 +127,12 @@ class ClientConnection(asyncio.Protocol):
             inbound.take()
             self._watchdog.set(now + _LINGER)
             self.resume()
+
+    def ends_answer(self) -> None:
+        """The connection's orderly end will be the answer's: whatever else ends it, this process's end too, is a reset."""
+        if self._transport is not None and not self._closing:
+            self._endless = True
+            _let_linger(self._transport, resets=True)
 
     def drop(self) -> None:
         """A bug has struck: the connection ends at once, and what waits on it has met the bug as well."""
@@ -235,6 +251,7 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """asyncio: the client takes no more for now."""
         self.writable = False
+        self._blocked_at = self._shared.clock()
         if self._flow is not None:
             self._flow.client_blocked()
 
@@ -372,20 +389,39 @@ class ClientConnection(asyncio.Protocol):
         self._end_reading()
         if transport.is_closing():
             return
+        if self._endless:
+            _let_linger(transport, resets=False)
         if transport.can_write_eof():
             transport.write_eof()
         if self.paused:
             self.paused = False
             self._hangup.stop()
             transport.resume_reading()
-        self._watchdog.set(self._shared.clock() + _LINGER)
+        patience = self._shared.limits.idle if transport.get_write_buffer_size() else _LINGER
+        self._watchdog.set(self._shared.clock() + patience)
 
     def _close(self, patience: int) -> None:
         """Closes once what was written has gone; a client that takes longer than `patience` (ns) is cut off."""
         self._end_reading()
         if self._transport is not None:
             self._watchdog.set(self._shared.clock() + patience)
-            self._transport.close()
+            if self._endless:
+                self._end_answer(self._transport)
+            else:
+                self._transport.close()
+
+    @outermost
+    def _end_answer(self, transport: asyncio.Transport) -> None:
+        """Closes once what was written has left, or resets once it has arrived: a reset throws away what has not."""
+        if transport.is_closing():
+            return
+        if unsent(transport) if self._cut else transport.get_write_buffer_size():
+            self._shared.loop.call_later(_LOOK, self._end_answer, transport)
+        elif self._cut:
+            transport.abort()
+        else:
+            _let_linger(transport, resets=False)
+            transport.close()
 
     def _end_reading(self, bug: SidecarError | None = None) -> None:
         """Nothing more is read or begun; requests that wait for their turn are told so."""
@@ -397,6 +433,12 @@ class ClientConnection(asyncio.Protocol):
     def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _let_linger(transport: asyncio.Transport, *, resets: bool) -> None:
+    """Whether the system ends the connection with a reset."""
+    linger = struct.pack("ii", resets, 0)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 
 def flow_for(shared: Shared, client: ClientConnection, inbound: Inbound) -> Flow | None:

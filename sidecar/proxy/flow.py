@@ -254,6 +254,8 @@ class Flow:
             exchange.overhead_after += now - at
             if answer.began and not began:
                 exchange.headers_at = now
+                if answer.endless:
+                    self._client.ends_answer()
                 if pieces or side.ended or not side.small_json:
                     self._choose_watcher(side, pieces, at)
                 else:

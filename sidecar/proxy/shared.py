@@ -139,6 +139,9 @@ class Client(Protocol):
     def flow_done(self, inbound: Inbound, keep: bool, cut: bool, now: int) -> None:
         """The flow has settled at `now` (ns since the epoch)."""
 
+    def ends_answer(self) -> None:
+        """The connection's orderly end will be the answer's: any other is to be a reset."""
+
     def drop(self) -> None:
         """Nothing goes on here: a bug has struck."""
 

@@ -58,6 +58,8 @@ class Turn:
     """The answer does not wait for the request's body."""
     cut: bool = False
     """The answer breaks off."""
+    endless: bool = False
+    """Its client is told of the answer's end by the connection's alone."""
     dropped: bool = False
     """On a connection that had another one before, it is first dropped."""
     steps: list[s.Step] = field(default_factory=list)
@@ -83,7 +85,7 @@ class Turn:
         """What a failure shows of it."""
         marks = [
             word
-            for word in ("last", "old", "hesitates", "refused", "early", "cut", "dropped")
+            for word in ("last", "old", "hesitates", "refused", "early", "cut", "endless", "dropped")
             if getattr(self, word)
         ]
         steps = " ".join(_told(step) for step in self.steps)
@@ -207,6 +209,7 @@ def _answer(random: Random, turn: Turn) -> None:
         body += random.choice((b"0\r\n\r\n", b"0\r\nX-Trailer: 1\r\n\r\n"))
     elif kind == "close" and (turn.method == "HEAD" or random.random() < 0.5):
         lines.append("Connection: close")
+    turn.endless = turn.old and turn.method != "HEAD" and kind in ("chunked", "events", "gzip", "close")
     if turn.method == "HEAD":
         body = said = b""
     interim = random.choice((0, 0, 0, 1, 2))

@@ -48,6 +48,8 @@ class Peer:
         """The other side has ended the connection."""
         self.broken = False
         """It did so while something was sent to it, and may have lost something by that."""
+        self.reset = False
+        """It did so by a reset."""
 
     def send(self, data: bytes) -> None:
         """Sends as much as fits."""
@@ -69,7 +71,7 @@ class Peer:
                 try:
                     data = self._socket.recv(min(most, 65_536))
                 except ConnectionResetError:
-                    data, self.broken = b"", True
+                    data, self.reset = b"", True
                 self.received += data
                 most -= len(data)
                 self.closed = not data
@@ -123,10 +125,10 @@ def carry_out(schedule: Schedule, peer: Peer, turns: Turns) -> None:
     peer.finish()
 
 
-def answers_in(received: bytes, asked: list[Turn]) -> tuple[list[Answered], bytes]:
+def answers_in(peer: Peer, asked: list[Turn]) -> tuple[list[Answered], bytes]:
     """The answers that were received, with the interim ones before each, and the bytes that belong to none."""
     found: list[Answered] = []
-    rest = received
+    rest = bytes(peer.received)
     for turn in asked:
         interim: list[int] = []
         while rest:
@@ -141,7 +143,7 @@ def answers_in(received: bytes, asked: list[Turn]) -> tuple[list[Answered], byte
             interim.append(reader.message.status)
         else:
             break
-        if turn.old and not turn.cut:
+        if turn.old and not peer.reset:
             reader.end()
         if not reader.message.complete:
             return found, b""
@@ -222,8 +224,9 @@ def play(seed: int, sidecar: RunningSidecar, witness: Witness, turns: Turns) -> 
     peer = Peer(sidecar.port, small_buffer=schedule.small_buffer)
     try:
         carry_out(schedule, peer, turns)
-        found, rest = answers_in(bytes(peer.received), schedule.turns)
-        left = schedule.leaves or peer.broken
+        found, rest = answers_in(peer, schedule.turns)
+        lost = peer.reset and not (found and found[-1][0].endless and found[-1][0].cut)
+        left = schedule.leaves or peer.broken or lost
         for turn, interim, message in found:
             check_answer(turn, interim, message, whole=not left)
         assert not rest, shown(rest)
