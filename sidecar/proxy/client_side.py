@@ -15,10 +15,10 @@ from sidecar import apis
 from sidecar.core.clock import MILLISECOND, SECOND
 from sidecar.core.exchange import Exchange
 from sidecar.errors import ClientHeadTimeoutError, InternalError, SidecarError
-from sidecar.proxy.flow import Flow, blame
+from sidecar.proxy.flow import Flow
 from sidecar.proxy.loop import made, outermost
 from sidecar.proxy.request_reader import NO_HEAD, Inbound, RequestReader
-from sidecar.proxy.shared import Shared
+from sidecar.proxy.shared import Shared, blame
 from sidecar.proxy.timers import Watchdog
 from sidecar.proxy.upstream_side import HIGH_WATER, SMALL_READ, unsent
 

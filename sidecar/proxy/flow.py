@@ -28,7 +28,7 @@ from sidecar.proxy.connect import DialError
 from sidecar.proxy.loop import each_guarded, guarded, made, outermost
 from sidecar.proxy.observer import Observer, observer_for, small_read
 from sidecar.proxy.request_reader import NO_HEAD, Inbound
-from sidecar.proxy.shared import Client, Shared
+from sidecar.proxy.shared import Client, Shared, blame
 from sidecar.proxy.timers import Deadlines
 from sidecar.proxy.upstream_side import AT_ONCE, HIGH_WATER, UpstreamConnection
 
@@ -210,15 +210,16 @@ class Flow:
             side.write(body)
         else:
             side.write(head + body)
-        if self._deadlines is None or not self._deadlines.upload_blocked_since:
+        blocked = self._deadlines is not None and self._deadlines.upload_blocked_since
+        if blocked:
+            upload.wait(body)
+        else:
             if upload.counted:
                 upload.release()
             if self._client.paused:
                 self._client.resume()
-        else:
-            upload.wait(body)
         exchange.sent = sent = shared.clock()
-        if upload.finished:
+        if upload.finished and not blocked:
             exchange.request_end = sent
             self._client.set_deadline(sent + shared.limits.first_byte)
         else:
@@ -233,7 +234,8 @@ class Flow:
                 replay = self._replay + data
                 self._replay = replay if self._upload.again(replay) else None
         if self._upload.finished and not self.exchange.request_end:
-            self.exchange.request_end = self._shared.clock()
+            if not self._timers.upload_blocked_since:
+                self.exchange.request_end = self._shared.clock()
             self._arm()
 
     # From the upstream to the client.
@@ -364,11 +366,15 @@ class Flow:
 
     def _resend(self, side: UpstreamConnection) -> None:
         """A pooled connection ended before anything of an answer could pass: once more, on a fresh one."""
-        self.exchange.first_byte = 0
-        self.exchange.resends += 1
-        self.exchange.anomalies.append(Anomaly.CONNECTION_RESENT)
+        exchange = self.exchange
+        exchange.first_byte = exchange.sent = exchange.request_end = 0
+        exchange.connect = None
+        exchange.resends += 1
+        exchange.anomalies.append(Anomaly.CONNECTION_RESENT)
         self._side = None
         side.close()
+        if self._deadlines is not None:
+            self._deadlines.upload_moves(self._shared.clock())
         self._dial()
 
     # Back-pressure, both ways.
@@ -389,12 +395,17 @@ class Flow:
 
     def upstream_blocked(self) -> None:
         """The upstream takes no more of the upload."""
-        self._timers.upload_blocked_since = self._shared.clock()
+        if self._side is not None:
+            self._timers.upload_blocked(self._shared.clock(), self._side.waiting)
+            self._arm()
         self._client.pause()
 
     def upstream_ready(self) -> None:
         """The upstream takes more."""
-        self._timers.upload_moves(self._shared.clock())
+        now = self._shared.clock()
+        self._timers.upload_moves(now)
+        if self._upload.finished:
+            self.exchange.request_end = now
         self._upload.release()
         self._client.resume()
         self._arm()
@@ -422,6 +433,8 @@ class Flow:
     def due(self, now: int) -> None:
         """A deadline may have passed at `now`; says which, or waits on. What had come and waits to be read counts."""
         side = self._side
+        if side is not None:
+            self._timers.upload_left(now, side.waiting)
         if self.done or now < self._due_at or (side is not None and side.working and self._spares(side)):
             self._arm()
             return
@@ -461,7 +474,7 @@ class Flow:
         """The rest of the body is not HTTP. A request that has joined its conversation leaves it by this."""
         if self.exchange.turn is None:
             self.refuse(error)
-        elif not self.done:
+        elif not (self.done or self._passed):
             now = self._shared.clock()
             self._end(error, now, partial(self.exchange.client_left, now))
 
@@ -592,10 +605,3 @@ class Flow:
             if side is not None:
                 side.close()
             upload.close(self.exchange)
-
-
-def blame(exchange: Exchange, at: int) -> None:
-    """A bug of ours decides the outcome at `at` (ns since the epoch), unless an earlier fact has."""
-    if exchange.verdict is None:
-        ours = InternalError()
-        exchange.decide(ours.outcome, at, error_type=ours.word, message=ours.message)

@@ -17,7 +17,15 @@ from sidecar.core.facts import Anomaly
 from sidecar.core.histories import Histories
 from sidecar.core.identity import IdentityRules
 from sidecar.core.sessions import SessionManager
-from sidecar.errors import DrainingError, MalformedError, RefusedError, SidecarError, render, shape_of
+from sidecar.errors import (
+    DrainingError,
+    InternalError,
+    MalformedError,
+    RefusedError,
+    SidecarError,
+    render,
+    shape_of,
+)
 from sidecar.proxy import wire
 from sidecar.proxy.arrival import Joining
 from sidecar.proxy.connect import Dialer, Pool
@@ -280,3 +288,10 @@ class Shared:
             request_id=exchange.request_id,
             close=close,
         )
+
+
+def blame(exchange: Exchange, at: int) -> None:
+    """A bug of ours decides the outcome at `at` (ns since the epoch), unless an earlier fact has."""
+    if exchange.verdict is None:
+        ours = InternalError()
+        exchange.decide(ours.outcome, at, error_type=ours.word, message=ours.message)

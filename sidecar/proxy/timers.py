@@ -109,6 +109,7 @@ class Deadlines:
         "_inbound",
         "_limits",
         "_stalled_at",
+        "_unsent",
         "_upload_moved_at",
         "upload_blocked_since",
     )
@@ -125,7 +126,18 @@ class Deadlines:
         self._held_up = 0
         self.upload_blocked_since = 0
         """Since when the upstream takes no more of the upload, 0 when it does."""
+        self._unsent = 0
+        """Bytes of it that had not left then, or at the latest look."""
         self._upload_moved_at = 0
+
+    def upload_blocked(self, now: int, unsent: int) -> None:
+        """The upstream takes no more; so many bytes have not left."""
+        self.upload_blocked_since, self._unsent = now, unsent
+
+    def upload_left(self, now: int, unsent: int) -> None:
+        """So many bytes have not left: if they have become fewer, the upstream takes some, however slowly."""
+        if self.upload_blocked_since and unsent < self._unsent:
+            self._upload_moved_at, self._unsent = now, unsent
 
     def upload_moves(self, now: int) -> None:
         """The upstream takes more again; until `now` the client could not go on."""
@@ -146,7 +158,7 @@ class Deadlines:
         if exchange.request_end:
             return exchange.request_end + limits.first_byte
         if self.upload_blocked_since:
-            return self.upload_blocked_since + limits.first_byte
+            return max(self.upload_blocked_since, self._upload_moved_at) + limits.first_byte
         quiet = max(heard_at, exchange.sent, self._upload_moved_at) + limits.client_body
         return min(quiet, self._least() + exchange.sent - exchange.asked)
 

@@ -149,6 +149,11 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         return self.stays and not self._closing and transport is not None and not transport.is_closing()
 
     @property
+    def waiting(self) -> int:
+        """Bytes of the request that were written and are still in the process."""
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    @property
     def unsent(self) -> bool:
         """True while something of the request has not left, though it was written."""
         return self.transport is not None and unsent(self.transport)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from sidecar.testing import (
+    End,
     Garbage,
     Gate,
     HoldReading,
@@ -425,6 +426,26 @@ def test_connections_that_die_as_they_are_reused(module_sink: OtlpSink) -> None:
         requests = sidecar.stats()["requests"]
         assert (requests["started"], requests["settled"]) == (3 * rounds, 3 * rounds)
         assert requests["outcomes"] == {"completed": 2 * rounds, "upstream_failed": rounds}
+
+
+def test_a_second_try_that_gets_no_connection(
+    sidecar: RunningSidecar, witness: Witness, sink: OtlpSink
+) -> None:
+    """It ends while it connects, whatever the dead connection had come to."""
+    books = Books(sidecar, sink)
+    assert exchange(sidecar.port, request_bytes("GET", "/x")).status == 200
+    witness.answer(End())
+    witness.refuse()
+    try:
+        assert exchange(sidecar.port, request_bytes("GET", "/again")).status == 502
+    finally:
+        witness.accept()
+    assert books.outcomes() == ["completed", "upstream_failed"]
+    (span,) = (span for span in books.spans() if span.attributes["url.path"] == "/again")
+    assert span.attributes["sidecar.outcome.phase"] == "connect"
+    assert span.attributes["error.type"] == "connection_refused"
+    parts = [part.name for part in sink.find_spans(kind="INTERNAL") if part.trace_id == span.trace_id]
+    assert parts == ["connect"]
 
 
 # --- large heads

@@ -13,6 +13,7 @@ from sidecar.testing import (
     Gate,
     HoldReading,
     OtlpSink,
+    Pause,
     RawClient,
     ReadBody,
     ResumeReading,
@@ -73,6 +74,59 @@ def test_nothing_waits_behind_an_upload_that_is_not_taken(
     assert second.connection is third.connection
     assert witness.closed(first).closed is not None
     assert books.outcomes() == ["completed", "completed", "upstream_rejected"]
+
+
+@pytest.fixture(scope="module")
+def hasty(module_sink: OtlpSink) -> Iterator[tuple[RunningSidecar, Witness]]:
+    """A sidecar that waits 2 s for an answer to begin, and its upstream."""
+    settings = {"FIRST_BYTE_TIMEOUT": "2s", "INSPECT_LIMIT": "32MiB"}
+    with (
+        Witness() as witness,
+        RunningSidecar(
+            upstream=witness.url, sink=module_sink, settings=settings, environ=SPANS_SOON
+        ) as running,
+    ):
+        yield running, witness
+
+
+STEP, STEPS = 3_000_000, 6
+"""What a slow upstream takes at once: more than must have left before a system asks for more."""
+
+
+def test_the_wait_for_an_answer_begins_when_the_request_has_left(
+    hasty: tuple[RunningSidecar, Witness], sink: OtlpSink
+) -> None:
+    """An upstream that takes a body slowly has the same time to answer as another."""
+    sidecar, witness = hasty
+    books = Books(sidecar, sink)
+    steps = [
+        step
+        for at in range(1, STEPS)
+        for step in (HoldReading(), Pause(0.8), ResumeReading(), ReadBody(at * STEP))
+    ]
+    witness.answer(ReadBody(0), *steps, ReadBody(), answer(b"ok"))
+    body = b'{"a":"%b"}' % (b"x" * STEP * STEPS)
+    assert exchange(sidecar.port, request_bytes("POST", "/x", headers=(JSON,), body=body)).status == 200
+    assert books.outcomes() == ["completed"]
+    (wait,) = sink.find_spans(name="wait")
+    (call,) = sink.find_spans(kind="CLIENT")
+    assert wait.start - call.start > 2e9
+    assert sink.find_spans(name="connect")[0].end < wait.start
+
+
+def test_an_upload_of_which_nothing_is_taken(hasty: tuple[RunningSidecar, Witness], sink: OtlpSink) -> None:
+    """It is given up in the same time, whether it was held or not."""
+    sidecar, witness = hasty
+    books = Books(sidecar, sink)
+    for kind in (JSON, b"Content-Type: text/plain"):
+        gate = Gate()
+        witness.answer(ReadBody(0), HoldReading(), Wait(gate), ResumeReading())
+        with RawClient(sidecar.port, timeout=30) as client:
+            client.send_what_fits(request_bytes("POST", "/x", headers=(kind,), body=HELD))
+            assert client.read_answer("POST").status == 504
+        gate.open()
+    assert books.outcomes() == ["timed_out", "timed_out"]
+    assert {span.attributes["error.type"] for span in books.spans()} == {"timeout.first_byte"}
 
 
 def test_a_large_upload_that_was_taken_leaves_its_connection(
