@@ -1,6 +1,7 @@
 """What has passed is looked at before what came after it decides: a departure, a time-out, a break, a drain's end."""
 
 import gzip
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from sidecar.testing import (
     OtlpSink,
     Pause,
     RawClient,
+    ReadBody,
     Reset,
     RunningSidecar,
     ScriptedUpstream,
@@ -24,7 +26,10 @@ from sidecar.testing import (
     Status,
     Step,
     Wait,
+    answer,
+    chat_completion,
     chat_request,
+    request_bytes,
     sse_head,
 )
 from tests.conftest import StartSidecar
@@ -148,6 +153,30 @@ def test_what_has_come_passes_before_a_time_out(
         assert client.read_answer("POST").body == LETTERS
     span = sink.span(kind="SERVER", attributes={"session.id": "frames"})
     assert span.attributes["sidecar.outcome"] == "completed"
+
+
+WHOLE_BODY = json.dumps(chat_completion("x" * 1_000_000) | {"more": ["word"] * 600_000, "end": 1}).encode()
+"""A large answer that takes many turns to read."""
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_upload_turns_out_to_be_broken(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink, number: int
+) -> None:
+    """An answer that did not wait for the whole request has passed as a whole: what becomes of the upload comes too late."""
+    session = f"broken-upload-{number}"
+    lines = (b"X-Sidecar-Session-Id: " + session.encode(), b"Transfer-Encoding: chunked")
+    said = answer(WHOLE_BODY, headers=(b"Content-Type: application/json",))
+    upstream.answer(ReadBody(0), said)
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/v1/chat/completions", headers=lines) + b"1\r\na\r\n")
+        client.read_until(b'"end": 1}')
+        client.send(b"no size\r\n")
+        assert client.read_to_end() == b""
+    span = sink.span(kind="SERVER", attributes={"session.id": session})
+    assert span.attributes["sidecar.outcome"] == "completed"
+    call = sink.span(kind="CLIENT", attributes={"session.id": session})
+    assert call.attributes["gen_ai.usage.output_tokens"] == 7
 
 
 STREAMS = 20
