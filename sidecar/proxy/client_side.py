@@ -143,14 +143,15 @@ class ClientConnection(asyncio.Protocol):
 
     @outermost
     def close_if_idle(self) -> None:
-        """Closes the connection when no request is on it: the relay drains."""
-        if self._flow is None and self._reader.partial is None and self._transport is not None:
+        """Closes the connection when no request is on it: the relay drains. Those that wait are told so in their turn."""
+        busy = self.flushing or self._flow is not None or self._reader.partial is not None
+        if not busy and self._transport is not None:
             self._close(self._shared.limits.idle)
 
     @property
     def flushing(self) -> bool:
-        """True while the connection closes, and its last bytes have not all gone."""
-        return self._transport is not None and self._transport.is_closing()
+        """True while it ends, reads on so that its client can read an answer, or requests wait on it: soon it is over."""
+        return self._gone or self._lingering is not None or bool(self._reader.ready)
 
     def broke(self, error: Exception) -> None:
         """A bug of ours ends the request that is on the connection."""
@@ -275,6 +276,8 @@ class ClientConnection(asyncio.Protocol):
                 self._lingering = None
                 if self._linger_keep:
                     self._next(self._shared.clock())
+                    if self._shared.admission.draining:
+                        self.close_if_idle()
                 else:
                     self._close(self._shared.limits.idle)
         elif self._reader.ready:

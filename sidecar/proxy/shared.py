@@ -174,7 +174,7 @@ class Connected(Protocol):
 
     @property
     def flushing(self) -> bool:
-        """True while the connection closes, and its last bytes have not all gone."""
+        """True while no request is under way on it and it will soon be over: what was begun on it has not ended."""
 
 
 class Shared:

@@ -11,6 +11,7 @@ from sidecar.testing import (
     Chunk,
     Connection,
     End,
+    Garbage,
     Gate,
     Header,
     OtlpSink,
@@ -21,10 +22,11 @@ from sidecar.testing import (
     Status,
     Step,
     Wait,
+    answer,
     request_bytes,
 )
 from tests.hostility.books import Books
-from tests.hostility.witness import Turns, Witness
+from tests.hostility.witness import Turns, Witness, turns_of
 
 CHUNKED = b"Transfer-Encoding: chunked"
 OLD = b"GET /x HTTP/1.0\r\n\r\n"
@@ -122,3 +124,49 @@ def test_a_slow_client_gets_all_that_has_passed(
     assert books.outcomes() == ["client_left"]
     (span,) = books.spans()
     assert client.received.count(b"x") == span.attributes["http.response.body.size"]
+
+
+# --- a drain that finds no request under way
+
+
+@pytest.mark.parametrize("last", [b"", b"no size\r\n"], ids=["unfinished", "broken"])
+def test_a_drain_lets_a_client_read_its_answer(start_sidecar: Any, witness: Witness, last: bytes) -> None:
+    """What it still sends is read meanwhile, so that no reset takes the answer away."""
+    sidecar = start_sidecar()
+    witness.answer(ReadBody(0), answer(b"no", status=413, reason=b"No"))
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("POST", "/x", headers=(CHUNKED,)) + b"1\r\na\r\n")
+        sidecar.wait_until(lambda: sidecar.stats()["requests"]["settled"] == 1)
+        client.send(last)
+        sidecar.signal(signal.SIGTERM)
+        sidecar.wait_log("sidecar.draining")
+        client.send(b"a0000\r\n" + b"x" * 0xA0000 + b"\r\n0\r\n\r\n")
+        assert client.read_answer("POST").status == 413
+        assert client.read_to_end() == b""
+    assert sidecar.wait() == 0
+
+
+MANY = 200
+"""Requests whose answers are more than two systems keep."""
+
+
+def test_a_drain_tells_requests_that_wait(start_sidecar: Any, witness: Witness) -> None:
+    """The first of those that wait until their client takes the answers before is told, as a new one would be."""
+    sidecar = start_sidecar()
+    # In one write, so that no answer is under way when its client takes no more.
+    witness.answer_always(Garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000))
+    with RawClient(sidecar.port, receive_buffer=4096) as client, turns_of(sidecar) as turns:
+        client.send(request_bytes("GET", "/x") * MANY)
+        settled, since = -1, 0
+        while since < 50:
+            turns.wait()
+            before, settled = settled, sidecar.stats()["requests"]["settled"]
+            since = since + 1 if settled == before else 0
+        assert (settled < MANY, sidecar.stats()["requests"]["in_flight"]) == (True, 0)
+        sidecar.signal(signal.SIGTERM)
+        sidecar.wait_log("sidecar.draining")
+        assert [client.read_answer().status for _ in range(settled)] == [200] * settled
+        said = client.read_answer()
+        assert (said.status, said.get("connection")) == (503, b"close")
+        assert client.read_to_end() == b""
+    assert sidecar.wait() == 0
