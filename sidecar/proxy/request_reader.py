@@ -101,7 +101,7 @@ def request_head(
                 problem = "the request target names no host"
             target = rest[cut:]
             target = target if target.startswith(b"/") else b"/" + target
-        elif not (target == b"*" and method == b"OPTIONS"):
+        elif not (method == b"CONNECT" or (target == b"*" and method == b"OPTIONS")):
             problem = "the request target must be a path"
     if version not in ("1.0", "1.1"):
         problem = "the version is neither HTTP/1.0 nor HTTP/1.1"

@@ -37,7 +37,6 @@ _BAD_START = (
     ("a target that is a query", "RFC 9112, 3.2", b"GET ?x HTTP/1.1"),
     ("an asterisk without OPTIONS", "RFC 9112, 3.2", b"GET * HTTP/1.1"),
     ("an authority without CONNECT", "RFC 9112, 3.2", b"GET h:80 HTTP/1.1"),
-    ("CONNECT to an authority", "RFC 9112, 3.2", b"CONNECT h:443 HTTP/1.1"),
     ("a URL of another scheme", "RFC 9112, 3.2", b"GET ftp://h/x HTTP/1.1"),
     ("a URL without a host", "RFC 9112, 3.2", b"GET http:/x HTTP/1.1"),
     ("a URL with an empty host", "RFC 9110, 4.2.1", b"GET http:///a HTTP/1.1"),
@@ -137,6 +136,8 @@ ROWS: tuple[Row, ...] = (
         passes(name, source, request(start=b"GET /x HTTP/1.1", host=host), sent(start=b"GET /x HTTP/1.1"))
         for name, source, host in _GOOD_HOST
     ),
+    refused("CONNECT to an authority", "wire.md", request(start=b"CONNECT h:443 HTTP/1.1"), status=426),
+    refused("CONNECT to nothing", "wire.md", request(start=b"CONNECT h:443 HTTP/1.1", host=b"")),
     refused("CONNECT to a path", "RFC 9112, 3.2", request(start=b"CONNECT /x HTTP/1.1"), status=426),
     refused("a URL without a Host", "RFC 9112, 3.2", request(start=b"GET http://h/x HTTP/1.1", host=b"")),
     passes(
