@@ -43,7 +43,6 @@ class Flow:
     _head: HeadIdentity | None = None
     _deadlines: Deadlines | None = None
     _read_at = _begun = 0
-    _spared = (0, 0)
     _slot = _closes = _told = _learnt = _unwatched = done = False
     working = False
     """A large body is being read: of the request before it goes on, or of the answer once it has passed."""
@@ -435,7 +434,8 @@ class Flow:
         side = self._side
         if side is not None:
             self._timers.upload_left(now, side.waiting)
-        if self.done or now < self._due_at or (side is not None and side.working and self._spares(side)):
+        unread = 1 + side.backlogs if side is not None and side.working else 0
+        if self.done or now < (due_at := self._due_at) or self._timers.spares(due_at, unread):
             self._arm()
             return
         passed = self._timers.passed(now, connected=side is not None)
@@ -445,13 +445,6 @@ class Flow:
         if self._timers.stalled(now):
             self._shared.telemetry.stalled(self.exchange, now)
         self._arm()
-
-    def _spares(self, side: UpstreamConnection) -> bool:
-        """What waits to be read had come when the deadline passed. An upstream that goes on sending is not spared again."""
-        deadline, waiting = self._due_at, side.backlogs
-        if self._spared[0] != deadline:
-            self._spared = deadline, waiting
-        return self._spared[1] == waiting
 
     # Endings.
 

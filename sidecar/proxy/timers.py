@@ -108,6 +108,7 @@ class Deadlines:
         "_held_up",
         "_inbound",
         "_limits",
+        "_spared",
         "_stalled_at",
         "_unsent",
         "_upload_moved_at",
@@ -129,6 +130,7 @@ class Deadlines:
         self._unsent = 0
         """Bytes of it that had not left then, or at the latest look."""
         self._upload_moved_at = 0
+        self._spared = (0, 0)
 
     def upload_blocked(self, now: int, unsent: int) -> None:
         """The upstream takes no more; so many bytes have not left."""
@@ -178,6 +180,15 @@ class Deadlines:
         if exchange.request_end or self.upload_blocked_since:
             return FirstByteTimeoutError(limits.first_byte / SECOND), Phase.BEFORE_HEADERS
         return ClientBodyTimeoutError(limits.client_body / SECOND), Phase.BEFORE_HEADERS
+
+    def spares(self, deadline: int, backlogs: int) -> bool:
+        """What waits to be read had come when the deadline passed. An upstream that goes on sending is not spared again.
+
+        `backlogs` is a number that grows each time that something comes to wait, 0 if nothing waits.
+        """
+        if self._spared[0] != deadline:
+            self._spared = deadline, backlogs
+        return backlogs > 0 and self._spared[1] == backlogs
 
     def stalled(self, now: int) -> bool:
         """Notes a stall; False if this silence has been noted before."""
