@@ -100,9 +100,8 @@ class GrpcTransport:
     def _failed(self, error: Any) -> Attempt:
         code, said = error.code(), error.details() or ""
         details = printable(_innermost(said))
-        own = (
-            "" if error.trailing_metadata() else said.removeprefix(_WRAPPED)
-        )  # only a collector sends metadata
+        # Only a collector sends metadata.
+        own = "" if error.trailing_metadata() else said.removeprefix(_WRAPPED)
         if code in _UNANSWERED:
             self._drop()  # perhaps nobody is behind it any more
             return Attempt(State.UNKNOWN, "no answer in time")

@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import pytest
 import uvloop
@@ -112,16 +111,8 @@ async def usual(made: list[Shared], **environ: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["full", "full, without histories", "off"])
-def test_calls(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls(kind: str, made: list[Shared]) -> None:
     """No more than were ever needed; fewer are to be written down in `calls.json`."""
-    made: list[Shared] = []
-    keep = Shared.__init__
-
-    def init(self: Shared, *given: Any, **named: Any) -> None:
-        keep(self, *given, **named)
-        made.append(self)
-
-    monkeypatch.setattr(Shared, "__init__", init)
     with OtlpSink() as sink:
         environ = {} if kind == "off" else sink.environ()
         environ["SIDECAR_HISTORY"] = "join" if kind == "full" else "off"
