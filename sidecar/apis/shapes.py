@@ -146,7 +146,10 @@ def _salvaged(
         UnreadableBody: it is not JSON at all.
     """
     try:
-        if not _OBJECT.match(data):
+        is_object = _OBJECT.match(data) is not None
+        if len(data) > LARGE:
+            yield
+        if not is_object:
             _check(data)
             return struct(), (WHOLE,)
         try:
@@ -299,7 +302,7 @@ def _mended(data: bytes | bytearray, alone: bytes) -> Steps[bytes | bytearray]:
     return data
 
 
-_OBJECT = re.compile(rb"[ \t\r\n]*\{")
+_OBJECT = re.compile(rb"[ \t\r\n]*+\{")
 
 _FLOAT = re.compile(rb"-?[0-9]++[.eE].*+")
 """A number that may be whole for all that: some write each as a float, and JSON has one kind of numbers."""

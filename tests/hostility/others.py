@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.testing import RunningSidecar
-from tests.pace import slowness
+from tests.pace import least
 
 FAIR = 0.02
 """Seconds of the event loop that no peer may cost the others in one go."""
@@ -42,22 +42,17 @@ def _longest(sidecar: RunningSidecar) -> float:
     return float(told["most"])
 
 
-def longest_turn(sidecar: RunningSidecar, busy: Callable[[], object]) -> float:
-    """The longest turn (s of CPU) in a run of `busy`, as a quiet machine would take for it."""
-    slow = slowness()
-    _longest(sidecar)
-    busy()
-    return _longest(sidecar) / max(slow, slowness())
-
-
 def fair(sidecar: RunningSidecar, busy: Callable[[], object], *, most: float = FAIR) -> int:
-    """Asserts that no turn takes more than `most` seconds of CPU while `busy` runs; gives how often it has run.
+    """Asserts that no turn takes more than `most` seconds of CPU while `busy` runs; gives how often it has run."""
+    runs = 0
 
-    Of three runs the best counts: what a peer costs it costs each time, and a busy machine only adds to it. So the first
-    one that is good enough is the last.
-    """
-    seen: list[float] = []
-    while len(seen) < 3 and (not seen or seen[-1] >= most + _BESIDE):
-        seen.append(longest_turn(sidecar, busy))
-    assert seen[-1] < most + _BESIDE, seen
-    return len(seen)
+    def run() -> float:
+        nonlocal runs
+        runs += 1
+        _longest(sidecar)
+        busy()
+        return _longest(sidecar)
+
+    took = least(run, most + _BESIDE, runs=5)
+    assert took < most + _BESIDE, took
+    return runs
