@@ -54,8 +54,9 @@ _LAST_LINES = 1.0
 """Seconds that the last lines may take, of a stream that stands still."""
 _LAST_RECORDS = 1.0
 """Seconds that the last recorded requests may take."""
-_LINES_SHARE = 0.3
-"""Of the flush's seconds, what is kept for them at most."""
+_LINES_SHARE = 0.2
+_RECORDS_SHARE = 0.2
+"""Of the flush's seconds, what is kept for each of them at most."""
 _ROOM_SHARE = 0.2
 """Likewise, for which what ends with the sessions waits at least until there is room among the spans."""
 _FOR_ROOM = 0.02
@@ -239,11 +240,13 @@ class Sidecar:
         await self.recorder.finish(reserve)
         await self._end_sessions(max(loop.time() + reserve * _ROOM_SHARE, deadline - reserve))
         for_lines = min(_LAST_LINES, reserve * _LINES_SHARE)
+        for_records = min(_LAST_RECORDS, reserve * _RECORDS_SHARE) if self._record is not None else 0.0
         # Also if the process stood still past its deadline.
-        await self._pipeline.shutdown(max(reserve, deadline - loop.time()) - for_lines)
+        left = max(reserve * (1 - _ROOM_SHARE), deadline - loop.time())
+        await self._pipeline.shutdown(left - for_lines - for_records)
         self.recorder.close()
         if self._record is not None:
-            self._record.close(_LAST_RECORDS)
+            self._record.close(for_records)
         await self._close_ports()
         if self._relay is not None:
             await self._relay.close()
@@ -382,8 +385,7 @@ class Sidecar:
         return prometheus_text(self._store, self._config.resource, accept)
 
     async def _close_ports(self) -> None:
-        for port in self._ports:
-            await port.close()
+        await asyncio.gather(*(port.close() for port in self._ports))
         self._ports.clear()
 
     def _sample_lag(self, due: int) -> None:

@@ -23,12 +23,16 @@ _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 """The machine does not have that address, or no address of its family."""
 
 
+_SHARED = 1 << 14
+"""File descriptors of which a share is left for others: more than that share of these is not needed, however many there are."""
+
+
 def descriptors(spare: int) -> int:
-    """The file descriptors that may be used so that one of `spare` (1,000 at most, none for 0) is left for others."""
+    """The file descriptors that may be used so that one of `spare` (none for 0) is left for others."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         limit = 1 << 31
-    return limit - min(limit // spare, 1000) if spare else limit
+    return limit - min(limit, _SHARED) // spare if spare else limit
 
 
 def _listening(family: int, kind: int, number: int, address: tuple[Any, ...]) -> socket.socket:

@@ -271,7 +271,7 @@ TABLE = (
         "SIDECAR_POOL_IDLE",
         "30s",
         values.DURATION,
-        "how long an idle upstream connection is kept, unless the upstream says",
+        "how long an idle upstream connection is kept; less if the upstream keeps it for less",
     ),
     Setting("SIDECAR_HEAD_LIMIT", "64KiB", values.HEAD_SIZE, "size of a head, of requests and of answers"),
     Setting("SIDECAR_HEAD_FIELDS", "256", values.NUMBER, "number of header fields in a head"),

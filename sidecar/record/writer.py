@@ -68,9 +68,10 @@ class RecordWriter:
         """Writes what waits, for that long at most."""
         if not self._thread.is_alive():
             return
+        until = time.monotonic() + seconds
         with suppress(queue.Full):
             self._waiting.put(None, timeout=seconds)
-            self._thread.join(seconds)
+            self._thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
         while (one := self._waiting.get()) is not None:

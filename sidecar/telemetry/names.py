@@ -284,7 +284,10 @@ RATELIMIT_KIND = _name(
 )
 OVERHEAD_PART = _name("sidecar.overhead.part", "`before`, `after` or `loop`.")
 ANOMALY = _name("sidecar.anomaly", "What should not have happened: a word of a fixed list.")
-TELEMETRY_SIGNAL = _name("sidecar.telemetry.signal", "`traces`, `metrics`, `logs`, or `lines` (on stderr).")
+TELEMETRY_SIGNAL = _name(
+    "sidecar.telemetry.signal",
+    "`traces`, `metrics`, `logs`, or `lines` (on stderr); `console_traces` and so on of the exporter `console`.",
+)
 TELEMETRY_STATE = _name("sidecar.telemetry.state", "What became of an item: a word of the ledger.")
 CPU_MODE = _name("cpu.mode", "`user` or `system`.")
 
