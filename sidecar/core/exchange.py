@@ -237,6 +237,8 @@ class Exchange:
     """The request of the parent's conversation behind which a sub-agent's first one came."""
     past: Past | None = None
     """What is remembered of it as a turn that carries its history."""
+    raced: tuple[Ref, ...] | None = None
+    """The turns that it raced, once it has left, if there are any."""
     read_anew: int | None = None
     """Input tokens that the provider read anew, as it reported them: of this prompt, or of the one before where it broke."""
     recognised: bool = False
@@ -276,6 +278,8 @@ class Exchange:
     @property
     def races(self) -> tuple[Ref, ...]:
         """The turns that it raced."""
+        if self.raced is not None:
+            return self.raced
         return () if self.past is None else self.past.races
 
     @property

@@ -109,7 +109,7 @@ class SessionManager:
         """Waits that became known later; that of a turn which met no other is known at once."""
         anomaly = self._listeners.anomaly
         self._answers = Answers(limits.response_chain, lambda: anomaly(Anomaly.RESPONSE_CHAIN_EVICTED))
-        self._unnamed = Answers(limits.unnamed, lambda: anomaly(Anomaly.HISTORY_EVICTED))
+        self._unnamed = Answers(limits.unnamed, lambda: None)  # the histories tell that they forget it too
         self._retry_keys: BoundedMap[str, Ref] = BoundedMap(
             limits.retry_keys, lambda: anomaly(Anomaly.RETRY_KEY_EVICTED)
         )
@@ -469,7 +469,7 @@ class SessionManager:
             answers, key = self._answers, continues.response_id
         if identity.source in _CONTINUED:
             first = answers.find(key)
-            if first is not None and (not first.generated or first.session_id != identity.session_id):
+            if first is not None and not (first.session_id == identity.session_id and self._is_made_up(first)):
                 first = None
         session = self._registry.session_for(identity, at, first)
         if session is not None and first is not None and not session.requests:
@@ -477,7 +477,13 @@ class SessionManager:
             if conversation is not None and first.ended_at is None:
                 self._active[first.request_id] = (first, session, conversation)
             answers.amend(key, first)
+            self._unnamed.amend(first.session_id, first)
         return session
+
+    def _is_made_up(self, first: Turn) -> bool:
+        """True for a request that counts in no session yet, by whatever it was found."""
+        known = self._unnamed.find(first.session_id)
+        return first.generated and (known is None or known.generated)
 
     def _make_up(self) -> str:
         return f"{self._random():08x}{self._random():08x}"

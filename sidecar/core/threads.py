@@ -177,8 +177,9 @@ class Thread:
         self.system = history.system
 
     def clear(self, past: "Past") -> None:
-        """A turn that seemed to race another one had the whole of its answer."""
-        past.relation = Relation.CONTINUES
+        """A turn that seemed to race another one had the whole of its answer. What has ended was told as a race, and stays one."""
+        if past.in_flight:
+            past.relation = Relation.CONTINUES
         self.went_on = max(self.went_on, past.number)
 
     def drop(self, past: "Past") -> None:

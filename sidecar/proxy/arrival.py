@@ -136,7 +136,7 @@ class Joining:
             exchange.response.echo = echo
         except Exception as error:  # noqa: BLE001 - see the class
             self._report(error)
-        if turn.generated:
+        if turn.generated and self._joins:
             self._sessions.remember_unnamed(turn)
         history.forget()
 
@@ -193,7 +193,8 @@ class Joining:
             except Exception as error:  # noqa: BLE001 - see the class
                 self._report(error)
             if past.rivals or past.relation is RACES:
-                races = len(past.races)
+                exchange.raced = past.races  # what comes later does not change what is told
+                races = len(exchange.raced)
         model = response.model or exchange.request.model or exchange.route.model
         self._sessions.settle(
             turn,

@@ -337,6 +337,23 @@ def test_continuing_a_made_up_request_in_flight_overlaps_it() -> None:
     assert (stats.turns, stats.overlaps, stats.waits_known, stats.waits_unknown) == (1, 1, 1, 0)
 
 
+@pytest.mark.parametrize("ways", [(Source.RESPONSE_CHAIN, Source.HISTORY), (Source.HISTORY, Source.RESPONSE_CHAIN)])
+def test_a_made_up_request_is_taken_in_once(ways: tuple[Source, Source]) -> None:
+    """Its session may end and begin anew, and it may be found another way than before: it stays where it counted."""
+    driver, long = Driver(), 1_000_000_000
+    first = driver.arrive(0, session="g", source=Source.GENERATED)
+    driver.manager.remember_unnamed(first)
+    driver.end(first, 100, response_id="resp_1", tokens=(None, 3))
+    entry = driver.manager.chain("resp_1")
+    for at, way in enumerate(ways):
+        continues = entry if way is Source.RESPONSE_CHAIN else None
+        turn = driver.arrive(150 + at * long, session="g", source=way, continues=continues)
+        assert turn.sequence == 2 - at
+        driver.end(turn, 200 + at * long)
+        driver.manager.expire((START + (at + 1) * long - 1) * MILLISECOND)
+    assert [sum(ended.totals.requests.values()) for ended in driver.told.sessions] == [2, 1]
+
+
 def test_a_made_up_id_that_somebody_names_is_a_session_like_any_other() -> None:
     """Whoever names it in a header started it at 1; a continuation joins and gives no number out twice."""
     driver = Driver()

@@ -36,6 +36,18 @@ def test_before_the_last_byte(api: str, session: str | None) -> None:
     assert first.past.races == second.past.races == ()
 
 
+def test_what_has_been_told_as_a_race_stays_one() -> None:
+    """It ended before the answer that it had ended here: its figures are out, and its span has to say the same."""
+    memory = Memory()
+    first = memory.ask(CHAT, request_of(CHAT, ASKED))
+    stream(CHAT, SAID, first.facts, size=7, most=-1)
+    second = memory.ask(CHAT, request_of(CHAT, [*ASKED, SAID, NEXT]))
+    memory.end(second)
+    memory.end(first)
+    assert second.past.relation == "races"
+    assert (first.past.races, second.past.races) == ((second.past.ref,), (first.past.ref,))
+
+
 @pytest.mark.parametrize("earlier", [True, False], ids=["earlier", "later"])
 @pytest.mark.parametrize("cut", [True, False], ids=["cut", "in flight"])
 @pytest.mark.parametrize("api", APIS)
