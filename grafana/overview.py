@@ -14,8 +14,6 @@ _ALL = q.rate(metrics.RESULTS)
 _BY = q.rate(metrics.RESULTS, q.UPSTREAM)
 _BAD_BY = q.share(q.rate(metrics.RESULTS, q.UPSTREAM, where=q.BAD), _BY)
 _NAMED = q.named(q.UPSTREAM)
-_KNOWN = f'{q.UPSTREAM}!=""'
-"""What is refused before an upstream is known has none, and no row."""
 _FIRST_WORD = (("orange", 5.0), ("red", 10.0))
 _SHARE_BAD = (("orange", 0.01), ("red", 0.05))
 
@@ -26,7 +24,7 @@ def _first_word(share: float) -> str:
 
 
 def _grown(where: str) -> str:
-    return q.grown(metrics.RESULTS, q.UPSTREAM, where=f"{where}, {_KNOWN}")
+    return q.grown(metrics.RESULTS, q.UPSTREAM, where=f"{where}, {q.KNOWN}")
 
 
 def _word(word: str) -> str:
@@ -106,9 +104,8 @@ def start(uid: str, *, model: bool = False) -> tuple[Panel | Row, ...]:
             "Overtaken",
             "Completed turns that a later turn of their conversation had overtaken. By design where tools run in parallel; a "
             "fault where an app shows answers in order. Metrics: sidecar.responses.out_of_order, sidecar.turns.",
-            (Query(q.share(q.rate(metrics.OUT_OF_ORDER), q.rate(metrics.TURNS))),),
+            (Query(q.share(q.grown(metrics.OUT_OF_ORDER), q.grown(metrics.TURNS))),),
             unit="percentunit",
-            calc="mean",
             decimals=1,
             no_data="no named session",
         ),
@@ -130,8 +127,8 @@ def start(uid: str, *, model: bool = False) -> tuple[Panel | Row, ...]:
             "gen_ai.client.operation.time_to_first_chunk, sidecar.requests.active, sidecar.conversation.overlaps, "
             "sidecar.conversation.concurrency.",
             (
-                Query(q.rate(metrics.RESULTS, q.UPSTREAM, where=_KNOWN)),
-                Query(q.share(_grown(q.BAD), q.grown(metrics.RESULTS, q.UPSTREAM, where=_KNOWN))),
+                Query(q.rate(metrics.RESULTS, q.UPSTREAM, where=q.KNOWN)),
+                Query(q.share(_grown(q.BAD), q.grown(metrics.RESULTS, q.UPSTREAM, where=q.KNOWN))),
                 Query(_word("server_error")),
                 Query(_word("rate_limited")),
                 Query(_word("timed_out")),

@@ -17,6 +17,8 @@ JOB = "job=~`${job:regex}`"
 WHO = f"{JOB}, instance=~`${{instance:regex}}`"
 UPSTREAM = label(n.UPSTREAM)
 WHERE = f"{WHO}, {UPSTREAM}=~`${{sidecar_upstream:regex}}`"
+KNOWN = f'{UPSTREAM}!=""'
+"""What is refused before an upstream is known has none, and no row."""
 MODEL = label(n.REQUEST_MODEL)
 # A request whose model nobody knows has no such label: it is among all of them, and among no chosen one.
 WHICH = f"{WHERE}, {MODEL}=~`${{gen_ai_request_model:regex}}`"
@@ -88,9 +90,12 @@ def _grouped(by: str) -> str:
     return f" by ({by})" if by else ""
 
 
+def _matchers(metric: Metric, where: str) -> str:
+    return f"{within(metric)}, {where}" if where else within(metric)
+
+
 def _summed(how: str, window: str, metric: Metric, by: str, part: str, where: str) -> str:
-    matchers = f"{within(metric)}, {where}" if where else within(metric)
-    return f"sum{_grouped(by)} ({how}({series(metric, part)}{{{matchers}}}[{window}]))"
+    return f"sum{_grouped(by)} ({how}({series(metric, part)}{{{_matchers(metric, where)}}}[{window}]))"
 
 
 def rate(metric: Metric, by: str = "", part: str = "", *, where: str = "") -> str:
@@ -103,15 +108,15 @@ def grown(metric: Metric, by: str = "", part: str = "", *, where: str = "") -> s
     return _summed("increase", "$__range", metric, by, part, where)
 
 
-def fresh(metric: Metric) -> str:
+def fresh(metric: Metric, where: str = "") -> str:
     """A level or a gauge of every process that lives."""
-    chosen = f"{series(metric)}{{{within(metric)}}}"
+    chosen = f"{series(metric)}{{{_matchers(metric, where)}}}"
     return f"({chosen} and time() - timestamp({chosen}) < {FRESH})"
 
 
 def now(metric: Metric, by: str = "", *, how: str = "sum") -> str:
-    """A level or a gauge, over all processes that live."""
-    return f"{how}{_grouped(by)} ({fresh(metric)})"
+    """A level or a gauge, over all processes that live; by upstream, of those requests that have one."""
+    return f"{how}{_grouped(by)} ({fresh(metric, KNOWN if by == UPSTREAM else '')})"
 
 
 def at_least_zero(part: str, whole: str) -> str:

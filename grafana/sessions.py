@@ -124,11 +124,12 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             32,
             "Overlaps that raced",
             "Of the turns that arrived while another was in flight, those that raced one: the others did no harm. Rising: the app "
-            "sends before it has the answer. Metrics: sidecar.turns.related, sidecar.conversation.overlaps.",
+            "sends before it has the answer. Of all upstreams, whatever is chosen. Metrics: sidecar.turns.related, sidecar.conversation.overlaps.",
             (
                 Query(
                     q.share(
-                        q.rate(metrics.TURNS_RELATED, where=f'{_RELATION}="races"'), q.rate(metrics.OVERLAPS)
+                        q.rate(metrics.TURNS_RELATED, where=f'{_RELATION}="races"'),
+                        q.rate(metrics.OVERLAPS).replace(q.WHERE, q.WHO),
                     ),
                     "raced",
                 ),

@@ -41,8 +41,8 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             (
                 Query(
                     q.share(
-                        q.rate(metrics.REQUESTS, where=f'{_LEFT}, {_STREAMED}, {_PHASE}="mid_stream"'),
-                        _STREAMS,
+                        q.grown(metrics.REQUESTS, where=f'{_LEFT}, {_STREAMED}, {_PHASE}="mid_stream"'),
+                        q.grown(metrics.BACKPRESSURE, "", "_count"),
                     )
                 ),
             ),
@@ -50,7 +50,6 @@ PANELS: tuple[Panel | Row, ...] = q.widened(
             kind="stat",
             width=12,
             height=4,
-            calc="mean",
             decimals=1,
         ),
         Row(206, "Flow"),

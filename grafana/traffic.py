@@ -16,6 +16,9 @@ from sidecar.telemetry.metrics import Metric
 UID = "sidecar-traffic"
 
 _BROKE_AT = label(n.BROKE_AT)
+_PHASE = label(n.REQUEST_PHASE)
+_EACH = f'{_PHASE}="body"'
+"""The phase that each request has which asks its upstream."""
 _IF_TOLD = "only where a provider tells it"
 _ONLY_LATEST = "only with SIDECAR_SEMCONV=latest or both"
 
@@ -248,9 +251,15 @@ PANELS: tuple[Panel | Row, ...] = (
     Panel(
         162,
         "Where the time goes",
-        "Mean time of a request, by phase: body is the app sending, connect the way to the provider, wait the provider thinking, "
+        "Mean time of a request that asked its upstream, by phase; one that had none of a phase counts as 0: body is the app sending, connect the way to the provider, wait the provider thinking, "
         "stream the answer. Metric: sidecar.request.phase.duration.",
-        (Query(q.mean(metrics.PHASE_DURATION, label(n.REQUEST_PHASE)), _named(n.REQUEST_PHASE)),),
+        (
+            Query(
+                f"{q.rate(metrics.PHASE_DURATION, _PHASE, '_sum')} / on () group_left () "
+                f"({q.rate(metrics.PHASE_DURATION, '', '_count', where=_EACH)} > 0)",
+                _named(n.REQUEST_PHASE),
+            ),
+        ),
         unit="s",
         stacked=True,
         colours={"body": "purple", "connect": "yellow", "wait": "orange", "stream": "green"},

@@ -283,6 +283,7 @@ def test_errors() -> None:
     used = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "sidecar" / "proxy").glob("*.py"))
     made: list[errors.SidecarError] = [
         errors.MalformedError("x"),
+        errors.FramingError("x"),
         errors.HeadTooLargeError("SIDECAR_HEAD_LIMIT", 1),
         errors.UpgradeRefusedError("websocket"),
         errors.OverloadError(1),

@@ -469,7 +469,9 @@ class SessionManager:
             answers, key = self._answers, continues.response_id
         if identity.source in _CONTINUED:
             first = answers.find(key)
-            if first is not None and not (first.session_id == identity.session_id and self._is_made_up(first)):
+            if first is not None and not (
+                first.session_id == identity.session_id and self._is_made_up(first)
+            ):
                 first = None
         session = self._registry.session_for(identity, at, first)
         if session is not None and first is not None and not session.requests:

@@ -337,7 +337,9 @@ def test_continuing_a_made_up_request_in_flight_overlaps_it() -> None:
     assert (stats.turns, stats.overlaps, stats.waits_known, stats.waits_unknown) == (1, 1, 1, 0)
 
 
-@pytest.mark.parametrize("ways", [(Source.RESPONSE_CHAIN, Source.HISTORY), (Source.HISTORY, Source.RESPONSE_CHAIN)])
+@pytest.mark.parametrize(
+    "ways", [(Source.RESPONSE_CHAIN, Source.HISTORY), (Source.HISTORY, Source.RESPONSE_CHAIN)]
+)
 def test_a_made_up_request_is_taken_in_once(ways: tuple[Source, Source]) -> None:
     """Its session may end and begin anew, and it may be found another way than before: it stays where it counted."""
     driver, long = Driver(), 1_000_000_000
