@@ -7,7 +7,7 @@ denied by them, and a value that is no valid id is counted and passed over. What
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
@@ -62,6 +62,7 @@ KNOWN_SESSION_HEADERS = (
     b"helicone-session-id",
     b"x-portkey-trace-id",
     b"x-session-affinity",
+    b"x-openwebui-chat-id",
 )
 """Of the turn metadata, the `session_id` inside it counts."""
 
@@ -123,8 +124,23 @@ _UNIQUE = re.compile(
 )
 """What a cache key holds that is one session's: a uuid, or 32 hex digits."""
 
+_FAMILIES = 4096
+"""Sub-agents with sessions of their own of which it is known whose they are."""
+
 _SIDE_AGENT = re.compile(r"#([^#]+)#+\d+$")
 """What Qwen Code's prompt id has behind the session's id where a side agent asks: its name, and a number."""
+
+
+@record
+class AgentTurn:
+    """What an agent's client says of its turn, which is one or more requests: its id; that in which the agent was started,
+    and the one of a user's that led to it; and who began its thread. What it does not say is None.
+    """
+
+    turn: str | None = None
+    parent: str | None = None
+    root: str | None = None
+    thread_source: str | None = None
 
 
 @record
@@ -146,6 +162,7 @@ class Identity:
     agent_kind: str | None = None
     initiator: str | None = None
     """Whether a user asks or an agent goes on by itself, as the client says."""
+    agent_turn: AgentTurn | None = None
 
     @property
     def named(self) -> bool:
@@ -201,6 +218,9 @@ class HeadIdentity:
     parent_conversation: str | None = None
     agent_kind: str | None = None
     initiator: str | None = None
+    agent_turn: AgentTurn | None = None
+    child: str | None = None
+    """The session id of a sub-agent's own, beside its parent's, which `session_id` is then."""
 
     @property
     def complete(self) -> bool:
@@ -242,13 +262,18 @@ def names_who(name: bytes, rules: IdentityRules) -> bool:
 
 
 class HeadIdentities:
-    """What heads say of who is talking; of those that are known to say the same it is found once."""
+    """What heads say of who is talking; of those that are known to say the same it is found once.
 
-    __slots__ = ("_known", "_rules")
+    A sub-agent that names its parent's session belongs to that session's own parent, if it has one and was here before.
+    """
+
+    __slots__ = ("_families", "_known", "_rules")
 
     def __init__(self, rules: IdentityRules) -> None:
         self._rules = rules
         self._known: dict[object, tuple[HeadIdentity, Identity | None]] = {}
+        self._families: dict[str, tuple[str, str]] = {}
+        """By a sub-agent's own session the one that it belongs to, and its conversation there."""
 
     def of(self, headers: Headers) -> tuple[HeadIdentity, Identity | None]:
         """What these say, and what that comes to where the body adds nothing; None if the session is still unknown."""
@@ -262,7 +287,18 @@ class HeadIdentities:
                 if len(self._known) >= _REMEMBERED:
                     self._known.clear()
                 self._known[who] = found
-        return found
+        return found if found[0].child is None else self._in_family(headers, found[0])
+
+    def _in_family(self, headers: Headers, head: HeadIdentity) -> tuple[HeadIdentity, Identity | None]:
+        """The same of a sub-agent: its session is that of the first of those that started each other."""
+        families, child, family = self._families, head.child or "", head.session_id or ""
+        root, parent = families.get(family, (family, head.parent_conversation or MAIN))
+        families.pop(child, None)
+        if len(families) >= _FAMILIES:
+            del families[next(iter(families))]
+        families[child] = root, head.conversation_id or child
+        head = replace(head, session_id=root, parent_conversation=parent)
+        return head, self._alone(headers, head)
 
     def _alone(self, headers: Headers, head: HeadIdentity) -> Identity:
         return resolve(headers, self._rules, None, chain=_unchained, generate=str, inspected=True, head=head)
@@ -326,8 +362,10 @@ def from_head(headers: Headers, rules: IdentityRules) -> HeadIdentity:
         or judge.text(baggage.get(CONVERSATION_BAGGAGE))
     )
     parent_agent, parent = judge.header(headers, b"x-claude-code-parent-agent-id"), None
+    child = None
     if source is Source.KNOWN_HEADER and (family := judge.header(headers, PARENT_SESSION_HEADER)):
-        conversation_id, session_id, parent = conversation_id or session_id, family, MAIN
+        child, session_id, parent = session_id, family, MAIN
+        conversation_id = conversation_id or child
     elif _CLAUDE_AGENT_HEADER in headers:
         parent = parent_agent or MAIN
     else:
@@ -346,10 +384,18 @@ def from_head(headers: Headers, rules: IdentityRules) -> HeadIdentity:
         parent,
         judge.header(headers, AGENT_KIND_HEADER) or judge.text(metadata.get("subagent_kind")),
         initiator if initiator in _INITIATORS else None,
+        _agent_turn(judge, metadata) if metadata else None,
+        child,
     )
 
 
 _INITIATORS = ("user", "agent")
+_AGENT_TURN = ("turn_id", "parent_turn_id", "root_turn_id", "thread_source")
+
+
+def _agent_turn(judge: _Judge, metadata: Mapping[str, str]) -> AgentTurn | None:
+    told = [judge.text(metadata.get(name)) for name in _AGENT_TURN]
+    return AgentTurn(*told) if any(told) else None
 
 
 def _session_in_head(
@@ -468,6 +514,7 @@ def resolve(
         head.parent_conversation,
         head.agent_kind,
         head.initiator,
+        head.agent_turn,
     )
 
 

@@ -66,6 +66,9 @@ _ERROR_LENGTH = 200
 _CONTINUED = frozenset((Source.RESPONSE_CHAIN, Source.HISTORY))
 """Where a made-up session id may come from once more."""
 
+_AGENT_TURNS = 4096
+"""Turns of agents that are known by the ids that their clients gave them."""
+
 _NOBODY = Ref(24)
 """The context of a request that has no span."""
 
@@ -110,6 +113,8 @@ class SessionManager:
         anomaly = self._listeners.anomaly
         self._answers = Answers(limits.response_chain, lambda: anomaly(Anomaly.RESPONSE_CHAIN_EVICTED))
         self._unnamed = Answers(limits.unnamed, lambda: None)  # the histories tell that they forget it too
+        self._agent_turns: BoundedMap[tuple[str, str, str], Ref] = BoundedMap(_AGENT_TURNS, lambda: None)
+        """The latest request of each turn of an agent, by its session, its conversation and the id that its client gave it."""
         self._retry_keys: BoundedMap[str, Ref] = BoundedMap(
             limits.retry_keys, lambda: anomaly(Anomaly.RETRY_KEY_EVICTED)
         )
@@ -220,6 +225,8 @@ class SessionManager:
         self._active[request_id] = (arrived, session, conversation)
         if conversation is not None:
             conversation.join(arrived, told=turn)
+            if (agents := identity.agent_turn) is not None and agents.turn is not None:
+                self._agent_turns.put((identity.session_id, conversation.conversation_id, agents.turn), ref)
         elif named:
             self._untracked += 1
         if arrived.concurrency:
@@ -366,11 +373,13 @@ class SessionManager:
         self._retry_keys.put(scoped, ref)
         return before
 
-    def latest(self, session_id: str, conversation_id: str) -> Ref | None:
-        """The latest request of a conversation that lives."""
+    def latest(self, session_id: str, conversation_id: str, agent_turn: str | None = None) -> Ref | None:
+        """The latest request of that turn of a conversation's agent, if any is known, else of a conversation that lives."""
         session = self._registry.sessions.get(session_id)
         conversation = None if session is None else session.conversations.get(conversation_id)
-        return None if conversation is None else conversation.latest
+        latest = None if conversation is None else conversation.latest
+        told = agent_turn and self._agent_turns.get((session_id, conversation_id, agent_turn))
+        return told or latest
 
     def last_failed(self, session_id: str, conversation_id: str) -> Ref | None:
         """The last turn of a conversation that failed: the best guess at what a retry without a key retries."""

@@ -504,6 +504,7 @@ def placed(identity: Identity, place: Place) -> Identity:
         parent,
         identity.agent_kind,
         identity.initiator,
+        identity.agent_turn,
     )
 
 

@@ -103,7 +103,9 @@ class Joining:
             self._remember(exchange, turn, histories, history, place)
         parent = identity.parent_conversation
         if parent is not None and exchange.spawned_by is None and turn.sequence == 1:
-            exchange.spawned_by = self._sessions.latest(identity.session_id, parent)
+            told = identity.agent_turn
+            within = None if told is None else told.parent
+            exchange.spawned_by = self._sessions.latest(identity.session_id, parent, within)
         # Many clients say with every request that it is no retry.
         if given.first.get(_RETRY_COUNT, b"0") != b"0" or _RETRY_KEY in given.first:
             self._mark_retry(exchange, identity, ref)
@@ -153,7 +155,8 @@ class Joining:
     def identify(self, exchange: Exchange) -> None:
         """It has ids at its end at the latest: if it has not joined, those its headers tell, else generated ones."""
         if exchange.identity is None:
-            exchange.identity = self._resolve(exchange, None, inspected=True)
+            head, _ = self._heads.of(exchange.head.headers)
+            exchange.identity = self._resolve(exchange, head, inspected=True)
         if exchange.request_id is None:
             exchange.stray_id = self._sessions.new_request_id(exchange.identity, 0, exchange.start)
 

@@ -116,6 +116,10 @@ AGENT_KIND = _name("sidecar.agent.kind", "What kind of sub-agent the caller says
 PARENT_CONVERSATION = _name(
     "sidecar.conversation.parent", "The conversation of the session whose agent started this one's."
 )
+AGENT_TURN = _name("sidecar.agent.turn", "The agent's turn, of one or more requests, as the caller names it.")
+PARENT_TURN = _name("sidecar.agent.turn.parent", "The turn of another agent in which this one was started.")
+ROOT_TURN = _name("sidecar.agent.turn.root", "The turn of a user's that led to this one.")
+THREAD_SOURCE = _name("sidecar.conversation.source", "Who began the conversation, as the caller says.")
 INITIATOR = _name("sidecar.request.initiator", "`user` or `agent`: who goes on, as the caller says.")
 OVERHEAD_BEFORE = _name(
     "sidecar.overhead.before", "Seconds the sidecar itself took before asking for a connection."

@@ -31,12 +31,7 @@ from sidecar.telemetry import metrics
 from sidecar.telemetry import names as n
 from sidecar.telemetry.factories import Layer, SpanAttributes
 from sidecar.telemetry.queues import Work
-from sidecar.telemetry.series import (
-    RequestSeries,
-    error_type,
-    finish_reason,
-    provider_word,
-)
+from sidecar.telemetry.series import RequestSeries, error_type, finish_reason, provider_word
 
 _OPENAI_APIS = {"openai.chat": "chat_completions", "openai.responses": "responses"}
 """`openai.api.type` by the reader's name; other APIs of OpenAI have no value."""
@@ -334,6 +329,7 @@ _USAGE: dict[str, dict[str, tuple[str, ...]]] = {
 }
 _USAGE["latest"] = {**_USAGE["shipped"], "cache_write": (n.CACHE_WRITE_TOKENS,)}
 _USAGE["both"] = {**_USAGE["shipped"], "cache_write": (n.CACHE_CREATION_TOKENS, n.CACHE_WRITE_TOKENS)}
+_AGENT_TURN = (n.AGENT_TURN, n.PARENT_TURN, n.ROOT_TURN, n.THREAD_SOURCE)
 _LATEST_ONLY = frozenset({n.PREVIOUS_RESPONSE, n.REASONING_LEVEL})
 
 
@@ -502,6 +498,9 @@ def _add_conversation(attributes: SpanAttributes, exchange: Exchange) -> None:
             attributes[n.PARENT_CONVERSATION] = identity.parent_conversation
         if identity.initiator is not None:
             attributes[n.INITIATOR] = identity.initiator
+        if (told := identity.agent_turn) is not None:
+            of_it = zip(_AGENT_TURN, (told.turn, told.parent, told.root, told.thread_source), strict=True)
+            attributes |= {name: value for name, value in of_it if value is not None}
 
 
 def _add_rare(attributes: SpanAttributes, exchange: Exchange) -> None:

@@ -76,6 +76,7 @@ KNOWN = (
     "Helicone-Session-Id",
     "x-portkey-trace-id",
     "x-session-affinity",
+    "X-OpenWebUI-Chat-Id",
 )
 
 CODEX = {"session_id": "codex-s", "thread_id": "codex-t", "agent_name": "coder", "request_kind": "turn"}
@@ -186,6 +187,13 @@ def _thread_in_body(name: str, conversation: str, body: dict[str, Any]) -> Row:
 
 
 SPAWNED = {"thread_id": "t-12", "parent_thread_id": "t-root", "subagent_kind": "thread_spawn"}
+IN_A_TURN = {
+    "thread_id": "t-15",
+    "turn_id": "turn-2",
+    "parent_turn_id": "turn-1",
+    "root_turn_id": "turn-0",
+    "thread_source": "subagent",
+}
 
 CONVERSATION_ROWS = [
     _thread("own", "X-Sidecar-Conversation-Id: t-1", conversation="t-1"),
@@ -221,6 +229,17 @@ CONVERSATION_ROWS = [
         **{"sidecar.conversation.parent": "t-root", "sidecar.agent.kind": "thread_spawn"},
     ),
     _thread(
+        "codex turn",
+        f"x-codex-turn-metadata: {json.dumps(IN_A_TURN)}",
+        conversation="t-15",
+        **{
+            "sidecar.agent.turn": "turn-2",
+            "sidecar.agent.turn.parent": "turn-1",
+            "sidecar.agent.turn.root": "turn-0",
+            "sidecar.conversation.source": "subagent",
+        },
+    ),
+    _thread(
         "copilot",
         "conversation_id: t-13",
         "x-initiator: agent",
@@ -245,7 +264,11 @@ WHO = (
     "sidecar.agent",
     "sidecar.agent.parent",
     "sidecar.agent.kind",
+    "sidecar.agent.turn",
+    "sidecar.agent.turn.parent",
+    "sidecar.agent.turn.root",
     "sidecar.conversation.parent",
+    "sidecar.conversation.source",
     "sidecar.request.initiator",
     "sidecar.request.kind",
     "sidecar.request.sequence",
@@ -300,26 +323,6 @@ def test_row(sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
     assert request_id.split(":")[:3] == [str(session), row.conversation, "1"]
     if made_up:
         assert len(str(session)) >= 16
-
-
-def test_a_sub_agent_names_its_parent(
-    sidecar: RunningSidecar, upstream: ScriptedUpstream, sink: OtlpSink
-) -> None:
-    """Its first request links to the latest one of its parent's conversation; later ones do not."""
-    session = "X-Sidecar-Session-Id: with-a-sub-agent"
-    spans = []
-    for headers in (
-        (session,),
-        (session, "x-claude-code-agent-id: sub"),
-        (session, "x-claude-code-agent-id: sub"),
-    ):
-        upstream.answer(json_answer({"choices": [{"index": 0, "finish_reason": "stop"}]}))
-        spans.append(spans_of(sink, send(sidecar, Row("", "", "", headers)))[0])
-    linked = [
-        [link.span_id for link in span.links if link.attributes["sidecar.link"] == "spawned_by"]
-        for span in spans
-    ]
-    assert linked == [[], [spans[0].span_id], []]
 
 
 def test_requests_that_are_no_turns_are_told_apart(

@@ -74,6 +74,7 @@ SESSION_IN_HEAD = [
     ("Helicone-Session-Id", Source.KNOWN_HEADER),
     ("x-portkey-trace-id", Source.KNOWN_HEADER),
     ("x-session-affinity", Source.KNOWN_HEADER),
+    ("X-OpenWebUI-Chat-Id", Source.KNOWN_HEADER),
     ("X-Acme-Session-Id", Source.VENDOR_HEADER),
 ]
 
