@@ -1,7 +1,7 @@
 """What an answer will be recognised by when it comes back: gathered while it passes, digests once it has ended.
 
-Owns the marks of an answer: its texts, the ids in it and what it says to sub-agents; and the prompt that is one text and
-grows by it. Of a text in flight some kilobytes wait to be digested, or to be parsed where it is JSON; nothing of it is kept
+Owns the marks of an answer: its texts, the ids in it and what it says to sub-agents; what stands in a history where an answer
+does; and the prompt that is one text and grows by it. Of a text in flight some kilobytes wait to be digested, or to be parsed where it is JSON; nothing of it is kept
 afterwards.
 """
 
@@ -19,6 +19,7 @@ from sidecar.core.digests import (
     Digester,
     History,
     Point,
+    Said,
     encoded,
     is_own,
     parsed,
@@ -295,6 +296,32 @@ class Grown:
         made = self._digest.copy()
         made.update(self._tail)
         return self._stem + len(self._tail), made.digest()
+
+
+Answers = list[list[frozenset[bytes]]]
+"""What stands behind a request, as what it can be known by: in each of the ways in which that may be one answer."""
+
+
+def standing(history: History, place: int | None) -> list[Said]:
+    """What stands at a place where an answer follows."""
+    return [said for at, said in history.said if at == place] if place is not None else []
+
+
+def alternatives(history: History, there: list[Said]) -> Answers:
+    """What stands there: all of it is one answer, or, where it is one in pieces, the whole is."""
+    if not there:
+        return []
+    answers = [[said.known_by for said in there if said.text or said.ids]]
+    if history.in_pieces and there[-1] is history.said[-1][1]:
+        answers.append(answers[0][-1:])
+    return answers
+
+
+def had_of(there: list[Said]) -> bytes | None:
+    """What stands there, as it is compared with an answer; None if nothing does."""
+    if not there:
+        return None
+    return next((said.text for said in reversed(there) if said.text), there[0].had)
 
 
 class Echo:

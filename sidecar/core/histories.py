@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from sidecar.core.digests import SHORTEST, History, Point, Said
-from sidecar.core.echo import Echo, Prompt
+from sidecar.core.digests import History, Point, Said
+from sidecar.core.echo import Echo, Prompt, alternatives, had_of, standing
 from sidecar.core.facts import Anomaly
 from sidecar.core.identity import MADE_UP, MAIN, Identity
 from sidecar.core.registry import BoundedMap
@@ -24,16 +24,12 @@ from sidecar.core.threads import (
     Place,
     Relation,
     Thread,
-    alternatives,
-    begins_with,
     confirms,
     follows,
-    had_of,
     is_all,
     may_be,
     sampled,
     spread,
-    standing,
 )
 from sidecar.core.turns import ConversationSummary, SessionListener
 
@@ -56,7 +52,11 @@ _AMBIGUOUS = Place(Relation.FIRST, ambiguous=True)
 
 
 class Histories(SessionListener):
-    """The memory. `limit` bounds the turns in it; `anomaly` is told what a bound drops, `orphaned` of each orphaned answer."""
+    """The memory. `limit` bounds the turns in it; `anomaly` is told what a bound drops, `orphaned` of each orphaned answer.
+
+    `waits` is how long (ns) what an answer has called may begin, where nobody is told that its conversation has ended: one of
+    a single turn whose session nobody named.
+    """
 
     __slots__ = (
         "_anomaly",
@@ -68,6 +68,7 @@ class Histories(SessionListener):
         "_prompts",
         "_threads",
         "_turns",
+        "_waits",
     )
 
     def __init__(
@@ -75,7 +76,9 @@ class Histories(SessionListener):
         limit: int,
         anomaly: Callable[[Anomaly], None],
         orphaned: Callable[[], None],
+        waits: int,
     ) -> None:
+        self._waits = waits
         self._orphaned = orphaned
         self._calls = False
         """An answer has called a sub-agent."""
@@ -97,11 +100,11 @@ class Histories(SessionListener):
 
     # What a request is.
 
-    def recognise(self, history: History, identity: Identity) -> Place:
-        """What a request of that identity is, by its history."""
+    def recognise(self, history: History, identity: Identity, at: int = 0) -> Place:
+        """What a request of that identity is, by its history, which has come at that time (ns)."""
         if history.answered_at > 0 and (place := self._next(history, identity)) is not None:
             return place
-        return self._any(history, identity)
+        return self._any(history, identity, at)
 
     def _next(self, history: History, identity: Identity) -> Place | None:
         """What a request is, if it is the latest request of a thread, its answer, and what is said then, as most are.
@@ -154,35 +157,22 @@ class Histories(SessionListener):
         past = None if thread is None else thread.past[-1]
         return past if past is not None and said.text and said.text in (past.answer or ()) else None
 
-    def _any(self, history: History, identity: Identity) -> Place:
+    def _any(self, history: History, identity: Identity, at: int = 0) -> Place:
         """The same, by the rules."""
         if identity.source in MADE_UP:
-            return self._unnamed(history)
+            return self._unnamed(history, at - self._waits)
         if not identity.conversation_supplied:
             return self._in_lanes(history, identity.session_id)
         thread = self._threads.get((identity.session_id, identity.conversation_id))
         if thread is None:
-            parents = self._parents(history, identity.session_id)
+            parents = self._parents_in(identity.session_id, history)
             return Place(Relation.FIRST, spawned_by=parents[0] if parents else None)
         grows = history.answered_at >= 0 or isinstance(history, Prompt)
         echoed = self._echoed(history, (thread,)) if grows else None
         return self._relate(history, thread, echoed)
 
-    def _grown(self, prompt: Prompt, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
-        """The turns whose prompt and answer stand at the beginning of a prompt, the latest ones.
-
-        Where it can be anybody's, their answers are long enough to be told from others.
-        """
-        least = SHORTEST if threads is None else 0
-        for key in prompt.stems():
-            known = self._finder.known(key, threads)
-            found = tuple([past for past in known if past is not None and begins_with(prompt, past, least)])
-            if found:
-                return (*found, None) if None in known else found
-        return ()
-
     def _unnamed_prompt(self, prompt: Prompt) -> Place:
-        found = self._grown(prompt, None)
+        found = self._finder.grown(prompt, None)
         if len({None if past is None else past.thread.session_id for past in found}) > 1:
             return _AMBIGUOUS
         past = found[0] if found else None
@@ -191,7 +181,7 @@ class Histories(SessionListener):
         latest = self._echoed(prompt, (past.thread,))
         return replace(self._relate(prompt, past.thread, latest), joins=True)
 
-    def _unnamed(self, history: History) -> Place:
+    def _unnamed(self, history: History, since: int) -> Place:
         if isinstance(history, Prompt):
             return self._unnamed_prompt(history)
         for at, said in reversed(history.said) if self._may_know(history) else ():
@@ -208,7 +198,7 @@ class Histories(SessionListener):
             if said is not history.said[-1][1]:  # what stands behind it may be known to its thread
                 echoed = self._echoed(history, (past.thread,)) or echoed
             return replace(self._beside(history, echoed), joins=True)
-        parents = self._parents(history)
+        parents = self._waiting(history, since)
         if len({past.thread.session_id for past in parents}) > 1:
             return _AMBIGUOUS
         if not parents or history.said:
@@ -242,7 +232,7 @@ class Histories(SessionListener):
         parents: list[Past] = []
         alike: set[Thread] = set()
         if self._calls and not history.said:
-            parents = self._parents(history, session_id)
+            parents = self._parents_in(session_id, history)
             alike = {agent for past in parents for agent in past.called if history.end.key in agent.ends}
         for thread in threads.values():
             if thread.leads_to(history) and thread not in alike and thread.is_under(history):
@@ -298,14 +288,15 @@ class Histories(SessionListener):
                 if past.other is not None and past.other.thread is main:
                     self._prompts.put(past.thread.system, COMPACTION)
 
-    def _parents(self, history: History, session_id: str | None = None) -> list[Past]:
-        """The turns whose answer gives a sub-agent this request's first text, once for each call: of a session, or any that wait."""
-        if not self._calls:
-            return []
-        found = self._finder.found.get(history.task, ())
-        if session_id is None:
-            return [past for past in found if past and past.waits]
+    def _parents_in(self, session_id: str, history: History) -> list[Past]:
+        """The turns of a session whose answer gives a sub-agent this request's first text, once for each call."""
+        found = self._finder.found.get(history.task, ()) if self._calls else ()
         return [past for past in found if past and past.thread.session_id == session_id]
+
+    def _waiting(self, history: History, since: int) -> list[Past]:
+        """The same of any session, those that wait."""
+        found = self._finder.found.get(history.task, ()) if self._calls else ()
+        return [past for past in found if past and past.waits(since)]
 
     def _called(self, history: History, parents: list[Past], lanes: Lanes) -> Place | None:
         """What a request is that has the task of a call: the beginning of a sub-agent, or of one that has begun already again."""
@@ -324,7 +315,7 @@ class Histories(SessionListener):
     def _echoed(self, history: History, threads: Collection[Thread]) -> Echoed | None:
         """Whose answer of some threads the history has, the last one first."""
         if isinstance(history, Prompt):
-            past = next(iter(self._grown(history, threads)), None)
+            past = next(iter(self._finder.grown(history, threads)), None)
             return None if past is None else Echoed(past, 0, None, confirmed=True)
         if not self._may_know(history):
             return None
@@ -521,8 +512,8 @@ class Histories(SessionListener):
             self._anomaly(Anomaly.HISTORY_EVICTED)
             self._forget(next(iter(self._turns)))
 
-    def answered(self, past: Past, *, whole: bool, input_tokens: int | None = None) -> None:
-        """Its answer has ended; one that is not whole may come back as far as it went."""
+    def answered(self, past: Past, *, whole: bool, input_tokens: int | None = None, at: int = 0) -> None:
+        """Its answer has ended, at that time (ns); one that is not whole may come back as far as it went."""
         echo = past.echo
         past.input_tokens = input_tokens
         past.before = past.echo = None
@@ -544,6 +535,7 @@ class Histories(SessionListener):
         keys, past.answer, calls = echo.marks()
         if calls:
             self._calls = True
+            past.called_at = at
         found, key = self._finder.found, past.point.key
         if len(past.keys) == 1 and found.get(key) == (past,):
             del found[key]

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 
-from sidecar.core.digests import SIZE, History, Point, Said
-from sidecar.core.echo import NOTHING_SAID, Echo, Prompt
+from sidecar.core.digests import SHORTEST, SIZE, History, Point, Said
+from sidecar.core.echo import NOTHING_SAID, Answers, Echo, Prompt
 from sidecar.core.facts import record
 from sidecar.core.identity import MAIN, Identity, Source
 
@@ -281,6 +281,8 @@ class Past:
     """The turn that it raced when it came."""
     called: tuple[Thread, ...] = ()
     """Sub-agents that its answer called, the latest ones."""
+    called_at = 0
+    """When its answer had ended, if that calls any: ns, as the caller counts."""
     spawned: tuple[bytes, ...] = ()
     """Of those that the answer called from which it goes on: the latest turn of each."""
 
@@ -309,10 +311,15 @@ class Past:
         raced = self.raced if self.relation is RACES else ()
         return (*raced, *(rival.ref for rival, _ in self.rivals if rival.relation is RACES))
 
-    @property
-    def waits(self) -> bool:
-        """What its answer has called may still begin: nothing has come behind it, and its conversation goes on."""
-        return not self.continued and self.number >= self.thread.went_on and not self.thread.ended
+    def waits(self, since: int) -> bool:
+        """What its answer has called may still begin: nothing has come behind it, and its conversation goes on.
+
+        Of one that has no other turn nobody tells when it ends: it has if that answer came before `since`.
+        """
+        thread = self.thread
+        if self.continued or self.number < thread.went_on or thread.ended:
+            return False
+        return self.called_at >= since or thread.session_supplied or thread.grew or bool(self.called)
 
     @property
     def orphaned(self) -> bool:
@@ -378,6 +385,19 @@ class Finder:
             more = [past for form in _forms(point) for past in self.found.get(key + form, ()) if past]
             known = (*known, *more)
         return known if threads is None else _of(known, threads)
+
+    def grown(self, prompt: Prompt, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
+        """The turns whose prompt and answer stand at the beginning of a prompt, the latest ones.
+
+        Where it can be anybody's, their answers are long enough to be told from others.
+        """
+        least = SHORTEST if threads is None else 0
+        for key in prompt.stems():
+            known = self.known(key, threads)
+            found = tuple([past for past in known if past is not None and begins_with(prompt, past, least)])
+            if found:
+                return (*found, None) if None in known else found
+        return ()
 
     def is_gone(self, key: bytes, point: Point) -> bool:
         """True if a turn that is forgotten was found by this, and had that past."""
@@ -508,25 +528,6 @@ def placed(identity: Identity, place: Place) -> Identity:
     )
 
 
-Answers = list[list[frozenset[bytes]]]
-"""What stands behind a request, as what it can be known by: in each of the ways in which that may be one answer."""
-
-
-def standing(history: History, place: int | None) -> list[Said]:
-    """What stands at a place where an answer follows."""
-    return [said for at, said in history.said if at == place] if place is not None else []
-
-
-def alternatives(history: History, there: list[Said]) -> Answers:
-    """What stands there: all of it is one answer, or, where it is one in pieces, the whole is."""
-    if not there:
-        return []
-    answers = [[said.known_by for said in there if said.text or said.ids]]
-    if history.in_pieces and there[-1] is history.said[-1][1]:
-        answers.append(answers[0][-1:])
-    return answers
-
-
 def follows(answers: Answers, past: Past) -> bool:
     """True if what stands behind a turn's request is its answer, or the turn had none."""
     answer = past.answer
@@ -544,13 +545,6 @@ def sampled(answers: Answers, latest: Past) -> Past:
         if past.answer is not None and past.end.key == latest.end.key and follows(answers, past):
             return past
     return latest
-
-
-def had_of(there: list[Said]) -> bytes | None:
-    """What stands there, as it is compared with an answer; None if nothing does."""
-    if not there:
-        return None
-    return next((said.text for said in reversed(there) if said.text), there[0].had)
 
 
 def spread(found: Mapping[Past | None, bool], past: Past) -> Past:

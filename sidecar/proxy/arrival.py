@@ -85,7 +85,7 @@ class Joining:
         if histories is not None:
             exchange.recognised = route.turn
             if history is not None:
-                identity, place = self._recognise(exchange, histories, history, identity)
+                identity, place = self._recognise(exchange, histories, history, identity, at)
         exchange.identity = identity
         exchange.arrived = at
         ref = (trace.trace_id << 64 | trace.server_span_id).to_bytes(24, "big")
@@ -112,11 +112,11 @@ class Joining:
         self._telemetry.arrived(exchange)
 
     def _recognise(
-        self, exchange: Exchange, histories: Histories, history: History, identity: Identity
+        self, exchange: Exchange, histories: Histories, history: History, identity: Identity, at: int
     ) -> tuple[Identity, Place | None]:
         """Who it is by its history, if nothing else tells, and what it is to its past."""
         try:
-            place = histories.recognise(history, identity)
+            place = histories.recognise(history, identity, at)
         except Exception as error:  # noqa: BLE001 - see the class
             self._report(error)
             return identity, None
@@ -192,7 +192,7 @@ class Joining:
             response.echo = None  # it holds what was said, and the exchange outlives the request
             whole = verdict.outcome is COMPLETED
             try:
-                self._histories.answered(past, whole=whole, input_tokens=input_tokens)
+                self._histories.answered(past, whole=whole, input_tokens=input_tokens, at=exchange.end)
             except Exception as error:  # noqa: BLE001 - see the class
                 self._report(error)
             if past.rivals or past.relation is RACES:
@@ -234,7 +234,7 @@ class Joining:
         """What the body of a request that arrived at its head still has to say."""
         history, histories = exchange.request.history, self._histories
         if history is not None and histories is not None:
-            _, place = self._recognise(exchange, histories, history, turn.identity)
+            _, place = self._recognise(exchange, histories, history, turn.identity, turn.arrived_at)
             if place is not None:
                 self._remember(exchange, turn, histories, history, place)
         if exchange.request.streaming:

@@ -214,7 +214,8 @@ class Shared:
         )
         self.digester = None if settings.history == "off" else Digester(os.urandom(32))
         """What histories are digested by; None where nobody looks at them."""
-        histories = Histories(settings.history_limit, telemetry.anomaly, telemetry.orphaned)
+        waits = round(settings.session_idle * SECOND)
+        histories = Histories(settings.history_limit, telemetry.anomaly, telemetry.orphaned, waits)
         sessions.add_listener(histories)
         self.plans = RequestPlans(self.routes, rules, settings.head_limit, settings.head_fields)
         self.answer_plans = AnswerPlans(settings.head_limit, settings.head_fields)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from sidecar import apis
+from sidecar.core.clock import SECOND
 from sidecar.core.digests import Digester, History
 from sidecar.core.echo import Echo, Prompt
 from sidecar.core.facts import ResponseFacts, Route
@@ -23,6 +24,9 @@ CHAT, RESPONSES, MESSAGES, GEMINI = (
     "anthropic.messages",
     "gemini.generate_content",
 )
+
+WAITS = 1800 * SECOND
+"""How long a call waits for its sub-agent where nobody is told that its conversation has ended."""
 
 Call = tuple[str, str, str]
 """A call's id, the tool's name, its arguments as JSON."""
@@ -293,7 +297,9 @@ class Memory:
     def __init__(self, limit: int = 20_000) -> None:
         self.anomalies: list[str] = []
         self.digester = Digester(b"a key of some bytes")
-        self.histories = Histories(limit, self.anomalies.append, self._orphaned)
+        self.now = 0
+        """When what comes next comes, ns."""
+        self.histories = Histories(limit, self.anomalies.append, self._orphaned, WAITS)
         self.orphans = 0
         self._number = count(1)
 
@@ -317,7 +323,7 @@ class Memory:
             source = Source.GENERATED if session is None else Source.KNOWN_HEADER
             named = session or f"made-up-{number}"
             identity = Identity(named, source, session_supplied=session is not None)
-        place = self.histories.recognise(history, identity)
+        place = self.histories.recognise(history, identity, self.now)
         identity = placed(identity, place)
         prompt = history.begun if isinstance(history, Prompt) else None
         facts = ResponseFacts(echo=(echo := Echo(self.digester, prompt, history.prefill)))
@@ -339,4 +345,4 @@ class Memory:
 
     def end(self, shown: Shown, *, complete: bool = True) -> None:
         """Its answer has ended."""
-        self.histories.answered(shown.past, whole=complete)
+        self.histories.answered(shown.past, whole=complete, at=self.now)

@@ -9,7 +9,18 @@ import pytest
 from sidecar.core.digests import Digester
 from sidecar.core.echo import Echo
 from sidecar.core.identity import Identity, Source
-from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, Shown, request_of, stream
+from tests.histories.shown import (
+    CHAT,
+    GEMINI,
+    MESSAGES,
+    RESPONSES,
+    WAITS,
+    Answer,
+    Memory,
+    Shown,
+    request_of,
+    stream,
+)
 from tests.histories.test_joins import APIS, played, result, user
 from tests.telemetry.test_session_spans import CONVERSATION
 
@@ -198,6 +209,22 @@ def test_a_task_that_nobody_waits_for(how: str) -> None:
         memory.histories.conversation_ended(summary)
     other = memory.ask(CHAT, request_of(CHAT, [system("You are kind."), user(task)]))
     assert not other.place.joins
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "late"])
+@pytest.mark.parametrize("session", [None, "named"])
+def test_a_task_of_a_single_turn(session: str | None, late: bool) -> None:
+    """Nobody tells when a conversation of one turn ends that nobody named: its calls wait for as long as a session may be idle."""
+    memory, tasks = Memory(), ["Find the source of that river.", "And where it meets the sea."]
+    made = [(f"{MADE}{at}", "agent", json.dumps({"prompt": task})) for at, task in enumerate(tasks)]
+    first = played(memory, CHAT, [system("You plan."), user("Go.")], Answer("", made), session, tools=TOOLS)
+    memory.now = WAITS + late
+    begun = played(memory, CHAT, [system("You help."), user(tasks[0])], said(1))
+    assert begun.place.joins == (session is not None or not late)
+    memory.now *= 2
+    if begun.place.joins:  # from then on it is told of that session as well
+        second = memory.ask(CHAT, request_of(CHAT, [system("You help."), user(tasks[1])]))
+        assert (second.session, second.lane) == (first.session, "side:agent-2")
 
 
 def test_the_same_question_to_somebody_else() -> None:
