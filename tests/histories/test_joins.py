@@ -38,6 +38,28 @@ def result(api: str, made: str, name: str) -> Any:
     return {"role": "user", "parts": [{"functionResponse": given}]}
 
 
+READY = "Goods are taken back within thirty days, if they are as they were. " * 5
+"""A long text that an app, or a cache before the model, has ready for many questions."""
+
+
+@pytest.mark.parametrize(
+    "asked,then",
+    [
+        ("Can I give it back?", "What if I do not like it?"),
+        ("Passage 1: thirty days.\n\nCan I give it back?", "Can I give it back?"),
+    ],
+    ids=["another question", "what was looked up is gone"],
+)
+@pytest.mark.parametrize("api", APIS)
+def test_a_long_answer_alone(api: str, asked: str, then: str) -> None:
+    """It shows nothing without its question, also if it is known of one turn only: others may have got it elsewhere."""
+    memory, answer = Memory(), Answer(READY)
+    played(memory, api, [user(asked)], answer)
+    other = memory.ask(api, request_of(api, [user(then), answer, user("And after that?")]))
+    assert not other.place.joins
+    assert not other.place.ambiguous
+
+
 @pytest.mark.parametrize("seen", [True, False], ids=["seen", "not seen"])
 @pytest.mark.parametrize("api", APIS)
 def test_an_id_that_is_spoken_of(api: str, seen: bool) -> None:

@@ -317,6 +317,38 @@ def test_an_app_that_writes_answers_anew() -> None:
     assert [one.past.relation for one in turns] == ["first", "rewritten", "rewritten"]
 
 
+def test_something_is_looked_up_after_small_talk() -> None:
+    """In a chat without tools: the system prompt was the same for some turns, and is another one with each from then on."""
+    memory, past = Memory(), list[Any]()
+    turns: list[Shown] = []
+    for number in range(5):
+        passages = "\n".join(f"Passage {number}.{line}: so it is." for line in range(40 * (number > 2)))
+        answer = Answer(f"A long answer, number {number}.")
+        asked = [system(f"You help.\n{passages}"), *past, user(f"What is {number}?")]
+        shown = played(memory, CHAT, asked, answer, "named")
+        past = [*asked[1:], answer]
+        turns.append(shown)
+    assert [one.lane for one in turns] == ["main"] * 5
+    assert [one.past.relation for one in turns] == ["first", *["continues"] * 4]
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_call_beside_a_chat_without_tools(overlaps: bool) -> None:
+    """Under another system prompt it looks like a turn that something was looked up for: it is one, and the next one branches."""
+    memory = Memory()
+    asked: list[Any] = [system("You help."), user(ASKED)]
+    played(memory, CHAT, asked, FIRST, "named")
+    asked += [FIRST, user("Why?")]
+    played(memory, CHAT, asked, SECOND, "named")
+    beside = [system("You suggest what may be asked next."), *asked[1:], SECOND, user("What may be asked?")]
+    call = memory.ask(CHAT, request_of(CHAT, beside), "named")
+    if not overlaps:
+        memory.answer(CHAT, call, Answer("Whether there are boats on it."))
+    after = memory.ask(CHAT, request_of(CHAT, [*asked, SECOND, user("And then?")]), "named")
+    assert (call.lane, call.past.relation) == ("main", "continues")
+    assert (after.lane, after.past.relation) == ("main", "races" if overlaps else "branches")
+
+
 def test_a_call_that_reads_along() -> None:
     """What a call beside the main thread keeps is what it has in common with the one before it, and there its prompt breaks."""
     memory = Memory()
