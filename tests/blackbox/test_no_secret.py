@@ -78,6 +78,10 @@ ID_HEADERS = (
         "User-Agent: curl/8 {}",
     ),
     *('x-codex-turn-metadata: {{"session_id":"{}"}}', 'x-codex-turn-metadata: {{"agent_name":"{}"}}'),
+    *(
+        f'x-codex-turn-metadata: {{{{"{name}":"{{}}"}}}}'
+        for name in ("turn_id", "parent_turn_id", "root_turn_id", "thread_source")
+    ),
     *('x-codex-turn-metadata: {{"request_kind":"{}","thread_id":"t"}}', "User-Agent: a (http://u:{}@h)"),
 )
 TARGETS = (
