@@ -413,13 +413,14 @@ def _to_inject(
     return Wanted(image, variables, upstreams, settings.listen.port, health.port)
 
 
-def _read(files: Sequence[Path | None], hint: str) -> list[tuple[str, str]] | None:
+def _read(files: Sequence[Path | None], hint: str, errors: str = "strict") -> list[tuple[str, str]] | None:
     """Names and texts of files, None being standard input; or None where one cannot be read. That has been told then."""
     found: list[tuple[str, str]] = []
     for file in files:
         name = str(file or "standard input")
         try:
-            found.append((name, (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode()))
+            data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+            found.append((name, data.decode(errors=errors)))
         except OSError as error:
             _say(f"sidecar: {name}: {error.strerror}; {hint}")
         except UnicodeDecodeError:
@@ -447,6 +448,7 @@ def _explain(given: dict[str, Any], unknown: Sequence[str], environ: Mapping[str
         read = _read(
             [None if wanted == "-" else Path(wanted)],
             "give a request as a file, on standard input, or as 'curl ...'",
+            errors="surrogateescape",  # a body may be compressed
         )
         if read is None:
             return FAILED

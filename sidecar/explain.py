@@ -6,6 +6,7 @@ Owns how that is told. Every answer comes from the code that serves requests; no
 from collections.abc import Iterator, Mapping
 
 from sidecar import apis
+from sidecar.codings import UnreadableCodingError, decoder
 from sidecar.core.facts import NO_FACTS, Anomaly, RequestFacts, Route
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity, IdentityRules, Source, resolve
@@ -17,6 +18,7 @@ from sidecar.settings import Settings
 Line = tuple[str, str]
 """What is told, and its name."""
 
+_TOO_LARGE = "not read: larger than SIDECAR_INSPECT_LIMIT"
 _MADE_UP = "(made up for each request)"
 _WRONG = {
     Anomaly.ID_INVALID: "not an id, which is 1 to 200 printable ASCII characters",
@@ -57,11 +59,30 @@ def _facts(
     if not is_json(request.headers.get(b"content-type") or b""):
         return NO_FACTS, "not read: its Content-Type is not JSON"
     if len(request.body) > limit:
-        return NO_FACTS, "not read: larger than SIDECAR_INSPECT_LIMIT"
+        return NO_FACTS, _TOO_LARGE
     try:
-        return apis.read_request(route, request.body, fields), "read"
+        body = _decoded(request.body, request.headers.joined(b"content-encoding"), limit)
+        if body is None:
+            return NO_FACTS, f"{_TOO_LARGE} once it is decoded"
+        return apis.read_request(route, body, fields), "read"
+    except UnreadableCodingError as error:
+        return NO_FACTS, f"not read by its Content-Encoding: {error}"
     except apis.UnreadableBody:
         return NO_FACTS, "not read: it is not valid JSON"
+
+
+def _decoded(body: bytes, coding: bytes | None, limit: int) -> bytes | None:
+    """A body without its content coding; None if it is larger than so many bytes.
+
+    Raises:
+        UnreadableCodingError: it is not what the coding says, or the coding is none that is read.
+    """
+    decoded = bytearray()
+    for piece in decoder(coding).decode(body):
+        decoded += piece
+        if len(decoded) > limit:
+            return None
+    return bytes(decoded)
 
 
 def _who(

@@ -28,6 +28,8 @@ class GivenRequest:
     body: bytes
 
 
+_EMPTY_LINE = re.compile(r"\r?\n\r?\n")
+
 _ALONE = "#012346:BJLMNORSZafgijklnpqsv"
 _WITH_VALUE = "CDEKPQTUYbcehmortuwxyz"
 """curl's other options of one letter, which may stand together: `-sXPOST`."""
@@ -65,7 +67,7 @@ class _Curl(argparse.ArgumentParser):
 
 
 def read_request(text: str) -> GivenRequest:
-    """The request that a curl line or a request's text describes.
+    """The request that a curl line or a request's text describes; bytes that are not UTF-8 are escaped in it (PEP 383).
 
     Raises:
         RequestTextError: it is neither, or a file that the curl line names cannot be read.
@@ -150,7 +152,7 @@ def _encoded(piece: str) -> bytes:
 
 def _field(line: str) -> Field:
     name, _, value = line.partition(":")
-    return name.strip().encode(), value.strip().encode()
+    return name.strip().encode(errors="surrogateescape"), value.strip().encode(errors="surrogateescape")
 
 
 def _target(url: str) -> bytes:
@@ -163,9 +165,9 @@ def _target(url: str) -> bytes:
 
 
 def _message(text: str) -> GivenRequest:
-    """A request's own text: a request line, header fields, an empty line, a body."""
-    head, _, body = text.replace("\r\n", "\n").partition("\n\n")
-    line, *rest = head.split("\n")
+    """A request's own text: a request line, header fields, an empty line, a body. One that is coded is left as it is."""
+    head, *said = _EMPTY_LINE.split(text, maxsplit=1)
+    line, *rest = head.replace("\r\n", "\n").split("\n")
     method, _, target = line.partition(" ")
     target = target.rpartition(" ")[0] if " HTTP/" in target else target
     if not method.isalpha() or not method.isupper() or not target:
@@ -175,4 +177,8 @@ def _message(text: str) -> GivenRequest:
     if not target.startswith("/"):
         target = _target(target).decode()
     fields = [_field(one) for one in rest if ":" in one]
-    return GivenRequest(method, target.encode(), Headers(fields), body.rstrip("\n").encode())
+    headers = Headers(fields)
+    body = "".join(said).encode(errors="surrogateescape")
+    if b"content-encoding" not in headers.first:
+        body = body.replace(b"\r\n", b"\n").rstrip(b"\n")
+    return GivenRequest(method, target.encode(errors="surrogateescape"), headers, body)

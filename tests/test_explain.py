@@ -1,12 +1,15 @@
 """`sidecar explain`: what it says a request would be is what the sidecar then makes of it."""
 
+import gzip
 import io
 import json
 import shlex
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import brotli
 import pytest
 
 from sidecar import cli
@@ -20,6 +23,11 @@ from sidecar.testing import (
     json_answer,
     request_bytes,
 )
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 UPSTREAMS = ("--upstream=https://api.openai.com", "--upstreams=anthropic=https://api.anthropic.com/base")
 
@@ -140,6 +148,40 @@ def test_from_a_file_and_from_standard_input(
     assert explained(capsys, str(path))["API"] == ["openai.responses"]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"GET /v1/models\n")))
     assert explained(capsys, "-")["API"][0].startswith("none")
+
+
+PACKED = json.dumps({"model": "m", "session_id": "packed"}).encode()
+CODED = [
+    ("gzip", gzip.compress(PACKED), "read"),
+    ("x-gzip", gzip.compress(PACKED), "read"),
+    ("deflate", zlib.compress(PACKED), "read"),
+    ("br", brotli.compress(PACKED), "read"),
+    ("zstd", zstd.compress(PACKED), "read"),
+    ("identity", PACKED, "read"),
+    ("gzip", PACKED, "not read by its Content-Encoding: "),
+    ("lz4", PACKED, "not read by its Content-Encoding: content coding b'lz4' is not read"),
+    ("gzip", gzip.compress(b" " * 4096), "not read: larger than SIDECAR_INSPECT_LIMIT once it is decoded"),
+    ("gzip", b"x" * 2048, "not read: larger than SIDECAR_INSPECT_LIMIT"),
+]
+
+
+@pytest.mark.parametrize("coding, body, state", CODED)
+def test_a_compressed_body(
+    coding: str, body: bytes, state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the sidecar decodes it, from a file of curl's or in the request's own text; or why it is not read."""
+    fields = f"Content-Type: application/json\r\nContent-Encoding: {coding}\r\n"
+    packed, request = tmp_path / "packed", tmp_path / "request"
+    packed.write_bytes(body)
+    request.write_bytes(f"POST /v1/chat/completions HTTP/1.1\r\n{fields}\r\n".encode() + body)
+    curl = f"curl h/v1/chat/completions --data-binary @{packed}" + "".join(
+        f" -H '{field}'" for field in fields.splitlines()
+    )
+    for given in (str(request), curl):
+        lines = explained(capsys, given, *UPSTREAMS, "--inspect-limit=1KiB")
+        assert lines["body"][0].startswith(state)
+        read = state == "read"
+        assert (lines["model"] == ["m"], lines["session"][0].startswith("packed ")) == (read, read)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ ROOMS = {
     "record": "admin core errors live settings_values version",
     "check": "core errors health proxy settings telemetry ways_out",
     "request_text": "core",
-    "explain": "apis core proxy request_text settings",
+    "explain": "apis codings core proxy request_text settings",
     "stdio": "",
     "cli": "app check core demo errors explain health inject picture proxy record request_text settings settings_values stdio telemetry top version",
     "__main__": "cli",
