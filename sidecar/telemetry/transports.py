@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from google.protobuf import json_format  # type: ignore[import-untyped]
@@ -166,6 +166,36 @@ class _Names:
             self._found = error
 
 
+class _Lines:
+    """What an answer is read from, which remembers its latest line."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.latest = b""
+
+    def readline(self, limit: int = -1) -> bytes:
+        """The next line."""
+        self.latest = self._file.readline(limit)
+        return self.latest
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that knows whether the end of its chunks has come: http.client takes the connection's end for that."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._lines = _Lines(self.fp)
+        self.fp = cast("Any", self._lines)
+
+    @property
+    def chunks_ended(self) -> bool:
+        """It has come in chunks, and the empty line behind the last one has been read."""
+        return bool(self.chunked) and self.isclosed() and self._lines.latest in (b"\r\n", b"\n")
+
+
 class HttpTransport:
     """OTLP over HTTP/1.1, one kept connection. `attempt` belongs to one thread, `close` to any."""
 
@@ -268,6 +298,7 @@ class HttpTransport:
         self._ground.moved()
         held = self._socket = self._reach(self._names.resolve(deadline - time.monotonic()), deadline)
         connection = http.client.HTTPConnection(self._host, self._port)
+        connection.response_class = _Answer
         connection.sock = held
         if self._tls and self._proxy is not None:
             _tunnel(held, str(Address(self._host, self._port)), _proxy_headers(self._proxy))
@@ -318,7 +349,7 @@ class HttpTransport:
             connection.request("POST", self._path, body, self._headers)
         answer = connection.getresponse()
         taken = 200 <= answer.status < 300
-        measured = answer.length is not None  # if not, the alarm may end it as its sender would
+        measured = answer.length is not None
         said = b""
         try:
             said = answer.read(_ANSWER_LIMIT)
@@ -327,6 +358,8 @@ class HttpTransport:
                 raise _BrokenOffError from error
         if answer.will_close or not answer.isclosed():
             self._drop()
+        if not measured and isinstance(answer, _Answer):
+            measured = answer.chunks_ended  # what is neither may have been ended by the alarm
         if taken and ((self._given_up and not measured) or (answer.length and len(said) < _ANSWER_LIMIT)):
             raise _BrokenOffError
         if answer.getheader("Content-Encoding", "").lower() == "gzip":
