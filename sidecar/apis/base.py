@@ -8,7 +8,7 @@ text.
 import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Generic, Protocol, TypeAlias, TypeVar
@@ -34,6 +34,9 @@ _WHOLES = {"reasoning": "output", "cache_read": "input", "cache_write": "input"}
 
 _NO_REASON = "null"
 """What KoboldCpp wrote in each chunk of a choice that goes on (AIShell#350)."""
+
+_EVENTS = re.compile(rb"\n(?:data|event|id|retry)?:")
+"""Where an event stream begins behind JSON that somebody wrote ahead of it."""
 
 _NOT_NUMBERS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 """Texts, which stay, and what Python's JSON writes for numbers that JSON does not have.
@@ -300,6 +303,19 @@ def _add_beside(told: dict[str, int], beside: int) -> None:
         told[_WHOLES[part]] += told[part]
 
 
+class Numbered(Protocol):
+    """One of an answer's choices."""
+
+    index: int
+
+
+def in_order(choices: Sequence[Numbered]) -> None:
+    """Numbers the choices of a list in which none has a number, or all have 0."""
+    if not any(choice.index for choice in choices):
+        for at, choice in enumerate(choices):
+            choice.index = at
+
+
 def ended(facts: ResponseFacts) -> EventKind:
     """The API's own terminator has come."""
     facts.ended = True
@@ -334,6 +350,8 @@ class Reader(ABC, Generic[E, B]):
         try:
             body = self.shape.decode(data) if self._prepared is None else self._prepared[0]
         except (ValueError, RecursionError):
+            if len(data) <= LARGE:
+                data = _EVENTS.split(data, 1)[0]
             body = at_once(self._in_steps(self.shape, data))  # as much of it as fits
         if body is None:
             return False

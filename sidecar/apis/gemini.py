@@ -17,6 +17,7 @@ from sidecar.apis.base import (
     RequestBody,
     both,
     counted,
+    in_order,
     present,
     reconciled,
     several,
@@ -406,7 +407,10 @@ class GenerateReader(Reader[_Answer, _Answer]):
         facts.model = facts.model or part.model_version or None
         kind = _NO_OUTPUT
         error = error_word(part.error) if is_error(part.error) else None
-        for candidate in part.candidates or ():
+        candidates = part.candidates or ()
+        if len(candidates) > 1:
+            in_order(candidates)
+        for candidate in candidates:
             if candidate.content and any(piece.carries_output() for piece in candidate.content.parts or ()):
                 kind = _OUTPUT
             if facts.echo is not None and candidate.content:
@@ -461,6 +465,7 @@ API = Api(
         stop max_tokens safety recitation language other blocklist prohibited_content spii malformed_function_call
         image_safety unexpected_tool_call too_many_tool_calls image_prohibited_content image_recitation image_other
         no_image missing_thought_signature malformed_response finish_reason_unspecified block_reason_unspecified
+        blocked_reason_unspecified
         jailbreak model_armor
     """,
 )

@@ -7,7 +7,7 @@ Shapes: https://platform.openai.com/docs/api-reference/chat
 
 import msgspec
 
-from sidecar.apis.base import DONE, Api, Path, RequestBody, counted, ended, present, tier
+from sidecar.apis.base import DONE, Api, Path, RequestBody, counted, ended, in_order, present, tier
 from sidecar.apis.errors import ERROR_IN_TEXT, error_word, foreign_error, is_error
 from sidecar.apis.history import (
     CALL,
@@ -384,11 +384,14 @@ class ChatReader(ChoicesReader[_Chunk, _NamedChunk]):
                 if echo is not None and choice.finish_reason != ERROR_IN_TEXT:
                     delta.echoed(echo, choice.index)
             if choice.finish_reason or choice.error:
+                if chunk.choices is not None and len(chunk.choices) > 1:
+                    in_order(chunk.choices)
                 error = self._choice_ended(choice.index, choice.finish_reason, choice.error) or error
             usage = usage or choice.usage
         if usage or chunk.x_groq or chunk.timings:
             counts = _usage(chunk, usage)
-            self._tokens(counts if chunk.timings is None else self._so_far(counts))
+            own = chunk.timings is not None or (usage is not None and usage is not chunk.usage)
+            self._tokens(self._so_far(counts) if own else counts)
         if chunk.error or chunk.x_groq or (error is None and (name or not chunk.choices)):
             error = self._error(name, chunk, data) or error
         return kind if error is None else self._failed(error)
@@ -416,20 +419,23 @@ class ChatReader(ChoicesReader[_Chunk, _NamedChunk]):
         """Takes the body."""
         name_answer(self.facts, body.id, body.model)
         name_service(self.facts, body.service_tier, body.system_fingerprint)
-        usage, echo = body.usage, self.facts.echo
-        for choice in body.choices or ():
+        usage, echo, choices = body.usage, self.facts.echo, body.choices or ()
+        if len(choices) > 1:
+            in_order(choices)
+        for choice in choices:
             if echo is not None and len(choice.message) and choice.finish_reason != ERROR_IN_TEXT:
                 _answered(echo, choice.index, choice.message)
             if error := self._choice_ended(choice.index, choice.finish_reason, choice.error):
                 self._failed(error)
-            usage = usage or choice.usage
+            if choice.usage is not None and usage is None:
+                self._tokens(self._so_far(choice.usage.tokens()))
         counts = _usage(body, usage)
-        if body.timings is not None and len(body.choices or ()) > 1:
+        if body.timings is not None and len(choices) > 1:
             counts.pop("output", None)  # llama.cpp tells what the first choice made
         self._tokens(counts)
         if body.error and is_error(body.error):
             self._failed(error_word(body.error))
-        return bool(body.choices)
+        return bool(choices)
 
 
 def _usage(chunk: _Chunk, usage: Usage | None) -> dict[str, int]:

@@ -175,7 +175,7 @@ class Timings(msgspec.Struct):
 
 
 class ChoicesReader(Reader[E, B]):
-    """Reads an answer of choices. llama.cpp tells the usage of each of them alone, with its timings."""
+    """Reads an answer of choices. llama.cpp (with its timings) and Moonshot tell the usage of each of them alone."""
 
     _reports = 0
     """Choices that have told their own usage."""

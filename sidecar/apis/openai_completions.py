@@ -1,15 +1,17 @@
 """OpenAI's text completions, still spoken by many compatible servers, and llama.cpp's own.
 
 Owns what a request, a chunk and a body of `/completions` mean. A chunk has the shape of a body. What llama.cpp answers at
-`/completion`, and at `/completions` without a version before it, has one text and no choices; no terminator follows.
+`/completion`, at `/infill`, and at `/completions` without a version before it, has one text and no choices; no terminator
+follows. Several prompts have several answers, in a list.
 Shapes: https://platform.openai.com/docs/api-reference/completions, llama.cpp's tools/server/README.md
 """
 
+import re
 from collections.abc import Callable
 
 import msgspec
 
-from sidecar.apis.base import DONE, Api, Path, RequestBody, ended, present, reconciled
+from sidecar.apis.base import DONE, Api, Path, RequestBody, ended, in_order, present, reconciled
 from sidecar.apis.errors import ERROR_IN_TEXT, error_word, foreign_error, is_error
 from sidecar.apis.history import NOTHING, Raw
 from sidecar.apis.openai_common import (
@@ -20,7 +22,7 @@ from sidecar.apis.openai_common import (
     name_answer,
     name_service,
 )
-from sidecar.apis.shapes import Count, Ident, Int64, Shape, Word
+from sidecar.apis.shapes import Count, Ident, Int64, Shape, Steps, Word
 from sidecar.core.digests import Digester, string
 from sidecar.core.echo import Prompt
 from sidecar.core.facts import EventKind
@@ -93,24 +95,47 @@ class _Completion(msgspec.Struct):
         return reconciled(counts, None)
 
 
+class _Body(_Completion):
+    answers: list[_Completion] | None = None
+    """Those to several prompts."""
+
+
+_LISTED = b'{"answers":'
+_LIST = re.compile(rb"\s*\[\s*\{")
+
+
+def _object(data: bytes) -> bytes:
+    """A body as one object, also where it is a list of them."""
+    return b"%b%b}" % (_LISTED, data) if _LIST.match(data) else data
+
+
 _TRUE = b"true"
 _SAYS = frozenset((_TRUE, b"false"))
 _STOPPED = frozenset(("eos", "word"))
 
 
 _COMPLETION = Shape(_Completion)
+_BODY = Shape(_Body)
 
 
 _OUTPUT, _NO_OUTPUT = EventKind.CHUNK, EventKind.EVENT
 
 
-class CompletionReader(ChoicesReader[_Completion, _Completion]):
+class CompletionReader(ChoicesReader[_Completion, _Body]):
     """Reads a text completion, streamed or whole."""
 
     __slots__ = ()
 
     event_shape = _COMPLETION
-    shape = _COMPLETION
+    shape = _BODY
+
+    def prepare(self, data: bytes) -> Steps[None]:
+        """Reads a large body in steps, so that taking it costs little."""
+        return super().prepare(_object(data))
+
+    def body(self, data: bytes) -> bool:
+        """Takes the body, which may be a list of answers."""
+        return super().body(_object(data))
 
     def event(self, name: bytes, data: bytes) -> EventKind:
         """Takes one event; says what it means."""
@@ -127,10 +152,33 @@ class CompletionReader(ChoicesReader[_Completion, _Completion]):
             error = error or foreign_error(data)
         return kind if error is None else self._failed(error)
 
-    def _answers(self, body: _Completion, data: bytes) -> bool:  # noqa: ARG002 - all is in `body`
+    def _answers(self, body: _Body, data: bytes) -> bool:
         """Takes the body."""
+        if body.answers is not None:
+            self._take_all(body.answers)
+            if any(answer.choices for answer in body.answers):
+                return True
+            self.facts.error = self.facts.error or foreign_error(data[len(_LISTED) : -1])
+            return False
         self._take(body, whole=True)
         return bool(body.choices) or body.alone
+
+    def _take_all(self, answers: list[_Completion]) -> None:
+        """Takes answers of which each tells its own usage: nobody knows whether they have one prompt or several."""
+        choices = [[answer.as_choice()] if answer.alone else answer.choices or [] for answer in answers]
+        in_order([choice for of_one in choices for choice in of_one])
+        made: list[int | None] = []
+        for answer, of_one in zip(answers, choices, strict=True):
+            own = answer.used()
+            made.append(own.get("output"))
+            answer.choices, answer.usage, answer.timings = of_one, None, None
+            answer.tokens_evaluated = answer.tokens_predicted = None
+            self._take(answer, whole=True)
+            if len(answers) == 1:
+                self._tokens(own)
+        outputs = [count for count in made if count is not None]
+        if len(outputs) == len(answers) > 1:
+            self._tokens({"output": sum(outputs)})
 
     def _take(self, part: _Completion, *, whole: bool = False) -> EventKind:
         """Takes the facts of a chunk or a body."""
@@ -139,6 +187,8 @@ class CompletionReader(ChoicesReader[_Completion, _Completion]):
         kind = _NO_OUTPUT
         error = error_word(part.error) if is_error(part.error) else None
         choices = [part.as_choice()] if part.alone else part.choices or ()
+        if len(choices) > 1:
+            in_order(choices)
         for choice in choices:
             if choice.text:
                 kind = _OUTPUT
@@ -176,6 +226,7 @@ API = Api(
     paths=(
         Path(end="/completions", operation="text_completion", turn=True, provider="openai"),
         Path(end="/completion", operation="text_completion", turn=True, provider="openai", bare=True),
+        Path(end="/infill", operation="text_completion", turn=True, provider="openai", bare=True),
     ),
     request=CompletionRequest,
     stream=CompletionReader,

@@ -127,20 +127,20 @@ class Shape(Generic[T_co]):
 
     def salvage(self, data: bytes) -> Steps[tuple[T_co, tuple[str, ...]]]:
         """What `steps` falls back to: every field on its own. It is a part of an answer, of which halves of surrogate pairs
-        are kept.
+        are kept, and a number may stand in quotes.
 
         Raises:
             UnreadableBody: it is not JSON at all.
         """
-        return _salvaged(self._struct, data, HALVES)
+        return _salvaged(self._struct, data, HALVES, digits=True)
 
 
 def _salvaged(
-    struct: type[T], data: bytes | bytearray, alone: bytes = _REPLACED
+    struct: type[T], data: bytes | bytearray, alone: bytes = _REPLACED, *, digits: bool = False
 ) -> Steps[tuple[T, tuple[str, ...]]]:
     """The object, and the dotted paths of fields that were left out because of their type or their size.
 
-    `alone` takes the place of halves of surrogate pairs.
+    `alone` takes the place of halves of surrogate pairs; `digits` in quotes are a number, where one is expected.
 
     Raises:
         UnreadableBody: it is not JSON at all.
@@ -153,10 +153,10 @@ def _salvaged(
             _check(data)
             return struct(), (WHOLE,)
         try:
-            return (yield from _Salvage().whole(struct, data))
+            return (yield from _Salvage(digits=digits).whole(struct, data))
         except msgspec.DecodeError:
             data = yield from _mended(data, alone)
-            return (yield from _Salvage().whole(struct, data))
+            return (yield from _Salvage(digits=digits).whole(struct, data))
     except (ValueError, RecursionError) as error:
         raise UnreadableBody(str(error)) from None
 
@@ -168,8 +168,9 @@ class _ExhaustedError(ValueError):
 class _Salvage:
     """One object's reading. `ignored` are the paths of what was left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, digits: bool) -> None:
         self.ignored: dict[str, None] = {}
+        self._digits = digits
         self._budget = _BUDGET
         self._since = 0
 
@@ -217,7 +218,7 @@ class _Salvage:
         except _ExhaustedError:
             raise
         except (ValueError, RecursionError):
-            if _FLOAT.fullmatch(data):
+            if _FLOAT.fullmatch(data) or (self._digits and _DIGITS.fullmatch(data)):
                 return msgspec.json.decode(data, type=kind, strict=False)
             if shape is None:
                 raise
@@ -306,6 +307,9 @@ _OBJECT = re.compile(rb"[ \t\r\n]*+\{")
 
 _FLOAT = re.compile(rb"-?[0-9]++[.eE].*+")
 """A number that may be whole for all that: some write each as a float, and JSON has one kind of numbers."""
+
+_DIGITS = re.compile(rb'"[0-9]{1,19}"')
+"""A number that is written as a text, as protobuf's JSON has those of 64 bits."""
 
 _MARK = b"\x01"
 _HALF = len(rb"\ud83d")

@@ -2,7 +2,7 @@
 
 Owns the syntax only (WHATWG HTML, "Interpreting an event stream"): what an event's data means is the API readers'
 business. Two more things are events, since servers tell errors in them: a field of the name `error`, as older llama.cpp
-servers send it, and a JSON object without any field's name. It never sees the wire's own bytes change and never raises,
+servers send it, and JSON without any field's name, in one line or in several. It never sees the wire's own bytes change and never raises,
 whatever it is fed. The relay feeds it every piece of every stream, so the common case costs a few C calls per event.
 
 An event's bound is here too, and its shortening. The largest events of a stream are large because of one text in them
@@ -39,9 +39,6 @@ _LINES = 1 << 15
 _OBJECTS = 1 << 16
 _MEMBERS = 1 << 20
 """What makes an event costly to read is the number of its parts; these take some milliseconds. Members are told by commas."""
-
-_APART = 1024
-"""Lines of data, at most, that are as many events: they are read in one go."""
 
 _HEAD = 1024
 """Bytes that are kept of the beginning of an event that is given up."""
@@ -114,6 +111,16 @@ class Pending:
         self.drop()
         return taken
 
+    def latest_line(self, *, ended: bool) -> bytes:
+        """The latest line that has ended: all that has come behind the last line feed, if that is `ended`, else before it."""
+        data = self._data
+        end = len(data) if ended else max(data.rfind(b"\n"), 0)
+        return bytes(data[data.rfind(b"\n", 0, end) + 1 : end])
+
+    def so_far(self) -> bytes | None:
+        """All that has come, None if it is not to be read."""
+        return bytes(self._data) if self.head is None and self._readable() else None
+
     def drop(self) -> None:
         """Forgets it."""
         self._release()
@@ -156,7 +163,9 @@ class Pending:
 Event = tuple[bytes, bytes]
 """An event's name (empty when it has none) and its data (lines joined by a line feed)."""
 
-_OBJECT = b'{"'
+_JSON = re.compile(rb'\s*[{\[]\s*(?:[{"]|$)')
+"""How a line begins with which JSON does that somebody wrote into the stream as it is."""
+_PASSED_OVER = (b":", b"id:", b"retry:")
 _BOM = b"\xef\xbb\xbf"
 _LF = 10
 _CR = 13
@@ -180,7 +189,7 @@ class SseParser:
     `keep_alives` counts blocks that carry no data: comments, a lone `id` or `retry`, a `data` that is empty, unless the
     event is called `error`. `oversized` counts the events that are not read (`Pending`). Such an event has its name, where
     that is told before the data, and in place of the data what `gist` makes of its beginning. Some servers leave out the
-    blank line between events: where each line of data is one `alone`, they are as many events.
+    blank line between events: a line of data that is one `alone` is an event, where another follows or the piece ends there.
     """
 
     __slots__ = (
@@ -189,9 +198,12 @@ class SseParser:
         "_began",
         "_gist",
         "_idle",
+        "_name",
         "_newline",
         "_pending",
         "_small",
+        "_told",
+        "_whole",
         "keep_alives",
     )
 
@@ -212,6 +224,12 @@ class SseParser:
         self._began = False
         self._after_cr = False
         self._idle = False
+        self._told = False
+        """Lines of this block have been events already."""
+        self._name = b""
+        """The name that stood before them."""
+        self._whole = False
+        """This block is read at its end."""
 
     @property
     def oversized(self) -> int:
@@ -251,7 +269,7 @@ class SseParser:
         blocks = data.split(b"\n\n")
         tail = blocks.pop()
         events: list[Event] = []
-        if blocks and (self._pending or not self._began):
+        if blocks and (self._pending or self._told or not self._began):
             self._close(blocks.pop(0), events)
         for block in blocks:
             if len(block) > self._small:
@@ -263,6 +281,8 @@ class SseParser:
         if tail:
             self._newline = tail[-1] == _LF
             self._pending.add(tail[:-1] if self._newline else tail)
+            if not self._whole and b"\n" in tail:
+                self._read_lines(events)
         return events
 
     def finish(self) -> list[Event]:
@@ -283,10 +303,38 @@ class SseParser:
             block = block.removeprefix(_BOM)
         if whole:
             self._read(block, events)
+        else:
+            told: list[Event] = []
+            self._read(block, told)
+            events += [(name, self._gist(data)) for name, data in told]
+        self._told = self._whole = False
+        self._name = b""
+
+    def _read_lines(self, events: list[Event]) -> None:
+        """Reads the lines that have ended, if each of them is an event by itself or tells nothing; else the block's end does."""
+        pending, name = self._pending, self._name
+        latest = _value(pending.latest_line(ended=self._newline))
+        if latest is None:
             return
-        told: list[Event] = []
-        self._read(block, told)
-        events += [(name, self._gist(data)) for name, data in told]
+        block = pending.so_far() if self._alone(latest) else None
+        lines = [] if block is None else block.removeprefix(b"" if self._began else _BOM).split(b"\n")
+        rest = lines.pop() if lines and not self._newline else b""
+        found: list[Event] = []
+        for line in lines:
+            value = _value(line)
+            if value is not None and self._alone(value):
+                found.append((name, value))
+            elif line.startswith(b"event:"):
+                name = _told(line, 6)
+            elif line and not line.startswith(_PASSED_OVER):
+                found.clear()
+                break
+        self._whole = not found
+        if found:
+            events += found
+            self._told, self._began, self._name = True, True, name
+            pending.drop()
+            pending.add(rest)
 
     def _read(self, block: bytes, events: list[Event]) -> None:
         """Reads the lines between two blank lines."""
@@ -295,30 +343,67 @@ class SseParser:
             if line.startswith(b"data: ") and b"\n" not in line and len(line) > 6:
                 events.append((name, line[6:]))
                 return
-        name = b""
-        data: list[bytes] = []
-        names: list[bytes] = []
+        name, before = self._name, len(events)
+        data: list[Event] = []
+        raw: list[bytes] = []
+        ahead = 0
         errors: list[bytes] = []
         for line in block.split(b"\n"):
             if line.startswith(b"data:"):
-                data.append(line[6:] if line.startswith(b"data: ") else line[5:])
-                names.append(name)
+                data.append((name, _told(line, 5)))
             elif line.startswith(b"event:"):
-                name = line[7:] if line.startswith(b"event: ") else line[6:]
+                name = _told(line, 6)
             elif line == b"data":
-                data.append(b"")
-                names.append(name)
+                data.append((name, b""))
             elif line == b"event":
                 name = b""
             elif line.startswith(b"error:"):
                 errors.append(line[6:].strip())
-            elif line.startswith(_OBJECT) and not data:
-                events.append((name, block[block.index(line) :]))
-                return
-        if 1 < len(data) <= _APART and all(map(self._alone, data)):
-            events.extend(zip(names, data, strict=True))
-        elif len(data) > 1 or (data and (data[0] or name == b"error")):
-            events.append((name, data[0] if len(data) == 1 else b"\n".join(data)))
-        elif block.strip(b"\n") and not errors:
-            self.keep_alives += 1
+            elif line and not line.startswith(_PASSED_OVER):
+                ahead = ahead if raw else len(data)
+                raw.append(line)
+        if raw:
+            data = self._read_raw(raw, name, data, ahead, events)
+        self._tell(name, data, events)
+        if self._told and not data and name == b"error" != self._name:
+            events.append((name, b""))  # of what has been told already
         events.extend((b"error", error) for error in errors)
+        if len(events) == before and block.strip(b"\n") and not self._told:
+            self.keep_alives += 1
+
+    def _read_raw(
+        self, raw: list[bytes], name: bytes, data: list[Event], ahead: int, events: list[Event]
+    ) -> list[Event]:
+        """Reads lines without a field's name, which stand behind so many lines of data; gives the data that is left to tell.
+
+        They may be JSON by themselves, or the rest of the JSON of whose lines only the first is told to be data.
+        """
+        told = [value for _, value in data[:ahead]]
+        whole = b"\n".join(told + raw)
+        if told and not self._alone(told[-1]) and self._alone(whole):
+            return [(name, whole), *data[ahead:]]
+        begin = next((at for at, line in enumerate(raw) if _JSON.match(line)), None)
+        if begin is None:
+            return data
+        self._tell(name, data[:ahead], events)
+        events.append((name, b"\n".join(raw[begin:])))
+        return data[ahead:]
+
+    def _tell(self, name: bytes, data: list[Event], events: list[Event]) -> None:
+        """Tells the lines of data: those with which they begin that are events by themselves, and one that has all others."""
+        if len(data) > 1:
+            alone = next((at for at, (_, line) in enumerate(data) if not self._alone(line)), len(data))
+            events += data[:alone]
+            data = data[alone:]
+        if len(data) > 1 or (data and (data[0][1] or name == b"error")):
+            events.append((name, b"\n".join([line for _, line in data])))
+
+
+def _told(line: bytes, at: int) -> bytes:
+    """What a field tells whose name and colon end there: one blank does not count."""
+    return line[at + 1 :] if line[at : at + 1] == b" " else line[at:]
+
+
+def _value(line: bytes) -> bytes | None:
+    """What a line tells that may be an event by itself: data, or an object without a field's name."""
+    return _told(line, 5) if line.startswith(b"data:") else line if line.startswith(b"{") else None

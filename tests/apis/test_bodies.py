@@ -159,6 +159,51 @@ def test_an_error_in_a_good_status(api: str) -> None:
     assert read(api, {"error": None}).error is None
 
 
+UNNUMBERED: list[tuple[str, dict[str, Any], list[str]]] = [
+    (
+        api,
+        {"choices": [{**number, "finish_reason": reason} for reason in ("stop", "length")]},
+        ["stop", "length"],
+    )
+    for api in ("openai.chat", "openai.completions")
+    for number in ({}, {"index": 0})
+]
+UNNUMBERED += [
+    (
+        "gemini.generate_content",
+        {"candidates": [{"finishReason": "STOP"}, {"finishReason": "SAFETY"}, {"finishReason": "STOP"}]},
+        ["STOP", "SAFETY", "STOP"],
+    ),
+    (
+        "gemini.generate_content",  # protobuf leaves a 0 out
+        {"candidates": [{"index": 1, "finishReason": "STOP"}, {"finishReason": "SAFETY"}]},
+        ["SAFETY", "STOP"],
+    ),
+]
+
+
+@pytest.mark.parametrize("api, body, reasons", UNNUMBERED)
+def test_choices_without_numbers(api: str, body: dict[str, Any], reasons: list[str]) -> None:
+    """Several in one list are as many choices (one-api#1037), whole and streamed."""
+    facts = ResponseFacts()
+    reader = apis.stream_reader(Route("/", api=api), facts)
+    assert reader is not None
+    assert reader.event(b"", json.dumps(body).encode()) is EventKind.EVENT
+    assert facts.finish_reasons == read(api, body).finish_reasons == reasons
+
+
+@pytest.mark.parametrize("api", NAMES)
+def test_an_error_ahead_of_events(api: str) -> None:
+    """A gateway has written it as it is, and the rest of a stream follows."""
+    for error, word in ((b'{\n "error": {\n  "code": 503\n }\n}', "503"), (b'{"detail": "m"}', "error")):
+        for rest in (b"\n\ndata: [DONE]\n\n", b"\n: x\n", b"\r\n\r\nevent: error\r\ndata: {}\r\n\r\n"):
+            facts = ResponseFacts()
+            reader = apis.body_reader(Route("/", api=api), facts)
+            assert reader is not None
+            assert reader.body(error + rest)
+            assert facts == ResponseFacts(error=word)
+
+
 BLANK = [{}, {"message": "", "type": "", "param": "", "code": None}, {"code": 0, "details": [], "inner": {}}]
 """What relays send that fill in all members of a record, whether there was an error or not."""
 
@@ -287,11 +332,12 @@ ANSWERS = [
     ("gemini.generate_content", {"promptFeedback": {"blockReason": 1}}),
     ("gemini.generate_content", {"response": {"candidates": [{"content": {}}]}, "traceId": "t"}),
     ("openai.completions", {"content": "", "stop": True, "stop_type": "limit"}),
+    ("openai.completions", [{"content": "x", "stop": True}, {"choices": [{"text": "x"}]}]),
 ]
 
 
 @pytest.mark.parametrize("api, body", ANSWERS)
-def test_what_is_an_answer(api: str, body: dict[str, Any]) -> None:
+def test_what_is_an_answer(api: str, body: Any) -> None:
     """A part of one is enough; a response that is still to come is one as well."""
     facts = ResponseFacts()
     reader = apis.body_reader(Route("/", api=api), facts)

@@ -9,6 +9,7 @@ import pytest
 
 from sidecar import apis
 from sidecar.core.facts import EventKind, ResponseFacts, Route
+from sidecar.core.sse import unbounded
 
 READ = tuple(api.name for api in apis.APIS if api.stream is not None)
 """Every API whose streams are read."""
@@ -207,3 +208,30 @@ def test_an_error_after_the_names_are_known() -> None:
             assert reader.event(b"", json.dumps(chunk).encode()) is expected
         assert reader.event(b"", error) is EventKind.ERROR
         assert facts == ResponseFacts(id="x", model="m", error="server_error")
+
+
+RAW = [
+    b'{\n  "error": {\n    "code": 503,\n    "message": "m"\n  }\n}\n\n',
+    b'{ "error":\r\n {"code": 503}}\r\n',
+    b'[{\n  "error": {\n    "code": 503,\n    "status": "?"\n  }\n}\n]\n\n',
+    b'{\n  "error": {\n    "code": 503\n  }\n}\ndata: [DONE]\n\n',
+    b'data: {\n  "error": {\n    "code": 503\n  }\n}\n\n',
+    b'{"error": {"code": 503}}\ndata: [DONE]\n\n',
+]
+
+
+@pytest.mark.parametrize("raw", RAW)
+@pytest.mark.parametrize("api", READ)
+def test_an_error_that_is_written_between_events(api: str, raw: bytes) -> None:
+    """As JSON in one line or in several, without a field's name in front of each: it is told, and before any end."""
+    for before in (b"data: {}\n\n", b"data: {}\n", b": ping\n\n"):
+        facts = ResponseFacts()
+        parser = apis.event_parser(apis.Form.EVENTS, 1 << 20, unbounded)
+        reader = apis.stream_reader(Route("/", api=api), facts)
+        assert reader is not None
+        events = parser.feed(before) + parser.feed(raw) + parser.finish()
+        kinds = [reader.event(*event) for event in events]
+        assert (next(kind for kind in kinds if kind > EventKind.EVENT), facts.error) == (
+            EventKind.ERROR,
+            "503",
+        )

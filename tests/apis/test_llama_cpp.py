@@ -134,3 +134,31 @@ def test_the_own_form_of_llama_cpp(members: dict[str, Any], reason: str) -> None
     text = {"index": 0, "content": "Hi", "stop": False}
     assert streamed("openai.completions", text, end) == ResponseFacts(None, "m", [reason], told)
     assert whole("openai.completions", end | {"content": "Hi"}) == ResponseFacts(None, "m", [reason], told)
+
+
+def test_answers_to_several_prompts() -> None:
+    """A list of them: the outputs are added up. They may be several choices of one prompt, so no input is told."""
+    own = [
+        {
+            "index": at,
+            "content": "a",
+            "stop": True,
+            "stop_type": reason,
+            "tokens_predicted": 8,
+            "tokens_evaluated": 5,
+        }
+        for at, reason in enumerate(("eos", "limit"))
+    ]
+    usual = [
+        {"choices": [{"text": "a", "index": 0, "finish_reason": reason}], "usage": BASE, "model": "m"}
+        for reason in ("stop", "length")
+    ]
+    api = "openai.completions"
+    assert whole(api, own) == ResponseFacts(finish_reasons=["stop", "length"], tokens={"output": 16})
+    assert whole(api, usual) == ResponseFacts(
+        model="m", finish_reasons=["stop", "length"], tokens={"output": 166}
+    )
+    assert whole(api, [own[0], {"content": "", "stop": True}]).tokens == {}
+    assert whole(api, own[:1]).tokens == {"input": 5, "output": 8}
+    assert whole(api, usual[:1]).tokens == TOLD
+    assert whole(api, [own[0] | {"content": "a" * 200_000}, own[1]]).tokens == {"output": 16}

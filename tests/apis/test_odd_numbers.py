@@ -11,8 +11,23 @@ from sidecar.core.facts import EventKind, ResponseFacts, Route
 CHAT, MESSAGES, GEMINI = "openai.chat", "anthropic.messages", "gemini.generate_content"
 
 HUGE = ["4294967297", "9007199254740992", "123456789012345678901234567890"]  # their sums outgrow 64 bits
-ODD = ["-1", "1.5", '"12"', *HUGE, "NaN", "-Infinity", "true", "{}", "[]", "null"]
-WHOLE = ["12.0", "1.2e1", "120E-1"]  # JSON has one kind of numbers: Java's Gson writes each as a float
+ODD = [
+    "-1",
+    "1.5",
+    '"12a"',
+    '"-12"',
+    '""',
+    '"4294967297"',
+    *HUGE,
+    "NaN",
+    "-Infinity",
+    "true",
+    "{}",
+    "[]",
+    "null",
+]
+# JSON has one kind of numbers: Java's Gson writes each as a float; protobuf writes those of 64 bits as texts (openinference#1183)
+WHOLE = ["12.0", "1.2e1", "120E-1", '"12"']
 READERS = [
     (
         CHAT,

@@ -31,6 +31,7 @@ READ = [
     ("/acme/team-7/chat/completions", "/{prefix}/chat/completions", "openai.chat", "chat", True),
     ("/v1/completions", "/v1/completions", "openai.completions", "text_completion", True),
     ("/completion", "/completion", "openai.completions", "text_completion", True),
+    ("/infill", "/infill", "openai.completions", "text_completion", True),
     ("/completions", "/completions", "openai.completions", "text_completion", True),
     ("/v1/responses", "/v1/responses", "openai.responses", "chat", True),
     ("/backend-api/codex/responses", "/backend-api/codex/responses", "openai.responses", "chat", True),

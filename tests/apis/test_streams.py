@@ -287,26 +287,50 @@ APART = [
     # GLM-4.7, Kimi-K2.5 (eventsource-parser#31)
     (b'data: {"a":1}\ndata: {"b":2}\ndata: [DONE]\n\n', [b'{"a":1}', b'{"b":2}', b"[DONE]"]),
     (b'data:{"a":1}\r\ndata:{"b":[{}]} \r\n\r\n', [b'{"a":1}', b'{"b":[{}]} ']),
-    # one event as WHATWG has it
+    (b'\xef\xbb\xbfdata: {"a":1}\ndata: {"b":2}\n', [b'{"a":1}', b'{"b":2}']),
+    (b'data: {"a":1}\nid: 7\n: x\ndata: {"b":2}\nid: 8\n\n', [b'{"a":1}', b'{"b":2}']),
+    # one event as WHATWG has it, behind one that is one by itself
     (b'data: {"a":\ndata: {"b":2}}\n\n', [b'{"a":\n{"b":2}}']),
-    (b'data: {"a":1}\ndata: {"b":\n\n', [b'{"a":1}\n{"b":']),
-    (b'data: {"a":1}\ndata: text\n\n', [b'{"a":1}\ntext']),
-    (b'data: {"a":1}\ndata:\n\n', [b'{"a":1}\n']),
-    (b"data: {}\n" * 1024 + b"\n", [b"{}"] * 1024),
-    (b"data: {}\n" * 1025 + b"\n", [b"\n".join([b"{}"] * 1025)]),
+    (b'data: {"a":1}\ndata: {"b":\ndata: 2}\n\n', [b'{"a":1}', b'{"b":\n2}']),
+    (b'data: {"a":1}\ndata: text\n\n', [b'{"a":1}', b"text"]),
+    (b'data: {"a":1}\ndata:\n\n', [b'{"a":1}']),
+    (b'data: {"a":1}\nerror: x\n\n', [b'{"a":1}', b"x"]),
+    (b"data: {}\n" * 1100 + b"\n", [b"{}"] * 1100),
+    # raw among them, in one line and in several
+    (b'data: {"a":1}\n{"error":{}}\ndata: [DONE]\n\n', [b'{"a":1}', b'{"error":{}}', b"[DONE]"]),
+    (b'data: {"a":1}\n{\n"b":2}\ndata: [DONE]\n\n', [b'{"a":1}', b'{\n"b":2}', b"[DONE]"]),
+    # only the first line is told to be data
+    (b'data: {\n "error": {\n  "code": 503\n }\n}\n\n', [b'{\n "error": {\n  "code": 503\n }\n}']),
+    (b'data: {"a":1}\n "b": 2\n\n', [b'{"a":1}']),
 ]
 
 
 @pytest.mark.parametrize("stream, datas", APART)
 def test_events_without_a_blank_line_between_them(stream: bytes, datas: list[bytes]) -> None:
-    """Each line that is an event by itself is one, if all of a block are and there are not too many; else the block is."""
-    for at in sorted({*range(min(len(stream), 60)), len(stream)}):
+    """Each line that is an event by itself is one, and what is written in several lines is as well."""
+    cuts = sorted({*range(min(len(stream), 60)), len(stream)})
+    pieces = [[stream[:at], stream[at:]] for at in cuts]
+    for fed in (*pieces, [stream[at : at + 1] for at in range(len(stream))]):
         parser = apis.event_parser(apis.Form.EVENTS, 1 << 20, unbounded)
-        events = parser.feed(stream[:at]) + parser.feed(stream[at:])
-        assert events == [(b"", data) for data in datas], at
+        events = [event for piece in fed for event in parser.feed(piece)] + parser.finish()
+        assert [data for _, data in events] == datas, fed
+        assert parser.keep_alives == 0
     parser = apis.event_parser(apis.Form.EVENTS, 1 << 20, unbounded)
     named = b'event: a\ndata: {}\nevent: b\ndata: {"b":2}\n\n'
     assert parser.feed(named) == [(b"a", b"{}"), (b"b", b'{"b":2}')]
+
+
+def test_events_without_a_blank_line_come_as_their_lines_end() -> None:
+    """What has been told of a block is not told again, nor a keep-alive, and its name holds for what follows."""
+    parser = apis.event_parser(apis.Form.EVENTS, 1 << 20, unbounded)
+    assert parser.feed(b'event: a\ndata: {"a":1}\n') == [(b"a", b'{"a":1}')]
+    assert parser.feed(b'data: {"b":2}\nda') == [(b"a", b'{"b":2}')]
+    assert parser.feed(b'ta: {"c":3}\r\n') == [(b"a", b'{"c":3}')]
+    assert parser.feed(b"id: 7\n") == []
+    assert parser.feed(b'\ndata: {"d":4}\n') == [(b"", b'{"d":4}')]
+    assert parser.feed(b"event: error\n\n") == [(b"error", b"")]
+    assert parser.feed(b"data: [DONE]\n") == [(b"", b"[DONE]")]
+    assert (parser.feed(b"\n"), parser.finish(), parser.keep_alives) == ([], [], 0)
 
 
 def test_a_model_that_hands_over_in_the_stream() -> None:

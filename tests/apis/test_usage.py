@@ -309,6 +309,21 @@ def test_usage_of_compatible_servers(usage: dict[str, Any], told: dict[str, int]
     assert whole("openai.responses", {"status": "completed", "usage": usage}).tokens == told
 
 
+def test_moonshot_tells_the_usage_of_each_choice() -> None:
+    """In the choice that ends, its own alone (platform.moonshot.ai/docs: `n` of a stream): the sum is the answer's."""
+    ends: list[dict[str, Any]] = [
+        {"index": index, "delta": {}, "finish_reason": "length", "usage": BASE | {"completion_tokens": made}}
+        for index, made in enumerate((13, 8))
+    ]
+    told = {"input": 19, "output": 21}
+    assert streamed(CHAT, *({"choices": [one]} for one in ends)).tokens == told
+    assert (
+        streamed(CHAT, *({"choices": [one]} for one in ends), {"choices": [], "usage": BASE}).tokens == TOLD
+    )
+    assert whole(CHAT, {"choices": ends}).tokens == told
+    assert whole(CHAT, {"choices": ends, "usage": BASE}).tokens == TOLD
+
+
 def test_azure_begins_with_its_filter() -> None:
     """The first chunk has no choices (docs.axflow.dev/documentation/models/azure-openai-chat): no output, no error."""
     facts = ResponseFacts()

@@ -72,7 +72,20 @@ CASES: dict[str, tuple[bytes, list[Event], int]] = {
         0,
     ),
     "a named object": (b'event: error\n{"a":1}', [(b"error", b'{"a":1}')], 0),
-    "an object behind data is another field": (b'data: 1\n{"a":1}\n\n', [(b"", b"1")], 0),
+    "an object behind data": (b'data: 1\n{"a":1}\n\n', [(b"", b"1"), (b"", b'{"a":1}')], 0),
+    "an object before data": (
+        b'event: e\n{"a":1}\nid: 7\ndata: 2\n\n',
+        [(b"e", b'{"a":1}'), (b"e", b"2")],
+        0,
+    ),
+    "an object in several lines": (
+        b'data: 1\n\n{\n  "error": {\n    "code": 500\n  }\n}\n\ndata: 2\n\n',
+        [(b"", b"1"), (b"", b'{\n  "error": {\n    "code": 500\n  }\n}'), (b"", b"2")],
+        0,
+    ),
+    "an array in several lines": (b'\n[\r\n {"a":1}\r\n]\r\n\r\n', [(b"", b'[\n {"a":1}\n]')], 0),
+    "an object in several lines behind other words": (b'foo\n { "a":\n 1}', [(b"", b' { "a":\n 1}')], 0),
+    "what only begins like one": (b"{x}\n\n[warn]\n\n[DONE]\n\n", [], 3),
     "any bytes": (b"data: \xff\x00\xfe\n\n", [(b"", b"\xff\x00\xfe")], 0),
     "nothing": (b"", [], 0),
 }
