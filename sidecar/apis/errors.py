@@ -58,8 +58,11 @@ statuses of HTTP, and what stands for any other word."""
 
 _ABSENT = frozenset((b"", b"null", b"{}", b'""', b"false", b"[]", b"0"))
 
-_BLANK = re.compile(rb'\{(?:\s*"[^"\\]*"\s*:\s*(?:null|""|false|0|\{\s*\}|\[\s*\])\s*,?)*+\s*\}', re.DOTALL)
-"""An object whose members are all empty: some relays send it where there was no error."""
+_BLANK = re.compile(
+    rb'\{(?:\s*"[^"\\]*"\s*:\s*(?:null|"(?:0|200|(?i:ok|success))?"|false|0|200|\{\s*\}|\[\s*\])\s*,?)*+\s*\}',
+    re.DOTALL,
+)
+"""An object whose members are all empty, or say that all went well: some relays send it where there was no error."""
 
 ERROR_IN_TEXT = "error_finish"
 """A finish reason that says that the choice's text is an error's message (DashScope)."""
@@ -104,7 +107,7 @@ _FOREIGN = Shape(_Foreign)
 
 
 def is_error(error: msgspec.Raw) -> bool:
-    """True when an `error` member says something: it is neither absent nor empty, nor are all of its members."""
+    """True when an `error` member says that something went wrong: more than nothing in all of its members, or success."""
     return bool(error) and bytes(error) not in _ABSENT and _BLANK.fullmatch(error) is None
 
 

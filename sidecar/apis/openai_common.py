@@ -177,6 +177,8 @@ class Timings(msgspec.Struct):
 class ChoicesReader(Reader[E, B]):
     """Reads an answer of choices. llama.cpp (with its timings) and Moonshot tell the usage of each of them alone."""
 
+    _one_prompt = True
+    """All choices have the same prompt."""
     _reports = 0
     """Choices that have told their own usage."""
     _made = 0
@@ -185,7 +187,7 @@ class ChoicesReader(Reader[E, B]):
     def _so_far(self, counts: dict[str, int]) -> dict[str, int]:
         """The usage of all choices, where `counts` is the own of the one that has ended last.
 
-        What choices made is added up. The prompt of all is one; where it seems not to be, nothing is told of it.
+        What choices made is added up. The prompt of all is one; where that is not certain, nothing is told of it.
         """
         if self._reports == len(self._choices):
             return counts  # of a choice that goes on, or one that has told it
@@ -194,7 +196,7 @@ class ChoicesReader(Reader[E, B]):
         if self._reports == 1:
             return counts
         tokens = self.facts.tokens
-        if counts.get("input") != tokens.get("input"):
+        if not self._one_prompt or counts.get("input") != tokens.get("input"):
             tokens.pop("input", None)
             tokens.pop("cache_read", None)
         return {"output": self._made}

@@ -128,6 +128,7 @@ class CompletionReader(ChoicesReader[_Completion, _Body]):
 
     event_shape = _COMPLETION
     shape = _BODY
+    _one_prompt = False
 
     def prepare(self, data: bytes) -> Steps[None]:
         """Reads a large body in steps, so that taking it costs little."""
@@ -199,7 +200,7 @@ class CompletionReader(ChoicesReader[_Completion, _Body]):
         if counts := part.used():
             own = part.timings is not None or part.alone
             if own and whole and len(choices) > 1:
-                counts.pop("output", None)  # it is what the first choice made
+                counts = {}  # it is of the first choice, whose prompt may be another than the others'
             self._tokens(self._so_far(counts) if own and not whole else counts)
         return kind if error is None else self._failed(error)
 

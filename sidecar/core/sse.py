@@ -390,13 +390,24 @@ class SseParser:
         return data[ahead:]
 
     def _tell(self, name: bytes, data: list[Event], events: list[Event]) -> None:
-        """Tells the lines of data: those with which they begin that are events by themselves, and one that has all others."""
+        """Tells the lines of data: those with which they begin that are events by themselves, and one that has all others.
+
+        Where that one is broken off, those behind it are events as well: servers write an error there.
+        """
+        behind: list[Event] = []
         if len(data) > 1:
             alone = next((at for at, (_, line) in enumerate(data) if not self._alone(line)), len(data))
             events += data[:alone]
             data = data[alone:]
+            end = len(data)
+            while end > 1 and self._alone(data[end - 1][1]):
+                end -= 1
+            if end < len(data) and not self._alone(b"\n".join([line for _, line in data])):
+                data, behind = data[:end], data[end:]
+                name = data[-1][0]
         if len(data) > 1 or (data and (data[0][1] or name == b"error")):
             events.append((name, b"\n".join([line for _, line in data])))
+        events += behind
 
 
 def _told(line: bytes, at: int) -> bytes:

@@ -205,6 +205,7 @@ def test_an_error_ahead_of_events(api: str) -> None:
 
 
 BLANK = [{}, {"message": "", "type": "", "param": "", "code": None}, {"code": 0, "details": [], "inner": {}}]
+BLANK += [{"code": 0, "message": "success"}, {"code": "200", "message": "OK", "type": None}, {"code": 200}]
 """What relays send that fill in all members of a record, whether there was an error or not."""
 
 

@@ -216,7 +216,11 @@ RAW = [
     b'[{\n  "error": {\n    "code": 503,\n    "status": "?"\n  }\n}\n]\n\n',
     b'{\n  "error": {\n    "code": 503\n  }\n}\ndata: [DONE]\n\n',
     b'data: {\n  "error": {\n    "code": 503\n  }\n}\n\n',
-    b'{"error": {"code": 503}}\ndata: [DONE]\n\n',
+    b'{"error": {"code": 503}}\ndata: [DONE]\n\n',  # js-genai#1973
+    # behind an event that was broken off (sub2api#1471)
+    b'event: x\ndata: {"a":"b\ndata: {"type":"error","error":{"code":503}}\n\n',
+    b'event: x\ndata: {"a":"b\nevent: error\ndata: {"error":{"code":503}}\n\n',
+    b'data: {"a":"b\n{"type":"error","error":{"code":503}}\n\n',
 ]
 
 

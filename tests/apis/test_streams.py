@@ -294,6 +294,11 @@ APART = [
     (b'data: {"a":1}\ndata: {"b":\ndata: 2}\n\n', [b'{"a":1}', b'{"b":\n2}']),
     (b'data: {"a":1}\ndata: text\n\n', [b'{"a":1}', b"text"]),
     (b'data: {"a":1}\ndata:\n\n', [b'{"a":1}']),
+    (b'data: {"a":\ndata: {}\ndata: }\n\n', [b'{"a":\n{}\n}']),
+    # one that is broken off, and others behind it (sub2api#1471)
+    (b'data: {"a":\ndata: {"b":2}\ndata: {"c":3}\n\n', [b'{"a":', b'{"b":2}', b'{"c":3}']),
+    (b'data: {"a\nevent: error\ndata: {"b":2}', [b'{"a', b'{"b":2}']),
+    (b'data: {"a\n{"b":2}\n\n', [b'{"a', b'{"b":2}']),
     (b'data: {"a":1}\nerror: x\n\n', [b'{"a":1}', b"x"]),
     (b"data: {}\n" * 1100 + b"\n", [b"{}"] * 1100),
     # raw among them, in one line and in several

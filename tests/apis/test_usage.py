@@ -310,7 +310,7 @@ def test_usage_of_compatible_servers(usage: dict[str, Any], told: dict[str, int]
 
 
 def test_moonshot_tells_the_usage_of_each_choice() -> None:
-    """In the choice that ends, its own alone (platform.moonshot.ai/docs: `n` of a stream): the sum is the answer's."""
+    """In the choice that ends, its own alone (platform.moonshot.ai/docs/guide: streaming output, n > 1): the sum is the answer's."""
     ends: list[dict[str, Any]] = [
         {"index": index, "delta": {}, "finish_reason": "length", "usage": BASE | {"completion_tokens": made}}
         for index, made in enumerate((13, 8))
