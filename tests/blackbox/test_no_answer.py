@@ -21,6 +21,7 @@ OUTPUT = {
     MESSAGES: b'data: {"type":"content_block_delta","delta":{"text":"Hi"}}\n\n',
     GEMINI: b'data: {"candidates":[{"content":{"parts":[{"text":"Hi"}]}}]}\n\n',
 }
+RAW = b'{\n  "error": {\n    "type": "api_error",\n    "message": "m"\n  }\n}\n\n'
 FAILED_CHOICE = (
     b'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error",'
     b'"error":{"code":502,"message":"Provider returned error"}}]}\n\n'
@@ -82,6 +83,8 @@ FAILED = [
         (f"an object alone: {path}", path, b'{"error":{"type":"api_error"}}\n', "api_error")
         for path in OUTPUT
     ),
+    *((f"raw, between events: {path}", path, OUTPUT[path] + RAW + DONE, "api_error") for path in OUTPUT),
+    *((f"raw, ahead of events: {path}", path, RAW + DONE, "api_error") for path in OUTPUT),
 ]
 
 
