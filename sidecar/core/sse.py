@@ -311,30 +311,35 @@ class SseParser:
         self._name = b""
 
     def _read_lines(self, events: list[Event]) -> None:
-        """Reads the lines that have ended, if each of them is an event by itself or tells nothing; else the block's end does."""
+        """Reads the lines that have ended, up to the first that is no event by itself: that waits for the block's end."""
         pending, name = self._pending, self._name
         latest = _value(pending.latest_line(ended=self._newline))
         if latest is None:
             return
         block = pending.so_far() if self._alone(latest) else None
         lines = [] if block is None else block.removeprefix(b"" if self._began else _BOM).split(b"\n")
-        rest = lines.pop() if lines and not self._newline else b""
+        rest = [] if self._newline else lines[-1:]
+        lines = lines[: len(lines) - len(rest)]
+        found, name, end = self._leading(lines, name)
+        self._whole = not found or end < len(lines)
+        if found:
+            events += found
+            self._told, self._began, self._name = True, True, name
+            pending.drop()
+            pending.add(b"\n".join(lines[end:] + rest))
+
+    def _leading(self, lines: list[bytes], name: bytes) -> tuple[list[Event], bytes, int]:
+        """The events that are a line each, up to the first line that is none and tells something; the name there, and where."""
         found: list[Event] = []
-        for line in lines:
+        for at, line in enumerate(lines):
             value = _value(line)
             if value is not None and self._alone(value):
                 found.append((name, value))
             elif line.startswith(b"event:"):
                 name = _told(line, 6)
             elif line and not line.startswith(_PASSED_OVER):
-                found.clear()
-                break
-        self._whole = not found
-        if found:
-            events += found
-            self._told, self._began, self._name = True, True, name
-            pending.drop()
-            pending.add(rest)
+                return found, name, at
+        return found, name, len(lines)
 
     def _read(self, block: bytes, events: list[Event]) -> None:
         """Reads the lines between two blank lines."""
@@ -343,12 +348,17 @@ class SseParser:
             if line.startswith(b"data: ") and b"\n" not in line and len(line) > 6:
                 events.append((name, line[6:]))
                 return
-        name, before = self._name, len(events)
+        name, before, lines = self._name, len(events), block.split(b"\n")
+        if block.count(b"\ndata:") + block.startswith(b"data:") > 1 or b"\n{" in block or block[:1] == b"{":
+            found, behind, end = self._leading(lines, name)
+            if len(found) > 1 or end < len(lines):
+                events += found
+                name, lines = behind, lines[end:]
         data: list[Event] = []
         raw: list[bytes] = []
         ahead = 0
         errors: list[bytes] = []
-        for line in block.split(b"\n"):
+        for line in lines:
             if line.startswith(b"data:"):
                 data.append((name, _told(line, 5)))
             elif line.startswith(b"event:"):
@@ -365,7 +375,7 @@ class SseParser:
         if raw:
             data = self._read_raw(raw, name, data, ahead, events)
         self._tell(name, data, events)
-        if self._told and not data and name == b"error" != self._name:
+        if self._told and len(events) == before and name == b"error" != self._name:
             events.append((name, b""))  # of what has been told already
         events.extend((b"error", error) for error in errors)
         if len(events) == before and block.strip(b"\n") and not self._told:

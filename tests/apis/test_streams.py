@@ -304,6 +304,9 @@ APART = [
     # raw among them, in one line and in several
     (b'data: {"a":1}\n{"error":{}}\ndata: [DONE]\n\n', [b'{"a":1}', b'{"error":{}}', b"[DONE]"]),
     (b'data: {"a":1}\n{\n"b":2}\ndata: [DONE]\n\n', [b'{"a":1}', b'{\n"b":2}', b"[DONE]"]),
+    (b'{"error":{}}\n{"b":2}\n\n', [b'{"error":{}}', b'{"b":2}']),
+    (b'{"error":{}}\nfoo\n\n', [b'{"error":{}}']),
+    (b'data: {"a":1}\n{"b":2}\n{\n"c":3}\n\n', [b'{"a":1}', b'{"b":2}', b'{\n"c":3}']),
     # only the first line is told to be data
     (b'data: {\n "error": {\n  "code": 503\n }\n}\n\n', [b'{\n "error": {\n  "code": 503\n }\n}']),
     (b'data: {"a":1}\n "b": 2\n\n', [b'{"a":1}']),
