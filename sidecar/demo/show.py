@@ -108,7 +108,7 @@ class Show:
             await self._child.alive()
             raise
         unnamed = self._child.unnamed.seen(running, snapshot.sessions)
-        board.take([*snapshot.seen, *unnamed])
+        board.take([*snapshot.seen, *unnamed], snapshot.sessions)
         lanes = tuple(board.lanes())
         now = self._clock()
         self.picture = Picture(

@@ -5,7 +5,7 @@ terminal. Times are ns since the epoch. `drawing.py` draws what this gives.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sidecar.core.clock import SECOND
@@ -125,9 +125,12 @@ class Board:
         self._live: set[tuple[str, int, str]] = set()
         self._starts: dict[str, int] = {}
 
-    def take(self, snapshot: Iterable[Seen]) -> None:
-        """Adds one snapshot: what it shows is up to date, what it no longer shows has ended."""
-        self._live = set()
+    def take(self, snapshot: Iterable[Seen], sessions: Collection[str] = ()) -> None:
+        """Adds one snapshot: what it shows is up to date. What ran and is in it no more ended unseen, and is dropped.
+
+        `sessions` are the ids of those that are alive beside the ones that it shows.
+        """
+        live = set()
         for seen in snapshot:
             start = self._starts.get(seen.session, seen.session_started)
             if abs(seen.session_started - start) >= _MOVED:
@@ -136,24 +139,40 @@ class Board:
             known = self._seen.get(key)
             if known is None and len(self._seen) >= MAX_LANES:
                 continue
-            bars = {bar.sequence: bar for bar in (known.bars if known else ())}
-            for bar in seen.bars:
-                within = bar.end is None or bar.end > self._since
-                if within and (bar.sequence in bars or len(bars) < MAX_BARS):
-                    bars[bar.sequence] = bar
-            self._live.add(key)
-            if bars:
+            live.add(key)
+            if bars := self._merged(known, seen):
                 self._starts[seen.session] = start
-                self._seen[key] = Seen(*key, tuple(bars.values()), seen.tally)
+                self._seen[key] = Seen(*key, bars, seen.tally)
+            elif known is not None:
+                del self._seen[key]
+        for key, unseen in [*self._seen.items()]:
+            if key not in live:
+                self._put(key, unseen, tuple(bar for bar in unseen.bars if bar.end is not None))
+        starts = self._starts
+        self._live = live | {key for key in self._seen if key[0] in sessions and key[1] == starts.get(key[0])}
+
+    def _merged(self, known: Seen | None, seen: Seen) -> tuple[Bar, ...]:
+        """The bars of a lane that a snapshot shows again, in the order in which they became known."""
+        told = {bar.sequence: bar for bar in seen.bars}
+        before = () if known is None else known.bars
+        bars = {bar.sequence: bar for bar in before if bar.end is not None or bar.sequence in told}
+        for sequence, bar in told.items():
+            within = bar.end is None or bar.end > self._since
+            if within and (sequence in bars or len(bars) < MAX_BARS):
+                bars[sequence] = bar
+        return tuple(bars.values())
+
+    def _put(self, key: tuple[str, int, str], seen: Seen, bars: tuple[Bar, ...]) -> None:
+        """Leaves a lane these bars, or forgets it if there are none."""
+        if bars:
+            self._seen[key] = replace(seen, bars=bars)
+        else:
+            del self._seen[key]
 
     def forget(self, before: int) -> None:
         """Drops bars that ended before that moment (ns), and lanes of which nothing is left."""
         for key, seen in [*self._seen.items()]:
-            bars = tuple(bar for bar in seen.bars if bar.end is None or bar.end > before)
-            if bars:
-                self._seen[key] = replace(seen, bars=bars)
-            else:
-                del self._seen[key]
+            self._put(key, seen, tuple(bar for bar in seen.bars if bar.end is None or bar.end > before))
         self._since = max(self._since, before)
         alive = {session for session, _, _ in self._seen}
         self._starts = {session: start for session, start in self._starts.items() if session in alive}

@@ -96,7 +96,7 @@ async def _show(settings: Settings, screen: Screen, watch: Watch, child: Child, 
             raise
         now = clock()
         start = now - WINDOW * SECOND
-        board.take([*snapshot.seen, *child.unnamed.seen(running, snapshot.sessions)])
+        board.take([*snapshot.seen, *child.unnamed.seen(running, snapshot.sessions)], snapshot.sessions)
         board.forget(start)
         rows = figures(snapshot.stats, composed.environ)
         if child.trouble is not None:

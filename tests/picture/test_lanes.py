@@ -82,6 +82,32 @@ def test_an_ended_session_stays_until_the_round_is_over() -> None:
     assert [lane.ended for lane in board.lanes()] == [True]
 
 
+def test_what_ended_unseen_runs_no_more() -> None:
+    """Whether its session is shown without it, is one of those that were not asked for, or is over: how it ended nobody knows."""
+    board = Board(0)
+    ran = (bar(1, 1, 2), bar(2, 2, None), bar(3, 2, None))
+    board.take([Seen(session, 0, "main", ran) for session in ("shown", "not asked", "over")])
+    board.take([Seen("shown", 0, "main", (bar(3, 2, 4), bar(4, 4, None)))], {"shown", "not asked"})
+    left = {
+        lane.session: ([(one.sequence, one.end) for one in lane.bars], lane.ended) for lane in board.lanes()
+    }
+    assert left == {
+        "shown": ([(1, 2 * S), (3, 4 * S), (4, None)], False),
+        "not asked": ([(1, 2 * S)], False),
+        "over": ([(1, 2 * S)], True),
+    }
+
+
+def test_a_lane_of_which_nothing_is_known_any_more_goes() -> None:
+    """It had but one request, which ended unseen; another of its session brings it back."""
+    board = Board(0)
+    board.take([Seen(session, 0, "main", (bar(1, 1, None),)) for session in ("a", "b")])
+    board.take([Seen("a", 0, "main", ())], {"a", "b"})
+    assert board.lanes() == []
+    board.take([Seen("a", 0, "main", (bar(2, 2, None),))], {"a"})
+    assert [(lane.session, lane.ended) for lane in board.lanes()] == [("a", False)]
+
+
 def test_a_session_that_returns_is_a_new_one() -> None:
     """The same id with another start has a lane of its own, and begins at 1 again."""
     board = Board(0)
