@@ -100,12 +100,14 @@ class Show:
             await self._look(board, number, start, ENDED)
 
     async def _look(self, board: Board, number: int, start: int, state: str) -> None:
-        """Asks the sidecar, and shows what it says."""
+        """Asks the sidecar, and shows what it says; a picture that is drawn again may miss one answer."""
         running = self._child.unnamed.running()
         try:
             snapshot = await self._watch.look()
         except WatchError:
             await self._child.alive()
+            if self._screen.live and not self._options.once:
+                return
             raise
         unnamed = self._child.unnamed.seen(running, snapshot.sessions)
         board.take([*snapshot.seen, *unnamed], snapshot.sessions)

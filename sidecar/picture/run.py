@@ -1,7 +1,7 @@
 """`sidecar run` on a terminal: the sidecar as a child process, and its lanes in place of its lines.
 
 Owns what the picture says around the lanes, and the end. The child is what `sidecar run` is without a terminal: it serves,
-and this process only watches it.
+and this process only watches it; a look that fails ends nothing.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from sidecar.picture.drawing import Picture
 from sidecar.picture.ending import Ending
 from sidecar.picture.figures import closing, figures
 from sidecar.picture.lanes import Board
-from sidecar.picture.screen import Screen, ScreenError
+from sidecar.picture.screen import Screen
 from sidecar.picture.watch import Watch, WatchError
 from sidecar.settings import Settings
 from sidecar.version import VERSION
@@ -33,7 +33,8 @@ _SPARE = 5.0
 def main(settings: Settings, environ: Mapping[str, str], stream: TextIO) -> int | None:
     """Runs the sidecar until it is told to stop, and gives its exit code; None if `stream` cannot be drawn on.
 
-    `environ` holds every setting as a variable. Ports are those of `settings`, none of them 0.
+    `environ` holds every setting as a variable. Ports are those of `settings`, none of them 0. `stream` never fails
+    (`sidecar/stdio.py`).
     """
     screen = Screen(stream, environ)
     if not screen.live or 0 in (settings.listen.port, settings.admin_listen.port):
@@ -61,7 +62,7 @@ async def _main(settings: Settings, screen: Screen, composed: Composed) -> int:
         ending.hurry = child.hurry
         try:
             await ending.unless(_show(settings, screen, watch, child, composed))
-        except (ChildError, ScreenError, WatchError):
+        except ChildError:
             pass  # what it said last is told below
         finally:
             screen.leave()
@@ -74,7 +75,7 @@ async def _main(settings: Settings, screen: Screen, composed: Composed) -> int:
 
 
 async def _show(settings: Settings, screen: Screen, watch: Watch, child: Child, composed: Composed) -> None:
-    """Draws until it is cancelled.
+    """Draws until it is cancelled. While the sidecar does not say what is new, it draws what it knows.
 
     Raises:
         ChildError: the sidecar has ended.
@@ -87,29 +88,32 @@ async def _show(settings: Settings, screen: Screen, watch: Watch, child: Child, 
         ("in a browser", f"http://{composed.admin}/"),
         ("point an app", f"export OPENAI_BASE_URL=http://{composed.listen}/v1"),
     )
+    rows: list[tuple[str, str]] = []
     while True:
         running = child.unnamed.running()
         try:
             snapshot = await watch.look()
         except WatchError:
             await child.alive()
-            raise
+            state, notes = "no answer", [("admin port", "does not answer; this is what it told last")]
+        else:
+            board.take([*snapshot.seen, *child.unnamed.seen(running, snapshot.sessions)], snapshot.sessions)
+            rows = figures(snapshot.stats, composed.environ)
+            state, notes = f"{snapshot.stats.requests.in_flight} in flight", []
         now = clock()
         start = now - WINDOW * SECOND
-        board.take([*snapshot.seen, *child.unnamed.seen(running, snapshot.sessions)], snapshot.sessions)
         board.forget(start)
-        rows = figures(snapshot.stats, composed.environ)
         if child.trouble is not None:
-            rows.append(("log", child.trouble))
+            notes.append(("log", child.trouble))
         picture = Picture(
             title=title,
             about=f"the last {WINDOW} s; one lane per conversation, calls that overlapped below one another",
-            state=f"{snapshot.stats.requests.in_flight} in flight",
+            state=state,
             start=start,
             end=now,
             now=now,
             lanes=tuple(board.lanes()),
-            figures=tuple(rows),
+            figures=(*rows, *notes),
             footer=footer,
             rolling=True,
         )

@@ -157,6 +157,23 @@ def test_a_terminal_that_stands_still(terminal: Callable[..., Running]) -> None:
     assert running.process.wait(LIMIT) == 0
 
 
+def test_a_look_that_fails(terminal: Callable[..., Running], upstream: ScriptedUpstream) -> None:
+    """The sidecar is busy or was stopped for a while: the picture says so, waits, and nothing is drained for it."""
+    running = terminal()
+    running.read_until("waiting for the first request")
+    (child,) = psutil.Process(running.process.pid).children()
+    child.suspend()
+    running.read_until("admin port +.{0,9}does not answer")
+    child.resume()
+    running.seen = ""
+    running.read_until("0 in flight")
+    upstream.answer(*json_answer(chat_completion("Hi")))
+    assert exchange(running.port, chat_request()).status == 200
+    running.process.send_signal(signal.SIGINT)
+    assert running.end() == 0
+    assert "sidecar: 1 request: 1 completed; " in running.seen
+
+
 def test_a_sidecar_that_is_killed(terminal: Callable[..., Running]) -> None:
     """The terminal is given back, and the exit code says that it did not end well."""
     running = terminal()
