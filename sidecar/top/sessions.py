@@ -10,6 +10,7 @@ from math import inf
 from typing import Any
 
 from sidecar.core.clock import SECOND
+from sidecar.core.identity import MAIN
 from sidecar.picture.drawing import (
     Line,
     Picture,
@@ -85,13 +86,14 @@ class Sessions:
         for bar in document.get("bars", ()):
             known = self._bars.get(bar["id"])
             if known is None or known["end"] is None or bar["end"] is not None:
+                self._bars.pop(bar["id"], None)  # those that have ended are in the order of their ends
                 self._bars[bar["id"]] = bar
         self._forget(document["now"] - self._age * 1e6)
 
     def _forget(self, since: float) -> None:
-        """What the sidecar does not keep either: the oldest ended ones, and all that ended before `since` (µs)."""
+        """What the sidecar does not keep either: the first that ended, and all that ended before `since` (µs)."""
         ended = [key for key, bar in self._bars.items() if bar["end"] is not None]
-        over = max(0, len(self._bars) - self._limit)
+        over = max(0, len(ended) - self._limit)
         for key in (*ended[:over], *(key for key in ended[over:] if self._bars[key]["end"] < since)):
             del self._bars[key]
 
@@ -195,8 +197,12 @@ class Sessions:
         for bar in self._bars.values():
             own = bar["session"] if bar["named"] else UNNAMED
             if own == session and (bar["end"] is None or bar["end"] * 1000 > start):
-                grouped[bar["conversation"] if bar["named"] else "main"].append(bar)
-        lanes = tuple(_lane(session, name, bars, now) for name, bars in grouped.items())
+                grouped[bar["conversation"] if bar["named"] else MAIN].append(bar)
+
+        def place(name: str) -> tuple[bool, int]:
+            return name != MAIN, min(bar["start"] for bar in grouped[name])
+
+        lanes = tuple(_lane(session, name, grouped[name], now) for name in sorted(grouped, key=place))
         picture = Picture(
             title=f"sidecar top · {printable(session)[: max(8, width - 30)]}",
             state=self.state,
@@ -224,6 +230,8 @@ def _row(session: str, bars: list[Mapping[str, Any]]) -> Row:
 
 
 def _lane(session: str, conversation: str, bars: list[Mapping[str, Any]], now: int) -> Lane:
+    """A lane; only turns that have a `concurrency` would have waited, the others are no conversation's that anybody named."""
+    bars = sorted(bars, key=lambda bar: (bar["start"], bar["sequence"]))
     drawn = tuple(
         Bar(
             bar["sequence"],
@@ -233,10 +241,14 @@ def _lane(session: str, conversation: str, bars: list[Mapping[str, Any]], now: i
             turn=bar["turn"],
             raced=bar["races"] > 0,
         )
-        for bar in sorted(bars, key=lambda bar: (bar["start"], bar["sequence"]))
+        for bar in bars
     )
-    turns = [bar for bar in drawn if bar.turn]
-    waits = [late.start - turn.start for late, turn in zip(queued(turns, now), turns, strict=True)]
+    turns = [bar for bar in bars if bar["turn"]]
+    waits = [
+        late.start - bar["start"] * 1000
+        for late, bar in zip(queued(drawn, now), turns, strict=True)
+        if bar["concurrency"]
+    ]
     tally = Tally(
         sum(bar["concurrency"] > 1 for bar in bars),
         max(bar["concurrency"] for bar in bars),

@@ -151,6 +151,25 @@ def test_what_ends_is_updated_and_what_is_old_goes() -> None:
     assert sessions.rows() == []
 
 
+def test_the_first_that_ended_go_first() -> None:
+    """A long stream came before all others and ends last: it stays. Those in flight take nobody's place."""
+    sessions = told(bar(1, "long", **RUNNING), *(bar(number, "running", **RUNNING) for number in range(2, 9)))
+    sessions.take("bars", {"now": 0, "bars": [bar(number) for number in range(10, 1010)]}, NOW)
+    assert {row.session: row.requests for row in sessions.rows()} == {"long": 1, "running": 7, "a": 1000}
+    sessions.take("bars", {"now": 0, "bars": [bar(1, "long")]}, NOW)
+    assert {row.session: row.requests for row in sessions.rows()} == {"long": 1, "running": 7, "a": 999}
+
+
+def test_nobody_would_have_queued_what_names_no_session() -> None:
+    """Nor a turn that joined its conversation when a later one continued it, behind which the others would have waited."""
+    loose = [bar(number, named=False, concurrency=0) for number in range(1, 11)]
+    sessions = told(*loose, bar(11, "joined", concurrency=0), bar(12, "joined", concurrency=2))
+    for session, avoided in (("(no session named)", "0.0 s"), ("joined", "1.0 s")):
+        sessions.opened = session
+        said = [plain(line) for line in sessions.lines(80, 60, NOW)]
+        assert any(f" {avoided} wait avoided" in line for line in said), said
+
+
 HOSTILE = ["\x1b[2J\x1b[31m", "\u202egnp.exe", "<b>", "会話" * 30, "a" * 200, "[red]x[/red]", ""]
 
 
