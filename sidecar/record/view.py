@@ -11,6 +11,7 @@ from pathlib import Path
 from sidecar.admin import create_page_app, serve
 from sidecar.live import Board
 from sidecar.record.reader import read_records
+from sidecar.record.replay import replay
 from sidecar.settings_values import Address
 from sidecar.version import VERSION
 
@@ -28,7 +29,9 @@ def board_of(path: Path, passed_over: Callable[[int], object] = lambda _: None) 
     figures = {
         "state": "ready",
         "in_flight": 0,
-        "wait_avoided_s": sum(bar["wait"] or 0 for bar in bars),
+        "wait_avoided_s": replay(
+            records, limit=1
+        ).wait_sum,  # some turns ended before their own wait was known
         "errors": sum(bar["outcome"] not in _NO_ERRORS for bar in bars),
         "settled": len(bars),
     }

@@ -18,6 +18,7 @@ from sidecar import cli
 from sidecar.live import Bar, Detail, detail_of
 from sidecar.record import RecordError, RecordWriter, read_records
 from sidecar.record.replay import replay
+from sidecar.record.view import board_of
 from sidecar.testing import (
     Gate,
     RawClient,
@@ -288,6 +289,20 @@ def test_view(
         finally:
             process.terminate()
         assert process.wait(120) == 0
+
+
+def test_what_a_queue_would_have_made_turns_wait_is_whole(tmp_path: Path) -> None:
+    """Also of a turn that ended before an earlier one, whose own wait was not known then."""
+    lines = []
+    for number, (start, end, wait) in enumerate([(0, 10, 0.0), (1, 3, None), (2, 11, 10.0)], 1):
+        line = recorded()
+        own = {"named": True, "session": "s", "conversation": "c", "turn": True}
+        times = {"start": start * 1_000_000, "end": end * 1_000_000, "wait": wait}
+        line["bar"] |= {"id": f"{number:016x}", **own, **times}
+        lines.append(json.dumps(line) + "\n")
+    (tmp_path / "requests-1.jsonl").write_text("".join(lines))
+    (hello,) = (frame for frame in board_of(tmp_path).everything() if b"event: hello" in frame)
+    assert json.loads(hello.split(b"data: ")[1])["figures"]["wait_avoided_s"] == 9 + 10
 
 
 def bar(
