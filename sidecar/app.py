@@ -326,7 +326,7 @@ class Sidecar:
         board = Board(
             limit=settings.live_requests,
             since=lambda: self._clock() - round(settings.live_age * SECOND),
-            in_flight=relay.exchanges,
+            in_flight=lambda: (one for one in relay.exchanges() if not self.recorder.quiet(one)),
             figures=view.figures,
             about={
                 "version": VERSION,

@@ -144,7 +144,8 @@ class Board:
         self._now = now
         self._kept: deque[_Kept | _Shown] = deque(maxlen=limit)
         self._fresh: deque[_Kept] = deque(maxlen=CHANGES)
-        self._missed = 0
+        self._fell: list[int] = []
+        """Those since the last look for which `_fresh` had no room."""
         self._ending = threading.Lock()
         """Around what `keep` touches."""
         self._told: dict[str, tuple[int, int, str | None, int]] = {}
@@ -161,7 +162,8 @@ class Board:
             self._forget()
             self._kept.append(one)
             if self._watchers:
-                self._missed += len(self._fresh) == CHANGES
+                if len(self._fresh) == CHANGES:
+                    self._fell.append(self._fresh[0].key)
                 self._fresh.append(one)
 
     def show(self, detail: Mapping[str, Any]) -> None:
@@ -204,6 +206,7 @@ class Board:
             self._timer = None
             with self._ending:
                 self._fresh.clear()
+                self._fell.clear()
             self._told.clear()
             self._leaving.clear()
 
@@ -240,19 +243,20 @@ class Board:
         with self._ending:
             fresh = [*self._fresh]
             self._fresh.clear()
-            missed, self._missed = self._missed, 0
+            fell, self._fell = self._fell, []
         changed = [kept.bar for kept in fresh]
         told: dict[str, tuple[int, int, str | None, int]] = {}
         for exchange in self._arrived():
-            key = key_of(exchange)
-            races = len(exchange.races)
-            seen = (exchange.first_byte, exchange.stream.stall_count, exchange.response.model, races)
-            if self._told.get(key) == seen:
-                told[key] = seen
-            elif len(changed) < CHANGES:  # further ones come with the next look
-                told[key] = seen
+            key, answer = key_of(exchange), exchange.response
+            model, races = answer.model or exchange.asked_model, len(exchange.races)
+            seen = (exchange.first_byte, exchange.stream.stall_count, model, races)
+            known = self._told.get(key)
+            if known != seen and len(changed) < CHANGES:  # further ones come with the next look
+                known = seen
                 changed.append(_bar_running(exchange))
-        missed += self._lost(told, fresh)
+            if known is not None:
+                told[key] = known
+        missed = len(fell) + self._lost(told, (*(kept.key for kept in fresh), *fell))
         self._told = told
         self._looks += 1
         frames = []
@@ -272,12 +276,15 @@ class Board:
         if beyond := watchers[SLICE:]:
             loop.call_soon(self._tell, beyond, frames)
 
-    def _lost(self, told: Collection[str], fresh: Iterable[_Kept | _Shown]) -> int:
-        """How many have ended of which nothing was kept: telemetry had to drop them, and pages must forget them."""
+    def _lost(self, told: Collection[str], kept: Iterable[int]) -> int:
+        """How many have ended of which nothing was kept: telemetry had to drop them, and pages must forget them.
+
+        `told` are those in flight that pages know, `kept` those that were kept since the last look.
+        """
         for key in self._told.keys() - told:
             self._leaving[key] = self._looks
-        for kept in fresh:
-            self._leaving.pop(f"{kept.key:016x}", None)
+        for number in kept:
+            self._leaving.pop(f"{number:016x}", None)
         late = [key for key, since in self._leaving.items() if self._looks - since > _LATE]
         for key in late:
             del self._leaving[key]

@@ -116,6 +116,7 @@ class _Quiet:
         self._below = tuple(path.removesuffix("*") for path in paths if path.endswith("*"))
 
     def __call__(self, exchange: Exchange) -> bool:
+        """Nothing is told of it, unless the server fails."""
         head, upstream = exchange.head, exchange.upstream
         path = head.path
         if upstream is not None and path.startswith(f"/{upstream.name}/"):
@@ -161,7 +162,7 @@ class Recorder:
         self._attributes_of = RequestAttributes(settings.semconv)
         self._pipeline = pipeline
         self._strict = strict
-        self._quiet = _Quiet(settings.quiet_paths)
+        self.quiet = _Quiet(settings.quiet_paths)
         self._clock = clock
         self._tracer = Tracer(sampler, _propagation(settings, propagators), random)
         self.anomalies: Counter[str] = Counter()
@@ -253,7 +254,7 @@ class Recorder:
     def arrived(self, exchange: Exchange) -> None:
         """It has joined its conversation."""
         try:
-            if exchange.head.method in PROBED and self._quiet(exchange):
+            if exchange.head.method in PROBED and self.quiet(exchange):
                 return
             if self._measures is not None:
                 self._measures.arrived(exchange)
@@ -348,7 +349,7 @@ class Recorder:
 
     def _untold(self, exchange: Exchange) -> bool:
         """A probe that went well."""
-        return self._quiet(exchange) and not server_failed(exchange)
+        return self.quiet(exchange) and not server_failed(exchange)
 
     def _count_anomalies(self, exchange: Exchange) -> None:
         self.anomalies.update(anomalies_of(exchange))

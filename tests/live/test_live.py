@@ -134,6 +134,20 @@ def test_a_bar_grows(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> Non
         assert ended["start"] <= ended["first"] <= ended["end"]
 
 
+def test_a_probe_has_no_bar(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
+    """Nothing of it is kept, so it is not told while it runs either: it would stay there, and be missed."""
+    gate = Gate()
+    upstream.answer(*sse_head(), Wait(gate), LastChunk())
+    with Looking(sidecar.admin_port) as looking, RawClient(sidecar.port) as client:
+        client.send(request_bytes("GET", "/health"))
+        client.read_until(b"\r\n\r\n")
+        upstream.answer(*json_answer(chat_completion("Hi")))
+        exchange(sidecar.port, chat_request(headers=named("beside-a-probe")))
+        looking.one(session="beside-a-probe", outcome="completed")
+        assert not [bar for bar in looking.bars.values() if bar["outcome"] is None]
+        gate.open()
+
+
 @pytest.mark.parametrize(
     "count,field", [(1, b"Upgrade: websocket\r\nConnection: Upgrade"), (2, b"X-Big: " + b"x" * 70_000)]
 )
