@@ -188,6 +188,50 @@ def test_a_sidecar_that_says_nothing_is_not_live(start_sidecar: StartSidecar, op
     wait_for(page, "document.getElementById('state').textContent === 'live'")
 
 
+FOLLOW = """async (answers) => {
+  const { Feed } = await import('/live/feed.js');
+  const real = setTimeout, pauses = [];
+  let now, finished;
+  const told = new Promise((resolve) => { finished = resolve; });
+  globalThis.setTimeout = (next, pause) => {
+    if (pause > 10_000) return 0; // how long it waits for a connection that is silent
+    pauses.push(pause);
+    return answers.length ? real(next, 0) : finished(pauses);
+  };
+  globalThis.fetch = async (path, { signal }) => {
+    now = answers.shift();
+    if (now === 'refused') throw new TypeError('refused');
+    if (now > 0) return new Response(null, { status: now });
+    return new Response(new ReadableStream({ start(stream) {
+      signal.addEventListener('abort', () => stream.error(signal.reason));
+      stream.enqueue(new TextEncoder().encode('event: head\\ndata: {}\\n\\n'));
+      if (now === 'ends') stream.close();
+      if (now === 'breaks') real(() => stream.error(new Error('broken')), 20);
+    } }));
+  };
+  const feed = new Feed({ told: () => now === 'wanted' && feed.again(), state: () => {}, needToken: async () => {} });
+  feed.run();
+  return told;
+}"""
+
+PAUSES: list[tuple[list[Any], list[int]]] = [
+    (["refused"] * 6, [500, 1000, 2000, 4000, 5000, 5000]),
+    ([401, "refused", 503, 503], [0, 500, 1000, 2000]),
+    (["ends", "refused", "breaks", "breaks", "refused"], [250, 500, 250, 250, 500]),
+    (["wanted", "wanted", "refused", "wanted"], [0, 0, 500, 0]),
+]
+
+
+@pytest.mark.parametrize("answers,pauses", PAUSES)
+def test_how_soon_it_connects_again(
+    sidecar: RunningSidecar, open_page: OpenPage, answers: list[Any], pauses: list[int]
+) -> None:
+    """Soon after a connection that told something, however it ended; at once with a new token, and where it wants all anew."""
+    page = open_page(sidecar, expected="status of 404")  # a text has no icon
+    page.goto(f"http://127.0.0.1:{sidecar.admin_port}/live/feed.js")  # nothing of it runs there
+    assert page.evaluate(FOLLOW, answers) == pauses
+
+
 def test_what_cannot_be_asked_is_not_said_to_be_gone(
     start_sidecar: StartSidecar, open_page: OpenPage
 ) -> None:

@@ -28,28 +28,32 @@ export class Feed {
     this.abort = new AbortController();
   }
 
+  // After a connection that told something the next one follows soon, after others ever later; where somebody wants it, at once.
   async run() {
-    for (let pause = 500; ; pause = Math.min(pause * 2, 5000)) {
+    for (let pause = 0; ; ) {
+      this.any = this.wanted = false;
       try {
-        if (await this.once()) pause = 250;
+        await this.once();
       } catch (error) {
         if (error instanceof Unauthorized) {
           await this.needToken();
-          pause = 0;
+          this.wanted = true;
         }
       }
+      if (this.wanted) pause = 0;
+      else pause = this.any ? 250 : Math.min(Math.max(pause * 2, 500), 5000);
       this.state("reconnecting");
       await new Promise((resume) => setTimeout(resume, pause));
     }
   }
 
-  // Reads one connection to its end, or until it is silent for too long; says whether it told anything.
+  // Reads one connection to its end, or until it is silent for too long; `any` says whether it told anything.
   async once() {
     this.abort = new AbortController();
     this.listen();
     try {
       const answer = await ask("/live/events", this.abort.signal);
-      return answer.ok && (await this.read(answer.body.pipeThrough(new TextDecoderStream()).getReader()));
+      if (answer.ok) await this.read(answer.body.pipeThrough(new TextDecoderStream()).getReader());
     } finally {
       clearTimeout(this.silence);
     }
@@ -57,15 +61,14 @@ export class Feed {
 
   listen() {
     clearTimeout(this.silence);
-    this.silence = setTimeout(() => this.again(), SILENCE);
+    this.silence = setTimeout(() => this.abort.abort(), SILENCE);
   }
 
   async read(reader) {
     let text = "";
-    let any = false;
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) return any;
+      if (done) return;
       this.listen();
       text += value;
       const frames = text.split("\n\n");
@@ -74,12 +77,14 @@ export class Feed {
         if (frame.startsWith(":")) continue;
         const [event, data] = frame.split("\n");
         this.told(event.slice("event: ".length), JSON.parse(data.slice("data: ".length)));
-        any = true;
+        this.any = true;
       }
     }
   }
 
+  // Ends this connection for a new one, which is told everything.
   again() {
+    this.wanted = true;
     this.abort.abort();
   }
 }
