@@ -22,22 +22,48 @@ export function about(bar) {
 
 const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
 
+const SAID = [{ role: "user", content: "..." }], LIMIT = "gen_ai.request.max_tokens";
+
+// The body of a call by the end of its path, with a place for the content. Of other calls nobody here knows what theirs is.
+const BODIES = [
+  [/\/chat\/completions$/, (asked) => ({ ...asked, messages: SAID })],
+  [/\/agents\/completions$/, ({ stream }) => ({ agent_id: "...", stream, messages: SAID })],
+  [/\/completions?$/, (asked) => ({ ...asked, prompt: "..." })],
+  [/\/responses(?:\/compact)?$/, (asked) => ({ ...asked, input: "..." })],
+  [/\/embeddings$/, ({ model }) => ({ model, input: "..." })],
+  [/\/messages$/, (asked, facts) => ({ ...asked, max_tokens: facts[LIMIT] ?? 1024, messages: SAID })],
+  [/:(?:stream)?rawPredict$/i, ({ stream }, facts) =>
+    ({ anthropic_version: "vertex-2023-10-16", stream, max_tokens: facts[LIMIT] ?? 1024, messages: SAID })],
+  [/(?<!v1internal):(?:stream)?generateContent$/i, () => ({ contents: [{ role: "user", parts: [{ text: "..." }] }] })],
+  [/:embedContent$/, () => ({ content: { parts: [{ text: "..." }] } })],
+];
+
+function bodyOf(facts) {
+  if (!facts["gen_ai.operation.name"]) return null;
+  const path = (facts["url.path"] ?? "").replace(/\/+$/, "");
+  const [, make] = BODIES.find(([end]) => end.test(path)) ?? [];
+  return make?.({ model: facts["gen_ai.request.model"], stream: facts["gen_ai.request.stream"] }, facts);
+}
+
+// Where it went, with what is known of its query.
+function target(facts, base) {
+  const query = (facts["url.query"] ?? "").split("&").filter((member) => member && !member.includes("REDACTED")).join("&");
+  return base + (facts["url.path"] ?? "/") + (query && `?${query}`);
+}
+
 // The call as a curl line: ids and model as they were, the content and the key for somebody to fill in.
 export function curl(bar, facts, base) {
   const [field, variable] = KEYS[facts["gen_ai.provider.name"]] ?? KEYS.openai;
-  const lines = [`curl ${quoted(base + (facts["url.path"] ?? "/"))}`];
-  const method = facts["http.request.method"];
-  if (method && method !== "GET" && method !== "POST" && method !== "_OTHER") lines.push(`-X ${method}`);
+  const lines = [`curl ${quoted(target(facts, base))}`];
+  const method = facts["http.request.method"], body = method === "POST" ? bodyOf(facts) : null;
+  if (method && method !== "GET" && method !== "_OTHER" && !body) lines.push(`-X ${method}`);
   lines.push(`-H "${field}$${variable}"`);
   if (field.startsWith("x-api-key")) lines.push("-H 'anthropic-version: 2023-06-01'");
   if (bar.named) {
     lines.push(`-H ${quoted(`X-Sidecar-Session-Id: ${bar.session}`)}`);
     if (bar.conversation !== "main") lines.push(`-H ${quoted(`X-Sidecar-Conversation-Id: ${bar.conversation}`)}`);
   }
-  if (method === "POST") {
-    const body = { model: facts["gen_ai.request.model"], stream: facts["gen_ai.request.stream"], messages: [{ role: "user", content: "..." }] };
-    lines.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body))}`);
-  }
+  if (body) lines.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body))}`);
   return lines.join(" \\\n  ");
 }
 
@@ -112,14 +138,16 @@ export function fill(panel, bar, { detail, why }, { about: known, requests, open
   panel.replaceChildren(element("header", {}, title, closing), definitions(summary));
   if (detail) {
     const actions = element("div", { class: "actions" });
-    for (const [name, url] of Object.entries(known.links)) {
+    for (const [name, url] of detail.sampled ? Object.entries(known.links) : []) {
       const href = url.replaceAll("{trace_id}", detail.trace_id);
       actions.append(element("a", { href, target: "_blank", rel: "noopener noreferrer", text: name }));
     }
     actions.append(copying("Copy trace id", detail.trace_id));
     if (known.data) actions.append(copying("Copy as curl", curl(bar, facts, known.data)));
     panel.append(element("h3", { text: "Timeline" }), ...timeline(bar, detail.steps), element("h3", { text: "Trace" }),
-      element("code", { text: detail.trace_id }), actions);
+      element("code", { text: detail.trace_id }));
+    if (!detail.sampled) panel.append(element("p", { text: "Not sampled: no trace was sent." }));
+    panel.append(actions);
     if (detail.links.length) panel.append(element("h3", { text: "Linked requests" }), ...detail.links.map((link) => linked(link, requests, open)));
     panel.append(element("h3", { text: "All facts" }),
       definitions(Object.entries(facts).sort().map(([name, value]) => [name, Array.isArray(value) ? value.join(", ") : String(value)])));
