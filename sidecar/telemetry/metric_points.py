@@ -35,7 +35,7 @@ class Total:
     def __init__(self, start: int) -> None:
         self.start = start
         self.used = 0
-        """When a reader last got something for it, ns."""
+        """When a reader last got something for it, as timestamps have it (ns); of what is observed, when it was last told."""
         self.value: int | float = 0
 
     def begun(self) -> "Total":
@@ -86,17 +86,25 @@ class Reader:
     """One way out of the store, with its own temporality, exemplars and memory of what it has seen."""
 
     temporality: Temporality
+    begin: int
+    """When the store began, as timestamps have it (ns)."""
     previous: int
-    """When it last collected, else when the store began, as timestamps have it (ns)."""
+    """When it last collected, else when the store began, likewise."""
     told: int = 0
     """The wall's time of the points that it gave last (ns since the epoch)."""
     moved: int = 0
     """The wall's correction then."""
+    latest: int = 0
+    """The latest beginning of a series of its own, by the wall as it was then (ns since the epoch)."""
     totals: dict[Metric, dict[Attributes, Total]] = field(default_factory=dict)
     buckets: dict[Metric, dict[Attributes, Buckets]] = field(default_factory=dict)
     observed: dict[Metric, dict[Attributes, Total]] = field(default_factory=dict)
     since: dict[tuple[Metric, Attributes], int] = field(default_factory=dict)
     """Where differences came back: when they begin, as timestamps have it."""
+
+    def is_delta(self, metric: Metric) -> bool:
+        """Whether it is given differences of a metric that is recorded."""
+        return self.temporality.is_delta(metric.kind, observed=False)
 
     def begun(self, metric: Metric, attributes: Attributes, times: "Times") -> int:
         """When a difference begins, by the wall: at the last collect, unless an earlier one came back."""
@@ -108,13 +116,12 @@ Data = sdk.Sum | sdk.Gauge | sdk.Histogram
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """A collect's times (ns since the epoch) by the wall: when the one before it was, when it is itself.
+    """When a collect is (ns since the epoch), by the wall.
 
     `moved` makes a timestamp the wall's time. The wall may have been set since the last collect: the one before is told
     as long ago as it was, which is what a difference since then is worth.
     """
 
-    previous: int
     now: int
     moved: int
 
@@ -134,6 +141,7 @@ def set_back(reader: Reader, now: int) -> None:
         for series in metrics.values():
             for one in series.values():
                 one.start = now if anew else min(one.start, now)
+    reader.latest = min(reader.latest, now)
 
 
 def sum_of(reader: Reader, metric: Metric, times: Times) -> Data | None:
@@ -141,7 +149,7 @@ def sum_of(reader: Reader, metric: Metric, times: Times) -> Data | None:
     series = reader.totals.get(metric)
     if not series:
         return None
-    delta = reader.temporality.is_delta(metric.kind, observed=False)
+    delta = reader.is_delta(metric)
     points = [
         number(key, reader.begun(metric, key, times) if delta else total.start, times.now, total.value)
         for key, total in series.items()
@@ -156,7 +164,7 @@ def histogram_of(reader: Reader, metric: Metric, times: Times) -> Data | None:
     series = reader.buckets.get(metric)
     if not series:
         return None
-    delta = reader.temporality.is_delta(metric.kind, observed=False)
+    delta = reader.is_delta(metric)
     points = []
     for key, buckets in series.items():
         attributes = dict(key)

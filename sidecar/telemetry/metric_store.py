@@ -383,7 +383,7 @@ class MetricStore:
 
     def reader(self, temporality: Temporality) -> Reader:
         """Another way out. Asked for at the start: it sees what is recorded from now on."""
-        reader = Reader(temporality, self._begin)
+        reader = Reader(temporality, self._begin, self._begin)
         self._readers.append(reader)
         return reader
 
@@ -449,9 +449,9 @@ class MetricStore:
         self._fold()
         elapsed, moved = self.clock(), self._wall.look()
         now = elapsed + moved
-        if moved < reader.moved:
+        if moved < reader.moved or now < reader.latest:
             set_back(reader, now)
-        times = Times(reader.previous + moved, now, moved)
+        times = Times(now, moved)
         collected: list[sdk.Metric] = []
         for metric in self.metrics:
             if metric in observed:
@@ -477,15 +477,17 @@ class MetricStore:
             points: Iterable[Any] = data.data_points
             for point in points:
                 key: Attributes = tuple(point.attributes.items())
-                if metric in self._callbacks:
-                    reader.observed[metric][key].value -= point.value
-                else:
-                    numbers, own = again(point, reader.moved), series.setdefault(metric, {})
-                    if key not in own and len(own) >= self._limit:
-                        self.full()
-                        key = OVERFLOW
-                    own.setdefault(key, numbers.begun()).merge(numbers)
                 begun = point.start_time_unix_nano - reader.moved
+                if metric in self._callbacks:
+                    one = reader.observed[metric][key]
+                    one.value -= point.value
+                    one.used = min(one.used, begun)
+                    continue
+                numbers, own = again(point, reader.moved), series.setdefault(metric, {})
+                if key not in own and len(own) >= self._limit:
+                    self.full()
+                    key = OVERFLOW
+                own.setdefault(key, numbers.begun()).merge(numbers)
                 reader.since[metric, key] = min(begun, reader.since.get((metric, key), begun))
 
     def open_total(self, metric: Metric, attributes: Attributes, since: int = 0) -> Total:
@@ -526,32 +528,25 @@ class MetricStore:
         """Close the open period: every reader gets it, and the next one begins empty."""
         self.period += 1
         for metric, totals in self._totals.items():
-            self._hand_over(
-                totals, [reader.totals.setdefault(metric, {}) for reader in self._readers], metric
-            )
+            self._hand_over(metric, totals, [one.totals.setdefault(metric, {}) for one in self._readers])
         for metric, histograms in self._buckets.items():
-            self._hand_over(
-                histograms, [reader.buckets.setdefault(metric, {}) for reader in self._readers], metric
-            )
+            self._hand_over(metric, histograms, [one.buckets.setdefault(metric, {}) for one in self._readers])
 
     def _hand_over(
-        self,
-        period: dict[Attributes, _Numbers],
-        readers: Iterable[dict[Attributes, _Numbers]],
-        metric: Metric,
+        self, metric: Metric, period: dict[Attributes, _Numbers], have: Iterable[dict[Attributes, _Numbers]]
     ) -> None:
         """Adds a metric's period to what each reader has, and empties it."""
         now = self.clock()
-        # A level that vanished would be wrong for good; a sum begins anew.
+        # A level that vanished would be wrong for good; a sum begins anew, but a difference is still to be told.
         yields = metric.kind is not MetricKind.UP_DOWN_COUNTER
         lost: set[Attributes] = set()
-        for mine in readers:
+        for reader, mine in zip(self._readers, have, strict=True):
             out: list[Attributes] | None = None
             for attributes, one in period.items():
                 key = attributes
                 if key not in mine and len(mine) >= self._limit:
                     if out is None:
-                        out = unused(mine, period, now) if yields else []
+                        out = unused(mine, period, now) if yields and not reader.is_delta(metric) else []
                     if out:
                         lost.add(gone := out.pop())
                         del mine[gone]
@@ -561,6 +556,7 @@ class MetricStore:
                 kept = mine.get(key)
                 if kept is None:
                     kept = mine[key] = one.begun()
+                    reader.latest = max(reader.latest, one.start)
                 kept.merge(one)
                 kept.used = now
         period.clear()
@@ -571,6 +567,7 @@ class MetricStore:
         self, reader: Reader, metric: Metric, observations: Collection[Observation], times: Times
     ) -> Data | None:
         known = reader.observed.setdefault(metric, {})
+        since = reader.previous if known else reader.begin
         if metric.kind is MetricKind.GAUGE:  # what is told no more makes room
             for gone in known.keys() - {attributes for _, attributes in observations}:
                 del known[gone]
@@ -581,7 +578,9 @@ class MetricStore:
                 if len(known) >= self._limit:
                     self.full()
                     key = OVERFLOW
-                known.setdefault(key, Total(times.previous))
+                if key not in known:
+                    known[key] = Total(since + times.moved)
+                    known[key].used = since
             values[key] = value if metric.kind is MetricKind.GAUGE else values.get(key, 0) + value
         if not values:
             return None
@@ -591,7 +590,8 @@ class MetricStore:
         points = []
         for key, value in values.items():
             before = known[key]
-            start = reader.begun(metric, key, times) if delta else before.start
+            # A callback may have failed at the last collect.
+            start = before.used + times.moved if delta else before.start
             points.append(number(key, start, times.now, value - before.value if delta else value))
-            before.value = value
+            before.value, before.used = value, times.now - times.moved
         return sdk.Sum(points, temporality(delta), metric.kind is MetricKind.COUNTER)

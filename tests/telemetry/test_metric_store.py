@@ -34,7 +34,6 @@ from sidecar.telemetry.metric_store import (
     Attributes,
     ExemplarContext,
     MetricStore,
-    Reader,
     Rows,
     Temporality,
     Words,
@@ -376,44 +375,6 @@ def test_buckets_recorded_at_once_give_the_largest_as_exemplar() -> None:
     assert (exemplar.value, exemplar.time_unix_nano, exemplar.trace_id) == (0.3, 77, 7)
 
 
-def _times(store: MetricStore, reader: Reader) -> dict[str, list[tuple[int | None, int]]]:
-    return {
-        metric.name: [(point.start_time_unix_nano, point.time_unix_nano) for point in metric.data.data_points]
-        for metric in store.collect(reader)
-    }
-
-
-def test_times_of_differences_follow_on_each_other() -> None:
-    """Each difference begins where the last collect ended; the first, where the store began."""
-    clock = Ticking()
-    store = MetricStore(METRICS, clock=clock)
-    begin = clock.now
-    reader = store.reader(Temporality.DELTA)
-    store.observe(TOTAL, lambda: [(5.0, ())])
-    store.add(COUNTER, 1)
-    first = _times(store, reader)
-    assert {start for spans in first.values() for start, _ in spans} == {begin}
-    store.add(COUNTER, 1, key("new"))
-    second = _times(store, reader)
-    assert [start for start, _ in second["requests"]] == [first["requests"][0][1]]
-    assert [start for start, _ in second["cpu"]] == [first["cpu"][0][1]]
-
-
-def test_times_of_totals_keep_their_start() -> None:
-    """A total begins with its first measurement and keeps that; a gauge has no start."""
-    clock = Ticking()
-    store = MetricStore(METRICS, clock=clock)
-    store.observe(GAUGE, lambda: [(5.0, ())])
-    store.add(COUNTER, 1)
-    started = clock.now
-    first = _times(store, store.scrape)
-    store.add(COUNTER, 1)
-    second = _times(store, store.scrape)
-    assert first["requests"][0][0] == second["requests"][0][0] == started
-    assert second["age"][0][0] is None
-    assert second["requests"][0][1] > first["requests"][0][1]
-
-
 def test_readers_do_not_take_from_each_other() -> None:
     """A scrape between two exports empties neither the differences nor the exemplars of the export."""
     store = MetricStore(METRICS, clock=Ticking())
@@ -565,7 +526,8 @@ def test_a_series_that_yielded_begins_anew() -> None:
 
 def test_what_comes_back_again_and_again_stays_within_the_limit() -> None:
     """With another reader in between; what finds no room of its own is told together, from where it began."""
-    now = [0]
+    begin = 1_700_000_000 * SECOND
+    now = [begin]
     store = MetricStore([COUNTER, DURATION], clock=lambda: now[0], cardinality_limit=10)
     lost: list[int] = []
     store.full = lambda: lost.append(now[0])
@@ -590,5 +552,20 @@ def test_what_comes_back_again_and_again_stays_within_the_limit() -> None:
     assert sum(point.value for point in numbers) == 100
     assert sum(point.count for point in measured) == 100
     (together,) = (point for point in numbers if (point.attributes or {}) == dict(OVERFLOW))
-    assert together.start_time_unix_nano == 0
+    assert together.start_time_unix_nano == begin
     assert lost
+
+
+def test_a_difference_that_is_not_told_yet_makes_no_room() -> None:
+    """However long ago it was recorded: what is new is told together."""
+    now = [0]
+    store = MetricStore([COUNTER, DURATION], clock=lambda: now[0], cardinality_limit=2)
+    reader, scraped = store.reader(Temporality.DELTA), store.scrape
+    for hours, names in ((0, ("a", "b")), (2, ("c",))):
+        now[0] = hours * HOUR
+        for name in names:
+            store.add(COUNTER, 1, key(name))
+            store.record(DURATION, 0.2, key(name), SAMPLED)
+        store.collect(scraped)
+    for metric in told(store.collect(reader)):
+        assert {next(iter(attributes))[1] for attributes in metric.points} == {"a", "b", True}
