@@ -307,7 +307,7 @@ class Log:
             if bucket.suppressed:
                 fields = {n.SUPPRESSED: bucket.suppressed}
                 bucket.suppressed = 0
-                self._say_only(name, WARNING, self._clock(), fields)
+                self._worker.put_anyway(LINE, self._say_only, name, WARNING, self._clock(), fields)
 
     def _say_only(self, name: str, level: str, at: int, fields: Fields) -> None:
         self.give([self.line(name, level, at, fields, None)], [])

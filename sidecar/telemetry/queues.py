@@ -1,7 +1,7 @@
 """What waits: calls that the event loop has put off, and one signal's items on their way out.
 
 Owns both bounds. The event loop only appends (about a microsecond, never blocking). A `Worker` is the one thread that
-makes spans, lines and log records, in order and in batches; before `start` and after `finish` a call is made at once, so
+makes spans, lines and log records, in order and in batches; before `start` and once it has ended a call is made at once, so
 that the first and the last lines have their places too. An `ExportQueue` has a thread of its own, which takes batches,
 exports them and settles them in the ledger; one that hangs is abandoned, not joined: its batch is `unknown`, and what it
 may do later counts no more.
@@ -79,7 +79,9 @@ class Worker:
         self._waiting: deque[_Entry] = deque()
         self._wake = threading.Event()
         self._done: list[Callable[[], object]] = []
-        self._running = False
+        self._at_once = True
+        """No thread is there to make what is put off."""
+        self._finishing = self._ended = False
         self.lock = threading.RLock()
         """Held while what was made is handed over, which no longer waits then."""
         self.between: Callable[[], object] = int
@@ -88,13 +90,14 @@ class Worker:
 
     def start(self) -> None:
         """Put off what comes from now on."""
-        self._running = True
+        self._at_once = False
         self._thread.start()
 
     def put(self, work: Work, call: Callable[..., object], *given: Any) -> bool:
         """Have the call made; False if there is no room for it. From any thread. What it raises at once is raised on."""
-        if not self._running:
-            call(*given)
+        if self._at_once:
+            with self.lock:
+                call(*given)
             return True
         waiting = self._waiting
         if len(waiting) >= self._size:
@@ -102,7 +105,25 @@ class Worker:
         waiting.append((work, call, given))
         if len(waiting) == 1:
             self._wake.set()
+        if self._ended:
+            self._make_late()
         return True
+
+    def put_anyway(self, work: Work, call: Callable[..., object], *given: Any) -> None:
+        """Likewise, of what has a bound of its own: there is always room for it."""
+        if self._at_once:
+            with self.lock:
+                call(*given)
+            return
+        self._waiting.append((work, call, given))
+        self._wake.set()
+        if self._ended:
+            self._make_late()
+
+    def _make_late(self) -> None:
+        """Make what was put off while the thread came to its end."""
+        with self.lock:
+            self._make_all()
 
     def waiting(self) -> Work:
         """What all that waits, or is being made, will make."""
@@ -110,25 +131,31 @@ class Worker:
         return Work(*map(sum, zip(*works, strict=True))) if works else Work()
 
     def finish(self, done: Callable[[], object]) -> None:
-        """Make the calls that wait, and end; then `done` is called, in the thread. On a second call, at once."""
-        if self._running:
-            self._running = False
-            self._done.append(done)
-            self._wake.set()
-        else:
-            done()
+        """Make the calls that wait, and end; then `done` is called, in the thread. Once it has ended, at once."""
+        self._done.append(done)
+        self._finishing = True
+        self._wake.set()
+        if self._at_once:
+            self._tell_done()
+
+    def _tell_done(self) -> None:
+        while self._done:
+            with suppress(IndexError, RuntimeError):  # another thread tells it; the loop that waited is gone
+                self._done.pop()()
 
     def _work(self) -> None:
-        while self._running:
-            if self._wake.wait(_LOOK) and self._running:
+        while not self._finishing:
+            if self._wake.wait(_LOOK) and not self._finishing:
                 time.sleep(_TOGETHER)
             self._wake.clear()
             self._make_all()
             self.between()
         self._make_all()
-        for done in self._done:
-            with suppress(RuntimeError):  # the loop that waited is gone
-                done()
+        with self.lock:
+            # What is made at once from now on waits for the lock, and so for what was put off until now.
+            self._at_once = self._ended = True
+            self._make_all()
+        self._tell_done()
 
     def _make_all(self) -> None:
         waiting = self._waiting
@@ -279,6 +306,7 @@ class ExportQueue(Generic[_Item]):
 
     def offer(self, items: Sequence[_Item], count: int = 1) -> None:
         """Queue items (each counts as `count` in the ledger); those that do not fit are dropped."""
+        self._ended = False
         account, waiting = self._account, self._waiting
         with account.lock:
             before, offered = len(waiting), len(items)
@@ -312,22 +340,29 @@ class ExportQueue(Generic[_Item]):
         return not self._account.queued
 
     def flush(self, done: Callable[[], object]) -> None:
-        """Export all that waits now; `done` is called in the worker's thread when nothing is left."""
-        with self._account.lock:
-            self._empty.append(done)
-        self._wake.set()
+        """Export all that waits now; `done` is called in the worker's thread when nothing is left, at once if it has ended."""
+        self._when_empty(done)
 
     def close(self, done: Callable[[], object]) -> None:
         """Take nothing more, export what waits, and end; `done` is called like that of `flush`."""
         with self._account.lock:
-            self._closing = True
-        self.flush(done)
+            # Both in one: the worker ends with the first look that finds it closing.
+            self._closing |= closing
+            ended = self._ended
+            if not ended:
+                self._empty.append(done)
+        if ended:
+            done()
+        self._wake.set()
 
     def stop(self) -> None:
         """Send nothing more and try nothing again: what waits is `dropped`, what is under way may still settle."""
         account = self._account
         with account.lock:
             self._closing = True
+        self._when_empty(done, closing=True)
+
+    def _when_empty(self, done: Callable[[], object], *, closing: bool = False) -> None:
             account.states[State.DROPPED] += account.queued - self._under_way
             account.queued = self._under_way
             self._waiting.clear()
@@ -369,6 +404,9 @@ class ExportQueue(Generic[_Item]):
     def _take(self, least: int) -> Shipment[_Item] | None:
         with self._account.lock:
             if len(self._waiting) < least or not self._waiting:
+                with self._account.lock:
+                    self._ended = True
+                    waiters += self._empty
                 return None
             taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
             self._under_way = sum(count for _, count in taken)

@@ -43,7 +43,7 @@ from sidecar.telemetry.logs import (
 )
 from sidecar.telemetry.measures import LiveSessions, Measures, SessionMeasures
 from sidecar.telemetry.metric_store import MetricStore
-from sidecar.telemetry.queues import RECORDED_LINE, Calls, Together, Work, Worker
+from sidecar.telemetry.queues import LINE, RECORDED_LINE, Calls, Together, Work, Worker
 from sidecar.telemetry.request_attributes import (
     NOBODY,
     OwnAttributes,
@@ -224,16 +224,20 @@ class Recorder:
         self._worker.start()
 
     async def finish(self, timeout: float) -> bool:
-        """Makes all that waits, within `timeout` seconds; what comes later is made at once."""
+        """Makes all that waits; what comes then is made at once. False if that takes longer than `timeout` seconds: it goes on."""
         return await Calls([self._worker.finish]).done(timeout)
 
     def make_replays(self, *, most: int = MOST_TO_MAKE) -> bool:
-        """Hands over the replays of sessions that have ended, as there is room; True if none is left. After `finish`.
+        """Hands over the replays of sessions that have ended, as there is room; True if none waits for it. After `finish`.
 
         `most` may wait on; the older ones are given up, their spans `dropped`.
         """
         replays = self._replays
-        return replays is None or bool(self.guard("replay", partial(replays.make, most=most)))
+        if replays is None:
+            return True
+        # Behind what the worker still has, if it did not come to its end in time.
+        self._worker.put_anyway(LINE, self.guard, "replay", partial(replays.make, most=most))
+        return not replays.waiting
 
     # core.exchange.Telemetry
 

@@ -395,25 +395,28 @@ class Replays(SessionListener):
         """By session, by the reference of the request."""
         self._first: OrderedDict[str, tuple[Ref, _Kept]] = OrderedDict()
         """By a made-up session's id its one request, until another one continues it."""
-        self._to_make: deque[tuple[SessionSummary, dict[Ref, _Kept] | None]] = deque()
+        self._to_make: deque[tuple[SessionSummary, dict[Ref, _Kept]]] = deque()
         """Sessions that have ended, whose replay waits for room; with their requests, as one may come back under the same id."""
 
     def session_ended(self, summary: SessionSummary) -> None:
-        """Has its replay made, behind what its requests still have waiting."""
-        if not self._worker.put(LINE, self._note, summary):
-            self._to_make.append((summary, None))  # its requests may be made only later
+        """Has its replay made, behind what its requests still have waiting and before what one under the same id will have."""
+        self._worker.put_anyway(LINE, self._note, summary)
 
     def _note(self, summary: SessionSummary) -> None:
         self._to_make.append((summary, self._kept.pop(summary.session_id, {})))
 
-    def make(self, *, most: int = MOST_TO_MAKE) -> bool:
-        """Makes those that there is room for; True if none is left. In the worker; after its end, in the loop.
+    @property
+    def waiting(self) -> int:
+        """How many wait for room."""
+        return len(self._to_make)
+
+    def make(self, *, most: int = MOST_TO_MAKE) -> None:
+        """Makes those that there is room for. In the worker; after its end, in the loop.
 
         `most` may wait on; the older ones are given up, their spans `dropped`.
         """
         while self._to_make and (self._pipeline.roomy or len(self._to_make) > most):
             self._end(*self._to_make.popleft())
-        return not self._to_make
 
     def keep(self, exchange: Exchange, shape: Shape) -> None:
         """Remembers a settled request, and what its ending said of the waits of others. In the worker."""
@@ -456,9 +459,7 @@ class Replays(SessionListener):
             self._size -= 1
         return self._size < self._limit
 
-    def _end(self, summary: SessionSummary, session: dict[Ref, _Kept] | None) -> None:
-        if session is None:
-            session = self._kept.pop(summary.session_id, {})
+    def _end(self, summary: SessionSummary, session: dict[Ref, _Kept]) -> None:
         self._size -= len(session)
         if self._pipeline.roomy:
             self._pipeline.span(*self._spans(summary, session))

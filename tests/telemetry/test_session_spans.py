@@ -1,5 +1,7 @@
 """The spans of ended conversations and sessions, compared whole."""
 
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ from opentelemetry.trace import SpanKind
 from sidecar.core.facts import Outcome
 from sidecar.core.sessions import ConversationSummary, SessionSummary, Totals
 from sidecar.telemetry import names as n
+from sidecar.telemetry.queues import LINE, SIZE
 from tests.telemetry.world import ListPipeline, MakeWorld, World, ms, ref
 
 TOTALS = Totals(
@@ -162,3 +165,55 @@ def test_a_session_that_comes_back_while_its_replay_waits(make_world: MakeWorld)
     one = [("replay session", None), ("replay conversation", None)]
     name = "replay POST /v1/chat/completions"
     assert told == [*one, (name, 1), *one, (name, 2)]
+
+
+@pytest.fixture
+def behind(make_world: MakeWorld) -> Iterator[tuple[World, threading.Event]]:
+    """A recorder whose worker stands still until it is told to go on. A session has come and ended, and come again."""
+    world = make_world(replay_limit=100, pipeline=ListPipeline(roomy=False))
+    worker, go, began = world.recorder._worker, threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        assert go.wait(60)
+
+    world.recorder.start()
+    worker.put(LINE, wait)
+    assert began.wait(60)
+    for sequence, size in ((1, 0), (2, SIZE)):
+        exchange = world.begin()
+        world.arrive(exchange, sequence=sequence)
+        exchange.decide(Outcome.COMPLETED, ms(100))
+        world.settle(exchange, 100)
+        worker._size = size
+        world.recorder.listener.session_ended(SESSION)
+        worker._size = SIZE
+    yield world, go
+    go.set()
+
+
+def _ended(world: World, go: threading.Event) -> None:
+    ended = threading.Event()
+    world.recorder._worker.finish(ended.set)
+    go.set()
+    assert ended.wait(60)
+
+
+def test_a_session_that_comes_back_while_the_worker_is_behind(behind: tuple[World, threading.Event]) -> None:
+    """It had no room for another call when the session ended: each replay has its own request all the same."""
+    world, go = behind
+    _ended(world, go)
+    world.pipeline.spans.clear()
+    world.pipeline.roomy = True
+    assert world.recorder.make_replays()
+    told = [(span.attributes or {}).get(n.SEQUENCE) for span in world.pipeline.spans]
+    assert told == [None, None, 1, None, None, 2]
+
+
+def test_replays_that_are_given_up_while_the_worker_is_behind(behind: tuple[World, threading.Event]) -> None:
+    """They are made behind what waits, and so counted as what they are: a session, a conversation, a request each."""
+    world, go = behind
+    world.recorder._worker.finish(int)
+    world.recorder.make_replays(most=0)
+    _ended(world, go)
+    assert world.pipeline.ledger.snapshot()["traces"]["dropped"] == 6

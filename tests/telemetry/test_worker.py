@@ -1,12 +1,15 @@
 """The thread that makes what the event loop has put off: in order, bounded, and never in the loop's way."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 
-from sidecar.telemetry.ledger import Account, Delivery
+from sidecar.telemetry import queues
+from sidecar.telemetry.ledger import Account, Delivery, State
 from sidecar.telemetry.otel_settings import QueueSettings
 from sidecar.telemetry.queues import PIECE, ExportQueue, Together, Work, Worker
 
@@ -141,6 +144,71 @@ def test_calls_that_are_made_together() -> None:
     ]
 
 
+def test_what_comes_while_it_ends_is_made_behind_what_waits() -> None:
+    """By the same thread."""
+    made: list[tuple[int, int]] = []
+    go, began, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        assert go.wait(SOON)
+
+    def make(number: int) -> None:
+        made.append((number, threading.get_ident()))
+
+    worker = Worker(lambda _: None)
+    worker.start()
+    worker.put(NOTHING, wait)
+    assert began.wait(SOON)
+    worker.put(NOTHING, make, 1)
+    worker.finish(ended.set)
+    worker.put(NOTHING, make, 2)
+    assert made == []
+    go.set()
+    assert ended.wait(SOON)
+    assert [number for number, _ in made] == [1, 2]
+    assert threading.get_ident() not in {thread for _, thread in made}
+
+
+def test_a_thread_that_ends_at_once_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although nothing waits, and it looks while it is being told to end."""
+    monkeypatch.setattr(queues, "_LOOK", 0.01)
+    worker, ended = Worker(lambda _: None), threading.Event()
+
+    class Slow(list[Callable[[], object]]):
+        """The thread has time to end."""
+
+        def append(self, one: Callable[[], object]) -> None:
+            worker._thread.join(0.5)
+            super().append(one)
+
+    worker._done = Slow()
+    worker.start()
+    worker.finish(ended.set)
+    worker._thread.join(SOON)
+    assert ended.is_set()
+
+
+def test_what_is_put_off_while_the_thread_ends_is_made() -> None:
+    """By whoever put it off."""
+    worker, ended, made = Worker(lambda _: None), threading.Event(), list[int]()
+    asking = threading.get_ident()
+
+    class Slow(deque[Any]):
+        """The thread ends between the look whether it is there, and this."""
+
+        def __len__(self) -> int:
+            if threading.get_ident() == asking and not ended.is_set():
+                worker.finish(ended.set)
+                assert ended.wait(SOON)
+            return super().__len__()
+
+    worker._waiting = Slow()
+    worker.start()
+    assert worker.put(NOTHING, made.append, 1)
+    assert made == [1]
+
+
 class _Nowhere:
     """A way out that is never gone."""
 
@@ -149,6 +217,54 @@ class _Nowhere:
 
     def close(self) -> None:
         pass
+
+
+class _Everywhere(_Nowhere):
+    """A way out that takes everything."""
+
+    def send(self, batch: Sequence[object], count: int, /) -> Delivery:
+        return Delivery.of(State.EXPORTED, len(batch))
+
+
+class _Slow:
+    """A lock; once it is released `then` is called."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self._lock = threading.Lock()
+        self._then = then
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        self._then()
+
+
+def test_a_queue_that_ends_at_once_tells_it() -> None:
+    """Its thread looks while it is being closed: what waits has left, and whoever closes it is told, later too."""
+    account, told = Account(), list[int]()
+    queue = ExportQueue[int](
+        "traces",
+        account,
+        _Everywhere(),
+        QueueSettings(size=10, batch=10, delay=0.01, timeout=SOON),
+        lambda _: None,
+    )
+    queue.offer([1, 2, 3])
+    closing = threading.get_ident()
+
+    def wait() -> None:
+        if threading.get_ident() == closing:
+            queue._thread.join(SOON)
+
+    account.lock = _Slow(wait)  # type: ignore[assignment]
+    queue.start()
+    queue.close(lambda: told.append(1))
+    assert told == [1]
+    assert account.states[State.EXPORTED] == 3
+    queue.close(lambda: told.append(2))
+    assert told == [1, 2]
 
 
 @pytest.mark.parametrize("together", [True, False])
