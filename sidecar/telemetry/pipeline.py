@@ -2,7 +2,8 @@
 
 Owns their life: started on the event loop, flushed and shut down within a given time whatever the collector does.
 It must never block the loop, and costs next to nothing for a signal that is off. While an export of metrics is under
-way no snapshot is taken: the accumulators go on, and nothing is lost.
+way no snapshot is taken: the accumulators go on, and nothing is lost. One that somebody waits for is taken as soon as that
+export has settled.
 """
 
 import asyncio
@@ -55,6 +56,8 @@ class MetricExport:
         self.queue = make(self._delivered)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._under_way = False
+        self._then: list[Callable[[], object]] = []
+        """What is to be called once the present numbers are handed over."""
         self._resource = resource
         self._scope = scope
         self._interval = interval
@@ -74,10 +77,39 @@ class MetricExport:
             self._timer.cancel()
             self._timer = None
 
-    def snapshot(self) -> None:
-        """Hand the present numbers to the worker, unless it still has older ones."""
-        if self._under_way:
-            return
+    def flush(self, done: Callable[[], object]) -> None:
+        """Export the present numbers; `done` is called in the worker's thread when nothing is left."""
+        self._hand_over(partial(self.queue.flush, done))
+
+    def close(self, done: Callable[[], object]) -> None:
+        """Export the present numbers, the last ones, and end; `done` is called like that of `flush`."""
+        self._hand_over(partial(self.queue.close, done))
+
+    def give_up(self) -> None:
+        """Of an export that was abandoned: what was to leave behind it is `dropped`."""
+        self._under_way = False
+        self._go_on()
+
+    def _hand_over(self, then: Callable[[], object]) -> None:
+        """Of its own on the loop, which is told what fails in it; behind an export that is under way."""
+        self._then.append(then)
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Take the snapshot that something waits for, if anything still does."""
+        if self._then and not self._under_way:
+            self._snapshot()
+
+    def _snapshot(self) -> None:
+        """Hand the present numbers to the worker, and go on with what waits for that."""
+        then, self._then = self._then, []
+        try:
+            self._offer()
+        finally:
+            for call in then:
+                call()
+
+    def _offer(self) -> None:
         metrics = self._store.collect(self._reader)
         points = sum(len(metric.data.data_points) for metric in metrics)
         if points:
@@ -99,12 +131,14 @@ class MetricExport:
             for resource in data.resource_metrics:
                 for scope in resource.scope_metrics:
                     self._store.give_back(self._reader, scope.metrics)
+        self._go_on()
 
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         # The next one first: a callback that fails must not be the end of all snapshots.
         after = max(due + self._interval, loop.time())
         self._timer = loop.call_at(after, self._tick, loop, after)
-        self.snapshot()
+        if not self._under_way:
+            self._snapshot()
 
 
 _FIRST_SHARE = 0.5
@@ -173,8 +207,7 @@ class Pipeline:
         """Export everything there is now; False if that took longer than `timeout` seconds."""
         if not self._started:
             return self._idle()
-        await self._snapshot()
-        return await Calls([queue.flush for queue in self._queues()]).done(timeout)
+        return await Calls([way.flush for way in self._ways()]).done(timeout)
 
     async def shutdown(self, timeout: float) -> bool:
         """Flush and end within `timeout` seconds; False if something had to be abandoned.
@@ -189,10 +222,9 @@ class Pipeline:
             for export in self._metrics:
                 export.stop()
             # Flushed first, and closed only with the metrics: a last log line may still tell of the flush. An export of
-            # metrics that is under way too, or there would be no last snapshot.
+            # metrics that is under way, too: the last snapshot leaves behind it.
             await Calls([queue.flush for queue in self._queues()]).done(timeout * _FIRST_SHARE)
-            await self._snapshot()
-            closing = Calls([queue.close for queue in self._queues()])
+            closing = Calls([way.close for way in self._ways()])
             grace = min(_GRACE, timeout / 10)
             if await closing.done(deadline - grace - loop.time()):
                 return True
@@ -202,19 +234,20 @@ class Pipeline:
         complete = not started and self._idle()
         for queue in self._queues():
             queue.abandon()
-        return complete
-
-    async def _snapshot(self) -> None:
-        """Hand over the present metrics, as a callback of its own: what fails in it is the loop's to tell."""
         for export in self._metrics:
-            asyncio.get_running_loop().call_soon(export.snapshot)
+            loop.call_soon(export.give_up)
         await asyncio.sleep(0)
+        return complete
 
     def _idle(self) -> bool:
         return all(queue.idle for queue in self._queues())
 
     def _queues(self) -> list[ExportQueue[Any]]:
         return [*self._traces, *self._logs, *(export.queue for export in self._metrics)]
+
+    def _ways(self) -> list[ExportQueue[Any] | MetricExport]:
+        """The queues, and before that of metrics their snapshots."""
+        return [*self._traces, *self._logs, *self._metrics]
 
 
 _LIMITED = ("max_span_attributes", "max_events", "max_links", "max_event_attributes", "max_link_attributes")

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from sidecar.telemetry import pipeline
 from sidecar.telemetry.metric_store import Attributes
 from sidecar.telemetry.metrics import Metric, MetricKind
 from sidecar.testing import OtlpSink, SinkAnswer
@@ -76,6 +77,33 @@ async def test_a_slow_collector_delays_differences_and_loses_none(sink: OtlpSink
     assert [point.value for point in sink.points] == [1, 6]
     assert await out.pipeline.shutdown(30)
     assert out.states("metrics") == {"created": 2, "exported": 2}
+
+
+@pytest.mark.parametrize("asked", ["flush", "shutdown"])
+async def test_what_somebody_waits_for_leaves_behind_an_export_under_way(
+    sink: OtlpSink, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a shutdown's first share is over before that export is."""
+    monkeypatch.setattr(pipeline, "_FIRST_SHARE", 0)
+    sink.answer("metrics", SinkAnswer(delay=0.5))
+    out = started({**sink.environ(), **SLOW})
+    out.store.add(COUNTER, 1)
+    await until(lambda: sink.calls)
+    out.store.add(COUNTER, 2)
+    assert await getattr(out.pipeline, asked)(30)
+    assert [point.value for point in sink.points] == [1, 3]
+    assert out.states("metrics") == {"created": 2, "exported": 2}
+    assert await out.pipeline.shutdown(30)
+
+
+async def test_what_waits_behind_an_export_that_never_settles_is_dropped(sink: OtlpSink) -> None:
+    """The last numbers are in the ledger, whatever the collector does."""
+    sink.answer_always("metrics", SinkAnswer(hang=True))
+    out = started({**sink.environ(), **SLOW})
+    out.store.add(COUNTER, 1)
+    await until(lambda: sink.calls)
+    assert not await out.pipeline.shutdown(1)
+    assert out.states("metrics") == {"created": 2, "unknown": 1, "dropped": 1}
 
 
 async def test_the_last_export_counts_the_last_spans(sink: OtlpSink) -> None:
