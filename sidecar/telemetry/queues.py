@@ -200,8 +200,9 @@ _Item_contra = TypeVar("_Item_contra", contravariant=True)
 class FailureLog:
     """Says that exports fail, how many did, and that they work again, each at most once a minute; and what was dropped.
 
-    Called by one worker only; `logger` is a structlog logger. The first line names the `endpoint` (none for exports
-    that go nowhere else) and what to change.
+    What fails within a minute of the last line is told by the next one: at the latest with the first export that works
+    after that minute. Called by one worker only; `logger` is a structlog logger. The first line names the `endpoint` (none
+    for exports that go nowhere else) and what to change.
     """
 
     def __init__(self, page: str, logger: Any, clock: Clock, endpoint: str | None = None) -> None:
@@ -223,9 +224,8 @@ class FailureLog:
         if delivery.warning:
             self._warn(delivery.warning)
         if delivery.complete:
-            if self._failing:
-                self._logger.info(n.EXPORT_RECOVERED, lost=self._lost)
-                self._failing, self._lost = False, 0
+            if self._lost:
+                self._recovered()
             return
         self._lost += sum(count for state, count in delivery.counts.items() if state is not State.EXPORTED)
         now = self._clock()
@@ -236,6 +236,15 @@ class FailureLog:
         else:
             self._logger.warning(n.EXPORT_FAILING, reason=delivery.reason, lost=self._lost, **self._where)
         self._failing, self._told = True, now
+
+    def _recovered(self) -> None:
+        if not self._failing:
+            now = self._clock()
+            if now - self._told < _REPEAT:
+                return
+            self._told = now
+        self._logger.info(n.EXPORT_RECOVERED, lost=self._lost)
+        self._failing, self._lost = False, 0
 
     def _note(self, dropped: int) -> None:
         now = self._clock()
@@ -297,6 +306,7 @@ class ExportQueue(Generic[_Item]):
         self._wake = threading.Event()
         self._empty: list[Callable[[], object]] = []
         self._closing = False
+        self._ended = False
         self._abandoned = False
         self._thread = threading.Thread(target=self._work, name=f"telemetry-{page}", daemon=True)
 
@@ -306,7 +316,6 @@ class ExportQueue(Generic[_Item]):
 
     def offer(self, items: Sequence[_Item], count: int = 1) -> None:
         """Queue items (each counts as `count` in the ledger); those that do not fit are dropped."""
-        self._ended = False
         account, waiting = self._account, self._waiting
         with account.lock:
             before, offered = len(waiting), len(items)
@@ -345,6 +354,9 @@ class ExportQueue(Generic[_Item]):
 
     def close(self, done: Callable[[], object]) -> None:
         """Take nothing more, export what waits, and end; `done` is called like that of `flush`."""
+        self._when_empty(done, closing=True)
+
+    def _when_empty(self, done: Callable[[], object], *, closing: bool = False) -> None:
         with self._account.lock:
             # Both in one: the worker ends with the first look that finds it closing.
             self._closing |= closing
@@ -360,9 +372,6 @@ class ExportQueue(Generic[_Item]):
         account = self._account
         with account.lock:
             self._closing = True
-        self._when_empty(done, closing=True)
-
-    def _when_empty(self, done: Callable[[], object], *, closing: bool = False) -> None:
             account.states[State.DROPPED] += account.queued - self._under_way
             account.queued = self._under_way
             self._waiting.clear()
@@ -395,6 +404,9 @@ class ExportQueue(Generic[_Item]):
                 self._settle(delivery)
             if closing:
                 self._sender.close()
+                with self._account.lock:
+                    self._ended = True
+                    waiters += self._empty
             for done in waiters:
                 with suppress(RuntimeError):  # the loop that waited is gone
                     done()
@@ -404,9 +416,6 @@ class ExportQueue(Generic[_Item]):
     def _take(self, least: int) -> Shipment[_Item] | None:
         with self._account.lock:
             if len(self._waiting) < least or not self._waiting:
-                with self._account.lock:
-                    self._ended = True
-                    waiters += self._empty
                 return None
             taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
             self._under_way = sum(count for _, count in taken)

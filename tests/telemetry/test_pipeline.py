@@ -279,6 +279,34 @@ def test_failures_that_come_by_turns_are_told_once_a_minute() -> None:
     ]
 
 
+def test_what_was_lost_last_is_told_too() -> None:
+    """Once exports have worked beyond the minute of the last line; that is a line of its minute as well."""
+    now = [0]
+    lines: list[tuple[int, str, int]] = []
+
+    class Listening:
+        def bind(self, **_: object) -> "Listening":
+            return self
+
+        def warning(self, event: str, *, lost: int, **_: object) -> None:
+            lines.append((now[0] // SECOND, event, lost))
+
+        info = warning
+
+    failures = FailureLog(Signal.TRACES, Listening(), lambda: now[0])
+    failed = {0, 10, 61}
+    for second in (0, 1, 10, 11, 60, 61, 62, 119, 120, 200):
+        now[0] = second * SECOND
+        failures.tell(Delivery.of(State.FAILED if second in failed else State.EXPORTED, 1))
+    recovered = "sidecar.telemetry.recovered"
+    assert lines == [
+        (0, "sidecar.telemetry.failing", 1),
+        (1, recovered, 1),
+        (60, recovered, 1),
+        (120, recovered, 1),
+    ]
+
+
 def test_what_found_no_room_is_told_at_once_then_once_a_minute() -> None:
     """While exports go well, too."""
     now = [0]
