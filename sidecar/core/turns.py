@@ -7,7 +7,7 @@ the epoch, durations ns.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Concatenate, ParamSpec
@@ -497,3 +497,61 @@ def _checked(template: str) -> str:
     if "random" not in named:
         raise RequestIdFormatError(template, "without {random} two requests could share an id")
     return text
+
+
+class Guarded(SessionListener):
+    """Several listeners as one, each told what it cares for under a guard, which catches what it raises."""
+
+    def __init__(
+        self,
+        guard: Callable[..., object],
+        anomaly: Callable[[Anomaly], object],
+        parts: Sequence[SessionListener],
+    ) -> None:
+        """`guard` is given what is told, the call, and what the call is given; anomalies are for `anomaly` alone."""
+        self._guard = guard
+        self._anomaly = anomaly
+        self._calls = {
+            event: [
+                (event.__name__, getattr(part, event.__name__)) for part in parts if overrides(part, event)
+            ]
+            for event in _GUARDED
+        }
+
+    def _tell(self, event: Callable[..., None], *given: object) -> None:
+        for what, call in self._calls[event]:
+            self._guard(what, call, *given)
+
+    def session_started(self, session_id: str, source: str, at: int) -> None:
+        """To those that care."""
+        self._tell(SessionListener.session_started, session_id, source, at)
+
+    def session_ended(self, summary: SessionSummary) -> None:
+        """To those that care."""
+        self._tell(SessionListener.session_ended, summary)
+
+    def conversation_ended(self, summary: ConversationSummary) -> None:
+        """To those that care."""
+        self._tell(SessionListener.conversation_ended, summary)
+
+    def response_out_of_order(self, request: SessionRequest, distance: int) -> None:
+        """To those that care."""
+        self._tell(SessionListener.response_out_of_order, request, distance)
+
+    def waits_unknown(self, count: int) -> None:
+        """To those that care."""
+        self._tell(SessionListener.waits_unknown, count)
+
+    def anomaly(self, anomaly: Anomaly) -> None:
+        """To the one that counts them."""
+        self._anomaly(anomaly)
+
+
+_GUARDED: tuple[Callable[..., None], ...] = (
+    SessionListener.session_started,
+    SessionListener.session_ended,
+    SessionListener.conversation_ended,
+    SessionListener.response_out_of_order,
+    SessionListener.waits_unknown,
+)
+"""What they are told, but for anomalies."""

@@ -195,13 +195,13 @@ class Log:
         clock: Clock,
         wall: Wall = STEADY,
         worker: Worker,
-        lost: Callable[[], object],
+        lost: Callable[..., object],
         records: RecordFactory | None,
         export: Callable[..., object],
     ) -> None:
         """`records` makes each event a log record, which `export` takes; None when logs are not exported.
 
-        `lost`: a line found no room.
+        `lost`: a line found no room, or could not be made; it is given the number of its records, if that is not one.
         """
         self._worker = worker
         self._lost = lost
@@ -255,10 +255,13 @@ class Log:
             self._lost()
 
     def _say(self, name: str, level: str, at: int, fields: Fields, request: RequestContext | None) -> None:
-        self.give(
-            [self.line(name, level, at, fields, request)],
-            self.record(name, level, at, (recorded(fields, request),), request),
-        )
+        try:
+            line = self.line(name, level, at, fields, request)
+            records = self.record(name, level, at, (recorded(fields, request),), request)
+        except Exception:
+            self._lost()
+            raise
+        self.give([line], records)
 
     def give(self, lines: Sequence[bytes], records: Sequence[Record]) -> None:
         """Hands over what was made."""
@@ -299,7 +302,7 @@ class Log:
         if self.may_pass(n.LIBRARY, at):
             fields = self._with_left_out(n.LIBRARY, fields)
             if not self._worker.put(LINE, self._say_only, n.LIBRARY, level, at, fields):
-                self._lost()
+                self._lost(0)
 
     def flush(self) -> None:
         """Says what was left out and has not been told by a later line; for the end of the process."""
@@ -310,7 +313,12 @@ class Log:
                 self._worker.put_anyway(LINE, self._say_only, name, WARNING, self._clock(), fields)
 
     def _say_only(self, name: str, level: str, at: int, fields: Fields) -> None:
-        self.give([self.line(name, level, at, fields, None)], [])
+        try:
+            line = self.line(name, level, at, fields, None)
+        except Exception:
+            self._lost(0)
+            raise
+        self.give([line], [])
 
     def line(
         self,

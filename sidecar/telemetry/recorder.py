@@ -18,15 +18,10 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.exchange import Exchange, RequestHead, Trace
 from sidecar.core.facts import Anomaly, Outcome, Route
-from sidecar.core.sessions import (
-    ConversationSummary,
-    SessionListener,
-    SessionRequest,
-    SessionSummary,
-)
+from sidecar.core.sessions import SessionListener, SessionRequest, SessionSummary
 from sidecar.core.shown import shown
 from sidecar.core.threads import RACES
-from sidecar.core.turns import overrides
+from sidecar.core.turns import Guarded
 from sidecar.telemetry import names as n
 from sidecar.telemetry.factories import Record, RecordFactory, Span, SpanAttributes, SpanFactory, WayOut
 from sidecar.telemetry.ledger import LINES, Signal, State, observe_ledger
@@ -192,7 +187,7 @@ class Recorder:
             parts.append(SessionSpans(spans, self._tracer, pipeline, sampler, wall))
             if settings.replay_limit and not is_off(sampler):
                 parts.append(self._replaying(spans, wall, settings.replay_limit))
-        self.listener: SessionListener = _Listener(self, parts)
+        self.listener: SessionListener = Guarded(self.guard, self.anomaly, parts)
         self.outcomes: Counter[str] = Counter()
         """Settled requests by outcome."""
         self._failing = threading.Lock()
@@ -296,6 +291,7 @@ class Recorder:
         try:
             shape = self._shapes.of(exchange)
         except Exception as error:  # noqa: BLE001 - the guard
+            self.guard("not told", self._not_told, exchange)
             self._caught("shape", error)
             return
         if self._measures is not None:
@@ -306,6 +302,7 @@ class Recorder:
         try:
             self._put_off(exchange, shape)
         except Exception as error:  # noqa: BLE001 - the guard
+            self.guard("not told", self._not_told, exchange)
             self._caught("put off", error)
 
     def long_running(self, exchanges: Iterable[Exchange], after: int) -> None:
@@ -387,13 +384,33 @@ class Recorder:
         records = self._each("record", self._record, told)
         if self._replays is not None:
             self._each("replay", self._replays.keep, settled)
+        lost: Callable[[], object] = int
+        whole = len(settled)
+        if not whole == len(lines) == len(records) == (whole if self._spans is None else len(spans)):
+            lost = partial(self._not_all, settled, spans, lines, records)
         made = [*chain.from_iterable(spans)]
-        return partial(self._hand_over, made, lines, [*chain.from_iterable(records)])
+        return partial(self._hand_over, made, lines, [*chain.from_iterable(records)], lost)
 
-    def _hand_over(self, spans: list[Span], lines: list[bytes], records: list[Record]) -> None:
+    def _hand_over(
+        self, spans: list[Span], lines: list[bytes], records: list[Record], lost: Callable[[], object]
+    ) -> None:
         if spans:
             self.guard("spans", self._pipeline.span, *spans)
         self.guard("wide line", self.log.give, lines, records)
+        lost()
+
+    def _not_all(
+        self,
+        settled: Sequence[tuple[Exchange, Shape]],
+        spans: Sequence[Sequence[Span]],
+        lines: Sequence[bytes],
+        records: Sequence[Sequence[Record]],
+    ) -> None:
+        """Counts what the guard has caught the making of: what was to be made, but for what was."""
+        to_make = sum(shape.work.spans for exchange, shape in settled if shape.work and _sampled(exchange))
+        to_tell = sum(shape.work.records for _, shape in settled if shape.work)
+        work = Work(to_make - sum(map(len, spans)), to_tell - sum(map(len, records)))
+        self._lost(work, len(settled) - len(lines))
 
     def _each(
         self, what: str, make: Callable[..., _Given], given: Iterable[tuple[object, ...]]
@@ -417,13 +434,29 @@ class Recorder:
                 self._pipeline.not_made(Signal.TRACES, work.spans)
                 work = RECORDED_LINE if work.records == 1 else Work(0, work.records)
         if not self._worker.put(work, self._made, exchange, shape):
-            self._pipeline.not_made(Signal.TRACES, work.spans, State.DROPPED)
-            self._line_lost(work.records)
+            self._lost(work)
             self.not_kept()
 
+    def _not_told(self, exchange: Exchange) -> None:
+        """It is in flight no more; of what would have been made of it, with one log record, nothing is."""
+        if self._measures is not None:
+            self._measures.left(exchange)
+        spans = 0 if self._spans is None else span_count(exchange)
+        if _sampled(exchange):
+            self._lost(Work(spans, 1))
+        else:
+            self._pipeline.not_made(Signal.TRACES, spans)
+            self._lost(RECORDED_LINE)
+        self.not_kept()
+
     def _line_lost(self, records: int = 1) -> None:
-        self._pipeline.ledger.account(LINES).not_made(1, State.DROPPED)
-        self._pipeline.not_made(Signal.LOGS, records, State.DROPPED)
+        self._lost(Work(0, records))
+
+    def _lost(self, work: Work, lines: int = 1) -> None:
+        """Not made: by the worker, for want of room or because the guard has caught something."""
+        self._pipeline.not_made(Signal.TRACES, work.spans, State.DROPPED)
+        self._pipeline.not_made(Signal.LOGS, work.records, State.DROPPED)
+        self._pipeline.ledger.account(LINES).not_made(lines, State.DROPPED)
 
     def _make_spans(
         self, spans: RequestSpans, exchange: Exchange, shape: Shape, own: OwnAttributes
@@ -442,7 +475,7 @@ class Recorder:
         if n.SEQUENCE in own.ids.values:
             fields[n.SEQUENCE] = own.ids.values[n.SEQUENCE]
         if self.keep is not None:
-            self.keep(exchange, fields, own.alike.values)
+            self.guard("keep", self.keep, exchange, fields, own.alike.values)
         level = level_of(shape.outcome)
         return self.log.line(shape.event, level, exchange.end, fields, _request(exchange), own.alike)
 
@@ -465,6 +498,12 @@ class Recorder:
         return self.log.record(
             n.CALL_FAILED, WARNING, call_end(exchange), (recorded(fields, context),), context
         )
+
+
+def _sampled(exchange: Exchange) -> bool:
+    """Its spans are to be made."""
+    trace = exchange.trace
+    return isinstance(trace, RequestTrace) and trace.sampled
 
 
 def _tells_failed_call(exchange: Exchange, shape: Shape) -> bool:
@@ -546,55 +585,3 @@ class _SessionLines(SessionListener):
         )
         fields: SpanAttributes = {n.SEQUENCE: request.sequence, n.DISTANCE: distance}
         self._log.event(n.REQUEST_OUT_OF_ORDER, INFO, self._clock(), fields, context)
-
-
-class _Listener(SessionListener):
-    """Tells each part what it cares for, under the guard, so that one part's mistake stops no other."""
-
-    def __init__(self, recorder: Recorder, parts: Sequence[SessionListener]) -> None:
-        self._guard = recorder.guard
-        self._anomaly = recorder.anomaly
-        self._calls = {
-            event: [
-                (event.__name__, getattr(part, event.__name__)) for part in parts if overrides(part, event)
-            ]
-            for event in _EVENTS
-        }
-
-    def _tell(self, event: Callable[..., None], *given: object) -> None:
-        for what, call in self._calls[event]:
-            self._guard(what, call, *given)
-
-    def session_started(self, session_id: str, source: str, at: int) -> None:
-        """Counts and logs it."""
-        self._tell(SessionListener.session_started, session_id, source, at)
-
-    def session_ended(self, summary: SessionSummary) -> None:
-        """Its span, its figures, its line."""
-        self._tell(SessionListener.session_ended, summary)
-
-    def conversation_ended(self, summary: ConversationSummary) -> None:
-        """Its span."""
-        self._tell(SessionListener.conversation_ended, summary)
-
-    def response_out_of_order(self, request: SessionRequest, distance: int) -> None:
-        """Its line."""
-        self._tell(SessionListener.response_out_of_order, request, distance)
-
-    def waits_unknown(self, count: int) -> None:
-        """Its figure."""
-        self._tell(SessionListener.waits_unknown, count)
-
-    def anomaly(self, anomaly: Anomaly) -> None:
-        """Its figure."""
-        self._anomaly(anomaly)
-
-
-_EVENTS: tuple[Callable[..., None], ...] = (
-    SessionListener.session_started,
-    SessionListener.session_ended,
-    SessionListener.conversation_ended,
-    SessionListener.response_out_of_order,
-    SessionListener.waits_unknown,
-)
-"""What the parts are told; anomalies are the recorder's own to count."""

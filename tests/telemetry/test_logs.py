@@ -5,6 +5,8 @@ import json
 import logging
 import re
 import threading
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -131,9 +133,13 @@ def make_log(stream: io.BytesIO, **options: object) -> Log:
     return Log(
         Lines("json", stream.writelines),
         clock=lambda: ms(0),
-        worker=Worker(lambda _: None),
-        lost=lambda: None,
-        **{"records": None, "export": lambda _: None, **options},  # type: ignore[arg-type]
+        **{  # type: ignore[arg-type]
+            "worker": Worker(lambda _: None),
+            "lost": lambda: None,
+            "records": None,
+            "export": lambda _: None,
+            **options,
+        },
     )
 
 
@@ -193,6 +199,34 @@ def test_records_keep_the_limits() -> None:
     (record,) = records
     kept = {"sidecar.a": 1, "b.c": 2}
     assert (dict(record.log_record.attributes or {}), record.dropped_attributes) == (kept, 1)
+
+
+class Unsayable:
+    """What no line can be made of."""
+
+    def __str__(self) -> str:
+        raise ValueError("no word")
+
+
+@pytest.mark.parametrize("why", ["no room", "not made"])
+def test_a_line_that_is_lost_is_counted_with_its_record(why: str) -> None:
+    """There would have been none of a library's line."""
+    worker = Worker(lambda _: None, size=0)
+    if why == "no room":
+        worker.start()
+    lost: list[int] = []
+
+    def count(records: int = 1) -> None:
+        lost.append(records)
+
+    log = make_log(io.BytesIO(), worker=worker, lost=count)
+    fields: dict[str, Any] = {"one": Unsayable()}
+    with suppress(ValueError):
+        log.event("e", "info", ms(0), fields)
+    with suppress(ValueError):
+        log.library("warning", fields)
+    worker.finish(int)
+    assert lost == [1, 0]
 
 
 def test_library_warnings_join_the_log_but_are_not_exported() -> None:

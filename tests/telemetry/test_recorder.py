@@ -3,11 +3,12 @@
 import inspect
 import io
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from sidecar.core.exchange import Telemetry
 from sidecar.core.facts import Anomaly, Outcome
@@ -78,6 +79,54 @@ def test_a_mistake_stays_inside(make_world: MakeWorld) -> None:
     assert world.recorder.failures == 1
     assert world.recorder.requests_in_flight == 0
     assert len(world.points(metrics.REQUESTS)) == 1
+
+
+def fails(*_: object) -> object:
+    """What has a bug."""
+    raise ValueError("broken")
+
+
+@pytest.mark.parametrize(
+    "broken, spans, lines, records",
+    [("_attributes_of", 5, 1, 1), ("_make_spans", 5, 0, 0), ("_wide_line", 0, 1, 0), ("_record", 0, 0, 1)],
+)
+def test_what_is_not_made_by_a_mistake_is_dropped(
+    make_world: MakeWorld, broken: str, spans: int, lines: int, records: int
+) -> None:
+    """What was to be made of a request, but for what was."""
+    world = make_world(strict=False, export_logs=True)
+    setattr(world.recorder, broken, fails)
+    world.stream()
+    ledger = world.pipeline.ledger.snapshot()
+    assert [ledger[page]["dropped"] for page in ("traces", "lines", "logs")] == [spans, lines, records]
+    assert len(world.pipeline.spans) == 5 - spans
+    assert sum(line["event"] == "sidecar.request.completed" for line in world.lines()) == 1 - lines
+
+
+@pytest.mark.parametrize("broken", ["_shapes", "_put_off"])
+@pytest.mark.parametrize("sampler, state", [(ALWAYS_ON, "dropped"), (ALWAYS_OFF, "not_sampled")])
+def test_a_mistake_at_its_end_leaves_nothing_in_flight(
+    make_world: MakeWorld, sampler: Sampler, state: str, broken: str
+) -> None:
+    """And its spans, its line and its record are counted."""
+    world = make_world(strict=False, export_logs=True, sampler=sampler)
+    setattr(world.recorder, broken, SimpleNamespace(of=fails))
+    world.stream()
+    active = {("default",): 0}
+    assert world.points(metrics.REQUESTS_ACTIVE) == world.points(metrics.STREAMS_ACTIVE) == active
+    ledger = world.pipeline.ledger.snapshot()
+    assert [ledger["traces"][state], ledger["lines"]["dropped"], ledger["logs"]["dropped"]] == [5, 1, 1]
+
+
+def test_a_mistake_in_what_is_kept_costs_no_line(make_world: MakeWorld) -> None:
+    """It is told, and so is the request."""
+    world = make_world(strict=False)
+    world.recorder.keep = fails
+    world.stream()
+    assert [line["event"] for line in world.lines()][1:] == [
+        "sidecar.telemetry.failed",
+        "sidecar.request.completed",
+    ]
 
 
 def test_strict_raises_on(make_world: MakeWorld) -> None:
