@@ -29,6 +29,9 @@ TIMEOUT = 60.0
 _SOON, _AT_MOST, _SHARE = 0.01, 0.1, 0.1
 """Seconds between two looks at a condition, first and at most, and their share of the wait so far: a look mostly costs a request."""
 
+_LAST_WORDS = 5.0
+"""Seconds that a process which has ended is listened to: who else holds its stderr may never end."""
+
 _INHERITED = (
     "PATH",
     "HOME",
@@ -174,9 +177,7 @@ class RunningSidecar:
 
     def _clean_up(self) -> None:
         if self._reader is not None:
-            self._reader.join(TIMEOUT)
-        if self._process is not None and self._process.stderr is not None:
-            self._process.stderr.close()
+            self._reader.join(_LAST_WORDS)
 
     def _child(self) -> subprocess.Popen[str]:
         if self._process is None:
@@ -192,6 +193,10 @@ class RunningSidecar:
     def pid(self) -> int:
         """Its process id."""
         return self._child().pid
+
+    def _ended(self) -> str:
+        """That it has ended, for a failure's text."""
+        return f"it ended with {self._child().poll()}" if self._process else "it was not started"
 
     def __enter__(self) -> Self:
         try:
@@ -258,8 +263,10 @@ class RunningSidecar:
                     return
             except OSError:
                 pass
+            if not self.running:
+                raise AssertionError(f"{self._ended()}; stderr:\n{self._tail()}")
             waited = time.monotonic() - begun
-            if waited > timeout or not self.running:
+            if waited > timeout:
                 raise AssertionError(f"not within {timeout} s; stderr:\n{self._tail()}")
             time.sleep(min(max(waited * _SHARE, _SOON), _AT_MOST))
 
@@ -269,13 +276,14 @@ class RunningSidecar:
         stream = self._child().stderr
         if stream is None:
             return
-        for line in stream:
-            with self._changed:
-                self._lines.append(line.rstrip("\n"))
-                record = _json_object(line)
-                if record is not None:
-                    self._logs.append(record)
-                self._changed.notify_all()
+        with stream:
+            for line in stream:
+                with self._changed:
+                    self._lines.append(line.rstrip("\n"))
+                    record = _json_object(line)
+                    if record is not None:
+                        self._logs.append(record)
+                    self._changed.notify_all()
 
     @property
     def stderr(self) -> str:
@@ -309,10 +317,18 @@ class RunningSidecar:
             AssertionError: none came in time, or the process ended before.
         """
         end = time.monotonic() + timeout
+        ending = False
         with self._changed:
             while not (found := self.find_logs(event, **fields)):
-                ended = not self.running and not (self._reader and self._reader.is_alive())
-                if ended or time.monotonic() > end:
+                now = time.monotonic()
+                if not self.running:
+                    if not ending:
+                        ending, end = True, min(end, now + _LAST_WORDS)
+                    if not (self._reader and self._reader.is_alive()) or now > end:
+                        raise AssertionError(
+                            f"{self._ended()} and no {event} before; stderr:\n{self._tail()}"
+                        )
+                elif now > end:
                     raise AssertionError(f"no {event} within {timeout} s; stderr:\n{self._tail()}")
                 self._changed.wait(0.05)
         return found[0]

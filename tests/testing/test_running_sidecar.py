@@ -1,10 +1,14 @@
 """The running sidecar tells why it did not start, and leaves no process behind."""
 
+import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
 from sidecar.testing import RawClient, RunningSidecar, ScriptedUpstream, exchange, request_bytes
+from sidecar.testing.process import START_TIMEOUT
 
 
 def test_it_serves_and_stops(module_upstream: ScriptedUpstream) -> None:
@@ -28,9 +32,23 @@ async def test_async_tests_use_it_as_well(module_upstream: ScriptedUpstream) -> 
 
 
 def test_a_start_that_fails_tells_why() -> None:
-    """The failure's text holds what the process wrote."""
-    with pytest.raises(AssertionError, match="SIDECAR_UPSTREAM"), RunningSidecar():
+    """The failure's text holds how it ended, and what it wrote."""
+    with pytest.raises(AssertionError, match=r"(?s)ended with 2 .*SIDECAR_UPSTREAM"), RunningSidecar():
         pass
+
+
+def test_a_start_that_fails_is_noticed_at_once(tmp_path: Path) -> None:
+    """Also where something else that was started with it goes on, and holds its stderr."""
+    lasting = tmp_path / "lasting"
+    os.mkfifo(lasting)
+    launcher = ("sh", "-c", 'cat "$0" & exec "$@"', str(lasting))
+    begun = time.monotonic()
+    try:
+        with pytest.raises(AssertionError, match="ended with 2"), RunningSidecar(launcher=launcher):
+            pass
+        assert time.monotonic() - begun < START_TIMEOUT / 2
+    finally:
+        lasting.open("w").close()
 
 
 def test_a_process_that_does_not_end_is_killed(module_upstream: ScriptedUpstream) -> None:
