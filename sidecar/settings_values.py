@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from sidecar.core.exchange import Upstream
 from sidecar.core.shown import mask
@@ -222,7 +222,7 @@ def any_of(*words: str, **others: str) -> Kind:
 
 
 class MistypedError(ValueError):
-    """A value whose meaning can be guessed; the text says what to type."""
+    """A value of which can be said what is wrong; the text says what to type."""
 
 
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
@@ -244,6 +244,8 @@ def _mistyped(text: str, prefix: str = "") -> MistypedError | None:
         return None
     try:
         read_upstream(plain)
+    except MistypedError as error:
+        return error
     except ValueError:
         return None
     return MistypedError(f"type {prefix}{mask(plain)} ({why})")
@@ -256,8 +258,8 @@ def read_upstream(text: str, name: str = "default") -> Upstream:
     if not plain or "://" not in text or parts.scheme.lower() not in {"http", "https"}:
         raise _mistyped(text, "" if name == "default" else f"{name}=") or ValueError("not a plain URL")
     scheme = parts.scheme.lower()
-    host, port = parts.hostname or "", parts.port
-    if scheme not in {"http", "https"} or "@" in parts.netloc or port == 0 or parts.netloc.endswith(":"):
+    host, port = parts.hostname or "", _port(parts)
+    if "@" in parts.netloc:
         raise ValueError("not an upstream")
     if parts.netloc.startswith("["):
         host = str(ip_address(host))
@@ -266,6 +268,17 @@ def read_upstream(text: str, name: str = "default") -> Upstream:
     path = "" if parts.path == "/" else parts.path
     port = port or (443 if scheme == "https" else 80)
     return Upstream(name, scheme, host, port, path.encode("ascii"), provider_of_host(host))
+
+
+def _port(parts: SplitResult) -> int | None:
+    """The port that a URL names, if it names one; there must be one that can be connected to."""
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0 or parts.netloc.endswith(":"):
+        raise MistypedError("the port must be a number from 1 to 65535")
+    return port
 
 
 def read_upstreams(text: str) -> dict[str, Upstream]:
@@ -362,7 +375,7 @@ def _read_endpoint(text: str) -> str:
         raise ValueError("not a URL")
     if not re.fullmatch(r"[!-~]*", parts.path + parts.query):
         raise ValueError("not a path that can be asked for")
-    _ = parts.port  # raises for a port that is none
+    _port(parts)
     return parts.scheme + text[len(parts.scheme) :]
 
 

@@ -176,6 +176,17 @@ def test_upstream_urls_refused(url: str) -> None:
     assert [problem.name for problem in problems({}, {"upstream": url})] == ["--upstream"]
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "", "80a"])
+@pytest.mark.parametrize("url", ["http://localhost:{}", "https://u:hush@h:{}/v1", "localhost:{}"])
+def test_ports_that_are_none(url: str, port: str) -> None:
+    """Nobody can listen there: it is said of the port, and of no secret beside it."""
+    bad = url.format(port)
+    for name, value in (("UPSTREAM", bad), ("UPSTREAMS", f"a={bad}")):
+        (problem,) = problems({f"SIDECAR_{name}": value})
+        assert "a number from 1 to 65535" in str(problem)
+        assert "hush" not in str(problem)
+
+
 def test_upstreams() -> None:
     """Names are given once; each has a URL."""
     settings = load({}, {"SIDECAR_UPSTREAMS": "a=http://h:1/x, b.c=https://i,"})
