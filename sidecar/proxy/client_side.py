@@ -106,7 +106,7 @@ class ClientConnection(asyncio.Protocol):
 
     def flow_done(self, inbound: Inbound, keep: bool, cut: bool, now: int) -> None:
         """The flow has settled at `now`. `keep`: the connection may carry another; `cut`: the answer is incomplete."""
-        self._flow = None
+        flow, self._flow = self._flow, None
         if self._gone or self._transport is None:
             return
         if inbound.broken and not cut:
@@ -118,15 +118,21 @@ class ClientConnection(asyncio.Protocol):
             # One that has taken nothing for so long that it was given up gets no longer for the rest.
             stuck = not self.writable and now - self._blocked_at >= self._shared.limits.idle
             self._close(_LINGER if stuck else self._shared.limits.idle)
-        elif inbound.ended:
-            self._close(self._shared.limits.idle)
         else:
+            # Whoever was not told of the drain may have sent another, and is told by an answer to that.
+            if flow is not None and inbound.keep_alive:
+                keep = keep or 0 < flow.exchange.headers_at < self._shared.admission.draining
+            if inbound.ended:
+                self._last(now, keep=keep)
+                return
             self._lingering = inbound
             self._linger_keep = keep
             inbound.unwanted = True
             inbound.take()
             self._watchdog.set(now + _LINGER)
             self.resume()
+            if not keep:
+                self._end_side(self._transport)
 
     def ends_answer(self) -> None:
         """The connection's orderly end will be the answer's: whatever else ends it, this process's end too, is a reset."""
@@ -234,6 +240,10 @@ class ClientConnection(asyncio.Protocol):
     def eof_received(self) -> None:
         """asyncio: the client has ended its side, which counts as leaving if anything is under way."""
         if self._flow is None and not self._reader.ready and self._reader.partial is None:
+            if self._endless and not self._cut and self._transport is not None:
+                _let_linger(
+                    self._transport, resets=False
+                )  # the event loop closes it as soon as all has been written
             self._close(self._shared.limits.idle)
         else:
             self._left()
@@ -274,12 +284,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._lingering is not None:
             if self._lingering.ended:
                 self._lingering = None
-                if self._linger_keep:
-                    self._next(self._shared.clock())
-                    if self._shared.admission.draining:
-                        self.close_if_idle()
-                else:
-                    self._close(self._shared.limits.idle)
+                self._last(self._shared.clock(), keep=self._linger_keep)
         elif self._reader.ready:
             self._start_next()
         elif self._reader.partial is not None:
@@ -323,6 +328,17 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._watchdog.set(now + limits.client_keepalive)
 
+    def _last(self, now: int, *, keep: bool) -> None:
+        """A request is over that may be the connection's last: it carries another if `keep`, but none that is new to a drain."""
+        if keep:
+            self._next(now)
+            if self._shared.admission.draining:
+                self.close_if_idle()
+        elif self._transport is not None and (self._reader.ready or self._reader.partial is not None):
+            self._linger_deaf(self._transport)
+        else:
+            self._close(self._shared.limits.idle)
+
     @outermost
     def _start_waiting(self) -> None:
         if self._flow is None and self._reader.ready and not self._gone:
@@ -358,14 +374,15 @@ class ClientConnection(asyncio.Protocol):
             self._flow.due(now)
         elif self._closing:
             self._abort()
+        elif self._reader.partial is None:
+            if not self._takes(now):
+                self._close(_LINGER)
         elif (partial := self._reader.give_up()) is not None:
             self._flow = flow = flow_for(self._shared, self, partial)
             if flow is None:
                 self.drop()
             else:
                 flow.refuse(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
-        elif not self._takes(now):
-            self._close(_LINGER)
 
     def _takes(self, now: int) -> bool:
         """The client still takes the last answer, or has just taken all of it: its time for another begins then."""
@@ -392,16 +409,25 @@ class ClientConnection(asyncio.Protocol):
         self._end_reading()
         if transport.is_closing():
             return
-        if self._endless:
-            _let_linger(transport, resets=False)
-        if transport.can_write_eof():
-            transport.write_eof()
+        self._end_side(transport)
         if self.paused:
             self.paused = False
             self._hangup.stop()
             transport.resume_reading()
         patience = self._shared.limits.idle if transport.get_write_buffer_size() else _LINGER
         self._watchdog.set(self._shared.clock() + patience)
+
+    @outermost
+    def _end_side(self, transport: asyncio.Transport) -> None:
+        """Ends our side once what was written has left: the client need not wait for the end of its own."""
+        if transport.is_closing():
+            return
+        if self._endless:
+            if transport.get_write_buffer_size():
+                self._shared.loop.call_later(_LOOK, self._end_side, transport)
+                return
+            _let_linger(transport, resets=False)
+        transport.write_eof()
 
     def _close(self, patience: int) -> None:
         """Closes once what was written has gone; a client that takes longer than `patience` (ns) is cut off."""

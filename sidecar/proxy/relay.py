@@ -34,7 +34,7 @@ class Relay:
     @property
     def draining(self) -> bool:
         """True once nothing new is taken."""
-        return self._shared.admission.draining
+        return bool(self._shared.admission.draining)
 
     def start(self) -> Address:
         """Listens on the data port; gives the address that was bound.
@@ -69,7 +69,7 @@ class Relay:
         shared = self._shared
         reading = min(_READING, seconds / 2)
         seconds -= reading
-        shared.admission.draining = True
+        shared.admission.draining = shared.clock()
         if self._listener is not None:
             self._listener.close()
         await self.close()

@@ -52,7 +52,8 @@ class Admission:
         """Requests that hold a slot."""
         self.memory = 0
         """Bytes held for inspection over all requests."""
-        self.draining = False
+        self.draining = 0
+        """Since when nothing new is taken (ns since the epoch); 0: it is."""
 
     def hold(self, size: int) -> bool:
         """Takes memory for `size` bytes if there is room."""

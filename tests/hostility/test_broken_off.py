@@ -14,6 +14,7 @@ from sidecar.testing import (
     Garbage,
     Gate,
     Header,
+    LastChunk,
     OtlpSink,
     RawClient,
     ReadBody,
@@ -25,7 +26,7 @@ from sidecar.testing import (
     answer,
     request_bytes,
 )
-from tests.hostility.books import Books
+from tests.hostility.books import SPANS_SOON, Books
 from tests.hostility.witness import Turns, Witness, turns_of
 
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -170,3 +171,43 @@ def test_a_drain_tells_requests_that_wait(start_sidecar: Any, witness: Witness) 
         assert (said.status, said.get("connection")) == (503, b"close")
         assert client.read_to_end() == b""
     assert sidecar.wait() == 0
+
+
+def test_a_request_behind_an_answer_that_told_no_close(
+    start_sidecar: Any, witness: Witness, sink: OtlpSink
+) -> None:
+    """Its client may count on an answer: the first of those gets the 503, and none of them goes on."""
+    sidecar, gate = start_sidecar(environ=SPANS_SOON), Gate()
+    witness.answer(Status(), Header(CHUNKED), Chunk(b"half"), Wait(gate), LastChunk())
+    sink.clear()
+    with RawClient(sidecar.port) as client:
+        client.send(request_bytes("GET", "/x") + request_bytes("GET", "/behind") * 3)
+        client.read_until(b"half")
+        sidecar.signal(signal.SIGTERM)
+        sidecar.wait_log("sidecar.draining")
+        gate.open()
+        client.read_until(b"\r\n0\r\n\r\n")
+        said = client.read_answer()
+        assert (said.status, said.get("connection")) == (503, b"close")
+        assert client.read_to_end() == b""
+    assert sidecar.wait() == 0
+    assert [request.path for request in witness.requests] == ["/x"]
+    ends = [str(span.attributes["sidecar.outcome"]) for span in sink.find_spans(kind="SERVER")]
+    assert sorted(ends) == ["completed"] + ["refused"] * 3
+
+
+def test_an_answer_is_not_lost_by_what_waits_behind_it(start_sidecar: Any, witness: Witness) -> None:
+    """More than is read ahead: a connection that is closed on unread bytes is reset, and that throws away what has not arrived."""
+    sidecar, gate, body = start_sidecar(), Gate(), b"x" * 1_000_000
+    witness.answer(Wait(gate), *answer(body))
+    with RawClient(sidecar.port, receive_buffer=4096) as client:
+        client.send_what_fits(request_bytes("GET", "/x") + request_bytes("GET", "/behind") * 20_000)
+        witness.request()
+        sidecar.signal(signal.SIGTERM)
+        sidecar.wait_log("sidecar.draining")
+        gate.open()
+        said = client.read_answer()
+        assert (said.body, said.get("connection")) == (body, b"close")
+        assert client.read_to_end() == b""
+    assert sidecar.wait() == 0
+    assert [request.path for request in witness.requests] == ["/x"]

@@ -14,16 +14,20 @@ import psutil
 import pytest
 
 from sidecar.testing import (
+    Chunk,
     End,
     Garbage,
     Gate,
+    Header,
     HoldReading,
+    LastChunk,
     OtlpSink,
     Pause,
     RawClient,
     ReadBody,
     ResumeReading,
     RunningSidecar,
+    Status,
     Wait,
     answer,
     exchange,
@@ -32,6 +36,7 @@ from sidecar.testing import (
 from tests.hostility.books import SPANS_SOON, Books
 from tests.hostility.strict import read_strictly
 from tests.hostility.witness import Turns, Witness, turns_of
+from tests.pace import promptly
 
 JSON = b"Content-Type: application/json"
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -272,6 +277,25 @@ def test_an_early_answer_ends_the_request_not_the_connection(
     assert first.connection is not second.connection
     assert witness.closed(first).closed is not None
     assert len(first.body) <= 3
+
+
+LAST = {
+    "HTTP/1.0": b"POST /x HTTP/1.0\r\n",
+    "close": b"POST /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n",
+}
+
+
+@pytest.mark.parametrize("how", LAST)
+def test_an_early_answer_is_over_at_once(sidecar: RunningSidecar, witness: Witness, how: str) -> None:
+    """Whoever reads to the connection's end need not send all of its upload for that, and still may."""
+    witness.answer(ReadBody(0), Status(), Header(CHUNKED), Chunk(b"no"), LastChunk())
+    with RawClient(sidecar.port) as client, turns_of(sidecar) as turns:
+        client.send(LAST[how] + b"Content-Length: 10\r\n\r\nabc")
+        client.read_until(b"no")
+        with promptly(1, sidecar.pid):
+            client.read_to_end()
+        turns.send(client, [b"def", b"g"])
+        client.send(b"hij")
 
 
 def test_what_follows_an_early_answer_is_not_kept(sidecar: RunningSidecar, witness: Witness) -> None:

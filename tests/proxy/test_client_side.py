@@ -1,6 +1,7 @@
 """A client's connection by itself: how long it stays, by a clock that only the test moves."""
 
 import asyncio
+import struct
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
@@ -8,6 +9,7 @@ from typing import cast
 import pytest
 
 from sidecar.core.clock import SECOND
+from sidecar.proxy import client_side
 from sidecar.proxy.client_side import ClientConnection
 from sidecar.proxy.request_reader import Inbound
 from sidecar.proxy.shared import Shared
@@ -48,8 +50,10 @@ class Client(asyncio.Transport):
     """A client that has not taken `left` bytes yet."""
 
     def __init__(self, left: int) -> None:
-        super().__init__({"peername": ("127.0.0.1", 5)})
+        super().__init__({"peername": ("127.0.0.1", 5), "socket": self})
         self.left = left
+        self.resets: list[bool] = []
+        """What the system was told of the connection's end: whether it is a reset."""
         self.ended = ""
 
     def get_write_buffer_size(self) -> int:
@@ -58,6 +62,10 @@ class Client(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """There is nothing to limit."""
+
+    def setsockopt(self, _: int, __: int, linger: bytes) -> None:
+        """Its socket's only option here."""
+        self.resets.append(bool(struct.unpack("ii", linger)[0]))
 
     def is_closing(self) -> bool:
         """Once it has been closed."""
@@ -73,9 +81,12 @@ class Client(asyncio.Transport):
 
 
 class Answered:
-    """A connection whose answer has ended, of which the client has not taken so many bytes."""
+    """A connection whose answer has ended, of which the client has not taken so many bytes.
 
-    def __init__(self, left: int) -> None:
+    `endless`: it has no other end than the connection's.
+    """
+
+    def __init__(self, left: int, *, endless: bool = False) -> None:
         self.loop, self.client = Loop(), Client(left)
         limits = SimpleNamespace(
             head_size=1024, head_fields=8, client_head=SECOND, client_keepalive=KEEPALIVE, idle=IDLE
@@ -83,12 +94,16 @@ class Answered:
         shared = SimpleNamespace(
             loop=self.loop, clock=lambda: self.loop.now, limits=limits, connections=set(), later=None
         )
+        shared.turn = SimpleNamespace(read=lambda: self.loop.now, waited=0, over=bool)
+        shared.plans = SimpleNamespace(take=lambda *_: None)
         self.began = self.loop.now
-        connection = ClientConnection(cast("Shared", shared))
+        self.connection = connection = ClientConnection(cast("Shared", shared))
         connection.connection_made(self.client)
         inbound = Inbound(self.loop.now)
         inbound.ended = inbound.keep_alive = True
-        connection.flow_done(inbound, True, False, self.loop.now)
+        if endless:
+            connection.ends_answer()
+        connection.flow_done(inbound, not endless, False, self.loop.now)
 
     def after(self, seconds: float) -> str:
         """How the connection has ended so long after the answer's end; empty while it stands."""
@@ -112,6 +127,31 @@ def test_who_reads_late_gets_the_end_of_its_answer() -> None:
     one.client.left = 0
     assert one.after(101.9) == ""
     assert one.after(104) == "closed"
+
+
+def test_who_sends_no_more_still_gets_the_rest() -> None:
+    """The event loop closes such a connection by itself: it is no reset any more, which would throw the rest away."""
+    one = Answered(50_000, endless=True)
+    assert one.client.resets == [True]
+    one.connection.eof_received()
+    assert one.client.resets == [True, False]
+
+
+def test_who_read_late_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request of whoever took its answer later than it had time for another."""
+    begun: list[bytes] = []
+
+    def flow_for(_: object, __: object, inbound: Inbound) -> SimpleNamespace:
+        begun.append(inbound.head.target if inbound.head else b"")
+        return SimpleNamespace(begin=bool)
+
+    monkeypatch.setattr(client_side, "flow_for", flow_for)
+    one = Answered(50_000)
+    assert one.after(50) == ""
+    one.client.left = 0
+    assert one.after(51) == ""
+    one.connection.data_received(b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert begun == [b"/next"]
 
 
 @pytest.mark.parametrize("left", [1, 50_000])
