@@ -32,7 +32,7 @@ from sidecar.proxy.connect import Dialer, Pool
 from sidecar.proxy.heads import AnswerPlans, RequestPlans
 from sidecar.proxy.loop import Later, LoopTurn, StepQueue
 from sidecar.proxy.request_reader import Inbound
-from sidecar.proxy.upstream_side import READ, UpstreamConnection
+from sidecar.proxy.upstream_side import READ, TlsUpstreamConnection, UpstreamConnection
 from sidecar.proxy.wire import Routes
 from sidecar.settings import Settings
 from sidecar.ways_out import EgressRules, Trust
@@ -259,7 +259,8 @@ class Shared:
 
     async def dial(self, upstream: Upstream) -> tuple[UpstreamConnection, ConnectTiming]:
         """A new connection to `upstream`."""
-        side = UpstreamConnection(self, upstream)
+        secure = upstream.scheme == "https"
+        side = TlsUpstreamConnection(self, upstream) if secure else UpstreamConnection(self, upstream)
         timing = await self._dialer.dial(upstream, side)
         if side.bug is not None:
             raise side.bug

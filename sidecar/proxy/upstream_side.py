@@ -11,6 +11,7 @@ import os
 import select
 import struct
 import termios
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, cast
@@ -30,6 +31,8 @@ HIGH_WATER = 64 * 1024
 READ = 64 * 1024
 """Bytes read at once of an answer that comes in large pieces: they are kept if its client takes no more."""
 
+_RECORD = 16 * 1024
+"""Bytes that TLS encrypts as one record, at most."""
 
 AT_ONCE = 4 * 1024
 """Bytes that leave with the call that writes them, where nothing waits before them: any system's send buffer takes so many."""
@@ -233,11 +236,6 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        if transport.get_extra_info("ssl_object"):
-            # The event loop throws away what is not decrypted once the connection ends, and decrypts nothing while
-            # reading pauses: so nothing more is received meanwhile, neither data nor an end.
-            transport.set_read_buffer_limits(high=1, low=0)  # type: ignore[attr-defined]
-            self._in_pieces = False
 
     @outermost
     def data_received(self, data: bytes) -> None:
@@ -364,12 +362,99 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
     def _take_rest(self) -> None:
         """Takes what came before a write failed: an upstream may answer, and reset, while an upload still comes.
 
-        The system keeps it, the event loop does not read it any more. What TLS would make of it is unknown.
+        The system keeps it, the event loop does not read it any more.
         """
         transport = self.transport
-        if self.reader is not None and transport is not None and not transport.get_extra_info("ssl_object"):
+        if self.reader is not None and transport is not None:
             with suppress(OSError):
                 self.unread += os.read(transport.get_extra_info("socket").fileno(), READ)
+
+
+class TlsUpstreamConnection(UpstreamConnection):
+    """An HTTP/1.1 client connection over TLS: what is written goes to the event loop piece by piece.
+
+    The event loop encrypts at once whatever it is given, and says no more of what it keeps of that: so it is given no more
+    than the upstream takes.
+    """
+
+    def __init__(self, owner: Owner, upstream: Upstream) -> None:
+        super().__init__(owner, upstream)
+        self._in_pieces = False
+        self._waiting: deque[memoryview] = deque()
+        """What has been written and not handed over."""
+        self._size = 0
+        """Its bytes."""
+        self._full = False
+        """The event loop takes no more for now."""
+        self._blocked = False
+        """The flow has been told so."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of the request that were written and are in the process, less some 80 KiB that the event loop may hide."""
+        return self._size + super().waiting
+
+    @property
+    def unsent(self) -> bool:
+        """True while something of the request has not left, though it was written."""
+        return self._size > 0 or super().unsent
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Sends bytes of the request."""
+        if self._size or len(data) > _RECORD:
+            self._waiting.append(memoryview(data))
+            self._size += len(data)
+            self._hand_over()
+        else:
+            super().write(data)
+
+    def _hand_over(self) -> None:
+        waiting, transport = self._waiting, self.transport
+        while waiting and not self._full and transport is not None:
+            piece, rest = waiting[0][:_RECORD], waiting[0][_RECORD:]
+            if rest:
+                waiting[0] = rest
+            else:
+                waiting.popleft()
+            self._size -= len(piece)
+            transport.write(piece)
+
+    def close(self) -> None:
+        """Closes at once; nothing that it could still bring is wanted, nor what has not gone."""
+        self._waiting.clear()
+        self._size = 0
+        super().close()
+
+    # asyncio's side.
+
+    @outermost
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the connection stands."""
+        super().connection_made(transport)
+        cast("asyncio.Transport", transport).set_write_buffer_limits(high=_RECORD)
+        # The event loop throws away what is not decrypted once the connection ends, and decrypts nothing while
+        # reading pauses: so nothing more is received meanwhile, neither data nor an end.
+        transport.set_read_buffer_limits(high=1, low=0)  # type: ignore[attr-defined]
+
+    @outermost
+    def pause_writing(self) -> None:
+        """asyncio: the send buffer is full."""
+        self._full = True
+        if not self._blocked:
+            self._blocked = True
+            super().pause_writing()
+
+    @outermost
+    def resume_writing(self) -> None:
+        """asyncio: the send buffer has drained."""
+        self._full = False
+        self._hand_over()
+        if not self._full:
+            self._blocked = False
+            super().resume_writing()
+
+    def _take_rest(self) -> None:
+        """What came before a write failed is still encrypted: it is lost."""
 
 
 class _InPieces(asyncio.BufferedProtocol):

@@ -77,16 +77,17 @@ def test_nothing_waits_behind_an_upload_that_is_not_taken(
 
 
 @pytest.fixture(scope="module")
-def hasty(module_sink: OtlpSink) -> Iterator[tuple[RunningSidecar, Witness]]:
+def hasty(
+    module_upstream: Witness, module_sink: OtlpSink, certificate: Certificate
+) -> Iterator[tuple[RunningSidecar, Witness]]:
     """A sidecar that waits 2 s for an answer to begin, and its upstream."""
     settings = {"FIRST_BYTE_TIMEOUT": "2s", "INSPECT_LIMIT": "32MiB"}
-    with (
-        Witness() as witness,
-        RunningSidecar(
-            upstream=witness.url, sink=module_sink, settings=settings, environ=SPANS_SOON
-        ) as running,
-    ):
-        yield running, witness
+    environ = {**SPANS_SOON, "SSL_CERT_FILE": str(Path(certificate.certificate))}
+    with RunningSidecar(
+        upstream=module_upstream.url, sink=module_sink, settings=settings, environ=environ
+    ) as running:
+        module_upstream.clear()
+        yield running, module_upstream
 
 
 STEP, STEPS = 3_000_000, 6
