@@ -305,7 +305,7 @@ class Answer:
         exchange, first = self._exchange, head.headers.first
         chunked = b"transfer-encoding" in first
         if exchange.head.method == "HEAD":
-            shown = chunked
+            shown = chunked and self._http11
         elif head.status in BODILESS:
             shown = False
         else:

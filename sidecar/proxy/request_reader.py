@@ -100,7 +100,8 @@ def request_head(
             ].count(b"]"):
                 problem = "the request target names no host"
             target = rest[cut:]
-            target = target if target.startswith(b"/") else b"/" + target
+            if not target.startswith(b"/"):
+                target = b"/" + target if target or method != b"OPTIONS" else b"*"
         elif not (method == b"CONNECT" or (target == b"*" and method == b"OPTIONS")):
             problem = "the request target must be a path"
     if version not in ("1.0", "1.1"):

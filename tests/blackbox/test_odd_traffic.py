@@ -110,6 +110,15 @@ def test_an_absolute_target_without_a_host(
     assert (said.status, upstream.requests) == (400, [])
 
 
+@pytest.mark.parametrize("rest,asked", [(b"", b"*"), (b"/", b"/"), (b"?a", b"/?a")])
+def test_options_of_an_absolute_target(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, rest: bytes, asked: bytes
+) -> None:
+    """RFC 9112, 3.2.4: of a whole server it is asked with an asterisk."""
+    exchange(sidecar.port, b"OPTIONS http://other.test%b HTTP/1.1\r\nHost: x\r\n\r\n" % rest)
+    assert upstream.request().target == asked
+
+
 @pytest.mark.parametrize("name", ["Connection", "Proxy-Connection"])
 def test_a_close_is_answered_with_a_close(
     sidecar: RunningSidecar, upstream: ScriptedUpstream, name: str
@@ -146,6 +155,18 @@ def test_http_1_0_clients_get_neither_hints_nor_trailers(
         said = client.read_to_end()
     assert said.startswith(b"HTTP/1.1 200 OK\r\n")
     assert said.endswith(b"\r\n\r\nabc")
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_head_that_tells_of_chunks(
+    sidecar: RunningSidecar, upstream: ScriptedUpstream, version: str
+) -> None:
+    """RFC 9112, 6.1: a client of HTTP/1.0 is told of no transfer coding, to HEAD neither."""
+    upstream.answer(Status(), Header(b"Transfer-Encoding: chunked"), Bytes(b""))
+    with RawClient(sidecar.port) as client:
+        client.send(f"HEAD / HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        said = client.read_to_end()
+    assert (b"Transfer-Encoding: chunked" in said) == (version == "1.1")
 
 
 def test_many_pipelined_requests(sidecar: RunningSidecar, upstream: ScriptedUpstream) -> None:
