@@ -410,7 +410,7 @@ class TlsUpstreamConnection(UpstreamConnection):
 
     def _hand_over(self) -> None:
         waiting, transport = self._waiting, self.transport
-        while waiting and not self._full and transport is not None:
+        while waiting and not self._full and transport is not None and self.usable:
             piece, rest = waiting[0][:_RECORD], waiting[0][_RECORD:]
             if rest:
                 waiting[0] = rest
