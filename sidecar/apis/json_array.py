@@ -122,8 +122,7 @@ class JsonArrayParser:
         if not pending and len(end) <= self._small:
             events.append((b"", end))
             return
-        pending.add(end)
-        data, whole = pending.take()
+        data, whole = pending.take(end)
         events.append((b"", data if whole else self._gist(data)))
 
 

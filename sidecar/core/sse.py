@@ -11,6 +11,7 @@ filler while it comes. What is still too large, or too costly to read, is given 
 """
 
 import re
+import sys
 from collections.abc import Callable
 
 EVENT_LIMIT = 1 << 20
@@ -35,6 +36,10 @@ _SHORTENED = b'"' + FILLER
 STEP = 64 * 1024
 """Bytes that are shortened in one go. An event up to this size is kept as it is."""
 
+UNCOUNTED = 4 * 1024
+"""Bytes that may have come of an event before it takes memory of the room: a tenth of what a stream takes anyway. Most events
+are smaller, and one that comes with one read is never kept."""
+
 _LINES = 1 << 15
 _OBJECTS = 1 << 16
 _MEMBERS = 1 << 20
@@ -42,6 +47,10 @@ _MEMBERS = 1 << 20
 
 _HEAD = 1024
 """Bytes that are kept of the beginning of an event that is given up."""
+
+
+_EMPTY = sys.getsizeof(bytearray(1))
+"""What a `bytearray` takes beside its bytes, and the end that it keeps behind them."""
 
 
 def shorten(data: bytes) -> bytes:
@@ -74,10 +83,11 @@ def unbounded(change: int) -> bool:
 class Pending:
     """What has come of one event.
 
-    `room` is asked for memory (bytes) when the event becomes large, and told with a negative number what is given back.
+    `room` is asked for the memory that this takes (bytes) beyond `UNCOUNTED`, and told with a negative number what is given
+    back.
     """
 
-    __slots__ = ("_counted", "_data", "_done", "_limit", "_next", "_room", "head", "lost")
+    __slots__ = ("_counted", "_data", "_done", "_limit", "_next", "_room", "_whole", "head", "lost")
 
     def __init__(self, limit: int = EVENT_LIMIT, room: Callable[[int], bool] = unbounded) -> None:
         self._limit = limit
@@ -85,7 +95,10 @@ class Pending:
         self._data = bytearray()
         self._done = 0
         self._counted = 0
-        self._next = min(limit, STEP)
+        self._whole = min(limit, STEP)
+        """The size up to which it is kept as it is: then it is shortened."""
+        self._next = min(limit, UNCOUNTED)
+        """The size up to which nothing is to be done."""
         self.head: bytes | None = None
         """The beginning of an event that has been given up, None otherwise."""
         self.lost = 0
@@ -101,10 +114,14 @@ class Pending:
             return
         self._data += part
         if len(self._data) > self._next:
-            self._shorten()
+            self._grow()
 
-    def take(self) -> tuple[bytes, bool]:
-        """The event, which has ended, and True; or its beginning and False. Then there is room for another."""
+    def take(self, end: bytes = b"") -> tuple[bytes, bool]:
+        """The event, which ends with `end`, and True; or its beginning and False. Then there is room for another."""
+        if self.head is None:
+            self._data += end
+            if len(self._data) > self._whole:
+                self._grow()
         if self.head is None and not self._readable():
             self._give_up()
         taken = (bytes(self._data), True) if self.head is None else (self.head, False)
@@ -126,18 +143,24 @@ class Pending:
         self._release()
         self.head = None
 
+    def _grow(self) -> None:
+        data = self._data
+        if len(data) > self._whole:
+            self._shorten()
+        taken = sys.getsizeof(data)
+        if len(data) > self._limit or not self._room(taken - self._counted):
+            self._give_up()
+        else:
+            self._counted = taken
+            self._next = min(self._whole, max(len(data), taken - _EMPTY))
+
     def _shorten(self) -> None:
         data = self._data
         fresh = shorten(bytes(data[self._done :]))
         quote = fresh.rfind(b'"')
         data[self._done :] = fresh
         self._done = len(data) - (len(fresh) - quote if quote >= 0 else 0)
-        self._next = min(self._limit, len(data) + STEP)
-        more = len(data) - self._counted
-        if len(data) > self._limit or not self._room(more):
-            self._give_up()
-        else:
-            self._counted += more
+        self._whole = min(self._limit, len(data) + STEP)
 
     def _readable(self) -> bool:
         data = self._data
@@ -157,7 +180,8 @@ class Pending:
             self._counted = 0
         self._data = bytearray()
         self._done = 0
-        self._next = min(self._limit, STEP)
+        self._whole = min(self._limit, STEP)
+        self._next = min(self._limit, UNCOUNTED)
 
 
 Event = tuple[bytes, bytes]
@@ -296,8 +320,7 @@ class SseParser:
 
     def _close(self, end: bytes, events: list[Event]) -> None:
         """The block that is pending ends with `end`."""
-        self._pending.add(end)
-        block, whole = self._pending.take()
+        block, whole = self._pending.take(end)
         if not self._began:
             self._began = True
             block = block.removeprefix(_BOM)

@@ -1,13 +1,16 @@
 """Long texts of an event that is coming are replaced while it comes: what is read of it stays as it is."""
 
 import json
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.sse import FILLER, STEP, Pending, shorten
+from sidecar.apis.json_array import JsonArrayParser
+from sidecar.core.sse import FILLER, STEP, UNCOUNTED, Pending, SseParser, shorten
 from tests.pace import within
 
 MIB = 1 << 20
@@ -105,3 +108,61 @@ def test_an_event_without_room_is_given_up() -> None:
         assert pending.lost == 1
         pending.add(b"{}")
         assert pending.take() == (b"{}", True)
+
+
+def held_back(feed: Callable[[bytes], object], begun: bytes) -> int:
+    """The memory (bytes) that a process takes for what a parser keeps of this, fed a read at a time."""
+    before = tracemalloc.get_traced_memory()[0]
+    for at in range(0, len(begun), STEP // 4):
+        feed(begun[at : at + STEP // 4])
+    return tracemalloc.get_traced_memory()[0] - before
+
+
+PARSERS: dict[str, tuple[Callable[..., SseParser | JsonArrayParser], bytes, bytes]] = {
+    "events": (SseParser, b"data: 1\n\ndata: ", b"\n\n"),
+    "array": (JsonArrayParser, b'[{}, {"x":"', b'"}'),
+}
+
+
+@pytest.mark.parametrize("form", PARSERS)
+@pytest.mark.parametrize("size", [UNCOUNTED + 1, 3 * UNCOUNTED, STEP // 2, STEP, 3 * STEP])
+def test_what_is_kept_of_an_event_is_counted(form: str, size: int) -> None:
+    """As the memory it takes, as soon as it is more than a little; and given back once the event has ended."""
+    make, before, after = PARSERS[form]
+    held: list[int] = []
+    parser = make(MIB, room=lambda change: held.append(change) is None)
+    assert parser.feed(before)
+    tracemalloc.start()
+    try:
+        taken = held_back(parser.feed, b"a b" * (size // 3 + 1))
+    finally:
+        tracemalloc.stop()
+    assert taken - 1024 <= sum(held) <= taken + 1024
+    assert len(held) < 40
+    assert parser.feed(after)
+    assert sum(held) == 0
+
+
+@pytest.mark.parametrize("form", PARSERS)
+def test_an_event_that_comes_at_once_asks_for_nothing(form: str) -> None:
+    """Nor one of which little waits, nor the last read of one: that is not kept."""
+    make, before, after = PARSERS[form]
+    held: list[int] = []
+    parser = make(MIB, room=lambda change: held.append(change) is None)
+    small, large = b"a b" * (UNCOUNTED // 3 - 20), b"a b" * 8000
+    for pieces in ((before + large + after,), (before + small, large + after)):
+        assert [event for piece in pieces for event in parser.feed(piece)]
+    assert held == []
+
+
+def test_without_room_no_more_than_a_little_is_kept() -> None:
+    """What has come of the event is let go; the next one is read."""
+    parser = SseParser(MIB, room=lambda change: change < 0)
+    assert parser.feed(b"data: 1\n\n")
+    tracemalloc.start()
+    try:
+        assert held_back(parser.feed, b"data: " + b"a b" * 20_000) < UNCOUNTED
+    finally:
+        tracemalloc.stop()
+    assert parser.feed(b"\n\ndata: 2\n\n") == [(b"", b""), (b"", b"2")]
+    assert parser.oversized == 1
