@@ -29,13 +29,13 @@ WATCHERS = 128
 FRAMES = 32
 """Frames that wait for one browser. One more, and they are dropped: it is told everything anew."""
 
-UNREAD = 1 << 20
-"""Bytes that may lie in a browser's connection before frames wait."""
+UNREAD = 64 * 1024
+"""Bytes that may lie in a browser's connection before frames wait: with all of `WATCHERS` 8 MiB, and one more frame each."""
 
 PATIENCE = 30.0
 """Seconds that a browser may take nothing before its connection is closed."""
 
-PORTION = 200
+PORTION = 50
 """Bars of one frame when a browser is told everything."""
 
 CHANGES = 100
@@ -143,6 +143,8 @@ class Board:
         self._about = {**about, "limit": limit}
         self._now = now
         self._kept: deque[_Kept | _Shown] = deque(maxlen=limit)
+        self._number = 0
+        """How many have ever been kept."""
         self._fresh: deque[_Kept] = deque(maxlen=CHANGES)
         self._fell: list[int] = []
         """Those since the last look for which `_fresh` had no room."""
@@ -161,6 +163,7 @@ class Board:
         with self._ending:
             self._forget()
             self._kept.append(one)
+            self._number += 1
             if self._watchers:
                 if len(self._fresh) == CHANGES:
                     self._fell.append(self._fresh[0].key)
@@ -169,6 +172,7 @@ class Board:
     def show(self, detail: Mapping[str, Any]) -> None:
         """A recorded request: a `Detail`, as it was written."""
         self._kept.append(_Shown(detail))
+        self._number += 1
 
     def detail(self, key: str) -> Mapping[str, object] | None:
         """Everything about an ended request (`Detail`), or None if it is not kept (any more)."""
@@ -216,12 +220,29 @@ class Board:
             watcher.gone.set()
 
     def everything(self) -> Iterator[bytes]:
-        """The frames that tell a page everything from the beginning."""
+        """The frames that tell a page everything from the beginning.
+
+        Each is made when it is asked for: what is forgotten meanwhile is not kept for whoever asks late.
+        """
         yield _frame("hello", _encode({**self._about, "now": self._now(), "figures": self._figures()}))
-        kept, running = self._ended(), self._arrived()
-        bars = (bar for part in (map(_bar_kept, kept), map(_bar_running, running)) for bar in part)
+        at, until = 0, self._number
+        while at < until:
+            frame, at = self._ended_from(at, until)
+            if frame:
+                yield frame
+        bars = map(_bar_running, self._arrived())
         while portion := [*islice(bars, PORTION)]:
             yield self._bars(portion)
+
+    def _ended_from(self, at: int, until: int) -> tuple[bytes, int]:
+        """The first portion of those that were kept as number `at` or later and before `until`; and where the next one begins."""
+        with self._ending:
+            self._forget()
+            first = self._number - len(self._kept)
+            at = max(at, first)
+            end = max(at, min(at + PORTION, until))
+            kept = [*islice(self._kept, at - first, end - first)]
+        return self._bars([one.bar for one in kept]) if kept else b"", end
 
     def _ended(self) -> list[_Kept | _Shown]:
         with self._ending:
@@ -316,7 +337,9 @@ class Watcher:
             return
         if len(self._waiting) + len(frames) > FRAMES:
             self._behind = True
-        else:
+            self._waiting.clear()
+            self._rest = iter(())
+        if not self._behind:
             self._waiting.extend(frames)
         if self._way.get_write_buffer_size() < UNREAD:
             self._full_since = None
@@ -331,7 +354,6 @@ class Watcher:
         while self._way.get_write_buffer_size() < UNREAD and not self._way.is_closing():
             if self._behind:
                 self._behind = False
-                self._waiting.clear()
                 self._rest = self._board.everything()
             if (portion := next(self._rest, None)) is not None:
                 self._way.write(portion)
@@ -346,10 +368,6 @@ class Watcher:
     def _next_portion(self) -> None:
         self._more = False
         self.push()
-
-
-def _bar_kept(kept: _Kept | _Shown) -> bytes:
-    return kept.bar
 
 
 def _bar_running(exchange: Exchange) -> bytes:

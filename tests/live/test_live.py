@@ -1,10 +1,11 @@
 """The live page's stream over real sockets: the same facts as the spans, within bounds, to whoever may see them."""
 
 import asyncio
+import gc
 import re
 import socket
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterable
+from itertools import count, pairwise
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from sidecar.core.facts import Outcome, RequestFacts, Route
 from sidecar.core.headers import Headers
 from sidecar.live import Board, Ended, WatchersError, bar_of, ended
 from sidecar.live import board as boards
+from sidecar.live.board import Watcher
 from sidecar.testing import (
     Chunk,
     Gate,
@@ -548,10 +550,58 @@ async def test_a_browser_is_told_everything_a_portion_in_each_turn() -> None:
 
 async def test_everything_comes_in_portions() -> None:
     """However many are kept, no frame has more than a portion of them."""
-    board = Board(limit=450, since=lambda: 0, in_flight=list, figures=dict, about={}, now=lambda: 0)
-    for number in range(1, 500):
+    limit = 2 * boards.PORTION + 9
+    board = Board(limit=limit, since=lambda: 0, in_flight=list, figures=dict, about={}, now=lambda: 0)
+    for number in range(1, limit + 50):
         board.keep(settled(number))
     frames = list(board.everything())
-    assert [frame.count(b'"id":') for frame in frames] == [0, 200, 200, 50]
+    assert [frame.count(b'"id":') for frame in frames] == [0, boards.PORTION, boards.PORTION, 9]
     ids = re.findall(rb'"id":"0*([0-9a-f]+)"', b"".join(frames))
     assert all(int(one, 16) + 1 == int(next_one, 16) for one, next_one in pairwise(ids))
+
+
+def held_for(ways: Iterable[Connection], watchers: Iterable[Watcher]) -> int:
+    """Bytes that lie in these connections and wait for them; what several have in common counts once."""
+    pieces = [piece for way in ways for piece in way.unread]
+    pieces += [piece for watcher in watchers for piece in watcher._waiting]
+    return sum({id(piece): len(piece) for piece in pieces}.values())
+
+
+def kept_anywhere() -> int:
+    """How many ended requests the process has, on a board or by whoever reads of one."""
+    gc.collect()
+    return sum(isinstance(one, boards._Kept) for one in gc.get_objects())
+
+
+async def test_browsers_that_take_nothing_hold_little() -> None:
+    """All that may look, one after another while requests end: neither frames pile up nor what the board has forgotten."""
+    limit = 1000
+    board = Board(limit=limit, since=lambda: 0, in_flight=list, figures=dict, about={}, now=lambda: 0)
+    numbers, before = count(1), kept_anywhere()
+    ways = [Connection() for _ in range(boards.WATCHERS)]
+    watchers = []
+    for way in ways:
+        for _ in range(boards.CHANGES):
+            board.keep(settled(next(numbers)))
+        watchers.append(board.watch(way))
+        await loop_turns(limit // boards.PORTION + 2)
+        board._look()
+        await loop_turns(boards.WATCHERS // boards.SLICE)
+    assert all(way.unread for way in ways)
+    assert held_for(ways, watchers) < 16 << 20
+    assert kept_anywhere() - before < limit + 2 * boards.CHANGES
+    for watcher in watchers:
+        board.let_go(watcher)
+
+
+async def test_a_browser_that_reads_late_is_told_what_is_left() -> None:
+    """What was forgotten since it began to read is not told, and what has ended since is."""
+    limit = 2 * boards.PORTION
+    board = Board(limit=limit, since=lambda: 0, in_flight=list, figures=dict, about={}, now=lambda: 0)
+    for number in range(limit):
+        board.keep(settled(number))
+    frames = board.everything()
+    assert [next(frames).count(b'"id":'), next(frames).count(b'"id":')] == [0, boards.PORTION]
+    for number in range(limit, limit + boards.PORTION + 10):
+        board.keep(settled(number))
+    assert [frame.count(b'"id":') for frame in frames] == [boards.PORTION - 10]
