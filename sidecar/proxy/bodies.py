@@ -17,7 +17,7 @@ from sidecar.proxy import wire
 from sidecar.proxy.observer import Observer
 from sidecar.proxy.request_reader import Inbound
 from sidecar.proxy.shared import Shared
-from sidecar.proxy.upstream_side import UpstreamConnection
+from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
 from sidecar.proxy.wire import BODILESS, JSON
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
@@ -131,11 +131,19 @@ class Upload:
         self._held, self.state = body, "read"
         return facts
 
-    def wait(self, passed: bytes | bytearray = b"") -> None:
-        """What is held waits for a connection, or what was passed on for an upstream that takes no more: it takes memory."""
-        waiting = self._held or passed
-        if waiting and self.state == "read" and not self.counted:
-            self._hold(sys.getsizeof(waiting))
+    def wait(self) -> bool:
+        """What has come waits for a connection, and takes memory, whether or not there is room; True when that is enough."""
+        held = [self._held, *self._inbound.pieces] if self._held else self._inbound.pieces
+        self._take(sum(map(sys.getsizeof, held)) - self.counted)
+        return self.waiting > HIGH_WATER or not self._shared.admission.roomy()
+
+    def wait_on(self, passed: bytes | bytearray) -> None:
+        """So does what has been passed on, and waits for an upstream that takes no more."""
+        self._take(sys.getsizeof(passed))
+
+    def _take(self, size: int) -> None:
+        self._shared.admission.memory += size
+        self.counted += size
 
     @property
     def large(self) -> bool:

@@ -20,7 +20,7 @@ from sidecar.proxy.loop import made, outermost
 from sidecar.proxy.request_reader import NO_HEAD, Inbound, RequestReader
 from sidecar.proxy.shared import Shared, blame
 from sidecar.proxy.timers import Watchdog
-from sidecar.proxy.upstream_side import HIGH_WATER, SMALL_READ, unsent
+from sidecar.proxy.upstream_side import HIGH_WATER, READ, SMALL_READ, InPieces, unsent
 
 _LINGER = 2 * SECOND
 """How long what a client still sends is read and thrown away before its connection closes for good."""
@@ -50,6 +50,8 @@ class ClientConnection(asyncio.Protocol):
         self._linger_keep = False
         self.paused = False
         """It is not read from."""
+        self._in_pieces = False
+        """It is read in pieces."""
         self._gone = False
         self._endless = False
         """Its orderly end is that of its answer."""
@@ -85,7 +87,18 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write(data)
 
     def pause(self) -> None:
-        """Stops reading, because the upstream takes no more of the upload."""
+        """Stops reading, because the upstream takes no more of the upload; what still comes is read in pieces."""
+        if self._transport is not None and not self._closing:
+            self._read_in_pieces(self._transport)
+        self._stop_reading()
+
+    def _read_in_pieces(self, transport: asyncio.Transport) -> None:
+        if not self._in_pieces:
+            self._in_pieces = True
+            admission = self._shared.admission
+            transport.set_protocol(InPieces(self, self._shared.read_buffer, admission.roomy))
+
+    def _stop_reading(self) -> None:
         if not self.paused and not self._closing and self._transport is not None:
             self.paused = True
             self._transport.pause_reading()
@@ -179,6 +192,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         self._reader.met(transport.get_extra_info("peername"))
         self._shared.connections.add(self)
+        if not self._shared.admission.roomy():
+            self._read_in_pieces(self._transport)
         self._watchdog.set(self._shared.clock() + self._shared.limits.client_head)
 
     @outermost
@@ -208,6 +223,9 @@ class ClientConnection(asyncio.Protocol):
         if reader.unparsed and reader.behind:
             self._parse_later(self._transport)
         elif len(data) > SMALL_READ and not self.paused:
+            flow = self._flow
+            if len(data) > READ and flow is not None and flow.exchange.asked and not flow.inbound.ended:
+                self._read_in_pieces(self._transport)
             turn.done(self._transport, self.read_at, self._go_on)
 
     @outermost
@@ -290,12 +308,12 @@ class ClientConnection(asyncio.Protocol):
         elif self._reader.partial is not None:
             self._watchdog.set(self._reader.partial.start + self._shared.limits.client_head)
         if self._flow is not None and self._reader.ready:
-            self.pause()
+            self._stop_reading()
 
     def _start_next(self) -> None:
         """The next request's turn, once the client has taken the answers before: they must not pile up."""
         if not self.writable:
-            self.pause()
+            self._stop_reading()
             self._watchdog.set(self._shared.clock() + self._shared.limits.idle)
             return
         self._flow = flow = flow_for(self._shared, self, self._reader.ready.popleft())

@@ -106,7 +106,7 @@ class Flow:
                 self._hold()
         elif self._side is not None:
             self._write(self._side)
-        elif self._upload.waiting > HIGH_WATER:
+        elif self._upload.wait():
             self._client.pause()
 
     def _read_whole(self) -> bool:
@@ -196,9 +196,8 @@ class Flow:
 
     def _send(self, side: UpstreamConnection) -> None:
         exchange, shared, upload = self.exchange, self._shared, self._upload
-        method = exchange.head.method
-        self._side = side
-        side.begin(self, method)
+        self._side, method = side, exchange.head.method
+        side.begin(self, method, goes_on=not self.inbound.ended)
         head = wire.request_head(exchange.head, self._target, exchange.trace.outbound(), self.inbound.passing)
         body = upload.pass_on()
         if self._replay:
@@ -209,14 +208,13 @@ class Flow:
             side.write(body)
         else:
             side.write(head + body)
+        if upload.counted:
+            upload.release()
         blocked = self._deadlines is not None and self._deadlines.upload_blocked_since
         if blocked:
-            upload.wait(body)
-        else:
-            if upload.counted:
-                upload.release()
-            if self._client.paused:
-                self._client.resume()
+            upload.wait_on(body)
+        elif self._client.paused:
+            self._client.resume()
         exchange.sent = sent = shared.clock()
         if upload.finished and not blocked:
             exchange.request_end = sent
@@ -229,6 +227,8 @@ class Flow:
         data = self._upload.pass_on()
         if data:
             side.write(data)
+            if self._timers.upload_blocked_since:
+                self._upload.wait_on(data)
             if self._replay is not None:
                 replay = self._replay + data
                 self._replay = replay if self._upload.again(replay) else None

@@ -39,9 +39,10 @@ from sidecar.ways_out import EgressRules, Trust
 
 
 class Admission:
-    """Requests that hold a slot, and bytes for inspection, which are bounded here.
+    """Requests that hold a slot, and bytes that are held of bodies, which are bounded here.
 
-    A request that finds no slot is refused by its flow; a body that finds no memory streams through unread.
+    A request that finds no slot is refused by its flow; a body that finds no memory streams through unread. What its
+    upstream does not take then is held nevertheless, and counts: while there is no room, little is read of such a body.
     """
 
     __slots__ = ("active", "draining", "memory", "memory_limit")
@@ -51,7 +52,7 @@ class Admission:
         self.active = 0
         """Requests that hold a slot."""
         self.memory = 0
-        """Bytes held for inspection over all requests."""
+        """Bytes held over all requests."""
         self.draining = 0
         """Since when nothing new is taken (ns since the epoch); 0: it is."""
 
@@ -61,6 +62,10 @@ class Admission:
             return False
         self.memory += size
         return True
+
+    def roomy(self) -> bool:
+        """There is room for a large read."""
+        return self.memory + READ <= self.memory_limit
 
     def release(self, size: int) -> None:
         """Gives memory back."""

@@ -29,10 +29,13 @@ HIGH_WATER = 64 * 1024
 """Bytes a transport may hold before the other side's reading pauses."""
 
 READ = 64 * 1024
-"""Bytes read at once of an answer that comes in large pieces: they are kept if its client takes no more."""
+"""Bytes read at once of an answer or an upload that comes in large pieces: they are kept if the other side takes no more."""
 
 _RECORD = 16 * 1024
 """Bytes that TLS encrypts as one record, at most."""
+
+LITTLE = 4 * 1024
+"""Bytes read at once of an upload while there is no room to keep more: ten thousand such come to 40 MB."""
 
 AT_ONCE = 4 * 1024
 """Bytes that leave with the call that writes them, where nothing waits before them: any system's send buffer takes so many."""
@@ -122,6 +125,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self._given = False
         self.raced = False
         """The upstream ended it before the first byte of an answer."""
+        self._passes_all = False
+        """Whatever has not left fills its send buffer."""
         self._in_pieces = True
         """Large reads may be taken in pieces; TLS would keep the rest of one to itself."""
         self._closing = False
@@ -169,9 +174,12 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             return None
         return _keep_alive_hint(head.headers)
 
-    def begin(self, reader: Reader, method: str) -> None:
-        """Gives the connection to a flow for one exchange."""
+    def begin(self, reader: Reader, method: str, *, goes_on: bool = False) -> None:
+        """Gives the connection to a flow for one exchange. A body that `goes_on` is read no faster than it leaves."""
         self.reader = reader
+        if goes_on and self.usable and self.transport is not None:
+            self._passes_all = True
+            self.transport.set_write_buffer_limits(high=1, low=0)
         self._given = True
         early = self.unread
         self.reset(method)
@@ -206,6 +214,9 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         """Takes the connection from its flow."""
         self.reader = None
         self.used = True
+        if self._passes_all and self.transport is not None:
+            self._passes_all = False
+            self.transport.set_write_buffer_limits(high=HIGH_WATER)
         if self._paused:
             self.resume()
 
@@ -265,7 +276,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         if self.transport is None:
             return
         if size > READ and self._in_pieces:
-            self.transport.set_protocol(_InPieces(self, self._owner.read_buffer))
+            self.transport.set_protocol(InPieces(self, self._owner.read_buffer))
         if not self._paused:
             # What TLS has cost before this call is not seen: each such read of it is enough for one turn. So it is where
             # something waits to be read, which may be of this answer.
@@ -457,27 +468,50 @@ class TlsUpstreamConnection(UpstreamConnection):
         """What came before a write failed is still encrypted: it is lost."""
 
 
-class _InPieces(asyncio.BufferedProtocol):
+class Connection(Protocol):
+    """An `asyncio.Protocol`, of either side."""
+
+    def data_received(self, data: bytes, /) -> None:
+        """Bytes have come."""
+
+    def eof_received(self) -> None:
+        """The peer has ended its side."""
+
+    def connection_lost(self, exc: Exception | None, /) -> None:
+        """It is gone."""
+
+    def pause_writing(self) -> None:
+        """Its send buffer is full."""
+
+    def resume_writing(self) -> None:
+        """Its send buffer has drained."""
+
+
+class InPieces(asyncio.BufferedProtocol):
     """Takes a connection's place once large pieces come over it, and reads no larger ones than `buffer` from then on.
 
     Not from its beginning: two calls for a read are dearer than one, and what comes piece by piece never needs them.
+    While there is not the room that `roomy` asks for, pieces are `LITTLE`.
     """
 
-    def __init__(self, connection: UpstreamConnection, buffer: memoryview) -> None:
+    def __init__(
+        self, connection: Connection, buffer: memoryview, roomy: Callable[[], bool] | None = None
+    ) -> None:
         self._buffer = buffer
+        self._roomy = roomy
         self._received = connection.data_received
         self._connection = connection
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - there is one size
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - how much there is nobody knows
         """asyncio: where to read to."""
-        return self._buffer
+        return self._buffer if self._roomy is None or self._roomy() else self._buffer[:LITTLE]
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: so many bytes have come."""
         self._received(self._buffer[:nbytes].tobytes())
 
     def eof_received(self) -> None:
-        """asyncio: the upstream has ended its side."""
+        """asyncio: the peer has ended its side."""
         self._connection.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -77,12 +77,7 @@ def test_a_long_run_inside_of_a_text_is_replaced() -> None:
 
 def test_a_large_text_takes_no_room() -> None:
     """20 MiB that come in pieces are never held, and memory that was asked for is given back."""
-    asked: list[int] = []
-
-    def room(change: int) -> bool:
-        asked.append(change)
-        return True
-
+    asked, room = asked_of()
     pending = Pending(MIB, room)
     pending.add(b'{"usage":{"n":7},"image":"')
     for _ in range(320):
@@ -118,6 +113,17 @@ def held_back(feed: Callable[[bytes], object], begun: bytes) -> int:
     return tracemalloc.get_traced_memory()[0] - before
 
 
+def asked_of() -> tuple[list[int], Callable[[int], bool]]:
+    """What will have been asked of a room that has any, and the room."""
+    asked: list[int] = []
+
+    def room(change: int) -> bool:
+        asked.append(change)
+        return True
+
+    return asked, room
+
+
 PARSERS: dict[str, tuple[Callable[..., SseParser | JsonArrayParser], bytes, bytes]] = {
     "events": (SseParser, b"data: 1\n\ndata: ", b"\n\n"),
     "array": (JsonArrayParser, b'[{}, {"x":"', b'"}'),
@@ -129,8 +135,8 @@ PARSERS: dict[str, tuple[Callable[..., SseParser | JsonArrayParser], bytes, byte
 def test_what_is_kept_of_an_event_is_counted(form: str, size: int) -> None:
     """As the memory it takes, as soon as it is more than a little; and given back once the event has ended."""
     make, before, after = PARSERS[form]
-    held: list[int] = []
-    parser = make(MIB, room=lambda change: held.append(change) is None)
+    held, room = asked_of()
+    parser = make(MIB, room=room)
     assert parser.feed(before)
     tracemalloc.start()
     try:
@@ -147,8 +153,8 @@ def test_what_is_kept_of_an_event_is_counted(form: str, size: int) -> None:
 def test_an_event_that_comes_at_once_asks_for_nothing(form: str) -> None:
     """Nor one of which little waits, nor the last read of one: that is not kept."""
     make, before, after = PARSERS[form]
-    held: list[int] = []
-    parser = make(MIB, room=lambda change: held.append(change) is None)
+    held, room = asked_of()
+    parser = make(MIB, room=room)
     small, large = b"a b" * (UNCOUNTED // 3 - 20), b"a b" * 8000
     for pieces in ((before + large + after,), (before + small, large + after)):
         assert [event for piece in pieces for event in parser.feed(piece)]

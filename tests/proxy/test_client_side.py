@@ -12,7 +12,7 @@ from sidecar.core.clock import SECOND
 from sidecar.proxy import client_side
 from sidecar.proxy.client_side import ClientConnection
 from sidecar.proxy.request_reader import Inbound
-from sidecar.proxy.shared import Shared
+from sidecar.proxy.shared import Admission, Shared
 
 KEEPALIVE, IDLE = 1 * SECOND, 60 * SECOND
 
@@ -92,7 +92,12 @@ class Answered:
             head_size=1024, head_fields=8, client_head=SECOND, client_keepalive=KEEPALIVE, idle=IDLE
         )
         shared = SimpleNamespace(
-            loop=self.loop, clock=lambda: self.loop.now, limits=limits, connections=set(), later=None
+            loop=self.loop,
+            clock=lambda: self.loop.now,
+            limits=limits,
+            connections=set(),
+            later=None,
+            admission=Admission(1 << 20),
         )
         shared.turn = SimpleNamespace(read=lambda: self.loop.now, waited=0, over=bool)
         shared.plans = SimpleNamespace(take=lambda *_: None)

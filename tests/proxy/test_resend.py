@@ -31,6 +31,9 @@ class Told(End):
         """A lot waits."""
         return 1 << 20
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """It is given what it reads by hand."""
+
     def resume_reading(self) -> None:
         """It is read again."""
         self.resumed.set()
