@@ -122,15 +122,19 @@ class Measures:
         self._upstreams: dict[str | None, UpstreamSeries] = {}
         self.in_flight: dict[int, Exchange] = {}
         """By its `id`, what has been started and has not settled."""
+        self._flights: dict[str | None, _Flights] = {}
+        """What a snapshot found of them, by their upstream, and when (ns)."""
+        self._looked_at = 0
         self._streams: dict[int, Attributes] = {}
         self._streaming: dict[Attributes, int] = {}
         self._lag = store.histogram(metrics.LOOP_LAG)
+        # A snapshot asks in this order: requests in flight are looked at once for all three.
         store.observe(metrics.REQUESTS_ACTIVE, self._active)
         store.observe(
             metrics.STREAMS_ACTIVE, lambda: ((value, key) for key, value in self._streaming.items())
         )
-        store.observe(metrics.OLDEST_AGE, lambda: self._longest(attrgetter("start")))
-        store.observe(metrics.SILENCE, lambda: self._longest(attrgetter("heard")))
+        store.observe(metrics.OLDEST_AGE, lambda: self._since(attrgetter("oldest")))
+        store.observe(metrics.SILENCE, lambda: self._since(attrgetter("quietest")))
         self._headroom = Headroom(store, clock, self.in_flight, self._asked)
         store.observe(
             metrics.ANOMALIES,
@@ -318,22 +322,39 @@ class Measures:
         """Another number whenever a model has got or lost its place."""
         return self._asked.changes + self._answered.changes
 
-    def _active(self) -> Iterator[tuple[int, Attributes]]:
-        """The requests in flight of each upstream that has been asked."""
-        active = dict.fromkeys((series.attributes for series in self._upstreams.values()), 0)
-        for exchange in self.in_flight.values():
-            upstream = self._upstream_of(exchange).attributes
-            active[upstream] = active.get(upstream, 0) + 1
-        return ((value, attributes) for attributes, value in active.items())
-
-    def _longest(self, since: Callable[[Exchange], int]) -> Iterator[tuple[float, Attributes]]:
-        """By upstream, the longest time since something, of the requests in flight; 0 where there are none."""
+    def _active(self) -> Observations:
+        """The requests in flight of each upstream that has been asked. The next two are told by the same look at them."""
         now = self._clock()
-        found = dict.fromkeys((series.attributes for series in self._upstreams.values()), now)
+        self._looked_at = now
+        self._flights = flights = {name: _Flights(now) for name in self._upstreams}
         for exchange in self.in_flight.values():
-            upstream = self._upstream_of(exchange).attributes
-            found[upstream] = min(found.get(upstream, now), since(exchange) or now)
-        return (((now - at) / SECOND, attributes) for attributes, at in found.items())
+            upstream = exchange.upstream
+            name = None if upstream is None else upstream.name
+            flight = flights.get(name)
+            if flight is None:
+                self._upstream(name)
+                flight = flights[name] = _Flights(now)
+            flight.count += 1
+            start, heard = exchange.start, exchange.heard
+            flight.oldest = min(flight.oldest, start)
+            if heard and heard < flight.quietest:
+                flight.quietest = heard
+        return ((flight.count, self._upstreams[name].attributes) for name, flight in flights.items())
+
+    def _since(self, which: Callable[["_Flights"], int]) -> Iterator[tuple[float, Attributes]]:
+        """By upstream, the longest time since something, of the requests in flight; 0 where there are none."""
+        for name, flight in self._flights.items():
+            yield (self._looked_at - which(flight)) / SECOND, self._upstreams[name].attributes
+
+
+class _Flights:
+    """The requests in flight of one upstream: since when (ns) the oldest is, and since when the quietest was not heard of."""
+
+    __slots__ = ("count", "oldest", "quietest")
+
+    def __init__(self, now: int) -> None:
+        self.count = 0
+        self.oldest = self.quietest = now
 
 
 def _streamed(exchange: Exchange, series: RequestSeries) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import export as sdk
@@ -169,6 +170,27 @@ def test_in_flight_goes_up_and_down(world: World) -> None:
     world.begin().upstream = None
     assert world.points(metrics.OLDEST_AGE) == {("default",): 0.0, (): 1.0}
     assert world.points(metrics.SILENCE) == {("default",): 0.0, (): 0.0}
+
+
+class Looked(dict[int, Exchange]):
+    """Requests in flight that count how often they are looked at."""
+
+    looks = 0
+
+    def values(self) -> Any:
+        """All of them."""
+        self.looks += 1
+        return super().values()
+
+
+def test_requests_in_flight_are_looked_at_once(world: World) -> None:
+    """By a snapshot, for all that is told of them: there may be ten thousand, and everything else waits meanwhile."""
+    world.begin()
+    measures = world.recorder._measures
+    assert measures is not None
+    measures.in_flight = looked = Looked(measures.in_flight)
+    assert world.points(metrics.OLDEST_AGE) == {("default",): 1.0}
+    assert looked.looks == 1
 
 
 def phases(world: World) -> dict[str, float]:
