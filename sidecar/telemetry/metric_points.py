@@ -5,6 +5,7 @@ records nothing and knows no clock.
 """
 
 from bisect import bisect_left
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from operator import itemgetter
@@ -106,6 +107,11 @@ class Reader:
         """Whether it is given differences of a metric that is recorded."""
         return self.temporality.is_delta(metric.kind, observed=False)
 
+    def series(self, metric: Metric) -> dict[Attributes, Any]:
+        """What it has of a metric that is not asked for."""
+        kind: dict[Metric, Any] = self.buckets if metric.kind is MetricKind.HISTOGRAM else self.totals
+        return kind.setdefault(metric, {})  # type: ignore[no-any-return]
+
     def begun(self, metric: Metric, attributes: Attributes, times: "Times") -> int:
         """When a difference begins, by the wall: at the last collect, unless an earlier one came back."""
         return self.since.get((metric, attributes), self.previous) + times.moved
@@ -144,22 +150,48 @@ def set_back(reader: Reader, now: int) -> None:
     reader.latest = min(reader.latest, now)
 
 
-def sum_of(reader: Reader, metric: Metric, times: Times) -> Data | None:
-    """The points of a counter, or None if it has none; differences are a reader's no more once they are told."""
+IN_ONE_GO = 200
+"""Series that are handed over, or made points of, in one step: a millisecond or two."""
+
+Steps = Generator[None, None, Data | None]
+"""Makes the points of a metric, in steps; None if it has none."""
+
+
+def sum_of(reader: Reader, metric: Metric, times: Times) -> Steps:
+    """The points of a counter; differences are a reader's no more once they are told."""
     series = reader.totals.get(metric)
     if not series:
         return None
     delta = reader.is_delta(metric)
-    points = [
-        number(key, reader.begun(metric, key, times) if delta else total.start, times.now, total.value)
-        for key, total in series.items()
-    ]
+    points: list[sdk.NumberDataPoint] = []
+    for key, total in series.items():
+        start = reader.begun(metric, key, times) if delta else total.start
+        points.append(number(key, start, times.now, total.value))
+        if not len(points) % IN_ONE_GO:
+            yield
     if delta:
         reader.totals[metric] = {}
     return sdk.Sum(points, temporality(delta), metric.kind is MetricKind.COUNTER)
 
 
-def histogram_of(reader: Reader, metric: Metric, times: Times) -> Data | None:
+def observed_of(
+    reader: Reader, metric: Metric, values: Mapping[Attributes, int | float], times: Times
+) -> Data:
+    """The points of what callbacks told: present values of a gauge, or a counter's values since the start."""
+    if metric.kind is MetricKind.GAUGE:
+        return sdk.Gauge([number(key, None, times.now, value) for key, value in values.items()])
+    delta = reader.temporality.is_delta(metric.kind, observed=True)
+    points = []
+    for key, value in values.items():
+        before = reader.observed[metric][key]
+        # A callback may have failed at the last collect.
+        start = before.used + times.moved if delta else before.start
+        points.append(number(key, start, times.now, value - before.value if delta else value))
+        before.value, before.used = value, times.now - times.moved
+    return sdk.Sum(points, temporality(delta), metric.kind is MetricKind.COUNTER)
+
+
+def histogram_of(reader: Reader, metric: Metric, times: Times) -> Steps:
     """Likewise of a histogram, with the exemplars since the last collect."""
     series = reader.buckets.get(metric)
     if not series:
@@ -185,6 +217,8 @@ def histogram_of(reader: Reader, metric: Metric, times: Times) -> Data | None:
             )
         )
         buckets.exemplars = {}
+        if not len(points) % IN_ONE_GO:
+            yield
     if delta:
         reader.buckets[metric] = {}
     return sdk.Histogram(points, temporality(delta))

@@ -8,18 +8,19 @@ exemplars apart, as in the SDK. It must never grow past its cardinality limit; a
 """
 
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
 from operator import attrgetter, truediv
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.core.clock import SECOND, STEADY, Clock, Wall
 from sidecar.core.exchange import Trace
 from sidecar.telemetry.metric_points import (
+    IN_ONE_GO,
     Attributes,
     Buckets,
     Data,
@@ -29,7 +30,7 @@ from sidecar.telemetry.metric_points import (
     Total,
     again,
     histogram_of,
-    number,
+    observed_of,
     set_back,
     sum_of,
     temporality,
@@ -100,8 +101,7 @@ class HistogramSeries(_Series):
     def record(self, value: float, exemplar: ExemplarContext | None = None, at: int = 0) -> None:
         """One measurement, in the metric's unit; `at` in ns since the epoch, for the exemplar."""
         store = self._store
-        one = Column((value,), (at or store.clock(),), (exemplar,), _itself, 0, store.wants(exemplar))
-        self.take(one)
+        self.take(Column((value,), (at or store.clock(),), (exemplar,), _itself, 0, store.wants(exemplar)))
 
     def record_buckets(
         self,
@@ -329,8 +329,7 @@ class Rows:
 
 Observation = tuple[int | float, Attributes]
 Observations = Iterable[Observation]
-
-_Numbers = TypeVar("_Numbers", Total, Buckets)
+_Observed = Mapping[Metric, Collection[Observation]]
 
 _TOGETHER = 256
 """How many rows wait to be summed up, at most."""
@@ -363,6 +362,10 @@ class MetricStore:
                 self._buckets[metric] = {}
             elif metric.kind is not MetricKind.GAUGE:
                 self._totals[metric] = {}
+        self._closed: Mapping[Metric, dict[Attributes, Any]] = {}
+        """What was recorded in the period before this one, as far as readers do not have it yet."""
+        self._steps: Iterator[None] = iter(())
+        """What is left to do of the latest collect."""
         self._callbacks: dict[Metric, list[Callable[[], Observations]]] = {}
         self.period = 0
         """The number of the open period: what a handle has found is good for one."""
@@ -442,29 +445,44 @@ class MetricStore:
 
     def collect(self, reader: Reader) -> list[sdk.Metric]:
         """What `reader` is to export now, in the SDK's data model; metrics without points are left out."""
+        collected, steps = self.collecting(reader)
+        deque(steps, maxlen=0)
+        return collected
+
+    def collecting(self, reader: Reader) -> tuple[list[sdk.Metric], Iterator[None]]:
+        """The same in steps: as of now, however long these take. Another collect ends those that are under way first."""
+        deque(self._steps, maxlen=0)
         self.sum_up()
         # Asked before anything is taken, so that a callback that fails loses no differences.
         asked, callbacks = self.asked, self._callbacks.items()
         observed = {metric: [one for ask in asks for one in asked(ask) or ()] for metric, asks in callbacks}
-        self._fold()
-        elapsed, moved = self.clock(), self._wall.look()
+        self.period += 1
+        self._closed = {**self._totals, **self._buckets}
+        self._totals = {metric: {} for metric in self._totals}
+        self._buckets = {metric: {} for metric in self._buckets}
+        collected: list[sdk.Metric] = []
+        self._steps = self._collecting(reader, observed, collected, self.clock(), self._wall.look())
+        return collected, self._steps
+
+    def _collecting(
+        self, reader: Reader, observed: _Observed, collected: list[sdk.Metric], elapsed: int, moved: int
+    ) -> Iterator[None]:
+        """Every reader gets the closed period; then what this one has becomes points."""
+        for metric, period in self._closed.items():
+            yield from self._hand_over(metric, period, elapsed)
         now = elapsed + moved
         if moved < reader.moved or now < reader.latest:
             set_back(reader, now)
         times = Times(now, moved)
-        collected: list[sdk.Metric] = []
         for metric in self.metrics:
             if metric in observed:
                 data: Data | None = self._observed(reader, metric, observed[metric], times)
-            elif metric.kind is MetricKind.HISTOGRAM:
-                data = histogram_of(reader, metric, times)
             else:
-                data = sum_of(reader, metric, times)
+                data = yield from (histogram_of if metric in self._buckets else sum_of)(reader, metric, times)
             if data is not None:
                 collected.append(sdk.Metric(metric.name, metric.description, metric.unit, data))
-        reader.previous, reader.told, reader.moved = elapsed, now, moved
-        reader.since = {}
-        return collected
+            yield
+        reader.previous, reader.told, reader.moved, reader.since = elapsed, now, moved, {}
 
     def give_back(self, reader: Reader, metrics: Iterable[sdk.Metric]) -> None:
         """Differences that certainly did not arrive: they are part of the next ones. Totals need no such thing."""
@@ -495,8 +513,7 @@ class MetricStore:
         period = self._totals[metric]
         total = period.get(attributes)
         if total is None:
-            known = (reader.totals.get(metric) for reader in self._readers)
-            key = self._admit(len(period), attributes, known)
+            key = self._admit(metric, len(period), attributes)
             total = period.setdefault(key, Total(since or self._since_now()))
         return total
 
@@ -505,8 +522,7 @@ class MetricStore:
         period = self._buckets[metric]
         buckets = period.get(attributes)
         if buckets is None:
-            known = (reader.buckets.get(metric) for reader in self._readers)
-            key = self._admit(len(period), attributes, known)
+            key = self._admit(metric, len(period), attributes)
             buckets = period.setdefault(key, Buckets(since or self._since_now(), len(metric.bounds) + 1))
         return buckets
 
@@ -517,32 +533,24 @@ class MetricStore:
     def _wall_time(self) -> int:
         return self.clock() + self._wall.correction
 
-    def _admit(self, size: int, attributes: Attributes, known: Iterable[object]) -> Attributes:
+    def _admit(self, metric: Metric, size: int, attributes: Attributes) -> Attributes:
         """The key of a series new to this period: its own if there is room or a reader has it, else the overflow's."""
-        if size < self._limit or any(isinstance(series, dict) and attributes in series for series in known):
+        if size < self._limit or attributes in self._closed.get(metric, {}):
+            return attributes
+        if any(attributes in reader.series(metric) for reader in self._readers):
             return attributes
         self.full()
         return OVERFLOW
 
-    def _fold(self) -> None:
-        """Close the open period: every reader gets it, and the next one begins empty."""
-        self.period += 1
-        for metric, totals in self._totals.items():
-            self._hand_over(metric, totals, [one.totals.setdefault(metric, {}) for one in self._readers])
-        for metric, histograms in self._buckets.items():
-            self._hand_over(metric, histograms, [one.buckets.setdefault(metric, {}) for one in self._readers])
-
-    def _hand_over(
-        self, metric: Metric, period: dict[Attributes, _Numbers], have: Iterable[dict[Attributes, _Numbers]]
-    ) -> None:
+    def _hand_over(self, metric: Metric, period: dict[Attributes, Any], now: int) -> Iterator[None]:
         """Adds a metric's period to what each reader has, and empties it."""
-        now = self.clock()
         # A level that vanished would be wrong for good; a sum begins anew, but a difference is still to be told.
         yields = metric.kind is not MetricKind.UP_DOWN_COUNTER
         lost: set[Attributes] = set()
-        for reader, mine in zip(self._readers, have, strict=True):
+        for reader in self._readers:
+            mine = reader.series(metric)
             out: list[Attributes] | None = None
-            for attributes, one in period.items():
+            for at, (attributes, one) in enumerate(period.items(), 1):
                 key = attributes
                 if key not in mine and len(mine) >= self._limit:
                     if out is None:
@@ -559,6 +567,8 @@ class MetricStore:
                     reader.latest = max(reader.latest, one.start)
                 kept.merge(one)
                 kept.used = now
+                if not at % IN_ONE_GO:
+                    yield
         period.clear()
         for _ in lost:
             self.full()
@@ -582,16 +592,4 @@ class MetricStore:
                     known[key] = Total(since + times.moved)
                     known[key].used = since
             values[key] = value if metric.kind is MetricKind.GAUGE else values.get(key, 0) + value
-        if not values:
-            return None
-        if metric.kind is MetricKind.GAUGE:
-            return sdk.Gauge([number(key, None, times.now, value) for key, value in values.items()])
-        delta = reader.temporality.is_delta(metric.kind, observed=True)
-        points = []
-        for key, value in values.items():
-            before = known[key]
-            # A callback may have failed at the last collect.
-            start = before.used + times.moved if delta else before.start
-            points.append(number(key, start, times.now, value - before.value if delta else value))
-            before.value, before.used = value, times.now - times.moved
-        return sdk.Sum(points, temporality(delta), metric.kind is MetricKind.COUNTER)
+        return observed_of(reader, metric, values, times) if values else None

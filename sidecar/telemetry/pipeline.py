@@ -7,17 +7,17 @@ export has settled.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics
+from opentelemetry.sdk.metrics.export import Metric, MetricsData, ResourceMetrics, ScopeMetrics
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from sidecar.core.clock import Clock
+from sidecar.core.clock import MILLISECOND, Clock, cpu_time
 from sidecar.telemetry.exporters import STDOUT, Stream, make_sender
 from sidecar.telemetry.factories import (
     EncodedRecords,
@@ -58,6 +58,9 @@ class MetricExport:
         self._under_way = False
         self._then: list[Callable[[], object]] = []
         """What is to be called once the present numbers are handed over."""
+        self._collected: list[Metric] = []
+        self._steps: Iterator[None] | None = None
+        """What is left to do of a snapshot."""
         self._resource = resource
         self._scope = scope
         self._interval = interval
@@ -72,10 +75,11 @@ class MetricExport:
         self._timer = loop.call_soon(self._tick, loop, loop.time())
 
     def stop(self) -> None:
-        """Take no more snapshots."""
+        """Take no more snapshots; one that is being made is handed over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._make(None)
 
     def flush(self, done: Callable[[], object]) -> None:
         """Export the present numbers; `done` is called in the worker's thread when nothing is left."""
@@ -97,25 +101,45 @@ class MetricExport:
 
     def _go_on(self) -> None:
         """Take the snapshot that something waits for, if anything still does."""
-        if self._then and not self._under_way:
+        if self._then and not self._under_way and self._steps is None:
             self._snapshot()
 
     def _snapshot(self) -> None:
         """Hand the present numbers to the worker, and go on with what waits for that."""
         then, self._then = self._then, []
         try:
-            self._offer()
+            self._collected, self._steps = self._store.collecting(self._reader)
+            self._make(None)
         finally:
             for call in then:
                 call()
 
-    def _offer(self) -> None:
-        metrics = self._store.collect(self._reader)
+    def _make(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Makes the snapshot that is begun, in this turn of the loop as far as its share goes, or all of it without a loop."""
+        if self._steps is None:
+            return
+        until = cpu_time() + _SHARE
+        try:
+            for _ in self._steps:
+                if loop is not None and cpu_time() > until:
+                    loop.call_soon(self._make, loop)
+                    return
+        except BaseException:
+            self._steps = None
+            if loop is not None:
+                loop.call_soon(self._go_on)
+            raise
+        self._steps = None
+        self._offer(self._collected)
+        if loop is not None:
+            self._go_on()
+
+    def _offer(self, metrics: list[Metric]) -> None:
         points = sum(len(metric.data.data_points) for metric in metrics)
+        self._under_way = points > 0
         if points:
             schema = self._resource.schema_url
             scope = ScopeMetrics(self._scope, metrics, schema)
-            self._under_way = True
             self.queue.offer((MetricsData([ResourceMetrics(self._resource, [scope], schema)]),), points)
 
     def _delivered(self, delivery: Delivery) -> None:
@@ -137,10 +161,13 @@ class MetricExport:
         # The next one first: a callback that fails must not be the end of all snapshots.
         after = max(due + self._interval, loop.time())
         self._timer = loop.call_at(after, self._tick, loop, after)
-        if not self._under_way:
-            self._snapshot()
+        if not self._under_way and self._steps is None:
+            self._collected, self._steps = self._store.collecting(self._reader)
+            self._make(loop)
 
 
+_SHARE = 2 * MILLISECOND
+"""How long (ns of CPU) a snapshot is made in one turn of the event loop."""
 _FIRST_SHARE = 0.5
 """Of the time of a shutdown, what spans and logs may take before the last metrics, which count them, are taken."""
 _GRACE = 0.2

@@ -65,6 +65,25 @@ async def test_differences_add_up_to_the_total(sink: OtlpSink) -> None:
     assert {point.temporality for point in sink.points} == {"delta"}
 
 
+async def test_a_large_snapshot_is_made_in_several_turns(
+    sink: OtlpSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have theirs meanwhile; what is recorded then comes with the next one, also where that is the last."""
+    monkeypatch.setattr(pipeline, "_SHARE", 0)
+    delta = {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"}
+    out = started({**sink.environ(), **EVERY, **delta, "OTEL_METRIC_EXPORT_INTERVAL": "600000"})
+    keys: list[Attributes] = [(("k", str(number)),) for number in range(1000)]
+    for key in keys:
+        out.store.add(COUNTER, 1, key)
+    await asyncio.sleep(0)
+    assert out.states("metrics") == {}
+    for key in keys:
+        out.store.add(COUNTER, 1, key)
+    assert await out.pipeline.shutdown(30)
+    assert _reached(sink, 2 * len(keys))
+    assert out.states("metrics")["exported"] == 2 * len(keys)
+
+
 async def test_a_slow_collector_delays_differences_and_loses_none(sink: OtlpSink) -> None:
     """While an export is under way no snapshot is taken; the next one has all."""
     sink.answer("metrics", SinkAnswer(status=503, code="UNAVAILABLE", headers={"Retry-After": "0.1"}))
