@@ -1,4 +1,4 @@
-"""Boards for tests that need one to make an admin port, and a reader of the stream that a board tells."""
+"""Boards, what they keep and browsers that never were, for tests of a board; and a reader of the stream that it tells."""
 
 import json
 import socket
@@ -7,7 +7,11 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
-from sidecar.live import Board
+from sidecar.core.clock import SECOND
+from sidecar.core.exchange import Exchange, RequestHead
+from sidecar.core.facts import Outcome, Route
+from sidecar.core.headers import Headers
+from sidecar.live import Board, Ended, ended
 
 
 def empty_board() -> Board:
@@ -98,3 +102,60 @@ class Looking:
         """The bars with this outcome, in the order of their ends."""
         found = [bar for bar in self.bars.values() if bar["outcome"] == outcome]
         return sorted(found, key=lambda bar: int(bar["end"]))
+
+
+class Ids:
+    """A trace of an exchange that is never exported."""
+
+    def __init__(self, number: int) -> None:
+        self.trace_id = self.server_span_id = self.client_span_id = number
+        self.sampled = False
+
+    def outbound(self) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+
+class Connection:
+    """A browser's connection: what was written lies in it until it is read."""
+
+    def __init__(self) -> None:
+        self.unread: list[bytes] = []
+        self.closing = False
+
+    def write(self, data: bytes) -> None:
+        """Keeps it."""
+        self.unread.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        """What was not read."""
+        return sum(map(len, self.unread))
+
+    def is_closing(self) -> bool:
+        """Whether it was closed."""
+        return self.closing
+
+    def abort(self) -> None:
+        """Closes it."""
+        self.closing = True
+
+    def read(self) -> bytes:
+        """All that lies in it."""
+        text = b"".join(self.unread)
+        self.unread.clear()
+        return text
+
+
+def in_flight(number: int) -> Exchange:
+    """An exchange that has arrived."""
+    head = RequestHead("GET", b"/", "HTTP/1.1", Headers([]))
+    return Exchange(start=number, head=head, trace=Ids(number), route=Route("/"), arrived=number)
+
+
+def settled(number: int) -> Ended:
+    """What is kept of an exchange that has ended."""
+    head = RequestHead("GET", b"/", "HTTP/1.1", Headers([]))
+    one = Exchange(start=number * SECOND, head=head, trace=Ids(number), route=Route("/"))
+    one.decide(Outcome.COMPLETED, one.start)
+    one.settle(one.start + SECOND)
+    return ended(one, {}, {})

@@ -7,7 +7,7 @@ import pytest
 from sidecar.core.facts import RequestFacts
 from sidecar.live import Board
 from sidecar.live import board as boards
-from tests.live.test_live import Connection, in_flight, settled
+from tests.live.boards import Connection, in_flight, settled
 
 
 def missed(text: bytes) -> int:

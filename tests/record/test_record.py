@@ -30,8 +30,7 @@ from sidecar.testing import (
     exchange,
     json_answer,
 )
-from tests.live.boards import Looking
-from tests.live.test_live import settled
+from tests.live.boards import Looking, settled
 
 ROOT = Path(__file__).parents[2]
 SECRETS = ("sk-secret1234567890", "a secret question", "a secret answer")
@@ -162,7 +161,7 @@ def test_a_disk_that_takes_half_a_line(tmp_path: Path) -> None:
 import resource
 from pathlib import Path
 from sidecar.record import RecordWriter
-from tests.live.test_live import settled
+from tests.live.boards import settled
 
 def lost():
     print("dropped")
