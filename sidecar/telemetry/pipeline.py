@@ -161,6 +161,7 @@ class MetricExport:
         # The next one first: a callback that fails must not be the end of all snapshots.
         after = max(due + self._interval, loop.time())
         self._timer = loop.call_at(after, self._tick, loop, after)
+        self._go_on()
         if not self._under_way and self._steps is None:
             self._collected, self._steps = self._store.collecting(self._reader)
             self._make(loop)
