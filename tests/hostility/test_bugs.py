@@ -45,7 +45,6 @@ MADE = [
 ]
 JOINED = [
     ("proxy.flow:Flow.begin", OURS, OURS),
-    ("proxy.shared:Admission.hold", OURS, OURS),
     ("core.identity:HeadIdentities.of", OURS, OURS),
     ("proxy.flow:Upload.whole", OURS, OURS),
     ("proxy.arrival:resolve", OURS, OURS),
@@ -54,6 +53,7 @@ JOINED = [
 ]
 SENT = [
     ("proxy.connect:Pool.take", OURS, OURS),
+    ("proxy.flow:Upload.wait", OURS, OURS),
     ("proxy.shared:UpstreamConnection", OURS, OURS),
     ("proxy.connect:Dialer.dial", OURS, OURS),
     ("proxy.upstream_side:UpstreamConnection.connection_made", OURS, OURS),
@@ -106,6 +106,7 @@ READ_IN_PIECES = [
     ("core.identity:from_head", OURS),
     ("proxy.arrival:resolve", OURS),
     ("proxy.flow:Upload.hold", OURS),
+    ("proxy.shared:Admission.hold", OURS),
     ("proxy.flow:Upload.read", OURS),
     ("apis:request_steps", OVER),
     ("proxy.arrival:Joining._mark_retry", OURS),
