@@ -569,7 +569,7 @@ INCIDENTS: tuple[Incident, ...] = (
         {"SidecarOutOfOrderSurge": (20, 79), "SidecarRaceSurge": (21, 78), "SidecarOverlapSurge": (29, 99)},
         "sessions",
         907,
-        0.4,
+        0.1557,  # of a quarter of an hour, a third of which it has been going on
     ),
     _made(
         "traffic stops naming its sessions",

@@ -388,15 +388,16 @@ FIGURES: dict[str, tuple[str, int, dict[str, int], float]] = {
 def test_a_panel_says_what_is(
     tmp_path: Path, name: str, number: int, told: dict[str, int], value: float
 ) -> None:
-    """Its first query, by a rate over four minutes."""
+    """Its first query, by a rate over four minutes, or what grew in these."""
     (panel,) = [one for one in panels(board(name)) if one["id"] == number]
     expression = re.sub(r"\$\{\w+:regex\}", ".*", panel["targets"][0]["expr"])
+    expression = re.sub(r"\$__(rate_interval|range)", "4m", expression)
     test = {
         "interval": "1m",
         "input_series": [{"series": one, "values": f"0+{growth}x10"} for one, growth in told.items()],
         "promql_expr_test": [
             {
-                "expr": f"round(sum({expression.replace('$__rate_interval', '4m')}), 0.0001)",
+                "expr": f"round(sum({expression}), 0.0001)",
                 "eval_time": "8m",
                 "exp_samples": [{"labels": "{}", "value": value}],
             }
