@@ -87,20 +87,25 @@ class Read(RunningSidecar):
 
     def _read(self) -> None:
         stream = self._child().stderr
-        for line in stream or ():
-            self.reads.wait()
-            with self._changed:
-                self._lines = [*self._lines[-20:], line.rstrip("\n")]
-                if SECRET.decode() in line:
-                    self.secrets.append(line)
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    self.strange.append(line)
-                    continue
-                if record["event"] in {"sidecar.listening", "sidecar.bug", "sidecar.stopped"}:
-                    self._logs.append(record)
-                self._changed.notify_all()
+        assert stream is not None
+        with stream:
+            for line in stream:
+                self.reads.wait()
+                with self._changed:
+                    self._take(line)
+                    self._changed.notify_all()
+
+    def _take(self, line: str) -> None:
+        self._lines = [*self._lines[-20:], line.rstrip("\n")]
+        if SECRET.decode() in line:
+            self.secrets.append(line)
+        try:
+            record = json.loads(line)
+        except ValueError:
+            self.strange.append(line)
+            return
+        if record["event"] in {"sidecar.listening", "sidecar.bug", "sidecar.stopped"}:
+            self._logs.append(record)
 
 
 class Child:
