@@ -375,8 +375,10 @@ class ChatReader(ChoicesReader[_Chunk, _NamedChunk]):
             self._name(chunk)
         kind, echo = _NO_OUTPUT, self.facts.echo
         error: str | None = None
-        usage = chunk.usage
-        for choice in chunk.choices or ():
+        usage, choices = chunk.usage, chunk.choices or ()
+        if len(choices) > 1:
+            in_order(choices)
+        for choice in choices:
             delta = choice.delta
             if delta is not None and (delta.content or delta.carries_output() or delta.audio):
                 if delta.audio is None or delta.carries_output():
@@ -384,14 +386,12 @@ class ChatReader(ChoicesReader[_Chunk, _NamedChunk]):
                 if echo is not None and choice.finish_reason != ERROR_IN_TEXT:
                     delta.echoed(echo, choice.index)
             if choice.finish_reason or choice.error:
-                if chunk.choices is not None and len(chunk.choices) > 1:
-                    in_order(chunk.choices)
                 error = self._choice_ended(choice.index, choice.finish_reason, choice.error) or error
-            usage = usage or choice.usage
+            if choice.usage is not None and usage is None:
+                self._tokens(self._so_far(choice.usage.tokens()))
         if usage or chunk.x_groq or chunk.timings:
             counts = _usage(chunk, usage)
-            own = chunk.timings is not None or (usage is not None and usage is not chunk.usage)
-            self._tokens(self._so_far(counts) if own else counts)
+            self._tokens(counts if chunk.timings is None else self._so_far(counts))
         if chunk.error or chunk.x_groq or (error is None and (name or not chunk.choices)):
             error = self._error(name, chunk, data) or error
         return kind if error is None else self._failed(error)

@@ -174,6 +174,9 @@ class Timings(msgspec.Struct):
         return present(counts)
 
 
+_OF_THE_PROMPT = ("input", "cache_read")
+
+
 class ChoicesReader(Reader[E, B]):
     """Reads an answer of choices. llama.cpp (with its timings) and Moonshot tell the usage of each of them alone."""
 
@@ -183,6 +186,8 @@ class ChoicesReader(Reader[E, B]):
     """Choices that have told their own usage."""
     _made = 0
     """Output tokens of them all."""
+    _apart = False
+    """Their prompts are not one, or nobody knows."""
 
     def _so_far(self, counts: dict[str, int]) -> dict[str, int]:
         """The usage of all choices, where `counts` is the own of the one that has ended last.
@@ -190,6 +195,8 @@ class ChoicesReader(Reader[E, B]):
         What choices made is added up. The prompt of all is one; where that is not certain, nothing is told of it.
         """
         if self._reports == len(self._choices):
+            if self._apart:
+                return {name: counts[name] for name in counts if name not in _OF_THE_PROMPT}
             return counts  # of a choice that goes on, or one that has told it
         self._reports += 1
         self._made += counts.get("output", 0)
@@ -197,8 +204,9 @@ class ChoicesReader(Reader[E, B]):
             return counts
         tokens = self.facts.tokens
         if not self._one_prompt or counts.get("input") != tokens.get("input"):
-            tokens.pop("input", None)
-            tokens.pop("cache_read", None)
+            self._apart = True
+            for name in _OF_THE_PROMPT:
+                tokens.pop(name, None)
         return {"output": self._made}
 
 

@@ -133,9 +133,7 @@ _SIDE_AGENT = re.compile(r"#([^#]+)#+\d+$")
 
 @record
 class AgentTurn:
-    """What an agent's client says of its turn, which is one or more requests: its id; that in which the agent was started,
-    and the one of a user's that led to it; and who began its thread. What it does not say is None.
-    """
+    """What an agent's client says of its turn: its id, those that led to it, and who began its thread; None: nothing."""
 
     turn: str | None = None
     parent: str | None = None
@@ -292,7 +290,9 @@ class HeadIdentities:
     def _in_family(self, headers: Headers, head: HeadIdentity) -> tuple[HeadIdentity, Identity | None]:
         """The same of a sub-agent: its session is that of the first of those that started each other."""
         families, child, family = self._families, head.child or "", head.session_id or ""
-        root, parent = families.get(family, (family, head.parent_conversation or MAIN))
+        root, parent = family, head.parent_conversation or MAIN
+        if family != child and family in families:
+            root, parent = families[family] = families.pop(family)
         families.pop(child, None)
         if len(families) >= _FAMILIES:
             del families[next(iter(families))]

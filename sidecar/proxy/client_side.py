@@ -8,6 +8,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
@@ -20,7 +21,7 @@ from sidecar.proxy.loop import made, outermost
 from sidecar.proxy.request_reader import NO_HEAD, Inbound, RequestReader
 from sidecar.proxy.shared import Shared, blame
 from sidecar.proxy.timers import Watchdog
-from sidecar.proxy.upstream_side import HIGH_WATER, READ, SMALL_READ, InPieces, unsent
+from sidecar.proxy.upstream_side import HIGH_WATER, READ, SMALL_READ, InPieces, unread, unsent
 
 _LINGER = 2 * SECOND
 """How long what a client still sends is read and thrown away before its connection closes for good."""
@@ -352,7 +353,9 @@ class ClientConnection(asyncio.Protocol):
             self._next(now)
             if self._shared.admission.draining:
                 self.close_if_idle()
-        elif self._transport is not None and (self._reader.ready or self._reader.partial is not None):
+        elif self._transport is not None and (
+            self._reader.ready or self._reader.partial is not None or unread(self._transport)
+        ):
             self._linger_deaf(self._transport)
         else:
             self._close(self._shared.limits.idle)
@@ -445,7 +448,8 @@ class ClientConnection(asyncio.Protocol):
                 self._shared.loop.call_later(_LOOK, self._end_side, transport)
                 return
             _let_linger(transport, resets=False)
-        transport.write_eof()
+        with suppress(OSError):  # the client has just reset it
+            transport.write_eof()
 
     def _close(self, patience: int) -> None:
         """Closes once what was written has gone; a client that takes longer than `patience` (ns) is cut off."""

@@ -57,8 +57,8 @@ class Admission:
         """Since when nothing new is taken (ns since the epoch); 0: it is."""
 
     def hold(self, size: int) -> bool:
-        """Takes memory for `size` bytes if there is room."""
-        if self.memory + size > self.memory_limit:
+        """Takes memory for `size` bytes if there is room; what is no more than before always has it."""
+        if size > 0 and self.memory + size > self.memory_limit:
             return False
         self.memory += size
         return True

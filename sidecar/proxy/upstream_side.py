@@ -41,6 +41,15 @@ AT_ONCE = 4 * 1024
 """Bytes that leave with the call that writes them, where nothing waits before them: any system's send buffer takes so many."""
 
 
+def unread(transport: asyncio.Transport) -> bool:
+    """Whether the system has something of the peer that was not read yet."""
+    try:
+        waits = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+    except OSError:
+        return False
+    return struct.unpack("i", waits) != (0,)
+
+
 def unsent(transport: asyncio.Transport) -> bool:
     """Whether something that was written has not arrived: it is in the process, or the system keeps it.
 
@@ -107,6 +116,9 @@ class Owner(Protocol):
 
 class UpstreamConnection(AnswerReader, asyncio.Protocol):
     """An HTTP/1.1 client connection. One request at a time."""
+
+    _high = HIGH_WATER
+    """Bytes that the event loop may keep before its flow is told to wait."""
 
     def __init__(self, owner: Owner, upstream: Upstream) -> None:
         super().__init__(owner.answer_plans)
@@ -216,7 +228,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self.used = True
         if self._passes_all and self.transport is not None:
             self._passes_all = False
-            self.transport.set_write_buffer_limits(high=HIGH_WATER)
+            self.transport.set_write_buffer_limits(high=self._high)
         if self._paused:
             self.resume()
 
@@ -245,7 +257,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection stands."""
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.transport.set_write_buffer_limits(high=self._high)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     @outermost
@@ -388,6 +400,8 @@ class TlsUpstreamConnection(UpstreamConnection):
     than the upstream takes.
     """
 
+    _high = _RECORD
+
     def __init__(self, owner: Owner, upstream: Upstream) -> None:
         super().__init__(owner, upstream)
         self._in_pieces = False
@@ -442,7 +456,6 @@ class TlsUpstreamConnection(UpstreamConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection stands."""
         super().connection_made(transport)
-        cast("asyncio.Transport", transport).set_write_buffer_limits(high=_RECORD)
         # The event loop throws away what is not decrypted once the connection ends, and decrypts nothing while
         # reading pauses: so nothing more is received meanwhile, neither data nor an end.
         transport.set_read_buffer_limits(high=1, low=0)  # type: ignore[attr-defined]

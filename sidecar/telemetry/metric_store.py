@@ -473,16 +473,17 @@ class MetricStore:
         now = elapsed + moved
         if moved < reader.moved or now < reader.latest:
             set_back(reader, now)
-        times = Times(now, moved)
+        times, made = Times(now, moved), list[sdk.Metric]()
         for metric in self.metrics:
             if metric in observed:
                 data: Data | None = self._observed(reader, metric, observed[metric], times)
             else:
                 data = yield from (histogram_of if metric in self._buckets else sum_of)(reader, metric, times)
             if data is not None:
-                collected.append(sdk.Metric(metric.name, metric.description, metric.unit, data))
+                made.append(sdk.Metric(metric.name, metric.description, metric.unit, data))
             yield
         reader.previous, reader.told, reader.moved, reader.since = elapsed, now, moved, {}
+        collected += made  # all of it, or nothing
 
     def give_back(self, reader: Reader, metrics: Iterable[sdk.Metric]) -> None:
         """Differences that certainly did not arrive: they are part of the next ones. Totals need no such thing."""
@@ -569,6 +570,7 @@ class MetricStore:
                 kept.used = now
                 if not at % IN_ONE_GO:
                     yield
+            yield
         period.clear()
         for _ in lost:
             self.full()

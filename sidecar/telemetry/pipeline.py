@@ -79,7 +79,8 @@ class MetricExport:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._make(None)
+        if self._loop is not None:  # of its own on the loop, which is told what fails in it
+            self._loop.call_soon(self._make, None)
 
     def flush(self, done: Callable[[], object]) -> None:
         """Export the present numbers; `done` is called in the worker's thread when nothing is left."""

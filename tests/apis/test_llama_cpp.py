@@ -65,6 +65,16 @@ SEVERAL: list[tuple[str, str, list[dict[str, Any]], dict[str, int]]] = [
         {"output": 8},
     ),
     (
+        "the same, of three prompts, the last of which goes on",
+        "openai.completions",
+        [
+            {"index": 0, "content": "", "stop": True, "tokens_predicted": 3, "tokens_evaluated": 16},
+            {"index": 1, "content": "", "stop": True, "tokens_predicted": 5, "tokens_evaluated": 16},
+            {"index": 2, "content": "c", "stop": False, "tokens_predicted": 1, "tokens_evaluated": 16},
+        ],
+        {"output": 8},
+    ),
+    (
         "all at once (OpenAI), and again",
         CHAT,
         [

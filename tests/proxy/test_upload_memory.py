@@ -184,3 +184,11 @@ def test_an_upload_that_is_not_taken_counts(made: list[Shared], media: bytes) ->
     assert UPLOADS * LITTLE // 2 < found.waiting <= found.counted
     assert found.counted < ROOM + HIGH_WATER + UPLOADS * (2 * LITTLE + OVERHEAD)
     assert found.after == 0
+
+
+def test_what_is_held_already_needs_no_room() -> None:
+    """Uploads that had to be kept come on top of the limit: then nobody gets more, and nobody loses what it has."""
+    admission = Admission(100)
+    admission.memory = 150
+    assert [admission.hold(size) for size in (1, 0, -10)] == [False, True, True]
+    assert admission.memory == 140
