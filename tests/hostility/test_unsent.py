@@ -80,8 +80,8 @@ def test_nothing_waits_behind_an_upload_that_is_not_taken(
 def hasty(
     module_upstream: Witness, module_sink: OtlpSink, certificate: Certificate
 ) -> Iterator[tuple[RunningSidecar, Witness]]:
-    """A sidecar that waits 2 s for an answer to begin, and its upstream."""
-    settings = {"FIRST_BYTE_TIMEOUT": "2s", "INSPECT_LIMIT": "32MiB"}
+    """A sidecar that waits 3 s for an answer to begin, and its upstream."""
+    settings = {"FIRST_BYTE_TIMEOUT": "3s", "INSPECT_LIMIT": "32MiB"}
     environ = {**SPANS_SOON, "SSL_CERT_FILE": str(Path(certificate.certificate))}
     with RunningSidecar(
         upstream=module_upstream.url, sink=module_sink, settings=settings, environ=environ
@@ -111,7 +111,7 @@ def test_the_wait_for_an_answer_begins_when_the_request_has_left(
     assert books.outcomes() == ["completed"]
     (wait,) = sink.find_spans(name="wait")
     (call,) = sink.find_spans(kind="CLIENT")
-    assert wait.start - call.start > 2e9
+    assert wait.start - call.start > 3e9
     assert sink.find_spans(name="connect")[0].end < wait.start
 
 

@@ -63,6 +63,10 @@ class Client(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """There is nothing to limit."""
 
+    def fileno(self) -> int:
+        """The system knows no such socket, and so nothing that it has not read."""
+        raise OSError
+
     def setsockopt(self, _: int, __: int, linger: bytes) -> None:
         """Its socket's only option here."""
         self.resets.append(bool(struct.unpack("ii", linger)[0]))
