@@ -90,7 +90,7 @@ def hasty(
         yield running, module_upstream
 
 
-STEP, STEPS = 3_000_000, 6
+STEP, STEPS = 3_000_000, 8
 """What a slow upstream takes at once: more than must have left before a system asks for more."""
 
 
