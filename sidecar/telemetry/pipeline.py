@@ -105,12 +105,12 @@ class MetricExport:
         if self._then and not self._under_way and self._steps is None:
             self._snapshot()
 
-    def _snapshot(self) -> None:
-        """Hand the present numbers to the worker, and go on with what waits for that."""
+    def _snapshot(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Hand the present numbers to the worker, on a loop in steps, and go on with what waits for that."""
         then, self._then = self._then, []
         try:
             self._collected, self._steps = self._store.collecting(self._reader)
-            self._make(None)
+            self._make(loop)
         finally:
             for call in then:
                 call()
@@ -164,8 +164,7 @@ class MetricExport:
         self._timer = loop.call_at(after, self._tick, loop, after)
         self._go_on()
         if not self._under_way and self._steps is None:
-            self._collected, self._steps = self._store.collecting(self._reader)
-            self._make(loop)
+            self._snapshot(loop)
 
 
 _SHARE = 2 * MILLISECOND

@@ -250,9 +250,8 @@ def test_lasting_failure_is_told_once_a_minute() -> None:
     assert out.events == []
 
 
-def test_failures_that_come_by_turns_are_told_once_a_minute() -> None:
-    """A line that exports fail, and one that they work again, with all that was lost meanwhile."""
-    now = [0]
+def listening(now: list[int]) -> tuple[list[tuple[int, str, int]], FailureLog]:
+    """What an exporter's failures are told to, at the time (ns) in `now`; and each line: its second, its event, what was lost."""
     lines: list[tuple[int, str, int]] = []
 
     class Listening:
@@ -265,6 +264,13 @@ def test_failures_that_come_by_turns_are_told_once_a_minute() -> None:
         info = warning
 
     failures = FailureLog(Signal.TRACES, Listening(), lambda: now[0])
+    return lines, failures
+
+
+def test_failures_that_come_by_turns_are_told_once_a_minute() -> None:
+    """A line that exports fail, and one that they work again, with all that was lost meanwhile."""
+    now = [0]
+    lines, failures = listening(now)
     for second in range(0, 124, 2):
         for moment, state in ((second, State.FAILED), (second + 1, State.EXPORTED)):
             now[0] = moment * SECOND
@@ -282,18 +288,7 @@ def test_failures_that_come_by_turns_are_told_once_a_minute() -> None:
 def test_what_was_lost_last_is_told_too() -> None:
     """Once exports have worked beyond the minute of the last line; that is a line of its minute as well."""
     now = [0]
-    lines: list[tuple[int, str, int]] = []
-
-    class Listening:
-        def bind(self, **_: object) -> "Listening":
-            return self
-
-        def warning(self, event: str, *, lost: int, **_: object) -> None:
-            lines.append((now[0] // SECOND, event, lost))
-
-        info = warning
-
-    failures = FailureLog(Signal.TRACES, Listening(), lambda: now[0])
+    lines, failures = listening(now)
     failed = {0, 10, 61}
     for second in (0, 1, 10, 11, 60, 61, 62, 119, 120, 200):
         now[0] = second * SECOND
