@@ -45,6 +45,12 @@ def pytest_configure() -> None:
     gc.disable()
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes that nobody can read name no test: compressed ones may differ from one process to the next (gzip's hold the time)."""
+    unreadable = isinstance(val, bytes) and not all(0x20 <= byte < 0x7F for byte in val)
+    return argname if unreadable else None
+
+
 def pytest_collection_finish() -> None:
     """What was collected stays: looking for garbage in it took a third of the time to collect."""
     gc.freeze()
