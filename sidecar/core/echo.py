@@ -1,14 +1,15 @@
 """What an answer will be recognised by when it comes back: gathered while it passes, digests once it has ended.
 
 Owns the marks of an answer: its texts, the ids in it and what it says to sub-agents; what stands in a history where an answer
-does; and the prompt that is one text and grows by it. Of a text in flight some kilobytes wait to be digested, or to be parsed where it is JSON; nothing of it is kept
-afterwards.
+does; and the prompt that is one text and grows by it. Of a text in flight some kilobytes wait to be digested, or to be parsed
+where it is JSON, which takes memory that is counted; nothing of it is kept afterwards.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import islice
+from sys import getsizeof
 
 from sidecar.core.digests import (
     LONGEST_ID,
@@ -29,7 +30,13 @@ BLOCK, _BLOCKS = 32, 512
 """Bytes of a prompt after each of which it is digested, and how many of these digests are looked for, the last ones."""
 
 _PIECE = 4096
-"""Characters of an answer that wait to be digested."""
+"""Characters of an answer that wait to be digested, over all choices; and bytes of its calls for which no memory is taken."""
+
+_PIECES = 64
+"""Pieces in which they wait: each takes some fifty bytes beside its own."""
+
+Room = Callable[[int], bool]
+"""Takes memory for so many bytes if there is room, or gives as many back where the number is negative."""
 
 _MOST = 64
 """Choices, and texts for sub-agents, of one answer."""
@@ -88,7 +95,7 @@ def _complete(text: str) -> str:
 class _Text:
     """One choice's text, as it comes."""
 
-    __slots__ = ("_before", "_behind", "_digest", "_digested", "_said", "_size", "pieces")
+    __slots__ = ("_before", "_behind", "_counted", "_digest", "_digested", "_said", "_size", "pieces")
 
     def __init__(self, first: str) -> None:
         self._digest: blake2b | None = None
@@ -103,14 +110,27 @@ class _Text:
         """The end of what is digested, in which the end of thoughts may begin; None where that is looked for no more."""
         self._behind: _Text | None = None
         """What stands behind the thoughts, once they have ended."""
+        self._counted = 0
+        """Bytes of memory that were taken for it."""
 
-    def add(self, piece: str, digester: Digester) -> None:
-        self.pieces.append(piece)
+    def add(self, piece: str, digester: Digester, room: Room, choices: int) -> None:
+        """More of it; it is one of so many choices."""
+        pieces = self.pieces
+        pieces.append(piece)
         self._size += len(piece)
         if self._behind is not None:
-            self._behind.add(piece, digester)
-        if self._size > _PIECE:
-            self._digest_some(digester)
+            self._behind.add(piece, digester, room, choices)
+        if self._size * choices > _PIECE:
+            self._digest_some(digester, room)
+        elif len(pieces) > _PIECES:
+            pieces[:-_TAILS] = ["".join(pieces[:-_TAILS])]
+
+    def _hold(self, size: int, room: Room) -> bool:
+        """Takes memory for so many bytes in all; False, and nothing changes, where there is none."""
+        if size != self._counted and not room(size - self._counted):
+            return False
+        self._counted = size
+        return True
 
     def _said_behind(self, waiting: str) -> "_Text | None":
         """What stands behind the thoughts, if they have ended, also in what waits; in the pieces in which it came."""
@@ -127,13 +147,15 @@ class _Text:
         behind._before = None
         return behind
 
-    def _digest_some(self, digester: Digester) -> None:
+    def _digest_some(self, digester: Digester, room: Room) -> None:
         text = "".join(self.pieces)
         if not self._digested:
             text = text.lstrip()
-            if self._size <= LONGEST_JSON and text.startswith(_JSON):
+            json = self._size <= LONGEST_JSON and text.startswith(_JSON)
+            if json and self._hold(getsizeof(text), room):
                 self.pieces = [text]
                 return
+            self._hold(0, room)
         self._behind = self._said_behind(text)
         if self._before is not None:
             self._before = (self._before + text)[1 - len(THOUGHT) :] if self._behind is None else None
@@ -327,13 +349,25 @@ def had_of(there: list[Said]) -> bytes | None:
 class Echo:
     """Gathers what will be recognised of one answer."""
 
-    __slots__ = ("_arguments", "_digester", "_ids", "_prefill", "_prompt", "_size", "_texts", "grown")
+    __slots__ = (
+        *("_arguments", "_counted", "_digester", "_ids", "_prefill", "_prompt", "_room", "_size", "_texts"),
+        *("_waiting", "grown", "held"),
+    )
 
     def __init__(
-        self, digester: Digester, prompt: "tuple[int, blake2b, bytes] | None" = None, prefill: str = ""
+        self,
+        digester: Digester,
+        prompt: "tuple[int, blake2b, bytes] | None" = None,
+        prefill: str = "",
+        room: Room = bool,
     ) -> None:
-        """`prompt` is what the answer goes on from, where that is one text (`Prompt.begun`); `prefill` is how its own text begins."""
+        """`prompt` is what the answer goes on from, where that is one text (`Prompt.begun`); `prefill` is how its own text
+        begins. `room` is asked for the memory of what waits to be parsed.
+        """
         self._digester = digester
+        self._room = room
+        self.held = 0
+        """Bytes of memory that were taken."""
         self._prefill = prefill
         self._prompt = None if prompt is None else Grown(*prompt)
         self.grown: dict[int, Grown] = {}
@@ -341,7 +375,8 @@ class Echo:
         self._texts: dict[int, _Text] = {}
         self._ids: dict[str, str] = {}
         self._arguments: dict[tuple[int, int], list[str]] = {}
-        self._size = 0
+        self._size = self._waiting = self._counted = 0
+        """Characters of its calls' arguments, the bytes of memory of those that wait, and how many were taken for them."""
 
     def text(self, choice: int, piece: str) -> None:
         """A piece of a choice's text."""
@@ -354,7 +389,7 @@ class Echo:
                 return
             self._texts[choice] = _Text(self._prefill + piece)
             return
-        text.add(piece, self._digester)
+        text.add(piece, self._digester, self._take, len(self._texts))
 
     def _grow(self, choice: int, piece: str, prompt: Grown) -> None:
         grown = self.grown.get(choice)
@@ -373,12 +408,36 @@ class Echo:
     def arguments(self, choice: int, call: int, piece: str) -> None:
         """A piece of a call's arguments."""
         self._size += len(piece)
-        if (
-            piece
-            and self._size <= LONGEST_JSON
-            and ((choice, call) in self._arguments or len(self._arguments) < _CALLS)
-        ):
-            self._arguments.setdefault((choice, call), []).append(piece)
+        if not piece or self._size > LONGEST_JSON:
+            return
+        pieces = self._arguments.get((choice, call))
+        if pieces is None:
+            if len(self._arguments) >= _CALLS:
+                return
+            pieces = self._arguments[choice, call] = []
+        pieces.append(piece)
+        self._waiting += getsizeof(piece)
+        if len(pieces) > 2 * _PIECES:
+            self._waiting -= sum(map(getsizeof, pieces[_PIECES:]))
+            pieces[_PIECES:] = ["".join(pieces[_PIECES:])]
+            self._waiting += getsizeof(pieces[-1])
+        if self._waiting > _PIECE:
+            if self._take(self._waiting - self._counted):
+                self._counted = self._waiting
+            else:
+                self._take(-self._counted)
+                self._arguments.clear()
+                self._size = LONGEST_JSON
+
+    def _take(self, change: int) -> bool:
+        taken = self._room(change)
+        self.held += change if taken else 0
+        return taken
+
+    def close(self) -> None:
+        """Gives the memory back: nothing of it is looked at any more."""
+        self._room(-self.held)
+        self.held = 0
 
     def ids(self) -> list[tuple[bytes, bool]]:
         """The digests of its ids so far, and of each whether no other answer can have it."""

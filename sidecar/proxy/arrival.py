@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from sidecar.core.digests import History
-from sidecar.core.echo import Echo, Prompt
+from sidecar.core.echo import Echo, Prompt, Room
 from sidecar.core.exchange import Exchange, Telemetry
 from sidecar.core.facts import COMPLETED, Anomaly
 from sidecar.core.histories import Histories
@@ -38,7 +38,7 @@ class Joining:
     Histories are only looked at: a bug there is reported, and the request goes on as one without a history.
     """
 
-    __slots__ = ("_heads", "_histories", "_joins", "_report", "_rules", "_sessions", "_telemetry")
+    __slots__ = ("_heads", "_histories", "_joins", "_report", "_room", "_rules", "_sessions", "_telemetry")
 
     def __init__(
         self,
@@ -47,16 +47,20 @@ class Joining:
         telemetry: Telemetry,
         histories: Histories | None,
         report: Callable[[Exception], None],
+        room: Room,
         *,
         joins: bool,
     ) -> None:
-        """`histories`: what is remembered of them, if anything; `joins`: a turn may belong to a session by its own."""
+        """`histories`: what is remembered of them, if anything, and `room` is for what waits of an answer; `joins`: a turn may
+        belong to a session by its own.
+        """
         self._sessions = sessions
         self._rules = rules
         self._heads = HeadIdentities(rules)
         self._histories = histories
         self._joins = joins
         self._report = report
+        self._room = room
         self._telemetry = telemetry
 
     def try_at_head(self, exchange: Exchange, at: int) -> HeadIdentity:
@@ -133,7 +137,7 @@ class Joining:
         """Its answer is watched for what may come back."""
         try:
             prompt = history.begun if isinstance(history, Prompt) else None
-            echo = Echo(history.digester, prompt, history.prefill)
+            echo = Echo(history.digester, prompt, history.prefill, self._room)
             exchange.past = histories.remember(place, history, turn.ref, echo, turn.identity)
             exchange.response.echo = echo
         except Exception as error:  # noqa: BLE001 - see the class
@@ -189,12 +193,17 @@ class Joining:
         if past is not None and self._histories is not None:
             if past.broke_at is not None or tell("cache_read") is not None:
                 _read_anew(exchange, past)
-            response.echo = None  # it holds what was said, and the exchange outlives the request
+            echo, response.echo = (
+                response.echo,
+                None,
+            )  # it holds what was said, and the exchange outlives the request
             whole = verdict.outcome is COMPLETED
             try:
                 self._histories.answered(past, whole=whole, input_tokens=input_tokens, at=exchange.end)
             except Exception as error:  # noqa: BLE001 - see the class
                 self._report(error)
+            if echo is not None and echo.held:
+                echo.close()
             if past.rivals or past.relation is RACES:
                 exchange.raced = past.races  # what comes later does not change what is told
                 races = len(exchange.raced)

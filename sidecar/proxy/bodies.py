@@ -17,12 +17,15 @@ from sidecar.proxy import wire
 from sidecar.proxy.observer import Observer
 from sidecar.proxy.request_reader import Inbound
 from sidecar.proxy.shared import Shared
-from sidecar.proxy.upstream_side import HIGH_WATER, UpstreamConnection
+from sidecar.proxy.upstream_side import UpstreamConnection
 from sidecar.proxy.wire import BODILESS, JSON
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
-_REPLAYED = 64 * 1024
-"""Largest body (bytes) that is kept for a second try."""
+_REPLAYED = 4 * 1024
+"""Largest body (bytes) that is kept for a second try: next to nothing, since no memory is taken for it."""
+
+_WAITING = 64 * 1024
+"""Bytes of a body that wait for a connection before no more is read."""
 
 _DECODED = 512 * 1024
 """Bytes of a compressed body that are decoded in one go."""
@@ -135,11 +138,11 @@ class Upload:
         """What has come waits for a connection, and takes memory, whether or not there is room; True when that is enough."""
         held = [self._held, *self._inbound.pieces] if self._held else self._inbound.pieces
         self._take(sum(map(sys.getsizeof, held)) - self.counted)
-        return self.waiting > HIGH_WATER or not self._shared.admission.roomy()
+        return self.waiting > _WAITING or not self._shared.roomy()
 
-    def wait_on(self, passed: bytes | bytearray) -> None:
-        """So does what has been passed on, and waits for an upstream that takes no more."""
-        self._take(sys.getsizeof(passed))
+    def wait_on(self, passed: bytes | bytearray, hidden: int = 0) -> None:
+        """So does what has been passed on, and waits for an upstream that takes no more; `hidden` bytes are kept for it beside."""
+        self._take(sys.getsizeof(passed) + hidden)
 
     def _take(self, size: int) -> None:
         self._shared.admission.memory += size
@@ -221,10 +224,10 @@ class Upload:
         self.finished = inbound.ended
         return out
 
-    def again(self, body: bytes | bytearray) -> bool:
-        """True when the request could be sent once more with this much of its body, without harm or much memory."""
+    def again(self, body: bytes | bytearray) -> bytes | bytearray | None:
+        """What to keep of this much of the body, if the request could be sent once more without harm or much memory."""
         head = self._inbound.head
-        return head is not None and head.method in _IDEMPOTENT and len(body) <= _REPLAYED
+        return body if head is not None and head.method in _IDEMPOTENT and len(body) <= _REPLAYED else None
 
     def close(self, exchange: Exchange) -> None:
         """The request has ended: tells what became of its body, and holds nothing more."""
@@ -263,6 +266,7 @@ class Answer:
         "endless",
         "observer",
         "quiet_since",
+        "took_at",
     )
 
     def __init__(self, exchange: Exchange) -> None:
@@ -275,6 +279,8 @@ class Answer:
         self.observer: Observer | None = None
         self.blocked_since = 0
         """Since when the client takes no more (ns since the epoch), 0 when it does."""
+        self.took_at = 0
+        """When it last took some, if it takes no more (ns since the epoch)."""
         self.began = False
         """The head has been passed on."""
         self.quiet_since = 0
@@ -357,7 +363,7 @@ class Answer:
     def blocked(self, at: int) -> None:
         """The client takes no more."""
         if not self.blocked_since:
-            self.blocked_since = at
+            self.blocked_since = self.took_at = at
 
     def ready(self, at: int) -> None:
         """The client takes more; the silence meanwhile was not the upstream's."""

@@ -21,7 +21,7 @@ from sidecar.proxy.loop import made, outermost
 from sidecar.proxy.request_reader import NO_HEAD, Inbound, RequestReader
 from sidecar.proxy.shared import Shared, blame
 from sidecar.proxy.timers import Watchdog
-from sidecar.proxy.upstream_side import HIGH_WATER, READ, SMALL_READ, InPieces, unread, unsent
+from sidecar.proxy.upstream_side import READ, SMALL_READ, unread, unsent
 
 _LINGER = 2 * SECOND
 """How long what a client still sends is read and thrown away before its connection closes for good."""
@@ -68,12 +68,12 @@ class ClientConnection(asyncio.Protocol):
         """Bytes that were too much work for one go are parsed in turns to come; nothing else is read meanwhile."""
         self.writable = True
         """False while the client takes no more."""
-        self._blocked_at = 0
-        """Since when it takes no more (ns since the epoch)."""
         self.read_at = 0
         """When the latest bytes came (ns since the epoch)."""
+        self._kept = 0
+        """Bytes of memory that were taken for what it does not take."""
         self._untaken = self._took_at = 0
-        """Bytes that the client had not taken of the last answer when its time was up, and when it last took some."""
+        """Bytes that it had not taken when somebody last looked, and since when."""
 
     # The flow's side.
 
@@ -86,6 +86,17 @@ class ClientConnection(asyncio.Protocol):
         """Sends bytes of the answer."""
         if self._transport is not None and not self._gone:
             self._transport.write(data)
+            if not self.writable:
+                self._kept += len(data)
+                self._shared.admission.memory += len(data)
+
+    def took_at(self, now: int) -> int:
+        """When the client that takes no more last took some, as far as looks like this one tell (ns since the epoch)."""
+        left = 0 if self._transport is None else unsent(self._transport)
+        if left < self._untaken:
+            self._took_at = now
+        self._untaken = left
+        return self._took_at
 
     def pause(self) -> None:
         """Stops reading, because the upstream takes no more of the upload; what still comes is read in pieces."""
@@ -96,8 +107,7 @@ class ClientConnection(asyncio.Protocol):
     def _read_in_pieces(self, transport: asyncio.Transport) -> None:
         if not self._in_pieces:
             self._in_pieces = True
-            admission = self._shared.admission
-            transport.set_protocol(InPieces(self, self._shared.read_buffer, admission.roomy))
+            self._shared.read_in_pieces(self, transport)
 
     def _stop_reading(self) -> None:
         if not self.paused and not self._closing and self._transport is not None:
@@ -130,7 +140,7 @@ class ClientConnection(asyncio.Protocol):
         elif cut:
             self._cut = True
             # One that has taken nothing for so long that it was given up gets no longer for the rest.
-            stuck = not self.writable and now - self._blocked_at >= self._shared.limits.idle
+            stuck = not self.writable and now - self._took_at >= self._shared.limits.idle
             self._close(_LINGER if stuck else self._shared.limits.idle)
         else:
             # Whoever was not told of the drain may have sent another, and is told by an answer to that.
@@ -190,10 +200,10 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection stands."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._transport.set_write_buffer_limits(high=0)
         self._reader.met(transport.get_extra_info("peername"))
         self._shared.connections.add(self)
-        if not self._shared.admission.roomy():
+        if not self._shared.roomy():
             self._read_in_pieces(self._transport)
         self._watchdog.set(self._shared.clock() + self._shared.limits.client_head)
 
@@ -274,6 +284,7 @@ class ClientConnection(asyncio.Protocol):
         self._watchdog.stop()
         self._hangup.stop()
         self._left()
+        self._give_back()
         self._reader.close()
         self._shared.disconnected(self)
 
@@ -281,7 +292,8 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """asyncio: the client takes no more for now."""
         self.writable = False
-        self._blocked_at = self._shared.clock()
+        self._took_at = self._shared.clock()
+        self._untaken = 0 if self._transport is None else unsent(self._transport)
         if self._flow is not None:
             self._flow.client_blocked()
 
@@ -289,10 +301,19 @@ class ClientConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """asyncio: the client takes more."""
         self.writable = True
+        self._give_back()
+        reader = self._reader
         if self._flow is not None:
             self._flow.client_ready()
-        else:
+        elif reader.ready:
             self._start_waiting()
+        elif reader.partial is None and self._lingering is None and not self._gone:
+            self._watchdog.set(self._shared.clock() + self._shared.limits.client_keepalive)
+
+    def _give_back(self) -> None:
+        """All that was written has left, or never will."""
+        self._shared.admission.release(self._kept)
+        self._kept = 0
 
     # Between the two.
 
@@ -394,7 +415,8 @@ class ClientConnection(asyncio.Protocol):
         if self._flow is not None:
             self._flow.due(now)
         elif self._closing:
-            self._abort()
+            if not self._takes(now):
+                self._abort()
         elif self._reader.partial is None:
             if not self._takes(now):
                 self._close(_LINGER)
@@ -406,18 +428,11 @@ class ClientConnection(asyncio.Protocol):
                 flow.refuse(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
 
     def _takes(self, now: int) -> bool:
-        """The client still takes the last answer, or has just taken all of it: its time for another begins then."""
-        left = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        before, self._untaken = self._untaken, left
-        if left != before:
-            self._took_at = now
-        if not left:
-            if before and self._lingering is None:
-                self._watchdog.set(now + self._shared.limits.client_keepalive)
-                return True
+        """The client still takes the last answer, however slowly."""
+        if self.writable:
             return False
         self._watchdog.set(now + _LINGER)
-        return now - max(self._took_at, self.read_at) < self._shared.limits.idle
+        return now - max(self.took_at(now), self.read_at) < self._shared.limits.idle
 
     # Its end.
 

@@ -30,7 +30,7 @@ from sidecar.proxy.observer import Observer, observer_for, small_read
 from sidecar.proxy.request_reader import NO_HEAD, Inbound
 from sidecar.proxy.shared import Client, Shared, blame
 from sidecar.proxy.timers import Deadlines
-from sidecar.proxy.upstream_side import AT_ONCE, HIGH_WATER, UpstreamConnection
+from sidecar.proxy.upstream_side import AT_ONCE, READ, UpstreamConnection
 
 
 class Flow:
@@ -126,8 +126,7 @@ class Flow:
             if upload.large:
                 self._in_steps(steps, read_at)
             else:
-                facts = apis.at_once(steps)
-                self._go_on(read_at, facts, inspected=upload.state == "read")
+                self._go_on(read_at, apis.at_once(steps), inspected=upload.state == "read")
 
     def _go_on(self, needed: int, facts: RequestFacts | None = None, *, inspected: bool) -> None:
         """It joins its conversation and goes on: head and body, the last of which came at `needed`, have told all."""
@@ -197,13 +196,13 @@ class Flow:
     def _send(self, side: UpstreamConnection) -> None:
         exchange, shared, upload = self.exchange, self._shared, self._upload
         self._side, method = side, exchange.head.method
-        side.begin(self, method, goes_on=not self.inbound.ended)
+        side.begin(self, method)
         head = wire.request_head(exchange.head, self._target, exchange.trace.outbound(), self.inbound.passing)
         body = upload.pass_on()
         if self._replay:
             body = self._replay + body
-        self._replay = body if side.used and method != "POST" and upload.again(body) else None
-        if len(body) > HIGH_WATER:
+        self._replay = upload.again(body) if side.used and method != "POST" else None
+        if len(body) > READ:
             side.write(head)
             side.write(body)
         else:
@@ -212,7 +211,7 @@ class Flow:
             upload.release()
         blocked = self._deadlines is not None and self._deadlines.upload_blocked_since
         if blocked:
-            upload.wait_on(body)
+            upload.wait_on(body, side.hidden)
         elif self._client.paused:
             self._client.resume()
         exchange.sent = sent = shared.clock()
@@ -228,10 +227,9 @@ class Flow:
         if data:
             side.write(data)
             if self._timers.upload_blocked_since:
-                self._upload.wait_on(data)
+                self._upload.wait_on(data, side.hidden)
             if self._replay is not None:
-                replay = self._replay + data
-                self._replay = replay if self._upload.again(replay) else None
+                self._replay = self._upload.again(self._replay + data)
         if self._upload.finished and not self.exchange.request_end:
             if not self._timers.upload_blocked_since:
                 self.exchange.request_end = self._shared.clock()
@@ -395,7 +393,7 @@ class Flow:
     def upstream_blocked(self) -> None:
         """The upstream takes no more of the upload."""
         if self._side is not None:
-            self._timers.upload_blocked(self._shared.clock(), self._side.waiting)
+            self._timers.upload_blocked(self._shared.clock(), self._side.unsent)
             self._arm()
         self._client.pause()
 
@@ -431,10 +429,12 @@ class Flow:
 
     def due(self, now: int) -> None:
         """A deadline may have passed at `now`; says which, or waits on. What had come and waits to be read counts."""
-        side = self._side
+        side, unread = self._side, 0
         if side is not None:
-            self._timers.upload_left(now, side.waiting)
-        unread = 1 + side.backlogs if side is not None and side.working else 0
+            self._timers.upload_left(now, side.unsent)
+            unread = 1 + side.backlogs if side.working else 0
+        if self._answer.blocked_since:
+            self._answer.took_at = self._client.took_at(now)
         if self.done or now < (due_at := self._due_at) or self._timers.spares(due_at, unread):
             self._arm()
             return

@@ -32,7 +32,7 @@ from sidecar.proxy.connect import Dialer, Pool
 from sidecar.proxy.heads import AnswerPlans, RequestPlans
 from sidecar.proxy.loop import Later, LoopTurn, StepQueue
 from sidecar.proxy.request_reader import Inbound
-from sidecar.proxy.upstream_side import READ, TlsUpstreamConnection, UpstreamConnection
+from sidecar.proxy.upstream_side import READ, Connection, InPieces, TlsUpstreamConnection, UpstreamConnection
 from sidecar.proxy.wire import Routes
 from sidecar.settings import Settings
 from sidecar.ways_out import EgressRules, Trust
@@ -41,8 +41,8 @@ from sidecar.ways_out import EgressRules, Trust
 class Admission:
     """Requests that hold a slot, and bytes that are held of bodies, which are bounded here.
 
-    A request that finds no slot is refused by its flow; a body that finds no memory streams through unread. What its
-    upstream does not take then is held nevertheless, and counts: while there is no room, little is read of such a body.
+    A request that finds no slot is refused by its flow; a body that finds no memory streams through unread. What a peer does
+    not take, of a request or of an answer, is held nevertheless, and counts: while there is no room, little is read at once.
     """
 
     __slots__ = ("active", "draining", "memory", "memory_limit")
@@ -115,6 +115,15 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
+def _rules(settings: Settings) -> IdentityRules:
+    return IdentityRules(
+        session_headers=settings.session_headers,
+        session_fields=settings.session_fields,
+        conversation_headers=settings.conversation_headers,
+        conversation_fields=settings.conversation_fields,
+    )
+
+
 class Client(Protocol):
     """The client's connection, as a flow sees it."""
 
@@ -125,6 +134,9 @@ class Client(Protocol):
     @property
     def paused(self) -> bool:
         """True while it is not read from."""
+
+    def took_at(self, now: int) -> int:
+        """When the client that takes no more last took some, as far as looks like this one tell (ns since the epoch)."""
 
     @property
     def read_at(self) -> int:
@@ -207,17 +219,12 @@ class Shared:
         self.report = report
         self.limits = _limits(settings)
         self.turn = LoopTurn(self.loop, clock)
-        self.read_buffer = memoryview(bytearray(READ))
+        self._read_buffer = memoryview(bytearray(READ))
         self.steps = StepQueue(self.loop)
         self.later = Later(self.loop, clock, report, self.drained)
         self.admission = Admission(settings.inspect_memory)
         self.routes = Routes(settings.upstream, settings.upstreams)
-        rules = IdentityRules(
-            session_headers=settings.session_headers,
-            session_fields=settings.session_fields,
-            conversation_headers=settings.conversation_headers,
-            conversation_fields=settings.conversation_fields,
-        )
+        rules = _rules(settings)
         self.digester = None if settings.history == "off" else Digester(os.urandom(32))
         """What histories are digested by; None where nobody looks at them."""
         waits = round(settings.session_idle * SECOND)
@@ -231,6 +238,7 @@ class Shared:
             telemetry,
             histories if self.digester is not None else None,
             report,
+            self.admission.room,
             joins=settings.history == "join",
         )
         self.body_fields = (*settings.session_fields, *settings.conversation_fields)
@@ -270,6 +278,14 @@ class Shared:
         if side.bug is not None:
             raise side.bug
         return side, timing
+
+    def roomy(self) -> bool:
+        """There is room for a large read."""
+        return self.admission.roomy()
+
+    def read_in_pieces(self, connection: Connection, transport: asyncio.Transport) -> None:
+        """From now on no read of a connection is larger than `READ`, or than `LITTLE` while there is no room."""
+        transport.set_protocol(InPieces(connection, self._read_buffer, self.roomy))
 
     def upstream_closed(self, connection: UpstreamConnection, *, stray: bool) -> None:
         """A connection has closed; it leaves the pool at once."""

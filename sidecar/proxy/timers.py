@@ -138,8 +138,10 @@ class Deadlines:
 
     def upload_left(self, now: int, unsent: int) -> None:
         """So many bytes have not left: if they have become fewer, the upstream takes some, however slowly."""
-        if self.upload_blocked_since and unsent < self._unsent:
-            self._upload_moved_at, self._unsent = now, unsent
+        if self.upload_blocked_since:
+            if unsent < self._unsent:
+                self._upload_moved_at = now
+            self._unsent = unsent
 
     def upload_moves(self, now: int) -> None:
         """The upstream takes more again; until `now` the client could not go on."""
@@ -205,7 +207,8 @@ class Deadlines:
         return self._begun + self._held_up + coming
 
     def _idle(self) -> int:
-        since = self._answer.blocked_since or self._answer.quiet_since or self._exchange.first_byte
+        answer = self._answer
+        since = answer.took_at if answer.blocked_since else answer.quiet_since or self._exchange.first_byte
         return since + self._limits.idle
 
     def _stall(self) -> int:

@@ -25,9 +25,6 @@ from sidecar.proxy.loop import LoopTurn, StepQueue, outermost
 SMALL_READ = 1024
 """Bytes of a read up to which nobody waits for long: whoever floods a connection fills larger ones."""
 
-HIGH_WATER = 64 * 1024
-"""Bytes a transport may hold before the other side's reading pauses."""
-
 READ = 64 * 1024
 """Bytes read at once of an answer or an upload that comes in large pieces: they are kept if the other side takes no more."""
 
@@ -35,7 +32,7 @@ _RECORD = 16 * 1024
 """Bytes that TLS encrypts as one record, at most."""
 
 LITTLE = 4 * 1024
-"""Bytes read at once of an upload while there is no room to keep more: ten thousand such come to 40 MB."""
+"""Bytes read at once while there is no room to keep more, on its way up or down: ten thousand such come to 40 MB."""
 
 AT_ONCE = 4 * 1024
 """Bytes that leave with the call that writes them, where nothing waits before them: any system's send buffer takes so many."""
@@ -50,19 +47,19 @@ def unread(transport: asyncio.Transport) -> bool:
     return struct.unpack("i", waits) != (0,)
 
 
-def unsent(transport: asyncio.Transport) -> bool:
-    """Whether something that was written has not arrived: it is in the process, or the system keeps it.
+def unsent(transport: asyncio.Transport) -> int:
+    """How many bytes that were written have not arrived: they are in the process, or the system keeps them.
 
     Under TLS the event loop hides a part of what it keeps. Where the system has no such question (outside Linux), it is
     taken to keep nothing.
     """
-    if transport.get_write_buffer_size():
-        return True
+    left = transport.get_write_buffer_size()
     try:
         kept = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
     except OSError:
-        return False
-    return struct.unpack("i", kept) != (0,)
+        return left
+    kept_bytes: int = struct.unpack("i", kept)[0]
+    return left + kept_bytes
 
 
 class Reader(Protocol):
@@ -99,16 +96,18 @@ class Owner(Protocol):
         """Work in steps."""
 
     @property
-    def read_buffer(self) -> memoryview:
-        """`READ` bytes, which everybody may read to and nobody may keep."""
-
-    @property
     def answer_plans(self) -> AnswerPlans:
         """How answers' heads are read."""
 
     @property
     def report(self) -> Callable[[Exception], None]:
         """Says that a bug has struck."""
+
+    def roomy(self) -> bool:
+        """There is room for a large read."""
+
+    def read_in_pieces(self, connection: "Connection", transport: asyncio.Transport) -> None:
+        """From now on no read of a connection is larger than `READ`, or than `LITTLE` while there is no room."""
 
     def upstream_closed(self, connection: "UpstreamConnection", *, stray: bool) -> None:
         """A connection has closed; `stray`: because bytes came that belong to no request."""
@@ -117,8 +116,10 @@ class Owner(Protocol):
 class UpstreamConnection(AnswerReader, asyncio.Protocol):
     """An HTTP/1.1 client connection. One request at a time."""
 
-    _high = HIGH_WATER
-    """Bytes that the event loop may keep before its flow is told to wait."""
+    hidden = 0
+    """Bytes that the event loop may keep of what it was given, and not tell of."""
+    _high = 0
+    """Bytes that may wait to leave before the flow is told to wait; it goes on once all have left."""
 
     def __init__(self, owner: Owner, upstream: Upstream) -> None:
         super().__init__(owner.answer_plans)
@@ -137,9 +138,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         self._given = False
         self.raced = False
         """The upstream ended it before the first byte of an answer."""
-        self._passes_all = False
-        """Whatever has not left fills its send buffer."""
-        self._in_pieces = True
+        self._divides = True
         """Large reads may be taken in pieces; TLS would keep the rest of one to itself."""
         self._closing = False
         self._paused = False
@@ -169,14 +168,9 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         return self.stays and not self._closing and transport is not None and not transport.is_closing()
 
     @property
-    def waiting(self) -> int:
-        """Bytes of the request that were written and are still in the process."""
-        return 0 if self.transport is None else self.transport.get_write_buffer_size()
-
-    @property
-    def unsent(self) -> bool:
-        """True while something of the request has not left, though it was written."""
-        return self.transport is not None and unsent(self.transport)
+    def unsent(self) -> int:
+        """Bytes of the request that were written and have not arrived."""
+        return 0 if self.transport is None else unsent(self.transport)
 
     @property
     def keep_alive_hint(self) -> int | None:
@@ -186,12 +180,9 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             return None
         return _keep_alive_hint(head.headers)
 
-    def begin(self, reader: Reader, method: str, *, goes_on: bool = False) -> None:
-        """Gives the connection to a flow for one exchange. A body that `goes_on` is read no faster than it leaves."""
+    def begin(self, reader: Reader, method: str) -> None:
+        """Gives the connection to a flow for one exchange."""
         self.reader = reader
-        if goes_on and self.usable and self.transport is not None:
-            self._passes_all = True
-            self.transport.set_write_buffer_limits(high=1, low=0)
         self._given = True
         early = self.unread
         self.reset(method)
@@ -226,9 +217,6 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         """Takes the connection from its flow."""
         self.reader = None
         self.used = True
-        if self._passes_all and self.transport is not None:
-            self._passes_all = False
-            self.transport.set_write_buffer_limits(high=self._high)
         if self._paused:
             self.resume()
 
@@ -257,7 +245,9 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection stands."""
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=self._high)
+        self.transport.set_write_buffer_limits(high=self._high, low=0)
+        if self._divides and not self._owner.roomy():
+            self._owner.read_in_pieces(self, self.transport)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     @outermost
@@ -287,12 +277,12 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             self._turn, self._turn_since = turn.time, at
         if self.transport is None:
             return
-        if size > READ and self._in_pieces:
-            self.transport.set_protocol(InPieces(self, self._owner.read_buffer))
+        if size > READ and self._divides:
+            self._owner.read_in_pieces(self, self.transport)
         if not self._paused:
             # What TLS has cost before this call is not seen: each such read of it is enough for one turn. So it is where
             # something waits to be read, which may be of this answer.
-            more = self._in_pieces and not self._owner.steps.busy
+            more = self._divides and not self._owner.steps.busy
             turn.done(self.transport, self._turn_since if more else 0, self._go_on)
 
     def _unasked(self, data: bytes) -> None:
@@ -400,11 +390,12 @@ class TlsUpstreamConnection(UpstreamConnection):
     than the upstream takes.
     """
 
-    _high = _RECORD
+    hidden = 128 * 1024
+    _high = 1  # TLS tells so at that number already
 
     def __init__(self, owner: Owner, upstream: Upstream) -> None:
         super().__init__(owner, upstream)
-        self._in_pieces = False
+        self._divides = False
         self._waiting: deque[memoryview] = deque()
         """What has been written and not handed over."""
         self._size = 0
@@ -415,14 +406,9 @@ class TlsUpstreamConnection(UpstreamConnection):
         """The flow has been told so."""
 
     @property
-    def waiting(self) -> int:
-        """Bytes of the request that were written and are in the process, less some 80 KiB that the event loop may hide."""
-        return self._size + super().waiting
-
-    @property
-    def unsent(self) -> bool:
-        """True while something of the request has not left, though it was written."""
-        return self._size > 0 or super().unsent
+    def unsent(self) -> int:
+        """Bytes of the request that were written and have not arrived, less what the event loop hides."""
+        return self._size + super().unsent
 
     def write(self, data: bytes | bytearray) -> None:
         """Sends bytes of the request."""
@@ -507,9 +493,7 @@ class InPieces(asyncio.BufferedProtocol):
     While there is not the room that `roomy` asks for, pieces are `LITTLE`.
     """
 
-    def __init__(
-        self, connection: Connection, buffer: memoryview, roomy: Callable[[], bool] | None = None
-    ) -> None:
+    def __init__(self, connection: Connection, buffer: memoryview, roomy: Callable[[], bool]) -> None:
         self._buffer = buffer
         self._roomy = roomy
         self._received = connection.data_received
@@ -517,7 +501,7 @@ class InPieces(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - how much there is nobody knows
         """asyncio: where to read to."""
-        return self._buffer if self._roomy is None or self._roomy() else self._buffer[:LITTLE]
+        return self._buffer if self._roomy() else self._buffer[:LITTLE]
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: so many bytes have come."""

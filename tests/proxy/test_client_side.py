@@ -102,6 +102,7 @@ class Answered:
             connections=set(),
             later=None,
             admission=Admission(1 << 20),
+            roomy=lambda: True,
         )
         shared.turn = SimpleNamespace(read=lambda: self.loop.now, waited=0, over=bool)
         shared.plans = SimpleNamespace(take=lambda *_: None)
@@ -112,7 +113,15 @@ class Answered:
         inbound.ended = inbound.keep_alive = True
         if endless:
             connection.ends_answer()
+        if left:
+            connection.pause_writing()
         connection.flow_done(inbound, not endless, False, self.loop.now)
+
+    def takes(self, left: int) -> None:
+        """The client takes all but so many bytes."""
+        self.client.left = left
+        if not left:
+            self.connection.resume_writing()
 
     def after(self, seconds: float) -> str:
         """How the connection has ended so long after the answer's end; empty while it stands."""
@@ -131,11 +140,11 @@ def test_who_reads_late_gets_the_end_of_its_answer() -> None:
     """However short the time for another request is; that begins when it has it all."""
     one = Answered(50_000)
     assert one.after(50) == ""
-    one.client.left = 20_000
+    one.takes(20_000)
     assert one.after(100) == ""
-    one.client.left = 0
-    assert one.after(101.9) == ""
-    assert one.after(104) == "closed"
+    one.takes(0)
+    assert one.after(100.9) == ""
+    assert one.after(101.1) == "closed"
 
 
 def test_who_sends_no_more_still_gets_the_rest() -> None:
@@ -157,7 +166,7 @@ def test_who_read_late_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_side, "flow_for", flow_for)
     one = Answered(50_000)
     assert one.after(50) == ""
-    one.client.left = 0
+    one.takes(0)
     assert one.after(51) == ""
     one.connection.data_received(b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n")
     assert begun == [b"/next"]
