@@ -26,8 +26,8 @@ class Scraped(Protocol):
     def scrape(self) -> Any:
         """What the scrapes have seen so far."""
 
-    def collect(self, reader: Any, /) -> list[sdk.Metric]:
-        """Every metric that has points, as they are for this reader."""
+    def collecting(self, reader: Any, /) -> tuple[list[sdk.Metric], Iterator[None]]:
+        """Every metric that has points, as they are for this reader now, once these steps have been made."""
 
 
 _UNITS = {
@@ -55,12 +55,13 @@ _BAD_VERSION = re.compile(r"(?<=version=)(?![0-9]{1,4}(?:\.[0-9]{1,4}){0,3} *(?:
 def prometheus_text(store: Scraped, resource: Resource, accept: str) -> Rendering:
     """A scrape of this moment: OpenMetrics with exemplars where `accept` takes it, else plain text.
 
-    With many series the text takes long to make, so it is made where what this gives is called.
+    With many series that takes long.
     """
+    metrics, steps = store.collecting(store.scrape)
     registry = CollectorRegistry()
-    registry.register(_Scrape(store.collect(store.scrape), resource))
+    registry.register(_Scrape(metrics, resource))
     encoder, content_type = choose_encoder(_BAD_VERSION.sub("", accept.replace('"', "")))
-    return lambda: (encoder(registry), content_type)
+    return Rendering(steps, lambda: (encoder(registry), content_type))
 
 
 def family_name(name: str, unit: str, *, monotonic: bool = False, gauge: bool = False) -> str:

@@ -14,6 +14,7 @@ Owns the mapping from paths to an `AdminView`; `page.py` has those of the live p
 """
 
 import asyncio
+from collections.abc import Iterator
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -22,8 +23,12 @@ from sidecar.admin import page
 from sidecar.admin.answers import GUARDING, document, error_answer
 from sidecar.admin.guard import checked
 from sidecar.admin.view import AdminView
+from sidecar.core.clock import MILLISECOND, cpu_time
 from sidecar.live import Board
 from sidecar.settings_values import Address
+
+_SHARE = 2 * MILLISECOND
+"""How long (ns of CPU) a scrape is made in one turn of the event loop."""
 
 HEALTH_PATHS = frozenset({"/startup", "/liveness", "/readiness"})
 
@@ -116,11 +121,21 @@ class _Documents:
         if not self._prometheus:
             raise web.HTTPNotFound(text="/metrics is off; SIDECAR_PROMETHEUS=on turns it on")
         accept = request.headers.get("Accept", "")
-        async with self._rendering:  # with many series it takes long: aside, and one at a time
-            render = self._view.metrics(accept if accept.isascii() else "")
-            body, content_type = await asyncio.to_thread(render)
+        async with self._rendering:  # with many series it takes long: in turns, then aside, and one at a time
+            steps, text = self._view.metrics(accept if accept.isascii() else "")
+            await _in_turns(steps)
+            body, content_type = await asyncio.to_thread(text)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _shutdown(self, _request: web.Request) -> web.Response:
         self._view.shutdown()
         return document({"status": "draining"}, 202)
+
+
+async def _in_turns(steps: Iterator[None]) -> None:
+    """Makes all steps, others in between."""
+    until = cpu_time() + _SHARE
+    for _ in steps:
+        if cpu_time() > until:
+            await asyncio.sleep(0)
+            until = cpu_time() + _SHARE

@@ -4,8 +4,8 @@ Owns names and units of the admin API's JSON; `docs/admin.md` repeats them for r
 together. Ages and durations are seconds, moments are RFC 3339 in UTC; what is not known is null.
 """
 
-from collections.abc import Callable
-from typing import Literal, Protocol, TypedDict
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, Protocol, TypedDict
 
 
 class RequestCounts(TypedDict):
@@ -167,8 +167,13 @@ class SessionDetail(SessionView):
     recent: list[RecentRequest]
 
 
-Rendering = Callable[[], tuple[bytes, str]]
-"""Makes a text and its whole `Content-Type`, in any thread."""
+class Rendering(NamedTuple):
+    """A text that takes long to make."""
+
+    steps: Iterator[None]
+    """What is to be done for it on the event loop, little in each step."""
+    text: Callable[[], tuple[bytes, str]]
+    """Makes it and its whole `Content-Type` after that, in any thread."""
 
 
 class AdminView(Protocol):

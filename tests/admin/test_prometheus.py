@@ -1,5 +1,7 @@
 """The text of `/metrics`: names as a collector would make them, exemplars where they may be, readable by a parser."""
 
+from collections import deque
+
 import pytest
 from opentelemetry.sdk.resources import Resource
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -34,6 +36,13 @@ def store() -> MetricStore:
     store.add(ACTIVE, 2, (("sidecar.upstream", 'a"b\\c'),))
     store.observe(AGE, lambda: [(1.5, ())])
     return store
+
+
+def scraped(store: MetricStore, resource: Resource, accept: str) -> tuple[bytes, str]:
+    """The text and its content type, made at once."""
+    steps, text = prometheus_text(store, resource, accept)
+    deque(steps, maxlen=0)
+    return text()
 
 
 def samples(text: bytes, *, openmetrics: bool) -> dict[tuple[str, tuple[tuple[str, str], ...]], Sample]:
@@ -75,7 +84,7 @@ def test_labels_are_translated_by_the_rules() -> None:
 @pytest.mark.parametrize("openmetrics", [True, False])
 def test_every_kind_is_there(store: MetricStore, openmetrics: bool) -> None:
     """Readable by a parser, in both forms."""
-    text, content_type = prometheus_text(store, RESOURCE, OPENMETRICS if openmetrics else "text/plain")()
+    text, content_type = scraped(store, RESOURCE, OPENMETRICS if openmetrics else "text/plain")
     assert content_type.startswith(
         "application/openmetrics-text; version=1.0.0" if openmetrics else "text/plain; version="
     )
@@ -106,7 +115,7 @@ def test_any_resource_leaves_the_page_readable(store: MetricStore, openmetrics: 
         "\u00e9": "e",
         "\u74b0\u5883": "p",
     }
-    text, _ = prometheus_text(store, Resource(named), OPENMETRICS if openmetrics else "text/plain")()
+    text, _ = scraped(store, Resource(named), OPENMETRICS if openmetrics else "text/plain")
     (labels,) = (
         dict(key) for name, key in samples(text, openmetrics=openmetrics) if name.startswith("target_info")
     )
@@ -125,11 +134,11 @@ def test_any_resource_leaves_the_page_readable(store: MetricStore, openmetrics: 
 def test_exemplars_point_to_traces_and_are_new_with_each_scrape(store: MetricStore) -> None:
     """An exemplar shows once; the numbers stay."""
     bucket = ("gen_ai_client_operation_duration_seconds_bucket", (("a_b", "true"), ("le", "0.1")))
-    first = samples(prometheus_text(store, RESOURCE, OPENMETRICS)()[0], openmetrics=True)[bucket]
+    first = samples(scraped(store, RESOURCE, OPENMETRICS)[0], openmetrics=True)[bucket]
     assert first.exemplar is not None
     assert first.exemplar.labels == {"trace_id": f"{0xABC:032x}", "span_id": f"{0xD:016x}"}
     assert (first.exemplar.value, float(first.exemplar.timestamp or 0)) == (0.05, 5.0)
-    second = samples(prometheus_text(store, RESOURCE, OPENMETRICS)()[0], openmetrics=True)[bucket]
+    second = samples(scraped(store, RESOURCE, OPENMETRICS)[0], openmetrics=True)[bucket]
     assert second.exemplar is None
     assert second.value == 1
 
@@ -138,7 +147,7 @@ def test_an_exemplar_without_a_trace_has_no_labels() -> None:
     """With the filter `always_on` there may be no span."""
     store = MetricStore([DURATION], clock=Ticking(), exemplar_filter="always_on")
     store.record(DURATION, 0.5)
-    text, _ = prometheus_text(store, RESOURCE, OPENMETRICS)()
+    text, _ = scraped(store, RESOURCE, OPENMETRICS)
     assert b'le="1.0"} 1.0 # {} 0.5' in text
 
 

@@ -27,7 +27,7 @@ from sidecar.testing import (
 from tests.differential.four_clients import Ask
 
 RACED = (
-    "closes a kept connection just as a request is sent on it that has a body over 64 KiB, or any method but "
+    "closes a kept connection just as a request is sent on it that has a body over 4 KiB, or any method but "
     "GET, HEAD, OPTIONS, TRACE, PUT and DELETE"
 )
 NOT_EXPECTED = "answers `Expect: 100-continue` with 417"

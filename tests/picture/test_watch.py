@@ -141,7 +141,7 @@ class View:
 
     def metrics(self, accept: str) -> Rendering:
         """None."""
-        return lambda: (b"", "text/plain")
+        return Rendering(iter(()), lambda: (b"", "text/plain"))
 
     def shutdown(self) -> None:
         """Not here."""
