@@ -432,7 +432,7 @@ class ClientConnection(asyncio.Protocol):
         if self.writable:
             return False
         self._watchdog.set(now + _LINGER)
-        return now - max(self.took_at(now), self.read_at) < self._shared.limits.idle
+        return now - self.took_at(now) < self._shared.limits.idle
 
     # Its end.
 

@@ -71,6 +71,9 @@ class Client(asyncio.Transport):
         """Its socket's only option here."""
         self.resets.append(bool(struct.unpack("ii", linger)[0]))
 
+    def write_eof(self) -> None:
+        """Nothing more is written."""
+
     def is_closing(self) -> bool:
         """Once it has been closed."""
         return bool(self.ended)
@@ -87,10 +90,10 @@ class Client(asyncio.Transport):
 class Answered:
     """A connection whose answer has ended, of which the client has not taken so many bytes.
 
-    `endless`: it has no other end than the connection's.
+    `endless`: it has no other end than the connection's; `broken`: what its client has sent was no HTTP.
     """
 
-    def __init__(self, left: int, *, endless: bool = False) -> None:
+    def __init__(self, left: int, *, endless: bool = False, broken: bool = False) -> None:
         self.loop, self.client = Loop(), Client(left)
         limits = SimpleNamespace(
             head_size=1024, head_fields=8, client_head=SECOND, client_keepalive=KEEPALIVE, idle=IDLE
@@ -111,6 +114,7 @@ class Answered:
         connection.connection_made(self.client)
         inbound = Inbound(self.loop.now)
         inbound.ended = inbound.keep_alive = True
+        inbound.broken = broken
         if endless:
             connection.ends_answer()
         if left:
@@ -170,6 +174,25 @@ def test_who_read_late_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.after(51) == ""
     one.connection.data_received(b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n")
     assert begun == [b"/next"]
+
+
+def test_whoever_takes_nothing_may_say_what_it_likes() -> None:
+    """It is cut off all the same."""
+    one = Answered(50_000, broken=True)
+    for second in range(1, 70):
+        one.connection.data_received(b"more")
+        one.after(second)
+    assert one.client.ended == "cut off"
+
+
+def test_whoever_takes_some_is_not_cut_off() -> None:
+    """Nor where the connection closes behind its answer."""
+    one = Answered(50_000, broken=True)
+    for second in range(1, 200):
+        one.takes(50_000 - second)
+        assert one.after(second) == ""
+    one.takes(0)
+    assert one.after(202) == "closed"
 
 
 @pytest.mark.parametrize("left", [1, 50_000])
