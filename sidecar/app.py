@@ -445,7 +445,7 @@ class Sidecar:
         """Nobody ran here for `by` ns: stopped, starved, or suspended with the machine."""
         self.sessions.stood_still(by, self._clock())
         if self._relay is not None:
-            self._relay.stood_still()
+            self._relay.stood_still(by)
 
     def _say(self, event: str, level: str, **fields: str | int) -> None:
         """A line of the sidecar's own life."""

@@ -66,6 +66,7 @@ class Histories(SessionListener):
         "_limit",
         "_orphaned",
         "_prompts",
+        "_stood",
         "_threads",
         "_turns",
         "_waits",
@@ -79,6 +80,8 @@ class Histories(SessionListener):
         waits: int,
     ) -> None:
         self._waits = waits
+        self._stood = 0
+        """For how long (ns) no request could have come, in all: that is no waiting."""
         self._orphaned = orphaned
         self._calls = False
         """An answer has called a sub-agent."""
@@ -97,6 +100,10 @@ class Histories(SessionListener):
     def turns(self) -> int:
         """How many are remembered."""
         return len(self._turns)
+
+    def stood_still(self, by: int) -> None:
+        """No request could have come for `by` ns."""
+        self._stood += by
 
     # What a request is.
 
@@ -160,7 +167,7 @@ class Histories(SessionListener):
     def _any(self, history: History, identity: Identity, at: int = 0) -> Place:
         """The same, by the rules."""
         if identity.source in MADE_UP:
-            return self._unnamed(history, at - self._waits)
+            return self._unnamed(history, at - self._stood - self._waits)
         if not identity.conversation_supplied:
             return self._in_lanes(history, identity.session_id)
         thread = self._threads.get((identity.session_id, identity.conversation_id))
@@ -535,7 +542,7 @@ class Histories(SessionListener):
         keys, past.answer, calls = echo.marks()
         if calls:
             self._calls = True
-            past.called_at = at
+            past.called_at = at - self._stood
         found, key = self._finder.found, past.point.key
         if len(past.keys) == 1 and found.get(key) == (past,):
             del found[key]

@@ -282,7 +282,7 @@ class Past:
     called: tuple[Thread, ...] = ()
     """Sub-agents that its answer called, the latest ones."""
     called_at = 0
-    """When its answer had ended, if that calls any: ns, as the caller counts."""
+    """When its answer had ended, if that calls any: ns, without times in which the process stood still."""
     spawned: tuple[bytes, ...] = ()
     """Of those that the answer called from which it goes on: the latest turn of each."""
 
@@ -314,7 +314,8 @@ class Past:
     def waits(self, since: int) -> bool:
         """What its answer has called may still begin: nothing has come behind it, and its conversation goes on.
 
-        Of one that has no other turn nobody tells when it ends: it has if that answer came before `since`.
+        Of one that has no other turn nobody tells when it ends: it has if that answer came before `since` (ns, without times in
+        which the process stood still).
         """
         thread = self.thread
         if self.continued or self.number < thread.went_on or thread.ended:

@@ -63,6 +63,11 @@ class Joining:
         self._room = room
         self._telemetry = telemetry
 
+    def stood_still(self, by: int) -> None:
+        """The process did not run for `by` ns: whoever was waited for could not come."""
+        if self._histories is not None:
+            self._histories.stood_still(by)
+
     def try_at_head(self, exchange: Exchange, at: int) -> HeadIdentity:
         """Joins at once if the head names both session and conversation; else it waits for the body."""
         head, _ = self._heads.of(exchange.head.headers)

@@ -60,9 +60,10 @@ class Relay:
         """The requests under way."""
         return [flow.exchange for flow in self._shared.flows]
 
-    def stood_still(self) -> None:
-        """The process did not run for a while: what has become of connections that nobody heard is not known."""
+    def stood_still(self, by: int) -> None:
+        """The process did not run for `by` ns: what has become of connections that nobody heard is not known."""
         self._shared.pool.renew()
+        self._shared.joining.stood_still(by)
 
     async def drain(self, seconds: float) -> None:
         """Takes nothing new, lets running requests end, and ends the rest as `shutdown`; all of it within `seconds`."""

@@ -227,6 +227,19 @@ def test_a_task_of_a_single_turn(session: str | None, late: bool) -> None:
         assert (second.session, second.lane) == (first.session, "side:agent-2")
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "late"])
+def test_a_task_of_a_single_turn_and_a_standstill(late: bool) -> None:
+    """A time in which nobody could come is no waiting, neither before the call nor behind it."""
+    memory, task = Memory(), "Find the source of that river."
+    memory.histories.stood_still(WAITS)
+    memory.now = WAITS
+    made = [(MADE, "agent", json.dumps({"prompt": task}))]
+    played(memory, CHAT, [system("You plan."), user("Go.")], Answer("", made), tools=TOOLS)
+    memory.histories.stood_still(3 * WAITS)
+    memory.now += 4 * WAITS + late
+    assert memory.ask(CHAT, request_of(CHAT, [system("You help."), user(task)])).place.joins is not late
+
+
 def test_the_same_question_to_somebody_else() -> None:
     """Under another system prompt and with other tools it is no repetition."""
     memory = Memory()
