@@ -24,7 +24,7 @@ from sidecar.core.exchange import ConnectTiming, Upstream
 from sidecar.core.shown import readable, shown
 from sidecar.errors import ExhaustedError, UpstreamWord
 from sidecar.listener import descriptors
-from sidecar.proxy.upstream_side import UpstreamConnection
+from sidecar.proxy.upstream_side import TlsUpstreamConnection, UpstreamConnection
 from sidecar.ways_out import EgressProxy, EgressRules
 
 FRESH = 1.0
@@ -286,12 +286,16 @@ class Dialer:
     ) -> int | None:
         secure = upstream.scheme == "https"
         try:
-            await self._loop.create_connection(
-                lambda: protocol,
-                sock=sock,
-                ssl=self._tls if secure else None,
-                server_hostname=upstream.host if secure else None,
-            )
+            if not secure:
+                await self._loop.create_connection(lambda: protocol, sock=sock)
+                return None
+            below, _ = await self._loop.create_connection(asyncio.Protocol, sock=sock)
+            if isinstance(protocol, TlsUpstreamConnection):
+                protocol.below = below
+            transport = await self._loop.start_tls(below, protocol, self._tls, server_hostname=upstream.host)
+            if transport is None:
+                raise ConnectionResetError("it was closed at once")
+            protocol.connection_made(transport)
         except ssl.SSLCertVerificationError as error:
             raise DialError(
                 "tls", f"the certificate of {upstream.host} is not trusted: {error.verify_message}"
@@ -299,7 +303,7 @@ class Dialer:
         except (ssl.SSLError, OSError) as error:
             word: UpstreamWord = "tls" if secure else "unreachable"
             raise DialError(word, f"no connection to {upstream.host}: {error}") from error
-        return self._clock() if secure else None
+        return self._clock()
 
 
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}

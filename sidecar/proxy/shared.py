@@ -32,7 +32,14 @@ from sidecar.proxy.connect import Dialer, Pool
 from sidecar.proxy.heads import AnswerPlans, RequestPlans
 from sidecar.proxy.loop import Later, LoopTurn, StepQueue
 from sidecar.proxy.request_reader import Inbound
-from sidecar.proxy.upstream_side import READ, Connection, InPieces, TlsUpstreamConnection, UpstreamConnection
+from sidecar.proxy.upstream_side import (
+    READ,
+    Connection,
+    InPieces,
+    KeptSsl,
+    TlsUpstreamConnection,
+    UpstreamConnection,
+)
 from sidecar.proxy.wire import Routes
 from sidecar.settings import Settings
 from sidecar.ways_out import EgressRules, Trust
@@ -211,6 +218,7 @@ class Shared:
     ) -> None:
         tls = trust.context()
         tls.set_alpn_protocols(["http/1.1"])
+        tls.sslobject_class = KeptSsl
         self.loop = asyncio.get_running_loop()
         self.clock = clock
         self.wall = wall

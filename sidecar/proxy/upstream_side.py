@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import select
+import ssl
 import struct
 import termios
 from collections import deque
@@ -287,11 +288,14 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
 
     def _unasked(self, data: bytes) -> None:
         """Bytes that belong to no request, or to the first one, which is about to be sent: a busy server may not wait for it."""
-        if self._given or self.transport is None:
+        if self._given:
             self.stray = True
             self.close()
-        else:
-            self.unread += data
+            return
+        self.unread += data
+        if (
+            self.transport is not None
+        ):  # it is told of its connection in the same turn, over TLS a moment later
             self.transport.pause_reading()
 
     @outermost
@@ -390,12 +394,14 @@ class TlsUpstreamConnection(UpstreamConnection):
     than the upstream takes.
     """
 
-    hidden = 128 * 1024
+    hidden = 2 * _RECORD
     _high = 1  # TLS tells so at that number already
 
     def __init__(self, owner: Owner, upstream: Upstream) -> None:
         super().__init__(owner, upstream)
         self._divides = False
+        self.below: asyncio.Transport | None = None
+        """What carries TLS."""
         self._waiting: deque[memoryview] = deque()
         """What has been written and not handed over."""
         self._size = 0
@@ -407,17 +413,15 @@ class TlsUpstreamConnection(UpstreamConnection):
 
     @property
     def unsent(self) -> int:
-        """Bytes of the request that were written and have not arrived, less what the event loop hides."""
-        return self._size + super().unsent
+        """Bytes of the request that were written and have not arrived, encrypted or not."""
+        left = self._size + (0 if self.transport is None else self.transport.get_write_buffer_size())
+        return left if self.below is None else left + unsent(self.below)
 
     def write(self, data: bytes | bytearray) -> None:
         """Sends bytes of the request."""
-        if self._size or len(data) > _RECORD:
-            self._waiting.append(memoryview(data))
-            self._size += len(data)
-            self._hand_over()
-        else:
-            super().write(data)
+        self._waiting.append(memoryview(data))
+        self._size += len(data)
+        self._hand_over()
 
     def _hand_over(self) -> None:
         waiting, transport = self._waiting, self.transport
@@ -429,6 +433,9 @@ class TlsUpstreamConnection(UpstreamConnection):
                 waiting.popleft()
             self._size -= len(piece)
             transport.write(piece)
+            if self.below is not None and self.below.is_closing():
+                self._decrypt_rest(self.below, transport)
+                return
 
     def close(self) -> None:
         """Closes at once; nothing that it could still bring is wanted, nor what has not gone."""
@@ -442,6 +449,8 @@ class TlsUpstreamConnection(UpstreamConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection stands."""
         super().connection_made(transport)
+        if self.below is not None:
+            self.below.set_write_buffer_limits(high=0)  # a write leaves at once, or is known to have failed
         # The event loop throws away what is not decrypted once the connection ends, and decrypts nothing while
         # reading pauses: so nothing more is received meanwhile, neither data nor an end.
         transport.set_read_buffer_limits(high=1, low=0)  # type: ignore[attr-defined]
@@ -464,7 +473,31 @@ class TlsUpstreamConnection(UpstreamConnection):
             super().resume_writing()
 
     def _take_rest(self) -> None:
-        """What came before a write failed is still encrypted: it is lost."""
+        """That has been taken where the write failed: now the socket is another's."""
+
+    def _decrypt_rest(self, below: asyncio.Transport, transport: asyncio.Transport) -> None:
+        """Takes what came before a write failed, and is still encrypted."""
+        secure = transport.get_extra_info("ssl_object")
+        with suppress(OSError):  # of which what TLS raises is one
+            secure.incoming.write(os.read(below.get_extra_info("socket").fileno(), READ))
+            while piece := secure.read(READ):
+                self.unread += piece
+
+
+class KeptSsl(ssl.SSLObject):
+    """One side of a TLS connection, whose received bytes can be got at: the event loop throws them away if a write fails.
+
+    To be an `ssl.SSLContext.sslobject_class`.
+    """
+
+    incoming: ssl.MemoryBIO
+    """What has been received and not decrypted."""
+
+    @classmethod
+    def _create(cls, incoming: ssl.MemoryBIO, *given: object, **named: object) -> "KeptSsl":
+        made: KeptSsl = super()._create(incoming, *given, **named)  # type: ignore[misc]
+        made.incoming = incoming
+        return made
 
 
 class Connection(Protocol):

@@ -16,6 +16,7 @@ from sidecar.testing import (
     Pause,
     RawClient,
     ReadBody,
+    Reset,
     ResumeReading,
     RunningSidecar,
     Wait,
@@ -74,6 +75,19 @@ def test_nothing_waits_behind_an_upload_that_is_not_taken(
     assert second.connection is third.connection
     assert witness.closed(first).closed is not None
     assert books.outcomes() == ["completed", "completed", "upstream_rejected"]
+
+
+@pytest.mark.parametrize("pieces", [1, 100])
+def test_an_answer_before_a_reset_is_passed(sidecar: RunningSidecar, witness: Witness, pieces: int) -> None:
+    """Whoever answers before it has all of a body, and resets: the next write fails, and what came before is read first."""
+    early = answer(b"no", status=413, reason=b"No", headers=(b"Connection: close",))
+    for _ in range(20):
+        witness.answer(ReadBody(100_000), *early, Reset(), path="/early")
+        with RawClient(sidecar.port) as client:
+            client.send(b"POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n")
+            for _ in range(pieces):
+                client.send(bytes(1_000_000 // pieces))
+            assert client.read_answer("POST").status == 413
 
 
 @pytest.fixture(scope="module")
