@@ -417,6 +417,18 @@ class TlsUpstreamConnection(UpstreamConnection):
         left = self._size + (0 if self.transport is None else self.transport.get_write_buffer_size())
         return left if self.below is None else left + unsent(self.below)
 
+    def pause(self) -> None:
+        """Stops reading, because the client takes no more: nothing more is received either."""
+        super().pause()
+        if self.below is not None and not self.below.is_closing():
+            self.below.pause_reading()
+
+    def resume(self) -> None:
+        """Reads on."""
+        if self.below is not None and not self.below.is_closing():
+            self.below.resume_reading()
+        super().resume()
+
     def write(self, data: bytes | bytearray) -> None:
         """Sends bytes of the request."""
         self._waiting.append(memoryview(data))
