@@ -198,10 +198,8 @@ class Joining:
         if past is not None and self._histories is not None:
             if past.broke_at is not None or tell("cache_read") is not None:
                 _read_anew(exchange, past)
-            echo, response.echo = (
-                response.echo,
-                None,
-            )  # it holds what was said, and the exchange outlives the request
+            echo = response.echo
+            response.echo = None  # it holds what was said, and the exchange outlives the request
             whole = verdict.outcome is COMPLETED
             try:
                 self._histories.answered(past, whole=whole, input_tokens=input_tokens, at=exchange.end)

@@ -140,7 +140,7 @@ class Upload:
         self._take(sum(map(sys.getsizeof, held)) - self.counted)
         return self.waiting > _WAITING or not self._shared.roomy()
 
-    def wait_on(self, passed: bytes | bytearray, hidden: int = 0) -> None:
+    def wait_on(self, passed: bytes | bytearray, hidden: int) -> None:
         """So does what has been passed on, and waits for an upstream that takes no more; `hidden` bytes are kept for it beside."""
         self._take(sys.getsizeof(passed) + hidden)
 

@@ -73,7 +73,7 @@ class ClientConnection(asyncio.Protocol):
         self._kept = 0
         """Bytes of memory that were taken for what it does not take."""
         self._untaken = self._took_at = 0
-        """Bytes that it had not taken when somebody last looked, and since when."""
+        """Bytes that it had not taken when somebody last looked, and when it last took some (ns since the epoch)."""
 
     # The flow's side.
 

@@ -293,9 +293,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             self.close()
             return
         self.unread += data
-        if (
-            self.transport is not None
-        ):  # it is told of its connection in the same turn, over TLS a moment later
+        # Over TLS it is told of its connection a moment later.
+        if self.transport is not None:
             self.transport.pause_reading()
 
     @outermost
@@ -414,8 +413,8 @@ class TlsUpstreamConnection(UpstreamConnection):
     @property
     def unsent(self) -> int:
         """Bytes of the request that were written and have not arrived, encrypted or not."""
-        left = self._size + (0 if self.transport is None else self.transport.get_write_buffer_size())
-        return left if self.below is None else left + unsent(self.below)
+        below = 0 if self.below is None else self.below.get_write_buffer_size()
+        return self._size + super().unsent + below
 
     def pause(self) -> None:
         """Stops reading, because the client takes no more: nothing more is received either."""
