@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 from sidecar.apis.base import Api, BodyReader, EventParser, StreamReader
 from sidecar.apis.catalog import Catalog, Form, event_parser, undecided
 from sidecar.apis.ends import ends_of
-from sidecar.apis.errors import KNOWN_ERRORS, error_code
+from sidecar.apis.errors import KNOWN_ERRORS, RejectionReader
 from sidecar.apis.routes import UNKNOWN
 from sidecar.apis.shapes import LARGE, Steps, UnreadableBody, at_once
 
@@ -50,13 +50,13 @@ __all__ = [
     "BodyReader",
     "EventParser",
     "Form",
+    "RejectionReader",
     "Steps",
     "StreamReader",
     "UnreadableBody",
     "at_once",
     "body_reader",
     "ends_of",
-    "error_code",
     "event_parser",
     "form",
     "match",

@@ -9,8 +9,8 @@ import re
 
 import msgspec
 
-from sidecar.apis.shapes import LARGE, Shape, UnreadableBody
-from sidecar.core.facts import Route
+from sidecar.apis.shapes import LARGE, Shape, Steps, UnreadableBody
+from sidecar.core.facts import ResponseFacts
 
 UNKNOWN_ERROR = "error"
 """What an error is called whose own words are not in the list."""
@@ -123,14 +123,27 @@ def error_word(error: bytes | msgspec.Raw) -> str:
     return _error_word(bytes(error)) or UNKNOWN_ERROR if len(error) <= LARGE else UNKNOWN_ERROR
 
 
-def error_code(route: Route, body: bytes) -> str | None:  # noqa: ARG001 - asked per route; all share one list
-    """The provider's error code, type or status in the body of an answer >= 400, if it is a known word."""
-    try:
-        found, _ = _ERROR.read(_first(body))
-        inner, _ = _ERROR.read(_first(bytes(found.error))) if found.error else (None, ())
-    except UnreadableBody:
-        return None
-    return (_known(inner) if inner else None) or _known(found)
+class RejectionReader:
+    """Reads the provider's error code, type or status out of the body of an answer >= 400, if it is a known word."""
+
+    __slots__ = ("facts",)
+
+    def __init__(self, facts: ResponseFacts) -> None:
+        self.facts = facts
+
+    def prepare(self, data: bytes) -> Steps[None]:  # noqa: ARG002 - it is all in `body`
+        """Nothing: no such body is large."""
+        yield from ()
+
+    def body(self, data: bytes) -> bool:
+        """Takes the body; one that tells no known word tells nothing."""
+        try:
+            found, _ = _ERROR.read(_first(data))
+            inner, _ = _ERROR.read(_first(bytes(found.error))) if found.error else (None, ())
+        except UnreadableBody:
+            return True
+        self.facts.error = (_known(inner) if inner else None) or _known(found)
+        return True
 
 
 def foreign_error(data: bytes) -> str | None:

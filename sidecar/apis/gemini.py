@@ -11,6 +11,7 @@ import msgspec
 
 from sidecar.apis.base import (
     DONE,
+    MAX_CHOICES,
     Api,
     Path,
     Reader,
@@ -369,6 +370,9 @@ _ANSWER = Shape(_Answer)
 
 _OUTPUT, _NO_OUTPUT = EventKind.CHUNK, EventKind.EVENT
 
+_PARTS = 4096
+"""Parts of an event, over all its candidates, of which is noted by what they will be recognised."""
+
 
 class GenerateReader(Reader[_Answer, _Answer]):
     """Reads generated content, streamed (as events or as elements of an array) or whole."""
@@ -410,12 +414,16 @@ class GenerateReader(Reader[_Answer, _Answer]):
         candidates = part.candidates or ()
         if len(candidates) > 1:
             in_order(candidates)
+            candidates = candidates[:MAX_CHOICES]
+        left = _PARTS
         for candidate in candidates:
-            if candidate.content and any(piece.carries_output() for piece in candidate.content.parts or ()):
+            pieces = (candidate.content and candidate.content.parts) or ()
+            if any(piece.carries_output() for piece in pieces):
                 kind = _OUTPUT
-            if facts.echo is not None and candidate.content:
-                for piece in candidate.content.parts or ():
+            if facts.echo is not None:
+                for piece in pieces[:left]:
                     piece.echoed(facts.echo, candidate.index)
+                left = max(0, left - len(pieces))
             reason = _named(candidate.finish_reason, _FINISH_NUMBERS)
             failed = self._choice_ended(candidate.index, reason, candidate.error)
             error = error or failed

@@ -7,7 +7,18 @@ Shapes: https://platform.openai.com/docs/api-reference/chat
 
 import msgspec
 
-from sidecar.apis.base import DONE, Api, Path, RequestBody, counted, ended, in_order, present, tier
+from sidecar.apis.base import (
+    DONE,
+    MAX_CHOICES,
+    Api,
+    Path,
+    RequestBody,
+    counted,
+    ended,
+    in_order,
+    present,
+    tier,
+)
 from sidecar.apis.errors import ERROR_IN_TEXT, error_word, foreign_error, is_error
 from sidecar.apis.history import (
     CALL,
@@ -49,7 +60,7 @@ from sidecar.apis.openai_common import (
     output_type,
 )
 from sidecar.apis.shapes import Count, Ident, Int64, Shape, Thing, Word
-from sidecar.core.digests import Id, Part, string
+from sidecar.core.digests import MOST_IDS, Id, Part, string
 from sidecar.core.echo import Echo
 from sidecar.core.facts import EventKind
 
@@ -163,7 +174,7 @@ class _Delta(msgspec.Struct):
             text = "".join([string(words.text) for words in text])
         if text:
             echo.text(choice, text)
-        for called in self.tool_calls or ():
+        for called in (self.tool_calls or ())[:MOST_IDS]:
             called.echoed(echo, choice)
         if self.function_call is not None:
             echo.arguments(choice, _ALONE, string(self.function_call.arguments))
@@ -378,6 +389,7 @@ class ChatReader(ChoicesReader[_Chunk, _NamedChunk]):
         usage, choices = chunk.usage, chunk.choices or ()
         if len(choices) > 1:
             in_order(choices)
+            choices = choices[:MAX_CHOICES]
         for choice in choices:
             delta = choice.delta
             if delta is not None and (delta.content or delta.carries_output() or delta.audio):
@@ -422,6 +434,7 @@ class ChatReader(ChoicesReader[_Chunk, _NamedChunk]):
         usage, echo, choices = body.usage, self.facts.echo, body.choices or ()
         if len(choices) > 1:
             in_order(choices)
+            choices = choices[:MAX_CHOICES]
         for choice in choices:
             if echo is not None and len(choice.message) and choice.finish_reason != ERROR_IN_TEXT:
                 _answered(echo, choice.index, choice.message)

@@ -205,6 +205,8 @@ class _Salvage:
         Raises:
             ValueError: nothing of it fits.
         """
+        if kind is msgspec.Raw:
+            return data
         opening = bytes(memoryview(data)[:1])
         members = get_args(kind) if get_origin(kind) is UnionType else (kind,)
         shape = next((member for member in members if _opens(member) == opening), None)

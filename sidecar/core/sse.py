@@ -40,8 +40,8 @@ UNCOUNTED = 4 * 1024
 """Bytes that may have come of an event before it takes memory of the room: a tenth of what a stream takes anyway. Most events
 are smaller, and one that comes with one read is never kept."""
 
-_LINES = 1 << 15
-_OBJECTS = 1 << 16
+_LINES = 1 << 13
+_OBJECTS = 1 << 15
 _MEMBERS = 1 << 20
 """What makes an event costly to read is the number of its parts; these take some milliseconds. Members are told by commas."""
 

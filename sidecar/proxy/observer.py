@@ -39,6 +39,9 @@ _COST_RATE = 256
 _EVENT_COST = 1024
 """What an event costs to be read, in bytes that are passed over."""
 
+_EVENTS = 64
+"""Events that are read in one go, as many as a piece of `_PART` usually has: a single block may have ten thousand."""
+
 _EXPANSION = 4 * 1024 * 1024
 """Decoded bytes of one read above which a compressed body is no longer kept, if they are more than its bytes."""
 
@@ -118,21 +121,26 @@ class StreamObserver:
             return
         size = len(data)
         short = size <= _TINY or (size <= _PART and self._shared.turn.waited < STAY)
-        if short and self._plain and self._steps is None:
-            kind, tell = self._kind, self._exchange.event_read
-            for name, value in parser.feed(data):
-                tell(kind(name, value), at)
-        else:
+        if not (short and self._plain and self._steps is None):
             self._put_off(data, at)
+            return
+        events = parser.feed(data)
+        if len(events) > _EVENTS:
+            self._begin(events, at)
+            return
+        kind, tell = self._kind, self._exchange.event_read
+        for name, value in events:
+            tell(kind(name, value), at)
 
     def reading(self) -> None:
         """Nothing: events are read as they pass, or in turns that the end need not wait for."""
 
+    @outermost
     def finish(self, at: int) -> None:
         """What waits is all there is."""
         self._ended_at = at
-        if self._steps is None:
-            self._finish()
+        if self._steps is None and self._parser is not None and (events := self._parser.finish()):
+            self._begin(events, at)
 
     def close(self, then: Callable[[], None]) -> None:
         """Says what was too large to be read, once all has been."""
@@ -160,38 +168,42 @@ class StreamObserver:
         except StopIteration:
             self._steps = None
             self.working = False
-            self._finish()
             self._part()
         except UnreadableCodingError:
             self._give_up()
 
+    def _begin(self, events: list[Event], at: int) -> None:
+        """Reads events and what waits: at once as much as there is time for, and the rest in turns to come."""
+        self._steps = self._reading(events, at)
+        self.working = True
+        self._shared.steps.begin(self)
+
     def _put_off(self, data: bytes, at: int) -> None:
-        """Reads at once what there is time for, and the rest in turns to come."""
-        size, shared = len(data) + _ENTRY, self._shared
-        if self._size + size > _BEHIND or not shared.admission.hold(size):
+        """Keeps the piece until it is read."""
+        if not self._hold(len(data) + _ENTRY):
             self._give_up()
             return
-        self._size += size
         self._allowance += len(data) * _COST_RATE
         self._behind.append((data, at))
-        if self._steps is not None:
-            return
-        self._steps = self._reading()
-        self.working = True
-        shared.steps.begin(self)
+        if self._steps is None:
+            self._begin([], at)
 
-    def _reading(self) -> Iterator[None]:
-        """Reads what waits, a small part in each step."""
+    def _reading(self, events: list[Event], at: int) -> Iterator[None]:
+        """Reads events, what waits and what the end completes, a small part in each step."""
+        yield from self._read(events, at)
+        del events
         while self._behind:
             data, at = self._behind.popleft()
             for start in range(0, len(data), _PART):
                 for decoded in self._decoder.decode(data[start : start + _PART]):
                     self._count(self._decoder.held)
                     for begin in range(0, len(decoded), _PART):
-                        self._read_part(decoded[begin : begin + _PART], at)
+                        yield from self._read(self._events(decoded[begin : begin + _PART]), at)
                         yield
                 yield
             self._release(len(data) + _ENTRY)
+        if self._ended_at and self._parser is not None:
+            yield from self._read(self._parser.finish(), self._ended_at)
 
     def _count(self, held: int) -> None:
         more = held - self._counted
@@ -199,24 +211,19 @@ class StreamObserver:
             raise UnreadableCodingError("there is no memory for its window")
         self._counted = held
 
-    def _read_part(self, part: bytes, at: int) -> None:
+    def _events(self, part: bytes) -> list[Event]:
+        """The events that a part of what was decoded completes."""
         parser = self._parser
         if parser is None:
-            return
+            return []
         idle = parser.keep_alives
         events = parser.feed(part)
-        self._read(events, at)
         if not self._plain:
             blocks = len(events) + parser.keep_alives - idle
             self._allowance -= len(part) + _EVENT_COST * blocks
             if self._allowance < 0:
                 raise UnreadableCodingError("it expands without end")
-
-    @outermost
-    def _finish(self) -> None:
-        """Reads what the end completes, once all before it has been read."""
-        if self._parser is not None and self._ended_at:
-            self._read(self._parser.finish(), self._ended_at)
+        return events
 
     def _part(self) -> None:
         """All that came has been read, as far as it could be."""
@@ -250,6 +257,12 @@ class StreamObserver:
         finally:
             self._part()
 
+    def _hold(self, size: int) -> bool:
+        if self._size + size > _BEHIND or not self._shared.admission.hold(size):
+            return False
+        self._size += size
+        return True
+
     def _release(self, size: int) -> None:
         self._size -= size
         self._shared.admission.release(size)
@@ -259,36 +272,16 @@ class StreamObserver:
         self._shared.admission.release(self._counted)
         self._counted = 0
 
-    def _read(self, events: list[Event], at: int) -> None:
+    def _read(self, events: list[Event], at: int) -> Iterator[None]:
         kind, tell = self._kind, self._exchange.event_read
-        for name, data in events:
+        size = sum(len(data) + _ENTRY for _, data in events) if len(events) > _EVENTS else 0
+        if not self._hold(size):
+            raise UnreadableCodingError("there is no memory for its events")
+        for number, (name, data) in enumerate(events, 1):
             tell(kind(name, data), at)
-
-
-class _ErrorReader:
-    """Reads the provider's own word out of a rejection's body."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    def prepare(self, data: bytes) -> apis.Steps[None]:  # noqa: ARG002 - it is all in `body`
-        """Nothing: no such body is large."""
-        yield from ()
-
-    def body(self, data: bytes) -> bool:
-        """Takes the body; one that tells no known word tells nothing."""
-        self._exchange.response.error = apis.error_code(self._exchange.route, data)
-        return True
-
-
-class _WholeBody(Protocol):
-    """What reads a whole body; `apis.BodyReader` is one."""
-
-    def prepare(self, data: bytes) -> apis.Steps[None]:
-        """Reads a large body in steps, so that taking it costs little. Never raises."""
-
-    def body(self, data: bytes) -> bool:
-        """Takes the body; False when it could not be read as an answer. Never raises."""
+            if number % _EVENTS == 0:
+                yield
+        self._release(size)
 
 
 class BodyObserver:
@@ -297,7 +290,7 @@ class BodyObserver:
     def __init__(
         self,
         exchange: Exchange,
-        reader: _WholeBody,
+        reader: apis.BodyReader,
         coding: bytes | None,
         shared: Shared,
         limit: int,
@@ -561,7 +554,7 @@ def _observer(exchange: Exchange, form: apis.Form, coding: bytes | None, shared:
         parser = apis.event_parser(form, shared.limits.inspect, shared.admission.room)
         return StreamObserver(exchange, parser, coding, shared)
     if exchange.verdict is not None:
-        return BodyObserver(exchange, _ErrorReader(exchange), coding, shared, _ERROR_LIMIT)
+        return BodyObserver(exchange, apis.RejectionReader(exchange.response), coding, shared, _ERROR_LIMIT)
     reader = apis.body_reader(exchange.route, exchange.response)
     if reader is not None:
         return BodyObserver(exchange, reader, coding, shared, shared.limits.inspect)

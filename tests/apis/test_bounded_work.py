@@ -11,7 +11,10 @@ import pytest
 from sidecar import apis
 from sidecar.apis.base import RequestBody
 from sidecar.apis.shapes import Shape
+from sidecar.core.digests import Digester
+from sidecar.core.echo import Echo
 from sidecar.core.facts import RequestFacts, ResponseFacts
+from sidecar.core.sse import SseParser
 from tests.pace import least
 
 MIB = 1 << 20
@@ -188,6 +191,106 @@ def test_answers(name: str) -> None:
     took, _ = longest(reading)
     assert made[-1].tokens["input"] == 7
     assert took < ONE_GO
+
+
+def many(before: bytes, unit: bytes, after: bytes, objects: int) -> bytes:
+    """An event with so many objects, in a MiB at most."""
+    count = min(objects // unit.count(b"{"), (MIB - 256) // len(unit)) - 8
+    return b"data: " + before + unit * count + after + b"\n\n"
+
+
+EVENTS: dict[str, tuple[str, bytes, bytes, bytes]] = {
+    "calls": ("chat", b'{"choices":[{"delta":{"tool_calls":[{}', b',{"id":"a"}', b"]}}]}"),
+    "calls of functions": (
+        "chat",
+        b'{"choices":[{"delta":{"tool_calls":[{}',
+        b',{"id":"a","function":{"arguments":"{"}}',
+        b"]}}]}",
+    ),
+    "choices of calls": ("chat", b'{"choices":[{}', b',{"delta":{"tool_calls":[{},{},{},{},{}]}}', b"]}"),
+    "choices": ("chat", b'{"choices":[{}', b',{"delta":{"content":"a"}}', b"]}"),
+    "words": ("chat", b'{"choices":[{"delta":{"content":[{}', b',{"text":"a"}', b"]}}]}"),
+    "texts": ("completions", b'{"choices":[{}', b',{"text":"a"}', b"]}"),
+    "parts": ("gemini", b'{"candidates":[{"content":{"parts":[{}', b',{"text":"a"}', b"]}}]}"),
+    "calls in parts": (
+        "gemini",
+        b'{"candidates":[{"content":{"parts":[{}',
+        b',{"functionCall":{"name":"a"}}',
+        b"]}}]}",
+    ),
+    "candidates of calls": (
+        "gemini",
+        b'{"candidates":[{}',
+        b',{"content":{"parts":[{"functionCall":{"name":"a"}}]}}',
+        b"]}",
+    ),
+    "output": ("responses", b'{"type":"response.completed","response":{"output":[{}', b',{"id":"a"}', b"]}}"),
+    "content": ("messages", b'{"type":"message_start","message":{"content":[{}', b',{"type":"text"}', b"]}}"),
+}
+
+
+@pytest.mark.parametrize("objects", [1 << 15, 1 << 16], ids=["that are read", "that are too many"])
+@pytest.mark.parametrize("name", EVENTS)
+def test_events_of_many_objects(name: str, objects: int) -> None:
+    """Also while it is noted by what the answer will be recognised."""
+    api, before, unit, after = EVENTS[name]
+    data = many(before, unit, after, objects)
+
+    def reading() -> apis.Steps[None]:
+        facts = ResponseFacts()
+        facts.echo = Echo(Digester(bytes(32)))
+        reader = apis.stream_reader(apis.match("POST", PATHS[api]), facts)
+        assert reader is not None
+        events = SseParser().feed(data)
+        assert events
+        for event in events:
+            yield
+            reader.event(*event)
+
+    took, _ = longest(reading)
+    assert took < ONE_GO
+
+
+@pytest.mark.parametrize("line", [b"error: x", b'{"error":1}', b"data: {", b"x", b"{"])
+def test_events_of_many_lines(line: bytes) -> None:
+    """One of more lines than are read tells nothing; what is read of others is told in one go, but soon."""
+
+    def reading() -> apis.Steps[None]:
+        parser = SseParser()
+        for _ in range(4):
+            parser.feed(b"data: x\n" + (line + b"\n") * 8000)
+            yield
+            parser.feed(b"\n")
+            yield
+        assert not parser.oversized
+
+    took, _ = longest(reading)
+    assert took < ONE_GO
+
+
+LARGE_ANSWERS = {
+    "a text": b'{"choices":[{"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}]}',
+    "a voice": (
+        b'{"choices":[{"message":{"role":"assistant","content":null,"audio":{"id":"audio_0123456789abcdef",'
+        b'"data":"%b","transcript":"Yes."}},"finish_reason":"stop"}]}'
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [1000, 200_000, 3 * MIB])
+@pytest.mark.parametrize("name", LARGE_ANSWERS)
+def test_a_large_answer_is_read_as_a_small_one(name: str, size: int) -> None:
+    """Nothing of it is told to be unreadable, and it is recognised when it comes back."""
+    facts, body = ResponseFacts(), LARGE_ANSWERS[name] % (b"word" * (size // 4))
+    facts.echo = Echo(Digester(bytes(32)))
+    reader = apis.body_reader(apis.match("POST", PATHS["chat"]), facts)
+    assert reader is not None
+    if len(body) > apis.LARGE:
+        apis.at_once(reader.prepare(body))
+    assert reader.body(body)
+    assert (facts.finish_reasons, facts.unreadable) == (["stop"], 0)
+    found, _, _ = facts.echo.marks()
+    assert len(found) == 1
 
 
 NO_TEXTS = {

@@ -80,7 +80,7 @@ WATCHED = [
     ("core.histories:Histories.answered", OVER, OVER),
     ("proxy.observer:_observer", UNMET, OVER),
     ("apis:body_reader", OVER, UNMET),
-    ("proxy.observer:StreamObserver._read", UNMET, OVER),
+    ("core.sse:SseParser.feed", UNMET, OVER),
     ("core.exchange:Exchange.event_read", UNMET, OVER),
 ]
 """What only watches ends itself."""

@@ -137,6 +137,45 @@ def test_small_pieces_of_many_answers_share_it_as_well(monkeypatch: pytest.Monke
     assert len(fed) == 150
 
 
+@pytest.mark.parametrize("end", [b"\n", b""], ids=["blank line", "end of the stream"])
+@pytest.mark.parametrize("waited", [0, 3 * MILLISECOND], ids=["at once", "put off"])
+def test_the_events_of_one_block_are_read_in_turns(
+    monkeypatch: pytest.MonkeyPatch, waited: int, end: bytes
+) -> None:
+    """A block may have thousands, each of which is an error or odd: they count as memory while they wait, and none is lost."""
+    turns, exchange = Turns(monkeypatch), streamed()
+    turns.shared.turn.waited = waited
+    parser = apis.event_parser(apis.Form.EVENTS, 8 * MIB, turns.admission.room)
+    observer = StreamObserver(exchange, parser, None, turns.shared)
+    told = exchange.stream
+    block = b"data: x\n" + b'data: {"choices":[1]}\n' * 6000 + end
+    for start in range(0, len(block), 4096):
+        observer.feed(block[start : start + 4096], 2)
+    observer.finish(3)
+    ended: list[int] = []
+    observer.close(lambda: ended.append(told.events))
+    before, held = told.events, [turns.admission.memory]
+    while turns.turn():
+        assert told.events - before <= 64 * 51
+        before = told.events
+        held.append(turns.admission.memory)
+    assert max(held) > 6000 * 192
+    assert ended == [told.events] == [6001]
+    assert (turns.admission.memory, turns.reported, exchange.anomalies) == (0, [], [])
+
+
+def test_events_for_which_there_is_no_memory_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer passes, and that it is not read is told."""
+    turns, exchange = Turns(monkeypatch, MIB), streamed()
+    parser = apis.event_parser(apis.Form.EVENTS, 8 * MIB, turns.admission.room)
+    observer = StreamObserver(exchange, parser, None, turns.shared)
+    observer.feed(b"error: x\n" * 6000 + b"\n", 2)
+    while turns.turn():
+        pass
+    assert exchange.anomalies == [Anomaly.ANSWER_NOT_READ]
+    assert turns.admission.memory == 0
+
+
 def test_a_compressed_body_is_decoded_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one read has may be 4 MiB: nobody waits for all of it, and it is read all the same; memory is given back."""
     turns, exchange = Turns(monkeypatch), streamed()
