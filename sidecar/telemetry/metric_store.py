@@ -450,8 +450,17 @@ class MetricStore:
         return collected
 
     def collecting(self, reader: Reader) -> tuple[list[sdk.Metric], Iterator[None]]:
-        """The same in steps: as of now, however long these take. Another collect ends those that are under way first."""
-        deque(self._steps, maxlen=0)
+        """The same in steps: as of now, however long these take; behind another collect that is under way, as of its end."""
+        collected: list[sdk.Metric] = []
+        self._steps = self._collecting(reader, collected, self._steps)
+        next(self._steps, None)
+        return collected, self._steps
+
+    def _collecting(
+        self, reader: Reader, collected: list[sdk.Metric], under_way: Iterator[None]
+    ) -> Iterator[None]:
+        """Every reader gets the period that ends here; then what this one has becomes points."""
+        yield from under_way
         self.sum_up()
         # Asked before anything is taken, so that a callback that fails loses no differences.
         asked, callbacks = self.asked, self._callbacks.items()
@@ -460,14 +469,7 @@ class MetricStore:
         self._closed = {**self._totals, **self._buckets}
         self._totals = {metric: {} for metric in self._totals}
         self._buckets = {metric: {} for metric in self._buckets}
-        collected: list[sdk.Metric] = []
-        self._steps = self._collecting(reader, observed, collected, self.clock(), self._wall.look())
-        return collected, self._steps
-
-    def _collecting(
-        self, reader: Reader, observed: _Observed, collected: list[sdk.Metric], elapsed: int, moved: int
-    ) -> Iterator[None]:
-        """Every reader gets the closed period; then what this one has becomes points."""
+        elapsed, moved = self.clock(), self._wall.look()
         for metric, period in self._closed.items():
             yield from self._hand_over(metric, period, elapsed)
         now = elapsed + moved

@@ -1,6 +1,7 @@
 """A snapshot that is made in steps: all of it is as of its beginning, and no step is long."""
 
 import pytest
+from opentelemetry.sdk.metrics import export as sdk
 
 from sidecar.telemetry.metric_points import IN_ONE_GO
 from sidecar.telemetry.metric_store import CARDINALITY_LIMIT, Attributes, MetricStore, Temporality
@@ -49,3 +50,24 @@ def test_a_step_is_short() -> None:
     some(store, 0, series=CARDINALITY_LIMIT)
     _, steps = store.collecting(reader)
     assert len([*steps]) >= 2 * 3 * CARDINALITY_LIMIT // IN_ONE_GO
+
+
+def test_a_collect_behind_another_is_in_steps_as_well() -> None:
+    """What the other one has left to do is not done in one go; both are whole, whoever makes their steps."""
+    store = MetricStore([COUNTER], clock=lambda: 10**18)
+    ways = [store.reader(Temporality.CUMULATIVE), store.scrape]
+    for number in range(CARDINALITY_LIMIT):
+        store.add(COUNTER, 1, (("k", str(number)),))
+    made = [store.collecting(ways[0])]
+    next(made[0][1])
+    store.add(COUNTER, 1, (("k", "0"),))
+    made.append(store.collecting(ways[1]))
+    next(made[0][1])
+    left = len([*made[1][1]])
+    assert left >= 3 * CARDINALITY_LIMIT // IN_ONE_GO
+    assert not [*made[0][1]]
+    for (metric,), told in zip(
+        (one for one, _ in made), (CARDINALITY_LIMIT, CARDINALITY_LIMIT + 1), strict=True
+    ):
+        points = metric.data.data_points
+        assert sum(point.value for point in points if isinstance(point, sdk.NumberDataPoint)) == told
