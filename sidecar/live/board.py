@@ -142,7 +142,9 @@ class Board:
         self._figures = figures
         self._about = {**about, "limit": limit}
         self._now = now
-        self._kept: deque[_Kept | _Shown] = deque(maxlen=limit)
+        self._limit = limit
+        self._kept: dict[int, _Kept | _Shown] = {}
+        """By their numbers, which have no gaps: any of them is found at once, however many there are."""
         self._number = 0
         """How many have ever been kept."""
         self._fresh: deque[_Kept] = deque(maxlen=CHANGES)
@@ -161,9 +163,7 @@ class Board:
         """A request has settled. From any thread."""
         one = _Kept(ended)
         with self._ending:
-            self._forget()
-            self._kept.append(one)
-            self._number += 1
+            self._add(one)
             if self._watchers:
                 if len(self._fresh) == CHANGES:
                     self._fell.append(self._fresh[0].key)
@@ -171,8 +171,7 @@ class Board:
 
     def show(self, detail: Mapping[str, Any]) -> None:
         """A recorded request: a `Detail`, as it was written."""
-        self._kept.append(_Shown(detail))
-        self._number += 1
+        self._add(_Shown(detail))
 
     def detail(self, key: str) -> Mapping[str, object] | None:
         """Everything about an ended request (`Detail`), or None if it is not kept (any more)."""
@@ -238,21 +237,25 @@ class Board:
         """The first portion of those that were kept as number `at` or later and before `until`; and where the next one begins."""
         with self._ending:
             self._forget()
-            first = self._number - len(self._kept)
-            at = max(at, first)
+            at = max(at, self._number - len(self._kept))
             end = max(at, min(at + PORTION, until))
-            kept = [*islice(self._kept, at - first, end - first)]
+            kept = [self._kept[number] for number in range(at, end)]
         return self._bars([one.bar for one in kept]) if kept else b"", end
 
     def _ended(self) -> list[_Kept | _Shown]:
         with self._ending:
             self._forget()
-            return [*self._kept]
+            return [*self._kept.values()]
+
+    def _add(self, one: _Kept | _Shown) -> None:
+        self._kept[self._number] = one
+        self._number += 1
+        self._forget()
 
     def _forget(self) -> None:
-        since = self._since()
-        while self._kept and self._kept[0].end < since:
-            self._kept.popleft()
+        since, kept = self._since(), self._kept
+        while kept and (len(kept) > self._limit or kept[self._number - len(kept)].end < since):
+            del kept[self._number - len(kept)]
 
     def _arrived(self) -> list[Exchange]:
         """Those in flight that have a place in a lane."""

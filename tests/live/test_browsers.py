@@ -13,6 +13,7 @@ from sidecar.live import Board, WatchersError
 from sidecar.live import board as boards
 from sidecar.live.board import Watcher
 from tests.live.boards import Connection, empty_board, in_flight, settled
+from tests.pace import within
 
 
 async def loop_turns(number: int) -> None:
@@ -100,7 +101,7 @@ def test_both_bounds_hold() -> None:
     assert board.detail("4") is None
     since = 10 * SECOND
     board.keep(settled(10))
-    assert [kept.key for kept in board._kept] == [10]
+    assert [kept.key for kept in board._kept.values()] == [10]
     since = 20 * SECOND
     assert told(board) == []
 
@@ -251,3 +252,14 @@ async def test_a_browser_that_reads_late_is_told_what_is_left() -> None:
     for number in range(limit, limit + boards.PORTION + 10):
         board.keep(settled(number))
     assert [frame.count(b'"id":') for frame in frames] == [boards.PORTION - 10]
+
+
+def test_no_portion_passes_over_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the past is: to tell all of it takes seconds if each portion begins at the beginning."""
+    monkeypatch.setattr(boards, "PORTION", 1)
+    limit = 40_000
+    board = Board(limit=limit, since=lambda: 0, in_flight=list, figures=dict, about={}, now=lambda: 0)
+    for _ in range(limit):
+        board.show({"bar": {"id": "1", "end": 1}})
+    with within(1):
+        assert sum(1 for _ in board.everything()) == 1 + limit
