@@ -8,7 +8,7 @@ everything anew once it reads again.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Protocol
 
@@ -41,8 +41,11 @@ PORTION = 50
 CHANGES = 100
 """Bars of one look; further ones are only counted, and a page that wants them asks anew."""
 
+IN_ONE_GO = 500
+"""Requests in flight that are looked at in one turn of the event loop: a millisecond or two; those beyond have turns of their own."""
+
 SLICE = 16
-"""Browsers that get their frames in one turn of the event loop; those beyond get them in turns of their own."""
+"""Browsers that get their frames in one turn, likewise."""
 
 _HEAD_EVERY = 5
 """Looks between two sets of the head's figures."""
@@ -156,7 +159,8 @@ class Board:
         self._leaving: dict[str, int] = {}
         """Told as in flight, in flight no more, and not kept yet: the look that missed it."""
         self._watchers: set[Watcher] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        """The next look, or the next turn of the one under way."""
         self._looks = 0
 
     def keep(self, ended: Ended) -> None:
@@ -229,7 +233,7 @@ class Board:
             frame, at = self._ended_from(at, until)
             if frame:
                 yield frame
-        bars = map(_bar_running, self._arrived())
+        bars = map(_bar_running, filter(_has_a_place, self._in_flight()))
         while portion := [*islice(bars, PORTION)]:
             yield self._bars(portion)
 
@@ -257,20 +261,31 @@ class Board:
         while kept and (len(kept) > self._limit or kept[self._number - len(kept)].end < since):
             del kept[self._number - len(kept)]
 
-    def _arrived(self) -> list[Exchange]:
-        """Those in flight that have a place in a lane."""
-        return [exchange for exchange in self._in_flight() if exchange.arrived and not exchange.end]
-
     def _look(self) -> None:
+        self._go_on(self._looking())
+
+    def _go_on(self, look: Iterator[None]) -> None:
+        """Makes the next step of a look; requests have their turn before the one after it."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(EVERY * max(1.0, len(self._watchers) / CROWD), self._look)
+        # The next look first: a step that fails must not be the end of all looks.
+        timer = self._timer = loop.call_later(EVERY * max(1.0, len(self._watchers) / CROWD), self._look)
+        if next(look, False) is None:  # there is more of it
+            timer.cancel()
+            self._timer = loop.call_soon(self._go_on, look)
+
+    def _looking(self) -> Iterator[None]:
+        """Finds what has changed, and tells the browsers, in steps."""
         with self._ending:
             fresh = [*self._fresh]
             self._fresh.clear()
             fell, self._fell = self._fell, []
         changed = [kept.bar for kept in fresh]
         told: dict[str, tuple[int, int, str | None, int]] = {}
-        for exchange in self._arrived():
+        for number, exchange in enumerate(self._in_flight(), 1):
+            if not number % IN_ONE_GO:
+                yield
+            if not _has_a_place(exchange):
+                continue
             key, answer = key_of(exchange), exchange.response
             model, races = answer.model or exchange.asked_model, len(exchange.races)
             seen = (exchange.first_byte, exchange.stream.stall_count, model, races)
@@ -290,15 +305,10 @@ class Board:
             frames.append(self._bars(changed, missed))
         if frames:
             frames = [b"".join(frames)]
-        self._tell([*self._watchers], frames)
-
-    def _tell(self, watchers: Sequence["Watcher"], frames: list[bytes]) -> None:
-        """Gives frames to a slice of the browsers; requests have their turn before the next slice."""
-        loop = asyncio.get_running_loop()
-        for watcher in watchers[:SLICE]:
-            watcher.offer(frames, loop.time())
-        if beyond := watchers[SLICE:]:
-            loop.call_soon(self._tell, beyond, frames)
+        for number, watcher in enumerate([*self._watchers]):
+            if number and not number % SLICE:
+                yield
+            watcher.offer(frames, asyncio.get_running_loop().time())
 
     def _lost(self, told: Collection[str], kept: Iterable[int]) -> int:
         """How many have ended of which nothing was kept: telemetry had to drop them, and pages must forget them.
@@ -371,6 +381,11 @@ class Watcher:
     def _next_portion(self) -> None:
         self._more = False
         self.push()
+
+
+def _has_a_place(exchange: Exchange) -> bool:
+    """Whether it is in flight and has a place in a lane."""
+    return exchange.arrived > 0 and not exchange.end
 
 
 def _bar_running(exchange: Exchange) -> bytes:

@@ -1,13 +1,16 @@
 """What pages are told of requests in flight, look by look."""
 
 import re
+from collections.abc import Iterator
 
 import pytest
 
+from sidecar.core.exchange import Exchange
 from sidecar.core.facts import RequestFacts
 from sidecar.live import Board
 from sidecar.live import board as boards
 from tests.live.boards import Connection, in_flight, settled
+from tests.live.test_browsers import loop_turns
 
 
 def missed(text: bytes) -> int:
@@ -62,3 +65,33 @@ async def test_what_is_learned_of_a_request_in_flight_is_told() -> None:
     board._look()
     assert way.read().count(b'"id":') == 0
     board.let_go(watcher)
+
+
+async def test_a_look_goes_over_some_requests_in_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have their turns in between, however many are in flight; none is told twice, and the last browser ends it."""
+    monkeypatch.setattr(boards, "IN_ONE_GO", 3)
+    running, looked_at = [in_flight(number) for number in range(1, 9)], 0
+
+    def looking() -> Iterator[Exchange]:
+        nonlocal looked_at
+        for looked_at, one in enumerate(running, 1):  # noqa: B007 - told outside
+            yield one
+
+    board = Board(limit=9, since=lambda: 0, in_flight=looking, figures=dict, about={}, now=lambda: 0)
+    way = Connection()
+    watcher = board.watch(way)
+    await loop_turns(5)
+    way.read()
+    looked_at = 0
+    board._look()
+    seen = [looked_at]
+    for _ in range(3):
+        await loop_turns(1)
+        seen.append(looked_at)
+    assert seen == [3, 6, 8, 8]
+    assert way.read().count(b'"id":') == 8
+    board._look()
+    assert looked_at == 3
+    board.let_go(watcher)
+    await loop_turns(3)
+    assert looked_at == 3
