@@ -81,6 +81,10 @@ class _Connection(web.RequestHandler):
         self.heard = self._loop.time()
         super().data_received(data)
 
+    def _process_keepalive(self) -> None:
+        # This process may have stood still: the loop looks at the connection before it is judged.
+        self._keepalive_handle = self._loop.call_soon(self._loop.call_soon, super()._process_keepalive)
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -360,6 +360,12 @@ class Watcher:
         elif self._full_since is None:
             self._full_since = at
         elif at - self._full_since > PATIENCE:
+            # It may have read while this process stood still: the loop looks at its connection before it is judged.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._judge)
+
+    def _judge(self) -> None:
+        if self._way.get_write_buffer_size() >= UNREAD:
             self._way.abort()
 
     def push(self) -> None:

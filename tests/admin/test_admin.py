@@ -519,6 +519,25 @@ async def test_a_silent_connection_is_closed(begun: bytes, monkeypatch: pytest.M
     await port.close()
 
 
+async def test_a_connection_is_looked_at_before_it_is_judged() -> None:
+    """What came while this process stood still is answered, though its time is up by then; without anything it is closed."""
+    app, ask = create_health_app(Scripted()), b"GET /liveness HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    port = await serve(app, ANY, setting="SIDECAR_HEALTH_LISTEN")
+    reader, writer = await asyncio.open_connection(port.address.host, port.address.port)
+    writer.write(ask)
+    assert (await asyncio.wait_for(reader.readuntil(b"}"), 30)).startswith(b"HTTP/1.1 200")
+    server: Any = port._runner.server
+    (connection,) = server.connections
+    for sent in (ask, b""):
+        writer.write(sent)
+        connection._next_keepalive_close_time = 0.0
+        connection._process_keepalive()
+        answer = await asyncio.wait_for(reader.readuntil(b"}") if sent else reader.read(), 30)
+        assert answer.startswith(b"HTTP/1.1 200") if sent else answer == b""
+    writer.close()
+    await port.close()
+
+
 async def test_the_longest_silent_goes_first() -> None:
     """More connections than a port has: the newest are served, and one that spoke lately is kept."""
     port = await serve(create_health_app(Scripted()), ANY, setting="SIDECAR_HEALTH_LISTEN")

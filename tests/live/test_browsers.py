@@ -59,9 +59,25 @@ async def test_who_takes_nothing_is_closed_after_a_while(monkeypatch: pytest.Mon
     assert not way.is_closing()
     watcher.offer([], 2 * boards.PATIENCE + 2)
     watcher.offer([], 3 * boards.PATIENCE + 3)
+    await loop_turns(3)
     assert way.is_closing()
     watcher.offer([], 3 * boards.PATIENCE + 4)
     assert watcher.gone.is_set()
+    board.let_go(watcher)
+
+
+async def test_a_connection_is_looked_at_before_it_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this process stood still, the browser may have read all the while: that is seen in the loop's next turn."""
+    monkeypatch.setattr(boards, "UNREAD", 1)
+    board = empty_board()
+    way = Connection()
+    watcher = board.watch(way)
+    for at in (0.0, boards.PATIENCE + 1):
+        watcher.offer([b"x"], at)
+    await loop_turns(1)
+    way.read()
+    await loop_turns(3)
+    assert not way.is_closing()
     board.let_go(watcher)
 
 
