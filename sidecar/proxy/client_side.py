@@ -7,7 +7,6 @@ flow, and knows neither HTTP's syntax (`request_reader.py`) nor any upstream. Wh
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import cast
@@ -28,9 +27,6 @@ _LINGER = 2 * SECOND
 
 _STEP = MILLISECOND
 """How long (ns) one step of parsing what has been read goes on."""
-
-_LOOK = 0.05
-"""Seconds between two looks whether a client has left that is not read from, or has all that was written."""
 
 _LEFT = frozenset((7, 8))
 """TCP_CLOSE (reset) and TCP_CLOSE_WAIT (the peer has ended its side), as `linux/tcp_states.h` numbers them."""
@@ -63,7 +59,6 @@ class ClientConnection(asyncio.Protocol):
         self._watchdog = Watchdog(shared.loop, shared.clock, self._due)
         self.set_deadline = self._watchdog.set
         """When `Flow.due` is to be called (ns since the epoch, 0: not)."""
-        self._hangup = HangupWatch(shared.loop)
         self.working = False
         """Bytes that were too much work for one go are parsed in turns to come; nothing else is read meanwhile."""
         self.writable = True
@@ -113,13 +108,13 @@ class ClientConnection(asyncio.Protocol):
         if not self.paused and not self._closing and self._transport is not None:
             self.paused = True
             self._transport.pause_reading()
-            self._hangup.start(self._transport, self._left)
+            if hasattr(socket, "TCP_INFO"):
+                self._shared.rounds.add(self._look)
 
     def resume(self) -> None:
         """Reads on, unless requests that were read ahead still wait."""
         if self.paused and not self._reader.ready and not self._closing and self._transport is not None:
             self.paused = False
-            self._hangup.stop()
             self._go_on()
 
     def expect_body(self, inbound: Inbound) -> None:
@@ -282,7 +277,6 @@ class ClientConnection(asyncio.Protocol):
         """asyncio: the connection is gone, by the client's doing or by ours."""
         del exc
         self._watchdog.stop()
-        self._hangup.stop()
         self._left()
         self._give_back()
         self._reader.close()
@@ -388,6 +382,22 @@ class ClientConnection(asyncio.Protocol):
             self._start_next()
 
     @outermost
+    def _look(self) -> None:
+        """Whether the client has left while it is not read from.
+
+        A transport that is paused tells nothing of an end or a reset that waits behind unread bytes. The kernel knows: this
+        asks it for the connection's TCP state. Where it offers no such question (outside Linux), the next read or write tells.
+        """
+        transport = self._transport
+        if not self.paused or transport is None or transport.is_closing():
+            return
+        state: int = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state in _LEFT:
+            self._left()
+        else:
+            self._shared.rounds.add(self._look)
+
+    @outermost
     def _left(self) -> None:
         if self._gone:
             return
@@ -448,7 +458,6 @@ class ClientConnection(asyncio.Protocol):
         self._end_side(transport)
         if self.paused:
             self.paused = False
-            self._hangup.stop()
             transport.resume_reading()
         patience = self._shared.limits.idle if transport.get_write_buffer_size() else _LINGER
         self._watchdog.set(self._shared.clock() + patience)
@@ -460,7 +469,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._endless:
             if transport.get_write_buffer_size():
-                self._shared.loop.call_later(_LOOK, self._end_side, transport)
+                self._shared.rounds.add(partial(self._end_side, transport))
                 return
             _let_linger(transport, resets=False)
         with suppress(OSError):  # the client has just reset it
@@ -482,7 +491,7 @@ class ClientConnection(asyncio.Protocol):
         if transport.is_closing():
             return
         if unsent(transport) if self._cut else transport.get_write_buffer_size():
-            self._shared.loop.call_later(_LOOK, self._end_answer, transport)
+            self._shared.rounds.add(partial(self._end_answer, transport))
         elif self._cut:
             transport.abort()
         else:
@@ -530,39 +539,3 @@ def _settled_by_a_bug(shared: Shared, inbound: Inbound) -> None:
     exchange.settle(now)
     shared.telemetry.started(exchange)
     shared.telemetry.settled(exchange)
-
-
-class HangupWatch:
-    """Calls `left` once the peer has ended or reset a paused connection.
-
-    A transport that is paused tells nothing of an end or a reset that waits behind unread bytes. The kernel knows: this
-    asks it for the connection's TCP state, only while reading is paused. Where the kernel offers no such question
-    (outside Linux), the next read or write tells.
-    """
-
-    __slots__ = ("_handle", "_loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._handle: asyncio.TimerHandle | None = None
-
-    def start(self, transport: asyncio.Transport, left: Callable[[], None]) -> None:
-        """Reading has been paused."""
-        if self._handle is None and hasattr(socket, "TCP_INFO"):
-            self._handle = self._loop.call_later(_LOOK, self._look, transport, left)
-
-    def stop(self) -> None:
-        """Reading goes on, or the connection has ended."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-
-    def _look(self, transport: asyncio.Transport, left: Callable[[], None]) -> None:
-        self._handle = None
-        if transport.is_closing():
-            return
-        state: int = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        if state in _LEFT:
-            left()
-        else:
-            self._handle = self._loop.call_later(_LOOK, self._look, transport, left)

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import aiohappyeyeballs
@@ -335,6 +336,12 @@ def _out_of_reach(info: AddrInfoType) -> bool:
 
 _SWEEP = 1.0
 
+_IN_ONE_GO = 64
+"""Idle connections that are closed in one turn of the event loop: a millisecond or two."""
+
+_LOOKS = 16
+"""Idle connections with something to be read that are passed over for one request: an origin that ends closes all at once."""
+
 _MARGIN = SECOND
 _SHORTEST = SECOND // 10
 """What was closed sooner had not waited too long."""
@@ -391,7 +398,8 @@ class Pool:
         self._clock = clock
         self._idle_limit = idle_limit
         self._patience: dict[str, Patience] = {}
-        self._idle: defaultdict[str, list[UpstreamConnection]] = defaultdict(list)
+        self._idle: defaultdict[str, dict[UpstreamConnection, None]] = defaultdict(dict)
+        """By origin, the youngest last."""
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -400,17 +408,21 @@ class Pool:
         idle = self._idle.get(upstream.name)
         if not idle:
             return None
-        for at in range(len(idle) - 1, -1, -1):
-            connection = idle[at]
+        aside: list[UpstreamConnection] = []
+        found = None
+        while found is None and idle and len(aside) < _LOOKS:
+            connection, _ = idle.popitem()
             if now >= connection.idle_until or not connection.usable:
-                del idle[at]
                 connection.close()
             elif not connection.poll(0):
-                del idle[at]
                 connection.idle_for = now - connection.idle_since
-                return connection
-            # Otherwise something waits to be read: bytes, or an end, will end it; a record of TLS alone changes nothing.
-        return None
+                found = connection
+            else:
+                # Something waits to be read: bytes, or an end, will end it; a record of TLS alone changes nothing.
+                aside.append(connection)
+        for connection in aside:
+            idle[connection] = None
+        return found
 
     def put(self, connection: UpstreamConnection, now: int) -> None:
         """Takes a connection back that has finished its answer at `now` (ns since the epoch) and may carry another request."""
@@ -423,7 +435,7 @@ class Pool:
         if hint is not None:
             limit = min(limit, _earlier(hint * SECOND))
         connection.idle_since, connection.idle_until = now, now + limit
-        self._idle[origin].append(connection)
+        self._idle[origin][connection] = None
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
 
@@ -431,7 +443,7 @@ class Pool:
         """Takes out a connection that has closed, and learns from it how long its origin waits."""
         idle = self._idle.get(connection.upstream.name)
         if idle and connection in idle:
-            idle.remove(connection)
+            del idle[connection]
             now = self._clock()
             self._patience_of(connection).closed(now - connection.idle_since, now)
         elif connection.raced and connection.used:
@@ -453,19 +465,27 @@ class Pool:
 
     def renew(self) -> None:
         """Closes every idle connection: nobody listened for too long to say which still stand. Nothing is learnt."""
-        waiting, self._idle = self._idle, defaultdict(list)
-        for idle in waiting.values():
-            for connection in idle:
-                connection.close()
+        waiting, self._idle = self._idle, defaultdict(dict)
+        self._close_some([connection for idle in waiting.values() for connection in idle])
+
+    def _close_some(self, connections: list[UpstreamConnection]) -> None:
+        """Closes them, a few in each turn."""
+        for connection in connections[-_IN_ONE_GO:]:
+            connection.close()
+        del connections[-_IN_ONE_GO:]
+        if connections:
+            self._loop.call_soon(self._close_some, connections)
 
     def _sweep(self) -> None:
         self._sweeper = None
         now = self._clock()
-        for idle in list(self._idle.values()):
-            for connection in [one for one in idle if now >= one.idle_until]:
-                idle.remove(connection)
-                if connection.usable and not connection.poll(0):
-                    self._patience_of(connection).held(now - connection.idle_since, now)
-                connection.close()
+        overdue = (one for idle in self._idle.values() for one in idle if now >= one.idle_until)
+        some = [*islice(overdue, _IN_ONE_GO)]
+        for connection in some:
+            del self._idle[connection.upstream.name][connection]
+            if connection.usable and not connection.poll(0):
+                self._patience_of(connection).held(now - connection.idle_since, now)
+            connection.close()
         if any(self._idle.values()):
-            self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+            again = 0 if len(some) == _IN_ONE_GO else _SWEEP
+            self._sweeper = self._loop.call_later(again, self._sweep)

@@ -1,7 +1,8 @@
 """The event loop's turns: nobody makes others wait, and a bug ends one request only.
 
 Owns the outermost handler (the one place under `proxy/` with a broad `except`; it wraps what the event loop calls
-directly), how long a read waited behind others of its turn, and the queues of work that is done a little per turn.
+directly), how long a read waited behind others of its turn, the queues of work that is done a little per turn, and the
+rounds of what is looked at again and again.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import islice
 from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 
 from sidecar.core.clock import MILLISECOND, Clock, cpu_time
@@ -78,6 +80,13 @@ _SHARE = 5 * MILLISECOND
 
 _PAUSE = 100_000
 """Nanoseconds since a read after which the next one begins a turn: within a turn, reads follow at once."""
+
+
+_ROUND = 0.05
+"""Seconds between two rounds of looks."""
+
+_LOOKS = 200
+"""Looks of one round: a millisecond."""
 
 
 class LoopTurn:
@@ -198,6 +207,37 @@ class StepQueue:
         if self._waiting and not self._due:
             self._due = True
             self._loop.call_soon(self._turn)
+
+
+class Rounds:
+    """Looks at what nobody tells of, such as whether a client has left that is not read from: every 50 ms, while it is little.
+
+    Each round makes `_LOOKS` looks at most, those first that wait longest: with thousands it is longer until the next one.
+    """
+
+    __slots__ = ("_due", "_loop", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: dict[Callable[[], None], None] = {}
+        self._due = False
+
+    def add(self, look: Callable[[], None]) -> None:
+        """Makes this look soon, once; one that waits already does not wait twice. It never raises."""
+        self._waiting[look] = None
+        if not self._due:
+            self._due = True
+            self._loop.call_later(_ROUND, self._round)
+
+    def _round(self) -> None:
+        some = [*islice(self._waiting, _LOOKS)]
+        for look in some:
+            del self._waiting[look]
+        self._due = bool(self._waiting)
+        if self._due:
+            self._loop.call_later(_ROUND, self._round)
+        for look in some:
+            look()
 
 
 class Later:

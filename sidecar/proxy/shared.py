@@ -30,7 +30,7 @@ from sidecar.proxy import wire
 from sidecar.proxy.arrival import Joining
 from sidecar.proxy.connect import Dialer, Pool
 from sidecar.proxy.heads import AnswerPlans, RequestPlans
-from sidecar.proxy.loop import Later, LoopTurn, StepQueue
+from sidecar.proxy.loop import Later, LoopTurn, Rounds, StepQueue
 from sidecar.proxy.request_reader import Inbound
 from sidecar.proxy.upstream_side import (
     READ,
@@ -229,6 +229,7 @@ class Shared:
         self.turn = LoopTurn(self.loop, clock)
         self._read_buffer = memoryview(bytearray(READ))
         self.steps = StepQueue(self.loop)
+        self.rounds = Rounds(self.loop)
         self.later = Later(self.loop, clock, report, self.drained)
         self.admission = Admission(settings.inspect_memory)
         self.routes = Routes(settings.upstream, settings.upstreams)

@@ -11,6 +11,7 @@ import pytest
 from sidecar.core.clock import SECOND
 from sidecar.proxy import client_side
 from sidecar.proxy.client_side import ClientConnection
+from sidecar.proxy.loop import Rounds
 from sidecar.proxy.request_reader import Inbound
 from sidecar.proxy.shared import Admission, Shared
 
@@ -108,6 +109,7 @@ class Answered:
             roomy=lambda: True,
         )
         shared.turn = SimpleNamespace(read=lambda: self.loop.now, waited=0, over=bool)
+        shared.rounds = Rounds(cast("asyncio.AbstractEventLoop", self.loop))
         shared.plans = SimpleNamespace(take=lambda *_: None)
         self.began = self.loop.now
         self.connection = connection = ClientConnection(cast("Shared", shared))

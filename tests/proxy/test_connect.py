@@ -1,6 +1,9 @@
 """How long connections may wait, learnt from what their origin closed, and that it is forgotten again; and those that wait."""
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from sidecar.core.clock import SECOND
@@ -63,9 +66,12 @@ class Kept:
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
         self.waiting = self.closed = False
+        self.raced = self.used = False
+        self.looks = 0
 
     def poll(self, _: int) -> bool:
         """Whether something waits to be read."""
+        self.looks += 1
         return self.waiting
 
     def close(self) -> None:
@@ -91,3 +97,61 @@ async def test_a_connection_on_which_something_waits_stays_in_the_pool() -> None
     assert pool.take(upstream, now[0]) is None
     assert younger.closed
     pool.close()
+
+
+async def test_many_idle_connections_cost_little_each() -> None:
+    """However many an origin closes at once, nothing is compared with all others; and they are closed a few in each turn."""
+    compared = 0
+
+    class Compared(Kept):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return self is other
+
+        __hash__ = Kept.__hash__
+
+    upstream = Upstream("default", "https", "sidecar.test", 443)
+    pool: Any = Pool(asyncio.get_running_loop(), lambda: SECOND, 30 * SECOND)
+    kept = [Compared(upstream) for _ in range(2000)]
+    for one in kept:
+        pool.put(one, SECOND)
+        one.waiting = True
+    assert pool.take(upstream, SECOND) is None
+    assert sum(one.looks for one in kept) == 16
+    for one in kept[:1000]:
+        pool.forget(one)
+    assert compared < 20
+    pool.close()
+    assert 0 < sum(one.closed for one in kept) <= 64
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [one.closed for one in kept] == [False] * 1000 + [True] * 1000
+
+
+async def test_connections_that_have_waited_too_long_are_closed_in_turns() -> None:
+    """All of those that a burst has left; the others stay."""
+    now, soon, later = [SECOND], deque[Callable[[], None]](), list[float]()
+
+    def call_later(delay: float, call: Callable[[], None]) -> object:
+        later.append(delay)
+        soon.append(call)
+        return soon
+
+    loop: Any = SimpleNamespace(call_later=call_later)
+    upstream = Upstream("default", "https", "sidecar.test", 443)
+    pool: Any = Pool(loop, lambda: now[0], 30 * SECOND)
+    kept = [Kept(upstream) for _ in range(150)]
+    for one in kept[:140]:
+        pool.put(one, now[0])
+    now[0] += 29 * SECOND
+    for one in kept[140:]:
+        pool.put(one, now[0])
+    now[0] += 2 * SECOND
+    closed = []
+    for _ in range(3):
+        soon.popleft()()
+        closed.append(sum(one.closed for one in kept))
+    assert closed == [64, 128, 140]
+    assert later == [1, 0, 0, 1]
+    assert pool.take(upstream, now[0]) is kept[-1]
