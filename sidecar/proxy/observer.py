@@ -437,8 +437,8 @@ class BodyObserver:
         then()
 
     def stop(self) -> None:
-        """What has not been decoded is not any more."""
-        if self.working:
+        """What has not been decoded is not any more, and a body that is read in steps is not read in one go."""
+        if self.working or self._whole is not None:
             self._give_up()
 
     def broke(self, error: Exception) -> None:

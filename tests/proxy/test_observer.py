@@ -222,6 +222,24 @@ def test_a_body_counts_twice_while_it_is_read_in_steps(
     assert (turns.admission.memory, exchange.anomalies) == (0, [] if read else [Anomaly.ANSWER_NOT_READ])
 
 
+def test_a_body_of_which_the_reading_stops_is_not_read_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large it is and however dear, its end costs nothing; it says so, and memory is given back."""
+    turns, exchange = Turns(monkeypatch), streamed()
+    reader = apis.body_reader(CHAT, exchange.response)
+    assert reader is not None
+    monkeypatch.setattr(reader, "body", lambda _: pytest.fail("it was read in one go"))
+    observer = BodyObserver(exchange, reader, None, turns.shared, 8 * MIB)
+    observer.feed(b'{"id":"a","choices":[{"finish_reason":"stop"}],"x":"%b"}' % (b"a" * 3 * MIB), 2)
+    steps = observer.reading()
+    assert steps is not None
+    next(steps)
+    observer.stop()
+    assert turns.admission.memory == 0
+    observer.finish(3)
+    observer.close(lambda: None)
+    assert (turns.admission.memory, exchange.anomalies) == (0, [Anomaly.ANSWER_NOT_READ])
+
+
 @pytest.mark.parametrize("kind", ["stream", "body"])
 def test_tiny_pieces_that_wait_count_as_the_memory_they_take(
     monkeypatch: pytest.MonkeyPatch, kind: str
