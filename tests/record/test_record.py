@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from sidecar import cli
-from sidecar.live import Bar, Detail, detail_of
+from sidecar.live import Bar, Detail, Ended, detail_of
 from sidecar.record import RecordError, RecordWriter, read_records
 from sidecar.record.replay import replay
 from sidecar.record.view import board_of
@@ -153,6 +153,28 @@ def test_what_the_disk_does_not_take_is_counted(tmp_path: Path) -> None:
     writer._thread.start()
     writer.close(30)
     assert len(dropped) == 1010
+
+
+def out_of_memory(_: object) -> Detail:
+    """No document is made of this one."""
+    raise MemoryError
+
+
+@pytest.mark.parametrize("facts, make", [({"half": "\ud83d"}, detail_of), ({}, out_of_memory)])
+def test_one_that_cannot_be_written_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, object], make: Callable[[Ended], Detail]
+) -> None:
+    """Half an emoji, which JSON cannot have, or too little memory: that request is lost, and those after it are not."""
+    lost = settled(1)._replace(facts=facts)
+    monkeypatch.setattr("sidecar.record.writer.detail_of", lambda one: (make if one is lost else detail_of)(one))
+    dropped: list[int] = []
+    writer = RecordWriter(tmp_path, 1 << 20, lambda: dropped.append(1))
+    writer.start()
+    for one in (lost, settled(2), settled(3)):
+        writer.put(one)
+    writer.close(30)
+    assert [record["bar"]["sequence"] for record in read_records(tmp_path)] == [0, 0]
+    assert dropped == [1]
 
 
 def test_a_disk_that_takes_half_a_line(tmp_path: Path) -> None:
