@@ -100,6 +100,19 @@ class Listener:
         bound = self._sockets[0].getsockname()
         return bound[0], bound[1]
 
+    async def finish(self) -> None:
+        """Takes what waits in the kernel's queue, no more than it can hold, and then nothing more: nobody in it is reset."""
+        if self._pause is not None:
+            self._pause.cancel()
+        for one in self._sockets:
+            for _ in range(_BACKLOG // self._at_a_time + 1):
+                if not self._ready(one):
+                    break
+                await asyncio.sleep(0)
+        self.close()
+        if self._taking:
+            await asyncio.wait(self._taking)
+
     def close(self) -> None:
         """Takes nothing more."""
         if self._pause is not None:
@@ -113,23 +126,25 @@ class Listener:
         for one in self._sockets:
             self._loop.add_reader(one, self._ready, one)
 
-    def _ready(self, listening: socket.socket) -> None:
+    def _ready(self, listening: socket.socket) -> bool:
+        """Takes connections; False when none is left that may be taken."""
         for _ in range(self._at_a_time):
             try:
                 taken, _ = listening.accept()
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except OSError as error:
                 if error.errno in _SHORT:
                     self._wait()
-                    return
+                    return False
                 continue  # It was gone before it was taken, or its network was: accept(2).
             task = self._loop.create_task(self._take(taken))
             self._taking.add(task)
             task.add_done_callback(self._taking.discard)
             if taken.fileno() >= self._most:
                 self._wait()
-                return
+                return False
+        return True
 
     async def _take(self, taken: socket.socket) -> None:
         try:

@@ -169,9 +169,17 @@ class ClientConnection(asyncio.Protocol):
     @outermost
     def close_if_idle(self) -> None:
         """Closes the connection when no request is on it: the relay drains. Those that wait are told so in their turn."""
-        busy = self.flushing or self._flow is not None or self._reader.partial is not None
-        if not busy and self._transport is not None:
+        if self._idle and self._transport is not None and not unread(self._transport):
             self._close(self._shared.limits.idle)
+
+    @property
+    def _idle(self) -> bool:
+        return not (self.flushing or self._flow is not None or self._reader.partial is not None)
+
+    @property
+    def unheard(self) -> bool:
+        """True while no request is on it, as far as it has been read, and not all of it has been."""
+        return self._idle and self._transport is not None and unread(self._transport)
 
     @property
     def flushing(self) -> bool:

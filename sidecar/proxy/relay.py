@@ -71,11 +71,13 @@ class Relay:
         reading = min(_READING, seconds / 2)
         seconds -= reading
         shared.admission.draining = shared.clock()
-        if self._listener is not None:
-            self._listener.close()
-        await self.close()
         until = shared.loop.time() + seconds
-        if shared.busy and not await self._empty(seconds):
+        if self._listener is not None:
+            await self._listener.finish()
+        while self._unheard and shared.loop.time() < until:  # noqa: ASYNC110 - each turn reads some of it
+            await asyncio.sleep(0)
+        await self.close()
+        if shared.busy and not await self._empty(until - shared.loop.time()):
             late = round((shared.loop.time() - until) * SECOND)
             await self._empty(patience(late) / SECOND)
         await shared.later.each([flow.shut_down for flow in shared.flows])
@@ -85,6 +87,11 @@ class Relay:
         await shared.later.each([flow.give_up for flow in shared.flows])
         await shared.later.finish()
         shared.pool.close()
+
+    @property
+    def _unheard(self) -> bool:
+        """True while a client has sent something before it could know of the drain, and that has not been read."""
+        return any(connection.unheard for connection in self._shared.connections)
 
     async def _empty(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -198,6 +198,10 @@ class Connected(Protocol):
         """Closes the connection when no request is on it."""
 
     @property
+    def unheard(self) -> bool:
+        """True while no request is on it, as far as it has been read, and not all of it has been."""
+
+    @property
     def flushing(self) -> bool:
         """True while no request is under way on it and it will soon be over: what was begun on it has not ended."""
 

@@ -114,6 +114,37 @@ def test_running_streams_finish(
     assert "/late" not in [request.path for request in upstream.requests]
 
 
+QUEUED = 200
+"""Clients, more than are taken in a turn or two."""
+
+
+def test_whoever_comes_just_before_the_drain_is_answered(
+    start_sidecar: Any, upstream: ScriptedUpstream
+) -> None:
+    """Its request waits with the system, on a connection that was taken or was not: it goes on, or is told of the drain."""
+    upstream.answer_always(answer(b"ok"))
+    sidecar = start_sidecar()
+    with ExitStack() as stack:
+        kept = [stack.enter_context(RawClient(sidecar.port)) for _ in range(10)]
+        for client in kept:
+            client.send(request_bytes("GET", "/before"))
+            client.read_answer()
+        sidecar.signal(signal.SIGSTOP)
+        clients = kept + [stack.enter_context(RawClient(sidecar.port)) for _ in range(QUEUED)]
+        for client in clients:
+            client.send(request_bytes("GET", "/just-before"))
+        sidecar.signal(signal.SIGTERM)
+        sidecar.signal(signal.SIGCONT)
+        said = [client.read_answer() for client in clients]
+        assert all(client.is_closed() for client in clients)
+    assert {one.get("connection") for one in said if one.status != 200} == {b"close"}
+    assert {one.status for one in said} <= {200, 503}
+    assert sidecar.wait() == 0
+    (stopped,) = sidecar.find_logs("sidecar.stopped")
+    counts = json.loads(stopped["requests"])
+    assert counts["started"] == counts["settled"] == len(kept) + len(clients)
+
+
 def test_what_outlasts_the_drain_is_shut_down(
     start_sidecar: Any, upstream: ScriptedUpstream, sink: OtlpSink
 ) -> None:
