@@ -77,7 +77,7 @@ class RecordWriter:
         while (one := self._waiting.get()) is not None:
             try:
                 self._write(_encode(detail_of(one)) + b"\n")
-            except (OSError, ValueError, MemoryError):  # the disk's, what JSON cannot say, no room for the line
+            except (OSError, ValueError, MemoryError):  # or JSON cannot say it, or it is too much
                 self._dropped()
         with suppress(OSError):
             self._close()

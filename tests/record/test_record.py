@@ -166,7 +166,9 @@ def test_one_that_cannot_be_written_is_counted(
 ) -> None:
     """Half an emoji, which JSON cannot have, or too little memory: that request is lost, and those after it are not."""
     lost = settled(1)._replace(facts=facts)
-    monkeypatch.setattr("sidecar.record.writer.detail_of", lambda one: (make if one is lost else detail_of)(one))
+    monkeypatch.setattr(
+        "sidecar.record.writer.detail_of", lambda one: (make if one is lost else detail_of)(one)
+    )
     dropped: list[int] = []
     writer = RecordWriter(tmp_path, 1 << 20, lambda: dropped.append(1))
     writer.start()
