@@ -67,6 +67,8 @@ class ClientConnection(asyncio.Protocol):
         """When the latest bytes came (ns since the epoch)."""
         self._kept = 0
         """Bytes of memory that were taken for what it does not take."""
+        self._ahead = 0
+        """And for what was read ahead."""
         self._untaken = self._took_at = 0
         """Bytes that it had not taken when somebody last looked, and when it last took some (ns since the epoch)."""
 
@@ -94,22 +96,21 @@ class ClientConnection(asyncio.Protocol):
         return self._took_at
 
     def pause(self) -> None:
-        """Stops reading, because the upstream takes no more of the upload; what still comes is read in pieces."""
-        if self._transport is not None and not self._closing:
-            self._read_in_pieces(self._transport)
-        self._stop_reading()
+        """Stops reading, because nobody takes more for now; what still comes is read in pieces."""
+        transport = self._transport
+        if transport is None or self._closing:
+            return
+        self._read_in_pieces(transport)
+        if not self.paused:
+            self.paused = True
+            transport.pause_reading()
+            if hasattr(socket, "TCP_INFO"):
+                self._shared.rounds.add(self._look)
 
     def _read_in_pieces(self, transport: asyncio.Transport) -> None:
         if not self._in_pieces:
             self._in_pieces = True
             self._shared.read_in_pieces(self, transport)
-
-    def _stop_reading(self) -> None:
-        if not self.paused and not self._closing and self._transport is not None:
-            self.paused = True
-            self._transport.pause_reading()
-            if hasattr(socket, "TCP_INFO"):
-                self._shared.rounds.add(self._look)
 
     def resume(self) -> None:
         """Reads on, unless requests that were read ahead still wait."""
@@ -266,6 +267,7 @@ class ClientConnection(asyncio.Protocol):
         self._advance()
         if not reader.behind:
             self.working = False
+            self._count_ahead()
             self._go_on()
 
     @outermost
@@ -332,12 +334,23 @@ class ClientConnection(asyncio.Protocol):
         elif self._reader.partial is not None:
             self._watchdog.set(self._reader.partial.start + self._shared.limits.client_head)
         if self._flow is not None and self._reader.ready:
-            self._stop_reading()
+            self._let_wait()
+
+    def _let_wait(self) -> None:
+        """Requests that were read ahead wait for their turn: nothing more is read until then, nor much at once any more."""
+        self.pause()
+        self._count_ahead()
+
+    def _count_ahead(self) -> None:
+        """What was read ahead counts as the memory it takes."""
+        ahead = self._reader.ahead
+        self._shared.admission.memory += ahead - self._ahead
+        self._ahead = ahead
 
     def _start_next(self) -> None:
         """The next request's turn, once the client has taken the answers before: they must not pile up."""
         if not self.writable:
-            self._stop_reading()
+            self._let_wait()
             self._watchdog.set(self._shared.clock() + self._shared.limits.idle)
             return
         self._flow = flow = flow_for(self._shared, self, self._reader.ready.popleft())
@@ -347,6 +360,7 @@ class ClientConnection(asyncio.Protocol):
             if self._reader.unparsed:
                 self._read_ahead()
             if self.paused:
+                self._count_ahead()
                 self.resume()
             flow.begin()
 
@@ -426,6 +440,7 @@ class ClientConnection(asyncio.Protocol):
         partial = self._reader.give_up()
         waiting = list(self._reader.ready)
         self._reader.ready.clear()
+        self._count_ahead()
         return waiting if partial is None else [*waiting, partial]
 
     @outermost

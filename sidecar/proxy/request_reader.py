@@ -129,8 +129,11 @@ def request_head(
     return head, problem
 
 
-READ_AHEAD = 64
+READ_AHEAD = 8
 """Requests of one connection that may wait for their turn; what was read beyond them is not parsed yet."""
+
+_ENTRY = 1024
+"""Bytes of memory that a request which waits takes beside those it came as."""
 
 _PIECE = 4 * 1024
 """Bytes that are parsed in one go: the dearest of this size, chunks of a byte, take a quarter of a millisecond."""
@@ -222,6 +225,13 @@ class RequestReader:
     def behind(self) -> bool:
         """True while some of what has been read could be parsed: `read_on` does."""
         return bool(self.unparsed) and len(self.ready) < READ_AHEAD
+
+    @property
+    def ahead(self) -> int:
+        """Bytes of memory that requests take whose turn has not come, with what has not been parsed."""
+        heads = (inbound.head for inbound in self.ready if inbound.head is not None)
+        values = sum(len(value) for head in heads for _, value in head.headers.fields)
+        return len(self.unparsed) + values + sum(_ENTRY + inbound.size for inbound in self.ready)
 
     def read_on(self) -> None:
         """Parses the next piece of what has been read, if there is room for the requests in it."""

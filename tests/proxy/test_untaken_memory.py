@@ -210,3 +210,63 @@ def test_an_answer_that_is_not_taken_counts(
     # Over TLS the event loop decides how much is read at once.
     assert found.counted < ROOM + 4 * READ + PEERS * (4 * READ if tls else 2 * LITTLE + OVERHEAD)
     assert found.after == 0
+
+
+BEHIND = 24
+"""Requests behind one that is under way, of 1,000 bytes and more each."""
+
+PIPELINED = DOWNLOAD + BEHIND * (b"GET /next HTTP/1.1\r\nHost: h\r\nX-Long: %b\r\n\r\n" % (b"x" * 1000))
+NOTHING = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+def ahead(flow: Flow) -> int:
+    """What is kept of requests behind one that is under way."""
+    reader = cast("ClientConnection", flow._client)._reader
+    heads = [value for one in reader.ready if one.head is not None for _, value in one.head.headers.fields]
+    return len(reader.unparsed) + sum(one.size for one in reader.ready) + sum(map(len, heads))
+
+
+async def take_all(clients: list[socket.socket]) -> None:
+    """All of them get an answer to each of their requests."""
+    for client in clients:
+        took = b""
+        while took.count(b"HTTP/1.1 204 ") <= BEHIND:
+            took += await asyncio.get_running_loop().sock_recv(client, READ)
+
+
+@pytest.mark.parametrize(
+    "data, after",
+    [(DOWNLOAD + UPLOAD % b"text/plain", leave), (PIPELINED, leave), (PIPELINED, take_all)],
+    ids=["a body", "requests", "requests that are answered"],
+)
+def test_what_is_sent_behind_a_request_counts(made: list[Shared], data: bytes, after: After) -> None:
+    """Without room next to nothing of one more is read; whoever leaves, or is answered, gives it back."""
+
+    async def both(upstream: socket.socket) -> Held:
+        go_on = asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                while await reader.readuntil(b"\r\n\r\n"):
+                    await go_on.wait()
+                    writer.write(NOTHING)
+            except (ConnectionError, asyncio.IncompleteReadError):
+                pass
+            finally:
+                writer.close()
+
+        async def then(clients: list[socket.socket]) -> None:
+            if after is take_all:
+                go_on.set()
+            await after(clients)
+
+        async with await asyncio.start_server(answer, sock=upstream):
+            found = await held(made, upstream.getsockname()[1], data, ahead, then)
+            go_on.set()
+            return found
+
+    with listening() as upstream:
+        found = uvloop.run(both(upstream))
+    assert PEERS * LITTLE // 2 < found.waiting <= found.counted
+    assert found.counted < ROOM + READ + PEERS * 3 * LITTLE
+    assert found.after == 0
