@@ -368,7 +368,7 @@ class Sidecar:
         if self._settings.record is None:
             return None
         dropped = partial(self.recorder.anomaly, Anomaly.RECORD_DROPPED)
-        writer = RecordWriter(Path(self._settings.record), self._settings.record_limit, dropped)
+        writer = RecordWriter(Path(self._settings.record), self._settings.record_limit, dropped, self._report)
         try:
             writer.start()
             self.recorder.not_kept = dropped

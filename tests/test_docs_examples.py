@@ -99,7 +99,7 @@ def commands(text: str) -> list[list[str]]:
 
 def environ(**more: str) -> dict[str, str]:
     """The environment without proxies and without what is set for us."""
-    ours = ("SIDECAR_", "OTEL_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "MAKE", "MFLAGS")
+    ours = ("SIDECAR_", "OTEL_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "MAKE", "MFLAGS", "ARGS")
     kept = {
         name: value
         for name, value in os.environ.items()

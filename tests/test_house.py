@@ -48,6 +48,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "sidecar/proxy/arrival.py": "histories are only looked at: a bug there ends no request",
         "sidecar/proxy/bodies.py": "so is a request's body, which passes unread",
         "sidecar/proxy/loop.py": "the relay's outermost handler",
+        "sidecar/record/writer.py": "the outermost handler of its thread: those that wait are written, whatever one fails by",
         "sidecar/telemetry/exporters.py": "an encoder of somebody else's: the messages before what it cannot encode are counted",
         "sidecar/telemetry/queues.py": "the outermost handlers of the threads: of calls put off, and around the exporters",
         "sidecar/telemetry/recorder.py": "the telemetry guard, around what the relay reports",

@@ -34,12 +34,22 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class RecordWriter:
-    """The files of one folder, `limit` bytes at most together. `dropped` is told of each request that is not written."""
+    """The files of one folder, `limit` bytes at most together.
 
-    def __init__(self, folder: Path, limit: int, dropped: Callable[[], object]) -> None:
+    `dropped` is told of each request that is not written, and `report` what it failed by where that is not the disk.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        limit: int,
+        dropped: Callable[[], object],
+        report: Callable[[Exception], object],
+    ) -> None:
         self._folder = folder
         self._limit = limit
         self._dropped = dropped
+        self._report = report
         self._waiting: queue.Queue[Ended | None] = queue.Queue(QUEUE)
         self._file: BinaryIO | None = None
         self._size = 0
@@ -77,8 +87,11 @@ class RecordWriter:
         while (one := self._waiting.get()) is not None:
             try:
                 self._write(_encode(detail_of(one)) + b"\n")
-            except (OSError, ValueError, MemoryError):  # or JSON cannot say it, or it is too much
+            except OSError:
                 self._dropped()
+            except Exception as error:  # noqa: BLE001 - the outermost handler of this thread
+                self._dropped()
+                self._report(error)
         with suppress(OSError):
             self._close()
 

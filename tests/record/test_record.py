@@ -37,6 +37,11 @@ SECRETS = ("sk-secret1234567890", "a secret question", "a secret answer")
 StartSidecar = Callable[..., RunningSidecar]
 
 
+def failed(error: Exception) -> None:
+    """Nothing but the disk may fail."""
+    raise error
+
+
 def call(sidecar: RunningSidecar, session: str) -> None:
     """One call with a key, a question and an answer that must not be recorded."""
     fields = [f"X-Sidecar-Session-Id: {session}".encode(), b"Authorization: Bearer " + SECRETS[0].encode()]
@@ -91,7 +96,7 @@ def test_files_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x" * 100)
     limit = 64 * 1024
     dropped: list[int] = []
-    writer = RecordWriter(tmp_path, limit, lambda: dropped.append(1))
+    writer = RecordWriter(tmp_path, limit, lambda: dropped.append(1), failed)
     writer.start()
     for number in range(1, 601):
         while writer._waiting.qsize() > 500:
@@ -110,7 +115,7 @@ def test_files_are_bounded(tmp_path: Path) -> None:
 def test_starts_without_end_leave_a_bounded_number_of_files(tmp_path: Path) -> None:
     """The oldest go, whatever the size of all; a sidecar that has nothing to write leaves none."""
     for number in range(1, 100):
-        writer = RecordWriter(tmp_path, 1 << 30, lambda: None)
+        writer = RecordWriter(tmp_path, 1 << 30, lambda: None, failed)
         writer.start()
         if number % 10:
             writer.put(settled(number))
@@ -131,7 +136,7 @@ def test_what_is_no_file_of_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "requests-old.jsonl").mkdir()
     limit = 64 * 1024
     dropped: list[int] = []
-    writer = RecordWriter(tmp_path, limit, lambda: dropped.append(1))
+    writer = RecordWriter(tmp_path, limit, lambda: dropped.append(1), failed)
     writer.start()
     for number in range(1, 401):
         writer.put(settled(number))
@@ -145,7 +150,7 @@ def test_what_is_no_file_of_ours_is_left_alone(tmp_path: Path) -> None:
 def test_what_the_disk_does_not_take_is_counted(tmp_path: Path) -> None:
     """Nobody waits for a disk that hangs, nor for one that fails."""
     dropped: list[int] = []
-    writer = RecordWriter(tmp_path, 1 << 20, lambda: dropped.append(1))
+    writer = RecordWriter(tmp_path, 1 << 20, lambda: dropped.append(1), failed)
     for number in range(1, 1011):
         writer.put(settled(number))
     assert len(dropped) == 10
@@ -160,23 +165,40 @@ def out_of_memory(_: object) -> Detail:
     raise MemoryError
 
 
-@pytest.mark.parametrize("facts, make", [({"half": "\ud83d"}, detail_of), ({}, out_of_memory)])
+def broken(_: object) -> Detail:
+    """A bug."""
+    raise LookupError
+
+
+@pytest.mark.parametrize(
+    "facts, make, why",
+    [
+        ({"half": "\ud83d"}, detail_of, UnicodeEncodeError),
+        ({}, out_of_memory, MemoryError),
+        ({}, broken, LookupError),
+    ],
+)
 def test_one_that_cannot_be_written_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, object], make: Callable[[Ended], Detail]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    facts: dict[str, object],
+    make: Callable[[Ended], Detail],
+    why: type[Exception],
 ) -> None:
-    """Half an emoji, which JSON cannot have, or too little memory: that request is lost, and those after it are not."""
+    """Half an emoji, which JSON cannot have, too little memory, a bug: that request is lost, and those after it are not."""
     lost = settled(1)._replace(facts=facts)
     monkeypatch.setattr(
         "sidecar.record.writer.detail_of", lambda one: (make if one is lost else detail_of)(one)
     )
-    dropped: list[int] = []
-    writer = RecordWriter(tmp_path, 1 << 20, lambda: dropped.append(1))
+    dropped, told = list[int](), list[Exception]()
+    writer = RecordWriter(tmp_path, 1 << 20, lambda: dropped.append(1), told.append)
     writer.start()
     for one in (lost, settled(2), settled(3)):
         writer.put(one)
     writer.close(30)
     assert [record["bar"]["sequence"] for record in read_records(tmp_path)] == [0, 0]
     assert dropped == [1]
+    assert [type(error) for error in told] == [why]
 
 
 def test_a_disk_that_takes_half_a_line(tmp_path: Path) -> None:
@@ -193,7 +215,7 @@ def lost():
 
 unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2500, unlimited[1]))
-writer = RecordWriter(Path({str(tmp_path)!r}), 1 << 20, lost)
+writer = RecordWriter(Path({str(tmp_path)!r}), 1 << 20, lost, print)
 writer.start()
 for number in range(1, 7):
     writer.put(settled(number))
@@ -262,7 +284,7 @@ def recorded() -> dict[str, Any]:
 
 def test_a_line_that_was_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Is passed over; a file without any line of ours is told."""
-    writer = RecordWriter(tmp_path, 1 << 20, lambda: None)
+    writer = RecordWriter(tmp_path, 1 << 20, lambda: None, failed)
     writer.start()
     writer.put(settled(1))
     writer.close(30)
@@ -425,7 +447,7 @@ def test_bad_arguments(
 def test_a_folder_that_is_shared(tmp_path: Path) -> None:
     """Several sidecars may share a folder: each has files of its own name."""
     for _ in range(2):
-        writer = RecordWriter(tmp_path, 1 << 20, lambda: None)
+        writer = RecordWriter(tmp_path, 1 << 20, lambda: None, failed)
         writer.start()
         writer.put(settled(os.getpid()))
         writer.close(30)
