@@ -74,9 +74,10 @@ class Relay:
         until = shared.loop.time() + seconds
         if self._listener is not None:
             await self._listener.finish()
-        while self._unheard and shared.loop.time() < until:  # noqa: ASYNC110 - each turn reads some of it
-            await asyncio.sleep(0)
         await self.close()
+        while self._unheard and shared.loop.time() < until:
+            await asyncio.sleep(0)  # each turn reads some of it
+            await self.close()
         if shared.busy and not await self._empty(until - shared.loop.time()):
             late = round((shared.loop.time() - until) * SECOND)
             await self._empty(patience(late) / SECOND)
