@@ -7,6 +7,7 @@ changes nothing.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from operator import attrgetter
 from typing import Protocol
 
@@ -130,9 +131,9 @@ class LiveView:
         exchanges = sorted(self.in_flight(), key=attrgetter("start"))[:_MOST]
         now, moved = self.clock(), self.wall.look()
         ids = dict.fromkeys(one.identity.session_id for one in exchanges if one.identity is not None)
-        views = map(self.manager.live_session, ids)
+        sessions = self.manager.live_sessions_of(ids)
         return {
-            "sessions": [_session(view.session, now, moved) for view in views if view is not None],
+            "sessions": [_session(session, now, moved) for session in sessions],
             "requests": [_running(one, now, moved) for one in exchanges],
         }
 
@@ -142,10 +143,11 @@ class LiveView:
         if view is None:
             return None
         now, moved = self.clock(), self.wall.look()
+        active = (request for one in view.conversations for request in one.active)
         return {
             **_session(view.session, now, moved),
             "conversation_list": [_conversation(one, moved) for one in view.conversations],
-            "active": [_active(request, now, moved) for one in view.conversations for request in one.active],
+            "active": [_active(request, now, moved) for request in islice(active, _MOST)],
             "recent": [_recent(request, moved) for request in reversed(view.recent)],
         }
 

@@ -7,7 +7,7 @@ tokens they came as, and keeps no text once the history has been looked at. What
 
 import json
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from hashlib import blake2b
 from itertools import chain, pairwise
 from json.decoder import scanstring  # type: ignore[attr-defined] # C, and what `json` itself calls
@@ -33,7 +33,7 @@ LONGEST_ID, MOST_IDS = 64 * 1024, 64
 
 _LONG_ID = 1024
 """Characters from which on it is kept as a digest of it, behind half of them."""
-SKETCH = 16
+SKETCH, _SKETCHED = 16, 16
 """Pieces of a system prompt that it is compared by."""
 
 _NO_SKETCH: frozenset[int] = frozenset()
@@ -351,6 +351,7 @@ class History:
     """How many messages precede each answer."""
     _said: list[tuple[int, Said]] | None = None
     _points: dict[int, Point] | None = None
+    _behind: tuple[int, set[bytes]] | None = None
 
     def __init__(
         self,
@@ -456,7 +457,7 @@ class History:
 
     def sketch(self) -> frozenset[int]:
         """Some of what the system prompt consists of."""
-        systems = self._systems
+        systems = self._systems[:_SKETCHED]
         if len(systems) == 1:
             return systems[0].sketch
         return frozenset(sorted({piece for system in systems for piece in system.sketch})[:SKETCH])
@@ -488,6 +489,14 @@ class History:
         places = self._places()
         return places.index(count) if count in places else None
 
+    def keys_behind(self, at: int, last: int) -> set[bytes]:
+        """The keys of the places behind one, up to the last of them. To be asked from the last place backwards."""
+        first, keys = self._behind or (last + 1, set[bytes]())
+        for place in range(at + 1, first):
+            keys.add(self.point(place).key)
+        self._behind = (min(first, at + 1), keys)
+        return keys
+
     def _find_points(self, points: dict[int, Point]) -> None:
         """All of them, each from the one before it."""
         begun = [self.digester.value_in_pieces() for _ in range(3)]
@@ -508,10 +517,13 @@ class History:
         size = end.count * SIZE
         return size < len(self.digests) and self.digester.value(self.digests[:size]) == end.full
 
+    def look_ahead(self, counts: Iterable[int]) -> None:
+        """So many of its messages will be compared with an earlier request's: nothing is to be done for that."""
+
     def forget(self) -> None:
         """Lets go of what a long one takes, once it has been recognised."""
         self._messages = self._systems = ()
-        self._said = self._points = self._task = self._stands = self.answer = None
+        self._said = self._points = self._task = self._stands = self.answer = self._behind = None
         self._roles, self.prefill = b"", ""
         self.answered_at = -1
 

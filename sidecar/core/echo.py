@@ -6,7 +6,7 @@ where it is JSON, which takes memory that is counted; nothing of it is kept afte
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from itertools import islice
 from sys import getsizeof
@@ -95,7 +95,7 @@ def _complete(text: str) -> str:
 class _Text:
     """One choice's text, as it comes."""
 
-    __slots__ = ("_before", "_behind", "_counted", "_digest", "_digested", "_said", "_size", "pieces")
+    __slots__ = ("_before", "_behind", "_counted", "_digest", "_digested", "_said", "pieces", "size")
 
     def __init__(self, first: str) -> None:
         self._digest: blake2b | None = None
@@ -103,7 +103,8 @@ class _Text:
         self._digested = 0
         self._said = (b"", 0)
         """Of that, the digest and the size without the blanks at its end."""
-        self._size = len(first)
+        self.size = len(first)
+        """Characters of what is not digested yet, or of a whole that is short."""
         self.pieces = [first]
         """What is not digested yet."""
         self._before: str | None = ""
@@ -117,10 +118,10 @@ class _Text:
         """More of it; it is one of so many choices."""
         pieces = self.pieces
         pieces.append(piece)
-        self._size += len(piece)
+        self.size += len(piece)
         if self._behind is not None:
             self._behind.add(piece, digester, room, choices)
-        if self._size * choices > _PIECE:
+        if self.size * choices > _PIECE:
             self._digest_some(digester, room)
         elif len(pieces) > _PIECES:
             pieces[:-_TAILS] = ["".join(pieces[:-_TAILS])]
@@ -143,7 +144,7 @@ class _Text:
             left -= len(pieces[-1])
         behind = _Text("")
         behind.pieces = pieces[::-1]
-        behind._size = sum(map(len, pieces))
+        behind.size = sum(map(len, pieces))
         behind._before = None
         return behind
 
@@ -151,7 +152,7 @@ class _Text:
         text = "".join(self.pieces)
         if not self._digested:
             text = text.lstrip()
-            json = self._size <= LONGEST_JSON and text.startswith(_JSON)
+            json = self.size <= LONGEST_JSON and text.startswith(_JSON)
             if json and self._hold(getsizeof(text), room):
                 self.pieces = [text]
                 return
@@ -174,11 +175,12 @@ class _Text:
             digest.update(encoded(whole))
             text = text[len(whole) :]
         self.pieces = [text]
-        self._size = len(text)
+        self.size = len(text)
 
-    def close(self, digester: Digester) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    def close(self, digester: Digester, most: int) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """What it is found by, and what else it can be known by: the whole of it without blanks around it, the value that
-        it is, and the same of what stands behind the thoughts. What is short finds nothing.
+        it is, and the same of what stands behind the thoughts. What is short finds nothing. It is parsed if it has `most`
+        characters at most.
         """
         rest = "".join(self.pieces)
         behind = None if self._digest is None and THOUGHT not in rest else self._said_behind(rest)
@@ -193,13 +195,13 @@ class _Text:
                 self._digest.update(encoded(rest))
                 digest, size = self._digest.digest(), self._digested + len(rest)
         found: tuple[bytes, ...] = (digest,) if size >= SHORTEST else ()
-        if found and self._digest is None and rest.startswith(_JSON):
+        if found and self._digest is None and len(rest) <= most and rest.startswith(_JSON):
             value = digester.json(rest)
             found = found if value is None else (digest, value)
         short = (digest,) if size and not found else ()
         if behind is None:
             return found, short
-        more, brief = behind.close(digester)
+        more, brief = behind.close(digester, most)
         return found + more, short + brief
 
     def tails(self, digester: Digester) -> list[bytes]:
@@ -232,6 +234,8 @@ class Prompt(History):
         self.digester = digester
         self.tools = b""
         self._text = encoded(text)
+        self._known: dict[int, bytes] = {}
+        """Digests of its beginnings, by their size."""
         self.digests = whole = self.digest(len(self._text))
         self.end = Point(self.size, whole, b"", b"")
 
@@ -242,7 +246,15 @@ class Prompt(History):
 
     def digest(self, size: int) -> bytes:
         """That of its beginning."""
-        return self._begun(size).digest()
+        return self._known.get(size) or self._begun(size).digest()
+
+    def look_ahead(self, counts: Iterable[int]) -> None:
+        """Its beginnings of these sizes are digested in one go: one by one, each would be read from the first byte on."""
+        made, before, text = self.digester.begin_text(), 0, memoryview(self._text)
+        for size in sorted(counts):
+            made.update(text[before:size])
+            self._known[size] = made.copy().digest()
+            before = size
 
     def _begun(self, size: int) -> "blake2b":
         made = self.digester.begin_text()
@@ -278,6 +290,7 @@ class Prompt(History):
         """Lets go of the text."""
         super().forget()
         self._text = b""
+        self._known.clear()
 
 
 class Grown:
@@ -455,9 +468,10 @@ class Echo:
         texts: tuple[bytes, ...] = ()
         short: tuple[bytes, ...] = ()
         digester, alone = self._digester, len(self._texts) == 1 and not self._ids and not self._arguments
-        silent = not self._texts
+        silent, left = not self._texts, LONGEST_JSON
         for text in self._texts.values():
-            found, least = text.close(digester)
+            found, least = text.close(digester, left)
+            left -= text.size
             if alone and (found or least):  # as most are
                 return found, found + least, False
             texts += found

@@ -223,7 +223,7 @@ class Histories(SessionListener):
         last = history.said[-1][0] - (history.asked is not None)
         if at >= last or any(own and self._finder.known(one, None) for one, own in said.ids):
             return True
-        later = {history.point(one).key for one in range(at + 1, last + 1)}
+        later = history.keys_behind(at, last)
         return any(past is not None and not later.isdisjoint(past.thread.ends) for past in found)
 
     def _lanes_of(self, session_id: str) -> Lanes:
@@ -448,8 +448,10 @@ class Histories(SessionListener):
         mine = history.end.count
         if thread.longest <= longest or thread.shortest >= mine:
             return found, place
-        for past in reversed(thread.past):
-            if longest < past.end.count < mine and history.begins_with(past.end):
+        longer = [past for past in thread.past if longest < past.end.count < mine]
+        history.look_ahead({past.end.count for past in longer})
+        for past in reversed(longer):
+            if longest < past.end.count and history.begins_with(past.end):
                 found, longest = past, past.end.count
                 place = history.point_behind(longest)
         return found, place

@@ -156,7 +156,7 @@ class Registry:
     def __init__(self, limits: SessionLimits, listeners: Listeners) -> None:
         self._limits = limits
         self._listeners = listeners
-        self.sessions: dict[str, Session] = {}
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
         self.idle: OrderedDict[str, Session] = OrderedDict()
         """Those without a request in flight, the longest idle first."""
         self.conversations = 0

@@ -6,7 +6,7 @@ with timestamps; other code may call the six wrapping methods. The event loop's 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from random import Random
 
@@ -452,6 +452,11 @@ class SessionManager:
         sessions = self._registry.sessions
         latest = (sessions[session_id] for session_id in reversed(sessions))
         return [session.view() for session, _ in zip(latest, range(most), strict=False)]
+
+    def live_sessions_of(self, session_ids: Iterable[str]) -> list[LiveSession]:
+        """Those of them that are alive, in the same order."""
+        found = map(self._registry.sessions.get, session_ids)
+        return [session.view() for session in found if session is not None]
 
     def live_session(self, session_id: str) -> SessionView | None:
         """One live session in depth, or None."""

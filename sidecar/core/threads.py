@@ -579,7 +579,6 @@ def may_be(past: Past | None, point: Point) -> bool:
 
 def begins_with(prompt: Prompt, past: Past, least: int) -> bool:
     """True if a turn's prompt, with an answer to it of so many bytes at least, stands at the beginning of a prompt."""
-    return any(
-        past.end.count + least <= size <= prompt.size and prompt.digest(size) == digest
-        for size, digest in past.grown
-    )
+    grown = [one for one in past.grown if past.end.count + least <= one[0] <= prompt.size]
+    prompt.look_ahead({size for size, _ in grown})
+    return any(prompt.digest(size) == digest for size, digest in grown)

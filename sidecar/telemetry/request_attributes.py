@@ -199,7 +199,7 @@ class Shapes:
         shape = self._known.get(key)
         if shape is None:
             if len(self._known) >= SHAPES_LIMIT:
-                self._known.clear()
+                del self._known[next(iter(self._known))]
             shape = Shape(exchange, self._reasons(exchange))
             if len(repr(key)) <= _LONGEST:
                 self._known[key] = shape

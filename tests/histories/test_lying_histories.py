@@ -11,6 +11,8 @@ import pytest
 
 from sidecar import apis
 from sidecar.core import digests
+from sidecar.core.digests import Digester
+from sidecar.core.echo import Echo, Prompt
 from sidecar.core.facts import Route
 from sidecar.core.identity import Identity, Source
 from tests.histories.captured import NAMES, captured
@@ -276,3 +278,62 @@ def test_a_place_is_the_same_however_many_are_asked_for(api: str) -> None:
             getattr(other, form) for form in one.__slots__
         ]
     assert len(places) > 20
+
+
+def test_system_prompts_without_end() -> None:
+    """In a session of many lanes: each compares its system prompt with all that are said, of which the first are looked at."""
+    memory = Memory()
+    dice = Random("prompts")
+    for number in range(32):
+        words = " ".join(f"w{dice.random()}" for _ in range(16))
+        asked = [{"role": "system", "content": words}, {"role": "user", "content": f"Question {number}"}]
+        memory.answer(CHAT, memory.ask(CHAT, request_of(CHAT, asked), "named"), Answer(f"Yes {number}"))
+    systems = [
+        {"role": "system", "content": " ".join(f"w{dice.random()}" for _ in range(16))} for _ in range(9_999)
+    ]
+    history = memory.history(CHAT, request_of(CHAT, [*systems, dict(USER)]))
+    assert history is not None
+    with within(0.2):
+        memory.histories.recognise(history, Identity("named", Source.KNOWN_HEADER))
+
+
+def test_what_is_behind_each_place_is_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the same answer was known at every place, and each is looked at from the last one on."""
+    memory, asked = Memory(), list[int]()
+    messages: list[Any] = [dict(USER)]
+    for number in range(300):
+        messages += [Answer(f"a{number}"), {"role": "user", "content": f"q{number}"}]
+    history = memory.history(CHAT, request_of(CHAT, messages))
+    assert history is not None
+    keys = [history.point(at).key for at in range(300)]
+    point = digests.History.point
+
+    def counted(history: digests.History, at: int) -> digests.Point:
+        asked.append(at)
+        return point(history, at)
+
+    monkeypatch.setattr(digests.History, "point", counted)
+    for at in reversed(range(300)):
+        assert history.keys_behind(at, 299) == {*keys[at + 1 :]}
+    assert sorted(asked) == [*range(1, 300)]
+
+
+def test_choices_of_json() -> None:
+    """Of all that an answer's choices say 64 KiB are parsed; each can be known by its text all the same."""
+    echo, text = Echo(Digester(bytes(32))), f"[{'9.9,' * 16_000}9]"
+    for choice in range(64):
+        echo.text(choice, text)
+    with within(0.1):
+        found, _, _ = echo.marks()
+    assert len(found) == 65
+
+
+def test_beginnings_of_a_prompt() -> None:
+    """All that are compared are digested in one go, and come to what each does."""
+    digester = Digester(bytes(32))
+    text = "".join(f"{number} \u00e9" for number in range(10_000))
+    prompt, plain = Prompt(digester, text), Prompt(digester, text)
+    sizes = [7, 1, 5000, prompt.size, 32, 31]
+    prompt.look_ahead(sizes)
+    prompt._text = b""
+    assert [prompt.digest(size) for size in sizes] == [plain.digest(size) for size in sizes]

@@ -12,7 +12,6 @@ from sidecar.core.exchange import ConnectTiming, Exchange
 from sidecar.core.facts import Anomaly, Outcome, Phase, RequestFacts, Route
 from sidecar.core.headers import Headers
 from sidecar.core.identity import Identity, Source
-from sidecar.telemetry.request_attributes import Shapes
 from sidecar.telemetry.spans import span_count
 from tests.telemetry.world import CHAT, T0, MakeWorld, World, ms, ref
 
@@ -439,21 +438,6 @@ def test_http_facts(world: World) -> None:
     assert (told["sidecar.upstream.request_id"], told["sidecar.upstream.processing_time"]) == ("req_1", 0.25)
     assert (told["http.request.resend_count"], told["sidecar.upstream.error"]) == (1, "overloaded")
     assert "gen_ai.operation.name" not in told
-
-
-@pytest.mark.parametrize("name", [b"Host", b"User-Agent"])
-def test_a_kind_of_request_that_takes_much_to_be_told_is_not_remembered(world: World, name: bytes) -> None:
-    """Its fields may be as long as a head: 4,096 of them were some 250 MB."""
-    shapes = Shapes("shipped")
-
-    def remembered(size: int) -> bool:
-        exchange = world.begin([(name, b"x" * size)])
-        exchange.decide(Outcome.COMPLETED, ms(5))
-        world.settle(exchange, 5)
-        return shapes.of(exchange) is shapes.of(exchange)
-
-    assert remembered(250)
-    assert not remembered(60_000)
 
 
 def test_what_was_never_parsed_is_absent(world: World) -> None:
