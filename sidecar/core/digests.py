@@ -34,7 +34,7 @@ LONGEST_ID, MOST_IDS = 64 * 1024, 64
 _LONG_ID = 1024
 """Characters from which on it is kept as a digest of it, behind half of them."""
 SKETCH, _SKETCHED = 16, 16
-"""Pieces of a system prompt that it is compared by."""
+"""Pieces of a system prompt that it is compared by, and how many are looked at where there are several."""
 
 _NO_SKETCH: frozenset[int] = frozenset()
 
