@@ -13,7 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
@@ -56,8 +56,10 @@ class _Name:
     """How the last look-up failed."""
     failed_at: float = 0.0
     asked_at: float = 0.0
-    asking: asyncio.Future[None] | None = None
-    """The look-up under way."""
+    asking: bool = False
+    """A look-up is under way."""
+    waiting: dict[asyncio.Future[None], None] = field(default_factory=dict)
+    """Who waits for it: each by itself, as they are many, and may all give up at once."""
 
 
 class Resolver:
@@ -89,31 +91,35 @@ class Resolver:
         """Waits for an answer, which `name` has then; True if what it has is from before."""
         known = bool(name.addresses) and now - name.answered_at < KEPT
         if name.error is None or now - name.failed_at >= FRESH:
-            asking = name.asking or self._begin(host, name)
+            answered = self._loop.create_future()
+            name.waiting[answered] = None
+            if not name.asking:
+                self._begin(host, name)
             left = max(0.0, name.asked_at + self._patience - now) if known else None
-            # A caller that is cancelled leaves the look-up to the others who wait for it.
-            await asyncio.wait({asking}, timeout=left)
-            if asking.done() and name.error is None:
+            try:
+                await asyncio.wait({answered}, timeout=left)
+            finally:
+                name.waiting.pop(answered, None)
+            if answered.done() and name.error is None:
                 return False
         if not known or not name.addresses:
             error = name.error or socket.gaierror(socket.EAI_AGAIN, "no answer")
             raise type(error)(*error.args)
         return True
 
-    def _begin(self, host: str, name: _Name) -> asyncio.Future[None]:
-        asking = name.asking = self._loop.create_future()
+    def _begin(self, host: str, name: _Name) -> None:
+        name.asking = True
         name.asked_at = self._loop.time()
         self._under_way += 1
         if self._under_way > LOOKUPS - (0 if name.answered_at else RESERVE):
             self._found(name, (), OSError(errno.EAGAIN, "too many other names are being looked up"))
-            return asking
+            return
         # A daemon: one that hangs must not hold up the process's end.
         thread = threading.Thread(target=self._look_up, args=(host, name), name=f"dns-{host}", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
             self._found(name, (), OSError(errno.EAGAIN, str(error)))
-        return asking
 
     def _look_up(self, host: str, name: _Name) -> None:
         """Runs in a thread of its own."""
@@ -130,15 +136,16 @@ class Resolver:
         self, name: _Name, addresses: tuple[AddrInfoType, ...], error: OSError | UnicodeError | None
     ) -> None:
         self._under_way -= 1
-        asking, name.asking, name.error = name.asking, None, error
+        name.asking, name.error = False, error
         if error is None:
             name.addresses, name.answered_at = addresses, self._loop.time()
         else:
             name.failed_at = self._loop.time()
             if isinstance(error, socket.gaierror) and error.errno in _GONE:
                 name.addresses = ()
-        if asking is not None and not asking.done():
-            asking.set_result(None)
+        for answered in name.waiting:
+            if not answered.done():
+                answered.set_result(None)
 
 
 _PROXY_HEAD_LIMIT = 16 * 1024

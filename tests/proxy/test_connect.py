@@ -1,14 +1,17 @@
 """How long connections may wait, learnt from what their origin closed, and that it is forgotten again; and those that wait."""
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from sidecar.core.clock import SECOND
 from sidecar.core.exchange import Upstream
-from sidecar.proxy.connect import Patience, Pool
+from sidecar.proxy.connect import Patience, Pool, Resolver
 
 
 def test_patience_is_learnt_from_two_that_are_alike() -> None:
@@ -155,3 +158,35 @@ async def test_connections_that_have_waited_too_long_are_closed_in_turns() -> No
     assert closed == [64, 128, 140]
     assert later == [1, 0, 0, 1]
     assert pool.take(upstream, now[0]) is kept[-1]
+
+
+class Counted(asyncio.futures._PyFuture):  # type: ignore[name-defined,misc]
+    """A future that counts whom it looks through for one that waits no more."""
+
+    steps = 0
+
+    def remove_done_callback(self, call: Any, /) -> int:
+        """Looks through all of them."""
+        Counted.steps += len(self._callbacks)
+        return int(super().remove_done_callback(call))
+
+
+async def test_many_that_wait_for_a_name_may_give_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is looked for among the others; who stays has the answer that they all waited for."""
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(Counted, "steps", 0)
+    monkeypatch.setattr(loop, "create_future", lambda: Counted(loop=loop), raising=False)
+    monkeypatch.setattr(Resolver, "_look_up", lambda *_: None)
+    resolver = Resolver(loop)
+    waiting = [asyncio.ensure_future(resolver.find("a.test", 443)) for _ in range(200)]
+    await asyncio.sleep(0)
+    for one in waiting[1:]:
+        one.cancel()
+    await asyncio.wait(waiting[1:])
+    assert all(one.cancelled() for one in waiting[1:])
+    # Whoever waits looks through itself, and the test through each that it waits for.
+    assert Counted.steps <= 3 * len(waiting)
+    address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
+    resolver._found(resolver._names["a.test"], (address,), None)
+    found, kept = await waiting[0]
+    assert (found[0][4], kept) == (("127.0.0.1", 443), False)
