@@ -250,8 +250,9 @@ class Sidecar:
         await self._close_ports()
         if self._relay is not None:
             await self._relay.close()
+        await self._line_queue.flush(for_lines / 2)
         self._say_stopped()
-        await self._line_queue.shutdown(max(for_lines, min(_LAST_LINES, deadline - loop.time())))
+        await self._line_queue.shutdown(max(for_lines / 2, min(_LAST_LINES, deadline - loop.time())))
 
     async def _end_sessions(self, until: float) -> None:
         """All of them end, and their replays go, as there is room for their spans.

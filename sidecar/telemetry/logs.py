@@ -447,12 +447,16 @@ class LineQueue:
         """Begin to write."""
         self._queue.start()
 
+    async def flush(self, timeout: float) -> None:
+        """Write what waits, within `timeout` seconds."""
+        await Calls([self._queue.flush]).done(timeout)
+
     async def shutdown(self, timeout: float) -> None:
         """Write what waits, and end, within `timeout` seconds; what is not written then is counted, and forgotten."""
         deadline = asyncio.get_running_loop().time() + timeout
         grace = min(_GRACE, timeout / 4)
         # Flushed before it is closed: the last line may be that lines were lost.
-        await Calls([self._queue.flush]).done(timeout - grace)
+        await self.flush(timeout - grace)
         closing = Calls([self._queue.close])
         self._queue.stop()
         await closing.done(deadline - asyncio.get_running_loop().time())

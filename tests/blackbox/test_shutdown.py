@@ -27,6 +27,7 @@ from sidecar.testing import (
 from tests.pace import promptly
 
 DATA = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+SESSIONS = 30
 
 
 def own(session: str) -> tuple[bytes]:
@@ -69,6 +70,20 @@ def test_a_signal_right_after_the_start_is_obeyed(upstream: ScriptedUpstream) ->
     sidecar.wait_log("sidecar.listening")
     sidecar.signal(signal.SIGTERM)
     assert sidecar.wait() == 0
+
+
+def test_its_last_line_tells_what_became_of_the_others(start_sidecar: Any) -> None:
+    """All of them, those of the sessions' ends too, have been written by then."""
+    sidecar = start_sidecar()
+    for number in range(SESSIONS):
+        request = request_bytes("GET", "/x", headers=own(f"session-{number}"))
+        assert exchange(sidecar.port, request).status == 200
+    assert sidecar.stop() == 0
+    (stopped,) = sidecar.find_logs("sidecar.stopped")
+    lines = json.loads(stopped["telemetry"])["lines"]
+    assert len(sidecar.find_logs("session.end")) == SESSIONS
+    assert lines["queued"] == 0
+    assert lines["exported"] == lines["created"] > 2 * SESSIONS
 
 
 def test_nohup_is_kept_to(start_sidecar: Any) -> None:
