@@ -52,6 +52,9 @@ _NESTED, _CROWD = 4096, 8192
 _TOGETHER, _MOST = 128 * 1024, 32
 """Bytes, and messages, that are looked at between two pauses where messages are smaller."""
 
+_LONG = 4096
+"""Messages of a history above which all that it may be recognised by is found beforehand, with pauses."""
+
 _VOLATILE = frozenset(("cache_control", "cachePoint", "id", "status", "annotations", "logprobs", "index"))
 """Members that clients change, add or leave out from call to call, of what an API defines."""
 
@@ -355,6 +358,8 @@ def in_steps(past: Past, digester: Digester) -> Steps[History]:
         start = end
         yield
     history = _closed(past, made, digester)
+    if len(made) > _LONG:
+        yield from history.find_points()
     if history.in_pieces:
         yield from _put_together(history, messages[-history.since_asked :], past.read)
     return history

@@ -7,7 +7,7 @@ tokens they came as, and keeps no text once the history has been looked at. What
 
 import json
 import re
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain, pairwise
 from json.decoder import scanstring  # type: ignore[attr-defined] # C, and what `json` itself calls
@@ -22,11 +22,14 @@ SHORTEST = 16
 LONGEST_JSON = 64 * 1024
 """Characters of an answer, and of a call's arguments, that are parsed as JSON."""
 
-_GENERATION = 8192
-"""Messages that are known by how they are written, the latest; as many older ones beside them, until so many more have come."""
+_KNOWN = 16384
+"""Messages that are known by how they are written, about the latest."""
 
 _SINGLY = 8
 """Places of a history that are digested one by one before all of them are."""
+
+_PLACES = 512
+"""Those that are digested between two pauses."""
 
 LONGEST_ID, MOST_IDS = 64 * 1024, 64
 """Characters of an id, which may be the signature of a model's thoughts, and ids of one answer."""
@@ -93,6 +96,7 @@ class Digester:
         "_calls",
         "_fresh",
         "_ids",
+        "_leaving",
         "_one",
         "_values",
         "begin_asked",
@@ -124,7 +128,8 @@ class Digester:
         self.recent: dict[int, Message] = {}
         """The latest messages that are known, by those hashes."""
         self.older: dict[int, Message] = {}
-        """As many that came before them."""
+        """Those that came before them; the oldest goes with each that is learned."""
+        self._leaving: Iterator[int] = iter(())
 
     def known(self, key: int) -> "Message | None":
         """What was made of that message, if it is still known."""
@@ -135,8 +140,10 @@ class Digester:
 
     def learn(self, key: int, message: "Message") -> None:
         """It may come again."""
-        if len(self.recent) >= _GENERATION:
+        if len(self.recent) >= _KNOWN:
             self.older, self.recent = self.recent, {}
+            self._leaving = iter(list(self.older))
+        self.older.pop(next(self._leaving, -1), None)  # no hash is -1
         self.recent[key] = message
 
     def message(self, role: bytes, parts: list[Part]) -> bytes:
@@ -427,6 +434,8 @@ class History:
         said = self.said
         found = [mark for _, one in said for mark in one.marks]
         found += [digest for _, one in said for digest, _ in one.ids]
+        if (points := self._points) is not None and len(points) == len(self._places()):
+            return found + [point.key for point in points.values()]
         made, before, kept = self.digester.value_in_pieces(), 0, False
         for count in self._places():
             part = b"".join(map(_REDUCED, self._messages[before:count]))
@@ -471,8 +480,9 @@ class History:
         if point is not None:
             return point
         if len(points) >= _SINGLY:
-            self._find_points(points)
-            return points[at]
+            for _ in self.find_points():
+                pass
+            return self.point(at)
         count = self._places()[at]
         before, full = self._messages[:count], self.digests[: count * SIZE]
         reduced, spoken = b"".join(map(_REDUCED, before)), b"".join(map(_SPOKEN, before))
@@ -497,11 +507,14 @@ class History:
         self._behind = (min(first, at + 1), keys)
         return keys
 
-    def _find_points(self, points: dict[int, Point]) -> None:
-        """All of them, each from the one before it."""
+    def find_points(self) -> Generator[None, None, None]:
+        """All places where an answer follows, each from the one before it, with a pause behind so many of them."""
+        points = self._points = {}
         begun = [self.digester.value_in_pieces() for _ in range(3)]
         before = kept = texts = 0
         for at, count in enumerate(self._places()):
+            if at % _PLACES == _PLACES - 1:
+                yield
             part = self._messages[before:count]
             for made, form in zip(begun, (_FULL, _REDUCED, _SPOKEN), strict=True):
                 made.update(b"".join(map(form, part)))

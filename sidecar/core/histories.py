@@ -191,7 +191,7 @@ class Histories(SessionListener):
     def _unnamed(self, history: History, since: int) -> Place:
         if isinstance(history, Prompt):
             return self._unnamed_prompt(history)
-        for at, said in reversed(history.said) if self._may_know(history) else ():
+        for at, said in self._finder.answers(history):
             found = self._candidates(history.point(at), said, None)
             if not found or not self._goes_on(history, at, said, found):
                 continue
@@ -324,9 +324,7 @@ class Histories(SessionListener):
         if isinstance(history, Prompt):
             past = next(iter(self._finder.grown(history, threads)), None)
             return None if past is None else Echoed(past, 0, None, confirmed=True)
-        if not self._may_know(history):
-            return None
-        for at, said in reversed(history.said):
+        for at, said in self._finder.answers(history):
             found = self._candidates(history.point(at), said, threads)
             past = next(filter(None, found), None)
             if past is not None:
@@ -383,10 +381,6 @@ class Histories(SessionListener):
         if begun and (None in waiting or any(self._finder.is_gone(mark, point) for mark in marks)):
             likely[None] = False
         return likely
-
-    def _may_know(self, history: History) -> bool:
-        """False if no turn is found by anything that a history has."""
-        return history.answered_at >= 0 and not self._finder.found.keys().isdisjoint(history.found_by())
 
     def _relate(self, history: History, thread: Thread, echoed: Echoed | None) -> Place:
         """What a request is within its thread."""

@@ -5,8 +5,9 @@ latest prompt, the system prompts it was seen with, and which of its answers nob
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
+from itertools import islice
 
 from sidecar.core.digests import SHORTEST, SIZE, History, Point, Said
 from sidecar.core.echo import NOTHING_SAID, Answers, Echo, Prompt
@@ -22,6 +23,8 @@ _ENDLESS = 2**62
 _COMPARED = 256 * SIZE
 """Bytes of the digests of a thread's latest request with which the next one is compared."""
 
+_ANSWERS = 1024
+"""Answers of a history that are looked at, of those that may be known."""
 
 SIDE = "side:"
 """How the names of lanes begin that are not the main one."""
@@ -386,6 +389,20 @@ class Finder:
             more = [past for form in _forms(point) for past in self.found.get(key + form, ()) if past]
             known = (*known, *more)
         return known if threads is None else _of(known, threads)
+
+    def answers(self, history: History) -> Iterator[tuple[int, Said]]:
+        """A history's answers, and the places of them, where something is known of either; the last ones, the very last first."""
+        found = self.found
+        if history.answered_at < 0 or found.keys().isdisjoint(history.found_by()):
+            return iter(())
+        known = (
+            (at, said)
+            for at, said in reversed(history.said)
+            if history.point(at).key in found
+            or any(mark in found for mark in said.marks)
+            or any(digest in found for digest, _ in said.ids)
+        )
+        return islice(known, _ANSWERS)
 
     def grown(self, prompt: Prompt, threads: Collection[Thread] | None) -> tuple[Past | None, ...]:
         """The turns whose prompt and answer stand at the beginning of a prompt, the latest ones.

@@ -14,6 +14,7 @@ from sidecar.core import digests
 from sidecar.core.digests import Digester
 from sidecar.core.echo import Echo, Prompt
 from sidecar.core.facts import Route
+from sidecar.core.histories import Histories
 from sidecar.core.identity import Identity, Source
 from tests.histories.captured import NAMES, captured
 from tests.histories.shown import CHAT, GEMINI, MESSAGES, RESPONSES, Answer, Memory, request_of
@@ -149,7 +150,7 @@ def test_memory_is_bounded() -> None:
 
 def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Conversations that come and go leave nothing: three times as many take no more, and each turn less than 3 KB."""
-    monkeypatch.setattr(digests, "_GENERATION", 100)
+    monkeypatch.setattr(digests, "_KNOWN", 200)
     memory, held = Memory(limit=150), []
     tracemalloc.start()
     for number in range(900):
@@ -316,6 +317,46 @@ def test_what_is_behind_each_place_is_gathered_once(monkeypatch: pytest.MonkeyPa
     for at in reversed(range(300)):
         assert history.keys_behind(at, 299) == {*keys[at + 1 :]}
     assert sorted(asked) == [*range(1, 300)]
+
+
+@pytest.mark.parametrize("known, most", [("every one", 1024), ("the first one", 1)])
+def test_many_answers(known: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the answers in a long history those are looked at that may be known, so many; its places are found beforehand."""
+    memory, asked = Memory(), list[int]()
+    same = "the same at every place" if known == "every one" else "only at this place"
+    memory.answer(CHAT, memory.ask(CHAT, request_of(CHAT, [dict(USER)])), Answer(same))
+    texts = [
+        same,
+        *(same if known == "every one" else f"at place number {number}" for number in range(4_998)),
+    ]
+    messages = [one for text in texts for one in ({"role": "user", "content": "So?"}, Answer(text))]
+    history = memory.history(CHAT, request_of(CHAT, [*messages, dict(USER)]))
+    assert history is not None
+    candidates = Histories._candidates
+
+    def counted(histories: Histories, point: digests.Point, *given: Any) -> Any:
+        asked.append(point.count)
+        return candidates(histories, point, *given)
+
+    monkeypatch.setattr(Histories, "_candidates", counted)
+    monkeypatch.setattr(digests.History, "find_points", pytest.fail)
+    assert not memory.histories.recognise(history, NOBODY).joins
+    assert asked == ([1] if most == 1 else [*range(9_997, 9_997 - 2 * most, -2)])
+
+
+def test_what_is_known_of_messages_goes_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each new one the oldest, not thousands at once; what comes again stays."""
+    monkeypatch.setattr(digests, "_KNOWN", 100)
+    memory = Memory()
+    digester = memory.digester
+    for number in range(1000):
+        question = {"role": "user", "content": f"Question {number}"}
+        before = digester.recent.keys() | digester.older.keys()
+        memory.history(CHAT, request_of(CHAT, [dict(USER), question]))
+        after = digester.recent.keys() | digester.older.keys()
+        assert len(before - after) <= 2
+        assert len(after) <= 100
+    assert len(after) > 95
 
 
 def test_choices_of_json() -> None:
