@@ -398,9 +398,7 @@ class Finder:
         known = (
             (at, said)
             for at, said in reversed(history.said)
-            if history.point(at).key in found
-            or any(mark in found for mark in said.marks)
-            or any(digest in found for digest, _ in said.ids)
+            if not found.keys().isdisjoint((history.point(at).key, *said.marks, *dict(said.ids)))
         )
         return islice(known, _ANSWERS)
 
