@@ -33,7 +33,7 @@ from sidecar.telemetry.factories import (
 from sidecar.telemetry.ledger import Delivery, Ledger, Signal, State
 from sidecar.telemetry.metric_store import MetricStore, Temporality
 from sidecar.telemetry.otel_settings import OtelConfig, QueueSettings
-from sidecar.telemetry.queues import Calls, ExportQueue, FailureLog, Worker
+from sidecar.telemetry.queues import Calls, ExportQueue, FailureLog, Work, Worker
 from sidecar.ways_out import Trust
 
 
@@ -191,6 +191,7 @@ class Pipeline:
         self._logs = logs
         self._metrics = metrics
         self._started = False
+        self._worker: Worker | None = None
 
     def span(self, *spans: Span) -> None:
         """Queue spans that have ended."""
@@ -218,6 +219,7 @@ class Pipeline:
 
     def wait_for(self, worker: Worker) -> None:
         """Let the ledger count what is still to be made as created, and queued; a line is created when it is."""
+        self._worker = worker
         for spans in self._traces:
             spans.wait_for(lambda: worker.waiting().spans, worker.lock)
         for records in self._logs:
@@ -240,9 +242,19 @@ class Pipeline:
     async def shutdown(self, timeout: float) -> bool:
         """Flush and end within `timeout` seconds; False if something had to be abandoned.
 
-        Then the ledger says `unknown` of what was under way and `dropped` of what waited. Afterwards, and
+        Then the ledger says `unknown` of what was under way and `dropped` of what waited, to be made too. Afterwards, and
         on a second call, nothing is accepted any more. Never raises, never hangs.
         """
+        complete = await self._end(timeout)
+        if self._worker is not None:
+            self._worker.give_up(self._never_made)
+        return complete
+
+    def _never_made(self, left: Work) -> None:
+        self.not_made(Signal.TRACES, left.spans, State.DROPPED)
+        self.not_made(Signal.LOGS, left.records, State.DROPPED)
+
+    async def _end(self, timeout: float) -> bool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         started, self._started = self._started, False

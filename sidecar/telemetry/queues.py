@@ -34,6 +34,9 @@ PIECE = 16
 _TOGETHER = 0.02
 """Seconds for which others may join the first call that waits: what is done in batches finds its caches warm."""
 
+_LAST_WAIT = 0.2
+"""Seconds at the end for what is being handed over."""
+
 _LOOK = 1.0
 """Seconds after which it looks by itself: two threads that come at the same moment may each take the other for the first."""
 
@@ -138,6 +141,17 @@ class Worker:
         if self._at_once:
             self._tell_done()
 
+    def give_up(self, told: Callable[[Work], object]) -> None:
+        """Make nothing any more that still waits: `told` is called with what that would have been. What comes now is made at once."""
+        if not self.lock.acquire(timeout=_LAST_WAIT):
+            return
+        try:
+            told(self.waiting())
+            self._waiting.clear()
+            self._at_once = self._ended = self._finishing = True
+        finally:
+            self.lock.release()
+
     def _tell_done(self) -> None:
         while self._done:
             with suppress(IndexError, RuntimeError):  # another thread tells it; the loop that waited is gone
@@ -161,19 +175,21 @@ class Worker:
         waiting = self._waiting
         while waiting:
             for call, entries in groupby(list(islice(waiting, PIECE)), itemgetter(1)):
-                several = [given for _, _, given in entries]
+                several = list(entries)
                 if isinstance(call, Together):
-                    self._hand_over(len(several), self._call(call.make, several) or int)
+                    self._hand_over(several, self._call(call.make, [given for _, _, given in several]) or int)
                 else:
-                    for given in several:
-                        self._hand_over(1, partial(call, *given))
+                    for one in several:
+                        self._hand_over([one], partial(call, *one[2]))
             rest()
 
-    def _hand_over(self, count: int, call: Callable[[], object]) -> None:
-        """Make a call for the first of those that wait, so many: until then they wait, and from then on what was made does."""
+    def _hand_over(self, entries: Sequence[_Entry], call: Callable[[], object]) -> None:
+        """Make a call for the first of those that wait: until then they wait, and from then on what was made does."""
         with self.lock:
+            if not self._waiting or self._waiting[0] is not entries[0]:
+                return  # they have been given up
             self._call(call)
-            for _ in range(count):
+            for _ in entries:
                 self._waiting.popleft()
 
     def _call(self, call: Callable[..., _Made], *given: Any) -> _Made | None:

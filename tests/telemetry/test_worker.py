@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from sidecar.telemetry import queues
-from sidecar.telemetry.ledger import Account, Delivery, State
+from sidecar.telemetry.ledger import Account, Delivery, Ledger, Signal, State
 from sidecar.telemetry.otel_settings import QueueSettings
+from sidecar.telemetry.pipeline import Pipeline
 from sidecar.telemetry.queues import PIECE, ExportQueue, Together, Work, Worker
 
 SOON = 60
@@ -304,3 +305,33 @@ def test_what_is_handed_over_is_counted_once(together: bool) -> None:
     another.join(SOON)
     seen.append(account.snapshot())
     assert [(one["created"], one["queued"]) for one in seen] == [(3, 3)] * (3 if together else 2)
+
+
+async def test_what_is_given_up_at_the_end_is_dropped() -> None:
+    """It is handed over no more, whatever its thread goes on with; what comes then is made at once."""
+    go, began, handed_over = threading.Event(), threading.Event(), list[str]()
+    ledger = Ledger()
+    page = ledger.account(Signal.TRACES)
+    settings = QueueSettings(size=10, batch=10, delay=SOON, timeout=SOON)
+    queue = ExportQueue[Any]("traces", page, _Nowhere(), settings, lambda _: None)
+    pipeline = Pipeline(ledger, traces=[queue], logs=[], metrics=[])
+    worker = Worker(lambda error: pytest.fail(repr(error)))
+    pipeline.wait_for(worker)
+
+    def make(_given: Sequence[Any]) -> Callable[[], object]:
+        began.set()
+        assert go.wait(SOON)
+        return partial(handed_over.append, "late")
+
+    worker.start()
+    worker.put(Work(spans=3), Together(make))
+    assert began.wait(SOON)
+    worker.put(Work(spans=4), handed_over.append, "behind it")
+    assert page.snapshot()["queued"] == 7
+    await pipeline.shutdown(SOON)
+    assert worker.put(NOTHING, handed_over.append, "at once")
+    go.set()
+    done(worker)
+    worker._thread.join(SOON)
+    assert handed_over == ["at once"]
+    assert {state: count for state, count in page.snapshot().items() if count} == {"created": 7, "dropped": 7}
