@@ -4,6 +4,7 @@ Each row and client has an upstream address of its own, so that no connection is
 excepted, and why, is a table of docs/wire.md here as well.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -50,7 +51,7 @@ def make(upstream: ScriptedUpstream, base: str, behaviour: Behaviour, client: st
     def in_turn() -> Iterator[Ask]:
         for number, ask in enumerate(behaviour.asks):
             if number and behaviour.waits and number % behaviour.waits == 0:
-                wait_for_ends(upstream, path)
+                wait_for_ends(upstream, path, behaviour.waits)
             yield ask
 
     call, url = CLIENTS[client], base + path
@@ -61,9 +62,13 @@ def make(upstream: ScriptedUpstream, base: str, behaviour: Behaviour, client: st
     return said, sum(one.path == path and one.method == "POST" for one in upstream.requests)
 
 
-def wait_for_ends(upstream: ScriptedUpstream, path: str) -> None:
-    """Returns once no connection is open that has brought a request to this path: who waits brings no other meanwhile."""
-    theirs = {request.connection for request in upstream.requests if request.path == path}
+def wait_for_ends(upstream: ScriptedUpstream, path: str, after: int) -> None:
+    """Returns once no connection is open that has brought so many requests to this path: who waits brings no other meanwhile.
+
+    One that has brought fewer stays, because a call before it failed.
+    """
+    asked = Counter(request.connection for request in upstream.requests if request.path == path)
+    theirs = {connection for connection, requests in asked.items() if requests >= after}
     upstream.wait_for(lambda: not any(player.connection in theirs for player in upstream._players))
 
 
