@@ -142,6 +142,19 @@ class OverloadError(RefusedError):
         )
 
 
+class HeadsMemoryError(OverloadError):
+    """A large head, where `SIDECAR_INSPECT_MEMORY` is used up."""
+
+    def __init__(self) -> None:
+        RefusedError.__init__(
+            self,
+            "no memory is left for a head of this size",
+            word="overload",
+            hint="SIDECAR_INSPECT_MEMORY sets the limit; heads of up to 4 KiB need none of it",
+            setting="SIDECAR_INSPECT_MEMORY",
+        )
+
+
 class DrainingError(RefusedError):
     """The sidecar is shutting down and takes nothing new."""
 

@@ -303,7 +303,7 @@ TABLE = (
         "SIDECAR_INSPECT_MEMORY",
         "256MiB",
         values.SIZE,
-        "memory for such bodies and for their decoders, over all requests",
+        "memory for such bodies, their decoders and heads of over 4 KiB, over all requests",
     ),
     Setting(
         "SIDECAR_SHUTDOWN_TIMEOUT",

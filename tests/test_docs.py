@@ -287,6 +287,7 @@ def test_errors() -> None:
         errors.HeadTooLargeError("SIDECAR_HEAD_LIMIT", 1),
         errors.UpgradeRefusedError("websocket"),
         errors.OverloadError(1),
+        errors.HeadsMemoryError(),
         errors.DrainingError(),
         errors.UnknownUpstreamError("x", ["y"]),
         *(errors.UpstreamFailedError(word, "x") for word in get_args(errors.UpstreamWord)),

@@ -8,8 +8,9 @@ the answer was `odd`. It knows no transport, and it never takes bytes behind an 
 import re
 
 from sidecar.core.headers import Field, Headers
+from sidecar.core.sse import UNCOUNTED
 from sidecar.proxy.heads import FORBIDDEN, STRICT_HEAD, TEXT, AnswerPlans
-from sidecar.proxy.wire import JSON, AnswerHead, bodiless
+from sidecar.proxy.wire import JSON, AnswerHead, bodiless, head_memory
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _TEXT_BEGINS = re.compile(rb"[^\r\n]")
@@ -77,6 +78,8 @@ class AnswerReader:
         self.trailers: list[Field] = []
         self.malformed: str | None = None
         self.odd = False
+        self.head_size = 0
+        """Bytes of its head, if that is large."""
         self.unread = b""
         """What came and was too much work for one go."""
         self._work = 0
@@ -100,6 +103,11 @@ class AnswerReader:
     def begun(self) -> bool:
         """True while a part of a head has come, and not all of it."""
         return self.head is None and bool(self._kept)
+
+    @property
+    def kept_memory(self) -> int:
+        """Bytes of memory that its head takes, where it is large, with what is not whole yet."""
+        return head_memory(self.head_size + len(self._kept))
 
     @property
     def ends_with_connection(self) -> bool:
@@ -197,6 +205,8 @@ class AnswerReader:
             self.odd = True
             head = _odd_head(data[start:end])
         self._work -= _HEAD_WORK + len(head.headers)
+        if end - start > UNCOUNTED:
+            self.head_size = end - start
         if head.status == 101:
             raise _MalformedError("the answer switched protocols unasked")
         if head.status < 200:
@@ -250,6 +260,8 @@ class AnswerReader:
     def _begin_by_plan(self, head: AnswerHead, begin: int, length: int | None, data: bytes) -> None:
         """What `_read_heads` and `_begin_body` come to for a head in which nothing is unusual."""
         self.head = head
+        if begin > UNCOUNTED:
+            self._touched, self.head_size = True, begin
         connection = head.headers.first.get(b"connection")
         if connection is not None and connection.lower() == b"close":
             self._stays = False

@@ -14,7 +14,7 @@ from typing import cast
 from sidecar import apis
 from sidecar.core.clock import MILLISECOND, SECOND
 from sidecar.core.exchange import Exchange
-from sidecar.errors import ClientHeadTimeoutError, InternalError, SidecarError
+from sidecar.errors import ClientHeadTimeoutError, HeadsMemoryError, InternalError, SidecarError
 from sidecar.proxy.flow import Flow
 from sidecar.proxy.loop import made, outermost
 from sidecar.proxy.request_reader import NO_HEAD, Inbound, RequestReader
@@ -68,7 +68,7 @@ class ClientConnection(asyncio.Protocol):
         self._kept = 0
         """Bytes of memory that were taken for what it does not take."""
         self._ahead = 0
-        """And for what was read ahead."""
+        """And for what was read ahead, and large heads."""
         self._untaken = self._took_at = 0
         """Bytes that it had not taken when somebody last looked, and when it last took some (ns since the epoch)."""
 
@@ -127,6 +127,8 @@ class ClientConnection(asyncio.Protocol):
     def flow_done(self, inbound: Inbound, keep: bool, cut: bool, now: int) -> None:
         """The flow has settled at `now`. `keep`: the connection may carry another; `cut`: the answer is incomplete."""
         flow, self._flow = self._flow, None
+        if self._ahead:
+            self._count_ahead()
         if self._gone or self._transport is None:
             return
         if inbound.broken and not cut:
@@ -335,15 +337,29 @@ class ClientConnection(asyncio.Protocol):
             self._watchdog.set(self._reader.partial.start + self._shared.limits.client_head)
         if self._flow is not None and self._reader.ready:
             self._let_wait()
+        elif self._reader.partial is not None or self._ahead:
+            self._head_grows()
 
     def _let_wait(self) -> None:
         """Requests that were read ahead wait for their turn: nothing more is read until then, nor much at once any more."""
         self.pause()
         self._count_ahead()
 
+    def _head_grows(self) -> None:
+        """More of a head has come, or the rest: a large one needs memory, and waits behind a request that is under way."""
+        self._count_ahead()
+        admission = self._shared.admission
+        if self._ahead and self._reader.partial is not None and admission.memory > admission.memory_limit:
+            if self._flow is None:
+                self._refuse_begun(HeadsMemoryError())
+            else:
+                self.pause()
+
     def _count_ahead(self) -> None:
-        """What was read ahead counts as the memory it takes."""
+        """What was read ahead counts as the memory it takes, and the head of the request that is under way if it is large."""
         ahead = self._reader.ahead
+        if self._flow is not None:
+            ahead += self._flow.inbound.head_memory
         self._shared.admission.memory += ahead - self._ahead
         self._ahead = ahead
 
@@ -353,14 +369,18 @@ class ClientConnection(asyncio.Protocol):
             self._let_wait()
             self._watchdog.set(self._shared.clock() + self._shared.limits.idle)
             return
-        self._flow = flow = flow_for(self._shared, self, self._reader.ready.popleft())
+        inbound, admission = self._reader.ready.popleft(), self._shared.admission
+        if inbound.head_memory and admission.memory + inbound.head_memory > admission.memory_limit:
+            inbound.refusal = inbound.refusal or HeadsMemoryError()
+        self._flow = flow = flow_for(self._shared, self, inbound)
         if flow is None:
             self.drop()
         else:
             if self._reader.unparsed:
                 self._read_ahead()
-            if self.paused:
+            if self._ahead or inbound.head_memory:
                 self._count_ahead()
+            if self.paused:
                 self.resume()
             flow.begin()
 
@@ -453,12 +473,19 @@ class ClientConnection(asyncio.Protocol):
         elif self._reader.partial is None:
             if not self._takes(now):
                 self._close(_LINGER)
-        elif (partial := self._reader.give_up()) is not None:
-            self._flow = flow = flow_for(self._shared, self, partial)
-            if flow is None:
-                self.drop()
-            else:
-                flow.refuse(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
+        else:
+            self._refuse_begun(ClientHeadTimeoutError(self._shared.limits.client_head / SECOND))
+
+    def _refuse_begun(self, error: SidecarError) -> None:
+        """The request whose head is being read goes no further."""
+        if (begun := self._reader.give_up()) is None:
+            return
+        self._count_ahead()
+        self._flow = flow = flow_for(self._shared, self, begun)
+        if flow is None:
+            self.drop()
+        else:
+            flow.refuse(error)
 
     def _takes(self, now: int) -> bool:
         """The client still takes the last answer, however slowly."""

@@ -443,6 +443,7 @@ class Pool:
             limit = min(limit, _earlier(hint * SECOND))
         connection.idle_since, connection.idle_until = now, now + limit
         self._idle[origin][connection] = None
+        connection.head = None  # it may be large, and the next answer has its own
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
 

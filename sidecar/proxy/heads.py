@@ -17,8 +17,9 @@ import httptools
 from sidecar.core.exchange import RequestHead
 from sidecar.core.headers import Headers
 from sidecar.core.identity import IdentityRules, names_who
+from sidecar.core.sse import UNCOUNTED
 from sidecar.proxy.request_reader import HOST, Inbound
-from sidecar.proxy.wire import BODILESS, AnswerHead, Routes, Target, passes_down, passes_up
+from sidecar.proxy.wire import BODILESS, AnswerHead, Routes, Target, head_memory, passes_down, passes_up
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -281,6 +282,8 @@ class RequestPlans(_Plans[_RequestShape, tuple[str, bytes, Target]]):
         inbound.ended, inbound.size = whole, size
         if length is not None:
             inbound.length = int(length)
+        if end > UNCOUNTED:
+            inbound.head_memory = head_memory(end)
         if size:
             inbound.pieces.append(data[end + 4 :])
         return inbound

@@ -20,7 +20,7 @@ from sidecar.errors import (
     SidecarError,
     UpgradeRefusedError,
 )
-from sidecar.proxy.wire import Lines, Target, body_length, other_coding
+from sidecar.proxy.wire import Lines, Target, body_length, head_memory, other_coding
 
 _SMALL = 1024
 """Bytes of a piece up to which the next one is joined to it: every object that is kept costs memory of its own."""
@@ -38,13 +38,15 @@ class Inbound:
     `keep_alive` says that the client may send another request after this one; `refusal` is set when it must
     not go on, if need be while its body is read; `ended` when its last byte was read; `broken` when no more of
     the connection can be read after it; `unwanted` when its body is thrown away. The body has `length` bytes, or is
-    `chunked`, or (neither) is none. A head that went by a plan (`heads.py`) has its `target`, and the lines that go on.
+    `chunked`, or (neither) is none. A large head takes `head_memory` (bytes). A head that went by a plan (`heads.py`)
+    has its `target`, and the lines that go on.
     """
 
     head: RequestHead | None = None
     chunked = False
     length: int | None = None
     size = 0
+    head_memory = 0
     ended = False
     refusal: SidecarError | None = None
     broken = keep_alive = unwanted = expects_continue = False
@@ -228,10 +230,11 @@ class RequestReader:
 
     @property
     def ahead(self) -> int:
-        """Bytes of memory that requests take whose turn has not come, with what has not been parsed."""
+        """Bytes of memory that requests take whose turn has not come, with what has not been parsed, and a large head that is begun."""
         heads = (inbound.head for inbound in self.ready if inbound.head is not None)
         values = sum(len(value) for head in heads for _, value in head.headers.fields)
-        return len(self.unparsed) + values + sum(_ENTRY + inbound.size for inbound in self.ready)
+        begun = head_memory(max(self._parsed, self._fed)) if self._in_head else 0
+        return len(self.unparsed) + begun + values + sum(_ENTRY + inbound.size for inbound in self.ready)
 
     def read_on(self) -> None:
         """Parses the next piece of what has been read, if there is room for the requests in it."""
@@ -359,7 +362,6 @@ class RequestReader:
     def _stand_in(self) -> Inbound:
         """What stands for bytes in which no request began."""
         inbound = Inbound(self._at, self._waited)
-        self._url, self._fields = b"", []
         self._take_head(inbound, whole=False)
         return inbound
 
@@ -368,6 +370,7 @@ class RequestReader:
         method = self._parser.get_method() if whole else b"_OTHER"
         version = self._parser.get_http_version() if whole else "1.1"
         head, problem = request_head(method, self._url, version, self._fields, self.peer)
+        self._url, self._fields = b"", []  # they go with the request
         inbound.head = head
         inbound.read_at = self._at
         inbound.chunked, inbound.length = b"transfer-encoding" in head.headers, body_length(head.headers)
@@ -426,6 +429,7 @@ class RequestReader:
         head = self._take_head(inbound, whole=True)
         self._in_head = False
         self._silent = 0
+        inbound.head_memory = head_memory(self._parsed)
         inbound.trailers = self._section = []
         if self._parser.should_upgrade():
             _refuse_upgrade(inbound, head)

@@ -296,6 +296,10 @@ class Shared:
         """There is room for a large read."""
         return self.admission.roomy()
 
+    def room(self, change: int) -> bool:
+        """Takes memory for so many bytes if there is some, or gives as many back where the number is negative."""
+        return self.admission.room(change)
+
     def read_in_pieces(self, connection: Connection, transport: asyncio.Transport) -> None:
         """From now on no read of a connection is larger than `READ`, or than `LITTLE` while there is no room."""
         transport.set_protocol(InPieces(connection, self._read_buffer, self.roomy))

@@ -104,6 +104,9 @@ class Owner(Protocol):
     def report(self) -> Callable[[Exception], None]:
         """Says that a bug has struck."""
 
+    def room(self, change: int) -> bool:
+        """Takes memory for so many bytes if there is some, or gives as many back where the number is negative."""
+
     def roomy(self) -> bool:
         """There is room for a large read."""
 
@@ -149,6 +152,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         """Bytes that were too much work for one go are read in turns to come; nothing else is read meanwhile."""
         self.backlogs = 0
         """How often such bytes have come."""
+        self._counted = 0
+        """Bytes of memory that were taken for its answer's head."""
         self._loss: tuple[Exception | None] | None = None
         """How the connection ended, while bytes from before that are still to be read."""
         self._poll = select.poll()
@@ -218,6 +223,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         """Takes the connection from its flow."""
         self.reader = None
         self.used = True
+        if self._counted:
+            self._count(0)
         if self._paused:
             self.resume()
 
@@ -225,6 +232,8 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
         """Closes at once; nothing that it could still bring is wanted."""
         self._closing = True
         self.reader = None
+        if self._counted:
+            self._count(0)
         if self.transport is not None:
             self.transport.abort()
 
@@ -265,12 +274,21 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             reader.chunk_read(data, piece, at)
         else:
             self.feed(data)
+            if self._kept or self.head_size:
+                self._count(self.kept_memory)
             reader.answer_read(at)
         if self.unread:
             self.backlogs += 1
             self._read_later()
         elif len(data) > SMALL_READ:
             self._let_others(turn, len(data), at)
+
+    def _count(self, memory: int) -> None:
+        """A large head counts as the memory it takes (bytes); where there is none, the answer cannot be read."""
+        if self._owner.room(memory - self._counted):
+            self._counted = memory
+        else:
+            self.malformed = self.malformed or "no memory is left for its head (SIDECAR_INSPECT_MEMORY)"
 
     def _let_others(self, turn: LoopTurn, size: int, at: int) -> None:
         """A read of this size must not be followed by many more in the same turn."""
@@ -324,6 +342,7 @@ class UpstreamConnection(AnswerReader, asyncio.Protocol):
             return
         if self.unread:
             self.feed(b"")
+            self._count(self.kept_memory)
             reader.answer_read(self._owner.turn.read())
         if not self.unread:
             self.working = False

@@ -15,6 +15,7 @@ from sidecar import apis
 from sidecar.core.exchange import RequestHead, Upstream
 from sidecar.core.facts import Route, record
 from sidecar.core.headers import Field, Headers
+from sidecar.core.sse import UNCOUNTED
 from sidecar.errors import UnknownUpstreamError
 
 _REMEMBERED, _SHORT = 1024, 512
@@ -110,6 +111,11 @@ def body_length(headers: Headers) -> int | None:
         return None
     length = length.strip()  # the parser leaves a tab behind the digits
     return int(length) if length.isdigit() else None
+
+
+def head_memory(size: int) -> int:
+    """Bytes of memory that a head of this size takes where that is much, with all that is made of its fields."""
+    return 2 * size if size > UNCOUNTED else 0
 
 
 def is_json(content_type: bytes) -> bool:
